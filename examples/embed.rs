@@ -1,0 +1,188 @@
+//! From a sentence to hidden states: text → byte-pair ids → wte[ids] + wpe[positions].
+//!
+//! cargo run --release --example embed
+//! cargo run --release --example embed -- "Hello, do you like tea?" --weights path/to/gpt2 --dtype bf16
+//! cargo run --release --features hub --example embed -- --hub openai-community/gpt2
+//!
+//! Prints the tokens, their ids and positions, the first numbers of each vector, the shape, the device and the times.
+
+mod cli;
+mod hub;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use candle_gpt_input::checkpoint::save_tensors;
+use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
+use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
+use clap::Parser;
+
+/// Embedded when nothing else is asked for.
+const DEFAULT_TEXT: &str = "Every effort moves you, one token at a time.";
+
+/// Turns text, or token ids, into the tensor that enters a GPT's first block.
+#[derive(Parser)]
+struct Args {
+    /// What to embed; several texts make a batch, padded on the left
+    #[arg(value_name = "TEXT", conflicts_with = "ids")]
+    texts: Vec<String>,
+    /// A file to embed as one text
+    #[arg(long = "text-file", value_name = "F", conflicts_with = "ids")]
+    text_files: Vec<PathBuf>,
+    /// Token ids instead of text, such as 15496,11,995
+    #[arg(long, value_name = "IDS", value_delimiter = ',', allow_hyphen_values = true)]
+    ids: Vec<i64>,
+    /// A GPT-2 checkpoint: a safetensors file, a folder, or a sharded folder
+    #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
+    weights: PathBuf,
+    /// A model to download from the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
+    #[arg(long, value_name = "REPO", conflicts_with = "weights")]
+    hub: Option<String>,
+    /// A byte-level BPE tokenizer.json [default: the one beside the weights, else GPT-2's]
+    #[arg(long, value_name = "F")]
+    tokenizer: Option<PathBuf>,
+    /// auto, cpu, cuda, cuda:N, metal or metal:N
+    #[arg(long, default_value = "auto")]
+    device: DeviceSpec,
+    /// The type to compute in: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
+    dtype: DType,
+    /// Position of the first token, as with a key/value cache
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    start_pos: usize,
+    /// Write input_ids, attention_mask (if padded) and hidden_states to this file
+    #[arg(long, value_name = "F.safetensors")]
+    output: Option<PathBuf>,
+}
+
+fn parse_dtype(text: &str) -> Result<DType, String> {
+    match text {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        _ => Err("use f32, f16 or bf16".to_string()),
+    }
+}
+
+fn main() -> ExitCode {
+    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+}
+
+fn run(args: Args, out: &mut impl Write) -> Result<()> {
+    let (device, chosen) = args.device.resolve_with_report()?;
+    let weights = match &args.hub {
+        Some(repo) => hub::download(repo)?,
+        None => args.weights.clone(),
+    };
+    let (rows, tokenizer, tokenizing) = token_ids(&args, &weights)?;
+    let start = Instant::now();
+    let (layer, report) = GptInputLayer::from_pretrained_with_report(&weights, args.dtype, &device)?;
+    let loading = start.elapsed();
+    writeln!(out, "{report}\ndevice {chosen}")?;
+
+    let n_tokens = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let n_padding: Vec<usize> = rows.iter().map(|row| n_tokens - row.len()).collect();
+    let padded = n_padding.iter().any(|&n| n > 0);
+    // Padding is any valid id: GPT-2 has none of its own, and the end of text is the usual choice.
+    let pad_id = i64::from(END_OF_TEXT_ID).min(layer.config().vocab_size as i64 - 1);
+    let flat: Vec<i64> = rows
+        .iter()
+        .zip(&n_padding)
+        .flat_map(|(row, &n)| std::iter::repeat_n(pad_id, n).chain(row.iter().copied()))
+        .collect();
+    let input_ids = Tensor::from_vec(flat, (rows.len(), n_tokens), &Device::Cpu)?;
+    let is_token = n_padding.iter().flat_map(|&n| (0..n_tokens).map(move |column| u8::from(column >= n)));
+    let attention_mask = Tensor::from_vec(is_token.collect(), (rows.len(), n_tokens), &Device::Cpu)?;
+
+    let (end, n_positions) = (args.start_pos.saturating_add(n_tokens), layer.config().n_positions);
+    if end > n_positions {
+        return Err(Error::SequenceTooLong { end, n_positions }.into());
+    }
+    let start = Instant::now();
+    let positions = if padded { left_padded(&attention_mask, args.start_pos)? } else { args.start_pos.into() };
+    let hidden_states = layer.forward_at(&input_ids, positions)?;
+    device.synchronize()?;
+    let forward = start.elapsed();
+
+    print_vectors(out, args.start_pos, &rows, &n_padding, tokenizer.as_ref(), &hidden_states)?;
+    writeln!(out, "hidden_states {:?} {:?}", hidden_states.dims(), hidden_states.dtype())?;
+    writeln!(out, "times: ids {}, weights {}, forward {}", ms(tokenizing), ms(loading), ms(forward))?;
+    if let Some(path) = &args.output {
+        let input_ids = input_ids.to_dtype(DType::U32)?;
+        let mut tensors = vec![("input_ids", &input_ids), ("hidden_states", &hidden_states)];
+        if padded {
+            tensors.push(("attention_mask", &attention_mask));
+        }
+        save_tensors(path, &tensors, &[])?;
+        writeln!(out, "wrote {}", path.display())?;
+    }
+    Ok(())
+}
+
+/// Positions of left-padded rows whose first token stands at `start_pos`: a mask that begins with as many tokens before.
+fn left_padded(attention_mask: &Tensor, start_pos: usize) -> Result<Positions> {
+    let (n_rows, _) = attention_mask.dims2()?;
+    let cached = Tensor::ones((n_rows, start_pos), DType::U8, &Device::Cpu)?;
+    Ok(Positions::from_mask(&Tensor::cat(&[&cached, attention_mask], 1)?)?)
+}
+
+/// One row of ids a text, with the tokenizer that made them, if one did.
+fn token_ids(args: &Args, weights: &Path) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>, Duration)> {
+    let start = Instant::now();
+    if !args.ids.is_empty() {
+        return Ok((vec![args.ids.clone()], None, start.elapsed()));
+    }
+    let beside = weights.join("tokenizer.json");
+    let tokenizer = match &args.tokenizer {
+        Some(file) => Tokenizer::from_file(file)?,
+        None if beside.is_file() => Tokenizer::from_file(beside)?,
+        None => Tokenizer::gpt2()?.clone(),
+    };
+    let mut texts = args.texts.clone();
+    for file in &args.text_files {
+        texts.push(std::fs::read_to_string(file).with_context(|| file.display().to_string())?);
+    }
+    if texts.is_empty() {
+        texts.push(DEFAULT_TEXT.to_string());
+    }
+    let encode = |text: &String| Ok(tokenizer.encode(text)?.into_iter().map(i64::from).collect());
+    let rows = texts.iter().map(encode).collect::<Result<_>>()?;
+    Ok((rows, Some(tokenizer), start.elapsed()))
+}
+
+/// At most this many tokens of a row are printed, and this many numbers of a vector.
+const SHOWN: (usize, usize) = (16, 4);
+
+fn print_vectors(
+    out: &mut impl Write,
+    start_pos: usize,
+    rows: &[Vec<i64>],
+    n_padding: &[usize],
+    tokenizer: Option<&Tokenizer>,
+    hidden_states: &Tensor,
+) -> Result<()> {
+    for (row, (ids, &n)) in rows.iter().zip(n_padding).enumerate() {
+        writeln!(out, "ids[{row}] {ids:?}")?;
+        writeln!(out, "{:>8} {:>7}  {:<16} hidden_states[{row}, t, ..{}]", "position", "id", "token", SHOWN.1)?;
+        let vectors = hidden_states.get(row)?.narrow(0, n, ids.len().min(SHOWN.0))?;
+        let vectors = vectors.narrow(1, 0, SHOWN.1.min(vectors.dim(1)?))?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        for (t, (id, vector)) in ids.iter().zip(vectors).enumerate() {
+            let bytes = u32::try_from(*id).ok().and_then(|id| tokenizer?.token_bytes(id));
+            let token = bytes.map_or("-".to_string(), |bytes| format!("{:?}", String::from_utf8_lossy(bytes)));
+            let numbers: Vec<String> = vector.iter().map(|x| format!("{x:>8.4}")).collect();
+            writeln!(out, "{:>8} {id:>7}  {token:<16} {}", start_pos + t, numbers.join(" "))?;
+        }
+        if ids.len() > SHOWN.0 {
+            writeln!(out, "     ... {} more", ids.len() - SHOWN.0)?;
+        }
+    }
+    Ok(())
+}
+
+fn ms(duration: Duration) -> String {
+    format!("{:.2} ms", duration.as_secs_f64() * 1e3)
+}

@@ -1,0 +1,410 @@
+//! [`Checkpoint`]: GPT-2 weights on disk. Names → tensors; it knows no layer.
+
+mod keys;
+mod safetensors;
+mod save;
+mod sharded;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::config::{ConfigFile, GptInputConfig};
+use crate::error::{CheckpointError, Result};
+use keys::{Found, find_tables};
+use safetensors::{SafetensorsFile, TableInfo};
+
+pub use keys::Role;
+pub(crate) use save::save_tables;
+pub use save::save_tensors;
+pub use sharded::ShardIndex;
+
+const CONFIG_FILE: &str = "config.json";
+const WEIGHTS_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The key of a safetensors file's metadata under which a single file carries its configuration.
+const CONFIG_METADATA: &str = "gpt_input_config";
+
+/// A checkpoint whose headers have been read and checked; tensors are read when they are asked for.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    weights: Weights,
+    /// Where the configuration is, if anywhere, and what it states.
+    config: Option<(ConfigSource, ConfigFile)>,
+    prefix: Option<String>,
+}
+
+#[derive(Debug)]
+enum Weights {
+    File(SafetensorsFile),
+    Shards(ShardIndex),
+}
+
+/// One tensor of a checkpoint, from its header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorEntry {
+    /// Its name in the file.
+    pub name: String,
+    /// The format's name for its type, such as `F32`.
+    pub dtype: String,
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+    /// Its size on disk.
+    pub n_bytes: usize,
+    /// The file that holds it.
+    pub file: PathBuf,
+    /// What it is to this crate.
+    pub role: Role,
+}
+
+/// The two tables of an input layer, and what is known about them.
+#[derive(Debug)]
+pub struct InputTables {
+    /// The token table `[V, C]`.
+    pub wte: Tensor,
+    /// The position table `[P, C]`.
+    pub wpe: Tensor,
+    /// The checkpoint's configuration, in agreement with the tables' shapes.
+    pub config: GptInputConfig,
+    /// What came from where.
+    pub report: LoadReport,
+}
+
+/// What was loaded from where, and what was left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadReport {
+    /// The token table.
+    pub wte: LoadedTable,
+    /// The position table.
+    pub wpe: LoadedTable,
+    /// The type that both were loaded as.
+    pub dtype: DType,
+    /// Where the configuration was read.
+    pub config_source: ConfigSource,
+    /// (`vocab_size` of the config, rows of the table), where the table is padded. All of its rows are valid ids.
+    pub padded_vocab: Option<(usize, usize)>,
+    /// The names of all other tensors.
+    pub unused: Vec<String>,
+}
+
+/// One table as it was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadedTable {
+    /// Its name in the file.
+    pub name: String,
+    /// The file that holds it.
+    pub file: PathBuf,
+    /// Rows and columns.
+    pub shape: (usize, usize),
+    /// Its type in the file.
+    pub stored_dtype: DType,
+}
+
+/// Where a configuration came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigSource {
+    /// A `config.json` beside the weights.
+    File(PathBuf),
+    /// The metadata of the safetensors file.
+    Metadata(PathBuf),
+    /// Nowhere: dimensions from the tables' shapes, the number of blocks from the names, the rest from the defaults.
+    Shapes,
+}
+
+impl Checkpoint {
+    /// Opens a safetensors file, a folder (`model.safetensors`, or `model.safetensors.index.json` with its shards, or one
+    /// other `*.safetensors`), or an index file.
+    ///
+    /// Only headers are read. Of a sharded checkpoint, a shard is opened when something in it is asked for.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]: nothing there, no weights, a damaged header or index, a `config.json` that makes no sense.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let kind = match std::fs::metadata(path) {
+            Ok(kind) => kind,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(CheckpointError::NotFound { path: path.to_path_buf() }.into());
+            }
+            Err(source) => return Err(CheckpointError::Io { path: path.to_path_buf(), source }.into()),
+        };
+        let file = if kind.is_dir() { weights_in(path)? } else { path.to_path_buf() };
+        let weights = if file.extension().is_some_and(|extension| extension == "json") {
+            Weights::Shards(ShardIndex::open(&file)?)
+        } else {
+            Weights::File(SafetensorsFile::open(&file)?)
+        };
+        let config = read_config(&file, &weights, kind.is_dir())?;
+        Ok(Self { path: path.to_path_buf(), weights, config, prefix: None })
+    }
+
+    /// Chooses the tables under this prefix (`transformer` for `transformer.wte.weight`), where there are several.
+    pub fn with_prefix(mut self, prefix: &str) -> Self {
+        self.prefix = Some(prefix.to_string());
+        self
+    }
+
+    /// Every tensor of the checkpoint, by name; opens every shard.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if a shard is missing or damaged.
+    pub fn tensors(&self) -> Result<Vec<TensorEntry>> {
+        let mut entries = match &self.weights {
+            Weights::File(file) => entries_of(file),
+            Weights::Shards(index) => {
+                let mut entries = Vec::new();
+                for shard in index.shards() {
+                    entries.extend(entries_of(&SafetensorsFile::open(&index.path_of(shard))?));
+                }
+                entries
+            }
+        };
+        entries.sort_by(|left, right| left.name.cmp(&right.name));
+        Ok(entries)
+    }
+
+    /// Reads the two input tables as `dtype` (f32, f16, bf16 or f64) onto `device`.
+    ///
+    /// Shapes, types and the configuration are checked before any data is read. Beside the tables themselves a megabyte
+    /// is allocated.
+    ///
+    /// # Errors
+    /// [`CheckpointError`], naming the file and the numbers that disagree.
+    pub fn load_tables(&self, dtype: DType, device: &Device) -> Result<InputTables> {
+        let names = self.names();
+        let (wte_name, wpe_name) = self.find(&names)?;
+        // Two names in one shard are read from one open file.
+        let wte_shard = self.shard(wte_name)?;
+        let wpe_shard = self.shard(&wpe_name)?;
+        let (wte_file, wpe_file) = (wte_shard.get(), wpe_shard.get());
+        let (wte_info, wpe_info) = (wte_file.table(wte_name)?, wpe_file.table(&wpe_name)?);
+        if wte_info.width != wpe_info.width {
+            return Err(CheckpointError::WidthMismatch {
+                path: self.path.clone(),
+                wte: wte_name.to_string(),
+                wte_width: wte_info.width,
+                wpe: wpe_name,
+                wpe_width: wpe_info.width,
+            }
+            .into());
+        }
+        let (config, padded_vocab) = self.resolve_config(&names, (wte_name, &wte_info), (&wpe_name, &wpe_info))?;
+        let unused = names.iter().filter(|name| **name != wte_name && **name != wpe_name);
+        let report = LoadReport {
+            wte: loaded(wte_name, wte_file, &wte_info),
+            wpe: loaded(&wpe_name, wpe_file, &wpe_info),
+            dtype,
+            config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
+            padded_vocab,
+            unused: unused.map(|name| name.to_string()).collect(),
+        };
+        Ok(InputTables {
+            wte: wte_file.read_table(&wte_info, dtype, device)?,
+            wpe: wpe_file.read_table(&wpe_info, dtype, device)?,
+            config,
+            report,
+        })
+    }
+
+    fn names(&self) -> Vec<&str> {
+        match &self.weights {
+            Weights::File(file) => file.tensors.keys().map(String::as_str).collect(),
+            Weights::Shards(index) => index.names().collect(),
+        }
+    }
+
+    fn find<'a>(&self, names: &[&'a str]) -> Result<(&'a str, String), CheckpointError> {
+        let path = match &self.weights {
+            Weights::File(file) => file.path.clone(),
+            Weights::Shards(index) => index.path().to_path_buf(),
+        };
+        match find_tables(names, self.prefix.as_deref()) {
+            Found::Tables { wte, wpe } => Ok((wte, wpe)),
+            Found::NoTokenTable => Err(CheckpointError::MissingTable {
+                path,
+                what: "token table",
+                looked_for: keys::token_table_names(),
+                closest: keys::closest(names),
+            }),
+            Found::NoPositionTable { looked_for } => Err(CheckpointError::MissingTable {
+                path,
+                what: "position table",
+                looked_for,
+                closest: keys::closest(names),
+            }),
+            Found::Several { candidates } => {
+                Err(CheckpointError::AmbiguousTables { path, candidates: candidates.join(", ") })
+            }
+        }
+    }
+
+    fn shard(&self, name: &str) -> Result<Shard<'_>, CheckpointError> {
+        match &self.weights {
+            Weights::File(file) => Ok(Shard::Whole(file)),
+            Weights::Shards(index) => {
+                let shard = index.shard_of(name).unwrap_or_default();
+                Ok(Shard::Opened(SafetensorsFile::open(&index.path_of(shard))?))
+            }
+        }
+    }
+
+    /// The configuration, with the dimensions that it leaves out read off the tables; what it states must agree.
+    fn resolve_config(
+        &self,
+        names: &[&str],
+        (wte_name, wte): (&str, &TableInfo),
+        (wpe_name, wpe): (&str, &TableInfo),
+    ) -> Result<(GptInputConfig, Option<(usize, usize)>), CheckpointError> {
+        let Some((_, stated)) = &self.config else {
+            let mut config = GptInputConfig::new(wte.n_rows, wpe.n_rows, wte.width);
+            config.n_layer = keys::count_blocks(names);
+            // Every GPT-2 has heads of 64; no shape of the checkpoint says how many there are.
+            config.n_head = if wte.width % 64 == 0 { wte.width / 64 } else { 1 };
+            return Ok((config, None));
+        };
+        let differs = |field, stated: Option<usize>, name: &str, table| match stated {
+            Some(config) if config != table => Err(CheckpointError::ConfigMismatch {
+                path: self.path.clone(),
+                field,
+                config,
+                name: name.into(),
+                table,
+            }),
+            _ => Ok(()),
+        };
+        let padded_vocab = stated
+            .vocab_size
+            .filter(|&vocab_size| {
+                [64, 128].iter().any(|&multiple| {
+                    vocab_size != wte.n_rows && vocab_size.checked_next_multiple_of(multiple) == Some(wte.n_rows)
+                })
+            })
+            .map(|vocab_size| (vocab_size, wte.n_rows));
+        if padded_vocab.is_none() {
+            differs("vocab_size", stated.vocab_size, wte_name, wte.n_rows)?;
+        }
+        differs("n_embd", stated.n_embd, wte_name, wte.width)?;
+        differs("n_positions", stated.n_positions, wpe_name, wpe.n_rows)?;
+        let config = GptInputConfig {
+            vocab_size: wte.n_rows,
+            n_positions: wpe.n_rows,
+            n_embd: wte.width,
+            ..stated.clone().resolve()
+        };
+        config.validate().map_err(|source| CheckpointError::Config { path: self.path.clone(), source })?;
+        Ok((config, padded_vocab))
+    }
+}
+
+/// A file that holds a tensor: the checkpoint's only one, or a shard opened for it.
+enum Shard<'a> {
+    Whole(&'a SafetensorsFile),
+    Opened(SafetensorsFile),
+}
+
+impl Shard<'_> {
+    fn get(&self) -> &SafetensorsFile {
+        match self {
+            Self::Whole(file) => file,
+            Self::Opened(file) => file,
+        }
+    }
+}
+
+fn loaded(name: &str, file: &SafetensorsFile, info: &TableInfo) -> LoadedTable {
+    LoadedTable {
+        name: name.to_string(),
+        file: file.path.clone(),
+        shape: (info.n_rows, info.width),
+        stored_dtype: info.dtype,
+    }
+}
+
+fn entries_of(file: &SafetensorsFile) -> Vec<TensorEntry> {
+    let entry = |(name, info): (&String, &::safetensors::tensor::TensorInfo)| TensorEntry {
+        name: name.clone(),
+        dtype: info.dtype.to_string(),
+        shape: info.shape.clone(),
+        n_bytes: info.data_offsets.1 - info.data_offsets.0,
+        file: file.path.clone(),
+        role: Role::of(name),
+    };
+    file.tensors.iter().map(entry).collect()
+}
+
+/// The file in a folder that its weights begin with, in the order in which transformers looks.
+fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
+    for name in [WEIGHTS_FILE, INDEX_FILE] {
+        let path = folder.join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+    }
+    let io = |source| CheckpointError::Io { path: folder.to_path_buf(), source };
+    let mut others = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") && path.is_file() {
+            others.push(path);
+        }
+    }
+    others.sort();
+    match others.as_slice() {
+        [only] => Ok(only.clone()),
+        several => {
+            let names: Vec<_> =
+                several.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy()).collect();
+            let found = if names.is_empty() { "none".to_string() } else { names.join(", ") };
+            Err(CheckpointError::NoWeights { path: folder.to_path_buf(), found })
+        }
+    }
+}
+
+/// The configuration that belongs to a file of weights: the `config.json` of its folder, if the folder was asked for or the
+/// file has one of Hugging Face's names (any other file may lie beside a config of something else), or else the metadata
+/// of the file itself.
+fn read_config(
+    file: &Path,
+    weights: &Weights,
+    whole_folder: bool,
+) -> Result<Option<(ConfigSource, ConfigFile)>, CheckpointError> {
+    let beside = file.with_file_name(CONFIG_FILE);
+    let of_a_folder = whole_folder || file.file_name().is_some_and(|name| name == WEIGHTS_FILE || name == INDEX_FILE);
+    if of_a_folder && beside.is_file() {
+        let text =
+            std::fs::read_to_string(&beside).map_err(|source| CheckpointError::Io { path: beside.clone(), source })?;
+        let config =
+            ConfigFile::parse(&text).map_err(|source| CheckpointError::Config { path: beside.clone(), source })?;
+        return Ok(Some((ConfigSource::File(beside), config)));
+    }
+    let Weights::File(opened) = weights else { return Ok(None) };
+    let Some(text) = opened.metadata.get(CONFIG_METADATA) else { return Ok(None) };
+    let config =
+        ConfigFile::parse(text).map_err(|source| CheckpointError::Config { path: file.to_path_buf(), source })?;
+    Ok(Some((ConfigSource::Metadata(file.to_path_buf()), config)))
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, table) in [("wte", &self.wte), ("wpe", &self.wpe)] {
+            let (n_rows, width) = table.shape;
+            write!(f, "{what} = `{}` [{n_rows}, {width}] {:?}", table.name, table.stored_dtype)?;
+            if table.stored_dtype != self.dtype {
+                write!(f, " -> {:?}", self.dtype)?;
+            }
+            writeln!(f, " from {}", table.file.display())?;
+        }
+        if let Some((vocab_size, n_rows)) = self.padded_vocab {
+            writeln!(f, "padded vocabulary: {n_rows} rows for {vocab_size} tokens, all of them valid ids")?;
+        }
+        match &self.config_source {
+            ConfigSource::File(path) => write!(f, "config from {}", path.display())?,
+            ConfigSource::Metadata(path) => write!(f, "config from the metadata of {}", path.display())?,
+            ConfigSource::Shapes => write!(f, "no config: dimensions from the tables' shapes")?,
+        }
+        write!(f, "; {} other tensors left", self.unused.len())
+    }
+}

@@ -1,0 +1,132 @@
+//! Writing the tables: atomic, synced, with ordinary permissions, in pieces.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+
+use super::{CONFIG_FILE, CONFIG_METADATA, WEIGHTS_FILE, keys};
+use crate::config::GptInputConfig;
+use crate::error::{CheckpointError, Result};
+
+/// How many elements are converted to bytes at a time.
+const PIECE_ELEMENTS: usize = 1 << 16;
+
+/// Writes `wte`, `wpe` and the configuration to `path`: one file if it ends in `.safetensors`, else a folder.
+pub(crate) fn save_tables(path: &Path, wte: &Tensor, wpe: &Tensor, config: &GptInputConfig) -> Result<()> {
+    let (wte_name, wpe_name) = keys::SAVED;
+    let tensors = [(wte_name, wte), (wpe_name, wpe)];
+    let metadata = [(CONFIG_METADATA, config.to_json())];
+    if path.extension().is_some_and(|extension| extension == "safetensors") && !path.is_dir() {
+        return save_tensors(path, &tensors, &metadata);
+    }
+    std::fs::create_dir_all(path).map_err(|source| CheckpointError::Io { path: path.to_path_buf(), source })?;
+    save_tensors(&path.join(WEIGHTS_FILE), &tensors, &metadata)?;
+    write_atomically(&path.join(CONFIG_FILE), |out| out.write_all(config.to_json().as_bytes()))?;
+    Ok(())
+}
+
+/// Writes tensors (f32, f64, f16, bf16, u8, u32 or i64) into one safetensors file, in the given order.
+///
+/// `metadata` is added to `format=pt`, without which transformers refuses a file. The file appears whole or not at all, is
+/// on disk when this returns, and has ordinary permissions. Beside tensors that live on a device or are strided, which are
+/// copied to the host, a megabyte is allocated.
+///
+/// # Errors
+/// [`CheckpointError::Io`] with the path, [`CheckpointError::UnsupportedDType`] for any other type.
+pub fn save_tensors(path: impl AsRef<Path>, tensors: &[(&str, &Tensor)], metadata: &[(&str, String)]) -> Result<()> {
+    let path = path.as_ref();
+    let on_host = |(_, tensor): &(&str, &Tensor)| tensor.to_device(&Device::Cpu)?.contiguous();
+    let on_host: Vec<Tensor> = tensors.iter().map(on_host).collect::<candle_core::Result<_>>()?;
+    let mut infos = Vec::with_capacity(tensors.len());
+    let mut end = 0;
+    for ((name, _), tensor) in tensors.iter().zip(&on_host) {
+        let start = end;
+        end += tensor.elem_count() * tensor.dtype().size_in_bytes();
+        let info =
+            TensorInfo { dtype: stored_as(tensor.dtype())?, shape: tensor.dims().to_vec(), data_offsets: (start, end) };
+        infos.push((name.to_string(), info));
+    }
+    let mut all_metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    all_metadata.extend(metadata.iter().map(|(key, value)| (key.to_string(), value.clone())));
+    let invalid = |reason: String| CheckpointError::InvalidHeader { path: path.to_path_buf(), reason };
+    let header = Metadata::new(Some(all_metadata), infos).map_err(|error| invalid(error.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|error| invalid(error.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' '); // the data begins aligned, as the format asks
+    write_atomically(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        on_host.iter().try_for_each(|tensor| write_elements(out, tensor))
+    })?;
+    Ok(())
+}
+
+fn stored_as(dtype: DType) -> Result<Dtype, CheckpointError> {
+    match dtype {
+        DType::F32 => Ok(Dtype::F32),
+        DType::F16 => Ok(Dtype::F16),
+        DType::BF16 => Ok(Dtype::BF16),
+        DType::F64 => Ok(Dtype::F64),
+        DType::U8 => Ok(Dtype::U8),
+        DType::U32 => Ok(Dtype::U32),
+        DType::I64 => Ok(Dtype::I64),
+        dtype => Err(CheckpointError::UnsupportedDType { dtype }),
+    }
+}
+
+fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let range = layout.start_offset()..layout.start_offset() + tensor.elem_count();
+    match &*storage {
+        Storage::Cpu(CpuStorage::F32(values)) => write_pieces(out, &values[range], |x| x.to_le_bytes()),
+        Storage::Cpu(CpuStorage::F64(values)) => write_pieces(out, &values[range], |x| x.to_le_bytes()),
+        Storage::Cpu(CpuStorage::F16(values)) => write_pieces(out, &values[range], |x| x.to_le_bytes()),
+        Storage::Cpu(CpuStorage::BF16(values)) => write_pieces(out, &values[range], |x| x.to_le_bytes()),
+        Storage::Cpu(CpuStorage::U8(values)) => out.write_all(&values[range]),
+        Storage::Cpu(CpuStorage::U32(values)) => write_pieces(out, &values[range], |x| x.to_le_bytes()),
+        Storage::Cpu(CpuStorage::I64(values)) => write_pieces(out, &values[range], |x| x.to_le_bytes()),
+        _ => Err(std::io::Error::other("not a tensor on the host")), // `stored_as` has refused it before
+    }
+}
+
+fn write_pieces<T: Copy, const N: usize>(
+    out: &mut dyn Write,
+    values: &[T],
+    to_le: impl Fn(T) -> [u8; N],
+) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    for piece in values.chunks(PIECE_ELEMENTS) {
+        bytes.clear();
+        bytes.extend(piece.iter().flat_map(|&value| to_le(value)));
+        out.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+/// Writes a file that appears whole or not at all, and is on disk when this returns.
+fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), CheckpointError> {
+    let io = |source| CheckpointError::Io { path: path.to_path_buf(), source };
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    // A temporary file is private by default; this one becomes an ordinary file, as the umask says.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let temporary = builder.tempfile_in(folder).map_err(io)?;
+    write(&mut temporary.as_file()).map_err(io)?;
+    temporary.as_file().sync_all().map_err(io)?;
+    temporary.persist(path).map_err(|error| io(error.error))?;
+    // The new name is on disk only once its folder is.
+    #[cfg(unix)]
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
+    Ok(())
+}

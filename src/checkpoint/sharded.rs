@@ -1,0 +1,81 @@
+//! `model.safetensors.index.json`: which shard holds which tensor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::keys::{Found, find_tables};
+use crate::error::{CheckpointError, Result};
+
+/// The index of a sharded checkpoint.
+#[derive(Clone, Debug)]
+pub struct ShardIndex {
+    path: PathBuf,
+    folder: PathBuf,
+    weight_map: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct IndexFile {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl ShardIndex {
+    /// Reads an index file; the shards themselves are not looked at.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`], or [`CheckpointError::InvalidIndex`] if it is no index or a shard's name leaves its folder.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let path = path.as_ref().to_path_buf();
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        let invalid = |reason: String| CheckpointError::InvalidIndex { path: path.clone(), reason };
+        let IndexFile { weight_map } = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        if weight_map.is_empty() {
+            return Err(invalid("its weight_map is empty".to_string()));
+        }
+        if let Some(shard) = weight_map.values().find(|shard| !is_plain_file_name(shard)) {
+            return Err(invalid(format!("`{shard}` is not a plain file name")));
+        }
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        Ok(Self { path, folder, weight_map })
+    }
+
+    /// The shards that hold the two input tables, each once: all that has to be there to load them.
+    ///
+    /// Empty if the index names no input tables.
+    pub fn shards_of_input_tables(&self) -> BTreeSet<&str> {
+        let names: Vec<&str> = self.weight_map.keys().map(String::as_str).collect();
+        match find_tables(&names, None) {
+            Found::Tables { wte, wpe } => [wte, &wpe].into_iter().filter_map(|name| self.shard_of(name)).collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.weight_map.keys().map(String::as_str)
+    }
+
+    pub(super) fn shards(&self) -> BTreeSet<&str> {
+        self.weight_map.values().map(String::as_str).collect()
+    }
+
+    pub(super) fn path_of(&self, shard: &str) -> PathBuf {
+        self.folder.join(shard)
+    }
+
+    pub(super) fn shard_of(&self, name: &str) -> Option<&str> {
+        self.weight_map.get(name).map(String::as_str)
+    }
+}
+
+/// An index from outside must not send us out of its folder.
+fn is_plain_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
+}

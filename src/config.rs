@@ -1,0 +1,336 @@
+//! [`GptInputConfig`]: the dimensions of an input layer, as Hugging Face's `config.json` spells them.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{CheckpointError, ConfigError, Result};
+
+/// Name, `n_layer`, `n_head`, `n_embd`; vocabulary (50257) and positions (1024) are the same for all four.
+const GPT2_SIZES: [(&str, usize, usize, usize); 4] =
+    [("gpt2", 12, 12, 768), ("gpt2-medium", 24, 16, 1024), ("gpt2-large", 36, 20, 1280), ("gpt2-xl", 48, 25, 1600)];
+
+/// The tutorial's input stage (*Build a Large Language Model From Scratch*, chapter 2).
+const TUTORIAL: &str = "tutorial";
+
+// The field's own name first, then the names that other code bases use for it. `n_ctx` is not among them: GPT-2 files
+// carry both `n_positions` and `n_ctx`.
+const VOCAB_SIZE: &[&str] = &["vocab_size"];
+const N_POSITIONS: &[&str] = &["n_positions", "block_size", "context_length", "max_position_embeddings"];
+const N_EMBD: &[&str] = &["n_embd", "hidden_size", "emb_dim"];
+const N_LAYER: &[&str] = &["n_layer", "num_hidden_layers", "n_layers"];
+const N_HEAD: &[&str] = &["n_head", "num_attention_heads", "n_heads"];
+const EMBD_PDROP: &[&str] = &["embd_pdrop"];
+const INITIALIZER_RANGE: &[&str] = &["initializer_range"];
+
+/// The input layer's part of a GPT-2 configuration; everything else in the file is kept in [`other`](Self::other).
+///
+/// Reads and writes Hugging Face's `config.json`. Other names are understood on input: `block_size`, `context_length`
+/// and `max_position_embeddings` for `n_positions`, `hidden_size` and `emb_dim` for `n_embd`. A field that the file
+/// does not state has the default of `transformers.GPT2Config`.
+///
+/// ```
+/// use candle_gpt_input::GptInputConfig;
+///
+/// let config = GptInputConfig::from_json(r#"{"vocab_size": 50257, "context_length": 256, "emb_dim": 768}"#)?;
+/// assert_eq!((config.vocab_size, config.n_positions, config.n_embd), (50257, 256, 768));
+/// assert_eq!(GptInputConfig::preset("gpt2-xl")?.n_embd, 1600);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Map<String, Value>", try_from = "Map<String, Value>")]
+#[non_exhaustive]
+pub struct GptInputConfig {
+    /// V: rows of `wte`.
+    pub vocab_size: usize,
+    /// P: rows of `wpe`, the longest sequence.
+    pub n_positions: usize,
+    /// C: width of both tables.
+    pub n_embd: usize,
+    /// Number of blocks. The input layer does not use it; it is carried for the `config.json`.
+    pub n_layer: usize,
+    /// Number of attention heads. The input layer does not use it; it is carried for the `config.json`.
+    pub n_head: usize,
+    /// Probability of dropout on the sum of the embeddings, in training.
+    pub embd_pdrop: f64,
+    /// Standard deviation of freshly drawn tables.
+    pub initializer_range: f64,
+    /// Every other key of the file, unchanged.
+    pub other: Map<String, Value>,
+}
+
+impl GptInputConfig {
+    /// A configuration of these dimensions, everything else as `transformers.GPT2Config` has it by default.
+    ///
+    /// Nothing is checked here: every door of the crate that takes a configuration calls [`validate`](Self::validate).
+    pub fn new(vocab_size: usize, n_positions: usize, n_embd: usize) -> Self {
+        let mut other = Map::new();
+        other.insert("model_type".to_string(), "gpt2".into());
+        Self {
+            vocab_size,
+            n_positions,
+            n_embd,
+            n_layer: 12,
+            n_head: 12,
+            embd_pdrop: 0.1,
+            initializer_range: 0.02,
+            other,
+        }
+    }
+
+    /// `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`, or `tutorial`: vocabulary 50257, 4 positions, 256 dimensions,
+    /// tables drawn from N(0, 1), no dropout.
+    ///
+    /// # Errors
+    /// [`ConfigError::UnknownPreset`] for any other name.
+    pub fn preset(name: &str) -> Result<Self> {
+        if name == TUTORIAL {
+            let input_only = Self { n_layer: 0, n_head: 1, embd_pdrop: 0.0, ..Self::new(50257, 4, 256) };
+            return Ok(Self { initializer_range: 1.0, ..input_only });
+        }
+        match GPT2_SIZES.iter().find(|(known, ..)| *known == name) {
+            Some(&(_, n_layer, n_head, n_embd)) => Ok(Self { n_layer, n_head, ..Self::new(50257, 1024, n_embd) }),
+            None => {
+                let known: Vec<_> = GPT2_SIZES.iter().map(|(name, ..)| *name).chain([TUTORIAL]).collect();
+                Err(ConfigError::UnknownPreset { name: name.to_string(), known: known.join(", ") }.into())
+            }
+        }
+    }
+
+    /// Reads the text of a `config.json`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the text is no JSON object, a field has the wrong type, two spellings of one field disagree,
+    /// or the values make no sense.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let config = ConfigFile::parse(text)?.resolve();
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Reads a `config.json`.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json), with the path; [`CheckpointError::Io`] if the file cannot be read.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let at_path = |source| CheckpointError::Io { path: path.to_path_buf(), source };
+        let text = std::fs::read_to_string(path).map_err(at_path)?;
+        Ok(Self::from_json(&text).map_err(|source| CheckpointError::Config { path: path.to_path_buf(), source })?)
+    }
+
+    /// The text of a `config.json` that [`from_json`](Self::from_json) reads back to an equal value.
+    pub fn to_json(&self) -> String {
+        format!("{:#}", Value::Object(self.clone().into()))
+    }
+
+    /// Checks that the dimensions are at least 1 and the probabilities are probabilities.
+    ///
+    /// # Errors
+    /// [`ConfigError::Zero`] or [`ConfigError::OutOfRange`], naming the field.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        for (name, value) in
+            [("vocab_size", self.vocab_size), ("n_positions", self.n_positions), ("n_embd", self.n_embd)]
+        {
+            if value == 0 {
+                return Err(ConfigError::Zero { name });
+            }
+        }
+        if !(0.0..=1.0).contains(&self.embd_pdrop) {
+            let expected = "a probability between 0 and 1";
+            return Err(ConfigError::OutOfRange { name: "embd_pdrop", value: self.embd_pdrop, expected });
+        }
+        if !(self.initializer_range.is_finite() && self.initializer_range >= 0.0) {
+            let expected = "a finite number of at least 0";
+            return Err(ConfigError::OutOfRange { name: "initializer_range", value: self.initializer_range, expected });
+        }
+        Ok(())
+    }
+}
+
+impl From<GptInputConfig> for Map<String, Value> {
+    fn from(config: GptInputConfig) -> Self {
+        let mut map = config.other;
+        for (names, value) in [
+            (VOCAB_SIZE, config.vocab_size),
+            (N_POSITIONS, config.n_positions),
+            (N_EMBD, config.n_embd),
+            (N_LAYER, config.n_layer),
+            (N_HEAD, config.n_head),
+        ] {
+            map.insert(names[0].to_string(), value.into());
+        }
+        map.insert(EMBD_PDROP[0].to_string(), config.embd_pdrop.into());
+        map.insert(INITIALIZER_RANGE[0].to_string(), config.initializer_range.into());
+        map
+    }
+}
+
+impl TryFrom<Map<String, Value>> for GptInputConfig {
+    type Error = ConfigError;
+
+    fn try_from(map: Map<String, Value>) -> Result<Self, ConfigError> {
+        let config = ConfigFile::from_map(map)?.resolve();
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// What a `config.json` states: a field that it leaves out is `None`, and so cannot contradict a table's shape.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfigFile {
+    pub(crate) vocab_size: Option<usize>,
+    pub(crate) n_positions: Option<usize>,
+    pub(crate) n_embd: Option<usize>,
+    pub(crate) n_layer: Option<usize>,
+    pub(crate) n_head: Option<usize>,
+    pub(crate) embd_pdrop: Option<f64>,
+    pub(crate) initializer_range: Option<f64>,
+    pub(crate) other: Map<String, Value>,
+}
+
+impl ConfigFile {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
+        match serde_json::from_str(text) {
+            Ok(Value::Object(map)) => Self::from_map(map),
+            Ok(other) => Err(ConfigError::Json { reason: format!("expected a JSON object, found {}", brief(&other)) }),
+            Err(error) => Err(ConfigError::Json { reason: error.to_string() }),
+        }
+    }
+
+    fn from_map(mut map: Map<String, Value>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            vocab_size: take(&mut map, VOCAB_SIZE, "a whole number", as_usize)?,
+            n_positions: take(&mut map, N_POSITIONS, "a whole number", as_usize)?,
+            n_embd: take(&mut map, N_EMBD, "a whole number", as_usize)?,
+            n_layer: take(&mut map, N_LAYER, "a whole number", as_usize)?,
+            n_head: take(&mut map, N_HEAD, "a whole number", as_usize)?,
+            embd_pdrop: take(&mut map, EMBD_PDROP, "a number", Value::as_f64)?,
+            initializer_range: take(&mut map, INITIALIZER_RANGE, "a number", Value::as_f64)?,
+            other: map,
+        })
+    }
+
+    /// Fills what the file leaves out with the defaults of `transformers.GPT2Config`.
+    pub(crate) fn resolve(self) -> GptInputConfig {
+        let default = GptInputConfig::new(50257, 1024, 768);
+        GptInputConfig {
+            vocab_size: self.vocab_size.unwrap_or(default.vocab_size),
+            n_positions: self.n_positions.unwrap_or(default.n_positions),
+            n_embd: self.n_embd.unwrap_or(default.n_embd),
+            n_layer: self.n_layer.unwrap_or(default.n_layer),
+            n_head: self.n_head.unwrap_or(default.n_head),
+            embd_pdrop: self.embd_pdrop.unwrap_or(default.embd_pdrop),
+            initializer_range: self.initializer_range.unwrap_or(default.initializer_range),
+            other: self.other,
+        }
+    }
+}
+
+/// Removes every spelling of a field from `map`; all that are there must agree.
+fn take<T: Copy + PartialEq>(
+    map: &mut Map<String, Value>,
+    names: &[&str],
+    expected: &'static str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Option<T>, ConfigError> {
+    let mut found: Option<(T, &str, Value)> = None;
+    for name in names {
+        let Some(value) = map.remove(*name).filter(|value| !value.is_null()) else { continue };
+        let Some(number) = read(&value) else {
+            return Err(ConfigError::FieldType { key: name.to_string(), got: brief(&value), expected });
+        };
+        match &found {
+            Some((first_number, first, first_value)) if *first_number != number => {
+                return Err(ConfigError::Contradiction {
+                    first: first.to_string(),
+                    first_value: first_value.to_string(),
+                    second: name.to_string(),
+                    second_value: value.to_string(),
+                });
+            }
+            Some(_) => {}
+            None => found = Some((number, name, value)),
+        }
+    }
+    Ok(found.map(|(number, ..)| number))
+}
+
+fn as_usize(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|n| usize::try_from(n).ok())
+}
+
+/// A JSON value, short enough for an error message.
+fn brief(value: &Value) -> String {
+    match value {
+        Value::Array(_) => "an array".to_string(),
+        Value::Object(_) => "an object".to_string(),
+        scalar => scalar.to_string().chars().take(40).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        GptInputConfig::from_json(text).err().map(|e| e.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn presets_are_the_four_gpt2s_and_the_tutorial() -> Result<()> {
+        for (name, n_layer, n_head, n_embd) in GPT2_SIZES {
+            let config = GptInputConfig::preset(name)?;
+            assert_eq!((config.vocab_size, config.n_positions, config.n_embd), (50257, 1024, n_embd));
+            assert_eq!((config.n_layer, config.n_head), (n_layer, n_head));
+            config.validate()?;
+        }
+        let tutorial = GptInputConfig::preset("tutorial")?;
+        assert_eq!((tutorial.vocab_size, tutorial.n_positions, tutorial.n_embd), (50257, 4, 256));
+        let unknown = GptInputConfig::preset("gpt3").err().map(|e| e.to_string()).unwrap_or_default();
+        assert_eq!(unknown, "no preset `gpt3`: there are gpt2, gpt2-medium, gpt2-large, gpt2-xl, tutorial");
+        Ok(())
+    }
+
+    #[test]
+    fn every_key_survives_a_round_trip() -> Result<()> {
+        let text = r#"{"activation_function": "gelu_new", "n_ctx": 77, "vocab_size": 500, "n_positions": 64,
+            "n_embd": 48, "n_head": 4, "n_layer": 2, "embd_pdrop": 0.0, "initializer_range": 0.013,
+            "task_specific_params": {"text-generation": {"do_sample": true}}, "n_inner": null}"#;
+        let config = GptInputConfig::from_json(text)?;
+        assert_eq!(config.other.len(), 4);
+        assert_eq!(GptInputConfig::from_json(&config.to_json())?, config);
+        let expected: Value = serde_json::from_str(text).map_err(|e| ConfigError::Json { reason: e.to_string() })?;
+        assert_eq!(Value::Object(config.into()), expected);
+        Ok(())
+    }
+
+    #[test]
+    fn aliases_may_repeat_a_field_but_not_contradict_it() -> Result<()> {
+        let config = GptInputConfig::from_json(r#"{"hidden_size": 8, "n_embd": 8, "max_position_embeddings": 5}"#)?;
+        assert_eq!((config.vocab_size, config.n_positions, config.n_embd), (50257, 5, 8));
+        assert_eq!(
+            error(r#"{"n_embd": 8, "emb_dim": 9}"#),
+            "config: `n_embd` is 8, but `emb_dim`, another name for it, is 9"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        assert_eq!(error(r#"{"vocab_size": 0}"#), "config: `vocab_size` must be at least 1");
+        assert_eq!(error(r#"{"n_embd": -1}"#), "config: `n_embd` is -1, expected a whole number");
+        assert_eq!(error(r#"{"n_positions": "1024"}"#), "config: `n_positions` is \"1024\", expected a whole number");
+        assert_eq!(
+            error(r#"{"embd_pdrop": 1.5}"#),
+            "config: `embd_pdrop` is 1.5, which is not a probability between 0 and 1"
+        );
+        assert_eq!(
+            error(r#"{"initializer_range": -0.1}"#),
+            "config: `initializer_range` is -0.1, which is not a finite number of at least 0"
+        );
+        assert_eq!(error("[1]"), "config: expected a JSON object, found an array");
+        assert!(error("{").starts_with("config: EOF"));
+    }
+}

@@ -1,0 +1,188 @@
+//! Where to compute, chosen at run time: text → [`DeviceSpec`] → [`candle_core::Device`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::Device;
+
+use crate::error::{DeviceError, Error, Result};
+
+/// A device as a user writes it: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, `metal:1`.
+///
+/// Only [`DeviceSpec::Auto`] may fall back; an explicit request that cannot be met is an error that names what is
+/// missing.
+///
+/// ```
+/// use candle_gpt_input::DeviceSpec;
+///
+/// assert_eq!("cuda:1".parse::<DeviceSpec>()?, DeviceSpec::Cuda(1));
+/// assert_eq!(DeviceSpec::Cuda(0).to_string(), "cuda:0");
+/// assert!(DeviceSpec::Cpu.resolve()?.is_cpu());
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DeviceSpec {
+    /// The first of CUDA 0, Metal 0 and the CPU that works.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+    /// The Metal device of this number.
+    Metal(usize),
+}
+
+impl DeviceSpec {
+    /// Opens the device.
+    ///
+    /// Call this once and clone the result: Candle takes two devices opened from the same number for different ones.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotCompiled`] if the binary lacks the feature, [`DeviceError::Unavailable`] if the driver or the
+    /// device is missing. `auto` and `cpu` cannot fail.
+    pub fn resolve(self) -> Result<Device> {
+        Ok(self.resolve_with_report()?.0)
+    }
+
+    /// As [`resolve`](Self::resolve), and says what was chosen and what was tried before it.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_with_report(self) -> Result<(Device, DeviceReport)> {
+        let mut rejected = Vec::new();
+        if self == Self::Auto {
+            for candidate in [Self::Cuda(0), Self::Metal(0)] {
+                match candidate.open() {
+                    Ok(device) => return Ok((device, DeviceReport { chosen: candidate, rejected })),
+                    Err(DeviceError::NotCompiled { feature, .. }) => {
+                        rejected.push((candidate, format!("built without the feature `{feature}`")));
+                    }
+                    Err(DeviceError::Unavailable { reason, .. }) => rejected.push((candidate, reason)),
+                    Err(other) => return Err(other.into()),
+                }
+            }
+            return Ok((Device::Cpu, DeviceReport { chosen: Self::Cpu, rejected }));
+        }
+        Ok((self.open()?, DeviceReport { chosen: self, rejected }))
+    }
+
+    fn open(self) -> std::result::Result<Device, DeviceError> {
+        let (feature, compiled, opened) = match self {
+            Self::Auto | Self::Cpu => return Ok(Device::Cpu),
+            Self::Cuda(n) => ("cuda", cfg!(feature = "cuda"), Device::new_cuda(n)),
+            Self::Metal(n) => ("metal", cfg!(feature = "metal"), new_metal(n)),
+        };
+        opened.map_err(|error| {
+            if compiled {
+                DeviceError::Unavailable { device: self.to_string(), reason: first_line(&error) }
+            } else {
+                DeviceError::NotCompiled { device: self.to_string(), feature }
+            }
+        })
+    }
+}
+
+/// `Device::new_metal` panics where there is no such device (candle-core 0.11.1, metal_backend/mod.rs:2025).
+fn new_metal(ordinal: usize) -> candle_core::Result<Device> {
+    std::panic::catch_unwind(|| Device::new_metal(ordinal))
+        .unwrap_or_else(|_| Err(candle_core::Error::Msg(format!("there is no Metal device {ordinal}"))))
+}
+
+/// Candle's errors carry a whole backtrace behind their first line when `RUST_BACKTRACE` is set.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_string()
+}
+
+impl FromStr for DeviceSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let unknown = || DeviceError::Unknown { text: text.to_string() };
+        let (kind, ordinal) = match text.split_once(':') {
+            Some((kind, ordinal)) => (kind, Some(ordinal.parse::<usize>().map_err(|_| unknown())?)),
+            None => (text, None),
+        };
+        match (kind, ordinal) {
+            ("auto", None) => Ok(Self::Auto),
+            ("cpu", None) => Ok(Self::Cpu),
+            ("cuda", n) => Ok(Self::Cuda(n.unwrap_or(0))),
+            ("metal", n) => Ok(Self::Metal(n.unwrap_or(0))),
+            _ => Err(unknown().into()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+            Self::Metal(n) => write!(f, "metal:{n}"),
+        }
+    }
+}
+
+/// What [`DeviceSpec::resolve_with_report`] chose, and why nothing before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceReport {
+    /// The device that was opened.
+    pub chosen: DeviceSpec,
+    /// What `auto` tried before it, each with the reason that it was not taken.
+    pub rejected: Vec<(DeviceSpec, String)>,
+}
+
+impl fmt::Display for DeviceReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.chosen)?;
+        if self.rejected.is_empty() {
+            return Ok(());
+        }
+        let reasons: Vec<String> = self.rejected.iter().map(|(spec, reason)| format!("{spec}: {reason}")).collect();
+        write!(f, " ({})", reasons.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_round_trips() -> Result<()> {
+        for text in ["auto", "cpu", "cuda:0", "cuda:7", "metal:0", "metal:2"] {
+            assert_eq!(text.parse::<DeviceSpec>()?.to_string(), text);
+        }
+        assert_eq!("cuda".parse::<DeviceSpec>()?, DeviceSpec::Cuda(0));
+        assert_eq!("metal".parse::<DeviceSpec>()?, DeviceSpec::Metal(0));
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "auto:1", "CUDA"] {
+            let error = text.parse::<DeviceSpec>().err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.starts_with(&format!("`{text}` is no device")), "{text}: {error}");
+        }
+        Ok(())
+    }
+
+    #[cfg(not(any(feature = "cuda", feature = "metal")))]
+    #[test]
+    fn an_explicit_request_never_falls_back() -> Result<()> {
+        for (spec, feature) in [(DeviceSpec::Cuda(0), "cuda"), (DeviceSpec::Metal(1), "metal")] {
+            let error = spec.resolve().err().map(|e| e.to_string()).unwrap_or_default();
+            assert_eq!(
+                error,
+                format!(
+                    "device {spec}: this binary was built without `--features {feature}`; build with it, or use --device cpu"
+                )
+            );
+        }
+        let (device, report) = DeviceSpec::Auto.resolve_with_report()?;
+        assert!(device.is_cpu());
+        assert_eq!(report.chosen, DeviceSpec::Cpu);
+        let tried: Vec<_> = report.rejected.iter().map(|(spec, _)| *spec).collect();
+        assert_eq!(tried, [DeviceSpec::Cuda(0), DeviceSpec::Metal(0)]);
+        assert_eq!(
+            report.to_string(),
+            "cpu (cuda:0: built without the feature `cuda`; metal:0: built without the feature `metal`)"
+        );
+        Ok(())
+    }
+}

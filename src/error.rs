@@ -1,0 +1,411 @@
+//! Every way this crate can fail, as one type.
+
+use std::path::PathBuf;
+
+use candle_core::{DType, Shape};
+
+/// This crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where, and, where there is one, the next step.
+///
+/// Inherent methods return this type. Trait implementations ([`candle_core::Module`], [`candle_core::ModuleT`])
+/// return `candle_core::Result`; the conversion keeps the text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A token id that no row of the token table belongs to. `at` is its index in the tensor of ids.
+    #[error(
+        "token id {id} at {at:?} is outside the vocabulary of {vocab_size} (valid ids: {})",
+        valid(*vocab_size)
+    )]
+    TokenOutOfRange {
+        /// The id as it was given; every supported type of id fits `i64`.
+        id: i64,
+        /// Its index in the tensor of ids, one number a dimension (empty for a scalar).
+        at: Vec<usize>,
+        /// How many rows the token table has.
+        vocab_size: usize,
+    },
+    /// A position id that no row of the position table belongs to. `at` is its index in the tensor of position ids.
+    #[error(
+        "position {position} at {at:?} is outside the position table of {n_positions} (valid positions: {})",
+        valid(*n_positions)
+    )]
+    PositionOutOfRange {
+        /// The position as it was given.
+        position: i64,
+        /// Its index in the tensor of position ids.
+        at: Vec<usize>,
+        /// How many rows the position table has.
+        n_positions: usize,
+    },
+    /// A sequence that would end beyond the position table.
+    #[error(
+        "the sequence ends at position {end}, but the model has {n_positions} positions: shorten it to fit, or use a model with more positions"
+    )]
+    SequenceTooLong {
+        /// Start position + length: one more than the last position asked for.
+        end: usize,
+        /// How many rows the position table has.
+        n_positions: usize,
+    },
+    /// Token ids, position ids or a mask of a type that is none of `u8`, `u32`, `i64`.
+    #[error("{what} must be u8, u32 or i64, not {got:?}: convert with `.to_dtype(DType::U32)`")]
+    IdDType {
+        /// Which argument: `input_ids`, `position_ids` or `attention_mask`.
+        what: &'static str,
+        /// The type it has.
+        got: DType,
+    },
+    /// An attention mask with a value that is neither 0 nor 1.
+    #[error("attention_mask holds {value} at {at:?}: it must be 1 (token) or 0 (padding)")]
+    MaskValue {
+        /// The value found.
+        value: i64,
+        /// Its index in the mask.
+        at: Vec<usize>,
+    },
+    /// An argument whose shape does not go with the others.
+    #[error("{what} has shape {got:?}, expected {expected}")]
+    ShapeMismatch {
+        /// Which argument.
+        what: &'static str,
+        /// The shape it has.
+        got: Shape,
+        /// What would have been right, in words and numbers.
+        expected: String,
+    },
+    /// A table that is not a matrix of floating-point numbers.
+    #[error("{table} must be a two-dimensional table of f32, f64, f16 or bf16, not {shape:?} of {dtype:?}")]
+    InvalidTable {
+        /// `wte` or `wpe`.
+        table: &'static str,
+        /// The shape it has.
+        shape: Shape,
+        /// The type it has.
+        dtype: DType,
+    },
+    /// Two tables (or a table and a tensor) that cannot be added.
+    #[error("{left} has {property} {left_value}, but {right} has {right_value}")]
+    TableMismatch {
+        /// The first of the two, usually `wte`.
+        left: &'static str,
+        /// The second of the two, usually `wpe`.
+        right: &'static str,
+        /// What differs: `width`, `dtype` or `device`.
+        property: &'static str,
+        /// The first one's.
+        left_value: String,
+        /// The second one's.
+        right_value: String,
+    },
+    /// Training with dropout was asked of a build that has none yet.
+    #[error(
+        "embd_pdrop is {embd_pdrop}, and dropout in training is not implemented: set embd_pdrop to 0, or call forward"
+    )]
+    DropoutUnsupported {
+        /// The probability in the config.
+        embd_pdrop: f64,
+    },
+    /// `trainable` met a variable of the same name.
+    #[error("the VarMap already holds a variable `{name}`: pass another prefix")]
+    VarExists {
+        /// The full name.
+        name: String,
+    },
+    /// A configuration that cannot be read or makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A device that cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A checkpoint that cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A tokenizer that cannot be built, or an id it does not know.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Anything Candle reports.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl From<Error> for candle_core::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Candle(inner) => inner,
+            other => Self::wrap(other),
+        }
+    }
+}
+
+/// What can be wrong with a [`crate::GptInputConfig`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A dimension of zero.
+    #[error("config: `{name}` must be at least 1")]
+    Zero {
+        /// The field.
+        name: &'static str,
+    },
+    /// A number outside its range.
+    #[error("config: `{name}` is {value}, which is not {expected}")]
+    OutOfRange {
+        /// The field.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// The range, in words.
+        expected: &'static str,
+    },
+    /// A field of the wrong JSON type.
+    #[error("config: `{key}` is {got}, expected {expected}")]
+    FieldType {
+        /// The key as spelt in the file.
+        key: String,
+        /// The JSON value found.
+        got: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// Two spellings of one field that disagree.
+    #[error("config: `{first}` is {first_value}, but `{second}`, another name for it, is {second_value}")]
+    Contradiction {
+        /// One key.
+        first: String,
+        /// Its value.
+        first_value: String,
+        /// The other key.
+        second: String,
+        /// Its value.
+        second_value: String,
+    },
+    /// Text that is not a JSON object.
+    #[error("config: {reason}")]
+    Json {
+        /// What the parser says.
+        reason: String,
+    },
+    /// A preset that does not exist.
+    #[error("no preset `{name}`: there are {known}")]
+    UnknownPreset {
+        /// The name given.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+}
+
+/// Why a device cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// Text that names no device.
+    #[error("`{text}` is no device: use auto, cpu, cuda, cuda:N, metal or metal:N")]
+    Unknown {
+        /// The text given.
+        text: String,
+    },
+    /// The binary was built without the feature that the device needs.
+    #[error(
+        "device {device}: this binary was built without `--features {feature}`; build with it, or use --device cpu"
+    )]
+    NotCompiled {
+        /// The device asked for.
+        device: String,
+        /// The feature to build with.
+        feature: &'static str,
+    },
+    /// The feature is there; the library or the device is not.
+    #[error("device {device}: {reason}")]
+    Unavailable {
+        /// The device asked for.
+        device: String,
+        /// The first line of what the back end says.
+        reason: String,
+    },
+}
+
+/// What can be wrong with a checkpoint on its way in or out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// Nothing at the path.
+    #[error("{}: no such file or folder", path.display())]
+    NotFound {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A folder in which no weights were found.
+    #[error(
+        "{}: no weights in this folder (looked for model.safetensors, model.safetensors.index.json and a single *.safetensors; found {found})",
+        path.display()
+    )]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+        /// The `.safetensors` files that are there, or "none".
+        found: String,
+    },
+    /// A file that is not a well-formed safetensors file.
+    #[error("{}: not a valid safetensors file: {reason}", path.display())]
+    InvalidHeader {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An index of shards that cannot be read.
+    #[error("{}: not a valid shard index: {reason}", path.display())]
+    InvalidIndex {
+        /// The index file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The index sends a tensor to a shard that does not hold it.
+    #[error("{}: the index says that tensor `{name}` is here, but it is not", path.display())]
+    TensorNotInShard {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// A `config.json` that cannot be used.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ConfigError,
+    },
+    /// No token or position table under any known name.
+    #[error("{}: no {what} found (looked for {looked_for} under any prefix); closest: {closest}", path.display())]
+    MissingTable {
+        /// The checkpoint.
+        path: PathBuf,
+        /// `token table` or `position table`.
+        what: &'static str,
+        /// The names looked for.
+        looked_for: String,
+        /// The names that resemble them most.
+        closest: String,
+    },
+    /// More than one pair of tables.
+    #[error("{}: several input tables: {candidates}; choose one with `with_prefix`", path.display())]
+    AmbiguousTables {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The names of the token tables.
+        candidates: String,
+    },
+    /// A table that is no matrix.
+    #[error("{}: `{name}` has shape {shape:?}, expected two dimensions of at least 1", path.display())]
+    TableShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+    /// A table of a type that is no floating-point type we read.
+    #[error("{}: `{name}` holds {dtype}, expected F32, F16, BF16 or F64", path.display())]
+    TableDType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// Tables of different width.
+    #[error("{}: `{wte}` is {wte_width} wide, but `{wpe}` is {wpe_width} wide", path.display())]
+    WidthMismatch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The token table's name.
+        wte: String,
+        /// Its width.
+        wte_width: usize,
+        /// The position table's name.
+        wpe: String,
+        /// Its width.
+        wpe_width: usize,
+    },
+    /// The config and the tables disagree.
+    #[error("{}: the config says `{field}` is {config}, but the table `{name}` says {table}", path.display())]
+    ConfigMismatch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The config's field.
+        field: &'static str,
+        /// Its value.
+        config: usize,
+        /// The tensor that disagrees.
+        name: String,
+        /// What its shape says.
+        table: usize,
+    },
+    /// A type of number that tables are not loaded as, or that is not written.
+    #[error("{dtype:?} is not supported here: tables are f32, f16, bf16 or f64, other tensors also u8, u32 or i64")]
+    UnsupportedDType {
+        /// The type asked for.
+        dtype: DType,
+    },
+}
+
+/// What can be wrong with a tokenizer or its input.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// A file that cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A `tokenizer.json` that is broken or asks for what this crate does not do.
+    #[error("{origin}: {reason}")]
+    Invalid {
+        /// The file, or "the built-in GPT-2 vocabulary".
+        origin: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An id that stands for no token.
+    #[error("token id {id} at [{at}] is not in the tokenizer's vocabulary of {vocab_size}")]
+    UnknownId {
+        /// The id.
+        id: u32,
+        /// Its index in the sequence.
+        at: usize,
+        /// How many tokens the tokenizer knows.
+        vocab_size: usize,
+    },
+    /// The library behind the tokenizer refused the text.
+    #[error("cannot encode the text: {reason}")]
+    Encode {
+        /// What it says.
+        reason: String,
+    },
+}
+
+fn valid(n: usize) -> String {
+    match n {
+        0 => "none".to_string(),
+        n => format!("0 to {}", n - 1),
+    }
+}

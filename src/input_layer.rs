@@ -1,0 +1,301 @@
+//! [`GptInputLayer`]: token ids in, the tensor that enters the first transformer block out.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Module, ModuleT, Tensor, Var};
+use candle_nn::{Init, VarBuilder, VarMap};
+
+use crate::checkpoint::{Checkpoint, LoadReport, save_tables};
+use crate::config::GptInputConfig;
+use crate::embedding::TokenTable;
+use crate::error::{Error, Result};
+use crate::kernel::{DenseTable, add_rows};
+use crate::lm_head::TiedLmHead;
+use crate::position::{PositionTable, Positions};
+
+/// `hidden_states = wte[input_ids] + wpe[position_ids]`: the input layer of GPT-2 (`transformer.wte`, `transformer.wpe`).
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::GptInputLayer;
+///
+/// let wte = Tensor::new(&[[0f32, 1.], [10., 11.], [20., 21.]], &Device::Cpu)?; // V = 3, C = 2
+/// let wpe = Tensor::new(&[[0.5f32, 0.5], [0.25, 0.25]], &Device::Cpu)?; //        P = 2
+/// let layer = GptInputLayer::new(wte, wpe)?;
+/// let hidden_states = layer.forward(&Tensor::new(&[[2u32, 0]], &Device::Cpu)?)?; // [B, T] -> [B, T, C]
+/// assert_eq!(hidden_states.to_vec3::<f32>()?, [[[20.5, 21.5], [0.25, 1.25]]]);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct GptInputLayer {
+    wte: TokenTable,
+    wpe: PositionTable,
+    config: GptInputConfig,
+}
+
+impl GptInputLayer {
+    /// A layer of two tables, each a [`candle_nn::Embedding`], a [`Tensor`] or one of this crate's tables.
+    ///
+    /// The configuration is read off their shapes; there is no dropout. Tables that are [`Var`]s (those of a [`VarMap`],
+    /// for one) stay what they are: the layer sees every step of an optimizer.
+    ///
+    /// # Shapes
+    /// - `wte`: `[V, C]`
+    /// - `wpe`: `[P, C]`
+    ///
+    /// # Errors
+    /// [`Error::InvalidTable`] if one is no matrix of floating-point numbers, [`Error::TableMismatch`] if their widths,
+    /// types or devices differ.
+    pub fn new(wte: impl Into<TokenTable>, wpe: impl Into<PositionTable>) -> Result<Self> {
+        let (wte, wpe) = (wte.into(), wpe.into());
+        let (vocab_size, n_embd) = wte.dims()?;
+        let (n_positions, _) = wpe.dims()?;
+        let config = GptInputConfig { embd_pdrop: 0.0, ..GptInputConfig::new(vocab_size, n_positions, n_embd) };
+        Self::with_config(wte, wpe, config)
+    }
+
+    fn with_config(wte: TokenTable, wpe: PositionTable, config: GptInputConfig) -> Result<Self> {
+        let ((_, wte_width), (_, wpe_width)) = (wte.dims()?, wpe.dims()?);
+        agree("width", wte_width == wpe_width, || (wte_width.to_string(), wpe_width.to_string()))?;
+        agree("dtype", wte.dtype() == wpe.dtype(), || (format!("{:?}", wte.dtype()), format!("{:?}", wpe.dtype())))?;
+        agree("device", wte.device().same_device(wpe.device()), || {
+            (format!("{:?}", wte.device().location()), format!("{:?}", wpe.device().location()))
+        })?;
+        Ok(Self { wte, wpe, config })
+    }
+
+    /// The Candle way: `wte.weight` and `wpe.weight` of any [`VarBuilder`], in exactly the shapes of `config`.
+    ///
+    /// On a [`VarMap`] that lacks them they are drawn from N(0, `initializer_range`²) and are trained as usual.
+    ///
+    /// # Errors
+    /// [`ConfigError`](crate::error::ConfigError) if the configuration makes no sense, [`Error::Candle`] if a table is
+    /// missing or has another shape.
+    pub fn load(vb: VarBuilder, config: &GptInputConfig) -> Result<Self> {
+        config.validate()?;
+        let init = Init::Randn { mean: 0.0, stdev: config.initializer_range };
+        let wte = vb.get_with_hints((config.vocab_size, config.n_embd), "wte.weight", init)?;
+        let wpe = vb.get_with_hints((config.n_positions, config.n_embd), "wpe.weight", init)?;
+        Self::with_config(wte.into(), wpe.into(), config.clone())
+    }
+
+    /// Reads the two tables, and nothing else, out of a GPT-2 checkpoint: a safetensors file, a folder of Hugging Face's
+    /// layout, or one with an index and shards.
+    ///
+    /// The tables are found by their names under any prefix (`wte.weight`, `tok_emb.weight`, …) and converted to `dtype`
+    /// (f32, f16, bf16 or f64) while they are read.
+    ///
+    /// # Errors
+    /// [`CheckpointError`](crate::error::CheckpointError), naming the file and what is wrong with it.
+    pub fn from_pretrained(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
+        Ok(Self::from_pretrained_with_report(path, dtype, device)?.0)
+    }
+
+    /// As [`from_pretrained`](Self::from_pretrained), and says what came from where.
+    ///
+    /// # Errors
+    /// As [`from_pretrained`](Self::from_pretrained).
+    pub fn from_pretrained_with_report(
+        path: impl AsRef<Path>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<(Self, LoadReport)> {
+        Self::from_checkpoint(&Checkpoint::open(path)?, dtype, device)
+    }
+
+    /// As [`from_pretrained_with_report`](Self::from_pretrained_with_report), from a checkpoint that is already open.
+    ///
+    /// # Errors
+    /// As [`from_pretrained`](Self::from_pretrained).
+    pub fn from_checkpoint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<(Self, LoadReport)> {
+        let tables = checkpoint.load_tables(dtype, device)?;
+        let layer = Self::with_config(tables.wte.into(), tables.wpe.into(), tables.config)?;
+        Ok((layer, tables.report))
+    }
+
+    /// Writes the two tables in their own type under Hugging Face's names, for this crate and for transformers to open.
+    ///
+    /// A path that ends in `.safetensors` becomes one file (the configuration goes into its metadata), any other a folder
+    /// with `model.safetensors` and `config.json`. Files appear whole or not at all, and are on disk when this returns.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        save_tables(path.as_ref(), self.wte.dense().weight(), self.wpe.dense().weight(), &self.config)
+    }
+
+    /// The same layer with its tables in another type (f32, f16, bf16 or f64).
+    ///
+    /// # Errors
+    /// [`Error::Candle`] if the device cannot convert.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        let wte = self.wte.dense().weight().to_dtype(dtype)?;
+        let wpe = self.wpe.dense().weight().to_dtype(dtype)?;
+        Self::with_config(wte.into(), wpe.into(), self.config.clone())
+    }
+
+    /// Embeds ids that start a sequence, without dropout.
+    ///
+    /// # Shapes
+    /// - `input_ids`: `[B, T]` (or `[T]`, or more dimensions before T), `u8`, `u32` or `i64`, any stride, empty allowed
+    /// - returns: `[B, T, C]` in the tables' type
+    ///
+    /// # Errors
+    /// - [`Error::TokenOutOfRange`] if an id is not below V
+    /// - [`Error::SequenceTooLong`] if T is more than P
+    /// - [`Error::IdDType`] if the ids are of another type
+    pub fn forward(&self, input_ids: &Tensor) -> Result<Tensor> {
+        self.forward_at(input_ids, 0)
+    }
+
+    /// Embeds ids at given positions: `start_pos` with a key/value cache, a tensor of position ids, or
+    /// [`Positions::from_mask`].
+    ///
+    /// # Shapes
+    /// - `input_ids`: `[.., T]`
+    /// - position ids, if given: any shape that broadcasts to it
+    /// - returns: `[.., T, C]`
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and [`Error::PositionOutOfRange`] or [`Error::ShapeMismatch`] for position ids.
+    pub fn forward_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
+        let rows = self.wpe.rows(&positions.into(), input_ids.dims())?;
+        add_rows(&self.embed_tokens(input_ids)?, &rows)
+    }
+
+    /// Embeds with dropout when `train`; [`ModuleT`] calls this.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and [`Error::DropoutUnsupported`] if `train` and `embd_pdrop` is not 0.
+    pub fn forward_t(&self, input_ids: &Tensor, train: bool) -> Result<Tensor> {
+        let embd_pdrop = self.config.embd_pdrop;
+        if train && embd_pdrop > 0.0 {
+            return Err(Error::DropoutUnsupported { embd_pdrop });
+        }
+        self.forward(input_ids)
+    }
+
+    /// The first half: token embeddings without positions, for ids of any rank (a scalar gives `[C]`).
+    ///
+    /// # Shapes
+    /// - `input_ids`: `[..]`
+    /// - returns: `[.., C]`
+    ///
+    /// # Errors
+    /// [`Error::TokenOutOfRange`], [`Error::IdDType`].
+    pub fn embed_tokens(&self, input_ids: &Tensor) -> Result<Tensor> {
+        self.wte.forward(input_ids)
+    }
+
+    /// The second half: adds the positions' rows to embeddings of your own (`inputs_embeds`, token types, soft prompts).
+    ///
+    /// # Shapes
+    /// - `inputs_embeds`: `[.., T, C]`
+    /// - returns: the same
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the type is not the tables',
+    /// and the errors of positions as in [`forward_at`](Self::forward_at).
+    pub fn add_positions(&self, inputs_embeds: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
+        let ids_dims = self.wpe.dense().outer_dims("inputs_embeds", inputs_embeds)?;
+        let rows = self.wpe.rows(&positions.into(), ids_dims)?;
+        add_rows(inputs_embeds, &rows)
+    }
+
+    /// A view that implements [`Module`]: [`forward`](Self::forward), never dropout.
+    ///
+    /// The layer itself implements only [`ModuleT`]: Candle gives every `Module` a `ModuleT` that ignores `train`, so
+    /// that dropout would be lost without a word.
+    pub fn eval(&self) -> EvalInputLayer<'_> {
+        EvalInputLayer { layer: self }
+    }
+
+    /// The output head on the same token table: `[B, T, C] -> [B, T, V]`.
+    ///
+    /// # Errors
+    /// None today; a table that cannot be multiplied with would be one.
+    pub fn lm_head(&self) -> Result<TiedLmHead> {
+        TiedLmHead::new(self.wte.clone())
+    }
+
+    /// The same layer with its tables as variables `{prefix}.wte.weight` and `{prefix}.wpe.weight` of `varmap`.
+    ///
+    /// Tables that are variables already are shared; others are copied. An empty prefix gives the bare names.
+    ///
+    /// # Errors
+    /// [`Error::VarExists`] if `varmap` has one of the names already; nothing is changed then.
+    pub fn trainable(&self, varmap: &VarMap, prefix: &str) -> Result<Self> {
+        let mut vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let dot = if prefix.is_empty() { "" } else { "." };
+        let names = [format!("{prefix}{dot}wte.weight"), format!("{prefix}{dot}wpe.weight")];
+        if let Some(name) = names.iter().find(|name| vars.contains_key(*name)) {
+            return Err(Error::VarExists { name: name.clone() });
+        }
+        let wte = Var::from_tensor(self.wte.dense().weight())?;
+        let wpe = Var::from_tensor(self.wpe.dense().weight())?;
+        let layer =
+            Self::with_config(wte.as_tensor().clone().into(), wpe.as_tensor().clone().into(), self.config.clone())?;
+        vars.extend(names.into_iter().zip([wte, wpe]));
+        Ok(layer)
+    }
+
+    /// Those of the two tables that are variables, `wte` first: what an optimizer of this layer alone is given.
+    pub fn vars(&self) -> Vec<Var> {
+        let var = |table: &DenseTable| {
+            let weight = table.weight();
+            if weight.is_variable() { Var::from_tensor(weight).ok() } else { None }
+        };
+        [var(self.wte.dense()), var(self.wpe.dense())].into_iter().flatten().collect()
+    }
+
+    /// The token table.
+    pub fn wte(&self) -> &TokenTable {
+        &self.wte
+    }
+
+    /// The position table.
+    pub fn wpe(&self) -> &PositionTable {
+        &self.wpe
+    }
+
+    /// Dimensions and settings.
+    pub fn config(&self) -> &GptInputConfig {
+        &self.config
+    }
+
+    /// The type of the tables and of what the layer returns.
+    pub fn dtype(&self) -> DType {
+        self.wte.dtype()
+    }
+
+    /// Where the tables live and the layer computes.
+    pub fn device(&self) -> &Device {
+        self.wte.device()
+    }
+}
+
+fn agree(property: &'static str, equal: bool, values: impl FnOnce() -> (String, String)) -> Result<()> {
+    if equal {
+        return Ok(());
+    }
+    let (left_value, right_value) = values();
+    Err(Error::TableMismatch { left: "wte", right: "wpe", property, left_value, right_value })
+}
+
+impl ModuleT for GptInputLayer {
+    fn forward_t(&self, input_ids: &Tensor, train: bool) -> candle_core::Result<Tensor> {
+        Ok(Self::forward_t(self, input_ids, train)?)
+    }
+}
+
+/// [`GptInputLayer`] as a [`Module`], without dropout; made by [`GptInputLayer::eval`].
+#[derive(Clone, Copy, Debug)]
+pub struct EvalInputLayer<'a> {
+    layer: &'a GptInputLayer,
+}
+
+impl Module for EvalInputLayer<'_> {
+    fn forward(&self, input_ids: &Tensor) -> candle_core::Result<Tensor> {
+        Ok(self.layer.forward(input_ids)?)
+    }
+}

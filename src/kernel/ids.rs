@@ -1,0 +1,112 @@
+//! The one contract for ids, on every device: `u8`, `u32` or `i64`, any rank, any stride, empty allowed, each id inside
+//! its table.
+//!
+//! Candle has none: a bad id is an error on the CPU, an assert that kills the context on CUDA, the last row on Metal, and
+//! the largest value of the id's type (`u8` 255!) is a row of zeros everywhere.
+
+use candle_core::{CpuStorage, DType, Device, Shape, Storage, Tensor};
+
+use crate::error::{Error, Result};
+
+/// Which table the ids are to index: a bad one is reported as that table's error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    Tokens,
+    Positions,
+}
+
+impl Table {
+    fn ids(self) -> &'static str {
+        match self {
+            Self::Tokens => "input_ids",
+            Self::Positions => "position_ids",
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tokens => "wte",
+            Self::Positions => "wpe",
+        }
+    }
+}
+
+/// Ids that are known to be inside the table they were checked for, flat, contiguous, on the table's device.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckedIds {
+    pub(crate) flat: Tensor,
+    pub(crate) shape: Shape,
+}
+
+impl CheckedIds {
+    /// Checks `ids` against a table of `n_rows` rows on `device`.
+    ///
+    /// Ids on the host are checked there for free, and go over to the table's device afterwards; ids on the table's
+    /// device are copied to the host for the check (one synchronisation).
+    pub(crate) fn new(ids: &Tensor, table: Table, n_rows: usize, device: &Device) -> Result<Self> {
+        if !matches!(ids.dtype(), DType::U8 | DType::U32 | DType::I64) {
+            return Err(Error::IdDType { what: table.ids(), got: ids.dtype() });
+        }
+        if !ids.device().is_cpu() && !ids.device().same_device(device) {
+            return Err(Error::TableMismatch {
+                left: table.ids(),
+                right: table.name(),
+                property: "device",
+                left_value: format!("{:?}", ids.device().location()),
+                right_value: format!("{:?}", device.location()),
+            });
+        }
+        // `contiguous` after `flatten_all`: the latter leaves a strided vector strided.
+        let flat = ids.flatten_all()?.contiguous()?;
+        if let Some((index, id)) = first_outside(&flat, n_rows)? {
+            let at = unravel(index, ids.dims());
+            return Err(match table {
+                Table::Tokens => Error::TokenOutOfRange { id, at, vocab_size: n_rows },
+                Table::Positions => Error::PositionOutOfRange { position: id, at, n_positions: n_rows },
+            });
+        }
+        // A wider type than the ids need, so that no valid id is the largest of its type.
+        let dtype = if n_rows > u32::MAX as usize { DType::I64 } else { DType::U32 };
+        Ok(Self { flat: flat.to_dtype(dtype)?.to_device(device)?, shape: ids.shape().clone() })
+    }
+}
+
+/// The values of an integer tensor as `i64`, in logical order.
+pub(crate) fn to_host(ids: &Tensor, what: &'static str) -> Result<Vec<i64>> {
+    if !matches!(ids.dtype(), DType::U8 | DType::U32 | DType::I64) {
+        return Err(Error::IdDType { what, got: ids.dtype() });
+    }
+    let flat = ids.flatten_all()?.contiguous()?.to_device(&Device::Cpu)?;
+    Ok(flat.to_dtype(DType::I64)?.to_vec1()?)
+}
+
+/// The first id of a contiguous vector that is not in `0..n_rows`, with its index.
+fn first_outside(flat: &Tensor, n_rows: usize) -> Result<Option<(usize, i64)>> {
+    let on_host = flat.to_device(&Device::Cpu)?;
+    let (storage, layout) = on_host.storage_and_layout();
+    let range = match layout.contiguous_offsets() {
+        Some((start, end)) => start..end,
+        None => return Err(candle_core::Error::RequiresContiguous { op: "id check" }.into()),
+    };
+    let found = match &*storage {
+        Storage::Cpu(CpuStorage::U8(ids)) => scan(&ids[range], |&id| usize::from(id) < n_rows),
+        Storage::Cpu(CpuStorage::U32(ids)) => scan(&ids[range], |&id| u64::from(id) < n_rows as u64),
+        Storage::Cpu(CpuStorage::I64(ids)) => scan(&ids[range], |&id| id >= 0 && (id as u64) < n_rows as u64),
+        _ => None, // no other type passes `CheckedIds::new`
+    };
+    Ok(found)
+}
+
+fn scan<T: Copy + Into<i64>>(ids: &[T], inside: impl Fn(&T) -> bool) -> Option<(usize, i64)> {
+    ids.iter().position(|id| !inside(id)).map(|index| (index, ids[index].into()))
+}
+
+/// The index of element `flat` of a tensor of shape `dims`, one number a dimension.
+pub(crate) fn unravel(mut flat: usize, dims: &[usize]) -> Vec<usize> {
+    let mut at = vec![0; dims.len()];
+    for (axis, &dim) in dims.iter().enumerate().rev() {
+        at[axis] = flat % dim;
+        flat /= dim;
+    }
+    at
+}

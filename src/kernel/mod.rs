@@ -1,0 +1,13 @@
+//! The arithmetic under the layers: rows gathered from a table, positions added. Private.
+//!
+//! Every id passes [`CheckedIds`] first, so that nothing below it meets a bad one.
+
+mod ids;
+mod reference;
+mod table;
+
+use ids::CheckedIds;
+pub(crate) use ids::{Table, to_host, unravel};
+pub(crate) use reference::add_rows;
+use reference::gather;
+pub(crate) use table::DenseTable;

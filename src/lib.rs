@@ -1,0 +1,19 @@
+#![doc = include_str!("../README.md")]
+
+pub mod checkpoint;
+mod config;
+pub mod device;
+pub mod embedding;
+pub mod error;
+pub mod input_layer;
+mod kernel;
+mod lm_head;
+pub mod position;
+pub mod tokenizer;
+
+pub use config::GptInputConfig;
+pub use device::DeviceSpec;
+pub use error::{Error, Result};
+pub use input_layer::GptInputLayer;
+pub use lm_head::TiedLmHead;
+pub use position::Positions;

@@ -1,0 +1,96 @@
+//! Learned absolute positions: a row of the table `wpe` for each position, added to the token embeddings.
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::Embedding;
+
+use super::{Positions, Resolved};
+use crate::error::{Error, Result};
+use crate::kernel::{DenseTable, Table};
+
+/// The position table `wpe` `[P, C]` of the GPTs (Radford et al. 2018, 2019; first in Gehring et al. 2017,
+/// arXiv:1705.03122).
+///
+/// A [`candle_nn::Embedding`] and a [`Tensor`] convert into one.
+#[derive(Clone, Debug)]
+pub struct PositionTable {
+    table: DenseTable,
+}
+
+impl PositionTable {
+    /// P and C.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTable`] if it is no matrix of floating-point numbers.
+    pub fn dims(&self) -> Result<(usize, usize)> {
+        self.table.dims()
+    }
+
+    /// The type of its numbers.
+    pub fn dtype(&self) -> DType {
+        self.table.dtype()
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> &Device {
+        self.table.device()
+    }
+
+    /// The table as Candle's own layer.
+    pub fn as_embedding(&self) -> Option<&Embedding> {
+        Some(self.table.embedding())
+    }
+
+    pub(crate) fn dense(&self) -> &DenseTable {
+        &self.table
+    }
+
+    /// The rows to add to the embeddings of ids of shape `ids_dims`.
+    ///
+    /// Positions that count up from a start are a view of the table (no gather, no copy).
+    ///
+    /// # Shapes
+    /// - `ids_dims`: `[.., T]`
+    /// - returns: `[T, C]`, or whatever else the positions' own shape makes of it; it broadcasts to `[.., T, C]`
+    ///
+    /// # Errors
+    /// [`Error::SequenceTooLong`] or [`Error::PositionOutOfRange`] if the table does not reach so far,
+    /// [`Error::ShapeMismatch`] if the positions do not go with the ids.
+    pub fn rows(&self, positions: &Positions, ids_dims: &[usize]) -> Result<Tensor> {
+        let (n_positions, _) = self.dims()?;
+        match positions.resolve(ids_dims, n_positions)? {
+            Resolved::Counted(start_pos) => self.counted(start_pos, ids_dims, n_positions),
+            Resolved::Given(position_ids) => self.table.gather(&position_ids),
+        }
+    }
+
+    fn counted(&self, start_pos: usize, ids_dims: &[usize], n_positions: usize) -> Result<Tensor> {
+        let Some(&t) = ids_dims.last() else {
+            return Err(Error::ShapeMismatch {
+                what: "input_ids",
+                got: ids_dims.into(),
+                expected: "a sequence ([T] or [B, T]); for a single id use embed_tokens".to_string(),
+            });
+        };
+        let end = start_pos.saturating_add(t);
+        if t == 0 {
+            // An empty sequence asks for no position, wherever it starts.
+            return Ok(self.table.weight().narrow(0, 0, 0)?);
+        }
+        if end > n_positions {
+            return Err(Error::SequenceTooLong { end, n_positions });
+        }
+        Ok(self.table.weight().narrow(0, start_pos, t)?)
+    }
+}
+
+impl From<Embedding> for PositionTable {
+    fn from(embedding: Embedding) -> Self {
+        Self { table: DenseTable::new(embedding, Table::Positions) }
+    }
+}
+
+impl From<Tensor> for PositionTable {
+    fn from(weight: Tensor) -> Self {
+        Self { table: DenseTable::from_tensor(weight, Table::Positions) }
+    }
+}

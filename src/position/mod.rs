@@ -1,0 +1,191 @@
+//! Where each token stands: [`Positions`], and the schemes that turn positions into numbers.
+
+mod learned;
+
+use candle_core::{Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::kernel::{to_host, unravel};
+
+pub use learned::PositionTable;
+
+/// The position of each token of a call: counted from a start, given one by one, or counted by an attention mask.
+///
+/// Anything that converts into it can be passed where it is asked for: a `usize` (the position of the first token) or a
+/// tensor of position ids.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::{GptInputLayer, Positions};
+///
+/// let cpu = Device::Cpu;
+/// let wte = Tensor::new(&[[0f32], [100.], [200.]], &cpu)?;
+/// let wpe = Tensor::new(&[[0f32], [1.], [2.], [3.], [4.]], &cpu)?;
+/// let layer = GptInputLayer::new(wte, wpe)?;
+///
+/// // Two prompts, the first one padded on the left: padding has position 0 and counts for nothing.
+/// let ids = Tensor::new(&[[0u32, 1, 2], [1, 2, 1]], &cpu)?;
+/// let mask = Tensor::new(&[[0u8, 1, 1], [1, 1, 1]], &cpu)?;
+/// let prefill = layer.forward_at(&ids, Positions::from_mask(&mask)?)?;
+/// assert_eq!(prefill.squeeze(2)?.to_vec2::<f32>()?, [[0., 100., 201.], [100., 201., 102.]]);
+///
+/// // One more token each, behind the three columns in the cache: the first prompt had two tokens, the second three.
+/// let next = Tensor::new(&[[1u32], [1]], &cpu)?;
+/// let decode = layer.forward_at(&next, Positions::from_mask(&mask)?.after(3))?;
+/// assert_eq!(decode.squeeze(2)?.to_vec2::<f32>()?, [[102.], [103.]]);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Positions {
+    kind: Kind,
+    /// Columns before the first of the ids, where the caller said so.
+    n_cached: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Start(usize),
+    Ids(Tensor),
+    Mask { dims: Vec<usize>, is_token: Vec<bool> },
+}
+
+impl Positions {
+    /// Positions counted over the tokens of an attention mask, padding left out: what `generate` of transformers does
+    /// (`cumsum(mask) - 1`, and 0 at padding), for padding on either side.
+    ///
+    /// The mask is read on the host (a copy, if it lives on a device). It may be longer than the ids, as it is with a
+    /// key/value cache: it counts from its end. Where that is not what the columns are, [`after`](Self::after) says where
+    /// the ids begin.
+    ///
+    /// # Shapes
+    /// - `attention_mask`: `[B, M]` (or `[M]`, the same for every row), `u8`, `u32` or `i64`, 1 for a token and 0 for padding
+    ///
+    /// # Errors
+    /// [`Error::IdDType`], [`Error::MaskValue`], or [`Error::ShapeMismatch`] for a scalar.
+    pub fn from_mask(attention_mask: &Tensor) -> Result<Self> {
+        let dims = attention_mask.dims().to_vec();
+        if dims.is_empty() {
+            return Err(mask_shape(&dims, "[B, M] or [M]".to_string()));
+        }
+        let values = to_host(attention_mask, "attention_mask")?;
+        if let Some(index) = values.iter().position(|value| !matches!(value, 0 | 1)) {
+            return Err(Error::MaskValue { value: values[index], at: unravel(index, &dims) });
+        }
+        let is_token = values.into_iter().map(|value| value == 1).collect();
+        Ok(Self { kind: Kind::Mask { dims, is_token }, n_cached: None })
+    }
+
+    /// The same for ids that come after `n_cached` others.
+    ///
+    /// With a start position or position ids this adds `n_cached`. With a mask, the ids stand in its columns from
+    /// `n_cached` on; columns beyond the mask are tokens, so that the mask of the prompt serves the whole generation.
+    pub fn after(mut self, n_cached: usize) -> Self {
+        self.n_cached = Some(n_cached);
+        self
+    }
+
+    /// What the positions come to for ids of shape `ids_dims`.
+    pub(crate) fn resolve(&self, ids_dims: &[usize], n_positions: usize) -> Result<Resolved> {
+        match &self.kind {
+            Kind::Start(start_pos) => Ok(Resolved::Counted(start_pos.saturating_add(self.n_cached.unwrap_or(0)))),
+            Kind::Ids(ids) => {
+                if !broadcasts(ids.dims(), ids_dims) {
+                    return Err(Error::ShapeMismatch {
+                        what: "position_ids",
+                        got: ids.shape().clone(),
+                        expected: format!("the shape of the ids, {ids_dims:?}, or one that broadcasts to it"),
+                    });
+                }
+                let Some(n_cached) = self.n_cached else { return Ok(Resolved::Given(ids.clone())) };
+                let shifted: Vec<i64> = to_host(ids, "position_ids")?
+                    .into_iter()
+                    .map(|position| position.saturating_add_unsigned(n_cached as u64))
+                    .collect();
+                Ok(Resolved::Given(Tensor::from_vec(shifted, ids.shape(), &Device::Cpu)?))
+            }
+            Kind::Mask { dims, is_token } => {
+                counted_by_mask(dims, is_token, self.n_cached, ids_dims, n_positions).map(Resolved::Given)
+            }
+        }
+    }
+}
+
+/// Positions for ids of a known shape.
+pub(crate) enum Resolved {
+    /// They count up from here along the last dimension.
+    Counted(usize),
+    /// One position id a token, in a shape that broadcasts to the ids'.
+    Given(Tensor),
+}
+
+fn counted_by_mask(
+    dims: &[usize],
+    is_token: &[bool],
+    n_cached: Option<usize>,
+    ids_dims: &[usize],
+    n_positions: usize,
+) -> Result<Tensor> {
+    let (Some((&n_columns, rows)), Some((&t, ids_rows))) = (dims.split_last(), ids_dims.split_last()) else {
+        return Err(mask_shape(dims, "ids with a sequence ([T] or [B, T])".to_string()));
+    };
+    let first = n_cached.or_else(|| n_columns.checked_sub(t));
+    let (Some(first), true) = (first, broadcasts(rows, ids_rows)) else {
+        return Err(mask_shape(
+            dims,
+            format!("the rows of the ids, {ids_dims:?}, and at least {t} columns (or say `.after(n_cached)`)"),
+        ));
+    };
+    let n_rows: usize = rows.iter().product();
+    let mut position_ids: Vec<i64> = Vec::with_capacity(n_rows.saturating_mul(t));
+    let mut longest = 0;
+    for row in 0..n_rows {
+        let mask = &is_token[row * n_columns..(row + 1) * n_columns];
+        // Columns beyond the mask are tokens.
+        let mut n_before = mask.iter().take(first).filter(|&&token| token).count();
+        n_before = n_before.saturating_add(first.saturating_sub(n_columns));
+        for column in (0..t).map(|step| first.saturating_add(step)) {
+            if mask.get(column).copied().unwrap_or(true) {
+                position_ids.push(n_before as i64);
+                n_before = n_before.saturating_add(1);
+                longest = longest.max(n_before);
+            } else {
+                position_ids.push(0);
+            }
+        }
+    }
+    if longest > n_positions {
+        return Err(Error::SequenceTooLong { end: longest, n_positions });
+    }
+    let shape: Vec<usize> = rows.iter().copied().chain([t]).collect();
+    Ok(Tensor::from_vec(position_ids, shape, &Device::Cpu)?)
+}
+
+fn mask_shape(dims: &[usize], expected: String) -> Error {
+    Error::ShapeMismatch { what: "attention_mask", got: dims.into(), expected }
+}
+
+/// Whether a tensor of shape `from` broadcasts to exactly `to`.
+fn broadcasts(from: &[usize], to: &[usize]) -> bool {
+    from.len() <= to.len() && from.iter().rev().zip(to.iter().rev()).all(|(&from, &to)| from == to || from == 1)
+}
+
+impl From<usize> for Positions {
+    /// `start_pos`: the position of the first token.
+    fn from(start_pos: usize) -> Self {
+        Self { kind: Kind::Start(start_pos), n_cached: None }
+    }
+}
+
+impl From<Tensor> for Positions {
+    /// `position_ids`, one a token.
+    fn from(position_ids: Tensor) -> Self {
+        Self { kind: Kind::Ids(position_ids), n_cached: None }
+    }
+}
+
+impl From<&Tensor> for Positions {
+    /// `position_ids`, one a token.
+    fn from(position_ids: &Tensor) -> Self {
+        Self::from(position_ids.clone())
+    }
+}

@@ -1,0 +1,114 @@
+"""Makes the golden files of this folder, and `weights/tiny-gpt2`.
+
+    pip install torch transformers safetensors
+    python tests/golden/generate.py            # tests/golden
+    python tests/golden/generate.py tiny-gpt2  # weights/tiny-gpt2
+
+Every file carries the torch version, the seed and the command in its metadata.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+GOLDEN = pathlib.Path(__file__).parent
+ROOT = GOLDEN.parent.parent
+SEED = 123
+
+
+def metadata(command):
+    return {
+        "format": "pt",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "seed": str(SEED),
+        "command": command,
+    }
+
+
+def hugging_face_checkpoints():
+    """A GPT-2 written by transformers, in one file and in shards, and what its input stage computes."""
+    torch.manual_seed(SEED)
+    # Every dimension differs from every other, so that a transposed read cannot pass.
+    config = transformers.GPT2Config(vocab_size=97, n_positions=23, n_embd=12, n_layer=2, n_head=3)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    for name, shard in [("gpt2_one_file", "1GB"), ("gpt2_sharded", "6KB")]:
+        folder = GOLDEN / name
+        shutil.rmtree(folder, ignore_errors=True)
+        model.save_pretrained(folder, max_shard_size=shard)
+        (folder / "generation_config.json").unlink(missing_ok=True)
+    ids = torch.randint(0, 97, (3, 7))
+    mask = torch.ones(3, 7, dtype=torch.int64)
+    mask[0, :3] = 0
+    mask[2, :6] = 0
+    positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)  # as transformers' generate counts them
+    tensors = {"input_ids": ids, "attention_mask": mask}
+    for dtype in [torch.float32, torch.bfloat16, torch.float16, torch.float64]:
+        cast = transformers.GPT2LMHeadModel(config).eval()
+        cast.load_state_dict(model.state_dict())
+        cast = cast.to(dtype).transformer
+        name = str(dtype).removeprefix("torch.")
+        for what, where in [("start_0", torch.arange(7)), ("start_16", torch.arange(16, 23)), ("padded", positions)]:
+            tensors[f"{what}.{name}"] = (cast.wte(ids) + cast.wpe(where)).detach().contiguous()
+    save_file(tensors, GOLDEN / "input_layer.safetensors", metadata("python tests/golden/generate.py"))
+
+
+def gradients():
+    """Gradients of both tables on small whole numbers, where every order of summation gives the same bits."""
+    torch.manual_seed(SEED)
+    vocab_size, n_positions, n_embd = 11, 6, 4
+    wte = torch.randint(-3, 4, (vocab_size, n_embd)).float()
+    wpe = torch.randint(-3, 4, (n_positions, n_embd)).float()
+    ids = torch.tensor([[1, 1, 10, 0, 1], [0, 7, 7, 3, 10]])  # repeated within a row and across rows
+    weight = torch.randint(-3, 4, (2, 5, n_embd)).float()
+    head_weight = torch.randint(-3, 4, (2, 5, vocab_size)).float()
+    hidden = torch.randint(-3, 4, (2, 5, n_embd)).float()
+    tensors = {"wte": wte, "wpe": wpe, "input_ids": ids, "weight": weight, "head_weight": head_weight, "hidden": hidden}
+    for name in ["input", "head", "both"]:
+        table, positions = wte.clone().requires_grad_(), wpe.clone().requires_grad_()
+        x = torch.nn.functional.embedding(ids, table) + torch.nn.functional.embedding(torch.arange(1, 6), positions)
+        loss = {
+            "input": lambda: (x * weight).sum(),
+            "head": lambda: ((hidden @ table.T) * head_weight).sum(),
+            "both": lambda: ((x @ table.T) * head_weight).sum(),
+        }[name]()
+        loss.backward()
+        tensors[f"{name}.wte"] = table.grad
+        if positions.grad is not None:
+            tensors[f"{name}.wpe"] = positions.grad
+    save_file(tensors, GOLDEN / "gradients.safetensors", metadata("python tests/golden/generate.py"))
+
+
+def tiny_gpt2():
+    """Random tables of GPT-2's vocabulary, small enough to keep beside the code."""
+    torch.manual_seed(SEED)
+    folder = ROOT / "weights" / "tiny-gpt2"
+    folder.mkdir(exist_ok=True)
+    wte = torch.nn.init.normal_(torch.empty(50257, 32), std=0.02)
+    wpe = torch.nn.init.normal_(torch.empty(128, 32), std=0.02)
+    tensors = {"wte.weight": wte.half(), "wpe.weight": wpe.half()}
+    save_file(tensors, folder / "model.safetensors", metadata("python tests/golden/generate.py tiny-gpt2"))
+    config = {
+        "model_type": "gpt2",
+        "vocab_size": 50257,
+        "n_positions": 128,
+        "n_embd": 32,
+        "n_layer": 0,
+        "n_head": 4,
+        "embd_pdrop": 0.0,
+        "initializer_range": 0.02,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["tiny-gpt2"]:
+        tiny_gpt2()
+    else:
+        hugging_face_checkpoints()
+        gradients()
