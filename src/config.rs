@@ -117,7 +117,8 @@ impl GptInputConfig {
         let path = path.as_ref();
         let at_path = |source| CheckpointError::Io { path: path.to_path_buf(), source };
         let text = std::fs::read_to_string(path).map_err(at_path)?;
-        Ok(Self::from_json(&text).map_err(|source| CheckpointError::Config { path: path.to_path_buf(), source })?)
+        Ok(Self::from_json(&text)
+            .map_err(|source| CheckpointError::Config { path: path.to_path_buf(), source: source.into() })?)
     }
 
     /// The text of a `config.json` that [`from_json`](Self::from_json) reads back to an equal value.
@@ -231,11 +232,11 @@ impl ConfigFile {
 /// Removes every spelling of a field from `map`; all that are there must agree.
 fn take<T: Copy + PartialEq>(
     map: &mut Map<String, Value>,
-    names: &[&str],
+    names: &[&'static str],
     expected: &'static str,
     read: impl Fn(&Value) -> Option<T>,
 ) -> Result<Option<T>, ConfigError> {
-    let mut found: Option<(T, &str, Value)> = None;
+    let mut found: Option<(T, &'static str, Value)> = None;
     for name in names {
         let Some(value) = map.remove(*name).filter(|value| !value.is_null()) else { continue };
         let Some(number) = read(&value) else {
@@ -244,9 +245,9 @@ fn take<T: Copy + PartialEq>(
         match &found {
             Some((first_number, first, first_value)) if *first_number != number => {
                 return Err(ConfigError::Contradiction {
-                    first: first.to_string(),
+                    first,
                     first_value: first_value.to_string(),
-                    second: name.to_string(),
+                    second: name,
                     second_value: value.to_string(),
                 });
             }

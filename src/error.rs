@@ -174,11 +174,11 @@ pub enum ConfigError {
     #[error("config: `{first}` is {first_value}, but `{second}`, another name for it, is {second_value}")]
     Contradiction {
         /// One key.
-        first: String,
+        first: &'static str,
         /// Its value.
         first_value: String,
         /// The other key.
-        second: String,
+        second: &'static str,
         /// Its value.
         second_value: String,
     },
@@ -287,7 +287,7 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: ConfigError,
+        source: Box<ConfigError>,
     },
     /// No token or position table under any known name.
     #[error("{}: no {what} found (looked for {looked_for} under any prefix); closest: {closest}", path.display())]

@@ -294,7 +294,9 @@ impl Checkpoint {
             n_embd: wte.width,
             ..stated.clone().resolve()
         };
-        config.validate().map_err(|source| CheckpointError::Config { path: self.path.clone(), source })?;
+        config
+            .validate()
+            .map_err(|source| CheckpointError::Config { path: self.path.clone(), source: source.into() })?;
         Ok((config, padded_vocab))
     }
 }
@@ -376,14 +378,14 @@ fn read_config(
     if of_a_folder && beside.is_file() {
         let text =
             std::fs::read_to_string(&beside).map_err(|source| CheckpointError::Io { path: beside.clone(), source })?;
-        let config =
-            ConfigFile::parse(&text).map_err(|source| CheckpointError::Config { path: beside.clone(), source })?;
+        let config = ConfigFile::parse(&text)
+            .map_err(|source| CheckpointError::Config { path: beside.clone(), source: source.into() })?;
         return Ok(Some((ConfigSource::File(beside), config)));
     }
     let Weights::File(opened) = weights else { return Ok(None) };
     let Some(text) = opened.metadata.get(CONFIG_METADATA) else { return Ok(None) };
-    let config =
-        ConfigFile::parse(text).map_err(|source| CheckpointError::Config { path: file.to_path_buf(), source })?;
+    let config = ConfigFile::parse(text)
+        .map_err(|source| CheckpointError::Config { path: file.to_path_buf(), source: source.into() })?;
     Ok(Some((ConfigSource::Metadata(file.to_path_buf()), config)))
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn save_tables(path: &Path, wte: &Tensor, wpe: &Tensor, config: &GptI
         return save_tensors(path, &tensors, &metadata);
     }
     std::fs::create_dir_all(path).map_err(|source| CheckpointError::Io { path: path.to_path_buf(), source })?;
-    save_tensors(&path.join(WEIGHTS_FILE), &tensors, &metadata)?;
+    save_tensors(path.join(WEIGHTS_FILE), &tensors, &metadata)?;
     write_atomically(&path.join(CONFIG_FILE), |out| out.write_all(config.to_json().as_bytes()))?;
     Ok(())
 }
