@@ -2,8 +2,13 @@
 
 #![allow(dead_code)] // each test binary uses its own part
 
+#[cfg(feature = "hub")]
+pub mod http;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -66,4 +71,27 @@ pub fn golden_tensors(name: &str) -> HashMap<String, Tensor> {
     let metadata = header.metadata().clone().unwrap_or_default();
     assert!(metadata.contains_key("torch"), "{name}: run `{:?}`", metadata.get("command"));
     candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap()
+}
+
+/// An example's program. `cargo test --test NAME` builds no examples, so that an old one could be found: this builds them,
+/// once a process, with the features and the profile of the test.
+pub fn example(name: &str) -> Command {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--offline", "--examples"]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        for (enabled, feature) in [(cfg!(feature = "hub"), "hub"), (cfg!(feature = "cuda"), "cuda")] {
+            if enabled {
+                build.args(["--features", feature]);
+            }
+        }
+        assert!(build.status().unwrap().success(), "the examples do not build");
+    });
+    let test = std::env::current_exe().unwrap();
+    let mut command = Command::new(test.parent().unwrap().parent().unwrap().join("examples").join(name));
+    command.current_dir(std::env::temp_dir()); // defaults must not depend on where they are run
+    command
 }

@@ -1,0 +1,305 @@
+//! The examples as a user runs them: what they print, what they write, how they fail.
+
+mod support;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use candle_core::{DType, Device, Tensor};
+use support::{assert_bits_eq, example, golden, golden_tensors};
+use tempfile::TempDir;
+
+#[track_caller]
+fn stdout(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    assert!(status.success(), "{status}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+/// The one line on standard error of a run that ends in `status`.
+#[track_caller]
+fn failure(command: &mut Command, status: i32) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{stderr}");
+    assert!(status == 2 || stderr.lines().count() == 1, "{stderr}");
+    stderr.trim_end().to_string()
+}
+
+fn load(path: &Path) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn every_example_has_help() {
+    for name in ["embed", "inspect_checkpoint"] {
+        assert!(stdout(example(name).arg("--help")).contains("Usage:"), "{name}");
+    }
+}
+
+#[test]
+fn embed_turns_the_default_sentence_into_hidden_states() {
+    let text = stdout(&mut example("embed"));
+    assert!(text.contains("ids[0] [6109, 3626, 6100, 345, 11, 530, 11241, 379, 257, 640, 13]"), "{text}");
+    assert!(text.contains(r#"       1    3626  " effort"  "#), "{text}");
+    assert!(text.contains("hidden_states [1, 11, 32] F32"), "{text}");
+    assert!(text.contains("device "), "{text}");
+    assert!(text.contains("times: ids "), "{text}");
+}
+
+#[test]
+fn embed_writes_what_transformers_computes() {
+    let expected = golden_tensors("input_layer.safetensors");
+    let folder = TempDir::new().unwrap();
+    let output = folder.path().join("out.safetensors");
+    let ids: Vec<String> =
+        expected["input_ids"].get(0).unwrap().to_vec1::<i64>().unwrap().iter().map(i64::to_string).collect();
+    for checkpoint in ["gpt2_one_file", "gpt2_sharded"] {
+        for (dtype, name) in [("f32", "float32"), ("bf16", "bfloat16"), ("f16", "float16")] {
+            for start_pos in ["0", "16"] {
+                stdout(
+                    example("embed")
+                        .arg("--weights")
+                        .arg(golden(checkpoint))
+                        .args(["--ids", &ids.join(","), "--dtype", dtype, "--start-pos", start_pos, "--output"])
+                        .arg(&output),
+                );
+                let written = load(&output);
+                assert_eq!((written.len(), written["input_ids"].dtype()), (2, DType::U32));
+                let expected = expected[&format!("start_{start_pos}.{name}")].narrow(0, 0, 1).unwrap();
+                assert_bits_eq(&written["hidden_states"], &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn embed_pads_a_batch_on_the_left() {
+    let folder = TempDir::new().unwrap();
+    let output = folder.path().join("out.safetensors");
+    for start_pos in ["0", "5"] {
+        let run = |texts: &[&str]| {
+            stdout(example("embed").args(texts).args(["--start-pos", start_pos, "--output"]).arg(&output));
+            load(&output)
+        };
+        let batch = run(&["Hello", "Hello, do you like tea?"]);
+        assert_eq!(batch["attention_mask"].to_vec2::<u8>().unwrap(), [[0, 0, 0, 0, 0, 0, 1], [1; 7]]);
+        assert_eq!(
+            batch["input_ids"].to_vec2::<u32>().unwrap(),
+            [[50256, 50256, 50256, 50256, 50256, 50256, 15496], [15496, 11, 466, 345, 588, 8887, 30]]
+        );
+        let (short, long) = (run(&["Hello"]), run(&["Hello, do you like tea?"]));
+        assert!(!short.contains_key("attention_mask"));
+        let row = |i: usize| batch["hidden_states"].get(i).unwrap();
+        assert_bits_eq(&row(0).narrow(0, 6, 1).unwrap(), &short["hidden_states"].get(0).unwrap());
+        assert_bits_eq(&row(1), &long["hidden_states"].get(0).unwrap());
+    }
+}
+
+#[test]
+fn embed_reads_files_and_other_tokenizers() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("text.txt");
+    std::fs::write(&file, "Hello, do you like tea?").unwrap();
+    let text = stdout(example("embed").arg("--text-file").arg(&file));
+    assert!(text.contains("ids[0] [15496, 11, 466, 345, 588, 8887, 30]"), "{text}");
+    let text = stdout(example("embed").arg("Hello").arg("--text-file").arg(&file));
+    assert!(text.contains("hidden_states [2, 7, 32] F32"), "{text}");
+    assert!(stdout(example("embed").arg("")).contains("hidden_states [1, 0, 32] F32"));
+
+    // A byte-level BPE of 256 bytes and one merge; given by name, or found beside the weights.
+    let tokenizer = byte_tokenizer(folder.path(), &[("h", "e")]);
+    let text = stdout(example("embed").arg("he?").arg("--tokenizer").arg(&tokenizer));
+    assert!(text.contains("ids[0] [256, 30]"), "{text}");
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/tiny-gpt2/model.safetensors");
+    std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
+    let text = stdout(example("embed").arg("he?").arg("--weights").arg(folder.path()));
+    assert!(text.contains("ids[0] [256, 30]"), "{text}");
+    // Ids given as numbers need no tokenizer, and may go beyond its vocabulary.
+    let text = stdout(example("embed").args(["--ids", "50256,0"]).arg("--tokenizer").arg("/no/such/file"));
+    assert!(text.contains("hidden_states [1, 2, 32] F32"), "{text}");
+}
+
+/// A `tokenizer.json` whose first 256 ids are the bytes in GPT-2's order.
+fn byte_tokenizer(folder: &Path, merges: &[(&str, &str)]) -> PathBuf {
+    let printable = |b: &u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
+    let shifted = (0..256u32).filter(|b| !printable(b)).count() as u32;
+    let alphabet = (0..256u32).filter(printable).chain(256..256 + shifted);
+    let mut vocab = serde_json::Map::new();
+    for (id, character) in alphabet.enumerate() {
+        vocab.insert(char::from_u32(character).unwrap().to_string(), id.into());
+    }
+    for (left, right) in merges {
+        let id = vocab.len();
+        vocab.insert(format!("{left}{right}"), id.into());
+    }
+    let merges: Vec<String> = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
+    let byte_level =
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": false, "vocab": vocab, "merges": merges},
+    });
+    let path = folder.join("tokenizer.json");
+    std::fs::write(&path, json.to_string()).unwrap();
+    path
+}
+
+#[test]
+fn embed_says_what_is_wrong_in_one_line() {
+    let run = |args: &[&str]| failure(example("embed").args(args), 1);
+    assert_eq!(
+        run(&["--ids", "1,50257"]),
+        "error: token id 50257 at [0, 1] is outside the vocabulary of 50257 (valid ids: 0 to 50256)"
+    );
+    assert!(run(&["--ids", "-1"]).starts_with("error: token id -1 at [0, 0] is outside"));
+    assert!(run(&["Hello", "--start-pos", "128"]).starts_with("error: the sequence ends at position 129, but"));
+    assert!(run(&["a", "b b", "--start-pos", "127"]).starts_with("error: the sequence ends at position 129, but"));
+    let most = usize::MAX.to_string();
+    assert!(run(&["a", "b b", "--start-pos", &most]).starts_with("error: the sequence ends at position 1844"));
+    assert_eq!(run(&["--weights", "/no/such/weights"]), "error: /no/such/weights: no such file or folder");
+    assert!(run(&["--text-file", "/no/such/text"]).starts_with("error: /no/such/text: No such file"));
+    assert!(run(&["x", "--tokenizer", "/no/such/file"]).starts_with("error: /no/such/file: No such file"));
+    assert!(
+        run(&["x", "--output", "/no/such/folder/x.safetensors"]).starts_with("error: /no/such/folder/x.safetensors: ")
+    );
+    if !cfg!(feature = "cuda") {
+        assert!(
+            run(&["--device", "cuda:1"])
+                .starts_with("error: device cuda:1: this binary was built without `--features cuda`")
+        );
+    }
+    for args in
+        [&["--dtype", "f8"][..], &["--device", "gpu"], &["--ids", "x"], &["--nonsense"], &["--ids", "1", "text"]]
+    {
+        assert!(failure(example("embed").args(args), 2).starts_with("error: "), "{args:?}");
+    }
+}
+
+/// Hostile files are refused within an address space of 4 GB.
+#[cfg(target_os = "linux")]
+#[test]
+fn hostile_checkpoints_cost_no_memory() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let giant = |shape: &str, end: u64| {
+        format!(
+            r#"{{"wpe.weight":{{"dtype":"F32","shape":[2,4],"data_offsets":[0,32]}},"wte.weight":{{"dtype":"F32","shape":{shape},"data_offsets":[32,{end}]}}}}"#
+        )
+    };
+    let many: Vec<String> =
+        (0..600_000).map(|i| format!(r#""t{i}":{{"dtype":"F32","shape":[],"data_offsets":[0,0]}}"#)).collect();
+    for header in [
+        giant("[1099511627776,4]", 32 + (1 << 44)),
+        giant("[4294967296,4294967296]", u64::MAX),
+        giant("[18446744073709551615,1]", 80),
+        format!("{{{}}}", many.join(",")),
+        "[".repeat(50_000_000),
+        format!(r#"{{"a":"{}"}}"#, "x".repeat(90_000_000)),
+    ] {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend([0; 80]);
+        std::fs::write(&path, bytes).unwrap();
+        let embed = example("embed");
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -v 4194304; exec \"$@\"", "sh"]).arg(embed.get_program());
+        let text = failure(limited.args(["--ids", "1", "--weights"]).arg(&path), 1);
+        assert!(text.contains("not a valid safetensors file"), "{text}");
+    }
+}
+
+#[test]
+fn inspect_checkpoint_lists_every_tensor() {
+    let text = stdout(example("inspect_checkpoint").arg(golden("gpt2_sharded")));
+    assert_eq!(text.lines().count(), 29);
+    let wte = text.lines().find(|line| line.starts_with("transformer.wte.weight")).unwrap();
+    assert!(wte.contains("F32") && wte.contains("[97, 12]") && wte.contains("4656 B"), "{wte}");
+    assert!(wte.ends_with("token table wte"), "{wte}");
+    assert!(text.ends_with("28 tensors, 20.9 kB\n"), "{text}");
+    assert!(stdout(&mut example("inspect_checkpoint")).contains("[50257, 32]"));
+    assert!(failure(example("inspect_checkpoint").arg("/no/such"), 1).ends_with("no such file or folder"));
+}
+
+#[cfg(not(feature = "hub"))]
+#[test]
+fn without_the_feature_hub_says_how_to_get_the_file() {
+    let text = failure(example("embed").args(["--hub", "openai-community/gpt2"]).env_remove("HF_ENDPOINT"), 1);
+    assert!(text.contains("--features hub"), "{text}");
+    assert!(text.contains("https://huggingface.co/openai-community/gpt2/resolve/main/model.safetensors"), "{text}");
+}
+
+#[cfg(feature = "hub")]
+mod hub {
+    use super::*;
+    use support::http::Hub;
+
+    fn embed(hub: &Hub, home: &Path) -> Command {
+        let mut command = example("embed");
+        command.args(["--hub", "someone/gpt2", "--ids", "1,2,3"]).env("HF_ENDPOINT", hub.url()).env("HF_HOME", home);
+        for proxy in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env_remove(proxy);
+        }
+        command
+    }
+
+    fn files(folder: &str) -> HashMap<String, Vec<u8>> {
+        let entries = std::fs::read_dir(golden(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_string();
+        entries.map(|path| (name(&path), std::fs::read(&path).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_model_is_downloaded_once() {
+        let home = TempDir::new().unwrap();
+        let hub = Hub::serve(files("gpt2_one_file"));
+        let text = stdout(&mut embed(&hub, home.path()));
+        assert!(text.contains("hidden_states [1, 3, 12] F32"), "{text}");
+        assert!(text.contains("config from "), "{text}");
+        let n_requests = hub.requests().len();
+        stdout(&mut embed(&hub, home.path()));
+        assert_eq!(hub.requests().len(), n_requests, "the second run finds it in the cache");
+    }
+
+    #[test]
+    fn only_the_shards_with_tables_are_downloaded() {
+        let home = TempDir::new().unwrap();
+        let hub = Hub::serve(files("gpt2_sharded"));
+        let text = stdout(&mut embed(&hub, home.path()));
+        assert!(text.contains("hidden_states [1, 3, 12] F32"), "{text}");
+        let shards: std::collections::BTreeSet<String> =
+            hub.requests().into_iter().map(|r| r.file).filter(|file| file.starts_with("model-")).collect();
+        assert_eq!(shards.len(), 1, "{shards:?}");
+    }
+
+    #[test]
+    fn a_download_that_was_cut_goes_on_where_it_stopped() {
+        let home = TempDir::new().unwrap();
+        let files = files("gpt2_one_file");
+        let hub = Hub::serve(files.clone());
+        // Every answer is cut after 1000 bytes: four tries are not enough, and the error says so.
+        hub.cut_after(Some(1000));
+        let text = embed(&hub, home.path()).output().unwrap();
+        assert_eq!(text.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&text.stderr).contains("error: cannot download"), "{text:?}");
+        hub.cut_after(None);
+        let before = hub.requests().len();
+        let text = stdout(&mut embed(&hub, home.path()));
+        assert!(text.contains("hidden_states [1, 3, 12] F32"), "{text}");
+        let later: Vec<_> = hub.requests().into_iter().skip(before).filter(|r| r.file == "model.safetensors").collect();
+        assert!(later.iter().any(|r| r.start == 4000), "{later:?}");
+    }
+
+    #[test]
+    fn a_model_that_is_not_there_is_an_error() {
+        let home = TempDir::new().unwrap();
+        let hub = Hub::serve(HashMap::new());
+        let output = embed(&hub, home.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8_lossy(&output.stderr).to_string();
+        assert!(text.contains("has neither model.safetensors nor model.safetensors.index.json"), "{text}");
+    }
+}
