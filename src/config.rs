@@ -40,7 +40,6 @@ const INITIALIZER_RANGE: &[&str] = &["initializer_range"];
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Map<String, Value>", try_from = "Map<String, Value>")]
-#[non_exhaustive]
 pub struct GptInputConfig {
     /// V: rows of `wte`.
     pub vocab_size: usize,

@@ -100,14 +100,6 @@ pub enum Error {
         /// The second one's.
         right_value: String,
     },
-    /// Training with dropout was asked of a build that has none yet.
-    #[error(
-        "embd_pdrop is {embd_pdrop}, and dropout in training is not implemented: set embd_pdrop to 0, or call forward"
-    )]
-    DropoutUnsupported {
-        /// The probability in the config.
-        embd_pdrop: f64,
-    },
     /// `trainable` met a variable of the same name.
     #[error("the VarMap already holds a variable `{name}`: pass another prefix")]
     VarExists {
@@ -126,6 +118,12 @@ pub enum Error {
     /// A tokenizer that cannot be built, or an id it does not know.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// Random numbers that cannot be drawn, or a generator's state that cannot be read.
+    #[error(transparent)]
+    Rng(#[from] RngError),
+    /// Options of an embedding that make no sense for its table.
+    #[error(transparent)]
+    Embedding(#[from] EmbeddingError),
     /// Anything Candle reports.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
@@ -400,6 +398,121 @@ pub enum TokenizerError {
     Encode {
         /// What it says.
         reason: String,
+    },
+}
+
+/// Why a draw or a state was refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RngError {
+    /// The bounds of `uniform_*` are out of order, not finite, or too far apart for the type.
+    #[error("uniform bounds {lo} and {hi} must be finite and in order, and their difference too")]
+    UniformBounds {
+        /// Lower bound.
+        lo: f64,
+        /// Upper bound.
+        hi: f64,
+    },
+    /// The standard deviation is negative or not a number.
+    #[error("standard deviation {std} must be 0 or greater")]
+    StandardDeviation {
+        /// As given.
+        std: f64,
+    },
+    /// The rate of `exponential` is not above zero.
+    #[error("exponential rate {lambda} must be greater than 0")]
+    Rate {
+        /// As given.
+        lambda: f64,
+    },
+    /// A probability is not one.
+    #[error("probability {p} must be between 0 and 1")]
+    Probability {
+        /// As given.
+        p: f64,
+    },
+    /// `randint` was given a range without integers.
+    #[error("no integer lies in {lo}..{hi}; the upper bound is exclusive and must be the larger")]
+    EmptyRange {
+        /// Lower bound, inclusive.
+        lo: i64,
+        /// Upper bound, exclusive.
+        hi: i64,
+    },
+    /// A weight of `multinomial` is negative, infinite or not a number.
+    #[error("weight {weight} at {at} must be finite and not negative")]
+    Weight {
+        /// As given.
+        weight: f32,
+        /// Its place among the weights.
+        at: usize,
+    },
+    /// `multinomial` was given no weight above zero.
+    #[error("none of the {n_weights} weights is greater than 0")]
+    ZeroWeights {
+        /// How many weights there are.
+        n_weights: usize,
+    },
+    /// `multinomial` was given more weights than PyTorch takes.
+    #[error("{n_weights} weights are more than the {limit} that can be told apart in f32")]
+    TooManyWeights {
+        /// How many weights there are.
+        n_weights: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// `multinomial` without replacement ran out of categories.
+    #[error(
+        "cannot draw {n_samples} different samples from {n_nonzero} weights greater than 0; \
+         draw fewer, or with replacement"
+    )]
+    TooFewWeights {
+        /// How many samples were asked for.
+        n_samples: usize,
+        /// How many weights are above zero.
+        n_nonzero: usize,
+    },
+    /// A saved state has the wrong length.
+    #[error("generator state has {n_bytes} bytes, expected {expected}")]
+    StateLength {
+        /// As given.
+        n_bytes: usize,
+        /// What `torch.Generator.get_state` returns.
+        expected: usize,
+    },
+    /// A field of a saved state holds a value that no generator leaves there.
+    #[error("generator state field `{field}` cannot be {value}")]
+    StateField {
+        /// The field's name in PyTorch.
+        field: &'static str,
+        /// What it holds.
+        value: u64,
+    },
+}
+
+/// What can be wrong with [`EmbeddingOptions`](crate::embedding::EmbeddingOptions).
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmbeddingError {
+    /// A padding row that the table does not have.
+    #[error("padding_idx {padding_idx} is outside the vocabulary of {vocab_size} (a negative one counts from the end)")]
+    PaddingIdx {
+        /// As given.
+        padding_idx: i64,
+        /// How many rows the table has.
+        vocab_size: usize,
+    },
+    /// A largest norm that is no length.
+    #[error("max_norm {max_norm} must be a finite number of at least 0")]
+    MaxNorm {
+        /// As given.
+        max_norm: f64,
+    },
+    /// A norm that is none.
+    #[error("norm_type {norm_type} must be greater than 0")]
+    NormType {
+        /// As given.
+        norm_type: f64,
     },
 }
 

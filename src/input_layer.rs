@@ -3,15 +3,18 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Module, ModuleT, Tensor, Var};
-use candle_nn::{Init, VarBuilder, VarMap};
+use candle_nn::{VarBuilder, VarMap};
 
 use crate::checkpoint::{Checkpoint, LoadReport, save_tables};
 use crate::config::GptInputConfig;
+use crate::dropout::dropout;
 use crate::embedding::TokenTable;
 use crate::error::{Error, Result};
+use crate::init::Init;
 use crate::kernel::{DenseTable, add_rows};
 use crate::lm_head::TiedLmHead;
 use crate::position::{PositionTable, Positions};
+use crate::rng::Generator;
 
 /// `hidden_states = wte[input_ids] + wpe[position_ids]`: the input layer of GPT-2 (`transformer.wte`, `transformer.wpe`).
 ///
@@ -31,6 +34,8 @@ pub struct GptInputLayer {
     wte: TokenTable,
     wpe: PositionTable,
     config: GptInputConfig,
+    /// What dropout draws from.
+    generator: Generator,
 }
 
 impl GptInputLayer {
@@ -61,7 +66,69 @@ impl GptInputLayer {
         agree("device", wte.device().same_device(wpe.device()), || {
             (format!("{:?}", wte.device().location()), format!("{:?}", wpe.device().location()))
         })?;
-        Ok(Self { wte, wpe, config })
+        Ok(Self { wte, wpe, config, generator: Generator::default() })
+    }
+
+    /// The same layer on other tensors.
+    fn with_tables(&self, wte: Tensor, wpe: Tensor) -> Result<Self> {
+        let layer = Self::with_config(self.wte.with_weight(wte), wpe.into(), self.config.clone())?;
+        Ok(layer.with_generator(&self.generator))
+    }
+
+    /// Fresh tables: `wte` is drawn first, then `wpe`, each as torch's `normal_` draws it.
+    ///
+    /// The layer keeps a handle onto `generator` for its dropout, as all of torch draws from one global stream.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::init::Init;
+    /// use candle_gpt_input::rng::Generator;
+    /// use candle_gpt_input::{GptInputConfig, GptInputLayer};
+    ///
+    /// // torch.manual_seed(123); torch.nn.Embedding(50257, 256); torch.nn.Embedding(4, 256)
+    /// let config = GptInputConfig::preset("tutorial")?;
+    /// let generator = Generator::manual_seed(123);
+    /// let layer = GptInputLayer::init(&config, Init::TorchEmbedding, &generator, DType::F32, &Device::Cpu)?;
+    /// let x = layer.forward(&Tensor::new(&[[40u32, 367, 2885, 1464]], &Device::Cpu)?)?;
+    /// assert_eq!(format!("{:.4}", x.get(0)?.get(0)?.get(0)?.to_scalar::<f32>()?), "0.4784");
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConfigError`](crate::error::ConfigError) if the configuration makes no sense, and as [`Init::wte`].
+    pub fn init(
+        config: &GptInputConfig,
+        init: Init,
+        generator: &Generator,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        config.validate()?;
+        let wte = init.wte(config.vocab_size, config.n_embd, generator, dtype, device)?;
+        let wpe = init.wpe(config.n_positions, config.n_embd, generator, dtype, device)?;
+        Ok(Self::with_config(wte.into(), wpe.into(), config.clone())?.with_generator(generator))
+    }
+
+    /// The same layer with dropout that draws from `generator`; without one it has a stream of its own, seeded as
+    /// `torch.Generator()` is.
+    pub fn with_generator(mut self, generator: &Generator) -> Self {
+        self.generator = generator.clone();
+        self
+    }
+
+    /// The same layer with another probability of dropout.
+    ///
+    /// # Errors
+    /// [`ConfigError::OutOfRange`](crate::error::ConfigError::OutOfRange) if it is not between 0 and 1.
+    pub fn with_embd_pdrop(mut self, embd_pdrop: f64) -> Result<Self> {
+        self.config.embd_pdrop = embd_pdrop;
+        self.config.validate()?;
+        Ok(self)
+    }
+
+    /// What dropout draws from; its state belongs into a checkpoint of a training run.
+    pub fn generator(&self) -> &Generator {
+        &self.generator
     }
 
     /// The Candle way: `wte.weight` and `wpe.weight` of any [`VarBuilder`], in exactly the shapes of `config`.
@@ -73,7 +140,7 @@ impl GptInputLayer {
     /// missing or has another shape.
     pub fn load(vb: VarBuilder, config: &GptInputConfig) -> Result<Self> {
         config.validate()?;
-        let init = Init::Randn { mean: 0.0, stdev: config.initializer_range };
+        let init = candle_nn::Init::Randn { mean: 0.0, stdev: config.initializer_range };
         let wte = vb.get_with_hints((config.vocab_size, config.n_embd), "wte.weight", init)?;
         let wpe = vb.get_with_hints((config.n_positions, config.n_embd), "wpe.weight", init)?;
         Self::with_config(wte.into(), wpe.into(), config.clone())
@@ -131,7 +198,7 @@ impl GptInputLayer {
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         let wte = self.wte.dense().weight().to_dtype(dtype)?;
         let wpe = self.wpe.dense().weight().to_dtype(dtype)?;
-        Self::with_config(wte.into(), wpe.into(), self.config.clone())
+        self.with_tables(wte, wpe)
     }
 
     /// Embeds ids that start a sequence, without dropout.
@@ -163,16 +230,24 @@ impl GptInputLayer {
         add_rows(&self.embed_tokens(input_ids)?, &rows)
     }
 
-    /// Embeds with dropout when `train`; [`ModuleT`] calls this.
+    /// Embeds, with dropout of `embd_pdrop` when `train`; [`ModuleT`] calls this.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward), and [`Error::DropoutUnsupported`] if `train` and `embd_pdrop` is not 0.
+    /// As [`forward`](Self::forward).
     pub fn forward_t(&self, input_ids: &Tensor, train: bool) -> Result<Tensor> {
-        let embd_pdrop = self.config.embd_pdrop;
-        if train && embd_pdrop > 0.0 {
-            return Err(Error::DropoutUnsupported { embd_pdrop });
-        }
-        self.forward(input_ids)
+        self.forward_at_t(input_ids, 0, train)
+    }
+
+    /// [`forward_at`](Self::forward_at), with dropout of `embd_pdrop` when `train`.
+    ///
+    /// The mask is the one that torch draws on the CPU from the same state of the [`generator`](Self::generator), on every
+    /// device.
+    ///
+    /// # Errors
+    /// As [`forward_at`](Self::forward_at).
+    pub fn forward_at_t(&self, input_ids: &Tensor, positions: impl Into<Positions>, train: bool) -> Result<Tensor> {
+        let hidden_states = self.forward_at(input_ids, positions)?;
+        if train { dropout(&hidden_states, self.config.embd_pdrop, &self.generator) } else { Ok(hidden_states) }
     }
 
     /// The first half: token embeddings without positions, for ids of any rank (a scalar gives `[C]`).
@@ -233,8 +308,7 @@ impl GptInputLayer {
         }
         let wte = Var::from_tensor(self.wte.dense().weight())?;
         let wpe = Var::from_tensor(self.wpe.dense().weight())?;
-        let layer =
-            Self::with_config(wte.as_tensor().clone().into(), wpe.as_tensor().clone().into(), self.config.clone())?;
+        let layer = self.with_tables(wte.as_tensor().clone(), wpe.as_tensor().clone())?;
         vars.extend(names.into_iter().zip([wte, wpe]));
         Ok(layer)
     }

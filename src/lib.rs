@@ -3,12 +3,15 @@
 pub mod checkpoint;
 mod config;
 pub mod device;
+mod dropout;
 pub mod embedding;
 pub mod error;
+pub mod init;
 pub mod input_layer;
 mod kernel;
 mod lm_head;
 pub mod position;
+pub mod rng;
 pub mod tokenizer;
 
 pub use config::GptInputConfig;

@@ -2,7 +2,7 @@
 
 mod support;
 
-use candle_core::{DType, Device, IndexOp, Module, ModuleT, Tensor, Var};
+use candle_core::{DType, Device, IndexOp, Module, Tensor, Var};
 use candle_gpt_input::position::PositionTable;
 use candle_gpt_input::{Error, GptInputConfig, GptInputLayer, Positions, Result, TiedLmHead};
 use candle_nn::{Embedding, Optimizer, VarBuilder, VarMap};
@@ -405,18 +405,6 @@ fn module_t_is_the_layer_and_eval_is_the_module() -> Result<()> {
     assert!(text.starts_with("token id 11 at [0, 0] is outside the vocabulary of 11"), "{text}");
     let back: Error = layer.eval().forward(&bad).unwrap_err().into();
     assert!(back.to_string().starts_with("token id 11"), "{back}");
-    Ok(())
-}
-
-#[test]
-fn dropout_is_never_dropped_in_silence() -> Result<()> {
-    let varmap = VarMap::new();
-    let vb = VarBuilder::from_varmap(&varmap, DType::F32, &Device::Cpu);
-    let layer = GptInputLayer::load(vb, &GptInputConfig::new(V, P, C))?;
-    let ids = Tensor::new(&[[0u32, 10, 5]], &Device::Cpu)?;
-    let text = error_text(ModuleT::forward_t(&layer, &ids, true));
-    assert!(text.starts_with("embd_pdrop is 0.1, and dropout in training is not implemented"), "{text}");
-    assert_bits_eq(&layer.forward_t(&ids, false)?, &layer.forward(&ids)?);
     Ok(())
 }
 

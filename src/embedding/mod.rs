@@ -1,10 +1,16 @@
 //! [`TokenTable`]: a row of C numbers for each token id.
 
+mod options;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Embedding;
 
 use crate::error::Result;
+use crate::init::Init;
 use crate::kernel::{DenseTable, Table};
+use crate::rng::Generator;
+
+pub use options::EmbeddingOptions;
 
 /// The token table `wte` `[V, C]`.
 ///
@@ -23,6 +29,7 @@ use crate::kernel::{DenseTable, Table};
 #[derive(Clone, Debug)]
 pub struct TokenTable {
     kind: Kind,
+    options: EmbeddingOptions,
 }
 
 /// Which table it is; closed, so that every place that must tell them apart is found by the compiler.
@@ -32,6 +39,52 @@ enum Kind {
 }
 
 impl TokenTable {
+    /// A fresh table `[vocab_size, n_embd]`, its padding row zeroed: `torch.nn.Embedding(vocab_size, n_embd, …)`.
+    ///
+    /// # Errors
+    /// [`EmbeddingError`](crate::error::EmbeddingError) for options that make no sense, and as [`Init::wte`].
+    pub fn init(
+        (vocab_size, n_embd): (usize, usize),
+        options: EmbeddingOptions,
+        init: Init,
+        generator: &Generator,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let weight = init.wte(vocab_size, n_embd, generator, dtype, device)?;
+        let table = Self::from(weight).with_options(options)?;
+        if let Some(row) = options.padding_row(vocab_size)? {
+            table.dense().weight().slice_set(&Tensor::zeros((1, n_embd), dtype, device)?, 0, row)?;
+        }
+        Ok(table)
+    }
+
+    /// The same table with options of `torch.nn.Embedding`; no row is changed (as `Embedding.from_pretrained`).
+    ///
+    /// # Errors
+    /// [`EmbeddingError`](crate::error::EmbeddingError) for options that make no sense.
+    pub fn with_options(mut self, options: EmbeddingOptions) -> Result<Self> {
+        let (vocab_size, _) = self.dims()?;
+        options.validate(vocab_size)?;
+        self.options = options;
+        Ok(self)
+    }
+
+    /// The same table, sharing its numbers, cut off from gradients: `weight.requires_grad_(False)`.
+    pub fn freeze(self) -> Self {
+        self.with_weight(self.dense().weight().detach())
+    }
+
+    /// A table of other numbers with the same options.
+    pub(crate) fn with_weight(&self, weight: Tensor) -> Self {
+        Self { options: self.options, ..Self::from(weight) }
+    }
+
+    /// The options it looks rows up with.
+    pub fn options(&self) -> &EmbeddingOptions {
+        &self.options
+    }
+
     /// V and C.
     ///
     /// # Errors
@@ -70,18 +123,28 @@ impl TokenTable {
     /// - [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange) if an id is not below V
     /// - [`Error::IdDType`](crate::Error::IdDType) if the ids are of another type
     pub fn forward(&self, input_ids: &Tensor) -> Result<Tensor> {
-        self.dense().gather(input_ids)
+        let table = self.dense();
+        let ids = table.check(input_ids)?;
+        if let Some(max_norm) = self.options.max_norm {
+            options::renormalize(table.weight(), &ids, max_norm, self.options.norm_type)?;
+        }
+        let rows = table.gather(&ids)?;
+        if !(self.options.shapes_gradients() && rows.track_op()) {
+            return Ok(rows);
+        }
+        let padding_row = self.options.padding_row(table.dims()?.0)?;
+        options::shape_gradient(&rows, &ids, padding_row, self.options.scale_grad_by_freq)
     }
 }
 
 impl From<Embedding> for TokenTable {
     fn from(embedding: Embedding) -> Self {
-        Self { kind: Kind::Dense(DenseTable::new(embedding, Table::Tokens)) }
+        Self { kind: Kind::Dense(DenseTable::new(embedding, Table::Tokens)), options: EmbeddingOptions::default() }
     }
 }
 
 impl From<Tensor> for TokenTable {
     fn from(weight: Tensor) -> Self {
-        Self { kind: Kind::Dense(DenseTable::from_tensor(weight, Table::Tokens)) }
+        Self { kind: Kind::Dense(DenseTable::from_tensor(weight, Table::Tokens)), options: EmbeddingOptions::default() }
     }
 }

@@ -6,8 +6,7 @@ mod ids;
 mod reference;
 mod table;
 
-use ids::CheckedIds;
-pub(crate) use ids::{Table, to_host, unravel};
+pub(crate) use ids::{CheckedIds, Table, to_host, unravel};
 pub(crate) use reference::add_rows;
 use reference::gather;
 pub(crate) use table::DenseTable;

@@ -45,11 +45,15 @@ impl DenseTable {
         }
     }
 
-    /// The rows of `ids` `[..]`: `[.., C]`.
-    pub(crate) fn gather(&self, ids: &Tensor) -> Result<Tensor> {
+    /// Holds `ids` to the contract.
+    pub(crate) fn check(&self, ids: &Tensor) -> Result<CheckedIds> {
         let (n_rows, _) = self.dims()?;
-        let ids = CheckedIds::new(ids, self.table, n_rows, self.device())?;
-        gather(self.weight(), &ids)
+        CheckedIds::new(ids, self.table, n_rows, self.device())
+    }
+
+    /// The rows of `ids` `[..]`: `[.., C]`.
+    pub(crate) fn gather(&self, ids: &CheckedIds) -> Result<Tensor> {
+        gather(self.weight(), ids)
     }
 
     /// The outer dimensions of `x`, once it is known to be `[.., C]` in the table's type.

@@ -59,7 +59,7 @@ impl PositionTable {
         let (n_positions, _) = self.dims()?;
         match positions.resolve(ids_dims, n_positions)? {
             Resolved::Counted(start_pos) => self.counted(start_pos, ids_dims, n_positions),
-            Resolved::Given(position_ids) => self.table.gather(&position_ids),
+            Resolved::Given(position_ids) => self.table.gather(&self.table.check(&position_ids)?),
         }
     }
 

@@ -84,6 +84,50 @@ def gradients():
     save_file(tensors, GOLDEN / "gradients.safetensors", metadata("python tests/golden/generate.py"))
 
 
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+def seeded():
+    """Tables, and dropout from the same stream, after torch.manual_seed."""
+    tensors = {}
+    for dtype in DTYPES:
+        name = str(dtype).removeprefix("torch.")
+        for what, (v, p, c), std in [("small", (6, 2, 3), 1.0), ("tail", (9, 5, 7), 0.02), ("blocks", (8, 4, 16), 1.0)]:
+            torch.manual_seed(SEED)
+            wte = torch.empty(v, c, dtype=dtype).normal_(0, std)
+            wpe = torch.empty(p, c, dtype=dtype).normal_(0, std)
+            x = wte[:p] + wpe
+            tensors |= {f"{what}.{name}.wte": wte, f"{what}.{name}.wpe": wpe}
+            for prob in [0.1, 0.5, 1.0]:
+                tensors[f"{what}.{name}.dropout_{prob}"] = torch.nn.functional.dropout(x, prob, training=True)
+    save_file(tensors, GOLDEN / "seeded.safetensors", metadata("python tests/golden/generate.py"))
+
+
+def embedding_options():
+    """padding_idx, max_norm, scale_grad_by_freq of torch.nn.Embedding."""
+    torch.manual_seed(SEED)
+    weight, ids = torch.randn(7, 5) * 2, torch.tensor([[1, 6, 1, 0], [3, 1, 6, 2]])
+    grad = torch.randint(-3, 4, (2, 4, 5)).float() * 12  # divisible by every count below
+    tensors = {"weight": weight, "input_ids": ids, "grad": grad}
+    for name, options in {
+        "padding": {"padding_idx": 1},
+        "padding_negative": {"padding_idx": -1},
+        "frequency": {"scale_grad_by_freq": True},
+        "both": {"padding_idx": 6, "scale_grad_by_freq": True},
+    }.items():
+        table = weight.clone().requires_grad_()
+        out = torch.nn.functional.embedding(ids, table, **options)
+        out.backward(grad)
+        tensors |= {f"{name}.out": out.detach(), f"{name}.grad": table.grad}
+    for norm_type in [1.0, 2.0, 3.0, float("inf")]:
+        table = weight.clone()
+        out = torch.nn.functional.embedding(ids, table, max_norm=3.0, norm_type=norm_type)
+        tensors |= {f"norm_{norm_type}.out": out, f"norm_{norm_type}.weight": table}
+    torch.manual_seed(SEED)
+    tensors["init_with_padding"] = torch.nn.Embedding(7, 5, padding_idx=-2).weight.detach()
+    save_file(tensors, GOLDEN / "embedding_options.safetensors", metadata("python tests/golden/generate.py"))
+
+
 def tiny_gpt2():
     """Random tables of GPT-2's vocabulary, small enough to keep beside the code."""
     torch.manual_seed(SEED)
@@ -112,3 +156,5 @@ if __name__ == "__main__":
     else:
         hugging_face_checkpoints()
         gradients()
+        seeded()
+        embedding_options()

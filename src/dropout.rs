@@ -1,0 +1,27 @@
+//! Dropout with torch's mask: a generator in, a tensor of the same shape out.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::Result;
+use crate::rng::Generator;
+
+/// `torch.nn.functional.dropout(x, p, training=True)`: each element is 0 with probability `p`, else times 1 / (1 − p).
+///
+/// The mask is torch's CPU mask for the generator's state, whatever the device; p = 0 and empty tensors draw nothing.
+pub(crate) fn dropout(x: &Tensor, p: f64, generator: &Generator) -> Result<Tensor> {
+    if p == 0.0 || x.elem_count() == 0 {
+        return Ok(x.clone());
+    }
+    let kept = generator.dropout_mask(x.elem_count(), p)?;
+    // torch multiplies by a tensor of zeros and 1 / (1 - p), the latter taken in f32 (f64 for f64) and rounded to the type.
+    let noise = if x.dtype() == DType::F64 {
+        let scale = if p < 1.0 { 1.0 / (1.0 - p) } else { 0.0 };
+        let noise: Vec<f64> = kept.into_iter().map(|kept| if kept { scale } else { 0.0 }).collect();
+        Tensor::from_vec(noise, x.shape(), &Device::Cpu)?
+    } else {
+        let scale = Generator::dropout_scale(p)?;
+        let noise: Vec<f32> = kept.into_iter().map(|kept| if kept { scale } else { 0.0 }).collect();
+        Tensor::from_vec(noise, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?
+    };
+    Ok((x * noise.to_device(x.device())?)?)
+}

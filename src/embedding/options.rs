@@ -1,0 +1,154 @@
+//! What `torch.nn.Embedding` can do beside looking rows up.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, MetalStorage, Shape, Tensor};
+
+use crate::error::{EmbeddingError, Result};
+use crate::kernel::{CheckedIds, to_host};
+
+/// The options of `torch.nn.Embedding`, with its defaults.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::embedding::{EmbeddingOptions, TokenTable};
+///
+/// let weight = Tensor::new(&[[3f32, 4.], [0.3, 0.4]], &Device::Cpu)?;
+/// let options = EmbeddingOptions { max_norm: Some(1.0), ..Default::default() };
+/// let wte = TokenTable::from(weight).with_options(options)?;
+/// let rows = wte.forward(&Tensor::new(&[0u32, 1], &Device::Cpu)?)?; // row 0 is scaled to length 1, in the table too
+/// assert_eq!(format!("{:.4?}", rows.to_vec2::<f32>()?), "[[0.6000, 0.8000], [0.3000, 0.4000]]");
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EmbeddingOptions {
+    /// The row that gets no gradient; a negative one counts from the end. A look-up reads whatever the row holds.
+    pub padding_idx: Option<i64>,
+    /// Rows that are looked up and are longer than this are scaled down to it, in the table itself and without gradient.
+    pub max_norm: Option<f64>,
+    /// The p of the norm that `max_norm` means.
+    pub norm_type: f64,
+    /// Divide the gradient of a row by how often it was looked up in the call.
+    pub scale_grad_by_freq: bool,
+}
+
+impl Default for EmbeddingOptions {
+    fn default() -> Self {
+        Self { padding_idx: None, max_norm: None, norm_type: 2.0, scale_grad_by_freq: false }
+    }
+}
+
+impl EmbeddingOptions {
+    /// The row of `padding_idx`, counted from the start.
+    pub(super) fn padding_row(&self, vocab_size: usize) -> Result<Option<usize>, EmbeddingError> {
+        let Some(padding_idx) = self.padding_idx else { return Ok(None) };
+        let row = if padding_idx < 0 { padding_idx.saturating_add_unsigned(vocab_size as u64) } else { padding_idx };
+        match usize::try_from(row) {
+            Ok(row) if row < vocab_size => Ok(Some(row)),
+            _ => Err(EmbeddingError::PaddingIdx { padding_idx, vocab_size }),
+        }
+    }
+
+    /// Checks the options against a table of `vocab_size` rows.
+    pub(super) fn validate(&self, vocab_size: usize) -> Result<(), EmbeddingError> {
+        self.padding_row(vocab_size)?;
+        if let Some(max_norm) = self.max_norm
+            && !(max_norm >= 0.0 && max_norm.is_finite())
+        {
+            return Err(EmbeddingError::MaxNorm { max_norm });
+        }
+        // p = 0 (a count) and negative p are no norms.
+        if self.norm_type.is_nan() || self.norm_type <= 0.0 {
+            return Err(EmbeddingError::NormType { norm_type: self.norm_type });
+        }
+        Ok(())
+    }
+
+    /// Whether the gradient of the looked-up rows is not simply passed on.
+    pub(super) fn shapes_gradients(&self) -> bool {
+        self.padding_idx.is_some() || self.scale_grad_by_freq
+    }
+}
+
+/// Scales the rows of `ids` whose norm exceeds `max_norm` down to it, in place, as torch's `embedding_renorm_`:
+/// `max_norm / (norm + 1e-7)`. Every row once, whatever its number of look-ups.
+pub(super) fn renormalize(weight: &Tensor, ids: &CheckedIds, max_norm: f64, norm_type: f64) -> Result<()> {
+    let mut unique = to_host(&ids.flat, "input_ids")?;
+    unique.sort_unstable();
+    unique.dedup();
+    if unique.is_empty() {
+        return Ok(());
+    }
+    let n = unique.len();
+    let unique = Tensor::from_vec(unique, n, weight.device())?;
+    let rows = weight.detach().index_select(&unique, 0)?;
+    let wide = rows.to_dtype(if rows.dtype() == DType::F64 { DType::F64 } else { DType::F32 })?;
+    let norms = if norm_type == 2.0 {
+        wide.sqr()?.sum_keepdim(1)?.sqrt()?
+    } else if norm_type == 1.0 {
+        wide.abs()?.sum_keepdim(1)?
+    } else if norm_type.is_infinite() {
+        wide.abs()?.max_keepdim(1)?
+    } else {
+        wide.abs()?.powf(norm_type)?.sum_keepdim(1)?.powf(1.0 / norm_type)?
+    };
+    let scale = ((&norms + 1e-7)?.recip()? * max_norm)?;
+    let scaled = wide.broadcast_mul(&scale)?.to_dtype(rows.dtype())?;
+    let too_long = norms.gt(max_norm)?.broadcast_as(rows.shape())?;
+    let renormed = too_long.where_cond(&scaled, &rows)?;
+    let at = unique.unsqueeze(1)?.broadcast_as(rows.shape())?.contiguous()?;
+    Ok(weight.scatter_set(&at, &renormed, 0)?)
+}
+
+/// The rows of `ids` as they are, with a gradient that skips `padding_row` and is divided by each id's count.
+pub(super) fn shape_gradient(
+    rows: &Tensor,
+    ids: &CheckedIds,
+    padding_row: Option<usize>,
+    scale_grad_by_freq: bool,
+) -> Result<Tensor> {
+    let ids = to_host(&ids.flat, "input_ids")?;
+    let mut counts = std::collections::HashMap::new();
+    if scale_grad_by_freq {
+        ids.iter().for_each(|id| *counts.entry(*id).or_insert(0u32) += 1);
+    }
+    let factor = |id: &i64| match padding_row {
+        Some(row) if *id == row as i64 => 0.0,
+        _ => counts.get(id).map_or(1.0, |&n| 1.0 / f64::from(n)),
+    };
+    let factors: Vec<f64> = ids.iter().map(factor).collect();
+    let mut dims = rows.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = 1;
+    }
+    let factors = Tensor::from_vec(factors, dims, rows.device())?.to_dtype(rows.dtype())?;
+    Ok(rows.contiguous()?.apply_op1(ShapeGradient { factors })?)
+}
+
+/// The identity, whose gradient is multiplied by `factors`; where a factor is 0 the gradient is 0, whatever it was.
+struct ShapeGradient {
+    factors: Tensor,
+}
+
+impl CustomOp1 for ShapeGradient {
+    fn name(&self) -> &'static str {
+        "shape-gradient"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((storage.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok((storage.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> candle_core::Result<(MetalStorage, Shape)> {
+        Ok((storage.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad_res: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let factors = self.factors.broadcast_as(grad_res.shape())?;
+        let scaled = (grad_res * &factors)?;
+        Ok(Some(factors.ne(0f64)?.where_cond(&scaled, &scaled.zeros_like()?)?))
+    }
+}

@@ -1,0 +1,175 @@
+//! Coin flips, waiting times and categories: `bernoulli_`, dropout, `exponential_`,
+//! `torch.multinomial`.
+
+use super::Generator;
+use super::mt19937::Mt19937;
+use crate::error::RngError;
+
+/// PyTorch's limit on categories: beyond it f32 cannot count them.
+const MAX_WEIGHTS: usize = 1 << 24;
+
+impl Generator {
+    /// `n` coin flips, true with probability `p`: `torch.empty(n).bernoulli_(p)`.
+    ///
+    /// Takes two words a flip, for p = 0 and p = 1 too.
+    ///
+    /// # Errors
+    /// [`RngError::Probability`] unless `p` is between 0 and 1.
+    pub fn bernoulli_mask(&self, n: usize, p: f64) -> Result<Vec<bool>, RngError> {
+        check_probability(p)?;
+        let engine = &mut self.lock().engine;
+        Ok((0..n).map(|_| engine.unit_f64() < p).collect())
+    }
+
+    /// Which of `n` elements `nn.Dropout(p)` keeps while training; kept ones are multiplied by
+    /// [`dropout_scale`](Self::dropout_scale).
+    ///
+    /// Takes two words an element, none for p = 0 and p = 1. PyTorch before 2.7 with MKL drew
+    /// other masks.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let mask = Generator::manual_seed(123).dropout_mask(6, 0.5)?;
+    /// assert_eq!(mask, [true, true, false, true, true, false]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`RngError::Probability`] unless `p` is between 0 and 1.
+    pub fn dropout_mask(&self, n: usize, p: f64) -> Result<Vec<bool>, RngError> {
+        if p == 0.0 || p == 1.0 {
+            return Ok(vec![p == 0.0; n]);
+        }
+        self.bernoulli_mask(n, 1.0 - p)
+    }
+
+    /// What `nn.Dropout(p)` multiplies kept elements by: 1 / (1 - p), rounded as PyTorch rounds
+    /// it; 0 for p = 1, which keeps none.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// assert_eq!(Generator::dropout_scale(0.1)?, 1.1111112);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`RngError::Probability`] unless `p` is between 0 and 1.
+    pub fn dropout_scale(p: f64) -> Result<f32, RngError> {
+        check_probability(p)?;
+        Ok(if p == 1.0 { 0.0 } else { 1.0 / (1.0 - p) as f32 })
+    }
+
+    /// Fills `out` as `exponential_(lambda)` fills an f32 tensor; two words a value.
+    ///
+    /// # Errors
+    /// [`RngError::Rate`] unless `lambda` is above 0.
+    pub fn exponential(&self, out: &mut [f32], lambda: f64) -> Result<(), RngError> {
+        if lambda.is_nan() || lambda <= 0.0 {
+            return Err(RngError::Rate { lambda });
+        }
+        let engine = &mut self.lock().engine;
+        out.fill_with(|| exponential(engine, lambda));
+        Ok(())
+    }
+
+    /// `n_samples` categories drawn by weight: `torch.multinomial(weights, n_samples,
+    /// replacement)` on one row. The weights need not add up to 1.
+    ///
+    /// One sample, or several without replacement, take two words for each weight; several with
+    /// replacement take two words for each sample; no samples take nothing.
+    ///
+    /// Without replacement, two categories whose f32 scores are exactly equal come in order of
+    /// their index; PyTorch's order is then an accident of its sort.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let generator = Generator::manual_seed(123);
+    /// assert_eq!(generator.multinomial(&[0.1, 0.0, 0.6, 0.3], 5, true)?, [2, 0, 2, 0, 2]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`RngError::Weight`] if a weight is negative, infinite or NaN
+    /// - [`RngError::ZeroWeights`] if none is above 0
+    /// - [`RngError::TooManyWeights`] if there are more than 2^24
+    /// - [`RngError::TooFewWeights`] if there is no replacement and fewer than `n_samples` are
+    ///   above 0 (PyTorch then goes on with categories of weight 0, in no defined order)
+    pub fn multinomial(&self, weights: &[f32], n_samples: usize, replacement: bool) -> Result<Vec<usize>, RngError> {
+        let n_nonzero = check_weights(weights)?;
+        if !replacement && n_samples > n_nonzero {
+            return Err(RngError::TooFewWeights { n_samples, n_nonzero });
+        }
+        let engine = &mut self.lock().engine;
+        Ok(match n_samples {
+            0 => Vec::new(),
+            2.. if replacement => by_inversion(engine, weights, n_samples),
+            _ => by_race(engine, weights, n_samples),
+        })
+    }
+}
+
+/// Waiting times at rates `weights`: the first arrivals are the sample.
+fn by_race(engine: &mut Mt19937, weights: &[f32], n_samples: usize) -> Vec<usize> {
+    let mut scores: Vec<(f32, usize)> = Vec::with_capacity(weights.len());
+    for (at, &weight) in weights.iter().enumerate() {
+        let wait = exponential(engine, 1.0);
+        if weight > 0.0 {
+            scores.push((weight / wait, at));
+        }
+    }
+    let best_first = |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+    if n_samples < scores.len() {
+        scores.select_nth_unstable_by(n_samples, best_first);
+        scores.truncate(n_samples);
+    }
+    scores.sort_unstable_by(best_first);
+    scores.into_iter().map(|(_, at)| at).collect()
+}
+
+/// Looks uniforms up in the cumulative distribution, which is kept in f32.
+fn by_inversion(engine: &mut Mt19937, weights: &[f32], n_samples: usize) -> Vec<usize> {
+    let mut sum = 0.0;
+    let mut cumulative: Vec<f32> = weights
+        .iter()
+        .map(|&weight| {
+            sum += weight;
+            sum
+        })
+        .collect();
+    for value in &mut cumulative {
+        *value /= sum;
+    }
+    // A sum that overflowed leaves infinity by infinity there.
+    if let Some(last) = cumulative.last_mut() {
+        *last = 1.0;
+    }
+    let draw = || {
+        let u = engine.unit_f64();
+        cumulative.partition_point(|&value| f64::from(value) < u)
+    };
+    std::iter::repeat_with(draw).take(n_samples).collect()
+}
+
+fn exponential(engine: &mut Mt19937, lambda: f64) -> f32 {
+    (-1.0 / lambda * (-engine.unit_f64()).ln_1p()) as f32
+}
+
+fn check_probability(p: f64) -> Result<(), RngError> {
+    if (0.0..=1.0).contains(&p) { Ok(()) } else { Err(RngError::Probability { p }) }
+}
+
+/// Returns how many weights are above zero.
+fn check_weights(weights: &[f32]) -> Result<usize, RngError> {
+    let n_weights = weights.len();
+    if n_weights > MAX_WEIGHTS {
+        return Err(RngError::TooManyWeights { n_weights, limit: MAX_WEIGHTS });
+    }
+    let bad = |weight: &f32| !(weight.is_finite() && *weight >= 0.0);
+    if let Some(at) = weights.iter().position(bad) {
+        return Err(RngError::Weight { weight: weights[at], at });
+    }
+    match weights.iter().filter(|&&weight| weight > 0.0).count() {
+        0 => Err(RngError::ZeroWeights { n_weights }),
+        n_nonzero => Ok(n_nonzero),
+    }
+}

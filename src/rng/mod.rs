@@ -1,0 +1,203 @@
+//! PyTorch's CPU random numbers, bit for bit.
+//!
+//! A [`Generator`] gives what `torch.Generator` gives for the same seed and the same calls: the
+//! values, and the position in the stream afterwards. The same in both languages:
+//!
+//! ```python
+//! torch.manual_seed(123)
+//! torch.nn.Embedding(6, 3).weight   # [[ 0.3374, -0.1778, -0.1690], ...
+//! ```
+//! ```
+//! # use candle_gpt_input::rng::Generator;
+//! let generator = Generator::manual_seed(123);
+//! let mut weight = [0.0f32; 6 * 3];
+//! generator.normal(&mut weight, 0.0, 1.0)?;
+//! assert_eq!(format!("{:.4?}", &weight[..3]), "[0.3374, -0.1778, -0.1690]");
+//! # Ok::<(), candle_gpt_input::Error>(())
+//! ```
+//!
+//! The reference is PyTorch 2.15 on Linux x86-64 with AVX2; its other builds (scalar x86, ARM)
+//! draw the same words but round some values differently in the last digits. Values drawn through
+//! f64 logarithms and sines (`normal` below 16 elements, `normal_f64`, `exponential`, `multinomial`)
+//! use the platform's libm: glibc gives PyTorch's bits. All others are the same on every machine.
+//!
+//! A call that fails draws nothing.
+
+mod distributions;
+mod mt19937;
+mod normal;
+mod permutation;
+mod state;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::RngError;
+
+pub use state::GeneratorState;
+
+/// Below this range `randint` takes one word a value, from it on two.
+const ONE_WORD_RANGE: u64 = 1 << 28;
+
+/// A handle onto one stream of random numbers, as `torch.Generator` is.
+///
+/// A clone is the same stream: what one draws, the other does not see again. Every call takes its
+/// numbers under one lock, so a call is never torn by another thread.
+#[derive(Clone)]
+pub struct Generator {
+    state: Arc<Mutex<GeneratorState>>,
+}
+
+impl Default for Generator {
+    /// A stream seeded as `torch.Generator()` is: 67280421310721.
+    fn default() -> Self {
+        Self::manual_seed(67_280_421_310_721)
+    }
+}
+
+impl Generator {
+    /// A new stream: `torch.Generator().manual_seed(seed)`.
+    ///
+    /// Only the low 32 bits of the seed matter. A negative Python seed is its two's complement.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let generator = Generator::manual_seed(123);
+    /// assert_eq!(generator.random_u32(), 2991312382);
+    /// assert_eq!(Generator::manual_seed(123 + (1 << 32)).random_u32(), 2991312382);
+    /// ```
+    pub fn manual_seed(seed: u64) -> Self {
+        Self::from_state(&GeneratorState::seeded(seed))
+    }
+
+    /// A new stream that goes on where `state` was taken.
+    pub fn from_state(state: &GeneratorState) -> Self {
+        Self { state: Arc::new(Mutex::new(state.clone())) }
+    }
+
+    /// Starts this stream again from `seed`, for all its handles: `generator.manual_seed(seed)`.
+    pub fn reseed(&self, seed: u64) {
+        *self.lock() = GeneratorState::seeded(seed);
+    }
+
+    /// A copy of the stream's position: `generator.get_state()`.
+    pub fn state(&self) -> GeneratorState {
+        self.lock().clone()
+    }
+
+    /// Moves the stream to `state`, for all its handles: `generator.set_state(state)`.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let generator = Generator::manual_seed(123);
+    /// let before = generator.state();
+    /// let drawn = generator.randperm(5);
+    /// generator.restore(&before);
+    /// assert_eq!(generator.randperm(5), drawn);
+    /// ```
+    pub fn restore(&self, state: &GeneratorState) {
+        self.lock().clone_from(state);
+    }
+
+    /// The next word of MT19937.
+    pub fn random_u32(&self) -> u32 {
+        self.lock().engine.next_u32()
+    }
+
+    /// The next two words, the first one high: `random64()` of PyTorch's engine.
+    pub fn random_u64(&self) -> u64 {
+        self.lock().engine.next_u64()
+    }
+
+    /// `torch.empty((), dtype=torch.int64).random_()`, which is also how a `DataLoader` and its
+    /// `RandomSampler` draw their seeds.
+    pub fn random_i63(&self) -> i64 {
+        (self.random_u64() & i64::MAX as u64) as i64
+    }
+
+    /// Fills `out` as `uniform_(lo, hi)` fills an f32 tensor; one word a value.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let mut out = [0.0; 2];
+    /// Generator::manual_seed(123).uniform_f32(&mut out, 0.0, 1.0)?;
+    /// assert_eq!(out, [0.29611194, 0.51656228]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`RngError::UniformBounds`] unless `lo <= hi` and both and their difference are finite f32.
+    pub fn uniform_f32(&self, out: &mut [f32], lo: f64, hi: f64) -> Result<(), RngError> {
+        check_bounds(lo, hi, f32::MAX.into())?;
+        let (lo, hi) = (lo as f32, hi as f32);
+        let width = hi - lo;
+        self.lock().engine.fill_unit_f32(out);
+        for value in out {
+            let x = value.mul_add(width, lo);
+            // Rounding can reach the upper bound, which is exclusive.
+            *value = if x == hi { lo } else { x };
+        }
+        Ok(())
+    }
+
+    /// Fills `out` as `uniform_(lo, hi)` fills an f64 tensor; two words a value.
+    ///
+    /// # Errors
+    /// [`RngError::UniformBounds`] unless `lo <= hi` and both and their difference are finite.
+    pub fn uniform_f64(&self, out: &mut [f64], lo: f64, hi: f64) -> Result<(), RngError> {
+        check_bounds(lo, hi, f64::MAX)?;
+        let width = hi - lo;
+        let engine = &mut self.lock().engine;
+        out.fill_with(|| {
+            let x = engine.unit_f64().mul_add(width, lo);
+            if x == hi { lo } else { x }
+        });
+        Ok(())
+    }
+
+    /// `n` integers of `lo..hi`: `torch.randint(lo, hi, (n,))`.
+    ///
+    /// PyTorch takes the remainder of one word below a range of 2^28, and of two from there on
+    /// (since 2.15; earlier from 2^32 on).
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// assert_eq!(Generator::manual_seed(123).randint(0, 10, 4)?, [2, 9, 2, 0]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`RngError::EmptyRange`] if `lo >= hi`.
+    pub fn randint(&self, lo: i64, hi: i64, n: usize) -> Result<Vec<i64>, RngError> {
+        if lo >= hi {
+            return Err(RngError::EmptyRange { lo, hi });
+        }
+        // `i64::MIN..i64::MAX` is wider than an `i64`, so widths and sums wrap.
+        let range = hi.wrapping_sub(lo) as u64;
+        let engine = &mut self.lock().engine;
+        let draw = || {
+            let random = if range < ONE_WORD_RANGE { engine.next_u32().into() } else { engine.next_u64() };
+            lo.wrapping_add((random % range) as i64)
+        };
+        Ok(std::iter::repeat_with(draw).take(n).collect())
+    }
+
+    // No draw can leave a state that is unusable, so a panic elsewhere does not make it one.
+    fn lock(&self) -> MutexGuard<'_, GeneratorState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Generator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Generator").field(&*self.lock()).finish()
+    }
+}
+
+fn check_bounds(lo: f64, hi: f64, largest: f64) -> Result<(), RngError> {
+    if lo <= hi && lo.abs() <= largest && hi.abs() <= largest && hi - lo <= largest {
+        Ok(())
+    } else {
+        Err(RngError::UniformBounds { lo, hi })
+    }
+}

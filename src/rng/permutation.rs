@@ -1,0 +1,52 @@
+//! `torch.randperm`.
+
+use super::Generator;
+use super::mt19937::Mt19937;
+
+/// From here on PyTorch takes 64 random bits a step, to keep the remainder's bias below 1/20.
+const TWO_WORDS_FROM: usize = u32::MAX as usize / 20;
+
+impl Generator {
+    /// A random order of `0..n`: `torch.randperm(n)`.
+    ///
+    /// Takes `n - 1` words, or `2 n` from n = 214748364 on (since PyTorch 2.15; earlier versions
+    /// used the first rule for every n). The values are `i64`, as PyTorch's are and as an index
+    /// tensor wants them.
+    ///
+    /// A `DataLoader(shuffle=True)` without a generator of its own takes two
+    /// [`random_i63`](Generator::random_i63) from the global one at each epoch, and the second
+    /// one seeds the permutation:
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let global = Generator::manual_seed(123);
+    /// let _base_seed = global.random_i63();
+    /// let order = Generator::manual_seed(global.random_i63() as u64).randperm(5);
+    /// assert_eq!(order, [3, 1, 0, 2, 4]);
+    /// ```
+    pub fn randperm(&self, n: usize) -> Vec<i64> {
+        let engine = &mut self.lock().engine;
+        if n < TWO_WORDS_FROM { shuffle_down(engine, n) } else { shuffle_up(engine, n) }
+    }
+}
+
+/// Fisher-Yates over a finished row: each place takes one of those not yet placed.
+fn shuffle_down(engine: &mut Mt19937, n: usize) -> Vec<i64> {
+    let mut order: Vec<i64> = (0..n as i64).collect();
+    for i in 0..n.saturating_sub(1) {
+        let ahead = engine.next_u32() as usize % (n - i);
+        order.swap(i, i + ahead);
+    }
+    order
+}
+
+/// Fisher-Yates inside out: each new value goes anywhere among those before it.
+fn shuffle_up(engine: &mut Mt19937, n: usize) -> Vec<i64> {
+    let mut order = Vec::with_capacity(n);
+    for i in 0..n {
+        let place = (engine.next_u64() % (i as u64 + 1)) as usize;
+        order.push(i as i64);
+        order.swap(place, i);
+    }
+    order
+}

@@ -1,0 +1,232 @@
+//! The generator against PyTorch: `golden/rng.json`, written by `golden/generate_rng.py`.
+
+use candle_gpt_input::error::RngError;
+use candle_gpt_input::rng::{Generator, GeneratorState};
+use half::{bf16, f16};
+use serde_json::Value;
+
+fn fnv1a(bytes: &[u8]) -> String {
+    let step = |h: u64, &byte: &u8| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
+    format!("{:016x}", bytes.iter().fold(0xCBF2_9CE4_8422_2325, step))
+}
+
+/// Makes the call a step describes and returns the little-endian bytes of its result.
+fn draw(g: &Generator, step: &Value) -> Result<Vec<u8>, RngError> {
+    let n = step["n"].as_u64().unwrap_or(0) as usize;
+    let float = |key: &str| step[key].as_str().unwrap().parse::<f64>().unwrap();
+    let integer = |key: &str| step[key].as_str().unwrap().parse::<i64>().unwrap();
+    let f32_bytes = |v: &[f32]| -> Vec<u8> { v.iter().flat_map(|x| x.to_le_bytes()).collect() };
+    let f64_bytes = |v: &[f64]| -> Vec<u8> { v.iter().flat_map(|x| x.to_le_bytes()).collect() };
+    let i64_bytes = |v: &[i64]| -> Vec<u8> { v.iter().flat_map(|x| x.to_le_bytes()).collect() };
+    let (mut singles, mut doubles) = (vec![0.0; n], vec![0.0; n]);
+    Ok(match step["op"].as_str().unwrap() {
+        "normal" => {
+            g.normal(&mut singles, float("mean"), float("std"))?;
+            f32_bytes(&singles)
+        }
+        op @ ("normal_bf16" | "normal_f16") => {
+            g.normal_half(&mut singles, float("mean"), float("std"))?;
+            let round = |&x: &f32| match op {
+                "normal_bf16" => bf16::from_f32(x).to_le_bytes(),
+                _ => f16::from_f32(x).to_le_bytes(),
+            };
+            singles.iter().flat_map(round).collect()
+        }
+        "normal_f64" => {
+            g.normal_f64(&mut doubles, float("mean"), float("std"))?;
+            f64_bytes(&doubles)
+        }
+        "uniform_f32" => {
+            g.uniform_f32(&mut singles, float("lo"), float("hi"))?;
+            f32_bytes(&singles)
+        }
+        "uniform_f64" => {
+            g.uniform_f64(&mut doubles, float("lo"), float("hi"))?;
+            f64_bytes(&doubles)
+        }
+        "u31" => (0..n).flat_map(|_| (g.random_u32() & 0x7FFF_FFFF).to_le_bytes()).collect(),
+        "i63" => (0..n).flat_map(|_| g.random_i63().to_le_bytes()).collect(),
+        "randint" => i64_bytes(&g.randint(integer("from"), integer("to"), n)?),
+        "randperm" => i64_bytes(&g.randperm(n)),
+        "bernoulli" => {
+            let flips = g.bernoulli_mask(n, float("p"))?;
+            flips.iter().flat_map(|&flip| f32::from(flip).to_le_bytes()).collect()
+        }
+        "dropout" => {
+            let (mask, scale) = (g.dropout_mask(n, float("p"))?, Generator::dropout_scale(float("p"))?);
+            mask.iter().flat_map(|&keep| (f32::from(keep) * scale).to_le_bytes()).collect()
+        }
+        "exponential" => {
+            g.exponential(&mut singles, float("lambda"))?;
+            f32_bytes(&singles)
+        }
+        "multinomial" => {
+            let bits = step["weights"].as_array().unwrap().iter();
+            let weights: Vec<f32> = bits.map(|b| f32::from_bits(b.as_u64().unwrap() as u32)).collect();
+            let drawn = g.multinomial(&weights, n, step["replacement"].as_bool().unwrap())?;
+            drawn.iter().flat_map(|&at| (at as i64).to_le_bytes()).collect()
+        }
+        "linear" => {
+            let features = |key: &str| step[key].as_u64().unwrap() as usize;
+            let (fan_in, out) = (features("in_features"), features("out_features"));
+            // nn.Linear: kaiming_uniform_(a = sqrt(5)), in this order of operations.
+            let gain = (2.0 / (1.0 + 5f64.sqrt().powi(2))).sqrt();
+            let bound = 3f64.sqrt() * (gain / (fan_in as f64).sqrt());
+            let (mut weight, mut bias) = (vec![0.0; fan_in * out], vec![0.0; out]);
+            g.uniform_f32(&mut weight, -bound, bound)?;
+            let bound = 1.0 / (fan_in as f64).sqrt();
+            g.uniform_f32(&mut bias, -bound, bound)?;
+            f32_bytes(&[weight, bias].concat())
+        }
+        "epoch" => {
+            let _base_seed = g.random_i63();
+            i64_bytes(&Generator::manual_seed(g.random_i63() as u64).randperm(n))
+        }
+        op => panic!("unknown op {op}"),
+    })
+}
+
+/// Values and the state afterwards, both bit for bit. Returns how many steps it checked.
+pub fn check(golden: &str) -> usize {
+    let golden: Value = serde_json::from_str(golden).unwrap();
+    let mut n_steps = 0;
+    for case in golden["cases"].as_array().unwrap() {
+        let seed = case["seed"].as_str().unwrap();
+        let generator = Generator::manual_seed(seed.parse().unwrap());
+        for (at, step) in case["steps"].as_array().unwrap().iter().enumerate() {
+            let digest = fnv1a(&draw(&generator, step).unwrap());
+            assert_eq!(step["fnv"], digest, "seed {seed}, step {at}: {step}");
+            n_steps += 1;
+        }
+        let bytes = generator.state().to_bytes();
+        assert_eq!(case["state_fnv"], fnv1a(&bytes), "state after seed {seed}: {case}");
+        assert_eq!(GeneratorState::from_bytes(&bytes), Ok(generator.state()));
+    }
+    n_steps
+}
+
+#[test]
+fn values_and_states_are_those_of_pytorch() {
+    assert!(check(include_str!("golden/rng.json")) > 300);
+}
+
+#[test]
+fn handles_share_a_stream_and_copies_of_its_state_do_not() {
+    let generator = Generator::manual_seed(7);
+    let handle = generator.clone();
+    let copy = Generator::from_state(&generator.state());
+    let first = generator.random_u32();
+    let second = handle.random_u32();
+    assert_eq!([copy.random_u32(), copy.random_u32()], [first, second]);
+    handle.reseed(7);
+    assert_eq!(generator.random_u32(), first);
+    generator.restore(&copy.state());
+    assert_eq!(handle.state(), copy.state());
+}
+
+#[test]
+fn threads_split_a_stream_between_calls_only() {
+    let together = Generator::manual_seed(3);
+    let mut parts: Vec<Vec<i64>> = std::thread::scope(|scope| {
+        let draw = || together.randint(0, 1 << 20, 5000).unwrap();
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(draw)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let whole = Generator::manual_seed(3).randint(0, 1 << 20, 20_000).unwrap();
+    let mut expected: Vec<&[i64]> = whole.chunks(5000).collect();
+    parts.sort();
+    expected.sort();
+    assert_eq!(parts, expected);
+}
+
+#[test]
+fn what_pytorch_refuses_is_an_error_and_draws_nothing() {
+    let g = Generator::manual_seed(1);
+    let (nan, inf) = (f64::NAN, f64::INFINITY);
+    let mut out = [0.0; 20];
+    for (lo, hi) in [(1.0, 0.0), (nan, 1.0), (0.0, nan), (0.0, inf), (0.0, 1e39), (-3e38, 3e38)] {
+        let error = g.uniform_f32(&mut out, lo, hi).unwrap_err();
+        assert!(matches!(error, RngError::UniformBounds { .. }), "{lo} {hi}");
+    }
+    for std in [-1.0, nan] {
+        let error = g.normal(&mut out, 0.0, std).unwrap_err();
+        assert!(matches!(error, RngError::StandardDeviation { .. }), "{std}");
+        assert!(g.normal_half(&mut out, 0.0, std).is_err());
+        assert!(g.normal_f64(&mut [0.0; 20], 0.0, std).is_err());
+    }
+    for lambda in [0.0, -1.0, nan] {
+        let error = g.exponential(&mut out, lambda).unwrap_err();
+        assert!(matches!(error, RngError::Rate { .. }), "{lambda}");
+    }
+    for p in [-0.1, 1.1, nan] {
+        assert!(matches!(g.bernoulli_mask(4, p), Err(RngError::Probability { .. })), "{p}");
+        assert!(matches!(g.dropout_mask(4, p), Err(RngError::Probability { .. })), "{p}");
+        assert!(matches!(Generator::dropout_scale(p), Err(RngError::Probability { .. })), "{p}");
+    }
+    assert_eq!(g.randint(5, 5, 3), Err(RngError::EmptyRange { lo: 5, hi: 5 }));
+    for replacement in [false, true] {
+        let draw = |weights: &[f32]| g.multinomial(weights, 2, replacement).unwrap_err();
+        for weight in [-1.0, f32::NAN, f32::INFINITY] {
+            assert!(matches!(draw(&[0.5, weight]), RngError::Weight { at: 1, .. }), "{weight}");
+        }
+        assert_eq!(draw(&[0.0; 2]), RngError::ZeroWeights { n_weights: 2 });
+        assert_eq!(draw(&[]), RngError::ZeroWeights { n_weights: 0 });
+        let (n_weights, limit) = ((1 << 24) + 1, 1 << 24);
+        assert_eq!(draw(&vec![1.0; n_weights]), RngError::TooManyWeights { n_weights, limit });
+    }
+    let (n_samples, n_nonzero) = (2, 1);
+    let too_few = RngError::TooFewWeights { n_samples, n_nonzero };
+    assert_eq!(g.multinomial(&[0.0, 1.0, 0.0], 2, false), Err(too_few));
+    assert_eq!(g.multinomial(&[0.0, 1.0], 0, false), Ok(vec![]));
+    assert_eq!(g.state(), Generator::manual_seed(1).state());
+}
+
+#[test]
+fn damaged_states_are_refused_by_field() {
+    let bytes = Generator::manual_seed(1).state().to_bytes();
+    for n_bytes in [0, 5055, 5057] {
+        let mut other = bytes.clone();
+        other.resize(n_bytes, 0);
+        let expected = RngError::StateLength { n_bytes, expected: 5056 };
+        assert_eq!(GeneratorState::from_bytes(&other), Err(expected));
+    }
+    for (at, value, field) in [
+        (8, 2, "left"),
+        (12, 0, "seeded"),
+        (18, 1, "next"),
+        (28, 1, "state"),
+        (5040, 2, "normal_is_valid"),
+        (5052, 1, "is_next_float_normal_sample_valid"),
+    ] {
+        let mut damaged = bytes.clone();
+        damaged[at] = value;
+        let error = GeneratorState::from_bytes(&damaged).unwrap_err();
+        assert!(matches!(error, RngError::StateField { field: f, .. } if f == field), "{error}");
+    }
+    let mut not_finite = bytes;
+    not_finite[5024..5032].copy_from_slice(&f64::NAN.to_le_bytes());
+    not_finite[5040] = 1;
+    let error = GeneratorState::from_bytes(&not_finite).unwrap_err();
+    assert!(matches!(error, RngError::StateField { field: "normal_y", .. }));
+}
+
+#[test]
+fn states_go_through_serde_in_little_space() {
+    let generator = Generator::manual_seed(u64::MAX - 5);
+    generator.random_u32();
+    for cached in [false, true] {
+        if cached {
+            generator.normal(&mut [0.0], 0.0, 1.0).unwrap();
+        }
+        let state = generator.state();
+        assert_eq!(state.cached_normal().is_some(), cached);
+        let text = serde_json::to_string(&state).unwrap();
+        assert!(text.len() < 3400, "{} bytes", text.len());
+        assert_eq!(serde_json::from_str::<GeneratorState>(&text).unwrap(), state);
+        for damaged in
+            ["", "\"\"", "\"!\"", &text.replacen("A", "", 1), &text[..text.len() - 5], &text.replace('"', "\"AAAA")]
+        {
+            assert!(serde_json::from_str::<GeneratorState>(damaged).is_err(), "{damaged}");
+        }
+    }
+}
