@@ -11,7 +11,7 @@ use crate::dropout::dropout;
 use crate::embedding::TokenTable;
 use crate::error::{Error, Result};
 use crate::init::Init;
-use crate::kernel::{DenseTable, add_rows};
+use crate::kernel::{DenseTable, add_rows, gather_add, gather_add_into};
 use crate::lm_head::TiedLmHead;
 use crate::position::{PositionTable, Positions};
 use crate::rng::Generator;
@@ -226,8 +226,35 @@ impl GptInputLayer {
     /// # Errors
     /// As [`forward`](Self::forward), and [`Error::PositionOutOfRange`] or [`Error::ShapeMismatch`] for position ids.
     pub fn forward_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
-        let rows = self.wpe.rows(&positions.into(), input_ids.dims())?;
-        add_rows(&self.embed_tokens(input_ids)?, &rows)
+        let places = self.wpe.places(&positions.into(), input_ids.dims())?;
+        let ids = self.wte.dense().check(input_ids)?;
+        let (wte, wpe) = (self.wte.dense(), self.wpe.dense());
+        if self.wte.is_plain() {
+            return gather_add(wte.weight(), &ids, wpe.weight(), &places);
+        }
+        let rows = places.rows(wpe.weight(), |_, ids| wpe.gather(ids))?;
+        add_rows(&self.wte.forward_checked(&ids)?, &rows)
+    }
+
+    /// [`forward_at`](Self::forward_at) into a buffer that is there already: nothing is allocated for contiguous ids at a
+    /// start position, and nothing is recorded for gradients.
+    ///
+    /// The buffer may be of another type than the tables: the sum is taken in f32 and rounded once to it (an f64 buffer
+    /// goes with f64 tables only).
+    ///
+    /// # Shapes
+    /// - `input_ids`: `[.., T]`
+    /// - `buffer`: `[.., T, C]`, contiguous, not a variable
+    ///
+    /// # Errors
+    /// As [`forward_at`](Self::forward_at), and [`Error::ShapeMismatch`] or [`Error::Candle`] for a buffer that does not fit.
+    pub fn forward_into(&self, input_ids: &Tensor, positions: impl Into<Positions>, buffer: &Tensor) -> Result<()> {
+        let places = self.wpe.places(&positions.into(), input_ids.dims())?;
+        let ids = self.wte.dense().check(input_ids)?;
+        if !self.wte.is_plain() {
+            self.wte.forward_checked(&ids)?; // for what `max_norm` does to the table
+        }
+        gather_add_into(buffer, self.wte.dense().weight(), &ids, self.wpe.dense().weight(), &places)
     }
 
     /// Embeds, with dropout of `embd_pdrop` when `train`; [`ModuleT`] calls this.

@@ -31,7 +31,7 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(files(&path, extension));
-        } else if path.extension().is_some_and(|e| e == extension) {
+        } else if path.extension().is_some_and(|e| e == extension) && !path.ends_with("tests.rs") {
             found.push(path);
         }
     }

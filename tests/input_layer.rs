@@ -279,6 +279,7 @@ fn padded_equals_unpadded() -> Result<()> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn splitting_a_sequence_changes_nothing(
         ids in prop::collection::vec(0..V as u32, 2 * P), cut in 0..=P,

@@ -7,7 +7,7 @@ use candle_nn::Embedding;
 
 use crate::error::Result;
 use crate::init::Init;
-use crate::kernel::{DenseTable, Table};
+use crate::kernel::{CheckedIds, DenseTable, Table};
 use crate::rng::Generator;
 
 pub use options::EmbeddingOptions;
@@ -123,17 +123,26 @@ impl TokenTable {
     /// - [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange) if an id is not below V
     /// - [`Error::IdDType`](crate::Error::IdDType) if the ids are of another type
     pub fn forward(&self, input_ids: &Tensor) -> Result<Tensor> {
+        let ids = self.dense().check(input_ids)?;
+        self.forward_checked(&ids)
+    }
+
+    /// Whether a look-up is a look-up and nothing else, in value and in gradient.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.options.max_norm.is_none() && !self.options.shapes_gradients()
+    }
+
+    pub(crate) fn forward_checked(&self, ids: &CheckedIds) -> Result<Tensor> {
         let table = self.dense();
-        let ids = table.check(input_ids)?;
         if let Some(max_norm) = self.options.max_norm {
-            options::renormalize(table.weight(), &ids, max_norm, self.options.norm_type)?;
+            options::renormalize(table.weight(), ids, max_norm, self.options.norm_type)?;
         }
-        let rows = table.gather(&ids)?;
+        let rows = table.gather(ids)?;
         if !(self.options.shapes_gradients() && rows.track_op()) {
             return Ok(rows);
         }
         let padding_row = self.options.padding_row(table.dims()?.0)?;
-        options::shape_gradient(&rows, &ids, padding_row, self.options.scale_grad_by_freq)
+        options::shape_gradient(&rows, ids, padding_row, self.options.scale_grad_by_freq)
     }
 }
 

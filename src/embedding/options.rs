@@ -72,7 +72,7 @@ impl EmbeddingOptions {
 /// Scales the rows of `ids` whose norm exceeds `max_norm` down to it, in place, as torch's `embedding_renorm_`:
 /// `max_norm / (norm + 1e-7)`. Every row once, whatever its number of look-ups.
 pub(super) fn renormalize(weight: &Tensor, ids: &CheckedIds, max_norm: f64, norm_type: f64) -> Result<()> {
-    let mut unique = to_host(&ids.flat, "input_ids")?;
+    let mut unique = to_host(ids.tensor(), "input_ids")?;
     unique.sort_unstable();
     unique.dedup();
     if unique.is_empty() {
@@ -106,7 +106,7 @@ pub(super) fn shape_gradient(
     padding_row: Option<usize>,
     scale_grad_by_freq: bool,
 ) -> Result<Tensor> {
-    let ids = to_host(&ids.flat, "input_ids")?;
+    let ids = to_host(ids.tensor(), "input_ids")?;
     let mut counts = std::collections::HashMap::new();
     if scale_grad_by_freq {
         ids.iter().for_each(|id| *counts.entry(*id).or_insert(0u32) += 1);

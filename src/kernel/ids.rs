@@ -4,7 +4,7 @@
 //! Candle has none: a bad id is an error on the CPU, an assert that kills the context on CUDA, the last row on Metal, and
 //! the largest value of the id's type (`u8` 255!) is a row of zeros everywhere.
 
-use candle_core::{CpuStorage, DType, Device, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -31,11 +31,12 @@ impl Table {
     }
 }
 
-/// Ids that are known to be inside the table they were checked for, flat, contiguous, on the table's device.
+/// Ids that are known to be inside the table they were checked for: contiguous, on the table's device.
 #[derive(Clone, Debug)]
 pub(crate) struct CheckedIds {
-    pub(crate) flat: Tensor,
-    pub(crate) shape: Shape,
+    ids: Tensor,
+    /// A type that is wider than the ids need, so that no valid id is the largest of its type.
+    wide: DType,
 }
 
 impl CheckedIds {
@@ -56,18 +57,30 @@ impl CheckedIds {
                 right_value: format!("{:?}", device.location()),
             });
         }
-        // `contiguous` after `flatten_all`: the latter leaves a strided vector strided.
-        let flat = ids.flatten_all()?.contiguous()?;
-        if let Some((index, id)) = first_outside(&flat, n_rows)? {
+        let ids = ids.contiguous()?;
+        if let Some((index, id)) = first_outside(&ids, n_rows)? {
             let at = unravel(index, ids.dims());
             return Err(match table {
                 Table::Tokens => Error::TokenOutOfRange { id, at, vocab_size: n_rows },
                 Table::Positions => Error::PositionOutOfRange { position: id, at, n_positions: n_rows },
             });
         }
-        // A wider type than the ids need, so that no valid id is the largest of its type.
-        let dtype = if n_rows > u32::MAX as usize { DType::I64 } else { DType::U32 };
-        Ok(Self { flat: flat.to_dtype(dtype)?.to_device(device)?, shape: ids.shape().clone() })
+        let wide = if n_rows > u32::MAX as usize { DType::I64 } else { DType::U32 };
+        Ok(Self { ids: ids.to_device(device)?, wide })
+    }
+
+    /// The ids as they were given, contiguous.
+    pub(crate) fn tensor(&self) -> &Tensor {
+        &self.ids
+    }
+
+    /// The ids as a vector of a type in which Candle reads every one of them rightly.
+    pub(crate) fn flat(&self) -> Result<Tensor> {
+        Ok(self.ids.flatten_all()?.to_dtype(self.wide)?)
+    }
+
+    pub(crate) fn dims(&self) -> &[usize] {
+        self.ids.dims()
     }
 }
 
@@ -80,9 +93,9 @@ pub(crate) fn to_host(ids: &Tensor, what: &'static str) -> Result<Vec<i64>> {
     Ok(flat.to_dtype(DType::I64)?.to_vec1()?)
 }
 
-/// The first id of a contiguous vector that is not in `0..n_rows`, with its index.
-fn first_outside(flat: &Tensor, n_rows: usize) -> Result<Option<(usize, i64)>> {
-    let on_host = flat.to_device(&Device::Cpu)?;
+/// The first of contiguous ids that is not in `0..n_rows`, with its index.
+fn first_outside(ids: &Tensor, n_rows: usize) -> Result<Option<(usize, i64)>> {
+    let on_host = ids.to_device(&Device::Cpu)?;
     let (storage, layout) = on_host.storage_and_layout();
     let range = match layout.contiguous_offsets() {
         Some((start, end)) => start..end,

@@ -1,12 +1,112 @@
 //! The arithmetic under the layers: rows gathered from a table, positions added. Private.
 //!
-//! Every id passes [`CheckedIds`] first, so that nothing below it meets a bad one.
+//! Every id passes [`CheckedIds`] first, so that nothing below it meets a bad one. What has a kernel of its own on a device
+//! runs there; everything else runs as plain Candle operations, with the same bits.
 
+mod cpu;
+mod element;
 mod ids;
+mod ops;
 mod reference;
+mod simd;
 mod table;
+#[cfg(test)]
+mod tests;
+
+use candle_core::{DType, Tensor};
+
+use crate::error::{Error, Result};
+use ops::{Gather, GatherAdd, GatherAddInto, PlacesOf};
 
 pub(crate) use ids::{CheckedIds, Table, to_host, unravel};
 pub(crate) use reference::add_rows;
-use reference::gather;
 pub(crate) use table::DenseTable;
+
+/// Where ids `[.., T]` stand, known to be inside the position table.
+#[derive(Clone, Debug)]
+pub(crate) enum Places {
+    /// They count up from here along the last dimension, T of them.
+    Counted { start: usize, t: usize },
+    /// One a token, in a shape that broadcasts to the ids'.
+    Given(CheckedIds),
+}
+
+impl Places {
+    /// The rows of `wpe` to add, in a shape that broadcasts to `[.., T, C]`: a view where they count up.
+    pub(crate) fn rows(
+        &self,
+        wpe: &Tensor,
+        gather: impl FnOnce(&Tensor, &CheckedIds) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        match self {
+            &Self::Counted { start, t } => Ok(wpe.narrow(0, start, t)?),
+            Self::Given(ids) => gather(wpe, ids),
+        }
+    }
+
+    /// For a kernel: position ids in the shape of the ids.
+    fn for_ids(&self, ids: &CheckedIds) -> Result<PlacesOf> {
+        match self {
+            &Self::Counted { start, .. } => Ok(PlacesOf::Start(start)),
+            Self::Given(places) => {
+                let places = places.tensor().to_dtype(DType::U32)?.broadcast_as(ids.dims())?.contiguous()?;
+                Ok(PlacesOf::Ids(places))
+            }
+        }
+    }
+}
+
+/// Rows of `table` `[N, C]`: ids of shape `[..]` give `[.., C]`.
+pub(crate) fn gather(table: &Tensor, ids: &CheckedIds) -> Result<Tensor> {
+    if !table.device().is_cpu() {
+        return reference::gather(table, ids);
+    }
+    let table = table.contiguous()?;
+    Ok(match table.track_op() {
+        true => table.apply_op2(ids.tensor(), Gather)?,
+        false => table.apply_op2_no_bwd(ids.tensor(), &Gather)?,
+    })
+}
+
+/// Rows of `wte` for ids `[.., T]` plus rows of `wpe` for their places: `[.., T, C]`, in one pass.
+pub(crate) fn gather_add(wte: &Tensor, ids: &CheckedIds, wpe: &Tensor, places: &Places) -> Result<Tensor> {
+    if !wte.device().is_cpu() {
+        return reference::gather_add(wte, ids, wpe, places);
+    }
+    let (wte, wpe) = (wte.contiguous()?, wpe.contiguous()?);
+    let op = GatherAdd { places: places.for_ids(ids)? };
+    Ok(match wte.track_op() || wpe.track_op() {
+        true => wte.apply_op3(&wpe, ids.tensor(), op)?,
+        false => wte.apply_op3_no_bwd(&wpe, ids.tensor(), &op)?,
+    })
+}
+
+/// The same into `buffer` `[.., T, C]`, contiguous, of any type that is summed as the tables are; nothing is recorded.
+pub(crate) fn gather_add_into(
+    buffer: &Tensor,
+    wte: &Tensor,
+    ids: &CheckedIds,
+    wpe: &Tensor,
+    places: &Places,
+) -> Result<()> {
+    let fits = buffer
+        .dims()
+        .split_last()
+        .is_some_and(|(&width, outer)| Ok(width) == wte.dim(1).map_err(drop) && outer == ids.dims());
+    if !fits || !buffer.is_contiguous() {
+        return Err(Error::ShapeMismatch {
+            what: "buffer",
+            got: buffer.shape().clone(),
+            expected: format!("{:?} followed by the width of the tables, contiguous", ids.dims()),
+        });
+    }
+    if buffer.elem_count() == 0 {
+        return Ok(());
+    }
+    if !wte.device().is_cpu() {
+        let rows = reference::gather_add(&wte.detach(), ids, &wpe.detach(), places)?.to_dtype(buffer.dtype())?;
+        return Ok(buffer.slice_set(&rows, 0, 0)?);
+    }
+    let op = GatherAddInto { ids: ids.tensor().clone(), op: GatherAdd { places: places.for_ids(ids)? } };
+    Ok(buffer.inplace_op3(&wte.contiguous()?, &wpe.contiguous()?, &op)?)
+}

@@ -1,20 +1,24 @@
-//! The kernels in plain Candle operations.
+//! The kernels in plain Candle operations: what runs where there is no kernel, and what the kernels are held to.
 
 use candle_core::Tensor;
 
-use super::CheckedIds;
+use super::{CheckedIds, Places};
 use crate::error::Result;
 
 /// Rows of `table` `[N, C]`: ids of shape `[..]` give `[.., C]`.
-pub(crate) fn gather(table: &Tensor, ids: &CheckedIds) -> Result<Tensor> {
+pub(super) fn gather(table: &Tensor, ids: &CheckedIds) -> Result<Tensor> {
     let (_, width) = table.dims2()?;
-    let mut dims = ids.shape.dims().to_vec();
-    dims.push(width);
+    let dims: Vec<usize> = ids.dims().iter().copied().chain([width]).collect();
     // Candle launches an empty grid on CUDA and panics on Metal for an empty selection.
-    if ids.shape.elem_count() == 0 && !table.device().is_cpu() {
+    if ids.tensor().elem_count() == 0 && !table.device().is_cpu() {
         return Ok(Tensor::zeros(dims, table.dtype(), table.device())?);
     }
-    Ok(table.contiguous()?.index_select(&ids.flat, 0)?.reshape(dims)?)
+    Ok(table.contiguous()?.index_select(&ids.flat()?, 0)?.reshape(dims)?)
+}
+
+/// Rows of `wte` for ids `[.., T]` plus rows of `wpe` for their places: `[.., T, C]`.
+pub(super) fn gather_add(wte: &Tensor, ids: &CheckedIds, wpe: &Tensor, places: &Places) -> Result<Tensor> {
+    add_rows(&gather(wte, ids)?, &places.rows(wpe, gather)?)
 }
 
 /// `x` `[.., T, C]` + `rows`, which broadcast to it, in the type of `x`.

@@ -5,7 +5,7 @@ use candle_nn::Embedding;
 
 use super::{Positions, Resolved};
 use crate::error::{Error, Result};
-use crate::kernel::{DenseTable, Table};
+use crate::kernel::{DenseTable, Places, Table};
 
 /// The position table `wpe` `[P, C]` of the GPTs (Radford et al. 2018, 2019; first in Gehring et al. 2017,
 /// arXiv:1705.03122).
@@ -56,14 +56,16 @@ impl PositionTable {
     /// [`Error::SequenceTooLong`] or [`Error::PositionOutOfRange`] if the table does not reach so far,
     /// [`Error::ShapeMismatch`] if the positions do not go with the ids.
     pub fn rows(&self, positions: &Positions, ids_dims: &[usize]) -> Result<Tensor> {
-        let (n_positions, _) = self.dims()?;
-        match positions.resolve(ids_dims, n_positions)? {
-            Resolved::Counted(start_pos) => self.counted(start_pos, ids_dims, n_positions),
-            Resolved::Given(position_ids) => self.table.gather(&self.table.check(&position_ids)?),
-        }
+        self.places(positions, ids_dims)?.rows(self.table.weight(), |_, ids| self.table.gather(ids))
     }
 
-    fn counted(&self, start_pos: usize, ids_dims: &[usize], n_positions: usize) -> Result<Tensor> {
+    /// Where ids of shape `ids_dims` stand, known to be inside the table.
+    pub(crate) fn places(&self, positions: &Positions, ids_dims: &[usize]) -> Result<Places> {
+        let (n_positions, _) = self.dims()?;
+        let start = match positions.resolve(ids_dims, n_positions)? {
+            Resolved::Given(position_ids) => return Ok(Places::Given(self.table.check(&position_ids)?)),
+            Resolved::Counted(start) => start,
+        };
         let Some(&t) = ids_dims.last() else {
             return Err(Error::ShapeMismatch {
                 what: "input_ids",
@@ -71,15 +73,15 @@ impl PositionTable {
                 expected: "a sequence ([T] or [B, T]); for a single id use embed_tokens".to_string(),
             });
         };
-        let end = start_pos.saturating_add(t);
+        let end = start.saturating_add(t);
         if t == 0 {
             // An empty sequence asks for no position, wherever it starts.
-            return Ok(self.table.weight().narrow(0, 0, 0)?);
+            return Ok(Places::Counted { start: 0, t });
         }
         if end > n_positions {
             return Err(Error::SequenceTooLong { end, n_positions });
         }
-        Ok(self.table.weight().narrow(0, start_pos, t)?)
+        Ok(Places::Counted { start, t })
     }
 }
 

@@ -1,0 +1,279 @@
+//! The kernels on the CPU: every byte moved once.
+//!
+//! What bounds them is memory bandwidth. Rows are written in parallel and exactly once, into memory that nothing has
+//! touched before; the next row is prefetched while one is written; an output too large for any cache goes past the
+//! caches. Every sum is taken in a fixed order, so that the bits do not depend on the number of threads.
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::element::{Element, Id};
+use super::simd;
+
+/// Below this many bytes of output one thread is done before others are awake.
+const PARALLEL_BYTES: usize = 1 << 18;
+/// From this many bytes of output on the caches would keep nothing of use: stores go past them.
+const STREAM_BYTES: usize = 1 << 23;
+/// Tasks for each thread, so that a slow one is caught up with.
+const TASKS_PER_THREAD: usize = 4;
+
+/// An id that its table does not have: the ids were changed after they were checked.
+#[derive(Debug)]
+pub(super) struct Outside;
+
+/// The position of each row of ids.
+#[derive(Clone, Copy)]
+pub(super) enum Places<'a, P> {
+    /// Row `n` of `B × T` stands at `start + n % t`.
+    Counted { start: usize, t: usize },
+    /// Row `n` stands at `ids[n]`.
+    Given(&'a [P]),
+}
+
+/// A table of rows of `width` numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a, E> {
+    pub(super) values: &'a [E],
+    pub(super) width: usize,
+}
+
+impl<'a, E> Rows<'a, E> {
+    #[inline(always)]
+    fn get(&self, row: usize) -> Result<&'a [E], Outside> {
+        let start = row.checked_mul(self.width).ok_or(Outside)?;
+        self.values.get(start..).and_then(|rest| rest.get(..self.width)).ok_or(Outside)
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, row: usize) {
+        if let Ok(row) = self.get(row) {
+            simd::prefetch(row);
+        }
+    }
+}
+
+/// An output whose rows are written by several tasks, each row by one.
+#[derive(Clone, Copy)]
+struct Out<'a, O> {
+    start: *mut MaybeUninit<O>,
+    n_rows: usize,
+    width: usize,
+    stream: bool,
+    lifetime: PhantomData<&'a mut [MaybeUninit<O>]>,
+}
+
+// SAFETY: a task gets at the memory only through `part`, whose caller promises that no two tasks take the same part.
+unsafe impl<O: Send> Sync for Out<'_, O> {}
+// SAFETY: as above; the numbers themselves are `Send`.
+unsafe impl<O: Send> Send for Out<'_, O> {}
+
+impl<'a, O> Out<'a, O> {
+    fn new(out: &'a mut [MaybeUninit<O>], width: usize) -> Self {
+        Self {
+            start: out.as_mut_ptr(),
+            n_rows: out.len().checked_div(width).unwrap_or(0),
+            width,
+            stream: size_of_val(out) >= STREAM_BYTES,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// Columns `columns` of row `n`.
+    ///
+    /// # Safety
+    /// No other task takes any of them.
+    #[inline(always)]
+    unsafe fn part(&self, n: usize, columns: Range<usize>) -> &'a mut [MaybeUninit<O>] {
+        assert!(n < self.n_rows && columns.start <= columns.end && columns.end <= self.width);
+        // SAFETY: row and columns are inside by the assertion above, so they lie in the slice that `new` borrowed for `'a`;
+        // that no other reference to them exists is the caller's promise.
+        unsafe {
+            let start = self.start.add(n * self.width + columns.start);
+            std::slice::from_raw_parts_mut(start, columns.len())
+        }
+    }
+
+    /// Row `n`.
+    ///
+    /// # Safety
+    /// No other task takes any part of it.
+    #[inline(always)]
+    unsafe fn row(&self, n: usize) -> &'a mut [MaybeUninit<O>] {
+        // SAFETY: the caller's promise is that of `part` for all of the row.
+        unsafe { self.part(n, 0..self.width) }
+    }
+}
+
+/// Splits `0..n` among threads where `n_bytes` are worth it.
+fn in_parallel(
+    n: usize,
+    n_bytes: usize,
+    task: impl Fn(Range<usize>) -> Result<(), Outside> + Sync,
+) -> Result<(), Outside> {
+    if n_bytes < PARALLEL_BYTES || n < 2 {
+        return task(0..n);
+    }
+    let n_tasks = (rayon::current_num_threads() * TASKS_PER_THREAD).min(n);
+    let border = |i: usize| i * n / n_tasks;
+    (0..n_tasks).into_par_iter().try_for_each(|i| task(border(i)..border(i + 1)))
+}
+
+/// `out[n] = table[ids[n]]`.
+pub(super) fn gather<I: Id, E: Element>(out: &mut [MaybeUninit<E>], ids: &[I], table: Rows<E>) -> Result<(), Outside> {
+    let n_bytes = size_of_val(out);
+    let out = Out::new(out, table.width);
+    in_parallel(ids.len(), n_bytes, |range| {
+        for n in range.clone() {
+            if let Some(next) = ids.get(n + 1) {
+                table.prefetch(next.row());
+            }
+            // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
+            let to = unsafe { out.row(n) };
+            simd::copy(to, table.get(ids[n].row())?, out.stream);
+        }
+        simd::fence(out.stream);
+        Ok(())
+    })
+}
+
+/// `out[n] = wte[ids[n]] + wpe[place of n]`, each sum rounded once to the type of `out`.
+pub(super) fn gather_add<I: Id, P: Id, E: Element, O: Element<Wide = E::Wide>>(
+    out: &mut [MaybeUninit<O>],
+    ids: &[I],
+    wte: Rows<E>,
+    places: Places<P>,
+    wpe: Rows<E>,
+) -> Result<(), Outside> {
+    let n_bytes = size_of_val(out);
+    let out = Out::new(out, wte.width);
+    match places {
+        // Positions outermost: a row of `wpe` is read once and stays in the first-level cache for the whole batch.
+        Places::Counted { start, t } => {
+            let batch = ids.len().checked_div(t).unwrap_or(0);
+            in_parallel(t, n_bytes, |range| {
+                for column in range {
+                    let position = wpe.get(start + column)?;
+                    for row in 0..batch {
+                        let n = row * t + column;
+                        let next = if row + 1 < batch { n + t } else { column + 1 };
+                        if let Some(next) = ids.get(next) {
+                            wte.prefetch(next.row());
+                        }
+                        // SAFETY: `n % t` is `column`, and the tasks' ranges of columns do not overlap.
+                        let to = unsafe { out.row(n) };
+                        simd::add(to, wte.get(ids[n].row())?, position, out.stream);
+                    }
+                }
+                simd::fence(out.stream);
+                Ok(())
+            })
+        }
+        Places::Given(places) => in_parallel(ids.len(), n_bytes, |range| {
+            for n in range {
+                if let Some(next) = ids.get(n + 1) {
+                    wte.prefetch(next.row());
+                }
+                let position = places.get(n).ok_or(Outside)?.row();
+                // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
+                let to = unsafe { out.row(n) };
+                simd::add(to, wte.get(ids[n].row())?, wpe.get(position)?, out.stream);
+            }
+            simd::fence(out.stream);
+            Ok(())
+        }),
+    }
+}
+
+/// A row that is looked up this often is summed by several tasks, each its own columns.
+const HEAVY: usize = 64;
+/// Columns of such a task.
+const COLUMNS: usize = 256;
+
+/// `out[id] = Σ grad[n] over all n with ids[n] = id`, in the order of n; rows of no id are left as they are (zeros).
+///
+/// Sums are taken in the wide type and rounded once.
+pub(super) fn scatter_add<I: Id, E: Element>(
+    out: &mut [MaybeUninit<E>],
+    ids: &[I],
+    grad: Rows<E>,
+) -> Result<(), Outside> {
+    let groups = group(ids);
+    let width = grad.width;
+    let out = Out::new(out, width);
+    if groups.last().is_some_and(|&(id, _)| id >= out.n_rows) {
+        return Err(Outside);
+    }
+    // One task a run of equal ids, or several if it is long: (first of the run, one past its last, columns).
+    let mut tasks = Vec::new();
+    let mut first = 0;
+    for run in groups.chunk_by(|left, right| left.0 == right.0) {
+        let end = first + run.len();
+        if run.len() < HEAVY {
+            tasks.push((first, end, 0..width));
+        } else {
+            tasks.extend((0..width).step_by(COLUMNS).map(|c| (first, end, c..(c + COLUMNS).min(width))));
+        }
+        first = end;
+    }
+    in_parallel(tasks.len(), size_of_val(grad.values), |range| {
+        let mut sums = vec![E::Wide::default(); width];
+        for (first, end, columns) in &tasks[range] {
+            let run = &groups[*first..*end];
+            let sums = &mut sums[columns.clone()];
+            sums.fill(E::Wide::default());
+            for &(_, n) in run {
+                simd::accumulate(sums, &grad.get(n)?[columns.clone()]);
+            }
+            // SAFETY: every run has a row of its own, and tasks of one run have columns of their own.
+            let to = unsafe { out.part(run[0].0, columns.clone()) };
+            for (to, &sum) in to.iter_mut().zip(sums.iter()) {
+                to.write(E::narrow(sum));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// `out[start + column] = Σ grad[row * t + column] over the rows of the batch`, in their order; other rows are left.
+pub(super) fn sum_batch<E: Element>(
+    out: &mut [MaybeUninit<E>],
+    start: usize,
+    t: usize,
+    grad: Rows<E>,
+) -> Result<(), Outside> {
+    let width = grad.width;
+    let batch = grad.values.len().checked_div(width * t).unwrap_or(0);
+    let out = Out::new(out, width);
+    if start.checked_add(t).is_none_or(|end| end > out.n_rows) {
+        return Err(Outside);
+    }
+    in_parallel(t, size_of_val(grad.values), |range| {
+        let mut sums = vec![E::Wide::default(); width];
+        for column in range {
+            sums.fill(E::Wide::default());
+            for row in 0..batch {
+                simd::accumulate(&mut sums, grad.get(row * t + column)?);
+            }
+            // SAFETY: the tasks' ranges of columns do not overlap.
+            let to = unsafe { out.row(start + column) };
+            for (to, &sum) in to.iter_mut().zip(&sums) {
+                to.write(E::narrow(sum));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// (id, n) of every id, by id and then by n.
+fn group<I: Id>(ids: &[I]) -> Vec<(usize, usize)> {
+    let mut groups: Vec<(usize, usize)> = ids.iter().enumerate().map(|(n, id)| (id.row(), n)).collect();
+    if groups.len() < 1 << 14 {
+        groups.sort_unstable();
+    } else {
+        groups.par_sort_unstable();
+    }
+    groups
+}

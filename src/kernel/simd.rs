@@ -1,0 +1,170 @@
+//! One row at a time: copied, added, accumulated. Portable loops that the compiler vectorises, compiled a second time for
+//! AVX2; and what no portable loop can say, prefetching and stores that go past the caches.
+
+use std::mem::MaybeUninit;
+
+use super::element::Element;
+
+/// `to = from`.
+#[inline(always)]
+pub(super) fn copy<E: Element>(to: &mut [MaybeUninit<E>], from: &[E], stream: bool) {
+    map(to, from, from, stream, |value, _| value);
+}
+
+/// `to = left + right`, in the wide type, rounded once.
+#[inline(always)]
+pub(super) fn add<E: Element, O: Element<Wide = E::Wide>>(
+    to: &mut [MaybeUninit<O>],
+    left: &[E],
+    right: &[E],
+    stream: bool,
+) {
+    map(to, left, right, stream, |left, right| O::narrow(left.widen() + right.widen()));
+}
+
+#[inline(always)]
+fn map<E: Element, O: Element>(
+    to: &mut [MaybeUninit<O>],
+    left: &[E],
+    right: &[E],
+    stream: bool,
+    combine: impl Fn(E, E) -> O + Copy,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::map(to, left, right, stream, combine) };
+    }
+    map_in_cache(to, left, right, combine);
+    let _ = stream;
+}
+
+#[inline(always)]
+fn map_in_cache<E: Element, O: Element>(
+    to: &mut [MaybeUninit<O>],
+    left: &[E],
+    right: &[E],
+    combine: impl Fn(E, E) -> O,
+) {
+    for ((to, &left), &right) in to.iter_mut().zip(left).zip(right) {
+        to.write(combine(left, right));
+    }
+}
+
+/// `sums += row`.
+#[inline(always)]
+pub(super) fn accumulate<E: Element>(sums: &mut [E::Wide], row: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::accumulate(sums, row) };
+    }
+    accumulate_portable(sums, row);
+}
+
+#[inline(always)]
+fn accumulate_portable<E: Element>(sums: &mut [E::Wide], row: &[E]) {
+    for (sum, &value) in sums.iter_mut().zip(row) {
+        *sum += value.widen();
+    }
+}
+
+/// Asks for a row that will be read next.
+#[inline(always)]
+pub(super) fn prefetch<E>(row: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(row);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
+}
+
+/// Makes streamed stores visible to other threads before the task ends.
+#[inline(always)]
+pub(super) fn fence(stream: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if stream {
+        x86::fence();
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = stream;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{__m256i, _MM_HINT_T0, _mm_prefetch, _mm_sfence, _mm256_load_si256, _mm256_stream_si256};
+    use std::mem::MaybeUninit;
+
+    use super::super::element::Element;
+
+    /// Bytes of a vector, and of what is computed before it is streamed.
+    const VECTOR: usize = 32;
+    const BLOCK: usize = 256;
+    const CACHE_LINE: usize = 64;
+
+    #[inline(always)]
+    pub(super) fn has_avx2() -> bool {
+        is_x86_feature_detected!("avx2")
+    }
+
+    /// A block of numbers on the stack, aligned for vectors.
+    #[repr(align(32))]
+    struct Block([u8; BLOCK]);
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn map<E: Element, O: Element>(
+        to: &mut [MaybeUninit<O>],
+        left: &[E],
+        right: &[E],
+        stream: bool,
+        combine: impl Fn(E, E) -> O + Copy,
+    ) {
+        let head = to.as_ptr().align_offset(VECTOR);
+        let per_block = BLOCK / size_of::<O>();
+        if !stream || to.len() < head + per_block {
+            return super::map_in_cache(to, left, right, combine);
+        }
+        let (to_head, to) = to.split_at_mut(head);
+        super::map_in_cache(to_head, left, right, combine);
+        let (left, right) = (&left[head..], &right[head..]);
+        let mut block = Block([0; BLOCK]);
+        let mut blocks = to.chunks_exact_mut(per_block);
+        for (i, to) in blocks.by_ref().enumerate() {
+            let at = i * per_block..(i + 1) * per_block;
+            // SAFETY: the block has room for `per_block` numbers of any type of element, and is aligned for them; every
+            // bit pattern is allowed in a `MaybeUninit`.
+            let numbers = unsafe { std::slice::from_raw_parts_mut(block.0.as_mut_ptr().cast(), per_block) };
+            super::map_in_cache::<E, O>(numbers, &left[at.clone()], &right[at], combine);
+            for vector in 0..BLOCK / VECTOR {
+                // SAFETY: both addresses are inside their blocks of `BLOCK` bytes, and aligned: the block by its type, the
+                // output because `head` made its start so and a block is a whole number of vectors.
+                unsafe {
+                    let from = block.0.as_ptr().cast::<__m256i>().add(vector);
+                    _mm256_stream_si256(to.as_mut_ptr().cast::<__m256i>().add(vector), _mm256_load_si256(from));
+                }
+            }
+        }
+        let rest = blocks.into_remainder();
+        let done = left.len() - rest.len();
+        super::map_in_cache(rest, &left[done..], &right[done..], combine);
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn accumulate<E: Element>(sums: &mut [E::Wide], row: &[E]) {
+        super::accumulate_portable(sums, row);
+    }
+
+    #[inline(always)]
+    pub(super) fn prefetch<E>(row: &[E]) {
+        let start = row.as_ptr().cast::<i8>();
+        for offset in (0..size_of_val(row)).step_by(CACHE_LINE) {
+            // SAFETY: the address is inside `row`; a prefetch reads nothing, and SSE is part of x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(offset)) };
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn fence() {
+        // SAFETY: SSE is part of x86-64.
+        unsafe { _mm_sfence() };
+    }
+}
