@@ -49,7 +49,7 @@ struct Args {
     #[arg(long, default_value = "auto")]
     device: DeviceSpec,
     /// The type to compute in: f32, f16 or bf16
-    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
+    #[arg(long, default_value = "f32", value_parser = cli::parse_dtype)]
     dtype: DType,
     /// Position of the first token, as with a key/value cache
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -57,15 +57,6 @@ struct Args {
     /// Write input_ids, attention_mask (if padded) and hidden_states to this file
     #[arg(long, value_name = "F.safetensors")]
     output: Option<PathBuf>,
-}
-
-fn parse_dtype(text: &str) -> Result<DType, String> {
-    match text {
-        "f32" => Ok(DType::F32),
-        "f16" => Ok(DType::F16),
-        "bf16" => Ok(DType::BF16),
-        _ => Err("use f32, f16 or bf16".to_string()),
-    }
 }
 
 fn main() -> ExitCode {

@@ -1,9 +1,14 @@
-//! How every example ends: status 0, or 1 with one line on standard error.
+//! What every example does alike: how it ends, how it reads a type, how it prints a tensor.
+
+#![allow(dead_code)] // each example uses its own part
 
 use std::process::ExitCode;
 
+use anyhow::{Result, bail};
+use candle_core::{DType, Tensor};
+
 /// The exit status of `result`; an error is printed, all its causes in one line.
-pub fn exit(result: anyhow::Result<()>) -> ExitCode {
+pub fn exit(result: Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     // Whoever reads our output has seen enough of it (`| head`).
     if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
@@ -13,4 +18,56 @@ pub fn exit(result: anyhow::Result<()>) -> ExitCode {
     let message = format!("{error:#}");
     eprintln!("error: {}", message.lines().next().unwrap_or_default());
     ExitCode::FAILURE
+}
+
+/// The type of number called `f32`, `f16` or `bf16`.
+pub fn parse_dtype(text: &str) -> Result<DType, String> {
+    match text {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        _ => Err("use f32, f16 or bf16".to_string()),
+    }
+}
+
+/// A vector or a matrix as `print(tensor)` of PyTorch shows it.
+pub fn tensor(tensor: &Tensor) -> Result<String> {
+    let flat = tensor.flatten_all()?;
+    let numbers: Vec<String> = if tensor.dtype().is_float() {
+        floats(&flat.to_dtype(DType::F64)?.to_vec1()?)
+    } else {
+        flat.to_dtype(DType::I64)?.to_vec1::<i64>()?.iter().map(i64::to_string).collect()
+    };
+    let width = numbers.iter().map(String::len).max().unwrap_or(0);
+    let numbers: Vec<String> = numbers.into_iter().map(|number| format!("{number:>width$}")).collect();
+    Ok(match *tensor.dims() {
+        [_] => format!("tensor([{}])", numbers.join(", ")),
+        [_, n] => {
+            let rows: Vec<String> = numbers.chunks(n.max(1)).map(|row| format!("[{}]", row.join(", "))).collect();
+            format!("tensor([{}])", rows.join(",\n        "))
+        }
+        _ => bail!("only vectors and matrices are printed, not {:?}", tensor.dims()),
+    })
+}
+
+/// PyTorch's rules (`torch/_tensor_str.py`): whole numbers as `2.`, a wide range in scientific notation, else four decimals.
+fn floats(values: &[f64]) -> Vec<String> {
+    let sizes: Vec<f64> = values.iter().filter(|x| x.is_finite() && **x != 0.0).map(|x| x.abs()).collect();
+    let (largest, smallest) = sizes.iter().fold((0f64, f64::MAX), |(high, low), &x| (high.max(x), low.min(x)));
+    let whole = sizes.iter().all(|x| x.fract() == 0.0);
+    let scientific = !sizes.is_empty()
+        && (largest / smallest > 1000.0 || largest > 1e8 || (!whole && smallest < 1e-4));
+    let print = |&x: &f64| {
+        if scientific {
+            let text = format!("{x:.4e}");
+            let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+            let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
+            format!("{mantissa}e{sign}{digits:0>2}")
+        } else if whole {
+            format!("{x:.0}.")
+        } else {
+            format!("{x:.4}")
+        }
+    };
+    values.iter().map(print).collect()
 }
