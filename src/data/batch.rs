@@ -8,6 +8,9 @@ use crate::error::{DataError, Result};
 /// Stands in padding, for inputs and targets alike: an id of every vocabulary, so that a lookup or a loss that is masked
 /// afterwards can be computed there too.
 const PAD_ID: u32 = 0;
+/// Ids are copied so many at a time: from 4 KiB on glibc's `memcpy` uses `rep movsb`, which takes up to half as long again on
+/// AMD's Zen 3 if source and target are aligned differently, as inputs and targets are.
+const PIECE: usize = 256;
 
 /// What a training step takes: windows and their targets.
 ///
@@ -38,14 +41,8 @@ impl Batch {
         n_ids
             .and_then(|n_ids| planes.try_reserve_exact(n_ids).ok())
             .ok_or(DataError::BatchTooLarge { n_rows, max_length })?;
-        for window in windows {
-            planes.extend_from_slice(window.input_ids);
-            planes.resize(planes.len() + max_length - window.input_ids.len(), PAD_ID);
-        }
-        for window in windows {
-            planes.extend_from_slice(window.target_ids);
-            planes.resize(planes.len() + max_length - window.target_ids.len(), PAD_ID);
-        }
+        windows.iter().for_each(|window| push_row(&mut planes, window.input_ids, max_length));
+        windows.iter().for_each(|window| push_row(&mut planes, window.target_ids, max_length));
         if let Some(separator) = config.reset_positions_after {
             for window in windows {
                 push_positions(&mut planes, window.input_ids, separator);
@@ -58,11 +55,18 @@ impl Batch {
                 planes.resize(planes.len() + max_length - window.target_ids.len(), 0);
             }
         }
-        let planes = Tensor::from_vec(planes, (n_planes, n_rows, max_length), device)?;
-        let position_ids = config.reset_positions_after.map(|_| planes.get(2)).transpose()?;
-        let loss_mask = masked.then(|| planes.get(n_planes - 1)?.to_dtype(DType::U8)).transpose()?;
-        Ok(Self { input_ids: planes.get(0)?, target_ids: planes.get(1)?, position_ids, loss_mask })
+        let planes = Tensor::from_vec(planes, (n_planes * n_rows, max_length), device)?;
+        let plane = |number: usize| planes.narrow(0, number * n_rows, n_rows);
+        let position_ids = config.reset_positions_after.map(|_| plane(2)).transpose()?;
+        let loss_mask = masked.then(|| plane(n_planes - 1)?.to_dtype(DType::U8)).transpose()?;
+        Ok(Self { input_ids: plane(0)?, target_ids: plane(1)?, position_ids, loss_mask })
     }
+}
+
+/// Appends `ids`, padded to `max_length`.
+fn push_row(planes: &mut Vec<u32>, ids: &[u32], max_length: usize) {
+    ids.chunks(PIECE).for_each(|piece| planes.extend_from_slice(piece));
+    planes.resize(planes.len() + max_length - ids.len(), PAD_ID);
 }
 
 fn push_positions(planes: &mut Vec<u32>, input_ids: &[u32], separator: u32) {
