@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 mod config;
+pub mod data;
 pub mod device;
 mod dropout;
 pub mod embedding;

@@ -13,6 +13,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("checkpoint", 2),
     ("rng", 2),
     ("tokenizer", 2),
+    ("data", 3),
     ("dropout", 3),
     ("init", 3),
     ("embedding", 4),

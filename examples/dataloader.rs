@@ -1,0 +1,201 @@
+//! Text → token ids → windows → batches, in the order that PyTorch's DataLoader gives them.
+//!
+//! cargo run --release --example dataloader
+//! cargo run --release --example dataloader -- --text-file the-verdict.txt --shuffle --seed 123 --drop-last
+//! cargo run --release --example dataloader -- --shuffle --epochs 3 --stop-after 100 --state-file state.json; repeat it
+//!
+//! Prints the first batch as chapter 2 of "Build a Large Language Model (From Scratch)" does, and how many there are.
+
+mod cli;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use candle_gpt_input::checkpoint::save_tensors;
+use candle_gpt_input::data::{Batch, Loader, LoaderConfig, LoaderState, Seeding, Tokens};
+use candle_gpt_input::rng::Generator;
+use candle_gpt_input::tokenizer::Tokenizer;
+use clap::Parser;
+
+/// Cuts a text into windows of GPT-2 tokens and their targets, in batches.
+#[derive(Parser)]
+struct Args {
+    /// The text
+    #[arg(long, value_name = "F", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/genesis.txt"))]
+    text_file: PathBuf,
+    /// Windows in a batch
+    #[arg(long, default_value_t = 8)]
+    batch_size: usize,
+    /// Tokens in a window
+    #[arg(long, default_value_t = 4)]
+    max_length: usize,
+    /// Tokens from the start of one window to the start of the next
+    #[arg(long, default_value_t = 4)]
+    stride: usize,
+    /// Leave out the windows that do not fill a last batch
+    #[arg(long)]
+    drop_last: bool,
+    /// Another order in every epoch
+    #[arg(long)]
+    shuffle: bool,
+    /// As after torch.manual_seed(S) [default: 123]
+    #[arg(long, value_name = "S", conflicts_with = "generator_seed")]
+    seed: Option<u64>,
+    /// As with generator=torch.Generator().manual_seed(S)
+    #[arg(long, value_name = "S")]
+    generator_seed: Option<u64>,
+    /// How many epochs there are in all, those before a resumed one included
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    epochs: u64,
+    /// The batches of process R of W (0/2 and 1/2 make a whole)
+    #[arg(long, value_name = "R/W", default_value = "0/1", value_parser = parse_shard)]
+    shard: (usize, usize),
+    /// Resume from this file if it exists; where the loader stands is written there at the end
+    #[arg(long, value_name = "F")]
+    state_file: Option<PathBuf>,
+    /// Stop after this many batches
+    #[arg(long, value_name = "K")]
+    stop_after: Option<usize>,
+    /// Write all batches of this run, as i64, to this file: input_ids.N and target_ids.N, N from 0 on through all epochs
+    #[arg(long, value_name = "F.safetensors")]
+    output: Option<PathBuf>,
+}
+
+fn parse_shard(text: &str) -> Result<(usize, usize), String> {
+    let parts =
+        text.split_once('/').and_then(|(rank, world_size)| Some((rank.parse().ok()?, world_size.parse().ok()?)));
+    parts.ok_or_else(|| "use R/W, such as 0/2".to_string())
+}
+
+fn main() -> ExitCode {
+    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+}
+
+fn run(args: Args, out: &mut impl Write) -> Result<()> {
+    let text = fs::read_to_string(&args.text_file).with_context(|| args.text_file.display().to_string())?;
+    let tokenizer = Tokenizer::gpt2()?;
+    let tokens = Tokens::new(tokenizer.encode(&text)?);
+    let (rank, world_size) = args.shard;
+    let mut loader = Loader::new(&tokens, config(&args), seeding(&args), &Device::Cpu)?.shard(rank, world_size)?;
+    writeln!(
+        out,
+        "{} tokens, {} windows, {} batches an epoch",
+        tokens.n_tokens(),
+        loader.windows().n_windows(),
+        loader.n_batches()
+    )?;
+    if args.drop_last {
+        writeln!(out, "drop_last leaves out {} windows", loader.n_left_out())?;
+    }
+    if let Some(path) = args.state_file.as_deref().filter(|path| path.exists()) {
+        let in_file = || path.display().to_string();
+        let state: LoaderState =
+            serde_json::from_slice(&fs::read(path).with_context(in_file)?).with_context(in_file)?;
+        writeln!(out, "resumed in epoch {} after {} windows", state.epoch(), state.n_samples())?;
+        loader = loader.resume(&state).with_context(in_file)?;
+    }
+
+    let n_wanted = args.stop_after.unwrap_or(usize::MAX);
+    let mut n_batches = 0;
+    let mut tensors = Vec::new();
+    while n_batches < n_wanted && loader.state().epoch() < args.epochs {
+        for batch in loader.epoch().take(n_wanted - n_batches) {
+            let batch = batch?;
+            if n_batches == 0 {
+                print_batch(out, &batch, tokenizer)?;
+            }
+            if args.output.is_some() {
+                tensors.push((format!("input_ids.{n_batches}"), batch.input_ids.to_dtype(DType::I64)?));
+                tensors.push((format!("target_ids.{n_batches}"), batch.target_ids.to_dtype(DType::I64)?));
+            }
+            n_batches += 1;
+        }
+    }
+    writeln!(out, "{n_batches} batches in this run")?;
+
+    if let Some(path) = &args.output {
+        let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        save_tensors(path, &tensors, &[])?;
+        writeln!(out, "wrote {}", path.display())?;
+    }
+    if let Some(path) = &args.state_file {
+        save_state(path, &loader.state()).with_context(|| path.display().to_string())?;
+        writeln!(out, "wrote {}", path.display())?;
+    }
+    Ok(())
+}
+
+fn config(args: &Args) -> LoaderConfig {
+    LoaderConfig {
+        batch_size: args.batch_size,
+        max_length: args.max_length,
+        stride: args.stride,
+        shuffle: args.shuffle,
+        drop_last: args.drop_last,
+        ..Default::default()
+    }
+}
+
+fn seeding(args: &Args) -> Seeding {
+    match args.generator_seed {
+        Some(seed) => Seeding::Explicit(Generator::manual_seed(seed)),
+        None => Seeding::Global(Generator::manual_seed(args.seed.unwrap_or(123))),
+    }
+}
+
+/// Writes beside the file first, so that a run that is stopped here leaves the old state.
+fn save_state(path: &Path, state: &LoaderState) -> Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    fs::write(&beside, serde_json::to_vec(state)?)?;
+    Ok(fs::rename(&beside, path)?)
+}
+
+/// At most this many lines of text → next token are printed.
+const N_SHOWN: usize = 8;
+
+fn print_batch(out: &mut impl Write, batch: &Batch, tokenizer: &Tokenizer) -> Result<()> {
+    writeln!(out, "Inputs:\n {}", torch_style(&batch.input_ids)?)?;
+    writeln!(out, "\nTargets:\n {}\n", torch_style(&batch.target_ids)?)?;
+    let (input_ids, target_ids) = (batch.input_ids.get(0)?.to_vec1()?, batch.target_ids.get(0)?.to_vec1()?);
+    let decode = |ids: &[u32]| Ok::<_, anyhow::Error>(tokenizer.decode(ids)?.replace('\n', "\\n"));
+    for n_tokens in 1..=input_ids.len().min(N_SHOWN) {
+        let (context, next) = (decode(&input_ids[..n_tokens])?, decode(&target_ids[n_tokens - 1..n_tokens])?);
+        writeln!(out, "{context} ----> {next}")?;
+    }
+    Ok(writeln!(out)?)
+}
+
+/// Characters in a line, elements that are printed in full, and rows or columns at each end of more: PyTorch's defaults.
+const PRINT: (usize, usize, usize) = (80, 1000, 3);
+
+/// A matrix of ids as `print(tensor)` shows it in PyTorch.
+fn torch_style(ids: &Tensor) -> Result<String> {
+    let (line_width, n_full, n_edge) = PRINT;
+    let rows = ids.to_vec2::<u32>()?;
+    let cut = ids.elem_count() > n_full;
+    let ends = |n: usize| -> Vec<Option<usize>> {
+        if !cut || n <= 2 * n_edge {
+            return (0..n).map(Some).collect();
+        }
+        (0..n_edge).map(Some).chain([None]).chain((n - n_edge..n).map(Some)).collect()
+    };
+    let columns = ends(ids.dim(1)?);
+    let shown = |row: &Vec<u32>| columns.iter().flatten().map(|&t| row[t].to_string().len()).max().unwrap_or(0);
+    let width = ends(rows.len()).iter().flatten().map(|&row| shown(&rows[row])).max().unwrap_or(0);
+    let indent = "tensor([".len();
+    let per_line = ((line_width - indent) / (width + 2)).max(1);
+    let row_text = |row: Option<usize>| {
+        let Some(row) = row else { return "...".to_string() };
+        let cells: Vec<String> =
+            columns.iter().map(|t| t.map_or(" ...".to_string(), |t| format!("{:>width$}", rows[row][t]))).collect();
+        let lines: Vec<String> = cells.chunks(per_line).map(|line| line.join(", ")).collect();
+        format!("[{}]", lines.join(&format!(",\n{}", " ".repeat(indent + 1))))
+    };
+    let rows: Vec<String> = ends(rows.len()).into_iter().map(row_text).collect();
+    Ok(format!("tensor([{}])", rows.join(&format!(",\n{}", " ".repeat(indent)))))
+}

@@ -1,0 +1,323 @@
+//! [`Loader`]: epochs of batches.
+
+use std::iter::FusedIterator;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::Device;
+
+use super::order::{Order, Seeding};
+use super::state::{Identity, LoaderState, Stage};
+use super::{Batch, LoaderConfig, Tokens, Windows};
+use crate::error::{DataError, Result};
+
+/// Makes batches of a text, epoch after epoch, in the order of `torch.utils.data.DataLoader` (PyTorch 2.15).
+///
+/// The same shuffled order for the same seed, and the same draws at the same moments; [`Seeding`] says which. Progress is
+/// kept in the loader, so that [`state`](Self::state) can be saved in the middle of a loop:
+///
+/// ```
+/// use candle_core::Device;
+/// use candle_gpt_input::data::{Loader, LoaderConfig, LoaderState, Seeding, Tokens};
+/// use candle_gpt_input::rng::Generator;
+///
+/// let tokens = Tokens::new((0..100).collect());
+/// let config = LoaderConfig { batch_size: 4, max_length: 5, stride: 5, ..Default::default() };
+/// let new = |seed| {
+///     let seeding = Seeding::Explicit(Generator::manual_seed(seed));
+///     Loader::new(&tokens, config.clone(), seeding, &Device::Cpu)
+/// };
+///
+/// let loader = new(123)?;
+/// let mut saved = None;
+/// let mut rows = Vec::new();
+/// for (step, batch) in loader.epoch().enumerate() {
+///     rows.push(batch?.input_ids.to_vec2::<u32>()?);
+///     if step == 1 {
+///         saved = Some(serde_json::to_string(&loader.state()).unwrap());
+///     }
+/// }
+///
+/// // Another process: the seed no longer matters, the state has it.
+/// let state: LoaderState = serde_json::from_str(&saved.unwrap()).unwrap();
+/// let resumed = new(0)?.resume(&state)?;
+/// for (batch, row) in resumed.epoch().zip(&rows[2..]) {
+///     assert_eq!(&batch?.input_ids.to_vec2::<u32>()?, row);
+/// }
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Loader {
+    windows: Windows,
+    config: LoaderConfig,
+    seeding: Seeding,
+    device: Device,
+    rank: usize,
+    world_size: usize,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug)]
+struct Progress {
+    epoch: u64,
+    n_samples: usize,
+    stage: Stage,
+    order: Option<Arc<Order>>,
+    /// Whether the next epoch is the rest of one that a state was saved in.
+    resumed: bool,
+}
+
+impl Loader {
+    /// A loader that puts its batches on `device`. Nothing is drawn yet.
+    ///
+    /// # Errors
+    /// [`DataError::Zero`] if a number of `config` is 0, [`DataError::TooShort`] if no window fits into a document.
+    pub fn new(tokens: &Tokens, config: LoaderConfig, seeding: Seeding, device: &Device) -> Result<Self> {
+        if config.batch_size == 0 {
+            return Err(DataError::Zero { name: "batch_size" }.into());
+        }
+        let windows = Windows::new(tokens, config.max_length, config.stride, config.tail)?;
+        let progress = Progress { epoch: 0, n_samples: 0, stage: Stage::Between, order: None, resumed: false };
+        let (rank, world_size) = (0, 1);
+        Ok(Self { windows, config, seeding, device: device.clone(), rank, world_size, progress: Mutex::new(progress) })
+    }
+
+    /// The part of one of `world_size` processes, each of which must be given the same seed and draw nothing else from it.
+    ///
+    /// All ranks walk the same order in steps of `world_size · batch_size` samples; rank `r` takes batch `r` of each step.
+    /// Together they give every sample of the order once, and put side by side what one process gives with a batch of
+    /// `world_size · batch_size`. A last, incomplete step is left out with `drop_last`, so that all ranks have the same number
+    /// of batches. Else it is dealt out evenly: consecutive shares that differ by one sample at most, the larger ones first;
+    /// with fewer samples than ranks, the last ranks have one batch less. No sample is repeated to fill up.
+    ///
+    /// # Errors
+    /// [`DataError::Shard`] unless `rank < world_size`.
+    pub fn shard(mut self, rank: usize, world_size: usize) -> Result<Self> {
+        if rank >= world_size {
+            return Err(DataError::Shard { rank, world_size }.into());
+        }
+        (self.rank, self.world_size) = (rank, world_size);
+        Ok(self)
+    }
+
+    /// Goes on where `state` was taken, by this loader or by one of another batch size, device, rank or number of ranks: the
+    /// next [`epoch`](Self::epoch) gives the batches that remained of it. Costs one permutation, wherever in the epoch it is.
+    ///
+    /// The generator, with all its handles, moves to where it stood.
+    ///
+    /// # Errors
+    /// [`DataError::StateMismatch`] if the text or the windows differ in length or number, or the kind of order does;
+    /// [`DataError::InvalidState`] if no loader writes such a state. The generator is left as it was.
+    pub fn resume(self, state: &LoaderState) -> Result<Self> {
+        state.check(&self.identity())?;
+        let order = match &state.stage {
+            Stage::Running { order, .. } => Some(Arc::new(Order::from_source(order.clone(), self.windows.n_windows()))),
+            Stage::Between | Stage::Begun => None,
+        };
+        let after_order = order.as_ref().and_then(|order| order.generator_after.as_ref());
+        if let Some(generator) = state.generator.as_ref().or(after_order) {
+            self.seeding.generator().restore(generator);
+        }
+        *self.lock() = Progress {
+            epoch: state.epoch,
+            n_samples: state.n_samples,
+            stage: state.stage.clone(),
+            order,
+            resumed: state.stage != Stage::Between,
+        };
+        Ok(self)
+    }
+
+    /// Begins the next epoch: `iter(dataloader)`. One that is under way is left where it is.
+    ///
+    /// The first epoch of a resumed loader is the rest of the one that it was saved in, which is empty if all its batches
+    /// had been taken.
+    pub fn epoch(&self) -> Epoch<'_> {
+        let mut progress = self.lock();
+        if !std::mem::take(&mut progress.resumed) {
+            progress.epoch += u64::from(progress.stage != Stage::Between);
+            progress.n_samples = 0;
+            progress.stage = Stage::Begun;
+            progress.order = None;
+            self.seeding.generator().random_i63(); // PyTorch's `base_seed`, for workers that we have none of
+        }
+        let ran_out = matches!(progress.stage, Stage::Running { ran_out: true, .. });
+        Epoch {
+            loader: self,
+            number: progress.epoch,
+            n_samples: progress.n_samples,
+            order: progress.order.clone(),
+            ran_out,
+            done: false,
+        }
+    }
+
+    /// Where the loader stands: in the epoch begun last, or between two.
+    pub fn state(&self) -> LoaderState {
+        let progress = self.lock();
+        let generator = self.seeding.generator().state();
+        let after_order = progress.order.as_ref().and_then(|order| order.generator_after.as_ref());
+        LoaderState {
+            loader: self.identity(),
+            epoch: progress.epoch,
+            n_samples: progress.n_samples,
+            stage: progress.stage.clone(),
+            generator: (after_order != Some(&generator)).then_some(generator),
+        }
+    }
+
+    /// The windows that samples are.
+    pub fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
+    /// How the loader cuts and batches.
+    pub fn config(&self) -> &LoaderConfig {
+        &self.config
+    }
+
+    /// How many batches a whole epoch has (of this rank): `len(dataloader)`.
+    pub fn n_batches(&self) -> usize {
+        self.n_batches_after(0)
+    }
+
+    /// How many windows a whole epoch leaves out because they do not fill a step of all ranks (0 without `drop_last`).
+    pub fn n_left_out(&self) -> usize {
+        if self.config.drop_last { self.windows.n_windows() % self.step() } else { 0 }
+    }
+
+    fn n_batches_after(&self, n_samples: usize) -> usize {
+        let n_left = self.windows.n_windows() - n_samples;
+        let rest = n_left % self.step();
+        n_left / self.step() + usize::from(!self.config.drop_last && !self.share(rest).is_empty())
+    }
+
+    /// Samples that all ranks consume together.
+    fn step(&self) -> usize {
+        self.config.batch_size.saturating_mul(self.world_size)
+    }
+
+    /// Which of `n_samples` consecutive ones are this rank's.
+    fn share(&self, n_samples: usize) -> std::ops::Range<usize> {
+        let (each, rest) = (n_samples / self.world_size, n_samples % self.world_size);
+        let start = self.rank * each + self.rank.min(rest);
+        start..start + each + usize::from(self.rank < rest)
+    }
+
+    fn identity(&self) -> Identity {
+        Identity::new(&self.windows, self.config.shuffle, self.seeding.kind())
+    }
+
+    // Progress is whole after every statement that changes it, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The batches of an epoch, or of what is left of it. Ends after an error.
+#[derive(Debug)]
+pub struct Epoch<'a> {
+    loader: &'a Loader,
+    number: u64,
+    n_samples: usize,
+    order: Option<Arc<Order>>,
+    ran_out: bool,
+    done: bool,
+}
+
+impl Epoch<'_> {
+    /// Which epoch this is, from 0.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The order, drawn at the first batch as PyTorch's sampler does.
+    fn order(&mut self) -> Arc<Order> {
+        if let Some(order) = &self.order {
+            return order.clone();
+        }
+        let Loader { windows, config, seeding, .. } = self.loader;
+        let order = Arc::new(Order::draw(seeding, config.shuffle, windows.n_windows()));
+        self.order = Some(order.clone());
+        self.report(|progress| {
+            progress.stage = Stage::Running { order: order.source.clone(), ran_out: false };
+            progress.order = Some(order.clone());
+        });
+        order
+    }
+
+    fn run_out(&mut self, order: &Order) {
+        if self.ran_out {
+            return;
+        }
+        order.run_out(&self.loader.seeding, self.loader.windows.n_windows());
+        self.ran_out = true;
+        self.report(|progress| progress.stage = Stage::Running { order: order.source.clone(), ran_out: true });
+    }
+
+    fn finish(&mut self, order: &Order) {
+        self.run_out(order);
+        self.done = true;
+        self.report(|progress| {
+            *progress = Progress {
+                epoch: progress.epoch + 1,
+                n_samples: 0,
+                stage: Stage::Between,
+                order: None,
+                resumed: false,
+            };
+        });
+    }
+
+    /// Changes the loader's progress, unless a later epoch has begun.
+    fn report(&self, change: impl FnOnce(&mut Progress)) {
+        let mut progress = self.loader.lock();
+        if progress.epoch == self.number && progress.stage != Stage::Between {
+            change(&mut progress);
+        }
+    }
+}
+
+impl Iterator for Epoch<'_> {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let loader = self.loader;
+        let order = self.order();
+        let n_left = loader.windows.n_windows() - self.n_samples;
+        let n_step = match n_left < loader.step() {
+            true if loader.config.drop_last => 0,
+            true => n_left,
+            false => loader.step(),
+        };
+        let share = loader.share(n_step);
+        if share.is_empty() {
+            self.finish(&order);
+            return None;
+        }
+        if n_step < loader.step() {
+            self.run_out(&order);
+        }
+        let numbers = share.map(|nth| order.sample(self.n_samples + nth));
+        let windows: Vec<_> = numbers.filter_map(|number| loader.windows.get(number)).collect();
+        let batch = Batch::new(&windows, &loader.config, &loader.device);
+        match &batch {
+            Ok(_) => {
+                self.n_samples += n_step;
+                self.report(|progress| progress.n_samples = self.n_samples);
+            }
+            Err(_) => self.done = true,
+        }
+        Some(batch)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let n_batches = if self.done { 0 } else { self.loader.n_batches_after(self.n_samples) };
+        (n_batches, Some(n_batches))
+    }
+}
+
+impl ExactSizeIterator for Epoch<'_> {}
+impl FusedIterator for Epoch<'_> {}

@@ -1,0 +1,89 @@
+//! Token ids to batches: [`Tokens`] are cut into [`Windows`], and a [`Loader`] makes a [`Batch`] of every few of them.
+//!
+//! This is `create_dataloader_v1` of "Build a Large Language Model (From Scratch)", chapter 2, with the order that
+//! PyTorch 2.15 gives it:
+//!
+//! ```python
+//! torch.manual_seed(123)
+//! dataloader = DataLoader(GPTDatasetV1(txt, tokenizer, max_length=4, stride=4), batch_size=2, shuffle=True)
+//! ```
+//! ```
+//! use candle_core::Device;
+//! use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
+//! use candle_gpt_input::rng::Generator;
+//!
+//! let tokens = Tokens::new((0..1001).collect());
+//! let config = LoaderConfig { batch_size: 2, max_length: 4, stride: 4, ..Default::default() };
+//! let generator = Generator::manual_seed(123);
+//! let loader = Loader::new(&tokens, config, Seeding::Global(generator), &Device::Cpu)?;
+//! assert_eq!((loader.windows().n_windows(), loader.n_batches()), (250, 125));
+//!
+//! let mut last = None;
+//! for batch in loader.epoch() {
+//!     last = Some(batch?);
+//! }
+//! let last = last.unwrap();
+//! assert_eq!(last.input_ids.to_vec2::<u32>()?, [[880, 881, 882, 883], [112, 113, 114, 115]]);
+//! assert_eq!(last.target_ids.to_vec2::<u32>()?, [[881, 882, 883, 884], [113, 114, 115, 116]]);
+//! # Ok::<(), candle_gpt_input::Error>(())
+//! ```
+
+mod batch;
+mod loader;
+mod order;
+mod state;
+mod tokens;
+mod windows;
+
+use serde::{Deserialize, Serialize};
+
+pub use batch::Batch;
+pub use loader::{Epoch, Loader};
+pub use order::Seeding;
+pub use state::LoaderState;
+pub use tokens::Tokens;
+pub use windows::{Tail, Window, Windows};
+
+/// How a [`Loader`] cuts and batches; the defaults are those of the book's `create_dataloader_v1`.
+///
+/// ```
+/// use candle_gpt_input::data::LoaderConfig;
+///
+/// let config: LoaderConfig = serde_json::from_str(r#"{"max_length": 1024, "stride": 1024}"#)?;
+/// assert_eq!((config.batch_size, config.shuffle, config.drop_last), (4, true, true));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoaderConfig {
+    /// Windows in a batch (of one rank).
+    pub batch_size: usize,
+    /// Tokens in a window.
+    pub max_length: usize,
+    /// Tokens from the start of one window to the start of the next.
+    pub stride: usize,
+    /// Whether each epoch has an order of its own; else windows come as they stand in the text.
+    pub shuffle: bool,
+    /// Whether windows that do not fill a last batch are left out. If there are fewer windows than a batch has, that is
+    /// all of them and an epoch is empty, as in PyTorch.
+    pub drop_last: bool,
+    /// What happens to the targets behind the last whole window.
+    pub tail: Tail,
+    /// Gives batches `position_ids` that begin again at 0 after this token, GPT-2's end of text for one, for texts of
+    /// several documents [`joined`](Tokens::joined) on purpose. The token itself belongs to the document that it ends.
+    pub reset_positions_after: Option<u32>,
+}
+
+impl Default for LoaderConfig {
+    fn default() -> Self {
+        Self {
+            batch_size: 4,
+            max_length: 256,
+            stride: 128,
+            shuffle: true,
+            drop_last: true,
+            tail: Tail::Drop,
+            reset_positions_after: None,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! [`Tokens`]: the ids of one document or several.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{DataError, Error, Result};
+
+/// Token ids of one document or several, in one buffer that all clones and splits share.
+///
+/// No window crosses from one document into the next, nor from one split into the other.
+///
+/// ```
+/// use candle_gpt_input::data::Tokens;
+///
+/// let tokens = Tokens::from_documents([vec![1, 2, 3, 4, 5, 6], vec![7, 8, 9, 10]]);
+/// let (train, validation) = tokens.split(0.5)?; // 5 of 10 tokens: the first document is cut
+/// assert_eq!(train.documents().collect::<Vec<_>>(), [[1, 2, 3, 4, 5]]);
+/// assert_eq!(validation.documents().collect::<Vec<_>>(), [&[6][..], &[7, 8, 9, 10]]);
+///
+/// let (train, _) = tokens.split_documents(0.5)?; // the border that is nearest to half of the tokens
+/// assert_eq!(train.documents().collect::<Vec<_>>(), [[1, 2, 3, 4, 5, 6]]);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Tokens {
+    ids: Arc<Vec<u32>>,
+    documents: Arc<[Range<usize>]>,
+}
+
+impl Tokens {
+    /// One document, such as [`Tokenizer::encode`](crate::tokenizer::Tokenizer::encode) gives it. The ids are not copied.
+    pub fn new(ids: Vec<u32>) -> Self {
+        let whole = 0..ids.len();
+        Self { ids: Arc::new(ids), documents: Arc::new([whole]) }
+    }
+
+    /// Several documents, copied into one buffer.
+    pub fn from_documents<D: AsRef<[u32]>>(documents: impl IntoIterator<Item = D>) -> Self {
+        let mut ids = Vec::new();
+        let mut ranges = Vec::new();
+        for document in documents {
+            let start = ids.len();
+            ids.extend_from_slice(document.as_ref());
+            ranges.push(start..ids.len());
+        }
+        Self { ids: Arc::new(ids), documents: ranges.into() }
+    }
+
+    /// How many tokens there are in all.
+    pub fn n_tokens(&self) -> usize {
+        self.documents.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    /// How many documents there are, empty ones included.
+    pub fn n_documents(&self) -> usize {
+        self.documents.len()
+    }
+
+    /// The ids of each document, in order.
+    pub fn documents(&self) -> impl ExactSizeIterator<Item = &[u32]> {
+        self.documents.iter().map(|range| &self.ids[range.clone()])
+    }
+
+    /// The ids of one document; the caller knows that there is one.
+    pub(super) fn document(&self, number: usize) -> &[u32] {
+        &self.ids[self.documents[number].clone()]
+    }
+
+    /// All documents as a single one, with `separator` (the end of text, or nothing) between each and the next: from here
+    /// on windows do cross from one into another. Copies the ids.
+    ///
+    /// ```
+    /// # use candle_gpt_input::data::Tokens;
+    /// let joined = Tokens::from_documents([[1, 2], [3, 4]]).joined(&[50256]);
+    /// assert_eq!(joined.documents().collect::<Vec<_>>(), [[1, 2, 50256, 3, 4]]);
+    /// ```
+    pub fn joined(&self, separator: &[u32]) -> Self {
+        Self::new(self.documents().collect::<Vec<_>>().join(separator))
+    }
+
+    /// The first `floor(fraction · n_tokens)` tokens, and the others. A document on the border is cut in two.
+    ///
+    /// Fractions count tokens: 0.9 of the 5145 tokens of the book's text is 4630 and 515. Cutting the *text* at 0.9 of its
+    /// characters, as chapter 5 does, cuts a token in two and gives 4612 and 534, 5146 in all.
+    ///
+    /// # Errors
+    /// [`DataError::Fraction`] unless `fraction` is between 0 and 1.
+    pub fn split(&self, fraction: f64) -> Result<(Self, Self)> {
+        let mut n_before = self.share(fraction)? as usize;
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for range in self.documents.iter() {
+            let middle = range.start + n_before.min(range.len());
+            n_before -= middle - range.start;
+            before.extend((range.start < middle).then_some(range.start..middle));
+            after.extend((middle < range.end).then_some(middle..range.end));
+        }
+        Ok((self.part(before), self.part(after)))
+    }
+
+    /// Splits between two documents: at the border nearest to `fraction · n_tokens` (the earlier of two as near).
+    ///
+    /// # Errors
+    /// [`DataError::Fraction`] unless `fraction` is between 0 and 1.
+    pub fn split_documents(&self, fraction: f64) -> Result<(Self, Self)> {
+        let share = self.share(fraction)?;
+        let (mut n_before, mut nearest, mut distance) = (0, 0, share);
+        for (number, document) in self.documents.iter().enumerate() {
+            n_before += document.len();
+            let next = (n_before as f64 - share).abs();
+            if next < distance {
+                (nearest, distance) = (number + 1, next);
+            }
+        }
+        let (before, after) = self.documents.split_at(nearest);
+        Ok((self.part(before.to_vec()), self.part(after.to_vec())))
+    }
+
+    /// Looks for an id that a model of `vocab_size` does not have, before training meets it.
+    ///
+    /// # Errors
+    /// [`Error::TokenOutOfRange`] with the first one, `at` counting through all documents.
+    pub fn check_ids(&self, vocab_size: usize) -> Result<()> {
+        match self.documents().flatten().enumerate().find(|&(_, &id)| id as usize >= vocab_size) {
+            None => Ok(()),
+            Some((at, &id)) => Err(Error::TokenOutOfRange { id: id.into(), at: vec![at], vocab_size }),
+        }
+    }
+
+    fn share(&self, fraction: f64) -> Result<f64> {
+        if !(0.0..=1.0).contains(&fraction) {
+            return Err(DataError::Fraction { fraction }.into());
+        }
+        Ok(self.n_tokens() as f64 * fraction)
+    }
+
+    fn part(&self, documents: Vec<Range<usize>>) -> Self {
+        Self { ids: self.ids.clone(), documents: documents.into() }
+    }
+}
+
+impl From<Vec<u32>> for Tokens {
+    fn from(ids: Vec<u32>) -> Self {
+        Self::new(ids)
+    }
+}
+
+impl From<&[u16]> for Tokens {
+    /// One document of 16-bit ids, as token files often hold them.
+    fn from(ids: &[u16]) -> Self {
+        Self::new(ids.iter().copied().map(u32::from).collect())
+    }
+}
+
+impl TryFrom<&[i64]> for Tokens {
+    type Error = Error;
+
+    /// One document of 64-bit ids, as PyTorch holds them; [`DataError::IdRange`] for one that no `u32` holds.
+    fn try_from(ids: &[i64]) -> Result<Self> {
+        let narrow = |(at, &id)| u32::try_from(id).map_err(|_| DataError::IdRange { id, at });
+        Ok(Self::new(ids.iter().enumerate().map(narrow).collect::<Result<_, _>>()?))
+    }
+}
+
+impl fmt::Debug for Tokens {
+    /// Leaves the ids out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Tokens");
+        debug.field("n_tokens", &self.n_tokens()).field("n_documents", &self.n_documents()).finish_non_exhaustive()
+    }
+}

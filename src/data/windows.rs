@@ -1,0 +1,144 @@
+//! [`Windows`]: overlapping or adjacent stretches of a text, found when they are asked for.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Tokens;
+use crate::error::{DataError, Result};
+
+/// What happens to targets behind the last whole window of a document.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tail {
+    /// They are left out, as the book's `GPTDatasetV1` does.
+    #[default]
+    Drop,
+    /// They come in one more, shorter window, which a batch pads on the right and masks out of the loss.
+    Keep,
+}
+
+/// One window; both slices have the same length, below `max_length` only in a tail that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window<'a> {
+    /// What the model reads.
+    pub input_ids: &'a [u32],
+    /// What it is to say at each place: the next token.
+    pub target_ids: &'a [u32],
+}
+
+/// The windows of a text, as the book's `GPTDatasetV1` has them, without a copy of any.
+///
+/// In a document of `n` tokens window `j` starts at token `j · stride` and reads `max_length` tokens; its targets are the
+/// same stretch one token later. There are `ceil((n - max_length) / stride)` of them, as many as have all their targets
+/// (one for each of `range(0, n - max_length, stride)`), and none if `n <= max_length`. [`Tail::Keep`] adds window `j` of
+/// the same series as far as there are tokens, if it has a target that no window before it has.
+///
+/// So a token is a target
+/// - never, if it is the first of its document;
+/// - at least once, with `stride <= max_length` and [`Tail::Keep`] (exactly once if they are equal);
+/// - not at all in the gaps of `stride - max_length` tokens between windows, with `stride > max_length`.
+///
+/// ```
+/// use candle_gpt_input::data::{Tail, Tokens, Windows};
+///
+/// let tokens = Tokens::new((0..11).collect());
+/// let windows = Windows::new(&tokens, 4, 4, Tail::Drop)?;
+/// assert_eq!(windows.n_windows(), 2); // ceil((11 - 4) / 4)
+/// let window = windows.get(1).unwrap();
+/// assert_eq!((window.input_ids, window.target_ids), (&[4, 5, 6, 7][..], &[5, 6, 7, 8][..]));
+///
+/// let windows = Windows::new(&tokens, 4, 4, Tail::Keep)?;
+/// let window = windows.get(2).unwrap();
+/// assert_eq!((window.input_ids, window.target_ids), (&[8, 9][..], &[9, 10][..]));
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Windows {
+    tokens: Tokens,
+    max_length: usize,
+    stride: usize,
+    tail: Tail,
+    /// How many windows there are up to the end of each document.
+    ends: Arc<[usize]>,
+}
+
+impl Windows {
+    /// Windows of `max_length` tokens, the start of each `stride` after the one before.
+    ///
+    /// # Errors
+    /// [`DataError::Zero`], or [`DataError::TooShort`] if there is not one window.
+    pub fn new(tokens: &Tokens, max_length: usize, stride: usize, tail: Tail) -> Result<Self> {
+        for (name, value) in [("max_length", max_length), ("stride", stride)] {
+            if value == 0 {
+                return Err(DataError::Zero { name }.into());
+            }
+        }
+        let counts = tokens.documents().map(|document| count(document.len(), max_length, stride, tail));
+        let ends: Arc<[usize]> = counts
+            .scan(0, |end, n_windows| {
+                *end += n_windows;
+                Some(*end)
+            })
+            .collect();
+        if ends.last().is_none_or(|&n_windows| n_windows == 0) {
+            let n_tokens = tokens.documents().map(<[u32]>::len).max().unwrap_or(0);
+            let n_needed = match tail {
+                Tail::Drop => max_length.saturating_add(1),
+                Tail::Keep => 2,
+            };
+            return Err(
+                DataError::TooShort { max_length, n_needed, n_documents: tokens.n_documents(), n_tokens }.into()
+            );
+        }
+        Ok(Self { tokens: tokens.clone(), max_length, stride, tail, ends })
+    }
+
+    /// How many windows there are: `len(dataset)`.
+    pub fn n_windows(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// Window `number`, counting through all documents; `None` from [`n_windows`](Self::n_windows) on.
+    pub fn get(&self, number: usize) -> Option<Window<'_>> {
+        let document = self.ends.partition_point(|&end| end <= number);
+        if document == self.ends.len() {
+            return None;
+        }
+        let first = document.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let ids = self.tokens.document(document);
+        let start = (number - first) * self.stride;
+        let end = start.saturating_add(self.max_length).min(ids.len() - 1);
+        Some(Window { input_ids: &ids[start..end], target_ids: &ids[start + 1..end + 1] })
+    }
+
+    /// The text.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Tokens in a whole window.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// Tokens from the start of one window to the start of the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// What happens to the targets behind the last whole window.
+    pub fn tail(&self) -> Tail {
+        self.tail
+    }
+}
+
+/// How many windows a document of `n_tokens` has.
+fn count(n_tokens: usize, max_length: usize, stride: usize, tail: Tail) -> usize {
+    let n_whole = n_tokens.saturating_sub(max_length).div_ceil(stride);
+    let next_start = n_whole.saturating_mul(stride);
+    let last_target = n_whole.checked_sub(1).map_or(0, |before| before * stride + max_length);
+    // The next window has targets of its own if tokens follow both its start and the last target so far.
+    let tail_has_targets = next_start.max(last_target).saturating_add(1) < n_tokens;
+    n_whole + usize::from(tail == Tail::Keep && tail_has_targets)
+}
