@@ -33,7 +33,7 @@ fn load(path: &Path) -> HashMap<String, Tensor> {
 
 #[test]
 fn every_example_has_help() {
-    for name in ["embed", "inspect_checkpoint"] {
+    for name in ["embed", "inspect_checkpoint", "chapter2", "init_table", "dataloader"] {
         assert!(stdout(example(name).arg("--help")).contains("Usage:"), "{name}");
     }
 }
@@ -222,6 +222,56 @@ fn inspect_checkpoint_lists_every_tensor() {
     assert!(text.ends_with("28 tensors, 20.9 kB\n"), "{text}");
     assert!(stdout(&mut example("inspect_checkpoint")).contains("[50257, 32]"));
     assert!(failure(example("inspect_checkpoint").arg("/no/such"), 1).ends_with("no such file or folder"));
+}
+
+#[test]
+fn chapter2_prints_the_books_numbers() {
+    let text = stdout(&mut example("chapter2"));
+    for part in [
+        "tensor([[ 0.3374, -0.1778, -0.1690],\n        [ 0.9178,  1.5810,  1.3010],\n        [ 1.2753, -0.2010, -0.1606],\n",
+        "tensor([[-0.4015,  0.9666, -1.1481]])\n",
+        "tensor([[ 1.2753, -0.2010, -0.1606],\n        [-0.4015,  0.9666, -1.1481],\n        [-2.8400, -0.7849, -1.4096],\n",
+        "token id 6 at [5] is outside the vocabulary of 6 (valid ids: 0 to 5)\n",
+        "tensor([0.6000, 0.1000, 0.0000])\n",
+        "with positions: different ones\n",
+        "tensor([[   40,   367,  2885,  1464],\n        [ 1807,  3619,   402,   271],\n        [10899,  2138,   257,  7026],\n",
+        "tensor([[  367,  2885,  1464,  1807],\n",
+        "torch.Size([8, 4, 256])\n",
+        "torch.Size([4, 256])\n",
+        // Drawn by torch 2.15: manual_seed(123), Embedding(50257, 256), Embedding(4, 256).
+        "tensor([[ 0.4784,  0.2094, -1.3080, -0.4570],\n",
+    ] {
+        assert!(text.contains(part), "{part}\nis not in\n{text}");
+    }
+    let losses: Vec<f32> =
+        text.lines().filter_map(|line| line.split_once("loss ")).map(|(_, loss)| loss.parse().unwrap()).collect();
+    assert!(losses.len() == 2 && losses[1] < 0.8 * losses[0], "{losses:?}");
+
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("text.txt");
+    std::fs::write(&file, "Every effort moves you. ".repeat(20)).unwrap();
+    let text = stdout(example("chapter2").args(["--steps", "1", "--text-file"]).arg(&file));
+    assert!(text.contains("tensor([[6109, 3626, 6100,  345],\n"), "{text}");
+    std::fs::write(&file, "Too short.").unwrap();
+    failure(example("chapter2").arg("--text-file").arg(&file), 1);
+}
+
+#[test]
+fn init_table_writes_what_it_prints() {
+    let folder = TempDir::new().unwrap();
+    let output = folder.path().join("table.safetensors");
+    let text = stdout(example("init_table").arg("--output").arg(&output));
+    assert!(text.starts_with("tensor([[ 0.3374, -0.1778, -0.1690],\n        [ 0.9178,"), "{text}");
+    let weight = &load(&output)["weight"];
+    assert_eq!((weight.dims(), weight.dtype()), (&[6, 3][..], DType::F32));
+    let golden = &golden_tensors("seeded.safetensors")["tail.bfloat16.wte"];
+    let args = ["--vocab-size", "9", "--n-embd", "7", "--std", "0.02", "--dtype", "bf16", "--seed", "123", "--output"];
+    stdout(example("init_table").args(args).arg(&output));
+    assert_bits_eq(&load(&output)["weight"], golden);
+    assert_eq!(
+        failure(example("init_table").args(["--std=-1"]), 1),
+        "error: standard deviation -1 must be 0 or greater"
+    );
 }
 
 #[cfg(not(feature = "hub"))]

@@ -55,8 +55,7 @@ fn floats(values: &[f64]) -> Vec<String> {
     let sizes: Vec<f64> = values.iter().filter(|x| x.is_finite() && **x != 0.0).map(|x| x.abs()).collect();
     let (largest, smallest) = sizes.iter().fold((0f64, f64::MAX), |(high, low), &x| (high.max(x), low.min(x)));
     let whole = sizes.iter().all(|x| x.fract() == 0.0);
-    let scientific = !sizes.is_empty()
-        && (largest / smallest > 1000.0 || largest > 1e8 || (!whole && smallest < 1e-4));
+    let scientific = !sizes.is_empty() && (largest / smallest > 1000.0 || largest > 1e8 || (!whole && smallest < 1e-4));
     let print = |&x: &f64| {
         if scientific {
             let text = format!("{x:.4e}");
