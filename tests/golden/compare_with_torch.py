@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares the examples with PyTorch on configurations drawn at random. Run by hand, not by CI.
 
-    pip install torch tiktoken safetensors numpy
+    pip install torch transformers tokenizers safetensors numpy
     cargo build --release --examples
     python tests/golden/compare_with_torch.py [--seed S] [--configurations N] [COMPARISON...]
 
@@ -124,8 +124,49 @@ def dataloader(choose, folder):
     assert len(json.dumps(json.loads(state.read_text()))) < 8192
 
 
+def init_table(choose, folder):
+    """A seeded table of any size and type."""
+    v, c = choose.choice([1, 2, 6, 15, 97, 1000, 3000]), choose.choice([1, 3, 5, 16, 33, 64, 257])
+    dtype, torch_dtype = choose.choice([("f32", torch.float32), ("bf16", torch.bfloat16), ("f16", torch.float16)])
+    std, seed = choose.choice([1.0, 0.02, 0.01, 3.7]), choose.choice([0, 123, choose.getrandbits(32), choose.getrandbits(63)])
+    output = folder / "out.safetensors"
+    arguments = ["--vocab-size", v, "--n-embd", c, "--seed", seed, "--std", std, "--dtype", dtype, "--output", output]
+    run("init_table", *arguments)
+    torch.manual_seed(seed)
+    expected = torch.empty(v, c, dtype=torch_dtype).normal_(0, std)
+    found = load_file(output)["weight"]
+    same = found.dtype == torch_dtype and torch.equal(found.view(torch.uint8), expected.view(torch.uint8))
+    assert same, f"init_table {' '.join(map(str, arguments))}"
+
+
+def embed(choose, folder):
+    """Hidden states of a checkpoint that transformers wrote, in one file or in shards."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    v, p, c = choose.randint(2, 3000), choose.randint(1, 200), choose.choice([1, 3, 8, 31, 64, 96])
+    torch.manual_seed(choose.getrandbits(32))
+    heads = choose.choice([n for n in range(1, c + 1) if c % n == 0])
+    config = transformers.GPT2Config(vocab_size=v, n_positions=p, n_embd=c, n_layer=choose.randint(0, 2), n_head=heads)
+    kind = choose.choice([transformers.GPT2LMHeadModel, transformers.GPT2Model])
+    stored = choose.choice([torch.float32, torch.bfloat16, torch.float16])
+    kind(config).to(stored).save_pretrained(folder, max_shard_size=choose.choice(["10GB", "20KB"]))
+    dtype, torch_dtype = choose.choice([("f32", torch.float32), ("bf16", torch.bfloat16), ("f16", torch.float16)])
+    t = choose.randint(1, p)
+    start = choose.randint(0, p - t)
+    ids = torch.randint(0, v, (1, t))
+    output = folder / "out.safetensors"
+    arguments = ["--weights", folder, "--ids", ",".join(map(str, ids[0].tolist())), "--dtype", dtype]
+    run("embed", *arguments, "--start-pos", start, "--output", output)
+    model = kind.from_pretrained(folder, dtype=torch_dtype)
+    stage = getattr(model, "transformer", model)
+    expected = stage.wte(ids) + stage.wpe(torch.arange(start, start + t))
+    found = load_file(output)["hidden_states"]
+    assert found.dtype == torch_dtype and torch.equal(found, expected), f"embed {v} {p} {c} {dtype} {start} {t}"
+
+
 # One entry an example; each function takes a `random.Random` and an empty folder, and raises AssertionError.
-COMPARISONS = {"dataloader": dataloader}
+COMPARISONS = {"dataloader": dataloader, "init_table": init_table, "embed": embed}
 
 
 def main():
