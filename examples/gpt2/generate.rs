@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use candle_gpt_input::rng::Generator;
-use candle_gpt_input::tokenizer::Tokenizer;
+use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
 
 use crate::input::Batch;
 use crate::model::{Gpt2, KvCache};
@@ -68,7 +68,10 @@ pub fn generate(
 ) -> Result<()> {
     let n_rows = batch.n_padding.len();
     let mask = batch.is_padded().then_some(&batch.attention_mask);
-    let end_of_text = model.input().config().other.get("eos_token_id").and_then(|id| id.as_u64());
+    let end_of_text = match model.input().config().other.get("eos_token_id") {
+        Some(id) => id.as_u64(),
+        None => Some(u64::from(END_OF_TEXT_ID)),
+    };
     let mut rows = vec![Row { tokenizer, ids: Vec::new(), unwritten: Vec::new(), ended: false }; n_rows];
     let mut cache = KvCache::default();
     let mut input_ids = batch.input_ids.clone();

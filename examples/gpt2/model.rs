@@ -4,9 +4,9 @@
 //! [`Gpt2::forward`] show all of both. Everything can be trained: the layer norm and the softmax are written in operations
 //! that have gradients, which `candle_nn::LayerNorm` and `candle_nn::ops::softmax_last_dim` have not.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
-use candle_gpt_input::checkpoint::{Checkpoint, Role};
+use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, TiedLmHead};
 use candle_nn::{Init, VarBuilder, ops};
 use serde::Deserialize;
@@ -27,7 +27,7 @@ struct BlockConfig {
     scale_attn_by_inverse_layer_idx: bool,
     add_cross_attention: bool,
     tie_word_embeddings: bool,
-    // `reorder_and_upcast_attn` is no field: scores and softmax are computed in f32 here whatever it says.
+    // `reorder_and_upcast_attn` needs no field: the softmax here is in f32 at least, whatever it says.
 }
 
 impl Default for BlockConfig {
@@ -93,13 +93,6 @@ pub struct KvCache {
     blocks: Vec<Option<(Tensor, Tensor)>>,
 }
 
-impl KvCache {
-    /// How many columns of tokens are in it, padding included.
-    pub fn n_tokens(&self) -> usize {
-        self.n_tokens
-    }
-}
-
 /// GPT-2: token ids in, logits out.
 #[derive(Clone, Debug)]
 pub struct Gpt2 {
@@ -128,33 +121,28 @@ impl Gpt2 {
 
     /// Reads a whole Hugging Face checkpoint: one file or shards, tied or untied, under any prefix.
     pub fn from_checkpoint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<Self> {
-        let block_config = Self::check(checkpoint)?;
+        // What cannot be run is refused before anything is read.
+        let is_whole = checkpoint.tensors()?.iter().any(|entry| entry.name.ends_with("ln_f.weight"));
+        ensure!(is_whole, "no ln_f.weight: not the input tables alone, but the weights of a whole GPT-2 are needed");
+        let block_config = BlockConfig::of(&checkpoint.config()?)?;
         let (input, report) = GptInputLayer::from_checkpoint(checkpoint, dtype, device)?;
         let root = checkpoint.var_builder(dtype, device);
         let prefix = report.wte.name.strip_suffix("wte.weight").context("the names are not Hugging Face's")?;
-        let model = match prefix.strip_suffix('.') {
-            Some(prefix) => Self::new(input, root.pp(prefix))?,
-            None => Self::new(input, root.clone())?,
+        let vb = match prefix.strip_suffix('.') {
+            Some(prefix) => root.pp(prefix),
+            None => root.clone(),
         };
-        let Some(entry) = checkpoint.tensors()?.into_iter().find(|entry| entry.role == Role::OutputHead) else {
-            ensure!(block_config.tie_word_embeddings, "tie_word_embeddings is false, but there is no lm_head.weight");
+        let model = Self::new(input, vb)?;
+        let head_name = format!("{}lm_head.weight", prefix.strip_suffix("transformer.").unwrap_or(prefix));
+        if !root.contains_tensor(&head_name) {
+            ensure!(block_config.tie_word_embeddings, "tie_word_embeddings is false, but there is no {head_name}");
             return Ok(model);
-        };
+        }
         // As in transformers, a head in the file is the table's copy only if it is equal, whatever the config says.
         let wte = model.input.wte().as_embedding().context("wte is not dense")?.embeddings().clone();
-        let head = root.get(wte.shape(), &entry.name)?;
+        let head = root.get(wte.shape(), &head_name)?;
         let n_different = head.ne(&wte)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
         if block_config.tie_word_embeddings && n_different == 0.0 { Ok(model) } else { model.with_head(head) }
-    }
-
-    /// Refuses, from headers and configuration alone, what [`from_checkpoint`](Self::from_checkpoint) could not run.
-    fn check(checkpoint: &Checkpoint) -> Result<BlockConfig> {
-        let config = checkpoint.config()?;
-        let has_norm = checkpoint.tensors()?.iter().any(|entry| entry.name.ends_with("ln_f.weight"));
-        if config.n_layer == 0 && !has_norm {
-            bail!("the checkpoint holds the input tables only, no blocks: pass the weights of a whole GPT-2");
-        }
-        BlockConfig::of(&config)
     }
 
     pub fn input(&self) -> &GptInputLayer {

@@ -137,7 +137,7 @@ def golden(name, changes, dtype):
         # Every parameter's gradient; where the head is tied, `wte` has that of both uses.
         loss = model(ids, labels=ids).loss
         loss.backward()
-        out |= {f"grad.{key}": parameter.grad for key, parameter in model.named_parameters()}
+        out |= {f"{key}.grad": parameter.grad for key, parameter in model.named_parameters()}
         out["loss"] = loss.detach()
     if name == "plain":
         out["attention_mask"] = mask
