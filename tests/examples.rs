@@ -33,7 +33,7 @@ fn load(path: &Path) -> HashMap<String, Tensor> {
 
 #[test]
 fn every_example_has_help() {
-    for name in ["embed", "inspect_checkpoint"] {
+    for name in ["embed", "inspect_checkpoint", "gpt2"] {
         assert!(stdout(example(name).arg("--help")).contains("Usage:"), "{name}");
     }
 }

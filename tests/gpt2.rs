@@ -415,6 +415,18 @@ fn the_example_refuses_before_it_works() {
     );
 }
 
+#[test]
+fn the_smallest_training_loop_learns() {
+    let source = include_str!("../examples/train_minimal.rs");
+    assert!(source.lines().count() <= 60);
+    let text = stdout(&mut example("train_minimal"));
+    let losses: Vec<f32> =
+        text.split("loss ").skip(1).map(|rest| rest.lines().next().unwrap().parse().unwrap()).collect();
+    assert!(losses.windows(2).all(|pair| pair[1] < pair[0]), "{text}");
+    assert!(losses[losses.len() - 1] < 0.7 * losses[0], "{text}");
+    assert!(text.contains("before: [") && text.contains("after: ["), "{text}");
+}
+
 // ---- adoption ----
 
 #[path = "adopting/after.rs"]
