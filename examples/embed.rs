@@ -8,6 +8,7 @@
 
 mod cli;
 mod hub;
+mod input;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,9 +18,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::checkpoint::save_tensors;
-use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
+use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
 use clap::Parser;
+use hub::Shards;
+use input::{Batch, tokenizer_for};
 
 /// Embedded when nothing else is asked for.
 const DEFAULT_TEXT: &str = "Every effort moves you, one token at a time.";
@@ -66,7 +69,7 @@ fn main() -> ExitCode {
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
     let weights = match &args.hub {
-        Some(repo) => hub::download(repo)?,
+        Some(repo) => hub::download(repo, Shards::InputTables)?,
         None => args.weights.clone(),
     };
     let (rows, tokenizer, tokenizing) = token_ids(&args, &weights)?;
@@ -75,38 +78,27 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let loading = start.elapsed();
     writeln!(out, "{report}\ndevice {chosen}")?;
 
-    let n_tokens = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let n_padding: Vec<usize> = rows.iter().map(|row| n_tokens - row.len()).collect();
-    let padded = n_padding.iter().any(|&n| n > 0);
-    // Padding is any valid id: GPT-2 has none of its own, and the end of text is the usual choice.
-    let pad_id = i64::from(END_OF_TEXT_ID).min(layer.config().vocab_size as i64 - 1);
-    let flat: Vec<i64> = rows
-        .iter()
-        .zip(&n_padding)
-        .flat_map(|(row, &n)| std::iter::repeat_n(pad_id, n).chain(row.iter().copied()))
-        .collect();
-    let input_ids = Tensor::from_vec(flat, (rows.len(), n_tokens), &Device::Cpu)?;
-    let is_token = n_padding.iter().flat_map(|&n| (0..n_tokens).map(move |column| u8::from(column >= n)));
-    let attention_mask = Tensor::from_vec(is_token.collect(), (rows.len(), n_tokens), &Device::Cpu)?;
-
+    let batch = Batch::left_padded(&rows, layer.config().vocab_size)?;
+    let (_, n_tokens) = batch.input_ids.dims2()?;
     let (end, n_positions) = (args.start_pos.saturating_add(n_tokens), layer.config().n_positions);
     if end > n_positions {
         return Err(Error::SequenceTooLong { end, n_positions }.into());
     }
     let start = Instant::now();
-    let positions = if padded { left_padded(&attention_mask, args.start_pos)? } else { args.start_pos.into() };
-    let hidden_states = layer.forward_at(&input_ids, positions)?;
+    let positions =
+        if batch.is_padded() { left_padded(&batch.attention_mask, args.start_pos)? } else { args.start_pos.into() };
+    let hidden_states = layer.forward_at(&batch.input_ids, positions)?;
     device.synchronize()?;
     let forward = start.elapsed();
 
-    print_vectors(out, args.start_pos, &rows, &n_padding, tokenizer.as_ref(), &hidden_states)?;
+    print_vectors(out, args.start_pos, &rows, &batch.n_padding, tokenizer.as_ref(), &hidden_states)?;
     writeln!(out, "hidden_states {:?} {:?}", hidden_states.dims(), hidden_states.dtype())?;
     writeln!(out, "times: ids {}, weights {}, forward {}", ms(tokenizing), ms(loading), ms(forward))?;
     if let Some(path) = &args.output {
-        let input_ids = input_ids.to_dtype(DType::U32)?;
+        let input_ids = batch.input_ids.to_dtype(DType::U32)?;
         let mut tensors = vec![("input_ids", &input_ids), ("hidden_states", &hidden_states)];
-        if padded {
-            tensors.push(("attention_mask", &attention_mask));
+        if batch.is_padded() {
+            tensors.push(("attention_mask", &batch.attention_mask));
         }
         save_tensors(path, &tensors, &[])?;
         writeln!(out, "wrote {}", path.display())?;
@@ -127,11 +119,9 @@ fn token_ids(args: &Args, weights: &Path) -> Result<(Vec<Vec<i64>>, Option<Token
     if !args.ids.is_empty() {
         return Ok((vec![args.ids.clone()], None, start.elapsed()));
     }
-    let beside = weights.join("tokenizer.json");
     let tokenizer = match &args.tokenizer {
         Some(file) => Tokenizer::from_file(file)?,
-        None if beside.is_file() => Tokenizer::from_file(beside)?,
-        None => Tokenizer::gpt2()?.clone(),
+        None => tokenizer_for(weights)?,
     };
     let mut texts = args.texts.clone();
     for file in &args.text_files {

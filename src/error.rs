@@ -282,6 +282,26 @@ pub enum CheckpointError {
         /// The tensor.
         name: String,
     },
+    /// No tensor of the name that was asked for.
+    #[error("{}: no tensor `{name}`", path.display())]
+    MissingTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The name asked for.
+        name: String,
+    },
+    /// A tensor of another shape than the one that was asked for.
+    #[error("{}: `{name}` has shape {shape:?}, expected {expected:?}", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// The shape asked for.
+        expected: Vec<usize>,
+    },
     /// A `config.json` that cannot be used.
     #[error("{}: {source}", path.display())]
     Config {

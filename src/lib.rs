@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[doc = include_str!("adopting.md")]
+pub mod adopting {}
 pub mod checkpoint;
 mod config;
 pub mod data;

@@ -39,6 +39,51 @@ fn tables_of(layer: &GptInputLayer) -> [Tensor; 2] {
 // ---- what transformers writes ----
 
 #[test]
+fn a_var_builder_reads_any_tensor_of_a_file_or_of_shards() -> Result<()> {
+    let folders = ["gpt2_one_file", "gpt2_sharded"].map(|name| Checkpoint::open(golden(name)));
+    let [one_file, sharded] = folders;
+    let (one_file, sharded) = (one_file?, sharded?);
+    assert_eq!(one_file.config()?, sharded.config()?);
+    for dtype in [DType::F32, DType::BF16, DType::F64] {
+        let (left, right) = (one_file.var_builder(dtype, &Device::Cpu), sharded.var_builder(dtype, &Device::Cpu));
+        for entry in one_file.tensors()? {
+            let tensor = left.get(entry.shape.as_slice(), &entry.name)?;
+            assert_eq!((tensor.dtype(), tensor.dims()), (dtype, entry.shape.as_slice()));
+            assert_bits_eq(&tensor, &right.get(entry.shape.as_slice(), &entry.name)?);
+        }
+    }
+    let expected = candle_core::safetensors::load(golden("gpt2_one_file/model.safetensors"), &Device::Cpu)?;
+    let vb = sharded.var_builder(DType::F32, &Device::Cpu).pp("transformer.h.1");
+    assert_bits_eq(&vb.get((12, 36), "attn.c_attn.weight")?, &expected["transformer.h.1.attn.c_attn.weight"]);
+    assert!(vb.contains_tensor("ln_1.bias") && !vb.contains_tensor("ln_3.bias"));
+    // Candle puts a backtrace behind its errors if RUST_BACKTRACE is set.
+    let text = |result: candle_core::Result<Tensor>| error_text(result).lines().next().unwrap_or_default().to_string();
+    assert!(text(vb.get(12, "ln_3.bias")).ends_with("gpt2_sharded: no tensor `transformer.h.1.ln_3.bias`"));
+    let transposed = text(vb.get((36, 12), "attn.c_attn.weight"));
+    assert!(transposed.ends_with("`transformer.h.1.attn.c_attn.weight` has shape [12, 36], expected [36, 12]"));
+    Ok(())
+}
+
+#[test]
+fn a_var_builder_gives_scalars_and_blocks_and_no_integers() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let block = Tensor::new(&[[[1f32, 2.], [3., 4.]], [[5., 6.], [7., 8.]], [[9., 10.], [11., 12.]]], &Device::Cpu)?;
+    let (half, scalar) = (block.to_dtype(DType::F16)?, Tensor::new(0.5f64, &Device::Cpu)?);
+    let (empty, mask) = (Tensor::zeros((0, 3), DType::F32, &Device::Cpu)?, Tensor::new(&[1u8], &Device::Cpu)?);
+    let tensors = [("block", &half), ("scalar", &scalar), ("empty", &empty), ("mask", &mask)];
+    save_tensors(&path, &tensors, &[])?;
+    let checkpoint = Checkpoint::open(&path)?;
+    let vb = checkpoint.var_builder(DType::F32, &Device::Cpu);
+    assert_bits_eq(&vb.get((3, 2, 2), "block")?, &block);
+    assert_eq!(vb.get((), "scalar")?.to_scalar::<f32>()?, 0.5);
+    assert_eq!(vb.get((0, 3), "empty")?.dims(), [0, 3]);
+    assert!(error_text(vb.get(1, "mask")).contains("`mask` holds U8, expected F32, F16, BF16 or F64"));
+    assert!(error_text(checkpoint.config()).contains("no token table found"));
+    Ok(())
+}
+
+#[test]
 fn transformers_checkpoints_give_the_same_bits() -> Result<()> {
     let golden_outputs = golden_tensors("input_layer.safetensors");
     let (ids, mask) = (&golden_outputs["input_ids"], &golden_outputs["attention_mask"]);

@@ -33,7 +33,7 @@ fn load(path: &Path) -> HashMap<String, Tensor> {
 
 #[test]
 fn every_example_has_help() {
-    for name in ["embed", "inspect_checkpoint", "chapter2", "init_table", "dataloader"] {
+    for name in ["embed", "inspect_checkpoint", "chapter2", "init_table", "dataloader", "gpt2", "train_minimal"] {
         assert!(stdout(example(name).arg("--help")).contains("Usage:"), "{name}");
     }
 }

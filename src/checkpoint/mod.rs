@@ -4,9 +4,11 @@ mod keys;
 mod safetensors;
 mod save;
 mod sharded;
+mod var_builder;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -166,6 +168,14 @@ impl Checkpoint {
         Ok(entries)
     }
 
+    /// The checkpoint's configuration, in agreement with the shapes of its input tables; no tensor is read.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if there are no such tables, or the configuration says otherwise.
+    pub fn config(&self) -> Result<GptInputConfig> {
+        Ok(self.locate()?.config)
+    }
+
     /// Reads the two input tables as `dtype` (f32, f16, bf16 or f64) onto `device`.
     ///
     /// Shapes, types and the configuration are checked before any data is read. Beside the tables themselves a megabyte
@@ -174,39 +184,41 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`], naming the file and the numbers that disagree.
     pub fn load_tables(&self, dtype: DType, device: &Device) -> Result<InputTables> {
-        let names = self.names();
-        let (wte_name, wpe_name) = self.find(&names)?;
-        // Two names in one shard are read from one open file.
-        let wte_shard = self.shard(wte_name)?;
-        let wpe_shard = self.shard(&wpe_name)?;
-        let (wte_file, wpe_file) = (wte_shard.get(), wpe_shard.get());
-        let (wte_info, wpe_info) = (wte_file.table(wte_name)?, wpe_file.table(&wpe_name)?);
-        if wte_info.width != wpe_info.width {
-            return Err(CheckpointError::WidthMismatch {
-                path: self.path.clone(),
-                wte: wte_name.to_string(),
-                wte_width: wte_info.width,
-                wpe: wpe_name,
-                wpe_width: wpe_info.width,
-            }
-            .into());
-        }
-        let (config, padded_vocab) = self.resolve_config(&names, (wte_name, &wte_info), (&wpe_name, &wpe_info))?;
-        let unused = names.iter().filter(|name| **name != wte_name && **name != wpe_name);
+        let Located { names, wte, wpe, config, padded_vocab } = self.locate()?;
+        let unused = names.iter().filter(|name| **name != wte.name && **name != wpe.name);
         let report = LoadReport {
-            wte: loaded(wte_name, wte_file, &wte_info),
-            wpe: loaded(&wpe_name, wpe_file, &wpe_info),
+            wte: wte.report(),
+            wpe: wpe.report(),
             dtype,
             config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
             padded_vocab,
             unused: unused.map(|name| name.to_string()).collect(),
         };
-        Ok(InputTables {
-            wte: wte_file.read_table(&wte_info, dtype, device)?,
-            wpe: wpe_file.read_table(&wpe_info, dtype, device)?,
-            config,
-            report,
-        })
+        let read = |table: &LocatedTable| table.file.get().read(&table.info.at, dtype, device);
+        Ok(InputTables { wte: read(&wte)?, wpe: read(&wpe)?, config, report })
+    }
+
+    /// Finds the two tables and checks them against each other and the configuration, from headers alone.
+    fn locate(&self) -> Result<Located<'_>> {
+        let names = self.names();
+        let (wte_name, wpe_name) = self.find(&names)?;
+        let table = |name: String| -> Result<LocatedTable<'_>, CheckpointError> {
+            let file = self.shard(&name)?;
+            Ok(LocatedTable { info: file.get().table(&name)?, file, name })
+        };
+        let (wte, wpe) = (table(wte_name.to_string())?, table(wpe_name)?);
+        if wte.info.width != wpe.info.width {
+            return Err(CheckpointError::WidthMismatch {
+                path: self.path.clone(),
+                wte: wte.name,
+                wte_width: wte.info.width,
+                wpe: wpe.name,
+                wpe_width: wpe.info.width,
+            }
+            .into());
+        }
+        let (config, padded_vocab) = self.resolve_config(&names, (&wte.name, &wte.info), (&wpe.name, &wpe.info))?;
+        Ok(Located { names, wte, wpe, config, padded_vocab })
     }
 
     fn names(&self) -> Vec<&str> {
@@ -246,7 +258,7 @@ impl Checkpoint {
             Weights::File(file) => Ok(Shard::Whole(file)),
             Weights::Shards(index) => {
                 let shard = index.shard_of(name).unwrap_or_default();
-                Ok(Shard::Opened(SafetensorsFile::open(&index.path_of(shard))?))
+                Ok(Shard::Opened(SafetensorsFile::open(&index.path_of(shard))?.into()))
             }
         }
     }
@@ -304,7 +316,7 @@ impl Checkpoint {
 /// A file that holds a tensor: the checkpoint's only one, or a shard opened for it.
 enum Shard<'a> {
     Whole(&'a SafetensorsFile),
-    Opened(SafetensorsFile),
+    Opened(Arc<SafetensorsFile>),
 }
 
 impl Shard<'_> {
@@ -316,12 +328,29 @@ impl Shard<'_> {
     }
 }
 
-fn loaded(name: &str, file: &SafetensorsFile, info: &TableInfo) -> LoadedTable {
-    LoadedTable {
-        name: name.to_string(),
-        file: file.path.clone(),
-        shape: (info.n_rows, info.width),
-        stored_dtype: info.dtype,
+/// The two tables in their files, and the configuration that they agree with.
+struct Located<'a> {
+    names: Vec<&'a str>,
+    wte: LocatedTable<'a>,
+    wpe: LocatedTable<'a>,
+    config: GptInputConfig,
+    padded_vocab: Option<(usize, usize)>,
+}
+
+struct LocatedTable<'a> {
+    name: String,
+    file: Shard<'a>,
+    info: TableInfo,
+}
+
+impl LocatedTable<'_> {
+    fn report(&self) -> LoadedTable {
+        LoadedTable {
+            name: self.name.clone(),
+            file: self.file.get().path.clone(),
+            shape: (self.info.n_rows, self.info.width),
+            stored_dtype: self.info.at.dtype,
+        }
     }
 }
 

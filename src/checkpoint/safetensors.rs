@@ -72,26 +72,12 @@ impl SafetensorsFile {
         Ok(Self { path: path.to_path_buf(), tensors, metadata, file: Mutex::new(file), data_start })
     }
 
-    /// What the header says of a table: its name must be in the file, its shape a matrix, its type a floating-point one.
-    pub(super) fn table(&self, name: &str) -> Result<TableInfo, CheckpointError> {
+    /// What the header says of a tensor: its name must be in the file, its type a floating-point one.
+    pub(super) fn tensor(&self, name: &str) -> Result<TensorAt, CheckpointError> {
         let path = || self.path.clone();
         let Some(info) = self.tensors.get(name) else {
             return Err(CheckpointError::TensorNotInShard { path: path(), name: name.to_string() });
         };
-        let &[n_rows, width] = info.shape.as_slice() else {
-            return Err(CheckpointError::TableShape {
-                path: path(),
-                name: name.to_string(),
-                shape: info.shape.clone(),
-            });
-        };
-        if n_rows == 0 || width == 0 {
-            return Err(CheckpointError::TableShape {
-                path: path(),
-                name: name.to_string(),
-                shape: info.shape.clone(),
-            });
-        }
         let dtype = match info.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
@@ -105,52 +91,71 @@ impl SafetensorsFile {
                 });
             }
         };
-        Ok(TableInfo { n_rows, width, dtype, start: self.data_start + info.data_offsets.0 as u64 })
+        Ok(TensorAt { shape: info.shape.clone(), dtype, start: self.data_start + info.data_offsets.0 as u64 })
     }
 
-    /// Reads a whole table as `dtype`: one pass over its bytes, one allocation of the result.
-    pub(super) fn read_table(&self, info: &TableInfo, dtype: DType, device: &Device) -> Result<Tensor> {
-        let shape = (info.n_rows, info.width);
+    /// The same of a table, which must be a matrix.
+    pub(super) fn table(&self, name: &str) -> Result<TableInfo, CheckpointError> {
+        let at = self.tensor(name)?;
+        match at.shape.as_slice() {
+            &[n_rows, width] if n_rows > 0 && width > 0 => Ok(TableInfo { n_rows, width, at }),
+            _ => {
+                let (path, name) = (self.path.clone(), name.to_string());
+                Err(CheckpointError::TableShape { path, name, shape: at.shape })
+            }
+        }
+    }
+
+    /// Reads a whole tensor as `dtype`: one pass over its bytes, one allocation of the result.
+    pub(super) fn read(&self, at: &TensorAt, dtype: DType, device: &Device) -> Result<Tensor> {
+        let shape = at.shape.as_slice();
         let tensor = match dtype {
-            DType::F32 => Tensor::from_vec(self.read_elements::<f32>(info)?, shape, device),
-            DType::F16 => Tensor::from_vec(self.read_elements::<f16>(info)?, shape, device),
-            DType::BF16 => Tensor::from_vec(self.read_elements::<bf16>(info)?, shape, device),
-            DType::F64 => Tensor::from_vec(self.read_elements::<f64>(info)?, shape, device),
+            DType::F32 => Tensor::from_vec(self.read_elements::<f32>(at)?, shape, device),
+            DType::F16 => Tensor::from_vec(self.read_elements::<f16>(at)?, shape, device),
+            DType::BF16 => Tensor::from_vec(self.read_elements::<bf16>(at)?, shape, device),
+            DType::F64 => Tensor::from_vec(self.read_elements::<f64>(at)?, shape, device),
             dtype => return Err(CheckpointError::UnsupportedDType { dtype }.into()),
         };
         Ok(tensor?)
     }
 
-    fn read_elements<T: Element>(&self, info: &TableInfo) -> Result<Vec<T>, CheckpointError> {
+    fn read_elements<T: Element>(&self, at: &TensorAt) -> Result<Vec<T>, CheckpointError> {
         let io = |source| CheckpointError::Io { path: self.path.clone(), source };
         // The shape was checked against the file's length, so neither product can overflow, nor the allocation be more
         // than a small multiple of what is really there.
-        let n_elements = info.n_rows * info.width;
-        let mut left = n_elements * info.dtype.size_in_bytes();
+        let n_elements = at.shape.iter().product::<usize>();
+        let mut left = n_elements * at.dtype.size_in_bytes();
         let mut elements = Vec::with_capacity(n_elements);
         let mut piece = vec![0; PIECE_BYTES.min(left)];
         let mut file = self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        file.seek(SeekFrom::Start(info.start)).map_err(io)?;
+        file.seek(SeekFrom::Start(at.start)).map_err(io)?;
         while left > 0 {
             let bytes = &mut piece[..PIECE_BYTES.min(left)];
             file.read_exact(bytes).map_err(io)?;
-            T::extend(&mut elements, bytes, info.dtype);
+            T::extend(&mut elements, bytes, at.dtype);
             left -= bytes.len();
         }
         Ok(elements)
     }
 }
 
-/// Where a table lies in its file, and as what.
+/// Where a tensor lies in its file, and as what.
 #[derive(Clone, Debug)]
-pub(super) struct TableInfo {
-    pub(super) n_rows: usize,
-    pub(super) width: usize,
+pub(super) struct TensorAt {
+    pub(super) shape: Vec<usize>,
     pub(super) dtype: DType,
     start: u64,
 }
 
-/// A type that tables are loaded as. Conversions are PyTorch's: through f32, one rounding to nearest even each step.
+/// A tensor that is a table.
+#[derive(Clone, Debug)]
+pub(super) struct TableInfo {
+    pub(super) n_rows: usize,
+    pub(super) width: usize,
+    pub(super) at: TensorAt,
+}
+
+/// A type that tensors are loaded as. Conversions are PyTorch's: through f32, one rounding to nearest even each step.
 trait Element: Copy {
     const DTYPE: DType;
     fn from_f32(value: f32) -> Self;

@@ -61,7 +61,8 @@ impl ShardIndex {
         self.weight_map.keys().map(String::as_str)
     }
 
-    pub(super) fn shards(&self) -> BTreeSet<&str> {
+    /// Every shard, each once.
+    pub fn shards(&self) -> BTreeSet<&str> {
         self.weight_map.values().map(String::as_str).collect()
     }
 

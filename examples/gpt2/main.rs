@@ -1,0 +1,175 @@
+//! GPT-2 on the input layer of this crate: logits of prompts, and text that goes on from them.
+//!
+//! cargo run --release --example gpt2 -- --weights path/to/gpt2 --prompt "Every effort moves you"
+//! cargo run --release --example gpt2 -- --weights path/to/gpt2 --prompt "Hello, I" --prompt "A cat" --temperature 0.8
+//! cargo run --release --features hub --example gpt2 -- --hub openai-community/gpt2 --device auto
+//!
+//! Prints the text as it grows (a batch row by row at the end; ids, where ids were given) and the tokens per second.
+
+#[path = "../cli/mod.rs"]
+mod cli;
+mod generate;
+#[path = "../hub/mod.rs"]
+mod hub;
+#[path = "../input/mod.rs"]
+mod input;
+mod model;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device};
+use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
+use candle_gpt_input::rng::Generator;
+use candle_gpt_input::tokenizer::Tokenizer;
+use candle_gpt_input::{DeviceSpec, Error, GptInputConfig};
+use clap::Parser;
+use generate::{Sampling, generate, likeliest};
+use input::Batch;
+use model::Gpt2;
+
+/// Goes on from here when nothing else is asked for.
+const DEFAULT_PROMPT: &str = "Every effort moves you";
+
+/// Runs a GPT-2: the logits of prompts, and the text that follows them.
+#[derive(Parser)]
+struct Args {
+    /// A complete GPT-2 checkpoint: a safetensors file, a folder, or a sharded folder
+    #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
+    weights: PathBuf,
+    /// A model to download from the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
+    #[arg(long, value_name = "REPO", conflicts_with = "weights")]
+    hub: Option<String>,
+    /// A text to go on from; several make a batch, padded on the left
+    #[arg(long = "prompt", value_name = "TEXT", conflicts_with = "ids")]
+    prompts: Vec<String>,
+    /// Token ids instead of text, such as 15496,11,995
+    #[arg(long, value_name = "IDS", value_delimiter = ',', allow_hyphen_values = true)]
+    ids: Vec<i64>,
+    /// How many tokens to add; 0 computes the logits of the prompt only
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_new_tokens: usize,
+    /// 0 takes the likeliest token; above, the larger the more surprising
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = parse_temperature)]
+    temperature: f64,
+    /// Draw among the K likeliest tokens only
+    #[arg(long, value_name = "K", value_parser = parse_top_k)]
+    top_k: Option<usize>,
+    /// The seed of the draws, as torch.manual_seed takes it
+    #[arg(long, value_name = "S", default_value_t = 123)]
+    seed: u64,
+    /// auto, cpu, cuda, cuda:N, metal or metal:N
+    #[arg(long, default_value = "auto")]
+    device: DeviceSpec,
+    /// The type to compute in: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_parser = cli::parse_dtype)]
+    dtype: DType,
+    /// Write the logits of the prompt [B, T, V] as f32, the input_ids and (if padded) the attention_mask to this file
+    #[arg(long, value_name = "F.safetensors")]
+    logits_output: Option<PathBuf>,
+}
+
+fn parse_temperature(text: &str) -> Result<f64, String> {
+    let temperature = text.parse().ok().filter(|t: &f64| t.is_finite() && *t >= 0.0);
+    temperature.ok_or("use a finite number of at least 0".to_string())
+}
+
+fn parse_top_k(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&k| k > 0).ok_or("use a whole number of at least 1".to_string())
+}
+
+fn main() -> ExitCode {
+    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+}
+
+fn run(args: Args, out: &mut impl Write) -> Result<()> {
+    let (device, chosen) = args.device.resolve_with_report()?;
+    let weights = match &args.hub {
+        Some(repo) => hub::download(repo, hub::Shards::All)?,
+        None => args.weights.clone(),
+    };
+    let (rows, tokenizer) = prompts(&args, &weights)?;
+    let checkpoint = Checkpoint::open(&weights)?;
+    let config = checkpoint.config()?;
+    check_length(&rows, args.max_new_tokens, &config)?;
+
+    let start = Instant::now();
+    let model =
+        Gpt2::from_checkpoint(&checkpoint, args.dtype, &device).with_context(|| weights.display().to_string())?;
+    let GptInputConfig { n_layer, n_head, n_embd, .. } = config;
+    let loading = start.elapsed().as_secs_f64();
+    writeln!(out, "{n_layer} blocks, {n_head} heads, {n_embd} dimensions, {:?}, read in {loading:.2} s", args.dtype)?;
+    writeln!(out, "device {chosen}")?;
+
+    let batch = Batch::left_padded(&rows, config.vocab_size)?;
+    if args.logits_output.is_some() || args.max_new_tokens == 0 {
+        prompt_logits(&model, &batch, tokenizer.as_ref(), args.logits_output.as_deref(), out)?;
+    }
+    if args.max_new_tokens == 0 {
+        return Ok(());
+    }
+    let generator = Generator::manual_seed(args.seed);
+    let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, generator };
+    generate(&model, &batch, args.max_new_tokens, &sampling, tokenizer.as_ref(), out)
+}
+
+/// One row of ids a prompt, with the tokenizer that made them, if one did.
+fn prompts(args: &Args, weights: &Path) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>)> {
+    if !args.ids.is_empty() {
+        return Ok((vec![args.ids.clone()], None));
+    }
+    let tokenizer = input::tokenizer_for(weights)?;
+    let default = [DEFAULT_PROMPT.to_string()];
+    let texts = if args.prompts.is_empty() { &default[..] } else { &args.prompts };
+    let encode = |text: &String| {
+        ensure!(!text.is_empty(), "an empty prompt has nothing to go on from: begin with \"<|endoftext|>\"");
+        Ok(tokenizer.encode(text)?.into_iter().map(i64::from).collect())
+    };
+    let rows = texts.iter().map(encode).collect::<Result<_>>()?;
+    Ok((rows, Some(tokenizer)))
+}
+
+/// The last token that is generated is not embedded any more: it needs no position.
+fn check_length(rows: &[Vec<i64>], max_new_tokens: usize, config: &GptInputConfig) -> Result<()> {
+    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let (end, n_positions) = (longest.saturating_add(max_new_tokens.saturating_sub(1)), config.n_positions);
+    if end > n_positions {
+        let asked = format!("{longest} tokens of prompt and {max_new_tokens} new ones");
+        return Err(Error::SequenceTooLong { end, n_positions }).context(asked);
+    }
+    Ok(())
+}
+
+/// How many candidates for the next token are shown.
+const SHOWN: usize = 5;
+
+/// Writes the logits of the whole prompt to a file, if asked to, and prints the likeliest next tokens of each row.
+fn prompt_logits(
+    model: &Gpt2,
+    batch: &Batch,
+    tokenizer: Option<&Tokenizer>,
+    path: Option<&Path>,
+    out: &mut impl Write,
+) -> Result<()> {
+    let mask = batch.is_padded().then_some(&batch.attention_mask);
+    let logits = model.forward(&batch.input_ids, mask)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+    writeln!(out, "logits {:?}", logits.dims())?;
+    let (_, t, _) = logits.dims3()?;
+    for (row, logits) in logits.narrow(1, t - 1, 1)?.squeeze(1)?.to_vec2::<f32>()?.iter().enumerate() {
+        let likeliest = likeliest(logits, SHOWN);
+        let shown = |&id: &usize| match tokenizer.and_then(|tokenizer| tokenizer.token_bytes(id as u32)) {
+            Some(bytes) => format!("{:?} {:.3}", String::from_utf8_lossy(bytes), logits[id]),
+            None => format!("{id} {:.3}", logits[id]),
+        };
+        writeln!(out, "next[{row}] {}", likeliest.iter().map(shown).collect::<Vec<_>>().join(", "))?;
+    }
+    let Some(path) = path else { return Ok(()) };
+    let input_ids = batch.input_ids.to_dtype(DType::U32)?;
+    let mut tensors = vec![("input_ids", &input_ids), ("logits", &logits)];
+    tensors.extend(mask.map(|mask| ("attention_mask", mask)));
+    save_tensors(path, &tensors, &[])?;
+    Ok(writeln!(out, "wrote {}", path.display())?)
+}

@@ -1,0 +1,338 @@
+//! GPT-2 on top of [`GptInputLayer`]: pre-norm blocks, causal attention with a key/value cache, final norm, output head.
+//!
+//! A file to copy. The layer is everything below the first block, and its table is the head: [`Gpt2::hidden_states`] and
+//! [`Gpt2::forward`] show all of both. Everything can be trained: the layer norm and the softmax are written in operations
+//! that have gradients, which `candle_nn::LayerNorm` and `candle_nn::ops::softmax_last_dim` have not.
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{D, DType, Device, Tensor};
+use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, TiedLmHead};
+use candle_nn::{Init, VarBuilder, ops};
+use serde::Deserialize;
+
+/// Added to a score that must not count: its weight is then exactly 0. It is finite, so that a row in which nothing counts
+/// (padding) has weights that nobody reads, not NaN, which would spread.
+const MASKED: f64 = -1e30;
+
+/// What a `config.json` says of the blocks; the defaults are those of `transformers.GPT2Config`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct BlockConfig {
+    model_type: String,
+    n_inner: Option<usize>,
+    activation_function: Activation,
+    layer_norm_epsilon: f64,
+    scale_attn_weights: bool,
+    scale_attn_by_inverse_layer_idx: bool,
+    add_cross_attention: bool,
+    tie_word_embeddings: bool,
+    // `reorder_and_upcast_attn` needs no field: the softmax here is in f32 at least, whatever it says.
+}
+
+impl Default for BlockConfig {
+    fn default() -> Self {
+        Self {
+            model_type: "gpt2".to_string(),
+            n_inner: None,
+            activation_function: Activation::GeluNew,
+            layer_norm_epsilon: 1e-5,
+            scale_attn_weights: true,
+            scale_attn_by_inverse_layer_idx: false,
+            add_cross_attention: false,
+            tie_word_embeddings: true,
+        }
+    }
+}
+
+impl BlockConfig {
+    fn of(config: &GptInputConfig) -> Result<Self> {
+        let blocks: Self = serde_json::from_value(config.other.clone().into()).context("config")?;
+        ensure!(blocks.model_type == "gpt2", "config: model_type `{}` is not gpt2", blocks.model_type);
+        ensure!(!blocks.add_cross_attention, "config: add_cross_attention is not supported");
+        let (n_head, n_embd) = (config.n_head, config.n_embd);
+        ensure!(n_head > 0 && n_embd % n_head == 0, "config: n_embd {n_embd} is no multiple of n_head {n_head}");
+        Ok(blocks)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Activation {
+    #[serde(alias = "gelu_pytorch_tanh", alias = "gelu_fast")]
+    GeluNew,
+    Gelu,
+    Relu,
+    #[serde(alias = "swish")]
+    Silu,
+    Tanh,
+    QuickGelu,
+}
+
+impl Activation {
+    fn forward(self, x: &Tensor) -> Result<Tensor> {
+        let dtype = x.dtype();
+        let x = widened(x)?;
+        let y = match self {
+            Self::GeluNew => x.gelu()?,
+            Self::Gelu => x.gelu_erf()?,
+            Self::Relu => x.relu()?,
+            Self::Silu => x.silu()?,
+            Self::Tanh => x.tanh()?,
+            Self::QuickGelu => (&x * ops::sigmoid(&(&x * 1.702)?)?)?,
+        };
+        Ok(y.to_dtype(dtype)?)
+    }
+}
+
+/// The keys and values of the tokens seen so far; empty at the start of a sequence.
+#[derive(Clone, Debug, Default)]
+pub struct KvCache {
+    n_tokens: usize,
+    /// For each block: `[B, H, n_tokens, D]` twice.
+    blocks: Vec<Option<(Tensor, Tensor)>>,
+}
+
+/// GPT-2: token ids in, logits out.
+#[derive(Clone, Debug)]
+pub struct Gpt2 {
+    input: GptInputLayer,
+    blocks: Vec<Block>,
+    ln_f: LayerNorm,
+    lm_head: TiedLmHead,
+}
+
+impl Gpt2 {
+    /// Puts the blocks of `vb` (`h.0`, `h.1`, …, `ln_f`) and a tied head on an input layer.
+    pub fn new(input: GptInputLayer, vb: VarBuilder) -> Result<Self> {
+        let config = input.config();
+        let block_config = BlockConfig::of(config)?;
+        let block = |i| Block::load(i, config, &block_config, vb.pp("h").pp(i));
+        let blocks = (0..config.n_layer).map(block).collect::<Result<_>>()?;
+        let ln_f = LayerNorm::load(config.n_embd, block_config.layer_norm_epsilon, vb.pp("ln_f"))?;
+        let lm_head = input.lm_head()?;
+        Ok(Self { input, blocks, ln_f, lm_head })
+    }
+
+    /// The same model with a head of its own, `[V, C]`.
+    pub fn with_head(self, lm_head: Tensor) -> Result<Self> {
+        Ok(Self { lm_head: TiedLmHead::new(lm_head)?, ..self })
+    }
+
+    /// Reads a whole Hugging Face checkpoint: one file or shards, tied or untied, under any prefix.
+    pub fn from_checkpoint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<Self> {
+        // What cannot be run is refused before anything is read.
+        let is_whole = checkpoint.tensors()?.iter().any(|entry| entry.name.ends_with("ln_f.weight"));
+        ensure!(is_whole, "no ln_f.weight: not the input tables alone, but the weights of a whole GPT-2 are needed");
+        let block_config = BlockConfig::of(&checkpoint.config()?)?;
+        let (input, report) = GptInputLayer::from_checkpoint(checkpoint, dtype, device)?;
+        let root = checkpoint.var_builder(dtype, device);
+        let prefix = report.wte.name.strip_suffix("wte.weight").context("the names are not Hugging Face's")?;
+        let vb = match prefix.strip_suffix('.') {
+            Some(prefix) => root.pp(prefix),
+            None => root.clone(),
+        };
+        let model = Self::new(input, vb)?;
+        let head_name = format!("{}lm_head.weight", prefix.strip_suffix("transformer.").unwrap_or(prefix));
+        if !root.contains_tensor(&head_name) {
+            ensure!(block_config.tie_word_embeddings, "tie_word_embeddings is false, but there is no {head_name}");
+            return Ok(model);
+        }
+        // As in transformers, a head in the file is the table's copy only if it is equal, whatever the config says.
+        let wte = model.input.wte().as_embedding().context("wte is not dense")?.embeddings().clone();
+        let head = root.get(wte.shape(), &head_name)?;
+        let n_different = head.ne(&wte)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+        if block_config.tie_word_embeddings && n_different == 0.0 { Ok(model) } else { model.with_head(head) }
+    }
+
+    pub fn input(&self) -> &GptInputLayer {
+        &self.input
+    }
+
+    pub fn lm_head(&self) -> &TiedLmHead {
+        &self.lm_head
+    }
+
+    /// Logits of a sequence from its start: `[B, T] -> [B, T, V]`.
+    pub fn forward(&self, input_ids: &Tensor, attention_mask: Option<&Tensor>) -> Result<Tensor> {
+        let hidden_states = self.hidden_states(input_ids, attention_mask, &mut KvCache::default())?;
+        Ok(self.lm_head.forward(&hidden_states)?)
+    }
+
+    /// What the head is given: `[B, T] -> [B, T, C]`, for the tokens that come after those in the cache.
+    ///
+    /// `attention_mask` `[B, M]` (1 token, 0 padding) counts from the start of the sequence. Columns beyond it are tokens, so
+    /// that the mask of a padded prompt serves for the whole generation.
+    pub fn hidden_states(
+        &self,
+        input_ids: &Tensor,
+        attention_mask: Option<&Tensor>,
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
+        let (_, t) = input_ids.dims2()?;
+        let n_cached = cache.n_tokens;
+        let positions = match attention_mask {
+            Some(mask) => Positions::from_mask(mask)?.after(n_cached),
+            None => n_cached.into(),
+        };
+        let mut hidden_states = self.input.forward_at(input_ids, positions)?; // wte[input_ids] + wpe[positions]
+        let mask = score_mask(t, n_cached, attention_mask, self.input.device())?;
+        cache.blocks.resize(self.blocks.len(), None);
+        for (block, past) in self.blocks.iter().zip(&mut cache.blocks) {
+            hidden_states = block.forward(&hidden_states, mask.as_ref(), past)?;
+        }
+        cache.n_tokens += t;
+        self.ln_f.forward(&hidden_states)
+    }
+}
+
+/// What is added to the scores of T queries behind `n_cached` keys: `[1 or B, 1, T, n_cached + T]`; `None` if nothing is
+/// masked, as when a batch without padding decodes one token.
+fn score_mask(t: usize, n_cached: usize, attention_mask: Option<&Tensor>, device: &Device) -> Result<Option<Tensor>> {
+    let n_keys = n_cached + t;
+    let causal = if t > 1 {
+        let later = |query: usize| (0..n_keys).map(move |key| if key > n_cached + query { MASKED as f32 } else { 0. });
+        Some(Tensor::from_vec((0..t).flat_map(later).collect::<Vec<_>>(), (1, 1, t, n_keys), device)?)
+    } else {
+        None
+    };
+    let Some(attention_mask) = attention_mask else { return Ok(causal) };
+    let (b, n_columns) = attention_mask.dims2()?;
+    let mut is_token = attention_mask.to_dtype(DType::F32)?.to_device(device)?;
+    if n_columns < n_keys {
+        is_token = Tensor::cat(&[&is_token, &Tensor::ones((b, n_keys - n_columns), DType::F32, device)?], 1)?;
+    }
+    let padding = is_token.narrow(1, 0, n_keys)?.affine(-MASKED, MASKED)?.reshape((b, 1, 1, n_keys))?;
+    Ok(Some(match causal {
+        Some(causal) => causal.broadcast_add(&padding)?,
+        None => padding,
+    }))
+}
+
+/// x + attention(norm(x)), then x + mlp(norm(x)).
+#[derive(Clone, Debug)]
+struct Block {
+    ln_1: LayerNorm,
+    attn: Attention,
+    ln_2: LayerNorm,
+    c_fc: Conv1D,
+    activation: Activation,
+    c_proj: Conv1D,
+}
+
+impl Block {
+    fn load(i: usize, config: &GptInputConfig, block: &BlockConfig, vb: VarBuilder) -> Result<Self> {
+        let (n_embd, eps) = (config.n_embd, block.layer_norm_epsilon);
+        let n_inner = block.n_inner.unwrap_or(4 * n_embd);
+        // GPT-2 draws what is added to the residual stream smaller, the deeper the model.
+        let stdev = config.initializer_range;
+        let residual_stdev = stdev / (2.0 * config.n_layer as f64).sqrt();
+        let mut scale = 1.0;
+        if block.scale_attn_weights {
+            scale /= ((n_embd / config.n_head) as f64).sqrt();
+        }
+        if block.scale_attn_by_inverse_layer_idx {
+            scale /= (i + 1) as f64;
+        }
+        let attn = Attention {
+            c_attn: Conv1D::load(n_embd, 3 * n_embd, stdev, vb.pp("attn.c_attn"))?,
+            c_proj: Conv1D::load(n_embd, n_embd, residual_stdev, vb.pp("attn.c_proj"))?,
+            n_head: config.n_head,
+            scale,
+        };
+        Ok(Self {
+            ln_1: LayerNorm::load(n_embd, eps, vb.pp("ln_1"))?,
+            attn,
+            ln_2: LayerNorm::load(n_embd, eps, vb.pp("ln_2"))?,
+            c_fc: Conv1D::load(n_embd, n_inner, stdev, vb.pp("mlp.c_fc"))?,
+            activation: block.activation_function,
+            c_proj: Conv1D::load(n_inner, n_embd, residual_stdev, vb.pp("mlp.c_proj"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: Option<&Tensor>, past: &mut Option<(Tensor, Tensor)>) -> Result<Tensor> {
+        let x = (x + self.attn.forward(&self.ln_1.forward(x)?, mask, past)?)?;
+        let inner = self.activation.forward(&self.c_fc.forward(&self.ln_2.forward(&x)?)?)?;
+        Ok((&x + self.c_proj.forward(&inner)?)?)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Attention {
+    c_attn: Conv1D,
+    c_proj: Conv1D,
+    n_head: usize,
+    scale: f64,
+}
+
+impl Attention {
+    fn forward(&self, x: &Tensor, mask: Option<&Tensor>, past: &mut Option<(Tensor, Tensor)>) -> Result<Tensor> {
+        let (b, t, c) = x.dims3()?;
+        // [B, T, 3 C] -> three times [B, H, T, D]
+        let qkv = self.c_attn.forward(x)?.reshape((b, t, 3, self.n_head, c / self.n_head))?;
+        let heads = |i| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous();
+        let (q, mut k, mut v) = (heads(0)?, heads(1)?, heads(2)?);
+        if let Some((past_k, past_v)) = past {
+            k = Tensor::cat(&[&*past_k, &k], 2)?;
+            v = Tensor::cat(&[&*past_v, &v], 2)?;
+        }
+        *past = Some((k.clone(), v.clone()));
+        let mut scores = widened(&(q * self.scale)?.matmul(&k.t()?)?)?;
+        if let Some(mask) = mask {
+            scores = scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?;
+        }
+        let weights = ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
+        let heads = weights.matmul(&v)?.transpose(1, 2)?.reshape((b, t, c))?;
+        self.c_proj.forward(&heads)
+    }
+}
+
+/// A linear layer whose weight is stored `[in, out]`, as GPT-2's are.
+#[derive(Clone, Debug)]
+struct Conv1D {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Conv1D {
+    fn load(n_in: usize, n_out: usize, stdev: f64, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get_with_hints((n_in, n_out), "weight", Init::Randn { mean: 0.0, stdev })?;
+        Ok(Self { weight, bias: vb.get_with_hints(n_out, "bias", Init::Const(0.0))? })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, t, n_in) = x.dims3()?;
+        let y = x.reshape((b * t, n_in))?.matmul(&self.weight)?.broadcast_add(&self.bias)?;
+        Ok(y.reshape((b, t, ()))?)
+    }
+}
+
+/// (x - mean) / sqrt(variance + eps) · weight + bias, in f32 at least, rounded once.
+#[derive(Clone, Debug)]
+struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    fn load(n_embd: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get_with_hints(n_embd, "weight", Init::Const(1.0))?;
+        Ok(Self { weight, bias: vb.get_with_hints(n_embd, "bias", Init::Const(0.0))?, eps })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let dtype = x.dtype();
+        let x = widened(x)?;
+        let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let variance = x.sqr()?.mean_keepdim(D::Minus1)?;
+        let x = x.broadcast_div(&(variance + self.eps)?.sqrt()?)?;
+        let x = x.broadcast_mul(&widened(&self.weight)?)?.broadcast_add(&widened(&self.bias)?)?;
+        Ok(x.to_dtype(dtype)?)
+    }
+}
+
+/// f16 and bf16 as f32, everything else as it is.
+fn widened(x: &Tensor) -> Result<Tensor> {
+    Ok(if matches!(x.dtype(), DType::F16 | DType::BF16) { x.to_dtype(DType::F32)? } else { x.clone() })
+}

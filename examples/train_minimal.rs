@@ -1,0 +1,60 @@
+//! The smallest training that works: text → loader → layer → two blocks → tied head → loss → AdamW.
+//!
+//! cargo run --release --example train_minimal
+//!
+//! Prints the loss as it falls, and the tokens nearest to a word before and after.
+
+#[allow(dead_code)] // it can also load checkpoints and generate
+#[path = "gpt2/model.rs"]
+mod model;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
+use candle_gpt_input::{GptInputConfig, GptInputLayer, init::Init, rng::Generator, tokenizer::Tokenizer};
+use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarBuilder, VarMap, loss::cross_entropy};
+use std::collections::BTreeSet;
+
+fn main() -> Result<()> {
+    clap::Command::new("train_minimal").about("Trains two blocks on the first chapters of Genesis").get_matches();
+    let device = Device::Cpu;
+    let generator = Generator::manual_seed(123);
+    // Only tokens that occur get a row, a thousand instead of GPT-2's 50257: a step then takes milliseconds.
+    let gpt2_ids = Tokenizer::gpt2()?.encode(include_str!("data/genesis.txt"))?;
+    let vocabulary: Vec<u32> = gpt2_ids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let ids = gpt2_ids.iter().filter_map(|id| Some(vocabulary.binary_search(id).ok()? as u32)).collect();
+    let cut = LoaderConfig { batch_size: 8, max_length: 32, stride: 32, ..Default::default() };
+    let loader = Loader::new(&Tokens::new(ids), cut, Seeding::Global(generator.clone()), &device)?;
+
+    let sizes = GptInputConfig::new(vocabulary.len(), 32, 32);
+    let config = GptInputConfig { n_layer: 2, n_head: 4, embd_pdrop: 0.0, ..sizes };
+    let varmap = VarMap::new();
+    let input = GptInputLayer::init(&config, Init::Gpt2 { std: 0.02 }, &generator, DType::F32, &device)?;
+    let input = input.trainable(&varmap, "transformer")?; // its tables are variables of the map now
+    let blocks = VarBuilder::from_varmap(&varmap, DType::F32, &device).pp("transformer");
+    let gpt = model::Gpt2::new(input, blocks)?; // and so are the weights of the blocks
+    let mut adamw = AdamW::new(varmap.all_vars(), ParamsAdamW { lr: 5e-3, ..Default::default() })?;
+    println!("nearest to \" sons\" before: {:?}", nearest(gpt.input(), &vocabulary, " sons")?);
+    for epoch in 0..6 {
+        for (step, batch) in loader.epoch().enumerate() {
+            let batch = batch?;
+            let logits = gpt.forward(&batch.input_ids, None)?.flatten(0, 1)?; // [B, T] -> [B, T, V] -> [B T, V]
+            let loss = cross_entropy(&logits, &batch.target_ids.flatten_all()?)?;
+            adamw.backward_step(&loss)?;
+            if step == 0 {
+                println!("epoch {epoch}, loss {:.3}", loss.to_scalar::<f32>()?);
+            }
+        }
+    }
+    println!("nearest to \" sons\" after: {:?}", nearest(gpt.input(), &vocabulary, " sons")?);
+    Ok(())
+}
+
+/// The tokens whose rows of `wte` point most nearly the way that the word's row does.
+fn nearest(input: &GptInputLayer, vocabulary: &[u32], word: &str) -> Result<Vec<String>> {
+    let at = vocabulary.binary_search(&Tokenizer::gpt2()?.encode(word)?[0]).ok().context("a word of the text")?;
+    let wte = input.embed_tokens(&Tensor::arange(0, vocabulary.len() as u32, input.device())?)?;
+    let wte = wte.broadcast_div(&wte.sqr()?.sum_keepdim(1)?.sqrt()?)?; // rows of length 1
+    let order = wte.matmul(&wte.get(at)?.unsqueeze(1)?)?.squeeze(1)?.arg_sort_last_dim(false)?;
+    order.to_vec1::<u32>()?[1..6].iter().map(|&at| Ok(Tokenizer::gpt2()?.decode(&[vocabulary[at as usize]])?)).collect()
+}

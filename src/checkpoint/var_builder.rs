@@ -1,0 +1,97 @@
+//! Every tensor of a checkpoint through Candle's [`VarBuilder`]: what the blocks above an input layer are loaded with.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+
+use super::safetensors::SafetensorsFile;
+use super::{Checkpoint, Shard, Weights};
+use crate::error::{CheckpointError, Result};
+
+impl Checkpoint {
+    /// A [`VarBuilder`] on all tensors of the checkpoint, under their own names: `transformer.h.0.ln_1.weight`.
+    ///
+    /// A tensor is read when it is asked for, straight into `dtype` (f32, f16, bf16 or f64), its shape compared before; no
+    /// file is mapped into memory. A shard is opened once.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("model.safetensors");
+    /// let bias = Tensor::new(&[1f32, 2.], &Device::Cpu)?;
+    /// save_tensors(&path, &[("transformer.ln_f.bias", &bias)], &[])?;
+    /// let checkpoint = Checkpoint::open(&path)?;
+    /// let vb = checkpoint.var_builder(DType::F64, &Device::Cpu);
+    /// assert_eq!(vb.pp("transformer.ln_f").get(2, "bias")?.to_vec1::<f64>()?, [1., 2.]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'_> {
+        let backend = Backend { checkpoint: self, shards: Mutex::default() };
+        VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
+    }
+}
+
+struct Backend<'a> {
+    checkpoint: &'a Checkpoint,
+    /// Those opened so far, by file name.
+    shards: Mutex<BTreeMap<String, Arc<SafetensorsFile>>>,
+}
+
+impl Backend<'_> {
+    fn read(&self, name: &str, expected: Option<&Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+        let shard = self.file_of(name)?;
+        let file = shard.get();
+        let at = file.tensor(name)?;
+        match expected {
+            Some(expected) if expected.dims() != at.shape => Err(CheckpointError::TensorShape {
+                path: file.path.clone(),
+                name: name.to_string(),
+                shape: at.shape,
+                expected: expected.dims().to_vec(),
+            }
+            .into()),
+            _ => file.read(&at, dtype, device),
+        }
+    }
+
+    fn file_of(&self, name: &str) -> Result<Shard<'_>, CheckpointError> {
+        let Checkpoint { path, weights, .. } = self.checkpoint;
+        let missing = || CheckpointError::MissingTensor { path: path.clone(), name: name.to_string() };
+        match weights {
+            Weights::File(file) if file.tensors.contains_key(name) => Ok(Shard::Whole(file)),
+            Weights::File(_) => Err(missing()),
+            Weights::Shards(index) => {
+                let shard = index.shard_of(name).ok_or_else(missing)?;
+                let mut opened = self.shards.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                if let Some(file) = opened.get(shard) {
+                    return Ok(Shard::Opened(file.clone()));
+                }
+                let file = Arc::new(SafetensorsFile::open(&index.path_of(shard))?);
+                opened.insert(shard.to_string(), file.clone());
+                Ok(Shard::Opened(file))
+            }
+        }
+    }
+}
+
+impl SimpleBackend for Backend<'_> {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        Ok(self.read(name, Some(&shape), dtype, device)?)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        Ok(self.read(name, None, dtype, device)?)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        match &self.checkpoint.weights {
+            Weights::File(file) => file.tensors.contains_key(name),
+            Weights::Shards(index) => index.shard_of(name).is_some(),
+        }
+    }
+}
