@@ -56,7 +56,7 @@ pub(super) enum OrderSource {
     /// The seed of the permutation's private generator.
     Seed(u64),
     /// Where the explicit generator stood before the permutation.
-    Generator(GeneratorState),
+    Generator(Box<GeneratorState>),
 }
 
 /// The order of an epoch.
@@ -75,7 +75,7 @@ impl Order {
         let source = match seeding {
             _ if !shuffle => OrderSource::Sequential,
             Seeding::Global(generator) => OrderSource::Seed(generator.random_i63() as u64),
-            Seeding::Explicit(generator) => OrderSource::Generator(generator.state()),
+            Seeding::Explicit(generator) => OrderSource::Generator(Box::new(generator.state())),
         };
         let order = Self::from_source(source, n_samples);
         if let Some(after) = &order.generator_after {
