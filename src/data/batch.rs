@@ -11,6 +11,8 @@ const PAD_ID: u32 = 0;
 /// Ids are copied so many at a time: from 4 KiB on glibc's `memcpy` uses `rep movsb`, which takes up to half as long again on
 /// AMD's Zen 3 if source and target are aligned differently, as inputs and targets are.
 const PIECE: usize = 256;
+/// Ids in a cache line.
+const LINE: usize = 16;
 
 /// What a training step takes: windows and their targets.
 ///
@@ -41,6 +43,7 @@ impl Batch {
         n_ids
             .and_then(|n_ids| planes.try_reserve_exact(n_ids).ok())
             .ok_or(DataError::BatchTooLarge { n_rows, max_length })?;
+        read_ahead(windows, max_length);
         windows.iter().for_each(|window| push_row(&mut planes, window.input_ids, max_length));
         windows.iter().for_each(|window| push_row(&mut planes, window.target_ids, max_length));
         if let Some(separator) = config.reset_positions_after {
@@ -61,6 +64,14 @@ impl Batch {
         let loss_mask = masked.then(|| plane(n_planes - 1)?.to_dtype(DType::U8)).transpose()?;
         Ok(Self { input_ids: plane(0)?, target_ids: plane(1)?, position_ids, loss_mask })
     }
+}
+
+/// Reads one id of each cache line, a line of every window before the next line of any. A shuffled batch lies in as many places
+/// of a text that is larger than the cache; so the processor waits for all of them at a time instead of one after another.
+fn read_ahead(windows: &[Window<'_>], max_length: usize) {
+    let lines = (0..max_length).step_by(LINE);
+    let ids = lines.flat_map(|t| windows.iter().filter_map(move |window| window.input_ids.get(t)));
+    std::hint::black_box(ids.fold(0, |all, id| all | id));
 }
 
 /// Appends `ids`, padded to `max_length`.
