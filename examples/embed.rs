@@ -21,7 +21,7 @@ use candle_gpt_input::checkpoint::save_tensors;
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
 use clap::Parser;
-use hub::Shards;
+use hub::Wanted;
 use input::{Batch, tokenizer_for};
 
 /// Embedded when nothing else is asked for.
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
     let weights = match &args.hub {
-        Some(repo) => hub::download(repo, Shards::InputTables)?,
+        Some(repo) => hub::download(repo, Wanted::InputTables)?,
         None => args.weights.clone(),
     };
     let (rows, tokenizer, tokenizing) = token_ids(&args, &weights)?;

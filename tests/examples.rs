@@ -288,7 +288,11 @@ mod hub {
     use support::http::Hub;
 
     fn embed(hub: &Hub, home: &Path) -> Command {
-        let mut command = example("embed");
+        with_hub("embed", hub, home)
+    }
+
+    fn with_hub(name: &str, hub: &Hub, home: &Path) -> Command {
+        let mut command = example(name);
         command.args(["--hub", "someone/gpt2", "--ids", "1,2,3"]).env("HF_ENDPOINT", hub.url()).env("HF_HOME", home);
         for proxy in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
             command.env_remove(proxy);
@@ -323,6 +327,18 @@ mod hub {
         let shards: std::collections::BTreeSet<String> =
             hub.requests().into_iter().map(|r| r.file).filter(|file| file.starts_with("model-")).collect();
         assert_eq!(shards.len(), 1, "{shards:?}");
+    }
+
+    #[test]
+    fn gpt2_downloads_every_shard() {
+        let home = TempDir::new().unwrap();
+        let hub = Hub::serve(files("gpt2_sharded"));
+        let text = stdout(with_hub("gpt2", &hub, home.path()).args(["--max-new-tokens", "4"]));
+        assert!(text.contains("\n4 tokens in "), "{text}");
+        let n_shards = |r: &support::http::Request| r.file.starts_with("model-0");
+        let shards: std::collections::BTreeSet<_> =
+            hub.requests().into_iter().filter(n_shards).map(|r| r.file).collect();
+        assert_eq!(shards.len(), 4, "{shards:?}");
     }
 
     #[test]

@@ -4,26 +4,28 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-/// Which shards of a sharded model are wanted.
+/// What of a repository is wanted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(dead_code)] // each example wants one of them
-pub enum Shards {
-    /// Those with the two input tables.
+pub enum Wanted {
+    /// `config.json` and the weights; of a sharded model only the shards with the input tables.
     InputTables,
-    /// All of them.
-    All,
+    /// `config.json`, all weights and, if there is one, `tokenizer.json`.
+    Model,
 }
 
-/// Downloads `config.json`, the weights and, if there is one, `tokenizer.json` of `repo`, and returns their folder. Honours `HF_ENDPOINT`, `HF_HOME` and the token of `hf auth login`; what is there already is not
-/// downloaded again, and what was cut short goes on where it stopped.
+/// Downloads what is wanted of `repo`, and returns its folder. Honours `HF_ENDPOINT`, `HF_HOME` and the token of
+/// `hf auth login`; what is there already is not downloaded again, and what was cut short goes on where it stopped.
 #[cfg(feature = "hub")]
-pub fn download(repo: &str, wanted: Shards) -> Result<PathBuf> {
+pub fn download(repo: &str, wanted: Wanted) -> Result<PathBuf> {
     use anyhow::{Context, bail};
     use candle_gpt_input::checkpoint::ShardIndex;
 
     let repo = hf_hub::api::sync::ApiBuilder::from_env().build()?.model(repo.to_string());
     fetch(&repo, "config.json")?;
-    fetch(&repo, "tokenizer.json")?;
+    if wanted == Wanted::Model {
+        fetch(&repo, "tokenizer.json")?;
+    }
     let weights = match fetch(&repo, "model.safetensors")? {
         Some(file) => file,
         None => {
@@ -31,7 +33,7 @@ pub fn download(repo: &str, wanted: Shards) -> Result<PathBuf> {
                 bail!("{} has neither model.safetensors nor model.safetensors.index.json", repo.url(""));
             };
             let shards = ShardIndex::open(&index)?;
-            let names = if wanted == Shards::All { shards.shards() } else { shards.shards_of_input_tables() };
+            let names = if wanted == Wanted::Model { shards.shards() } else { shards.shards_of_input_tables() };
             for shard in names {
                 fetch(&repo, shard)?.with_context(|| format!("{} is missing", repo.url(shard)))?;
             }
@@ -65,7 +67,7 @@ fn fetch(repo: &hf_hub::api::sync::ApiRepo, name: &str) -> Result<Option<PathBuf
 
 /// Without the feature: how to get it.
 #[cfg(not(feature = "hub"))]
-pub fn download(repo: &str, _: Shards) -> Result<PathBuf> {
+pub fn download(repo: &str, _: Wanted) -> Result<PathBuf> {
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_string());
     anyhow::bail!(
         "--hub needs a build with `--features hub`; or put {endpoint}/{repo}/resolve/main/model.safetensors and \
