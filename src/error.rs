@@ -398,12 +398,20 @@ pub enum TokenizerError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// A `tokenizer.json` that is broken or asks for what this crate does not do.
+    /// A `tokenizer.json` that is broken.
     #[error("{origin}: {reason}")]
     Invalid {
         /// The file, or "the built-in GPT-2 vocabulary".
         origin: String,
         /// What is wrong.
+        reason: String,
+    },
+    /// A `tokenizer.json` that asks for what this crate does not do.
+    #[error("{origin}: not supported: {reason}")]
+    Unsupported {
+        /// The file.
+        origin: String,
+        /// What it asks for.
         reason: String,
     },
     /// An id that stands for no token.
@@ -416,11 +424,37 @@ pub enum TokenizerError {
         /// How many tokens the tokenizer knows.
         vocab_size: usize,
     },
+    /// A special token in a text that may have none.
+    #[error(
+        "the text holds the special token `{token}` at byte {at}: choose SpecialTokens::Recognize for its id, or SpecialTokens::AsText for those of its characters"
+    )]
+    SpecialToken {
+        /// The token.
+        token: String,
+        /// The byte of the text at which it begins.
+        at: usize,
+    },
     /// The library behind the tokenizer refused the text.
     #[error("cannot encode the text: {reason}")]
     Encode {
         /// What it says.
         reason: String,
+    },
+    /// Tokens that do not stand in the text as they are.
+    #[error("no byte offsets from byte {at} on: {reason}; the ids alone are in `encode`")]
+    NoOffsets {
+        /// The first byte of the text for which there is no offset.
+        at: usize,
+        /// Why.
+        reason: &'static str,
+    },
+    /// One of several texts that cannot be encoded.
+    #[error("document {index}: {source}")]
+    Document {
+        /// Its index among the texts.
+        index: usize,
+        /// What is wrong with it.
+        source: Box<TokenizerError>,
     },
 }
 

@@ -106,6 +106,15 @@ fn every_import_form_is_seen() {
     assert_eq!(found, ["config", "error", "kernel", "position"]);
 }
 
+/// A pre-release whose interface may still change: one module knows it.
+#[test]
+fn the_tokenizers_crate_stays_in_the_tokenizer() {
+    for file in files(&root().join("src"), "rs") {
+        let imports_it = code(&file).contains("tokenizers::");
+        assert!(!imports_it || module_of(&file) == "tokenizer", "{} imports tokenizers", file.display());
+    }
+}
+
 /// Files that may contain `unsafe`.
 const UNSAFE: &[&str] = &["src/kernel/", "src/rng/normal.rs", "src/checkpoint/mapped.rs"];
 

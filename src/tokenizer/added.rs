@@ -1,0 +1,64 @@
+//! The tokens that stand beside the merges: found in a text as they are written, before anything else is.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use tokenizers::pipeline::{NormalizerChain, PipelineNormalizer, PipelinePatternMatcher};
+use tokenizers::vocab::bucket_added_vocabulary::{AddedToken, AddedVocabulary};
+
+use super::SpecialTokens;
+use crate::error::TokenizerError;
+
+/// The added tokens of a vocabulary, and the library's search for them.
+pub(super) struct AddedTokens {
+    search: AddedVocabulary,
+    /// By id.
+    tokens: Vec<(u32, AddedToken)>,
+    has_normalizers: bool,
+}
+
+impl AddedTokens {
+    /// `tokens` have distinct ids and contents that are not empty; `normalizers` are those that the text goes through.
+    pub(super) fn new(mut tokens: Vec<(u32, AddedToken)>, normalizers: &[PipelineNormalizer]) -> Result<Self, String> {
+        tokens.sort_by_key(|(id, _)| *id);
+        let mut search = AddedVocabulary::new();
+        // The library would number the tokens anew; what it believes to be the model's id, it keeps.
+        let ids: HashMap<&str, u32> = tokens.iter().map(|(id, token)| (token.content.as_str(), *id)).collect();
+        let id = |content: &str| ids.get(content).copied();
+        let list = tokens.iter().map(|(_, token)| token.clone());
+        search.add_tokens(list, 0, id, Some(&NormalizerChain(normalizers))).map_err(|error| error.to_string())?;
+        Ok(Self { search, tokens, has_normalizers: !normalizers.is_empty() })
+    }
+
+    pub(super) fn special_id(&self, content: &str) -> Option<u32> {
+        self.tokens.iter().find(|(_, token)| token.special && token.content == content).map(|(id, _)| *id)
+    }
+
+    /// The first added token in `text` from byte `from` on, with the spaces that it swallows: of those that are looked for
+    /// before normalization, or of those after it. A special one obeys `policy`.
+    pub(super) fn next(
+        &self,
+        text: &str,
+        from: usize,
+        normalized: bool,
+        policy: SpecialTokens,
+    ) -> Result<Option<(Range<usize>, u32)>, TokenizerError> {
+        let as_text = policy == SpecialTokens::AsText;
+        let Some(((start, end), id)) = self.search.extract_next(text.as_bytes(), from, normalized, as_text) else {
+            return Ok(None);
+        };
+        let found = self.tokens.binary_search_by_key(&id, |(id, _)| *id).ok().map(|at| &self.tokens[at].1);
+        // The library compares 32 bits of a hash, not the token. (What a normalizer made of the token is not known here.)
+        let at = found.and_then(|token| text.get(start..end)?.find(&token.content));
+        let at = at.or((normalized && self.has_normalizers).then_some(0));
+        match (found, at) {
+            (Some(token), Some(at)) if token.special && policy == SpecialTokens::Refuse => {
+                Err(TokenizerError::SpecialToken { token: token.content.clone(), at: start + at })
+            }
+            (Some(_), Some(_)) => Ok(Some((start..end, id))),
+            _ => Err(TokenizerError::Encode {
+                reason: format!("what the library found at byte {start} is no added token"),
+            }),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! From text to ids: added tokens are cut out, the library does the text between them, and what comes back is compared with
+//! the text.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use tokenizers::pipeline::{
+    EncodeOptions, PipelineNormalizer, PipelinePreTokenizer, PipelineToken, PipelineTokenizer, normalize_all,
+};
+use tokenizers::tokenizer::SplitDelimiterBehavior;
+use tokenizers::utils::Grammar;
+
+use super::added::AddedTokens;
+use super::vocabulary::TokenBytes;
+use super::{Encoding, SpecialTokens};
+use crate::error::TokenizerError;
+
+/// About how much text the library is given at once. Its buffers have nine bytes for each byte of text, and stay; and it is
+/// faster while they fit the cache.
+const PIECE_BYTES: usize = 1 << 16;
+
+pub(super) struct Encoder {
+    /// Pre-tokenizer and merges, and nothing else.
+    plain: PipelineTokenizer,
+    pub(super) added: AddedTokens,
+    /// A pipeline of which the normalizers and the post-processor are used; GPT-2 has none.
+    frame: Option<PipelineTokenizer>,
+    pub(super) tokens: TokenBytes,
+    words: Words,
+}
+
+/// What is known about the words into which the pre-tokenizer cuts a text.
+#[derive(Clone, Copy)]
+enum Words {
+    /// They are the text, and one begins before each of these bytes that follows something other than a space.
+    Cover { before: &'static [u8] },
+    /// Nothing.
+    Unknown,
+}
+
+/// The ids of a text, and where among them the added tokens are.
+pub(super) struct Draft {
+    ids: Vec<PipelineToken>,
+    /// Index among the ids, and bytes of the text.
+    added: Vec<(usize, Range<usize>)>,
+    /// Where the normalizer changed the text, if it did: the first segment.
+    changed: Option<usize>,
+}
+
+impl Encoder {
+    pub(super) fn new(
+        plain: PipelineTokenizer,
+        added: AddedTokens,
+        frame: Option<PipelineTokenizer>,
+        tokens: TokenBytes,
+    ) -> Self {
+        let words = Words::of(plain.get_pre_tokenizer());
+        Self { plain, added, frame, tokens, words }
+    }
+
+    fn normalizers(&self) -> &[PipelineNormalizer] {
+        self.frame.as_ref().map_or(&[], |frame| frame.get_normalizers())
+    }
+
+    pub(super) fn encode(&self, text: &str, policy: SpecialTokens) -> Result<Draft, TokenizerError> {
+        let mut draft = Draft { ids: Vec::with_capacity(text.len() / 4), added: Vec::new(), changed: None };
+        let template = self.frame.as_ref().map(|frame| &frame.get_post_processor().single);
+        for (token, _) in template.iter().flat_map(|template| &template.prefix) {
+            draft.push_added(*token, 0..0);
+        }
+        let mut from = 0;
+        while let Some((range, id)) = self.added.next(text, from, false, policy)? {
+            self.encode_segment(text, from..range.start, policy, &mut draft)?;
+            from = range.end;
+            draft.push_added(id.into(), range);
+        }
+        self.encode_segment(text, from..text.len(), policy, &mut draft)?;
+        for (token, _) in template.iter().flat_map(|template| &template.suffix) {
+            draft.push_added(*token, text.len()..text.len());
+        }
+        Ok(draft)
+    }
+
+    /// Text without added tokens, but for those that are looked for after normalization.
+    fn encode_segment(
+        &self,
+        text: &str,
+        range: Range<usize>,
+        policy: SpecialTokens,
+        draft: &mut Draft,
+    ) -> Result<(), TokenizerError> {
+        let start = range.start;
+        let original = &text[range];
+        let normalized = normalize_all(self.normalizers(), original, start).map_err(failed)?;
+        if matches!(&normalized, Cow::Owned(changed) if changed != original) {
+            draft.changed.get_or_insert(start);
+        }
+        let mut from = 0;
+        while let Some((range, id)) = self.added.next(&normalized, from, true, policy).map_err(|e| moved(e, start))? {
+            self.encode_plain(&normalized[from..range.start], &mut draft.ids)?;
+            from = range.end;
+            draft.push_added(id.into(), start + range.start..start + range.end);
+        }
+        self.encode_plain(&normalized[from..], &mut draft.ids)
+    }
+
+    /// Text without added tokens, a piece at a time.
+    fn encode_plain(&self, mut text: &str, ids: &mut Vec<PipelineToken>) -> Result<(), TokenizerError> {
+        while !text.is_empty() {
+            let (piece, rest) = text.split_at(self.words.first_piece(text));
+            let start = ids.len();
+            self.plain.encode_into(piece, &EncodeOptions::no_specials(), ids).map_err(failed)?;
+            if let Words::Cover { .. } = self.words {
+                self.check(piece, &ids[start..])?;
+            }
+            text = rest;
+        }
+        Ok(())
+    }
+
+    /// The library takes a word for a token if 32 bits of their hashes agree, without comparing the two: one word in four
+    /// thousand million, or one that was looked for. So the ids must spell the text.
+    fn check(&self, text: &str, ids: &[PipelineToken]) -> Result<(), TokenizerError> {
+        let mut rest = text.as_bytes();
+        for token in ids {
+            rest = self.tokens.strip(token.id(), rest).ok_or_else(|| misspelt(text, rest))?;
+        }
+        if rest.is_empty() { Ok(()) } else { Err(misspelt(text, rest)) }
+    }
+}
+
+impl Words {
+    fn of(pre_tokenizer: &PipelinePreTokenizer) -> Self {
+        let PipelinePreTokenizer::Split(split) = pre_tokenizer else {
+            return Self::Unknown;
+        };
+        match split.grammar() {
+            Some(_) if split.invert || split.behavior != SplitDelimiterBehavior::Isolated => Self::Unknown,
+            // No alternative of the pattern goes on from something else to a space, so a word ends there; a line feed
+            // belongs to the punctuation before it in all patterns but GPT-2's.
+            Some(Grammar::Gpt2) => Self::Cover { before: b" \n" },
+            Some(_) => Self::Cover { before: b" " },
+            None => Self::Unknown,
+        }
+    }
+
+    /// How much of the text (all, if it is short) can be encoded by itself.
+    fn first_piece(self, text: &str) -> usize {
+        let Self::Cover { before } = self else {
+            return text.len();
+        };
+        let begins_word = |&at: &usize| {
+            before.contains(&text.as_bytes()[at])
+                && text[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c.is_ascii_punctuation())
+        };
+        (PIECE_BYTES..text.len()).find(begins_word).unwrap_or(text.len())
+    }
+}
+
+impl Draft {
+    fn push_added(&mut self, token: PipelineToken, range: Range<usize>) {
+        self.added.push((self.ids.len(), range));
+        self.ids.push(token);
+    }
+
+    pub(super) fn into_ids(self) -> Vec<u32> {
+        self.ids.into_iter().map(u32::from).collect() // in place
+    }
+
+    pub(super) fn with_offsets(self, text: &str, encoder: &Encoder) -> Result<Encoding, TokenizerError> {
+        if let Some(at) = self.changed {
+            return Err(TokenizerError::NoOffsets { at, reason: "the tokenizer's normalizer changes the text" });
+        }
+        let mut offsets = Vec::with_capacity(self.ids.len());
+        let mut added = self.added.iter().peekable();
+        let mut at = 0;
+        for (index, token) in self.ids.iter().enumerate() {
+            let end = match added.next_if(|(added, _)| *added == index) {
+                Some((_, range)) if range.start == at => Some(range.end),
+                Some(_) => None,
+                None => encoder.tokens.strip(token.id(), &text.as_bytes()[at..]).map(|rest| text.len() - rest.len()),
+            };
+            let end = end.ok_or_else(|| dropped(at))?;
+            offsets.push(at..end);
+            at = end;
+        }
+        if at < text.len() {
+            return Err(dropped(at));
+        }
+        Ok(Encoding { ids: self.into_ids(), offsets })
+    }
+}
+
+fn dropped(at: usize) -> TokenizerError {
+    TokenizerError::NoOffsets { at, reason: "the tokenizer's pre-tokenizer drops some of the text" }
+}
+
+fn failed(error: tokenizers::tokenizer::Error) -> TokenizerError {
+    TokenizerError::Encode { reason: error.to_string() }
+}
+
+/// An error about a segment as one about the text.
+fn moved(error: TokenizerError, by: usize) -> TokenizerError {
+    match error {
+        TokenizerError::SpecialToken { token, at } => TokenizerError::SpecialToken { token, at: at + by },
+        other => other,
+    }
+}
+
+fn misspelt(text: &str, rest: &[u8]) -> TokenizerError {
+    let word = String::from_utf8_lossy(&rest[..rest.len().min(32)]);
+    let at = text.len() - rest.len();
+    TokenizerError::Encode { reason: format!("the ids do not spell it at `{word}` (byte {at} of {})", text.len()) }
+}

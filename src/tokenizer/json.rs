@@ -1,0 +1,249 @@
+//! A Hugging Face `tokenizer.json`, checked before the library sees it: it panics on some broken ones.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::catch_unwind;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokenizers::ConvertError;
+use tokenizers::pipeline::{EncodeOptions, PipelineTokenizer, Template};
+use tokenizers::vocab::bucket_added_vocabulary::AddedToken;
+
+use super::added::AddedTokens;
+use super::encode::Encoder;
+use super::vocabulary::{Spelling, TokenBytes};
+use crate::error::TokenizerError;
+
+/// The largest id that a file may use: memory is taken in proportion to it. The largest vocabulary known has 262 144 tokens.
+const MAX_ID: u64 = (1 << 21) - 1;
+/// The longest token in bytes, of the file's or of its spelling: the library counts in 16 bits.
+const MAX_TOKEN_BYTES: usize = u16::MAX as usize;
+
+/// Why a file is no tokenizer.
+pub(super) enum Problem {
+    Broken(String),
+    Unsupported(String),
+}
+
+impl Problem {
+    pub(super) fn of(self, origin: String) -> TokenizerError {
+        match self {
+            Self::Broken(reason) => TokenizerError::Invalid { origin, reason },
+            Self::Unsupported(reason) => TokenizerError::Unsupported { origin, reason },
+        }
+    }
+}
+
+impl From<String> for Problem {
+    fn from(reason: String) -> Self {
+        Self::Broken(reason)
+    }
+}
+
+impl From<ConvertError> for Problem {
+    fn from(error: ConvertError) -> Self {
+        use ConvertError::{ByteLevelAddPrefixSpace, ByteLevelNotLast, PostProcessorSequenceAmbiguous};
+        match error {
+            ByteLevelAddPrefixSpace | ByteLevelNotLast | PostProcessorSequenceAmbiguous => {
+                Self::Unsupported(error.to_string().trim_end_matches(" is not supported").to_string())
+            }
+            other => Self::Broken(other.to_string()),
+        }
+    }
+}
+
+/// A token beside the merges, as the file has it. All fields are required, as they are by Hugging Face.
+#[derive(Deserialize)]
+struct AddedTokenJson {
+    id: Value,
+    content: String,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: bool,
+    special: bool,
+}
+
+pub(super) fn build(text: &str) -> Result<Encoder, Problem> {
+    let mut file: Value = serde_json::from_str(text).map_err(|error| format!("not valid JSON: {error}"))?;
+    check_kind(&file)?;
+    tokenizers::canonicalize_value(&mut file)?;
+    if file["model"]["byte_level"] != true {
+        return Err(only_byte_level("a BPE that is not byte-level"));
+    }
+    let mut tokens = TokenBytes::default();
+    let ids = read_vocab(&file["model"], &mut tokens)?;
+    check_merges(&file["model"], &ids)?;
+    let added = read_added(&file["added_tokens"], &ids, &mut tokens)?;
+
+    // Two pipelines: the library would look for added tokens, and say nothing of where it found them.
+    let frame = pipeline(json!({
+        "version": "2.0",
+        "model": { "type": "BPE", "byte_level": false, "vocab": { "a": 0 }, "merges": [] },
+        "normalizer": file["normalizer"].take(),
+        "post_processor": file["post_processor"].take(),
+    }))?;
+    check_template(&frame.get_post_processor().single, &tokens)?;
+    let added = AddedTokens::new(added, frame.get_normalizers())?;
+    let plain = pipeline(json!({
+        "version": "2.0",
+        "model": file["model"].take(),
+        "pre_tokenizer": file["pre_tokenizer"].take(),
+    }))?;
+    // A pattern that the library cannot run is accepted by it, and fails in the first text.
+    plain.encode_into("a", &EncodeOptions::no_specials(), &mut Vec::new()).map_err(|_| {
+        Problem::Unsupported(
+            "its pre-tokenizer splits by a pattern that is none of those supported (GPT-2, cl100k, Llama 3, Qwen, o200k, DeepSeek, Tekken, Kimi)"
+                .to_string(),
+        )
+    })?;
+    Ok(Encoder::new(plain, added, Some(frame), tokens))
+}
+
+fn only_byte_level(found: &str) -> Problem {
+    Problem::Unsupported(format!("its model is {found}; only byte-level BPE (GPT-2's kind) is supported"))
+}
+
+/// The version and the kind of model, before anything is made of them.
+fn check_kind(file: &Value) -> Result<(), Problem> {
+    match &file["version"] {
+        Value::Null => {}
+        version if version == "1.0" || version == "2.0" => {}
+        version => return Err(Problem::Unsupported(format!("its version is {version}, expected \"1.0\" or \"2.0\""))),
+    }
+    match file["model"]["type"].as_str() {
+        None | Some("BPE") => {}
+        Some(kind) => return Err(only_byte_level(kind)),
+    }
+    let model = &file["model"];
+    for affix in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        if !model[affix].is_null() && model[affix] != "" {
+            return Err(Problem::Unsupported(format!("its model has the `{affix}` {}", model[affix])));
+        }
+    }
+    match model["dropout"].as_f64() {
+        Some(dropout) if dropout != 0.0 => Err(Problem::Unsupported(format!(
+            "its model has a dropout of {dropout}: ids would differ from call to call"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The model's tokens, with their ids; their bytes go to `tokens`.
+fn read_vocab(model: &Value, tokens: &mut TokenBytes) -> Result<HashMap<String, u32>, Problem> {
+    let vocab = model["vocab"].as_object().ok_or_else(|| "its model has no `vocab` object".to_string())?;
+    let spelling = Spelling::new();
+    let mut ids = HashMap::with_capacity(vocab.len());
+    for (token, id) in vocab {
+        let id = checked_id(token, id)?;
+        insert_new(tokens, id, token, &spelling.read(token))?;
+        ids.insert(token.clone(), id);
+    }
+    Ok(ids)
+}
+
+/// A merge must name three tokens: its two halves, and what they make together.
+fn check_merges(model: &Value, ids: &HashMap<String, u32>) -> Result<(), Problem> {
+    let merges = model["merges"].as_array().ok_or_else(|| "its model has no `merges` list".to_string())?;
+    for merge in merges {
+        let [left, right] = merge.as_array().map_or(&[][..], Vec::as_slice) else {
+            return Err(format!("the merge {merge} is no pair of tokens").into());
+        };
+        let (Some(left), Some(right)) = (left.as_str(), right.as_str()) else {
+            return Err(format!("the merge {merge} is no pair of tokens").into());
+        };
+        for token in [left, right, &[left, right].concat()] {
+            if !ids.contains_key(token) {
+                return Err(
+                    format!("the merge {merge} needs the token {token:?}, which is not in the vocabulary").into()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_added(
+    list: &Value,
+    ids: &HashMap<String, u32>,
+    tokens: &mut TokenBytes,
+) -> Result<Vec<(u32, AddedToken)>, Problem> {
+    let list = match list {
+        Value::Null => return Ok(Vec::new()),
+        list => list.as_array().ok_or_else(|| "`added_tokens` is no list".to_string())?,
+    };
+    let mut added = Vec::with_capacity(list.len());
+    let mut seen = HashSet::with_capacity(list.len());
+    for (index, entry) in list.iter().enumerate() {
+        let broken = |reason: String| format!("added token {index}: {reason}");
+        let token = AddedTokenJson::deserialize(entry).map_err(|error| broken(error.to_string()))?;
+        let AddedTokenJson { id, content, single_word, lstrip, rstrip, normalized, special } = token;
+        let id = checked_id(&content, &id)?;
+        if content.is_empty() {
+            return Err(broken(format!("id {id} has an empty `content`")).into());
+        }
+        match ids.get(&content) {
+            Some(other) if *other != id => {
+                return Err(broken(format!("{content:?} has the id {id}, but {other} in the model")).into());
+            }
+            Some(_) => tokens.insert(id, content.as_bytes()), // not spelt in the byte alphabet here
+            None => insert_new(tokens, id, &content, content.as_bytes())?,
+        }
+        if !seen.insert(content.clone()) {
+            return Err(broken(format!("{content:?} is there twice")).into());
+        }
+        added.push((id, AddedToken { content, single_word, lstrip, rstrip, normalized, special }));
+    }
+    Ok(added)
+}
+
+fn check_template(template: &Template, tokens: &TokenBytes) -> Result<(), Problem> {
+    for (token, _) in template.prefix.iter().chain(&template.suffix) {
+        if tokens.get(token.id()).is_none() {
+            return Err(format!("its post-processor adds the id {}, which is not in the vocabulary", token.id()).into());
+        }
+    }
+    Ok(())
+}
+
+fn insert_new(tokens: &mut TokenBytes, id: u32, token: &str, bytes: &[u8]) -> Result<(), String> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(format!("token {id} has {} bytes, expected at most {MAX_TOKEN_BYTES}", token.len()));
+    }
+    if let Some(other) = tokens.get(id) {
+        let other = String::from_utf8_lossy(other);
+        return Err(format!("the id {id} stands for both {other:?} and {token:?}"));
+    }
+    tokens.insert(id, bytes);
+    Ok(())
+}
+
+fn checked_id(token: &str, id: &Value) -> Result<u32, String> {
+    match id.as_u64() {
+        Some(id) if id <= MAX_ID => Ok(id as u32),
+        _ => Err(format!("token {token:?} has the id {id}, expected a whole number up to {MAX_ID}")),
+    }
+}
+
+fn pipeline(file: Value) -> Result<PipelineTokenizer, Problem> {
+    let text = file.to_string();
+    // What can be seen from here to make the library panic has been refused. What cannot: it asserts that the 512 symbols it
+    // holds to be the most frequent have fewer than 65 535 merges among them, and a vocabulary can be made for which it finds
+    // no perfect hash. It shares no state with us, so a panic leaves nothing half done.
+    match catch_unwind(|| tokenizers::from_json(&text).map_err(|error| error.to_string())) {
+        Ok(Ok(pipeline)) => Ok(pipeline),
+        Ok(Err(reason)) => Err(match unread_component(&reason) {
+            Some(component) => Problem::Unsupported(component.to_string()),
+            None => Problem::Broken(reason),
+        }),
+        Err(_) => Err(Problem::Unsupported("the tokenizer library gave up on it".to_string())),
+    }
+}
+
+/// What the library cannot read, without its advice to build it in another way.
+fn unread_component(reason: &str) -> Option<&str> {
+    let unknown = reason.strip_prefix("the slim JSON reader does not support ");
+    let unknown = unknown.and_then(|rest| rest.split(". Convert").next());
+    let left_out = reason.strip_prefix("reading ").and_then(|rest| rest.split(" needs the ").next());
+    unknown.or(left_out).or(reason.strip_prefix("not supported: "))
+}

@@ -1,0 +1,257 @@
+//! [`Tokenizer`]: text ↔ token ids. GPT-2's byte-pair encoding is compiled in; any byte-level BPE `tokenizer.json` can be
+//! read instead.
+//!
+//! # What is matched
+//!
+//! GPT-2's ids and decoded text are those of Hugging Face's `tokenizers` 0.23.3 and of tiktoken 0.14.0, and the offsets are the
+//! former's, but in bytes and within characters. Which characters are letters, numbers and spaces is the business of an edition
+//! of Unicode: on each of its 1 112 064 scalar values these three agree. Older editions (OpenAI's `encoder.py` has that of the
+//! `regex` module beside it) differ at letters assigned since.
+//!
+//! [`decode`](Tokenizer::decode) gives back every byte that [`encode`](Tokenizer::encode) was given, or `encode` fails: the
+//! ids are compared with the text before they are returned.
+
+mod added;
+mod encode;
+mod gpt2;
+mod json;
+mod stream;
+mod vocabulary;
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use rayon::prelude::*;
+
+use crate::error::{Result, TokenizerError};
+use encode::Encoder;
+pub use gpt2::{END_OF_TEXT, END_OF_TEXT_ID};
+pub use stream::DecodeStream;
+
+/// The largest `tokenizer.json` that is read; the largest known has 33 MB.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// What [`Tokenizer::encode`] makes of a special token such as `<|endoftext|>` that it finds in the text.
+///
+/// It is a property of the tokenizer ([`Tokenizer::with_special_tokens`]), so that it reaches every place where the tokenizer
+/// goes. Text from strangers should not be able to end a document: use [`AsText`](Self::AsText) or [`Refuse`](Self::Refuse).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// Its one id, as Hugging Face's tokenizers do (tiktoken: `allowed_special="all"`).
+    #[default]
+    Recognize,
+    /// The ids of its characters, as of any other text (Hugging Face: `split_special_tokens=True`; tiktoken:
+    /// `disallowed_special=()`).
+    AsText,
+    /// [`TokenizerError::SpecialToken`] with its place, as tiktoken does by default.
+    Refuse,
+}
+
+/// Token ids, and where in the text each of them stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Encoding {
+    /// The ids.
+    pub ids: Vec<u32>,
+    /// The bytes of the text that each id stands for: consecutive, from 0 to the length of the text. A character of several
+    /// bytes may be shared by several tokens, so slice `text.as_bytes()`, not `text`. A token that the tokenizer puts around
+    /// every text has an empty range.
+    pub offsets: Vec<Range<usize>>,
+}
+
+/// Turns text into token ids and back. Cheap to clone: clones share one vocabulary.
+///
+/// ```
+/// use candle_gpt_input::tokenizer::Tokenizer;
+///
+/// let tokenizer = Tokenizer::gpt2()?;
+/// let ids = tokenizer.encode("Hello, do you like tea?")?;
+/// assert_eq!(ids, [15496, 11, 466, 345, 588, 8887, 30]);
+/// assert_eq!(tokenizer.decode(&ids)?, "Hello, do you like tea?");
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Tokenizer {
+    encoder: Arc<Encoder>,
+    special_tokens: SpecialTokens,
+}
+
+impl Tokenizer {
+    /// GPT-2's tokenizer, built on first use, once a process, from what is compiled in.
+    ///
+    /// # Errors
+    /// None in practice: the vocabulary is part of the binary, and the tests build it.
+    pub fn gpt2() -> Result<&'static Self> {
+        static GPT2: OnceLock<Result<Tokenizer, String>> = OnceLock::new();
+        let built = GPT2.get_or_init(|| gpt2::build().map(Self::new));
+        built.as_ref().map_err(|reason| {
+            let origin = "the built-in GPT-2 vocabulary".to_string();
+            TokenizerError::Invalid { origin, reason: reason.clone() }.into()
+        })
+    }
+
+    /// Reads a Hugging Face `tokenizer.json` of a byte-level BPE, of any version.
+    ///
+    /// Its normalizer, pre-tokenizer, added tokens and post-processor are followed; its `truncation`, `padding` and `decoder`
+    /// are not: nothing is cut or padded here, and a byte-level BPE decodes in one way.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Io`]; [`TokenizerError::Invalid`] with what is wrong with the file; [`TokenizerError::Unsupported`]
+    /// with what it asks for that is not done here.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let origin = path.display().to_string();
+        let text = read_capped(path).map_err(|source| TokenizerError::Io { path: path.to_path_buf(), source })?;
+        let text = text.ok_or_else(|| TokenizerError::Unsupported {
+            origin: origin.clone(),
+            reason: format!("it has more than {} MiB", MAX_FILE_BYTES >> 20),
+        })?;
+        Ok(json::build(&text).map(Self::new).map_err(|problem| problem.of(origin))?)
+    }
+
+    /// Reads the text of a `tokenizer.json`, as [`from_file`](Self::from_file) reads the file.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file), but for `Io`.
+    pub fn from_json(text: &str) -> Result<Self> {
+        Ok(json::build(text).map(Self::new).map_err(|problem| problem.of("tokenizer.json".to_string()))?)
+    }
+
+    fn new(encoder: Encoder) -> Self {
+        Self { encoder: Arc::new(encoder), special_tokens: SpecialTokens::default() }
+    }
+
+    /// This tokenizer with another policy for the special tokens found in a text.
+    ///
+    /// ```
+    /// use candle_gpt_input::tokenizer::{SpecialTokens, Tokenizer};
+    ///
+    /// let tokenizer = Tokenizer::gpt2()?;
+    /// assert_eq!(tokenizer.encode("<|endoftext|>")?, [50256]);
+    ///
+    /// let tokenizer = tokenizer.with_special_tokens(SpecialTokens::AsText);
+    /// assert_eq!(tokenizer.encode("<|endoftext|>")?, [27, 91, 437, 1659, 5239, 91, 29]);
+    ///
+    /// let tokenizer = tokenizer.with_special_tokens(SpecialTokens::Refuse);
+    /// let error = tokenizer.encode("The end.<|endoftext|>").unwrap_err().to_string();
+    /// assert!(error.starts_with("the text holds the special token `<|endoftext|>` at byte 8"));
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    pub fn with_special_tokens(&self, special_tokens: SpecialTokens) -> Self {
+        Self { special_tokens, ..self.clone() }
+    }
+
+    /// The ids of `text`. A `tokenizer.json` that puts tokens around every text does so here (GPT-2 puts none).
+    ///
+    /// Takes time and memory in proportion to the text. One thread; [`encode_batch`](Self::encode_batch) uses several.
+    ///
+    /// # Errors
+    /// - [`TokenizerError::SpecialToken`] under [`SpecialTokens::Refuse`]
+    /// - [`TokenizerError::Encode`] for 4 GiB of text without a space or a line feed
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encoder.encode(text, self.special_tokens)?.into_ids())
+    }
+
+    /// The ids of `text` as [`encode`](Self::encode) gives them, and the bytes that each one stands for.
+    ///
+    /// ```
+    /// use candle_gpt_input::tokenizer::Tokenizer;
+    ///
+    /// let encoding = Tokenizer::gpt2()?.encode_with_offsets("a 🤗")?;
+    /// assert_eq!(encoding.ids, [64, 12520, 97, 245]);
+    /// assert_eq!(encoding.offsets, [0..1, 1..4, 4..5, 5..6]); // " " and two of the four bytes, then one each
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), and [`TokenizerError::NoOffsets`] when the tokens do not spell the text, because the
+    /// `tokenizer.json` has a normalizer that changed it or a pre-tokenizer that drops some of it.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<Encoding> {
+        Ok(self.encoder.encode(text, self.special_tokens)?.with_offsets(text, &self.encoder)?)
+    }
+
+    /// The ids of each text, in order, as [`encode`](Self::encode) gives them; in parallel, on rayon's current threads.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Document`] with the index of the first text that fails, and why.
+    pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>> {
+        let encode = |text: &S| self.encoder.encode(text.as_ref(), self.special_tokens).map(|draft| draft.into_ids());
+        let encoded: Vec<Result<Vec<u32>, TokenizerError>> = texts.par_iter().map(encode).collect();
+        let document = |(index, ids): (usize, Result<Vec<u32>, TokenizerError>)| {
+            ids.map_err(|source| TokenizerError::Document { index, source: Box::new(source) }.into())
+        };
+        encoded.into_iter().enumerate().map(document).collect()
+    }
+
+    /// The text of `ids`. Bytes that are no UTF-8, as a cut through a character leaves them, become `U+FFFD`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::UnknownId`] with its place: nothing is dropped.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let mut bytes = Vec::with_capacity(ids.len() * 4);
+        for (at, &id) in ids.iter().enumerate() {
+            bytes.extend_from_slice(self.known(id, at)?);
+        }
+        Ok(match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        })
+    }
+
+    /// Decodes ids one at a time, as a model makes them.
+    ///
+    /// ```
+    /// use candle_gpt_input::tokenizer::Tokenizer;
+    ///
+    /// let mut stream = Tokenizer::gpt2()?.decode_stream();
+    /// assert_eq!(stream.step(64)?, Some("a".to_string()));
+    /// assert_eq!(stream.step(12520)?, Some(" ".to_string())); // and the first half of an emoji, kept back
+    /// assert_eq!(stream.step(97)?, None);
+    /// assert_eq!(stream.step(245)?, Some("🤗".to_string()));
+    /// assert_eq!(stream.flush(), None);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    pub fn decode_stream(&self) -> DecodeStream<'_> {
+        DecodeStream::new(self)
+    }
+
+    /// The bytes that token `id` stands for; `None` if there is no such token.
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.encoder.tokens.get(id)
+    }
+
+    /// The id of a special token, such as [`END_OF_TEXT`]; `None` if it is not one of this tokenizer's.
+    pub fn special_token_id(&self, token: &str) -> Option<u32> {
+        self.encoder.added.special_id(token)
+    }
+
+    /// How many tokens there are, special ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.encoder.tokens.len()
+    }
+
+    fn known(&self, id: u32, at: usize) -> Result<&[u8], TokenizerError> {
+        let unknown = || TokenizerError::UnknownId { id, at, vocab_size: self.vocab_size() };
+        self.token_bytes(id).ok_or_else(unknown)
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .field("special_tokens", &self.special_tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The text of a file, or `None` if it is larger than [`MAX_FILE_BYTES`].
+fn read_capped(path: &Path) -> std::io::Result<Option<String>> {
+    let mut text = String::new();
+    let n_bytes = File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    Ok((n_bytes as u64 <= MAX_FILE_BYTES).then_some(text))
+}

@@ -1,0 +1,56 @@
+//! [`DecodeStream`]: text as its ids arrive.
+
+use super::Tokenizer;
+use crate::error::Result;
+
+/// Decodes ids one at a time; [`Tokenizer::decode_stream`] makes one.
+///
+/// What the steps and the [`flush`](Self::flush) at the end give is, put together, exactly what [`Tokenizer::decode`] gives
+/// for all the ids; no step gives half a character.
+#[derive(Clone, Debug)]
+pub struct DecodeStream<'t> {
+    tokenizer: &'t Tokenizer,
+    /// The start of a character whose other bytes have not come yet: at most three bytes.
+    pending: Vec<u8>,
+    n_steps: usize,
+}
+
+impl<'t> DecodeStream<'t> {
+    pub(super) fn new(tokenizer: &'t Tokenizer) -> Self {
+        Self { tokenizer, pending: Vec::new(), n_steps: 0 }
+    }
+
+    /// Takes the next id and gives the text that is complete with it; `None` while a character still lacks bytes (or if the
+    /// token stands for none).
+    ///
+    /// # Errors
+    /// [`crate::error::TokenizerError::UnknownId`] with its index among the ids given so far. The stream is as it was before,
+    /// so the caller may go on.
+    pub fn step(&mut self, id: u32) -> Result<Option<String>> {
+        let at = self.n_steps;
+        self.n_steps += 1;
+        self.pending.extend_from_slice(self.tokenizer.known(id, at)?);
+        let complete = self.pending.len() - incomplete_tail(&self.pending);
+        let bytes: Vec<u8> = self.pending.drain(..complete).collect();
+        Ok(text(&bytes))
+    }
+
+    /// Ends the text: a character that still lacks bytes becomes `U+FFFD`. The stream then starts anew.
+    pub fn flush(&mut self) -> Option<String> {
+        self.n_steps = 0;
+        text(&std::mem::take(&mut self.pending))
+    }
+}
+
+fn text(bytes: &[u8]) -> Option<String> {
+    (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// How many bytes at the end begin a character that more bytes could complete. What stands before them decodes the same
+/// whatever follows, invalid bytes included: an invalid sequence ends where no continuation is possible.
+fn incomplete_tail(bytes: &[u8]) -> usize {
+    let last = bytes.utf8_chunks().last();
+    let invalid = last.map_or(&[][..], |chunk| chunk.invalid());
+    let incomplete = std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
+    if incomplete { invalid.len() } else { 0 }
+}

@@ -1,0 +1,104 @@
+//! What each token id stands for, and how byte-level BPE spells bytes as characters.
+
+/// The bytes of every token: one slab, and where in it each id's are.
+#[derive(Default)]
+pub(super) struct TokenBytes {
+    slab: Vec<u8>,
+    spans: Vec<Option<Span>>,
+    n_tokens: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Span {
+    start: u32,
+    len: u32,
+    /// The first eight bytes, so that most tokens are compared without a look at the slab.
+    head: u64,
+}
+
+impl TokenBytes {
+    pub(super) fn with_capacity(n_tokens: usize, n_bytes: usize) -> Self {
+        Self { slab: Vec::with_capacity(n_bytes), spans: Vec::with_capacity(n_tokens), n_tokens: 0 }
+    }
+
+    /// Says what `id` stands for; a second time replaces the first. Memory is taken up to the largest id: the caller bounds it.
+    pub(super) fn insert(&mut self, id: u32, bytes: &[u8]) {
+        let at = id as usize;
+        if at >= self.spans.len() {
+            self.spans.resize(at + 1, None);
+        }
+        self.n_tokens += usize::from(self.spans[at].is_none());
+        let mut head = [0; 8];
+        head.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        let (start, len) = (self.slab.len() as u32, bytes.len() as u32);
+        self.spans[at] = Some(Span { start, len, head: u64::from_le_bytes(head) });
+        self.slab.extend_from_slice(bytes);
+    }
+
+    fn span(&self, id: u32) -> Option<Span> {
+        *self.spans.get(id as usize)?
+    }
+
+    pub(super) fn get(&self, id: u32) -> Option<&[u8]> {
+        self.span(id).and_then(|span| self.slab.get(span.start as usize..)?.get(..span.len as usize))
+    }
+
+    /// What follows the token in `text`, if `text` begins with it.
+    #[inline]
+    pub(super) fn strip<'a>(&self, id: u32, text: &'a [u8]) -> Option<&'a [u8]> {
+        let Span { len, head, .. } = self.span(id)?;
+        match text.first_chunk() {
+            Some(start) if len <= 8 => {
+                let unused = u64::MAX.checked_shl(8 * len).unwrap_or(0);
+                let equal = (u64::from_le_bytes(*start) ^ head) & !unused == 0;
+                if equal { text.get(len as usize..) } else { None }
+            }
+            _ => text.strip_prefix(self.get(id)?),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.n_tokens
+    }
+}
+
+/// The alphabet in which byte-level BPE spells bytes as printable characters, in the order of GPT-2's first 256 ids
+/// (`bytes_to_unicode` of openai/gpt-2): printable Latin-1 stands for itself, the others for U+0100 and up.
+pub(super) fn byte_alphabet() -> impl Iterator<Item = (u8, char)> {
+    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let themselves = (0..=u8::MAX).filter(printable).map(|byte| (byte, char::from(byte)));
+    let shifted = (0..=u8::MAX).filter(move |byte| !printable(byte)).zip('\u{100}'..);
+    themselves.chain(shifted)
+}
+
+/// One more than the last character of the alphabet: 256, and the 68 bytes that are not printable.
+const ALPHABET_END: usize = 256 + 68;
+
+/// [`byte_alphabet`] the other way round.
+pub(super) struct Spelling([Option<u8>; ALPHABET_END]);
+
+impl Spelling {
+    pub(super) fn new() -> Self {
+        let mut bytes = [None; ALPHABET_END];
+        for (byte, character) in byte_alphabet() {
+            bytes[character as usize] = Some(byte);
+        }
+        Self(bytes)
+    }
+
+    fn byte(&self, character: char) -> Option<u8> {
+        *self.0.get(character as usize)?
+    }
+
+    /// The bytes of a token spelt in the alphabet; a token with a character outside it stands for its own UTF-8.
+    pub(super) fn read(&self, token: &str) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(token.len());
+        for character in token.chars() {
+            match self.byte(character) {
+                Some(byte) => bytes.push(byte),
+                None => return token.as_bytes().to_vec(),
+            }
+        }
+        bytes
+    }
+}

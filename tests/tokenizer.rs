@@ -1,0 +1,386 @@
+//! The tokenizer: Hugging Face's and tiktoken's ids and offsets, laws, policies, streams, errors.
+
+#[path = "tokenizer/hostile.rs"]
+mod hostile;
+#[path = "tokenizer/sha256.rs"]
+mod sha256;
+mod support;
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use candle_gpt_input::error::TokenizerError;
+use candle_gpt_input::tokenizer::{END_OF_TEXT, END_OF_TEXT_ID, SpecialTokens, Tokenizer};
+use candle_gpt_input::{Error, Result};
+use proptest::prelude::*;
+use serde_json::Value;
+use support::{error_text, golden};
+
+const GPT2_FILES: [(&str, &str); 2] = [
+    ("encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
+    ("vocab.bpe", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
+];
+
+fn gpt2() -> &'static Tokenizer {
+    Tokenizer::gpt2().unwrap()
+}
+
+fn gpt2_file(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/gpt2-tokenizer").join(name)).unwrap()
+}
+
+/// What `generate_tokenizer.py` wrote.
+fn expected() -> Value {
+    serde_json::from_str(&fs::read_to_string(golden("tokenizer.json")).unwrap()).unwrap()
+}
+
+fn ids(case: &Value) -> Vec<u32> {
+    serde_json::from_value(case["ids"].clone()).unwrap()
+}
+
+/// The offsets with every cut character counted to each of its tokens, flat: as the golden file has them.
+fn widened(text: &str, offsets: &[Range<usize>]) -> Vec<usize> {
+    let floor = |at: usize| (0..=at).rev().find(|&at| text.is_char_boundary(at)).unwrap();
+    let ceil = |at: usize| (at..=text.len()).find(|&at| text.is_char_boundary(at)).unwrap();
+    offsets.iter().flat_map(|range| [floor(range.start), ceil(range.end)]).collect()
+}
+
+/// That the offsets are consecutive, cover the text, and are those of each token's bytes.
+fn assert_covers(tokenizer: &Tokenizer, text: &str) {
+    let encoding = tokenizer.encode_with_offsets(text).unwrap();
+    assert_eq!(encoding.ids, tokenizer.encode(text).unwrap());
+    assert_eq!(encoding.ids.len(), encoding.offsets.len());
+    let mut at = 0;
+    for (id, range) in encoding.ids.iter().zip(encoding.offsets) {
+        assert_eq!(range.start, at, "{text:?}");
+        assert_eq!(tokenizer.token_bytes(*id).unwrap(), &text.as_bytes()[range.clone()], "{text:?}");
+        at = range.end;
+    }
+    assert_eq!(at, text.len(), "{text:?}");
+}
+
+/// The steps of a stream over all ids, and its end.
+fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let mut stream = tokenizer.decode_stream();
+    let mut text = String::new();
+    for id in ids {
+        let step = stream.step(*id).unwrap();
+        assert_ne!(step.as_deref(), Some(""));
+        text.extend(step);
+    }
+    text.extend(stream.flush());
+    text
+}
+
+#[test]
+fn the_vocabulary_is_the_published_one() {
+    for (name, digest) in GPT2_FILES {
+        assert_eq!(sha256::hex(&gpt2_file(name)), digest, "{name}");
+    }
+    let published: serde_json::Map<String, Value> = serde_json::from_slice(&gpt2_file("encoder.json")).unwrap();
+    assert_eq!(published.len(), gpt2().vocab_size());
+    // `bytes_to_unicode` of openai/gpt-2: the 68 bytes that do not print are U+0100 and up.
+    let prints = |byte: &u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let hidden: Vec<u32> = (0..256).filter(|byte| !prints(byte)).collect();
+    let byte = |c: char| if prints(&(c as u32)) { c as u8 } else { hidden[c as usize - 256] as u8 };
+    for (token, id) in &published {
+        let bytes: Vec<u8> = token.chars().map(byte).collect();
+        assert_eq!(gpt2().token_bytes(id.as_u64().unwrap() as u32), Some(&bytes[..]), "{token}");
+    }
+    assert_eq!(gpt2().token_bytes(50257), None);
+    assert_eq!(gpt2().special_token_id(END_OF_TEXT), Some(END_OF_TEXT_ID));
+    assert_eq!(gpt2().special_token_id("the"), None);
+}
+
+#[test]
+fn ids_and_offsets_are_those_of_hugging_face_and_tiktoken() {
+    let expected = expected();
+    let cases = expected["gpt2"].as_array().unwrap();
+    assert!(cases.len() > 350);
+    let texts: Vec<&str> = cases.iter().map(|case| case["text"].as_str().unwrap()).collect();
+    for ((case, text), batched) in cases.iter().zip(&texts).zip(gpt2().encode_batch(&texts).unwrap()) {
+        let encoding = gpt2().encode_with_offsets(text).unwrap();
+        assert_eq!(encoding.ids, ids(case), "{text:?}");
+        assert_eq!(Value::from(widened(text, &encoding.offsets)), case["offsets"], "{text:?}");
+        assert_eq!(batched, encoding.ids);
+        assert_eq!(gpt2().decode(&encoding.ids).unwrap(), *text);
+        assert_eq!(streamed(gpt2(), &encoding.ids), *text);
+        assert_covers(gpt2(), text);
+    }
+    let as_text = gpt2().with_special_tokens(SpecialTokens::AsText);
+    for case in expected["gpt2_as_text"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(as_text.encode(text).unwrap(), ids(case), "{text:?}");
+        assert_covers(&as_text, text);
+    }
+}
+
+/// Each of Unicode's scalar values between letters, numbers, others and spaces: any that is of another class shows.
+#[test]
+fn every_character_is_of_the_class_that_python_gives_it() {
+    let expected = &expected()["every_character"];
+    let (mut hash, mut n_ids) = (0xcbf2_9ce4_8422_2325_u64, 0);
+    let characters: Vec<char> = ('\0'..=char::MAX).collect();
+    for chunk in characters.chunks(4096) {
+        let text: String = chunk.iter().map(|c| format!("a{c}a 1{c}1 !{c}! {c} {c}x\n{c}")).collect();
+        let ids = gpt2().encode(&text).unwrap();
+        n_ids += ids.len();
+        for byte in ids.iter().flat_map(|id| id.to_le_bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3); // FNV-1a
+        }
+    }
+    assert_eq!(expected["n_characters"], characters.len());
+    assert_eq!(expected["n_ids"], n_ids);
+    assert_eq!(expected["fnv1a"], format!("{hash:016x}"));
+}
+
+#[test]
+fn trained_tokenizers_are_followed() {
+    for trained in expected()["trained"].as_array().unwrap() {
+        let file = trained["file"].as_str().unwrap();
+        let tokenizer = Tokenizer::from_file(golden("tokenizer").join(file)).unwrap();
+        let lower = file == "lowercase.json";
+        for case in trained["cases"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(tokenizer.encode(text).unwrap(), ids(case), "{file}: {text:?}");
+            let changed = lower && text.to_lowercase() != text;
+            match tokenizer.encode_with_offsets(text) {
+                Ok(encoding) => {
+                    assert!(!changed, "{file}: {text:?}");
+                    assert_eq!(encoding.ids, ids(case));
+                    assert_eq!(Value::from(widened(text, &encoding.offsets)), case["offsets"], "{file}: {text:?}");
+                }
+                Err(Error::Tokenizer(TokenizerError::NoOffsets { .. })) => assert!(changed, "{file}: {text:?}"),
+                Err(error) => panic!("{file}: {text:?}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_template_and_the_policy_of_a_file() -> Result<()> {
+    let tokenizer = Tokenizer::from_file(golden("tokenizer").join("llama3_style.json"))?;
+    let (begin, end) = (tokenizer.special_token_id("<|begin|>"), tokenizer.special_token_id(END_OF_TEXT));
+    let (begin, end) = (begin.unwrap(), end.unwrap());
+    let encoding = tokenizer.encode_with_offsets("ab")?;
+    assert_eq!((encoding.ids[0], *encoding.ids.last().unwrap()), (begin, end));
+    assert_eq!((&encoding.offsets[0], encoding.offsets.last().unwrap()), (&(0..0), &(2..2)));
+    assert_eq!(tokenizer.encode("")?, [begin, end]);
+    assert_eq!(tokenizer.encode("<|begin|>")?, [begin, begin, end]);
+    let refusing = tokenizer.with_special_tokens(SpecialTokens::Refuse);
+    let text = error_text(refusing.encode("é <|begin|>"));
+    assert!(text.starts_with("the text holds the special token `<|begin|>` at byte 3: choose"), "{text}");
+    assert_eq!(refusing.encode("")?, [begin, end]);
+    // A token that is added, but not special, is a part of the vocabulary under every policy.
+    let tokenizer = Tokenizer::from_file(golden("tokenizer").join("byte_level.json"))?;
+    assert_eq!(tokenizer.special_token_id("<strip>"), None);
+    for policy in [SpecialTokens::Recognize, SpecialTokens::AsText, SpecialTokens::Refuse] {
+        assert_eq!(tokenizer.with_special_tokens(policy).encode("a <strip> b")?, tokenizer.encode("a  <strip>b")?);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_numbers_of_the_chapter() -> Result<()> {
+    let cases: [(&str, &[u32]); 19] = [
+        ("", &[]),
+        ("\n", &[198]),
+        ("\n\n\n  x", &[628, 198, 220, 2124]),
+        ("  ", &[220, 220]),
+        ("don't Don'T", &[9099, 470, 2094, 6, 51]),
+        ("naïve café", &[2616, 38776, 40304]),
+        ("日本語", &[33768, 98, 17312, 105, 45739, 252]),
+        ("🤗 hi", &[8582, 97, 245, 23105]),
+        ("a\u{a0}b", &[64, 1849, 65]),
+        ("\t\tx", &[197, 197, 87]),
+        ("1234567", &[10163, 2231, 3134]),
+        (END_OF_TEXT, &[50256]),
+        ("Hello, I am", &[15496, 11, 314, 716]),
+        ("Every effort moves you", &[6109, 3626, 6100, 345]),
+        ("Akwirw ier", &[33901, 86, 343, 86, 220, 959]),
+        ("Hello, world. Is this-- a test?", &[15496, 11, 995, 13, 1148, 428, 438, 257, 1332, 30]),
+        ("I HAD always thought", &[40, 367, 2885, 1464, 1807]),
+        (
+            "Hello, do you like tea? <|endoftext|> In the sunlit terracesof someunknownPlace.",
+            &[
+                15496, 11, 466, 345, 588, 8887, 30, 220, 50256, 554, 262, 4252, 18250, 8812, 2114, 1659, 617, 34680,
+                27271, 13,
+            ],
+        ),
+        (
+            "Hello, MyNewToken_1 is a new token. <|endoftext|>",
+            &[15496, 11, 2011, 3791, 30642, 62, 16, 318, 257, 649, 11241, 13, 220, 50256],
+        ),
+    ];
+    for (text, ids) in cases {
+        assert_eq!(gpt2().encode(text)?, ids, "{text:?}");
+        assert_eq!(gpt2().decode(ids)?, text);
+    }
+    let ordinary = gpt2().with_special_tokens(SpecialTokens::AsText).encode(END_OF_TEXT)?;
+    assert_eq!(ordinary, [27, 91, 437, 1659, 5239, 91, 29]);
+    Ok(())
+}
+
+#[test]
+fn special_tokens_are_recognized_or_text_or_refused() {
+    let text = "é<|endoftext|>x<|endoftext|>";
+    assert_eq!(gpt2().encode(text).unwrap(), [2634, 50256, 87, 50256]);
+    let as_text = gpt2().with_special_tokens(SpecialTokens::AsText);
+    assert!(!as_text.encode(text).unwrap().contains(&50256));
+    assert_eq!(as_text.decode(&as_text.encode(text).unwrap()).unwrap(), text);
+    let refusing = gpt2().with_special_tokens(SpecialTokens::Refuse);
+    let expected = "the text holds the special token `<|endoftext|>` at byte 2: choose SpecialTokens::Recognize for its id, or SpecialTokens::AsText for those of its characters";
+    assert_eq!(error_text(refusing.encode(text)), expected);
+    assert_eq!(error_text(refusing.encode_with_offsets(text)), expected);
+    assert_eq!(error_text(refusing.encode_batch(&["a", text, text])), format!("document 1: {expected}"));
+    for harmless in ["<|endoftext|", "|endoftext|>", "<|endoftext |>", "<|ENDOFTEXT|>", "<<||>>"] {
+        assert_eq!(refusing.encode(harmless).unwrap(), gpt2().encode(harmless).unwrap());
+    }
+}
+
+#[test]
+fn an_unknown_id_is_an_error_with_its_place() {
+    let expected = "token id 50257 at [2] is not in the tokenizer's vocabulary of 50257";
+    assert_eq!(error_text(gpt2().decode(&[64, 65, 50257, 66])), expected);
+    let mut stream = gpt2().decode_stream();
+    assert_eq!(stream.step(8582).unwrap(), None); // two bytes of four
+    assert_eq!(stream.step(97).unwrap(), None);
+    assert_eq!(error_text(stream.step(50257)), expected);
+    assert_eq!(stream.step(245).unwrap().as_deref(), Some("🤗")); // as it was before the error
+    assert_eq!(
+        error_text(stream.step(u32::MAX)),
+        "token id 4294967295 at [4] is not in the tokenizer's vocabulary of 50257"
+    );
+    assert_eq!(stream.flush(), None);
+    assert!(error_text(stream.step(50257)).starts_with("token id 50257 at [0]"));
+}
+
+#[test]
+fn a_stream_keeps_back_half_a_character_and_no_more() {
+    // Ids 0 to 255 are the bytes: those that print first, then 0 to 32, 127 to 160 and 173.
+    let id = |byte: u8| (0..256).find(|id| gpt2().token_bytes(*id) == Some(&[byte])).unwrap();
+    let steps = |bytes: &[u8]| {
+        let mut stream = gpt2().decode_stream();
+        let mut out: Vec<Option<String>> = bytes.iter().map(|byte| stream.step(id(*byte)).unwrap()).collect();
+        out.push(stream.flush());
+        out.into_iter().map(|step| step.unwrap_or_default()).collect::<Vec<_>>()
+    };
+    assert_eq!(steps("é!".as_bytes()), ["", "é", "!", ""]);
+    assert_eq!(steps(b"\xf0\x9f\xa4"), ["", "", "", "\u{fffd}"]); // cut short: one replacement
+    assert_eq!(steps(b"\xf0\x9fa"), ["", "", "\u{fffd}a", ""]);
+    assert_eq!(steps(b"\x80a"), ["\u{fffd}", "a", ""]); // nothing can complete it
+    assert_eq!(steps(b"\xe0\x80\xff"), ["", "\u{fffd}\u{fffd}", "\u{fffd}", ""]); // overlong
+    assert_eq!(steps(b"\xed\xa0\x80"), ["", "\u{fffd}\u{fffd}", "\u{fffd}", ""]); // a surrogate
+}
+
+/// Long texts are encoded a piece at a time; where they are cut must not show.
+#[test]
+fn long_texts_have_the_ids_of_their_words() -> Result<()> {
+    let paragraph = "It's a  word, \n\n another1 2;\n<b>\tthe\u{3000} 的 é\u{300} x'll . \r\n \u{a0} end.\n\n\n";
+    let text = paragraph.repeat(6000);
+    assert!(text.len() > 5 << 16);
+    let once = gpt2().encode(paragraph)?;
+    let doubled = gpt2().encode(&paragraph.repeat(2))?;
+    let again = &doubled[doubled.len() - once.len()..];
+    assert_eq!([&once[..], again].concat(), doubled, "the paragraph begins with a letter and ends with line feeds");
+    let all = gpt2().encode(&text)?;
+    assert_eq!(all, once.repeat(6000));
+    assert_covers(gpt2(), &text);
+    let documents: Vec<String> = (0..50).map(|i| paragraph.repeat(i * 7)).collect();
+    let one_by_one: Vec<Vec<u32>> = documents.iter().map(|text| gpt2().encode(text)).collect::<Result<_>>()?;
+    assert_eq!(gpt2().encode_batch(&documents)?, one_by_one);
+    assert_eq!(gpt2().encode_batch::<&str>(&[])?, Vec::<Vec<u32>>::new());
+    Ok(())
+}
+
+/// A quadratic step would take hours for these: a megabyte each, in one word where that is possible.
+#[test]
+fn a_megabyte_of_anything_takes_linear_time() {
+    let repeated = [
+        "a",
+        "^",
+        " ",
+        "\n",
+        "7",
+        "\0",
+        "\u{fffd}",
+        "🤗",
+        "的",
+        "'s",
+        "<",
+        "<|",
+        "<|endoftext|",
+        "<|endoftext|>",
+        "ab1 ",
+    ];
+    for unit in repeated {
+        let text = unit.repeat((1 << 20) / unit.len());
+        let start = Instant::now();
+        assert_covers(gpt2(), &text);
+        assert_eq!(gpt2().decode(&gpt2().encode(&text).unwrap()).unwrap(), text);
+        assert!(start.elapsed() < Duration::from_secs(20), "{unit:?} took {:?}", start.elapsed());
+    }
+    let everything: String = ('\0'..=char::MAX).collect();
+    assert_covers(gpt2(), &everything);
+}
+
+#[test]
+fn clones_share_and_threads_may_use_them() {
+    fn shared<T: Send + Sync + Clone + std::fmt::Debug>(_: &T) {}
+    shared(gpt2());
+    shared(&gpt2().decode_stream());
+    let text = format!("{:?}", gpt2().with_special_tokens(SpecialTokens::Refuse));
+    assert_eq!(text, "Tokenizer { vocab_size: 50257, special_tokens: Refuse, .. }");
+}
+
+/// Text of several kinds, with what the pattern and the policy look at made likely.
+fn texts() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        "\\PC{0,12}",
+        ".{0,6}",
+        "[ \\n\\t\u{a0}\u{3000}]{1,4}",
+        "[a-z]{1,9} ?",
+        "'(s|t|re|ve|m|ll|d|S)",
+        Just(END_OF_TEXT.to_string()),
+        prop::collection::vec(any::<u8>(), 0..12).prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+    ];
+    prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn decoding_gives_the_text_back(text in texts()) {
+        for policy in [SpecialTokens::Recognize, SpecialTokens::AsText] {
+            let tokenizer = gpt2().with_special_tokens(policy);
+            let ids = tokenizer.encode(&text).unwrap();
+            prop_assert_eq!(&tokenizer.decode(&ids).unwrap(), &text);
+            prop_assert_eq!(streamed(&tokenizer, &ids), text.clone());
+            assert_covers(&tokenizer, &text);
+        }
+    }
+
+    #[test]
+    fn refusing_finds_what_recognizing_finds(text in texts()) {
+        match gpt2().with_special_tokens(SpecialTokens::Refuse).encode(&text) {
+            Ok(ids) => prop_assert!(!text.contains(END_OF_TEXT) && !ids.contains(&END_OF_TEXT_ID)),
+            Err(Error::Tokenizer(TokenizerError::SpecialToken { token, at })) => {
+                prop_assert_eq!(Some(at), text.find(END_OF_TEXT));
+                prop_assert_eq!(token, END_OF_TEXT);
+            }
+            Err(error) => prop_assert!(false, "{}", error),
+        }
+    }
+
+    #[test]
+    fn any_ids_decode_alike_at_once_and_streamed(ids in prop::collection::vec(prop_oneof![0..256u32, 0..50257u32], 0..40)) {
+        prop_assert_eq!(streamed(gpt2(), &ids), gpt2().decode(&ids).unwrap());
+    }
+
+    #[test]
+    fn a_batch_is_its_texts(texts in prop::collection::vec(texts(), 0..6)) {
+        let one_by_one: Vec<Vec<u32>> = texts.iter().map(|text| gpt2().encode(text).unwrap()).collect();
+        prop_assert_eq!(gpt2().encode_batch(&texts).unwrap(), one_by_one);
+    }
+}

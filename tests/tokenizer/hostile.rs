@@ -1,0 +1,214 @@
+//! Files that are no tokenizers: one clear error each, no panic, bounded memory.
+
+use std::fs;
+
+use candle_gpt_input::error::TokenizerError;
+use candle_gpt_input::tokenizer::Tokenizer;
+use candle_gpt_input::{Error, Result};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::support::{error_text, golden};
+
+/// A file with nothing wrong.
+fn sound() -> Value {
+    let text = fs::read_to_string(golden("tokenizer").join("byte_level.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// What it is refused with after one change.
+fn refused(change: impl FnOnce(&mut Value)) -> String {
+    let mut file = sound();
+    change(&mut file);
+    error_text(Tokenizer::from_json(&file.to_string()))
+}
+
+#[track_caller]
+fn assert_refused(expected: &str, change: impl FnOnce(&mut Value)) {
+    let text = refused(change);
+    assert_eq!(text.strip_prefix("tokenizer.json: "), Some(expected));
+}
+
+#[test]
+fn broken_files_are_named_as_such() {
+    assert_refused("a tokenizer.json must be a JSON object, found an array", |file| *file = json!([]));
+    assert_refused("the config has no `model`", |file| *file = json!({}));
+    assert_refused("`model` must be a JSON object, found a number", |file| file["model"] = json!(7));
+    assert_refused("its model has no `vocab` object", |file| file["model"]["vocab"] = json!(["a"]));
+    assert_refused("its model has no `merges` list", |file| file["model"]["merges"] = Value::Null);
+    assert_refused("the merge [\"a\",\"🤗\"] needs the token \"🤗\", which is not in the vocabulary", |file| {
+        file["model"]["merges"] = json!([["a", "🤗"]]);
+    });
+    assert_refused("the merge [\"q\",\"x\"] needs the token \"qx\", which is not in the vocabulary", |file| {
+        file["model"]["merges"] = json!(["q x"]);
+    });
+    assert_refused("legacy merge \"a b c\" does not split into exactly two tokens on a space", |file| {
+        file["model"]["merges"] = json!(["a b c"]);
+    });
+    assert_refused("a merge is neither a `[\"a\", \"b\"]` pair nor an `\"a b\"` string", |file| {
+        file["model"]["merges"] = json!([["a"]]);
+    });
+    for id in [json!(2_097_152), json!(u32::MAX), json!(u64::MAX), json!(-1), json!(1.5), json!("7"), json!(null)] {
+        let expected = format!("token \"zz\" has the id {id}, expected a whole number up to 2097151");
+        assert_refused(&expected, |file| file["model"]["vocab"]["zz"] = id.clone());
+        let expected = expected.replace("zz", "<strip>");
+        assert_refused(&expected, |file| file["added_tokens"][2]["id"] = id);
+    }
+    assert_refused("the id 0 stands for both \"<|endoftext|>\" and \"zz\"", |file| {
+        file["model"]["vocab"]["zz"] = json!(0);
+    });
+    assert_refused("the id 0 stands for both \"<|endoftext|>\" and \"<strip>\"", |file| {
+        file["added_tokens"][2]["id"] = json!(0);
+    });
+    assert_refused("added token 0: \"<|endoftext|>\" has the id 5, but 0 in the model", |file| {
+        file["added_tokens"][0]["id"] = json!(5);
+    });
+    assert_refused("added token 2: \"<|begin|>\" is there twice", |file| {
+        file["added_tokens"][2] = file["added_tokens"][1].clone();
+    });
+    assert_refused("token 5000 has 65536 bytes, expected at most 65535", |file| {
+        file["model"]["vocab"]["z".repeat(1 << 16)] = json!(5000);
+    });
+    assert_refused("`added_tokens` is no list", |file| file["added_tokens"] = json!("all"));
+    assert_refused("added token 1: missing field `content`", |file| {
+        file["added_tokens"][1].as_object_mut().unwrap().remove("content");
+    });
+    assert_refused("added token 2: id 400 has an empty `content`", |file| {
+        file["added_tokens"][2]["content"] = json!("");
+    });
+    assert_refused("added token 1: invalid type: integer `1`, expected a boolean", |file| {
+        file["added_tokens"][1]["lstrip"] = json!(1);
+    });
+    let text = refused(|file| file["model"]["vocab"].as_object_mut().unwrap().retain(|token, _| token != "x"));
+    assert!(text.contains("0x78"), "{text}"); // the library's: no token for that byte
+    assert_refused("its post-processor adds the id 9999, which is not in the vocabulary", |file| {
+        file["post_processor"] = json!({ "type": "TemplateProcessing",
+            "single": [{ "ids": [9999] }, { "seq": "A" }], "pair": [{ "seq": "A" }, { "seq": "B", "type_id": 1 }] });
+    });
+}
+
+#[test]
+fn what_is_not_done_here_is_named() {
+    for kind in ["WordPiece", "Unigram", "WordLevel", "Quantum"] {
+        let expected = format!("not supported: its model is {kind}; only byte-level BPE (GPT-2's kind) is supported");
+        assert_refused(&expected, |file| file["model"]["type"] = json!(kind));
+    }
+    assert_refused(
+        "not supported: its model is a BPE that is not byte-level; only byte-level BPE (GPT-2's kind) is supported",
+        |file| file["pre_tokenizer"] = json!({ "type": "Whitespace" }),
+    );
+    assert_refused("not supported: its version is \"3.0\", expected \"1.0\" or \"2.0\"", |file| {
+        file["version"] = json!("3.0");
+    });
+    assert_refused("not supported: a `ByteLevel` pre-tokenizer with `add_prefix_space: true`", |file| {
+        file["pre_tokenizer"]["add_prefix_space"] = json!(true);
+    });
+    assert_refused("not supported: its model has the `end_of_word_suffix` \"</w>\"", |file| {
+        file["model"]["end_of_word_suffix"] = json!("</w>");
+    });
+    assert_refused("not supported: its model has a dropout of 0.5: ids would differ from call to call", |file| {
+        file["model"]["dropout"] = json!(0.5);
+    });
+    assert_refused("not supported: the `NFC` normalizer", |file| file["normalizer"] = json!({ "type": "NFC" }));
+    assert_refused("not supported: the `Sigmoid` post-processor", |file| {
+        file["post_processor"] = json!({ "type": "Sigmoid" });
+    });
+    let text = refused(|file| {
+        file["pre_tokenizer"] = json!({ "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": "(?=x)y" }, "behavior": "Isolated", "invert": false },
+            { "type": "ByteLevel", "add_prefix_space": false, "use_regex": false },
+        ] });
+    });
+    assert!(text.starts_with("tokenizer.json: not supported: its pre-tokenizer splits by a pattern"), "{text}");
+    // The library asserts here; that must not come through.
+    let text = refused(|file| {
+        let bytes: Vec<String> = file["model"]["vocab"].as_object().unwrap().keys().cloned().collect();
+        let bytes: Vec<&String> = bytes.iter().filter(|token| token.chars().count() == 1).collect();
+        let mut merges = Vec::new();
+        for left in &bytes {
+            for right in &bytes {
+                file["model"]["vocab"][format!("{left}{right}")] = json!(1000 + merges.len());
+                merges.push(json!([left, right]));
+            }
+        }
+        file["model"]["merges"] = json!(merges);
+    });
+    assert_eq!(text, "tokenizer.json: not supported: the tokenizer library gave up on it");
+}
+
+#[test]
+fn json_that_is_none() {
+    for (text, expected) in [
+        ("", "not valid JSON: EOF while parsing a value at line 1 column 0"),
+        ("{", "not valid JSON: EOF while parsing an object at line 1 column 1"),
+        ("nul", "not valid JSON: EOF while parsing"),
+    ] {
+        let error = error_text(Tokenizer::from_json(text));
+        assert!(error.starts_with(&format!("tokenizer.json: {expected}")), "{error}");
+    }
+    for open in ["[", "{\"model\":"] {
+        let error = error_text(Tokenizer::from_json(&open.repeat(200_000)));
+        assert!(error.starts_with("tokenizer.json: not valid JSON: recursion limit exceeded"), "{error}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let io = |name: &str| match Tokenizer::from_file(at(name)) {
+        Err(Error::Tokenizer(TokenizerError::Io { source, .. })) => source,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(io("none.json").kind(), std::io::ErrorKind::NotFound);
+    fs::create_dir(at("folder")).unwrap();
+    assert_eq!(io("folder").kind(), std::io::ErrorKind::IsADirectory);
+    fs::write(at("latin1.json"), b"{\"\xe9\":1}").unwrap();
+    assert_eq!(io("latin1.json").kind(), std::io::ErrorKind::InvalidData);
+    fs::write(at("empty.json"), b"").unwrap();
+    let text = error_text(Tokenizer::from_file(at("empty.json")));
+    assert!(text.ends_with("empty.json: not valid JSON: EOF while parsing a value at line 1 column 0"), "{text}");
+    fs::File::create(at("large.json")).unwrap().set_len((64 << 20) + 1).unwrap();
+    let text = error_text(Tokenizer::from_file(at("large.json")));
+    assert!(text.ends_with("large.json: not supported: it has more than 64 MiB"), "{text}");
+}
+
+/// The pre-tokenizers that drop text encode, but have no offsets.
+#[test]
+fn dropped_text_has_no_offsets() -> Result<()> {
+    let mut file = sound();
+    file["pre_tokenizer"] = json!({ "type": "Sequence", "pretokenizers": [
+        { "type": "WhitespaceSplit" }, { "type": "ByteLevel", "add_prefix_space": false, "use_regex": false },
+    ] });
+    let tokenizer = Tokenizer::from_json(&file.to_string())?;
+    assert_eq!(tokenizer.decode(&tokenizer.encode("a b  c ")?)?, "abc");
+    assert_eq!(tokenizer.encode_with_offsets("abc")?.offsets.last(), Some(&(2..3)));
+    let expected = "no byte offsets from byte 1 on: the tokenizer's pre-tokenizer drops some of the text; the ids alone are in `encode`";
+    assert_eq!(error_text(tokenizer.encode_with_offsets("a b  c ")), expected);
+    assert_eq!(error_text(tokenizer.encode_with_offsets("a ")), expected);
+    let tokenizer = Tokenizer::from_file(golden("tokenizer").join("lowercase.json"))?;
+    let expected =
+        "no byte offsets from byte 13 on: the tokenizer's normalizer changes the text; the ids alone are in `encode`";
+    assert_eq!(error_text(tokenizer.encode_with_offsets("<|endoftext|>Ab")), expected);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+    #[test]
+    fn a_damaged_file_is_an_error_or_a_tokenizer(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+        let mut text = sound().to_string().into_bytes();
+        let at = at.index(text.len());
+        text[at] = byte;
+        if cut {
+            text.truncate(at);
+        }
+        if let Ok(tokenizer) = Tokenizer::from_json(&String::from_utf8_lossy(&text)) {
+            for text in ["", "The cat's 1 <strip> 🤗\n<|endoftext|>word"] {
+                if let Ok(ids) = tokenizer.encode(text) {
+                    tokenizer.decode(&ids).unwrap();
+                }
+            }
+        }
+    }
+}
