@@ -1,22 +1,19 @@
 //! The tokenizer: Hugging Face's and tiktoken's ids and offsets, laws, policies, streams, errors.
 
-#[path = "tokenizer/hostile.rs"]
 mod hostile;
-#[path = "tokenizer/sha256.rs"]
 mod sha256;
-mod support;
 
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::support::{error_text, golden};
 use candle_gpt_input::error::TokenizerError;
 use candle_gpt_input::tokenizer::{END_OF_TEXT, END_OF_TEXT_ID, SpecialTokens, Tokenizer};
 use candle_gpt_input::{Error, Result};
 use proptest::prelude::*;
 use serde_json::Value;
-use support::{error_text, golden};
 
 const GPT2_FILES: [(&str, &str); 2] = [
     ("encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),

@@ -107,7 +107,7 @@ pub fn check(golden: &str) -> usize {
 
 #[test]
 fn values_and_states_are_those_of_pytorch() {
-    assert!(check(include_str!("golden/rng.json")) > 300);
+    assert!(check(include_str!("../golden/rng.json")) > 300);
 }
 
 #[test]

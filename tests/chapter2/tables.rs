@@ -1,14 +1,12 @@
 //! Seeds to weights, dropout, and the options of `nn.Embedding`, against torch.
 
-mod support;
-
+use crate::support::{assert_bits_eq, bits, devices, error_text, golden_tensors};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_gpt_input::embedding::{EmbeddingOptions, TokenTable};
 use candle_gpt_input::init::Init;
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Result};
 use candle_nn::{Optimizer, VarMap};
-use support::{assert_bits_eq, bits, devices, error_text, golden_tensors};
 
 const DTYPES: [(DType, &str); 4] =
     [(DType::F32, "float32"), (DType::BF16, "bfloat16"), (DType::F16, "float16"), (DType::F64, "float64")];

@@ -1,10 +1,9 @@
 //! Windows, batches and loaders: the book's numbers, PyTorch's orders, and laws of shards and of resuming.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
+use crate::support::{devices, error_text, example, golden};
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::data::{Batch, Loader, LoaderConfig, LoaderState, Seeding, Tail, Tokens, Windows};
 use candle_gpt_input::error::DataError;
@@ -12,7 +11,6 @@ use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{Error, Result};
 use proptest::prelude::*;
 use serde_json::Value;
-use support::{devices, error_text, example, golden};
 
 fn rows(ids: &Tensor) -> Vec<Vec<u32>> {
     assert!(ids.is_contiguous());
