@@ -225,6 +225,12 @@ fn inspect_checkpoint_lists_every_tensor() {
 }
 
 #[test]
+fn gpt2_runs_on_its_defaults() {
+    let text = stdout(example("gpt2").args(["--max-new-tokens", "4"]));
+    assert!(text.contains("4 tokens in ") && text.contains(" tokens/s"), "{text}");
+}
+
+#[test]
 fn chapter2_prints_the_books_numbers() {
     let text = stdout(&mut example("chapter2"));
     for part in [

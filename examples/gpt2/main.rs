@@ -1,10 +1,13 @@
 //! GPT-2 on the input layer of this crate: logits of prompts, and text that goes on from them.
 //!
+//! cargo run --release --example gpt2
 //! cargo run --release --example gpt2 -- --weights path/to/gpt2 --prompt "Every effort moves you"
 //! cargo run --release --example gpt2 -- --weights path/to/gpt2 --prompt "Hello, I" --prompt "A cat" --temperature 0.8
 //! cargo run --release --features hub --example gpt2 -- --hub openai-community/gpt2 --device auto
 //!
 //! On Linux set RAYON_NUM_THREADS: without it Candle reads /proc/cpuinfo in every product, some 5 ms a token at 124M.
+//!
+//! The default weights are random numbers, and so is what they say: they show that everything runs.
 //!
 //! Prints the text as it grows (a batch row by row at the end; ids, where ids were given) and the tokens per second.
 

@@ -7,7 +7,6 @@
 Every file carries the torch version, the seed and the command in its metadata.
 """
 
-import json
 import pathlib
 import shutil
 import sys
@@ -129,25 +128,17 @@ def embedding_options():
 
 
 def tiny_gpt2():
-    """Random tables of GPT-2's vocabulary, small enough to keep beside the code."""
+    """A whole GPT-2 of random numbers with GPT-2's vocabulary, small enough to keep beside the code."""
     torch.manual_seed(SEED)
     folder = ROOT / "weights" / "tiny-gpt2"
+    config = transformers.GPT2Config(n_embd=32, n_positions=128, n_layer=2, n_head=4)
+    model = transformers.GPT2LMHeadModel(config).half()
     folder.mkdir(exist_ok=True)
-    wte = torch.nn.init.normal_(torch.empty(50257, 32), std=0.02)
-    wpe = torch.nn.init.normal_(torch.empty(128, 32), std=0.02)
-    tensors = {"wte.weight": wte.half(), "wpe.weight": wpe.half()}
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     save_file(tensors, folder / "model.safetensors", metadata("python tests/golden/generate.py tiny-gpt2"))
-    config = {
-        "model_type": "gpt2",
-        "vocab_size": 50257,
-        "n_positions": 128,
-        "n_embd": 32,
-        "n_layer": 0,
-        "n_head": 4,
-        "embd_pdrop": 0.0,
-        "initializer_range": 0.02,
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    config.dtype = "float16"
+    config.architectures = ["GPT2LMHeadModel"]
+    config.save_pretrained(folder)
 
 
 if __name__ == "__main__":
