@@ -36,15 +36,15 @@ fn main() -> Result<()> {
     let mut adamw = AdamW::new(varmap.all_vars(), ParamsAdamW { lr: 5e-3, ..Default::default() })?;
     println!("nearest to \" sons\" before: {:?}", nearest(gpt.input(), &vocabulary, " sons")?);
     for epoch in 0..6 {
-        for (step, batch) in loader.epoch().enumerate() {
+        let mut losses = Vec::new();
+        for batch in loader.epoch() {
             let batch = batch?;
             let logits = gpt.forward(&batch.input_ids, None)?.flatten(0, 1)?; // [B, T] -> [B, T, V] -> [B T, V]
             let loss = cross_entropy(&logits, &batch.target_ids.flatten_all()?)?;
             adamw.backward_step(&loss)?;
-            if step == 0 {
-                println!("epoch {epoch}, loss {:.3}", loss.to_scalar::<f32>()?);
-            }
+            losses.push(loss.to_scalar::<f32>()?);
         }
+        println!("epoch {epoch}, mean loss {:.3}", losses.iter().sum::<f32>() / losses.len() as f32);
     }
     println!("nearest to \" sons\" after: {:?}", nearest(gpt.input(), &vocabulary, " sons")?);
     Ok(())
