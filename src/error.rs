@@ -441,7 +441,7 @@ pub enum TokenizerError {
         reason: String,
     },
     /// Tokens that do not stand in the text as they are.
-    #[error("no byte offsets from byte {at} on: {reason}; the ids alone are in `encode`")]
+    #[error("no byte offsets from byte {at} on: {reason}: use `encode` for the ids alone")]
     NoOffsets {
         /// The first byte of the text for which there is no offset.
         at: usize,

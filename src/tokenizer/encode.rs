@@ -63,6 +63,10 @@ impl Encoder {
     }
 
     pub(super) fn encode(&self, text: &str, policy: SpecialTokens) -> Result<Draft, TokenizerError> {
+        if u32::try_from(text.len()).is_err() {
+            let reason = format!("it has {} bytes, and 4 GiB is the most: encode it in parts", text.len());
+            return Err(TokenizerError::Encode { reason });
+        }
         let mut draft = Draft { ids: Vec::with_capacity(text.len() / 4), added: Vec::new(), changed: None };
         let template = self.frame.as_ref().map(|frame| &frame.get_post_processor().single);
         for (token, _) in template.iter().flat_map(|template| &template.prefix) {
@@ -211,4 +215,35 @@ fn misspelt(text: &str, rest: &[u8]) -> TokenizerError {
     let word = String::from_utf8_lossy(&rest[..rest.len().min(32)]);
     let at = text.len() - rest.len();
     TokenizerError::Encode { reason: format!("the ids do not spell it at `{word}` (byte {at} of {})", text.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gpt2;
+
+    /// No word is known that the library takes for another, so ids that are wrong are made up.
+    #[test]
+    fn ids_that_do_not_spell_the_text_are_refused() {
+        let encoder = gpt2::build().unwrap();
+        let check = |text: &str, ids: &[u32]| {
+            let ids: Vec<_> = ids.iter().map(|id| (*id).into()).collect();
+            encoder.check(text, &ids).map_err(|error| error.to_string())
+        };
+        let refused = |rest: &str, at, of| {
+            Err(format!("cannot encode the text: the ids do not spell it at `{rest}` (byte {at} of {of})"))
+        };
+        let [hello, tea] = [15496, 8887]; // "Hello", " tea"
+        assert_eq!(check("Hello tea", &[hello, tea]), Ok(()));
+        assert_eq!(check("Hello tea", &[hello, hello]), refused(" tea", 5, 9));
+        assert_eq!(check("Hello tea", &[hello]), refused(" tea", 5, 9));
+        assert_eq!(check("Hello", &[hello, tea]), refused("", 5, 5));
+        assert_eq!(check("Hell", &[hello]), refused("Hell", 0, 4));
+        assert_eq!(check("Hello and more", &[hello, 50257]), refused(" and more", 5, 14));
+        let long = encoder.tokens.get(30906).unwrap(); // more than the eight bytes that are compared at once
+        let text = std::str::from_utf8(long).unwrap();
+        assert!(text.len() > 8, "{text}");
+        assert_eq!(check(text, &[30906]), Ok(()));
+        let other = format!("{}x", &text[..text.len() - 1]);
+        assert_eq!(check(&other, &[30906]), refused(&other, 0, text.len()));
+    }
 }

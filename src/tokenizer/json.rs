@@ -19,6 +19,11 @@ const MAX_ID: u64 = (1 << 21) - 1;
 /// The longest token in bytes, of the file's or of its spelling: the library counts in 16 bits.
 const MAX_TOKEN_BYTES: usize = u16::MAX as usize;
 
+/// The most objects and lists in a file: parsed, they take up to a hundred times the memory of their text. A token beside the
+/// merges is an object, a merge a list; the most known are 10 000 and 600 000.
+const MAX_OBJECTS: usize = 1 << 17;
+const MAX_LISTS: usize = 1 << 21;
+
 /// Why a file is no tokenizer.
 pub(super) enum Problem {
     Broken(String),
@@ -65,6 +70,11 @@ struct AddedTokenJson {
 }
 
 pub(super) fn build(text: &str) -> Result<Encoder, Problem> {
+    let count = |bracket: u8| text.bytes().filter(|byte| *byte == bracket).count();
+    if count(b'{') > MAX_OBJECTS || count(b'[') > MAX_LISTS {
+        let reason = format!("it has more than {MAX_OBJECTS} objects or {MAX_LISTS} lists");
+        return Err(Problem::Unsupported(reason));
+    }
     let mut file: Value = serde_json::from_str(text).map_err(|error| format!("not valid JSON: {error}"))?;
     check_kind(&file)?;
     tokenizers::canonicalize_value(&mut file)?;
@@ -85,11 +95,11 @@ pub(super) fn build(text: &str) -> Result<Encoder, Problem> {
     }))?;
     check_template(&frame.get_post_processor().single, &tokens)?;
     let added = AddedTokens::new(added, frame.get_normalizers())?;
-    let plain = pipeline(json!({
-        "version": "2.0",
-        "model": file["model"].take(),
-        "pre_tokenizer": file["pre_tokenizer"].take(),
-    }))?;
+    let mut pre_tokenizer = file["pre_tokenizer"].take();
+    if let Some([only]) = pre_tokenizer.get_mut("pretokenizers").and_then(Value::as_array_mut).map(Vec::as_mut_slice) {
+        pre_tokenizer = only.take(); // Llama 3's, where `ByteLevel` went to the model: so `Encoder` knows the pattern
+    }
+    let plain = pipeline(json!({ "version": "2.0", "model": file["model"].take(), "pre_tokenizer": pre_tokenizer }))?;
     // A pattern that the library cannot run is accepted by it, and fails in the first text.
     plain.encode_into("a", &EncodeOptions::no_specials(), &mut Vec::new()).map_err(|_| {
         Problem::Unsupported(
@@ -152,6 +162,9 @@ fn check_merges(model: &Value, ids: &HashMap<String, u32>) -> Result<(), Problem
         let (Some(left), Some(right)) = (left.as_str(), right.as_str()) else {
             return Err(format!("the merge {merge} is no pair of tokens").into());
         };
+        if left.is_empty() || right.is_empty() {
+            return Err(format!("the merge {merge} has an empty half").into());
+        }
         for token in [left, right, &[left, right].concat()] {
             if !ids.contains_key(token) {
                 return Err(

@@ -151,7 +151,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// - [`TokenizerError::SpecialToken`] under [`SpecialTokens::Refuse`]
-    /// - [`TokenizerError::Encode`] for 4 GiB of text without a space or a line feed
+    /// - [`TokenizerError::Encode`] for more than 4 GiB of text
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encoder.encode(text, self.special_tokens)?.into_ids())
     }

@@ -278,13 +278,19 @@ fn long_texts_have_the_ids_of_their_words() -> Result<()> {
     let paragraph = "It's a  word, \n\n another1 2;\n<b>\tthe\u{3000} 的 é\u{300} x'll . \r\n \u{a0} end.\n\n\n";
     let text = paragraph.repeat(6000);
     assert!(text.len() > 5 << 16);
-    let once = gpt2().encode(paragraph)?;
-    let doubled = gpt2().encode(&paragraph.repeat(2))?;
-    let again = &doubled[doubled.len() - once.len()..];
-    assert_eq!([&once[..], again].concat(), doubled, "the paragraph begins with a letter and ends with line feeds");
-    let all = gpt2().encode(&text)?;
-    assert_eq!(all, once.repeat(6000));
-    assert_covers(gpt2(), &text);
+    let llama3 = Tokenizer::from_file(golden("tokenizer").join("llama3_style.json"))?;
+    for (tokenizer, n_around) in [(gpt2(), 0), (&llama3, 1)] {
+        let ids = |text: &str| {
+            let ids = tokenizer.encode(text).unwrap();
+            ids[n_around..ids.len() - n_around].to_vec()
+        };
+        let once = ids(paragraph);
+        assert_eq!(ids(&text), once.repeat(6000)); // it begins with a letter and ends with line feeds
+        let offsets = tokenizer.encode_with_offsets(&text)?.offsets;
+        assert!(
+            offsets.windows(2).all(|pair| pair[0].end == pair[1].start) && offsets[offsets.len() - 1].end == text.len()
+        );
+    }
     let documents: Vec<String> = (0..50).map(|i| paragraph.repeat(i * 7)).collect();
     let one_by_one: Vec<Vec<u32>> = documents.iter().map(|text| gpt2().encode(text)).collect::<Result<_>>()?;
     assert_eq!(gpt2().encode_batch(&documents)?, one_by_one);

@@ -42,12 +42,23 @@ fn broken_files_are_named_as_such() {
     assert_refused("the merge [\"q\",\"x\"] needs the token \"qx\", which is not in the vocabulary", |file| {
         file["model"]["merges"] = json!(["q x"]);
     });
+    assert_refused("the merge [\"\",\"a\"] has an empty half", |file| {
+        file["model"]["vocab"][""] = json!(5000);
+        file["model"]["merges"] = json!([["", "a"]]);
+    });
     assert_refused("legacy merge \"a b c\" does not split into exactly two tokens on a space", |file| {
         file["model"]["merges"] = json!(["a b c"]);
     });
     assert_refused("a merge is neither a `[\"a\", \"b\"]` pair nor an `\"a b\"` string", |file| {
         file["model"]["merges"] = json!([["a"]]);
     });
+    let text = refused(|file| file["pre_tokenizer"] = json!("ByteLevel"));
+    assert!(text.starts_with("tokenizer.json: not supported: its model is a BPE that is not byte-level"), "{text}");
+    let text = refused(|file| {
+        file["model"]["byte_level"] = json!(true);
+        file["pre_tokenizer"] = json!("ByteLevel");
+    });
+    assert_eq!(text, "tokenizer.json: not supported: a pre-tokenizer with no `type`");
     for id in [json!(2_097_152), json!(u32::MAX), json!(u64::MAX), json!(-1), json!(1.5), json!("7"), json!(null)] {
         let expected = format!("token \"zz\" has the id {id}, expected a whole number up to 2097151");
         assert_refused(&expected, |file| file["model"]["vocab"]["zz"] = id.clone());
@@ -147,8 +158,12 @@ fn json_that_is_none() {
         assert!(error.starts_with(&format!("tokenizer.json: {expected}")), "{error}");
     }
     for open in ["[", "{\"model\":"] {
-        let error = error_text(Tokenizer::from_json(&open.repeat(200_000)));
+        let error = error_text(Tokenizer::from_json(&open.repeat(100_000)));
         assert!(error.starts_with("tokenizer.json: not valid JSON: recursion limit exceeded"), "{error}");
+    }
+    for many in ["{},".repeat(1 << 18), "[],".repeat(1 << 22)] {
+        let error = error_text(Tokenizer::from_json(&format!("[{many}0]")));
+        assert_eq!(error, "tokenizer.json: not supported: it has more than 131072 objects or 2097152 lists");
     }
 }
 
@@ -183,12 +198,12 @@ fn dropped_text_has_no_offsets() -> Result<()> {
     let tokenizer = Tokenizer::from_json(&file.to_string())?;
     assert_eq!(tokenizer.decode(&tokenizer.encode("a b  c ")?)?, "abc");
     assert_eq!(tokenizer.encode_with_offsets("abc")?.offsets.last(), Some(&(2..3)));
-    let expected = "no byte offsets from byte 1 on: the tokenizer's pre-tokenizer drops some of the text; the ids alone are in `encode`";
+    let expected = "no byte offsets from byte 1 on: the tokenizer's pre-tokenizer drops some of the text: use `encode` for the ids alone";
     assert_eq!(error_text(tokenizer.encode_with_offsets("a b  c ")), expected);
     assert_eq!(error_text(tokenizer.encode_with_offsets("a ")), expected);
     let tokenizer = Tokenizer::from_file(golden("tokenizer").join("lowercase.json"))?;
     let expected =
-        "no byte offsets from byte 13 on: the tokenizer's normalizer changes the text; the ids alone are in `encode`";
+        "no byte offsets from byte 13 on: the tokenizer's normalizer changes the text: use `encode` for the ids alone";
     assert_eq!(error_text(tokenizer.encode_with_offsets("<|endoftext|>Ab")), expected);
     Ok(())
 }
