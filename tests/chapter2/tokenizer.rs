@@ -170,6 +170,16 @@ fn the_template_and_the_policy_of_a_file() -> Result<()> {
     let text = error_text(refusing.encode("é <|begin|>"));
     assert!(text.starts_with("the text holds the special token `<|begin|>` at byte 3: choose"), "{text}");
     assert_eq!(refusing.encode("")?, [begin, end]);
+    // What is looked for after normalization, or swallows spaces, is refused where it stands.
+    let text = fs::read_to_string(golden("tokenizer").join("byte_level.json")).unwrap();
+    let mut file: Value = serde_json::from_str(&text).unwrap();
+    file["added_tokens"][0]["normalized"] = true.into();
+    file["added_tokens"][2]["special"] = true.into();
+    let refusing = Tokenizer::from_json(&file.to_string())?.with_special_tokens(SpecialTokens::Refuse);
+    let text = error_text(refusing.encode("é word <|endoftext|>"));
+    assert!(text.starts_with("the text holds the special token `<|endoftext|>` at byte 8: choose"), "{text}");
+    let text = error_text(refusing.encode("é  <strip>"));
+    assert!(text.starts_with("the text holds the special token `<strip>` at byte 4: choose"), "{text}");
     // A token that is added, but not special, is a part of the vocabulary under every policy.
     let tokenizer = Tokenizer::from_file(golden("tokenizer").join("byte_level.json"))?;
     assert_eq!(tokenizer.special_token_id("<strip>"), None);
@@ -278,19 +288,20 @@ fn long_texts_have_the_ids_of_their_words() -> Result<()> {
     let paragraph = "It's a  word, \n\n another1 2;\n<b>\tthe\u{3000} 的 é\u{300} x'll . \r\n \u{a0} end.\n\n\n";
     let text = paragraph.repeat(6000);
     assert!(text.len() > 5 << 16);
+    assert_eq!(gpt2().encode(&text)?, gpt2().encode(paragraph)?.repeat(6000)); // it begins with a letter, ends with line feeds
     let llama3 = Tokenizer::from_file(golden("tokenizer").join("llama3_style.json"))?;
-    for (tokenizer, n_around) in [(gpt2(), 0), (&llama3, 1)] {
-        let ids = |text: &str| {
-            let ids = tokenizer.encode(text).unwrap();
-            ids[n_around..ids.len() - n_around].to_vec()
-        };
-        let once = ids(paragraph);
-        assert_eq!(ids(&text), once.repeat(6000)); // it begins with a letter and ends with line feeds
-        let offsets = tokenizer.encode_with_offsets(&text)?.offsets;
-        assert!(
-            offsets.windows(2).all(|pair| pair[0].end == pair[1].start) && offsets[offsets.len() - 1].end == text.len()
-        );
+    let llama3_ids = |text: &str| llama3.encode(text).map(|ids| ids[1..ids.len() - 1].to_vec());
+    for shift in 0..paragraph.len() {
+        // Each place of the paragraph, in turn, is where a piece has its full length.
+        let first = ["x".repeat(shift).as_str(), paragraph].concat();
+        let n_more = (1 << 16) / paragraph.len() + 1;
+        let text = [first.as_str(), &paragraph.repeat(n_more)].concat();
+        let expected = [gpt2().encode(&first)?, gpt2().encode(paragraph)?.repeat(n_more)].concat();
+        assert_eq!(gpt2().encode(&text)?, expected, "{shift}");
+        let expected = [llama3_ids(&first)?, llama3_ids(paragraph)?.repeat(n_more)].concat();
+        assert_eq!(llama3_ids(&text)?, expected, "{shift}");
     }
+    assert_covers(gpt2(), &text);
     let documents: Vec<String> = (0..50).map(|i| paragraph.repeat(i * 7)).collect();
     let one_by_one: Vec<Vec<u32>> = documents.iter().map(|text| gpt2().encode(text)).collect::<Result<_>>()?;
     assert_eq!(gpt2().encode_batch(&documents)?, one_by_one);

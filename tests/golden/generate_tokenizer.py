@@ -183,7 +183,7 @@ def trained(name, pre_tokenizer, **options):
         tokenizer.normalizer = options["normalizer"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, show_progress=False, special_tokens=[END_OF_TEXT, "<|begin|>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(PHRASES * 3, trainer)
+    tokenizer.train_from_iterator(["\n".join(PHRASES)] * 3, trainer)
     tokenizer.add_tokens(options.get("added", []))
     if options.get("template"):
         begin = ("<|begin|>", tokenizer.token_to_id("<|begin|>"))
@@ -212,7 +212,7 @@ def main():
         AddedToken("normal", normalized=True),
         AddedToken("é🤗", normalized=False),
     ]
-    with_added = ["a  <strip>  b", "<strip>", " <strip><strip>\n", "word words sword (word)", "word", "normalnormal", "aé🤗é🤗", "NORMAL word"]
+    with_added = ["a  <strip>  b", "<strip>", " <strip><strip>\n", "word words sword (word)", "word", "normalnormal", "aé🤗é🤗", "NORMAL word", "é<strip>é normal é<|endoftext|>normal"]
     golden = {
         "metadata": {
             "tokenizers": tokenizers.__version__,
