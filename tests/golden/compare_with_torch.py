@@ -144,6 +144,7 @@ def embed(choose, folder):
     import transformers
 
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     v, p, c = choose.randint(2, 3000), choose.randint(1, 200), choose.choice([1, 3, 8, 31, 64, 96])
     torch.manual_seed(choose.getrandbits(32))
     heads = choose.choice([n for n in range(1, c + 1) if c % n == 0])
