@@ -1,12 +1,12 @@
 //! [`Checkpoint`]: GPT-2 weights on disk. Names → tensors; it knows no layer.
 
 mod keys;
+mod report;
 mod safetensors;
 mod save;
 mod sharded;
 mod var_builder;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use keys::{Found, find_tables};
 use safetensors::{SafetensorsFile, TableInfo};
 
 pub use keys::Role;
+pub use report::{ConfigSource, LoadReport, LoadedTable};
 pub(crate) use save::save_tables;
 pub use save::save_tensors;
 pub use sharded::ShardIndex;
@@ -72,48 +73,6 @@ pub struct InputTables {
     pub config: GptInputConfig,
     /// What came from where.
     pub report: LoadReport,
-}
-
-/// What was loaded from where, and what was left.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoadReport {
-    /// The token table.
-    pub wte: LoadedTable,
-    /// The position table.
-    pub wpe: LoadedTable,
-    /// The type that both were loaded as.
-    pub dtype: DType,
-    /// Where the configuration was read.
-    pub config_source: ConfigSource,
-    /// (`vocab_size` of the config, rows of the table), where the table is padded. All of its rows are valid ids.
-    pub padded_vocab: Option<(usize, usize)>,
-    /// The names of all other tensors.
-    pub unused: Vec<String>,
-}
-
-/// One table as it was found.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoadedTable {
-    /// Its name in the file.
-    pub name: String,
-    /// The file that holds it.
-    pub file: PathBuf,
-    /// Rows and columns.
-    pub shape: (usize, usize),
-    /// Its type in the file.
-    pub stored_dtype: DType,
-}
-
-/// Where a configuration came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ConfigSource {
-    /// A `config.json` beside the weights.
-    File(PathBuf),
-    /// The metadata of the safetensors file.
-    Metadata(PathBuf),
-    /// Nowhere: dimensions from the tables' shapes, the number of blocks from the names, the rest from the defaults.
-    Shapes,
 }
 
 impl Checkpoint {
@@ -416,26 +375,4 @@ fn read_config(
     let config = ConfigFile::parse(text)
         .map_err(|source| CheckpointError::Config { path: file.to_path_buf(), source: source.into() })?;
     Ok(Some((ConfigSource::Metadata(file.to_path_buf()), config)))
-}
-
-impl fmt::Display for LoadReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, table) in [("wte", &self.wte), ("wpe", &self.wpe)] {
-            let (n_rows, width) = table.shape;
-            write!(f, "{what} = `{}` [{n_rows}, {width}] {:?}", table.name, table.stored_dtype)?;
-            if table.stored_dtype != self.dtype {
-                write!(f, " -> {:?}", self.dtype)?;
-            }
-            writeln!(f, " from {}", table.file.display())?;
-        }
-        if let Some((vocab_size, n_rows)) = self.padded_vocab {
-            writeln!(f, "padded vocabulary: {n_rows} rows for {vocab_size} tokens, all of them valid ids")?;
-        }
-        match &self.config_source {
-            ConfigSource::File(path) => write!(f, "config from {}", path.display())?,
-            ConfigSource::Metadata(path) => write!(f, "config from the metadata of {}", path.display())?,
-            ConfigSource::Shapes => write!(f, "no config: dimensions from the tables' shapes")?,
-        }
-        write!(f, "; {} other tensors left", self.unused.len())
-    }
 }

@@ -1,0 +1,70 @@
+//! What was loaded from where.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use candle_core::DType;
+
+/// What was loaded from where, and what was left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadReport {
+    /// The token table.
+    pub wte: LoadedTable,
+    /// The position table.
+    pub wpe: LoadedTable,
+    /// The type that both were loaded as.
+    pub dtype: DType,
+    /// Where the configuration was read.
+    pub config_source: ConfigSource,
+    /// (`vocab_size` of the config, rows of the table), where the table is padded. All of its rows are valid ids.
+    pub padded_vocab: Option<(usize, usize)>,
+    /// The names of all other tensors.
+    pub unused: Vec<String>,
+}
+
+/// One table as it was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadedTable {
+    /// Its name in the file.
+    pub name: String,
+    /// The file that holds it.
+    pub file: PathBuf,
+    /// Rows and columns.
+    pub shape: (usize, usize),
+    /// Its type in the file.
+    pub stored_dtype: DType,
+}
+
+/// Where a configuration came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigSource {
+    /// A `config.json` beside the weights.
+    File(PathBuf),
+    /// The metadata of the safetensors file.
+    Metadata(PathBuf),
+    /// Nowhere: dimensions from the tables' shapes, the number of blocks from the names, the rest from the defaults.
+    Shapes,
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, table) in [("wte", &self.wte), ("wpe", &self.wpe)] {
+            let (n_rows, width) = table.shape;
+            write!(f, "{what} = `{}` [{n_rows}, {width}] {:?}", table.name, table.stored_dtype)?;
+            if table.stored_dtype != self.dtype {
+                write!(f, " -> {:?}", self.dtype)?;
+            }
+            writeln!(f, " from {}", table.file.display())?;
+        }
+        if let Some((vocab_size, n_rows)) = self.padded_vocab {
+            writeln!(f, "padded vocabulary: {n_rows} rows for {vocab_size} tokens, all of them valid ids")?;
+        }
+        match &self.config_source {
+            ConfigSource::File(path) => write!(f, "config from {}", path.display())?,
+            ConfigSource::Metadata(path) => write!(f, "config from the metadata of {}", path.display())?,
+            ConfigSource::Shapes => write!(f, "no config: dimensions from the tables' shapes")?,
+        }
+        write!(f, "; {} other tensors left", self.unused.len())
+    }
+}

@@ -1,0 +1,164 @@
+//! What can be wrong with a checkpoint.
+
+use std::path::PathBuf;
+
+use candle_core::DType;
+
+use super::ConfigError;
+
+/// What can be wrong with a checkpoint on its way in or out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// Nothing at the path.
+    #[error("{}: no such file or folder", path.display())]
+    NotFound {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A folder in which no weights were found.
+    #[error(
+        "{}: no weights in this folder (looked for model.safetensors, model.safetensors.index.json and a single *.safetensors; found {found})",
+        path.display()
+    )]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+        /// The `.safetensors` files that are there, or "none".
+        found: String,
+    },
+    /// A file that is not a well-formed safetensors file.
+    #[error("{}: not a valid safetensors file: {reason}", path.display())]
+    InvalidHeader {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An index of shards that cannot be read.
+    #[error("{}: not a valid shard index: {reason}", path.display())]
+    InvalidIndex {
+        /// The index file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The index sends a tensor to a shard that does not hold it.
+    #[error("{}: the index says that tensor `{name}` is here, but it is not", path.display())]
+    TensorNotInShard {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// No tensor of the name that was asked for.
+    #[error("{}: no tensor `{name}`", path.display())]
+    MissingTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The name asked for.
+        name: String,
+    },
+    /// A tensor of another shape than the one that was asked for.
+    #[error("{}: `{name}` has shape {shape:?}, expected {expected:?}", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// The shape asked for.
+        expected: Vec<usize>,
+    },
+    /// A `config.json` that cannot be used.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<ConfigError>,
+    },
+    /// No token or position table under any known name.
+    #[error("{}: no {what} found (looked for {looked_for} under any prefix); closest: {closest}", path.display())]
+    MissingTable {
+        /// The checkpoint.
+        path: PathBuf,
+        /// `token table` or `position table`.
+        what: &'static str,
+        /// The names looked for.
+        looked_for: String,
+        /// The names that resemble them most.
+        closest: String,
+    },
+    /// More than one pair of tables.
+    #[error("{}: several input tables: {candidates}; choose one with `with_prefix`", path.display())]
+    AmbiguousTables {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The names of the token tables.
+        candidates: String,
+    },
+    /// A table that is no matrix.
+    #[error("{}: `{name}` has shape {shape:?}, expected two dimensions of at least 1", path.display())]
+    TableShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+    /// A table of a type that is no floating-point type we read.
+    #[error("{}: `{name}` holds {dtype}, expected F32, F16, BF16 or F64", path.display())]
+    TableDType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// Tables of different width.
+    #[error("{}: `{wte}` is {wte_width} wide, but `{wpe}` is {wpe_width} wide", path.display())]
+    WidthMismatch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The token table's name.
+        wte: String,
+        /// Its width.
+        wte_width: usize,
+        /// The position table's name.
+        wpe: String,
+        /// Its width.
+        wpe_width: usize,
+    },
+    /// The config and the tables disagree.
+    #[error("{}: the config says `{field}` is {config}, but the table `{name}` says {table}", path.display())]
+    ConfigMismatch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The config's field.
+        field: &'static str,
+        /// Its value.
+        config: usize,
+        /// The tensor that disagrees.
+        name: String,
+        /// What its shape says.
+        table: usize,
+    },
+    /// A type of number that tables are not loaded as, or that is not written.
+    #[error("{dtype:?} is not supported here: tables are f32, f16, bf16 or f64, other tensors also u8, u32 or i64")]
+    UnsupportedDType {
+        /// The type asked for.
+        dtype: DType,
+    },
+}

@@ -1,0 +1,59 @@
+//! What can be wrong with a configuration.
+
+/// What can be wrong with a [`crate::GptInputConfig`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A dimension of zero.
+    #[error("config: `{name}` must be at least 1")]
+    Zero {
+        /// The field.
+        name: &'static str,
+    },
+    /// A number outside its range.
+    #[error("config: `{name}` is {value}, which is not {expected}")]
+    OutOfRange {
+        /// The field.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// The range, in words.
+        expected: &'static str,
+    },
+    /// A field of the wrong JSON type.
+    #[error("config: `{key}` is {got}, expected {expected}")]
+    FieldType {
+        /// The key as spelt in the file.
+        key: String,
+        /// The JSON value found.
+        got: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// Two spellings of one field that disagree.
+    #[error("config: `{first}` is {first_value}, but `{second}`, another name for it, is {second_value}")]
+    Contradiction {
+        /// One key.
+        first: &'static str,
+        /// Its value.
+        first_value: String,
+        /// The other key.
+        second: &'static str,
+        /// Its value.
+        second_value: String,
+    },
+    /// Text that is not a JSON object.
+    #[error("config: {reason}")]
+    Json {
+        /// What the parser says.
+        reason: String,
+    },
+    /// A preset that does not exist.
+    #[error("no preset `{name}`: there are {known}")]
+    UnknownPreset {
+        /// The name given.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+}

@@ -1,0 +1,163 @@
+//! Every way this crate can fail, as one type.
+
+mod checkpoint;
+mod config;
+mod data;
+mod device;
+mod embedding;
+mod rng;
+mod tokenizer;
+
+use candle_core::{DType, Shape};
+
+pub use checkpoint::CheckpointError;
+pub use config::ConfigError;
+pub use data::DataError;
+pub use device::DeviceError;
+pub use embedding::EmbeddingError;
+pub use rng::RngError;
+pub use tokenizer::TokenizerError;
+
+/// This crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where, and, where there is one, the next step.
+///
+/// Inherent methods return this type. Trait implementations ([`candle_core::Module`], [`candle_core::ModuleT`])
+/// return `candle_core::Result`; the conversion keeps the text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A token id that no row of the token table belongs to. `at` is its index in the tensor of ids.
+    #[error(
+        "token id {id} at {at:?} is outside the vocabulary of {vocab_size} (valid ids: {})",
+        valid(*vocab_size)
+    )]
+    TokenOutOfRange {
+        /// The id as it was given; every supported type of id fits `i64`.
+        id: i64,
+        /// Its index in the tensor of ids, one number a dimension (empty for a scalar).
+        at: Vec<usize>,
+        /// How many rows the token table has.
+        vocab_size: usize,
+    },
+    /// A position id that no row of the position table belongs to. `at` is its index in the tensor of position ids.
+    #[error(
+        "position {position} at {at:?} is outside the position table of {n_positions} (valid positions: {})",
+        valid(*n_positions)
+    )]
+    PositionOutOfRange {
+        /// The position as it was given.
+        position: i64,
+        /// Its index in the tensor of position ids.
+        at: Vec<usize>,
+        /// How many rows the position table has.
+        n_positions: usize,
+    },
+    /// A sequence that would end beyond the position table.
+    #[error(
+        "the sequence ends at position {end}, but the model has {n_positions} positions: shorten it to fit, or use a model with more positions"
+    )]
+    SequenceTooLong {
+        /// Start position + length: one more than the last position asked for.
+        end: usize,
+        /// How many rows the position table has.
+        n_positions: usize,
+    },
+    /// Token ids, position ids or a mask of a type that is none of `u8`, `u32`, `i64`.
+    #[error("{what} must be u8, u32 or i64, not {got:?}: convert with `.to_dtype(DType::U32)`")]
+    IdDType {
+        /// Which argument: `input_ids`, `position_ids` or `attention_mask`.
+        what: &'static str,
+        /// The type it has.
+        got: DType,
+    },
+    /// An attention mask with a value that is neither 0 nor 1.
+    #[error("attention_mask holds {value} at {at:?}: it must be 1 (token) or 0 (padding)")]
+    MaskValue {
+        /// The value found.
+        value: i64,
+        /// Its index in the mask.
+        at: Vec<usize>,
+    },
+    /// An argument whose shape does not go with the others.
+    #[error("{what} has shape {got:?}, expected {expected}")]
+    ShapeMismatch {
+        /// Which argument.
+        what: &'static str,
+        /// The shape it has.
+        got: Shape,
+        /// What would have been right, in words and numbers.
+        expected: String,
+    },
+    /// A table that is not a matrix of floating-point numbers.
+    #[error("{table} must be a two-dimensional table of f32, f64, f16 or bf16, not {shape:?} of {dtype:?}")]
+    InvalidTable {
+        /// `wte` or `wpe`.
+        table: &'static str,
+        /// The shape it has.
+        shape: Shape,
+        /// The type it has.
+        dtype: DType,
+    },
+    /// Two tables (or a table and a tensor) that cannot be added.
+    #[error("{left} has {property} {left_value}, but {right} has {right_value}")]
+    TableMismatch {
+        /// The first of the two, usually `wte`.
+        left: &'static str,
+        /// The second of the two, usually `wpe`.
+        right: &'static str,
+        /// What differs: `width`, `dtype` or `device`.
+        property: &'static str,
+        /// The first one's.
+        left_value: String,
+        /// The second one's.
+        right_value: String,
+    },
+    /// `trainable` met a variable of the same name.
+    #[error("the VarMap already holds a variable `{name}`: pass another prefix")]
+    VarExists {
+        /// The full name.
+        name: String,
+    },
+    /// A configuration that cannot be read or makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A device that cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A checkpoint that cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A tokenizer that cannot be built, or an id it does not know.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Random numbers that cannot be drawn, or a generator's state that cannot be read.
+    #[error(transparent)]
+    Rng(#[from] RngError),
+    /// Options of an embedding that make no sense for its table.
+    #[error(transparent)]
+    Embedding(#[from] EmbeddingError),
+    /// Token ids that cannot be cut into windows or batches, or a loader's state that does not go with them.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Anything Candle reports.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl From<Error> for candle_core::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Candle(inner) => inner,
+            other => Self::wrap(other),
+        }
+    }
+}
+
+fn valid(n: usize) -> String {
+    match n {
+        0 => "none".to_string(),
+        n => format!("0 to {}", n - 1),
+    }
+}
