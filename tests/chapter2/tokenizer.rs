@@ -114,14 +114,21 @@ fn ids_and_offsets_are_those_of_hugging_face_and_tiktoken() {
     }
 }
 
-/// Each of Unicode's scalar values between letters, numbers, others and spaces: any that is of another class shows.
+/// Each of Unicode's scalar values between letters, numbers, others and spaces: one of another class would show, as those do
+/// that Unicode 17 made letters and numbers.
 #[test]
 fn every_character_is_of_the_class_that_python_gives_it() {
     let expected = &expected()["every_character"];
+    let newer: Vec<(u32, u32)> = serde_json::from_value(expected["unicode_17"].clone()).unwrap();
+    let is_newer = |c: char| newer.iter().any(|&(first, last)| (first..=last).contains(&u32::from(c)));
+    let (added, characters): (Vec<char>, Vec<char>) = ('\0'..=char::MAX).partition(|c| is_newer(*c));
+    assert_eq!(added.len(), 4657);
+    for c in added {
+        assert_eq!(gpt2().encode(&format!("{c}'s")).unwrap().last(), Some(&338), "{c:?} is no letter"); // 338 is "'s"
+    }
     let (mut hash, mut n_ids) = (0xcbf2_9ce4_8422_2325_u64, 0);
-    let characters: Vec<char> = ('\0'..=char::MAX).collect();
     for chunk in characters.chunks(4096) {
-        let text: String = chunk.iter().map(|c| format!("a{c}a 1{c}1 !{c}! {c} {c}x\n{c}")).collect();
+        let text: String = chunk.iter().map(|c| format!("{c}'s a{c}a 1{c}1 !{c}! {c} {c}x\n{c}")).collect();
         let ids = gpt2().encode(&text).unwrap();
         n_ids += ids.len();
         for byte in ids.iter().flat_map(|id| id.to_le_bytes()) {

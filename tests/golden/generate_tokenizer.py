@@ -157,21 +157,36 @@ def fnv(ids, state=0xCBF29CE484222325):
     return state
 
 
+# What Unicode 17 added to the letters and numbers; both libraries have Unicode 16, the crate has 17.
+UNICODE_17 = """
+088F 0C5C 0CDC A7CE-A7CF A7D2 A7D4 A7F1 10940-10959 10EC5-10EC7 11DB0-11DDB 11DE0-11DE9 16EA0-16EB8 16EBB-16ED3 16FF2-16FF6
+187F8-187FF 18D09-18D1E 18D80-18DF2 1E6C0-1E6DE 1E6E0-1E6E2 1E6E4-1E6E5 1E6E7-1E6ED 1E6F0-1E6F4 1E6FE-1E6FF 2B73A-2B73F
+2CEA2-2CEAD 323B0-33479
+"""
+
+
 def around(character):
-    """One character in every context in which its class (letter, number, space, other) makes a difference."""
-    return f"a{character}a 1{character}1 !{character}! {character} {character}x\n{character}"
+    """One character in every context in which its class (letter, number, space, other) makes a difference to the ids."""
+    return f"{character}'s a{character}a 1{character}1 !{character}! {character} {character}x\n{character}"
 
 
 def every_character(hf, tik):
-    """The hash of the ids of `around` of all characters, 4096 together."""
+    """The hash of the ids of `around` of all characters but those of Unicode 17, 4096 together."""
+    newer = []
+    for span in UNICODE_17.split():
+        first, _, last = span.partition("-")
+        newer.append([int(first, 16), int(last or first, 16)])
+    skipped = {c for first, last in newer for c in range(first, last + 1)}
+    for c in skipped:
+        assert hf.encode(f"{chr(c)}'s").tokens[-1] == "s", f"U+{c:04X} is no symbol to this version: is it of Unicode 17?"
     state, n_ids = 0xCBF29CE484222325, 0
-    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000 and c not in skipped]
     for start in range(0, len(characters), 4096):
         text = "".join(map(around, characters[start : start + 4096]))
         ids = hf.encode(text).ids
         assert ids == tik.encode(text), f"U+{ord(characters[start]):04X} and on"
         state, n_ids = fnv(ids, state), n_ids + len(ids)
-    return {"n_characters": len(characters), "n_ids": n_ids, "fnv1a": f"{state:016x}"}
+    return {"unicode_17": newer, "n_characters": len(characters), "n_ids": n_ids, "fnv1a": f"{state:016x}"}
 
 
 def trained(name, pre_tokenizer, **options):
