@@ -52,6 +52,19 @@ impl Places {
         }
     }
 
+    /// The ids of shape `ids_dims` grouped by the row of `wpe` that each takes.
+    pub(crate) fn groups(&self, ids_dims: &[usize]) -> Result<RowGroups> {
+        match self {
+            &Self::Counted { start, t } => {
+                let n_ids: usize = ids_dims.iter().product();
+                Ok(RowGroups::counted(start, t, n_ids.checked_div(t).unwrap_or(0)))
+            }
+            Self::Given(ids) => {
+                Ok(RowGroups::from_ids(&to_host(&ids.tensor().broadcast_as(ids_dims)?, "position_ids")?, None))
+            }
+        }
+    }
+
     /// For a kernel: position ids in the shape of the ids.
     fn for_ids(&self, ids: &CheckedIds) -> Result<PlacesOf> {
         match self {
