@@ -42,8 +42,7 @@ pub(super) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Re
 pub(super) fn row_adam(tensors: Moments, batch: BatchRows, frozen: &[Range<usize>], step: &AdamStep) -> Result<()> {
     let Moments { param, exp_avg, exp_avg_sq } = tensors;
     let groups = batch.groups;
-    let live: Vec<i64> =
-        (0..groups.len()).filter(|&i| !is_frozen(frozen, groups.row(i))).map(|i| i as i64).collect();
+    let live: Vec<i64> = (0..groups.len()).filter(|&i| !is_frozen(frozen, groups.row(i))).map(|i| i as i64).collect();
     if live.is_empty() {
         return Ok(());
     }

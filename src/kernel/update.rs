@@ -172,7 +172,9 @@ fn sum_of_squares_cpu<E: Element>(param: &Tensor, gradient: Gradient) -> Result<
         _ => None,
     };
     let rows = match (&rows, batch) {
-        (Some((storage, _)), Some(batch)) => Some(SliceRows::new(batch, slice::<E>(on_host(storage)?, batch.rows.layout())?)),
+        (Some((storage, _)), Some(batch)) => {
+            Some(SliceRows::new(batch, slice::<E>(on_host(storage)?, batch.rows.layout())?))
+        }
         _ => None,
     };
     let (n_rows, width) = match *param.dims() {
@@ -251,7 +253,8 @@ impl<E: Element> Slices<'_, E> {
             if live.is_empty() {
                 return;
             }
-            let dense = |rows: &Range<usize>| self.dense.map(|g| &g[rows.start * width..(rows.end * width).min(g.len())]);
+            let dense =
+                |rows: &Range<usize>| self.dense.map(|g| &g[rows.start * width..(rows.end * width).min(g.len())]);
             let mut row = live.start;
             if let Some(batch) = self.rows {
                 for group in batch.groups.within(&live) {
@@ -292,13 +295,7 @@ impl<E: Element> RowSum<E> {
 
     /// The sum of a group's occurrences in their order, rounded, and then `dense` (where there is one), rounded again: the
     /// bits of a whole table of sums that is added to a whole table of `dense`.
-    fn sum<'a>(
-        &'a mut self,
-        batch: SliceRows<'a, E>,
-        group: usize,
-        width: usize,
-        dense: Option<&'a [E]>,
-    ) -> &'a [E] {
+    fn sum<'a>(&'a mut self, batch: SliceRows<'a, E>, group: usize, width: usize, dense: Option<&'a [E]>) -> &'a [E] {
         let row = |occurrence: usize| &batch.rows[occurrence * width..][..width];
         let factor = batch.scale * batch.groups.factor(group);
         let occurrences = batch.groups.occurrences(group);
