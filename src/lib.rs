@@ -9,7 +9,7 @@ pub mod error;
 pub mod init;
 pub mod input_layer;
 mod kernel;
-mod lm_head;
+pub mod lm_head;
 pub mod position;
 pub mod rng;
 pub mod tokenizer;
