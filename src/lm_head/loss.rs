@@ -136,12 +136,7 @@ impl TiedLmHead {
     /// [`Error::TokenOutOfRange`] for a target that counts and is no row of the table, [`Error::ShapeMismatch`],
     /// [`Error::TableMismatch`], [`Error::IdDType`] or [`Error::MaskValue`] for tensors that do not go together; all
     /// before anything is computed.
-    pub fn loss(
-        &self,
-        hidden_states: &Tensor,
-        target_ids: &Tensor,
-        options: impl Into<LossOptions>,
-    ) -> Result<Tensor> {
+    pub fn loss(&self, hidden_states: &Tensor, target_ids: &Tensor, options: impl Into<LossOptions>) -> Result<Tensor> {
         let wte = self.wte.dense().weight();
         let wanted = Wanted { hidden: hidden_states.track_op(), table: wte.track_op() };
         let (flat, parts, _) = self.loss_parts(hidden_states, target_ids, &options.into(), wanted)?;

@@ -147,7 +147,8 @@ mod tests {
                     assert!(y == 0.0 || exact > f64::from(f32::MIN_POSITIVE) * (1.0 - 1e-5), "exp({x}) = {y}");
                     continue;
                 }
-                let ulp = f64::from((exact as f32).next_up() - (exact as f32)).max(f64::from(f32::EPSILON) / 2.0 * exact);
+                let ulp =
+                    f64::from((exact as f32).next_up() - (exact as f32)).max(f64::from(f32::EPSILON) / 2.0 * exact);
                 worst = worst.max((f64::from(y) - exact).abs() / ulp);
             }
         }

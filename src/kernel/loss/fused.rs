@@ -122,11 +122,7 @@ impl<S: Element> Job<'_, S> {
     }
 
     /// Block `index` of the table: its first row's number, how many rows, and their values.
-    pub(super) fn block<'s>(
-        &'s self,
-        index: usize,
-        scratch: &'s mut Vec<S::Real>,
-    ) -> (usize, usize, &'s [S::Real]) {
+    pub(super) fn block<'s>(&'s self, index: usize, scratch: &'s mut Vec<S::Real>) -> (usize, usize, &'s [S::Real]) {
         let len = self.blocks().len;
         let first = index * len;
         let n = len.min(self.vocab_size - first);

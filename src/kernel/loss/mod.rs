@@ -125,4 +125,99 @@ impl<'a> CrossEntropy<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use candle_core::{Device, Tensor};
+    use proptest::prelude::*;
+
+    use super::{Counted, CrossEntropy, LossParts, Wanted, composed};
+    use crate::error::Result;
+
+    const BOTH: Wanted = Wanted { hidden: true, table: true };
+
+    fn values(n: usize, seed: u64, scale: f64) -> Vec<f64> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            ((state >> 40) as f64 / (1u64 << 23) as f64 - 1.0) * scale
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// The fused pass and the plain operations on the same random numbers.
+    fn both_ways(
+        (n_rows, n_embd, vocab_size): (usize, usize, usize),
+        chunk_rows: usize,
+        dtype: candle_core::DType,
+        seed: u64,
+    ) -> Result<(LossParts, LossParts)> {
+        let hidden = Tensor::from_vec(values(n_rows * n_embd, seed, 2.0), (n_rows, n_embd), &Device::Cpu)?;
+        let table = Tensor::from_vec(values(vocab_size * n_embd, !seed, 2.0), (vocab_size, n_embd), &Device::Cpu)?;
+        // Every third row does not count.
+        let counted: Vec<_> = (0..n_rows)
+            .filter(|row| row % 3 != 2)
+            .map(|row| Counted { row, target: (row * 7919 + seed as usize % 1000) % vocab_size })
+            .collect();
+        let (hidden, table) = (hidden.to_dtype(dtype)?, table.to_dtype(dtype)?);
+        let job = CrossEntropy::new(&hidden, &table, &counted, 0.3, Some(chunk_rows))?;
+        Ok((job.run(BOTH)?, composed::run(&job, BOTH)?))
+    }
+
+    fn assert_near(left: &Tensor, right: &Tensor, bound: f64) {
+        assert_eq!((left.dtype(), left.dims()), (right.dtype(), right.dims()));
+        let read = |tensor: &Tensor| -> Result<Vec<f64>> {
+            Ok(tensor.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1()?)
+        };
+        let (left, right) = (read(left).unwrap(), read(right).unwrap());
+        let largest = right.iter().fold(0.0f64, |max, x| max.max(x.abs()));
+        let apart = left.iter().zip(&right).fold(0.0f64, |max, (x, y)| max.max((x - y).abs()));
+        assert!(apart <= bound * largest, "{apart} apart, {largest} at most");
+    }
+
+    /// The sums are the same in another order: a few units in the last place of the largest terms.
+    fn assert_parts_near((fused, plain): (LossParts, LossParts), bound: f64) {
+        assert_near(&fused.loss, &plain.loss, bound);
+        assert_near(&fused.hidden_grad.unwrap(), &plain.hidden_grad.unwrap(), bound);
+        assert_near(&fused.table_grad.unwrap(), &plain.table_grad.unwrap(), bound);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn fused_is_composed(
+            n_rows in 1usize..40, n_embd in 1usize..20, vocab_size in 1usize..300, chunk in 1usize..50, seed: u64,
+        ) {
+            let shape = (n_rows, n_embd, vocab_size);
+            assert_parts_near(both_ways(shape, chunk, candle_core::DType::F32, seed).unwrap(), 1e-5);
+            assert_parts_near(both_ways(shape, chunk, candle_core::DType::F64, seed).unwrap(), 1e-13);
+        }
+    }
+
+    /// Vocabularies around the ends of blocks and groups.
+    #[test]
+    fn blocks_and_groups_cover_the_vocabulary() -> Result<()> {
+        for vocab_size in [1023, 1024, 1025, 2049, 16384, 16385, 16390, 33000, 50257] {
+            for (n_rows, chunk_rows) in [(1, 1), (7, 3)] {
+                let parts = both_ways((n_rows, 3, vocab_size), chunk_rows, candle_core::DType::F32, vocab_size as u64)?;
+                assert_parts_near(parts, 1e-5);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_computed() -> Result<()> {
+        let tensor = |rows, seed| Tensor::from_vec(values(rows * 3, seed, 1.0), (rows, 3), &Device::Cpu);
+        let counted = [Counted { row: 1, target: 4 }];
+        let job = CrossEntropy::new(&tensor(2, 1)?, &tensor(5, 2)?, &counted, 1.0, None)?;
+        let all = job.run(BOTH)?;
+        for (hidden, table) in [(false, false), (true, false), (false, true)] {
+            let parts = job.run(Wanted { hidden, table })?;
+            assert_near(&parts.loss, &all.loss, 0.0);
+            assert_eq!((parts.hidden_grad.is_some(), parts.table_grad.is_some()), (hidden, table));
+            parts.hidden_grad.iter().for_each(|grad| assert_near(grad, all.hidden_grad.as_ref().unwrap(), 0.0));
+            parts.table_grad.iter().for_each(|grad| assert_near(grad, all.table_grad.as_ref().unwrap(), 0.0));
+        }
+        Ok(())
+    }
+}

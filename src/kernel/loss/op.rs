@@ -82,7 +82,8 @@ impl CustomOp2 for Known {
         let scaled = |grad: &Option<Tensor>, arg: &Tensor| {
             let Some(grad) = grad else { return Ok(None) };
             // On other devices reading the factor would wait for them.
-            let is_one = grad_loss.device().is_cpu() && grad_loss.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? == 1.0;
+            let is_one =
+                grad_loss.device().is_cpu() && grad_loss.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? == 1.0;
             let grad = if is_one { grad.clone() } else { grad.broadcast_mul(grad_loss)? };
             grad.to_dtype(arg.dtype()).map(Some)
         };

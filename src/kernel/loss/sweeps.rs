@@ -159,16 +159,19 @@ impl<'a, S: Element> Chunk<'a, S> {
             let exps = Matrix::new(exps, n_rows, n);
             let targets = || {
                 let rows = self.counted.iter().zip(&self.totals).enumerate();
-                rows.filter(|(_, (counted, _))| (first..first + n).contains(&counted.target))
-                    .map(|(row, (counted, total))| (row, counted.target - first, S::Real::from_f64(-total.others * scale)))
+                rows.filter(|(_, (counted, _))| (first..first + n).contains(&counted.target)).map(
+                    |(row, (counted, total))| (row, counted.target - first, S::Real::from_f64(-total.others * scale)),
+                )
             };
             // From exponentials to probabilities, times `scale`; 0 where the block is negligible for the row.
-            let factors = self.scores[index * n_rows..][..n_rows].iter().zip(&self.totals).map(|(score, total)| {
-                S::Real::from_f64((score.max.to_f64() - total.max).exp() * scale / total.sum)
-            });
+            let factors = self.scores[index * n_rows..][..n_rows]
+                .iter()
+                .zip(&self.totals)
+                .map(|(score, total)| S::Real::from_f64((score.max.to_f64() - total.max).exp() * scale / total.sum));
             if let Some(grad) = &mut table_grad {
                 let grad = &mut grad[i * blocks.len * c..][..n * c];
-                for ((out, row), factor) in scratch.product.chunks_mut(c).zip(self.rows.chunks(c)).zip(factors.clone()) {
+                for ((out, row), factor) in scratch.product.chunks_mut(c).zip(self.rows.chunks(c)).zip(factors.clone())
+                {
                     S::Real::set_scaled(out, factor, row);
                 }
                 matmul(grad, update, exps.t(), Matrix::new(&scratch.product, n_rows, c));
