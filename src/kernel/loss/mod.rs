@@ -68,8 +68,10 @@ impl<'a> CrossEntropy<'a> {
         scale: f64,
         chunk_rows: Option<usize>,
     ) -> Result<Self> {
-        let (vocab_size, _) = table.dims2()?;
-        let most = chunk_rows.unwrap_or((CHUNK_LOGITS / vocab_size).clamp(16, 2048)).max(1);
+        let (vocab_size, n_embd) = table.dims2()?;
+        // As many partial gradients of the hidden states as logits, at most.
+        let width = vocab_size.max(fused::GROUPS * n_embd);
+        let most = chunk_rows.unwrap_or((CHUNK_LOGITS / width).clamp(16, 2048)).max(1);
         // Chunks of the same size, so that the last one is no sliver.
         let n_chunks = counted.len().div_ceil(most).max(1);
         let chunk_rows = counted.len().div_ceil(n_chunks).max(1);

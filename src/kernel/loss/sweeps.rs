@@ -89,7 +89,7 @@ impl<'a, S: Element> Chunk<'a, S> {
             }),
         }
         chunk.scores = scores;
-        chunk.totals = (0..n_rows).map(|row| chunk.total(row)).collect();
+        chunk.totals = (0..n_rows).into_par_iter().map(|row| chunk.total(row)).collect();
         chunk
     }
 
