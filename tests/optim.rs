@@ -58,8 +58,12 @@ fn assert_states(what: &str, golden: &HashMap<String, Tensor>, vars: &[Var], sta
             };
             assert_close(&format!("{what}.{number}.{part}"), tensor, golden(part), bound);
             // A whole number of torch's vectors: the same bits, unless the norm of the gradient, summed in another order,
-            // comes in.
-            if var.elem_count().is_multiple_of(16) && !what.contains("clipped") {
+            // comes in. SparseAdam has no tails, but a square root that is not always the nearest number.
+            let exact = match what.starts_with("rows") || what == "layer" {
+                true => part != "param",
+                false => var.elem_count().is_multiple_of(16) && !what.contains("clipped"),
+            };
+            if exact {
                 assert_bits_eq(tensor, golden(part));
             }
         }
@@ -533,14 +537,14 @@ fn what_does_not_fit_is_refused_and_changes_nothing() -> Result<()> {
         grads.insert(&bias, bias_grad);
         grads
     };
-    let text = error_text(adamw.step(&store(numbers(&[4], 1, DType::F32))));
+    let text = error_text(adamw.step_with_rows(&store(numbers(&[4], 1, DType::F32)), &[]));
     assert_eq!(text, "optimizer: the gradient of `bias` has shape [4], expected [5]");
-    let text = error_text(adamw.step(&store(numbers(&[5], 1, DType::F64))));
+    let text = error_text(adamw.step_with_rows(&store(numbers(&[5], 1, DType::F64)), &[]));
     assert_eq!(text, "optimizer: the gradient of `bias` has dtype F64, expected F32");
-    let text = error_text(adamw.step(&store(bias.as_tensor().clone())));
+    let text = error_text(adamw.step_with_rows(&store(bias.as_tensor().clone()), &[]));
     assert_eq!(text, "optimizer: the gradient of `bias` shares its memory: pass a copy");
     adamw.set_learning_rate(f64::NAN);
-    let text = error_text(adamw.step(&store(numbers(&[5], 1, DType::F32))));
+    let text = error_text(adamw.step_with_rows(&store(numbers(&[5], 1, DType::F32)), &[]));
     assert_eq!(text, "optimizer: `learning_rate` is NaN, which is not a finite number of at least 0");
     adamw.set_learning_rate(1e-3);
     let (three, rows) = (ids(3, 1, 4), numbers(&[3, 3], 1, DType::F32));
@@ -574,7 +578,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() -> Result<()> {
     let integers = Var::zeros(3, DType::U32, &CPU)?;
     let text = error_text(AdamW::new_lr(vec![integers], 1e-3));
     assert_eq!(text, "optimizer: `0` holds U32, expected f32, f64, f16 or bf16");
-    let text = error_text(AdamW::new(vec![], ParamsAdamW { beta1: 1.0, ..Default::default() }));
+    let text = error_text(AdamW::with_groups([], ParamsAdamW { beta1: 1.0, ..Default::default() }));
     assert_eq!(text, "optimizer: `beta1` is 1, which is not at least 0 and below 1");
     assert!(error_text(adamw.set_max_grad_norm(Some(-1.0))).contains("`max_grad_norm` is -1"));
 
@@ -605,7 +609,7 @@ proptest! {
         let dtype = [DType::F32, DType::F64, DType::BF16, DType::F16][kind];
         let (mut ids, mut rows) = random_rows(n_rows, width, n, seed, dtype);
         if strided {
-            ids = Tensor::stack(&[&ids, &ids], 1).unwrap().get_on_dim(1, 0).unwrap();
+            ids = Tensor::stack(&[&ids, &ids], 1).unwrap().narrow(1, 0, 1).unwrap().squeeze(1).unwrap();
             rows = rows.t().unwrap().contiguous().unwrap().t().unwrap();
         }
         let table = var(&[n_rows, width], seed, dtype);

@@ -164,6 +164,7 @@ impl<E: Element, R: Rule<E::Wide>> Task for (&R, Run<'_, E>) {
     fn run(self) {
         let (rule, Run { p, m, v, g }) = self;
         match g {
+            _ if size_of::<E>() < size_of::<E::Wide>() => step_in_blocks(rule, p, m, v, g),
             Some(g) => step_with_gradient(rule, p, m, v, g),
             None => step_without_gradient(rule, p, m, v),
         }
@@ -182,6 +183,47 @@ fn step_without_gradient<E: Element, R: Rule<E::Wide>>(rule: &R, p: &mut [E], m:
     for ((p, m), v) in p.iter_mut().zip(m).zip(v) {
         step(rule, p, m, v, E::Wide::default());
     }
+}
+
+/// Elements that are widened, updated and rounded at a time.
+const BLOCK: usize = 128;
+
+/// The compiler vectorises widening, rule and rounding one by one, but not all of them in one loop.
+#[inline(always)]
+fn step_in_blocks<E: Element, R: Rule<E::Wide>>(rule: &R, p: &mut [E], m: &mut [E], v: &mut [E], g: Option<&[E]>) {
+    let zeros = [E::Wide::default(); BLOCK];
+    let (mut wide_p, mut wide_m, mut wide_v, mut wide_g) = (zeros, zeros, zeros, zeros);
+    let ((p, p_rest), (m, m_rest), (v, v_rest)) =
+        (p.as_chunks_mut::<BLOCK>(), m.as_chunks_mut::<BLOCK>(), v.as_chunks_mut::<BLOCK>());
+    let (g, g_rest) = g.map(|g| g.as_chunks::<BLOCK>()).unzip();
+    for (block, ((p, m), v)) in p.iter_mut().zip(m).zip(v).enumerate() {
+        widen(p, &mut wide_p);
+        widen(m, &mut wide_m);
+        widen(v, &mut wide_v);
+        if let Some(g) = g {
+            widen(&g[block], &mut wide_g);
+        }
+        for i in 0..BLOCK {
+            (wide_p[i], wide_m[i], wide_v[i]) = rule.apply(wide_p[i], wide_m[i], wide_v[i], wide_g[i]);
+        }
+        narrow(&wide_p, p);
+        narrow(&wide_m, m);
+        narrow(&wide_v, v);
+    }
+    match g_rest {
+        Some(g_rest) => step_with_gradient(rule, p_rest, m_rest, v_rest, g_rest),
+        None => step_without_gradient(rule, p_rest, m_rest, v_rest),
+    }
+}
+
+#[inline(always)]
+fn widen<E: Element>(from: &[E; BLOCK], to: &mut [E::Wide; BLOCK]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+}
+
+#[inline(always)]
+fn narrow<E: Element>(from: &[E::Wide; BLOCK], to: &mut [E; BLOCK]) {
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to = E::narrow(from));
 }
 
 /// Half types go on from the moments before those are rounded, as in PyTorch.

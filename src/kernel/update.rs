@@ -150,9 +150,19 @@ impl<E: Element> RowJob<'_, E> {
             return;
         }
         let mut summed = RowSum::new();
-        for group in groups.filter(|&group| !is_frozen(self.frozen, batch.groups.row(group))) {
+        let range = |group| {
             let start = (batch.groups.row(group) - first) * width;
-            let at = start..start + width;
+            start..start + width
+        };
+        for group in groups.clone().filter(|&group| !is_frozen(self.frozen, batch.groups.row(group))) {
+            let at = range(group);
+            if group + 1 < groups.end {
+                let next = range(group + 1);
+                simd::prefetch(&p[next.clone()]);
+                simd::prefetch(&m[next.clone()]);
+                simd::prefetch(&v[next]);
+                batch.prefetch(group + 1, width);
+            }
             let g = Some(summed.sum(batch, group, width, None));
             Run { p: &mut p[at.clone()], m: &mut m[at.clone()], v: &mut v[at], g }.step(&self.rule);
         }
@@ -242,6 +252,15 @@ impl<E> Clone for SliceRows<'_, E> {
 impl<'a, E> SliceRows<'a, E> {
     fn new(batch: BatchRows<'a>, rows: &'a [E]) -> Self {
         Self { groups: batch.groups, rows, scale: batch.scale }
+    }
+}
+
+impl<E: Element> SliceRows<'_, E> {
+    /// Asks for the first gradient of a group that will be summed next.
+    fn prefetch(&self, group: usize, width: usize) {
+        if let Some(&(_, place)) = self.groups.occurrences(group).first() {
+            simd::prefetch(&self.rows[place * width..][..width]);
+        }
     }
 }
 

@@ -64,12 +64,15 @@ pub(super) struct Params {
 
 impl Params {
     pub(super) fn new(groups: impl IntoIterator<Item = ParamGroup>, defaults: &ParamsAdamW) -> Result<Self> {
+        let &ParamsAdamW { lr, beta1, beta2, eps, weight_decay } = defaults;
+        let defaults = Settings { lr_scale: 1.0, beta1, beta2, eps, weight_decay };
+        defaults.validate()?;
         let (mut settings, mut params) = (Vec::new(), Vec::<Param>::new());
         let (mut index, mut names) = (HashMap::new(), HashMap::new());
         for (group_index, group) in groups.into_iter().enumerate() {
             let (beta1, beta2) = group.betas.unwrap_or((defaults.beta1, defaults.beta2));
             let of_group = Settings {
-                lr_scale: group.lr_scale.unwrap_or(1.0),
+                lr_scale: group.lr_scale.unwrap_or(defaults.lr_scale),
                 beta1,
                 beta2,
                 eps: group.eps.unwrap_or(defaults.eps),
@@ -92,7 +95,7 @@ impl Params {
                 params.push(Param { name, var, group: group_index, frozen: Vec::new(), state: None });
             }
         }
-        let all = Self { learning_rate: defaults.lr, groups: settings, params, index };
+        let all = Self { learning_rate: lr, groups: settings, params, index };
         all.check_learning_rate()?;
         Ok(all)
     }
