@@ -12,6 +12,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
@@ -102,11 +103,15 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let n_wanted = args.stop_after.unwrap_or(usize::MAX);
     let mut n_batches = 0;
     let mut tensors = Vec::new();
+    let mut printing = Duration::ZERO;
+    let start = Instant::now();
     while n_batches < n_wanted && loader.state().epoch() < args.epochs {
         for batch in loader.epoch().take(n_wanted - n_batches) {
             let batch = batch?;
             if n_batches == 0 {
+                let start = Instant::now();
                 print_batch(out, &batch, tokenizer)?;
+                printing = start.elapsed();
             }
             if args.output.is_some() {
                 tensors.push((format!("input_ids.{n_batches}"), batch.input_ids.to_dtype(DType::I64)?));
@@ -115,7 +120,8 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
             n_batches += 1;
         }
     }
-    writeln!(out, "{n_batches} batches in this run")?;
+    let milliseconds = (start.elapsed() - printing).as_secs_f64() * 1e3;
+    writeln!(out, "{n_batches} batches in this run, in {milliseconds:.2} ms")?;
 
     if let Some(path) = &args.output {
         let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();

@@ -10,6 +10,12 @@ use super::state::{Identity, LoaderState, Stage};
 use super::{Batch, LoaderConfig, Tokens, Windows};
 use crate::error::{DataError, Result};
 
+/// A window is asked from memory so many before it is needed: a shuffled text is read in as many places as a batch has rows,
+/// and may be larger than the cache.
+const N_AHEAD: usize = 2;
+/// A text of so many bytes stays in the cache, where asking for it costs more than it brings.
+const N_BYTES_NEAR: usize = 4 << 20;
+
 /// Makes batches of a text, epoch after epoch, in the order of `torch.utils.data.DataLoader` (PyTorch 2.15).
 ///
 /// The same shuffled order for the same seed, and the same draws at the same moments; [`Seeding`] says which. Progress is
@@ -300,9 +306,15 @@ impl Iterator for Epoch<'_> {
         if n_step < loader.step() {
             self.run_out(&order);
         }
-        let numbers = share.map(|nth| order.sample(self.n_samples + nth));
-        let windows: Vec<_> = numbers.filter_map(|number| loader.windows.get(number)).collect();
-        let batch = Batch::new(&windows, &loader.config, &loader.device);
+        let window = |nth| loader.windows.window(order.sample(nth));
+        let n_far = if loader.windows.tokens().n_bytes() > N_BYTES_NEAR { loader.windows.n_windows() } else { 0 };
+        let windows = share.map(|nth| self.n_samples + nth).map(|nth| {
+            if nth + N_AHEAD < n_far {
+                window(nth + N_AHEAD).ids.prefetch();
+            }
+            window(nth)
+        });
+        let batch = Batch::new(windows, &loader.config, &loader.device);
         match &batch {
             Ok(_) => {
                 self.n_samples += n_step;

@@ -29,6 +29,7 @@
 //! ```
 
 mod batch;
+mod ids;
 mod loader;
 mod order;
 mod state;
@@ -38,6 +39,7 @@ mod windows;
 use serde::{Deserialize, Serialize};
 
 pub use batch::Batch;
+pub use ids::Ids;
 pub use loader::{Epoch, Loader};
 pub use order::Seeding;
 pub use state::LoaderState;

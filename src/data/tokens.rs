@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::ids::{IdBuffer, Ids};
 use crate::error::{DataError, Error, Result};
 
 /// Token ids of one document or several, in one buffer that all clones and splits share.
@@ -16,7 +17,7 @@ use crate::error::{DataError, Error, Result};
 /// let tokens = Tokens::from_documents([vec![1, 2, 3, 4, 5, 6], vec![7, 8, 9, 10]]);
 /// let (train, validation) = tokens.split(0.5)?; // 5 of 10 tokens: the first document is cut
 /// assert_eq!(train.documents().collect::<Vec<_>>(), [[1, 2, 3, 4, 5]]);
-/// assert_eq!(validation.documents().collect::<Vec<_>>(), [&[6][..], &[7, 8, 9, 10]]);
+/// assert_eq!(validation.documents().map(|ids| ids.to_vec()).collect::<Vec<_>>(), [vec![6], vec![7, 8, 9, 10]]);
 ///
 /// let (train, _) = tokens.split_documents(0.5)?; // the border that is nearest to half of the tokens
 /// assert_eq!(train.documents().collect::<Vec<_>>(), [[1, 2, 3, 4, 5, 6]]);
@@ -24,15 +25,16 @@ use crate::error::{DataError, Error, Result};
 /// ```
 #[derive(Clone)]
 pub struct Tokens {
-    ids: Arc<Vec<u32>>,
+    ids: Arc<IdBuffer>,
     documents: Arc<[Range<usize>]>,
 }
 
 impl Tokens {
-    /// One document, such as [`Tokenizer::encode`](crate::tokenizer::Tokenizer::encode) gives it. The ids are not copied.
+    /// One document, such as [`Tokenizer::encode`](crate::tokenizer::Tokenizer::encode) gives it. Kept in 16 bits an id if
+    /// all ids are below 65536.
     pub fn new(ids: Vec<u32>) -> Self {
         let whole = 0..ids.len();
-        Self { ids: Arc::new(ids), documents: Arc::new([whole]) }
+        Self { ids: Arc::new(IdBuffer::new(ids)), documents: Arc::new([whole]) }
     }
 
     /// Several documents, copied into one buffer.
@@ -44,7 +46,7 @@ impl Tokens {
             ids.extend_from_slice(document.as_ref());
             ranges.push(start..ids.len());
         }
-        Self { ids: Arc::new(ids), documents: ranges.into() }
+        Self { ids: Arc::new(IdBuffer::new(ids)), documents: ranges.into() }
     }
 
     /// How many tokens there are in all.
@@ -58,13 +60,18 @@ impl Tokens {
     }
 
     /// The ids of each document, in order.
-    pub fn documents(&self) -> impl ExactSizeIterator<Item = &[u32]> {
-        self.documents.iter().map(|range| &self.ids[range.clone()])
+    pub fn documents(&self) -> impl ExactSizeIterator<Item = Ids<'_>> {
+        self.documents.iter().map(|range| self.ids.slice(range.clone()))
+    }
+
+    /// Memory that the ids take, those of other splits included.
+    pub(super) fn n_bytes(&self) -> usize {
+        self.ids.n_bytes()
     }
 
     /// The ids of one document; the caller knows that there is one.
-    pub(super) fn document(&self, number: usize) -> &[u32] {
-        &self.ids[self.documents[number].clone()]
+    pub(super) fn document(&self, number: usize) -> Ids<'_> {
+        self.ids.slice(self.documents[number].clone())
     }
 
     /// All documents as a single one, with `separator` (the end of text, or nothing) between each and the next: from here
@@ -76,7 +83,12 @@ impl Tokens {
     /// assert_eq!(joined.documents().collect::<Vec<_>>(), [[1, 2, 50256, 3, 4]]);
     /// ```
     pub fn joined(&self, separator: &[u32]) -> Self {
-        Self::new(self.documents().collect::<Vec<_>>().join(separator))
+        let mut ids = Vec::with_capacity(self.n_tokens() + separator.len() * self.n_documents().saturating_sub(1));
+        for (number, document) in self.documents().enumerate() {
+            ids.extend_from_slice(if number == 0 { &[] } else { separator });
+            document.append_to(&mut ids);
+        }
+        Self::new(ids)
     }
 
     /// The first `floor(fraction · n_tokens)` tokens, and the others. A document on the border is cut in two.
@@ -121,9 +133,9 @@ impl Tokens {
     /// # Errors
     /// [`Error::TokenOutOfRange`] with the first one, `at` counting through all documents.
     pub fn check_ids(&self, vocab_size: usize) -> Result<()> {
-        match self.documents().flatten().enumerate().find(|&(_, &id)| id as usize >= vocab_size) {
+        match self.documents().flat_map(|ids| ids.iter()).enumerate().find(|&(_, id)| id as usize >= vocab_size) {
             None => Ok(()),
-            Some((at, &id)) => Err(Error::TokenOutOfRange { id: id.into(), at: vec![at], vocab_size }),
+            Some((at, id)) => Err(Error::TokenOutOfRange { id: id.into(), at: vec![at], vocab_size }),
         }
     }
 
@@ -145,10 +157,18 @@ impl From<Vec<u32>> for Tokens {
     }
 }
 
+impl From<Vec<u16>> for Tokens {
+    /// One document of 16-bit ids, as token files often hold them. The ids are not copied.
+    fn from(ids: Vec<u16>) -> Self {
+        let whole = 0..ids.len();
+        Self { ids: Arc::new(IdBuffer::Narrow(ids)), documents: Arc::new([whole]) }
+    }
+}
+
 impl From<&[u16]> for Tokens {
-    /// One document of 16-bit ids, as token files often hold them.
+    /// The same, copied.
     fn from(ids: &[u16]) -> Self {
-        Self::new(ids.iter().copied().map(u32::from).collect())
+        ids.to_vec().into()
     }
 }
 

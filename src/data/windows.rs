@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Tokens;
+use super::{Ids, Tokens};
 use crate::error::{DataError, Result};
 
 /// What happens to targets behind the last whole window of a document.
@@ -18,13 +18,28 @@ pub enum Tail {
     Keep,
 }
 
-/// One window; both slices have the same length, below `max_length` only in a tail that is kept.
+/// One window: its input and, one token further on, its targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window<'a> {
-    /// What the model reads.
-    pub input_ids: &'a [u32],
+    /// The input ids and the last target: at least two ids.
+    pub(super) ids: Ids<'a>,
+}
+
+impl<'a> Window<'a> {
+    /// What the model reads: `max_length` ids, fewer only in a tail that is kept.
+    pub fn input_ids(&self) -> Ids<'a> {
+        self.ids.slice(0..self.len())
+    }
+
     /// What it is to say at each place: the next token.
-    pub target_ids: &'a [u32],
+    pub fn target_ids(&self) -> Ids<'a> {
+        self.ids.slice(1..self.ids.len())
+    }
+
+    /// How many input ids there are, and how many targets.
+    pub(super) fn len(&self) -> usize {
+        self.ids.len() - 1
+    }
 }
 
 /// The windows of a text, as the book's `GPTDatasetV1` has them, without a copy of any.
@@ -46,11 +61,13 @@ pub struct Window<'a> {
 /// let windows = Windows::new(&tokens, 4, 4, Tail::Drop)?;
 /// assert_eq!(windows.n_windows(), 2); // ceil((11 - 4) / 4)
 /// let window = windows.get(1).unwrap();
-/// assert_eq!((window.input_ids, window.target_ids), (&[4, 5, 6, 7][..], &[5, 6, 7, 8][..]));
+/// assert_eq!(window.input_ids(), [4, 5, 6, 7]);
+/// assert_eq!(window.target_ids(), [5, 6, 7, 8]);
 ///
 /// let windows = Windows::new(&tokens, 4, 4, Tail::Keep)?;
 /// let window = windows.get(2).unwrap();
-/// assert_eq!((window.input_ids, window.target_ids), (&[8, 9][..], &[9, 10][..]));
+/// assert_eq!(window.input_ids(), [8, 9]);
+/// assert_eq!(window.target_ids(), [9, 10]);
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -82,7 +99,7 @@ impl Windows {
             })
             .collect();
         if ends.last().is_none_or(|&n_windows| n_windows == 0) {
-            let n_tokens = tokens.documents().map(<[u32]>::len).max().unwrap_or(0);
+            let n_tokens = tokens.documents().map(|ids| ids.len()).max().unwrap_or(0);
             let n_needed = match tail {
                 Tail::Drop => max_length.saturating_add(1),
                 Tail::Keep => 2,
@@ -101,15 +118,17 @@ impl Windows {
 
     /// Window `number`, counting through all documents; `None` from [`n_windows`](Self::n_windows) on.
     pub fn get(&self, number: usize) -> Option<Window<'_>> {
+        (number < self.n_windows()).then(|| self.window(number))
+    }
+
+    /// One that there is.
+    pub(super) fn window(&self, number: usize) -> Window<'_> {
         let document = self.ends.partition_point(|&end| end <= number);
-        if document == self.ends.len() {
-            return None;
-        }
         let first = document.checked_sub(1).map_or(0, |before| self.ends[before]);
         let ids = self.tokens.document(document);
         let start = (number - first) * self.stride;
         let end = start.saturating_add(self.max_length).min(ids.len() - 1);
-        Some(Window { input_ids: &ids[start..end], target_ids: &ids[start + 1..end + 1] })
+        Window { ids: ids.slice(start..end + 1) }
     }
 
     /// The text.

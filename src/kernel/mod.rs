@@ -20,6 +20,7 @@ use ops::{Gather, GatherAdd, GatherAddInto, PlacesOf};
 
 pub(crate) use ids::{CheckedIds, Table, to_host, unravel};
 pub(crate) use reference::add_rows;
+pub(crate) use simd::{extend_widened, prefetch};
 pub(crate) use table::DenseTable;
 
 /// Where ids `[.., T]` stand, known to be inside the position table.

@@ -69,9 +69,24 @@ fn accumulate_portable<E: Element>(sums: &mut [E::Wide], row: &[E]) {
     }
 }
 
+/// Appends `ids`, twice as wide.
+pub(crate) fn extend_widened(to: &mut Vec<u32>, ids: &[u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::extend_widened(to, ids) };
+    }
+    extend_widened_portable(to, ids);
+}
+
+#[inline(always)]
+fn extend_widened_portable(to: &mut Vec<u32>, ids: &[u16]) {
+    to.extend(ids.iter().map(|&id| u32::from(id)));
+}
+
 /// Asks for a row that will be read next.
 #[inline(always)]
-pub(super) fn prefetch<E>(row: &[E]) {
+pub(crate) fn prefetch<E>(row: &[E]) {
     #[cfg(target_arch = "x86_64")]
     x86::prefetch(row);
     #[cfg(not(target_arch = "x86_64"))]
@@ -118,7 +133,7 @@ mod x86 {
         stream: bool,
         combine: impl Fn(E, E) -> O + Copy,
     ) {
-        let head = to.as_ptr().align_offset(VECTOR);
+        let head = to.as_ptr().align_offset(32);
         let per_block = BLOCK / size_of::<O>();
         if !stream || to.len() < head + per_block {
             return super::map_in_cache(to, left, right, combine);
@@ -151,6 +166,11 @@ mod x86 {
     #[target_feature(enable = "avx2")]
     pub(super) fn accumulate<E: Element>(sums: &mut [E::Wide], row: &[E]) {
         super::accumulate_portable(sums, row);
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn extend_widened(to: &mut Vec<u32>, ids: &[u16]) {
+        super::extend_widened_portable(to, ids);
     }
 
     #[inline(always)]

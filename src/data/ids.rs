@@ -1,0 +1,134 @@
+//! [`Ids`]: a stretch of a text, as it is stored.
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::kernel;
+
+/// The ids of a text: 16 bits each if that holds all of them, as it does GPT-2's, so that a batch reads half as much.
+pub(super) enum IdBuffer {
+    Narrow(Vec<u16>),
+    Wide(Vec<u32>),
+}
+
+impl IdBuffer {
+    pub(super) fn new(ids: Vec<u32>) -> Self {
+        match ids.iter().fold(0, |all, id| all | id) <= u16::MAX.into() {
+            true => Self::Narrow(ids.into_iter().map(|id| id as u16).collect()),
+            false => Self::Wide(ids),
+        }
+    }
+
+    pub(super) fn n_bytes(&self) -> usize {
+        match self {
+            Self::Narrow(ids) => size_of_val(&ids[..]),
+            Self::Wide(ids) => size_of_val(&ids[..]),
+        }
+    }
+
+    pub(super) fn slice(&self, range: Range<usize>) -> Ids<'_> {
+        match self {
+            Self::Narrow(ids) => Ids(Stored::Narrow(&ids[range])),
+            Self::Wide(ids) => Ids(Stored::Wide(&ids[range])),
+        }
+    }
+}
+
+/// A stretch of a text, borrowed from [`Tokens`](super::Tokens), which keeps ids in 16 bits where all of its ids fit.
+///
+/// ```
+/// use candle_gpt_input::data::Tokens;
+///
+/// let tokens = Tokens::new(vec![40, 367, 2885]);
+/// let ids = tokens.documents().next().unwrap();
+/// assert_eq!(ids.to_vec(), [40, 367, 2885]);
+/// assert_eq!((ids.len(), ids.iter().max()), (3, Some(2885)));
+/// ```
+#[derive(Clone, Copy)]
+pub struct Ids<'a>(Stored<'a>);
+
+#[derive(Clone, Copy)]
+enum Stored<'a> {
+    Narrow(&'a [u16]),
+    Wide(&'a [u32]),
+}
+
+impl<'a> Ids<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self.0 {
+            Stored::Narrow(ids) => ids.len(),
+            Stored::Wide(ids) => ids.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One after another.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + use<'a> {
+        let (narrow, wide) = match self.0 {
+            Stored::Narrow(ids) => (ids, &[][..]),
+            Stored::Wide(ids) => (&[][..], ids),
+        };
+        narrow.iter().copied().map(u32::from).chain(wide.iter().copied())
+    }
+
+    /// A copy.
+    pub fn to_vec(&self) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(self.len());
+        self.append_to(&mut ids);
+        ids
+    }
+
+    /// A part; the caller knows that it is inside.
+    pub(super) fn slice(&self, range: Range<usize>) -> Self {
+        Self(match self.0 {
+            Stored::Narrow(ids) => Stored::Narrow(&ids[range]),
+            Stored::Wide(ids) => Stored::Wide(&ids[range]),
+        })
+    }
+
+    /// Asks the memory for them before they are needed.
+    pub(super) fn prefetch(&self) {
+        match self.0 {
+            Stored::Narrow(ids) => kernel::prefetch(ids),
+            Stored::Wide(ids) => kernel::prefetch(ids),
+        }
+    }
+
+    pub(super) fn append_to(&self, to: &mut Vec<u32>) {
+        match self.0 {
+            Stored::Narrow(ids) => kernel::extend_widened(to, ids),
+            Stored::Wide(ids) => to.extend_from_slice(ids),
+        }
+    }
+}
+
+impl PartialEq for Ids<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Ids<'_> {}
+
+impl<const N: usize> PartialEq<[u32; N]> for Ids<'_> {
+    fn eq(&self, other: &[u32; N]) -> bool {
+        self.iter().eq(other.iter().copied())
+    }
+}
+
+impl PartialEq<[u32]> for Ids<'_> {
+    fn eq(&self, other: &[u32]) -> bool {
+        self.iter().eq(other.iter().copied())
+    }
+}
+
+impl fmt::Debug for Ids<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
