@@ -9,10 +9,11 @@ use crate::checkpoint::{Checkpoint, LoadReport, save_tables};
 use crate::config::GptInputConfig;
 use crate::dropout::dropout;
 use crate::embedding::TokenTable;
-use crate::error::{Error, Result};
+use crate::error::{Error, OptimError, Result};
 use crate::init::Init;
 use crate::kernel::{DenseTable, add_rows, gather_add, gather_add_into};
 use crate::lm_head::TiedLmHead;
+use crate::optim::{RowGrad, RowOptimizer};
 use crate::position::{PositionTable, Positions};
 use crate::rng::Generator;
 
@@ -257,6 +258,83 @@ impl GptInputLayer {
         gather_add_into(buffer, self.wte.dense().weight(), &ids, self.wpe.dense().weight(), &places)
     }
 
+    /// Embeds into a variable of its own, which is not connected to the tables: where `loss.backward()` is to end.
+    ///
+    /// Its gradient goes to [`backward_step`](Self::backward_step) or [`row_grads`](Self::row_grads), so that no gradient of
+    /// a whole table is ever made (the page of [`optim`](crate::optim) has an example).
+    ///
+    /// # Shapes
+    /// As [`forward`](Self::forward).
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_leaf(&self, input_ids: &Tensor) -> Result<Var> {
+        self.forward_leaf_at(input_ids, 0)
+    }
+
+    /// As [`forward_leaf`](Self::forward_leaf), at given positions.
+    ///
+    /// # Errors
+    /// As [`forward_at`](Self::forward_at).
+    pub fn forward_leaf_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<Var> {
+        let mut dims = input_ids.dims().to_vec();
+        dims.push(self.config.n_embd);
+        let leaf = Var::zeros(dims, self.dtype(), self.device())?;
+        self.forward_into(input_ids, positions, &leaf)?;
+        Ok(leaf)
+    }
+
+    /// The gradients of the tables' rows, from the gradient of the hidden states: `wte` first, then `wpe`, those that are
+    /// variables.
+    ///
+    /// `padding_idx` and `scale_grad_by_freq` of the table are obeyed. Ids and positions are those of the forward pass.
+    ///
+    /// # Shapes
+    /// - `input_ids`: `[.., T]`
+    /// - `grad`: `[.., T, C]`
+    ///
+    /// # Errors
+    /// As [`forward_at`](Self::forward_at), [`Error::ShapeMismatch`] or [`Error::TableMismatch`] for a gradient that does
+    /// not go with the ids, and [`OptimError::NotTrainable`] if no table is a variable.
+    pub fn row_grads(
+        &self,
+        input_ids: &Tensor,
+        positions: impl Into<Positions>,
+        grad: &Tensor,
+    ) -> Result<Vec<RowGrad>> {
+        let (wte, wpe, dims) = (self.wte.dense(), self.wpe.dense(), input_ids.dims());
+        let ids = wte.check(input_ids)?;
+        let places = self.wpe.places(&positions.into(), dims)?;
+        let mut rows = Vec::with_capacity(2);
+        if let Some(var) = variable(wte) {
+            rows.push(RowGrad::checked(wte, var, grad, dims, || self.wte.row_groups(&ids))?);
+        }
+        if let Some(var) = variable(wpe) {
+            rows.push(RowGrad::checked(wpe, var, grad, dims, || places.groups(dims))?);
+        }
+        if rows.is_empty() { Err(OptimError::NotTrainable.into()) } else { Ok(rows) }
+    }
+
+    /// One step of the tables, from the gradient of the hidden states that [`forward_leaf`](Self::forward_leaf) gave.
+    ///
+    /// With [`RowAdamW`](crate::optim::RowAdamW) only the rows of the batch are read and written. With
+    /// [`AdamW`](crate::optim::AdamW) every row takes its step; to take it together with the rest of the model (one norm for
+    /// clipping, a tied head), pass [`row_grads`](Self::row_grads) to
+    /// [`AdamW::step_with_rows`](crate::optim::AdamW::step_with_rows).
+    ///
+    /// # Errors
+    /// As [`row_grads`](Self::row_grads), and [`OptimError::UnknownVar`] if a table that is a variable is none of the
+    /// optimizer's parameters; nothing is changed then.
+    pub fn backward_step(
+        &self,
+        input_ids: &Tensor,
+        positions: impl Into<Positions>,
+        grad: &Tensor,
+        optimizer: &mut impl RowOptimizer,
+    ) -> Result<()> {
+        optimizer.step_rows(&self.row_grads(input_ids, positions, grad)?)
+    }
+
     /// Embeds, with dropout of `embd_pdrop` when `train`; [`ModuleT`] calls this.
     ///
     /// # Errors
@@ -342,11 +420,7 @@ impl GptInputLayer {
 
     /// Those of the two tables that are variables, `wte` first: what an optimizer of this layer alone is given.
     pub fn vars(&self) -> Vec<Var> {
-        let var = |table: &DenseTable| {
-            let weight = table.weight();
-            if weight.is_variable() { Var::from_tensor(weight).ok() } else { None }
-        };
-        [var(self.wte.dense()), var(self.wpe.dense())].into_iter().flatten().collect()
+        [variable(self.wte.dense()), variable(self.wpe.dense())].into_iter().flatten().collect()
     }
 
     /// The token table.
@@ -373,6 +447,11 @@ impl GptInputLayer {
     pub fn device(&self) -> &Device {
         self.wte.device()
     }
+}
+
+fn variable(table: &DenseTable) -> Option<Var> {
+    let weight = table.weight();
+    if weight.is_variable() { Var::from_tensor(weight).ok() } else { None }
 }
 
 fn agree(property: &'static str, equal: bool, values: impl FnOnce() -> (String, String)) -> Result<()> {

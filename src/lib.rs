@@ -13,6 +13,7 @@ pub mod init;
 pub mod input_layer;
 mod kernel;
 mod lm_head;
+pub mod optim;
 pub mod position;
 pub mod rng;
 pub mod tokenizer;

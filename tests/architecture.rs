@@ -17,6 +17,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("dropout", 3),
     ("init", 3),
     ("embedding", 4),
+    ("optim", 4),
     ("position", 4),
     ("lm_head", 5),
     ("input_layer", 6),

@@ -15,10 +15,11 @@ use candle_core::{DType, Device, Tensor};
 use crate::config::{ConfigFile, GptInputConfig};
 use crate::error::{CheckpointError, Result};
 use keys::{Found, find_tables};
-use safetensors::{SafetensorsFile, TableInfo};
+use safetensors::TableInfo;
 
 pub use keys::Role;
 pub use report::{ConfigSource, LoadReport, LoadedTable};
+pub(crate) use safetensors::SafetensorsFile;
 pub(crate) use save::save_tables;
 pub use save::save_tensors;
 pub use sharded::ShardIndex;

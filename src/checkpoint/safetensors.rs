@@ -22,11 +22,11 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// An open file whose header agrees with its length.
 #[derive(Debug)]
-pub(super) struct SafetensorsFile {
+pub(crate) struct SafetensorsFile {
     pub(super) path: PathBuf,
-    pub(super) tensors: BTreeMap<String, TensorInfo>,
+    pub(crate) tensors: BTreeMap<String, TensorInfo>,
     /// The `__metadata__` of the header.
-    pub(super) metadata: BTreeMap<String, String>,
+    pub(crate) metadata: BTreeMap<String, String>,
     /// Locked for as long as a tensor is read, because its position is shared.
     file: Mutex<File>,
     data_start: u64,
@@ -34,7 +34,7 @@ pub(super) struct SafetensorsFile {
 
 impl SafetensorsFile {
     /// Opens the file and reads its header; no data is read, and nothing that the header claims is believed unchecked.
-    pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
         let io = |source| CheckpointError::Io { path: path.to_path_buf(), source };
         let invalid = |reason: String| CheckpointError::InvalidHeader { path: path.to_path_buf(), reason };
         let mut file = File::open(path).map_err(io)?;
@@ -73,7 +73,7 @@ impl SafetensorsFile {
     }
 
     /// What the header says of a tensor: its name must be in the file, its type a floating-point one.
-    pub(super) fn tensor(&self, name: &str) -> Result<TensorAt, CheckpointError> {
+    pub(crate) fn tensor(&self, name: &str) -> Result<TensorAt, CheckpointError> {
         let path = || self.path.clone();
         let Some(info) = self.tensors.get(name) else {
             return Err(CheckpointError::TensorNotInShard { path: path(), name: name.to_string() });
@@ -107,7 +107,7 @@ impl SafetensorsFile {
     }
 
     /// Reads a whole tensor as `dtype`: one pass over its bytes, one allocation of the result.
-    pub(super) fn read(&self, at: &TensorAt, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub(crate) fn read(&self, at: &TensorAt, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = at.shape.as_slice();
         let tensor = match dtype {
             DType::F32 => Tensor::from_vec(self.read_elements::<f32>(at)?, shape, device),
@@ -141,9 +141,9 @@ impl SafetensorsFile {
 
 /// Where a tensor lies in its file, and as what.
 #[derive(Clone, Debug)]
-pub(super) struct TensorAt {
-    pub(super) shape: Vec<usize>,
-    pub(super) dtype: DType,
+pub(crate) struct TensorAt {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: DType,
     start: u64,
 }
 

@@ -7,7 +7,7 @@ use candle_nn::Embedding;
 
 use crate::error::Result;
 use crate::init::Init;
-use crate::kernel::{CheckedIds, DenseTable, Table};
+use crate::kernel::{CheckedIds, DenseTable, RowGroups, Table, to_host};
 use crate::rng::Generator;
 
 pub use options::EmbeddingOptions;
@@ -130,6 +130,13 @@ impl TokenTable {
     /// Whether a look-up is a look-up and nothing else, in value and in gradient.
     pub(crate) fn is_plain(&self) -> bool {
         self.options.max_norm.is_none() && !self.options.shapes_gradients()
+    }
+
+    /// The ids grouped by the row that each one's gradient goes to, as the options say.
+    pub(crate) fn row_groups(&self, ids: &CheckedIds) -> Result<RowGroups> {
+        let padding_row = self.options.padding_row(self.dims()?.0)?;
+        let groups = RowGroups::from_ids(&to_host(ids.tensor(), "input_ids")?, padding_row);
+        Ok(groups.by_frequency(self.options.scale_grad_by_freq))
     }
 
     pub(crate) fn forward_checked(&self, ids: &CheckedIds) -> Result<Tensor> {

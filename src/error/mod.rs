@@ -5,6 +5,7 @@ mod config;
 mod data;
 mod device;
 mod embedding;
+mod optim;
 mod rng;
 mod tokenizer;
 
@@ -15,6 +16,7 @@ pub use config::ConfigError;
 pub use data::DataError;
 pub use device::DeviceError;
 pub use embedding::EmbeddingError;
+pub use optim::OptimError;
 pub use rng::RngError;
 pub use tokenizer::TokenizerError;
 
@@ -141,6 +143,9 @@ pub enum Error {
     /// Token ids that cannot be cut into windows or batches, or a loader's state that does not go with them.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// An optimizer that was given something it cannot use.
+    #[error(transparent)]
+    Optim(#[from] OptimError),
     /// Anything Candle reports.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

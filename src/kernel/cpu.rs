@@ -268,7 +268,7 @@ pub(super) fn sum_batch<E: Element>(
 }
 
 /// (id, n) of every id, by id and then by n.
-fn group<I: Id>(ids: &[I]) -> Vec<(usize, usize)> {
+pub(super) fn group<I: Id>(ids: &[I]) -> Vec<(usize, usize)> {
     let mut groups: Vec<(usize, usize)> = ids.iter().enumerate().map(|(n, id)| (id.row(), n)).collect();
     if groups.len() < 1 << 14 {
         groups.sort_unstable();

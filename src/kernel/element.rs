@@ -3,14 +3,58 @@
 //! Half types are converted with integer arithmetic that the compiler vectorises, bit for bit as the `half` crate does it
 //! (the payload of a NaN excepted).
 
-use candle_core::WithDType;
+use std::ops::{Add, AddAssign, Div, Mul, Sub};
+
+use candle_core::{CpuStorage, WithDType};
 use half::{bf16, f16};
+
+/// A type that arithmetic is done in: f32, or f64 for f64.
+pub(crate) trait Real:
+    Copy
+    + Default
+    + PartialOrd
+    + Send
+    + Sync
+    + Into<f64>
+    + Add<Output = Self>
+    + AddAssign
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+{
+    fn from_f64(value: f64) -> Self;
+    fn mul_add(self, factor: Self, summand: Self) -> Self;
+    fn sqrt(self) -> Self;
+}
+
+macro_rules! real {
+    ($type:ty) => {
+        impl Real for $type {
+            #[inline(always)]
+            fn from_f64(value: f64) -> Self {
+                value as $type
+            }
+            #[inline(always)]
+            fn mul_add(self, factor: Self, summand: Self) -> Self {
+                <$type>::mul_add(self, factor, summand)
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                <$type>::sqrt(self)
+            }
+        }
+    };
+}
+real!(f32);
+real!(f64);
 
 /// A number of a table. Sums are taken in `Wide` and rounded once, to nearest even.
 pub(crate) trait Element: WithDType {
-    type Wide: Copy + Send + Sync + Default + std::ops::Add<Output = Self::Wide> + std::ops::AddAssign;
+    type Wide: Real;
     fn widen(self) -> Self::Wide;
     fn narrow(wide: Self::Wide) -> Self;
+    /// All of a storage, if it holds this type.
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
 
 impl Element for f32 {
@@ -23,6 +67,9 @@ impl Element for f32 {
     fn narrow(wide: f32) -> Self {
         wide
     }
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
 }
 
 impl Element for f64 {
@@ -34,6 +81,9 @@ impl Element for f64 {
     #[inline(always)]
     fn narrow(wide: f64) -> Self {
         wide
+    }
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F64(values) = storage { Some(values) } else { None }
     }
 }
 
@@ -49,6 +99,9 @@ impl Element for bf16 {
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
         let nan = (bits >> 16) | 0x40; // quiet, and never rounded into an infinity
         Self::from_bits(if wide.is_nan() { nan } else { rounded } as u16)
+    }
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::BF16(values) = storage { Some(values) } else { None }
     }
 }
 
@@ -81,6 +134,9 @@ impl Element for f16 {
             normal // 65520 and above carry into the infinity
         };
         Self::from_bits((magnitude | ((bits >> 16) & 0x8000)) as u16)
+    }
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F16(values) = storage { Some(values) } else { None }
     }
 }
 

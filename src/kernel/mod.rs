@@ -3,25 +3,33 @@
 //! Every id passes [`CheckedIds`] first, so that nothing below it meets a bad one. What has a kernel of its own on a device
 //! runs there; everything else runs as plain Candle operations, with the same bits.
 
+mod adam;
+mod adam_reference;
 mod cpu;
 mod element;
 mod ids;
+mod in_place;
 mod ops;
 mod reference;
+mod row_groups;
 mod simd;
 mod table;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use ops::{Gather, GatherAdd, GatherAddInto, PlacesOf};
 
+pub(crate) use adam::AdamStep;
 pub(crate) use ids::{CheckedIds, Table, to_host, unravel};
 pub(crate) use reference::add_rows;
+pub(crate) use row_groups::RowGroups;
 pub(crate) use simd::{extend_widened, prefetch};
 pub(crate) use table::DenseTable;
+pub(crate) use update::{BatchRows, Gradient, Moments, adamw, grad_sum_of_squares, row_adam};
 
 /// Where ids `[.., T]` stand, known to be inside the position table.
 #[derive(Clone, Debug)]
@@ -42,6 +50,19 @@ impl Places {
         match self {
             &Self::Counted { start, t } => Ok(wpe.narrow(0, start, t)?),
             Self::Given(ids) => gather(wpe, ids),
+        }
+    }
+
+    /// The ids of shape `ids_dims` grouped by the row of `wpe` that each takes.
+    pub(crate) fn groups(&self, ids_dims: &[usize]) -> Result<RowGroups> {
+        match self {
+            &Self::Counted { start, t } => {
+                let n_ids: usize = ids_dims.iter().product();
+                Ok(RowGroups::counted(start, t, n_ids.checked_div(t).unwrap_or(0)))
+            }
+            Self::Given(ids) => {
+                Ok(RowGroups::from_ids(&to_host(&ids.tensor().broadcast_as(ids_dims)?, "position_ids")?, None))
+            }
         }
     }
 

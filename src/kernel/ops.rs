@@ -312,14 +312,14 @@ fn inside<'a, T>(values: &'a [T], layout: &Layout) -> CandleResult<&'a [T]> {
         .ok_or_else(|| candle_core::Error::RequiresContiguous { op: "gather-add" }.bt())
 }
 
-fn inside_mut<'a, T>(values: &'a mut [T], layout: &Layout) -> CandleResult<&'a mut [T]> {
+pub(super) fn inside_mut<'a, T>(values: &'a mut [T], layout: &Layout) -> CandleResult<&'a mut [T]> {
     let range = layout.contiguous_offsets();
     range
         .and_then(|(start, end)| values.get_mut(start..end))
-        .ok_or_else(|| candle_core::Error::RequiresContiguous { op: "forward-into" }.bt())
+        .ok_or_else(|| candle_core::Error::RequiresContiguous { op: "write in place" }.bt())
 }
 
-fn slice<'a, E: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [E]> {
+pub(super) fn slice<'a, E: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [E]> {
     inside(E::cpu_storage_as_slice(storage)?, layout)
 }
 

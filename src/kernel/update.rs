@@ -1,0 +1,354 @@
+//! One optimizer step of one tensor, in place: checks done by the caller, parallel, in a fixed order.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::RowGroups;
+use super::adam::{AdamStep, AdamWRule, RowRule, Rule, Run, sum_of_squares};
+use super::element::{Element, Real};
+use super::in_place::write_in_place;
+use super::ops::{inside_mut, slice};
+use super::{adam_reference, simd};
+
+/// A parameter and its state, three tensors of one shape, type and device; the state shares memory with nothing else.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moments<'a> {
+    pub(crate) param: &'a Tensor,
+    pub(crate) exp_avg: &'a Tensor,
+    pub(crate) exp_avg_sq: &'a Tensor,
+}
+
+/// Rows of a batch, `[n_ids, C]` and contiguous, grouped by the rows of the table that they are gradients of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchRows<'a> {
+    pub(crate) groups: &'a RowGroups,
+    pub(crate) rows: &'a Tensor,
+    /// What each row is multiplied by before it is summed.
+    pub(crate) scale: f64,
+}
+
+/// What is known of a tensor's gradient: the sum of both; zero where neither is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gradient<'a> {
+    /// Of the parameter's shape and type.
+    pub(crate) dense: Option<&'a Tensor>,
+    /// Only for a matrix.
+    pub(crate) rows: Option<BatchRows<'a>>,
+    /// Rows that take no part: ascending, disjoint ranges. Only for a matrix.
+    pub(crate) frozen: &'a [Range<usize>],
+}
+
+/// Elements below which a tensor is updated by the calling thread: the pool costs more than it saves.
+const PARALLEL_ELEMENTS: usize = 1 << 15;
+/// Elements that one task updates: 64 KiB of each f32 operand.
+const TASK_ELEMENTS: usize = 1 << 14;
+
+/// AdamW on every element (every row that is not frozen): reads four tensors, writes three, in one pass.
+pub(crate) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
+    if !tensors.param.device().is_cpu() {
+        return adam_reference::adamw(tensors, gradient, step);
+    }
+    match tensors.param.dtype() {
+        DType::F32 => adamw_cpu::<f32>(tensors, gradient, step),
+        DType::F64 => adamw_cpu::<f64>(tensors, gradient, step),
+        DType::BF16 => adamw_cpu::<bf16>(tensors, gradient, step),
+        DType::F16 => adamw_cpu::<f16>(tensors, gradient, step),
+        dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "adamw").bt()),
+    }
+}
+
+/// Adam on the rows of the batch that are not `frozen`: no other row is read or written.
+pub(crate) fn row_adam(tensors: Moments, batch: BatchRows, frozen: &[Range<usize>], step: &AdamStep) -> Result<()> {
+    if !tensors.param.device().is_cpu() {
+        return adam_reference::row_adam(tensors, batch, frozen, step);
+    }
+    match tensors.param.dtype() {
+        DType::F32 => row_adam_cpu::<f32>(tensors, batch, frozen, step),
+        DType::F64 => row_adam_cpu::<f64>(tensors, batch, frozen, step),
+        DType::BF16 => row_adam_cpu::<bf16>(tensors, batch, frozen, step),
+        DType::F16 => row_adam_cpu::<f16>(tensors, batch, frozen, step),
+        dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "row adam").bt()),
+    }
+}
+
+/// The sum of the squares of the gradient of `param`, in f64, in an order that depends on its shape alone.
+pub(crate) fn grad_sum_of_squares(param: &Tensor, gradient: Gradient) -> Result<f64> {
+    if !param.device().is_cpu() {
+        return adam_reference::grad_sum_of_squares(param, gradient);
+    }
+    match param.dtype() {
+        DType::F32 => sum_of_squares_cpu::<f32>(param, gradient),
+        DType::F64 => sum_of_squares_cpu::<f64>(param, gradient),
+        DType::BF16 => sum_of_squares_cpu::<bf16>(param, gradient),
+        DType::F16 => sum_of_squares_cpu::<f16>(param, gradient),
+        dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "gradient norm").bt()),
+    }
+}
+
+fn adamw_cpu<E: Element>(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
+    let rule = AdamWRule::new(step);
+    with_slices::<E>(tensors, gradient.dense, gradient.rows, |p, m, v, dense, rows| {
+        let gradient = Slices { dense, rows, frozen: gradient.frozen };
+        // Without rows to tell apart any cut will do; one that the shape does not make uneven is the best.
+        let width = if gradient.rows.is_none() && gradient.frozen.is_empty() { 1 } else { row_width(tensors.param) };
+        let rows_per_task = (TASK_ELEMENTS / width).max(1);
+        let task = |(index, ((p, m), v)): (usize, ((&mut [E], &mut [E]), &mut [E]))| {
+            let first = index * rows_per_task;
+            gradient.visit(first..first + p.len() / width, width, |rows, g| {
+                let at = (rows.start - first) * width..(rows.end - first) * width;
+                Run { p: &mut p[at.clone()], m: &mut m[at.clone()], v: &mut v[at], g }.step(&rule);
+            });
+        };
+        let n = rows_per_task * width;
+        if p.len() < PARALLEL_ELEMENTS {
+            p.chunks_mut(n).zip(m.chunks_mut(n)).zip(v.chunks_mut(n)).enumerate().for_each(task);
+        } else {
+            p.par_chunks_mut(n).zip(m.par_chunks_mut(n)).zip(v.par_chunks_mut(n)).enumerate().for_each(task);
+        }
+    })
+}
+
+fn row_adam_cpu<E: Element>(
+    tensors: Moments,
+    batch: BatchRows,
+    frozen: &[Range<usize>],
+    step: &AdamStep,
+) -> Result<()> {
+    let width = row_width(tensors.param);
+    let rule = RowRule::new(step);
+    with_slices::<E>(tensors, None, Some(batch), |p, m, v, _, rows| {
+        if let Some(batch) = rows {
+            let job = RowJob { rule, batch, frozen, width };
+            job.run(0..batch.groups.len(), 0, Run { p, m, v, g: None });
+        }
+    })
+}
+
+struct RowJob<'a, E: Element> {
+    rule: RowRule<E::Wide>,
+    batch: SliceRows<'a, E>,
+    frozen: &'a [Range<usize>],
+    width: usize,
+}
+
+impl<E: Element> RowJob<'_, E> {
+    /// Updates the rows of `groups`, given the part of the table that begins at row `first`; halves go to other threads.
+    fn run(&self, groups: Range<usize>, first: usize, table: Run<E>) {
+        let (batch, width) = (self.batch, self.width);
+        let Run { p, m, v, .. } = table;
+        if let Some(cut) = batch.groups.halve(&groups, TASK_ELEMENTS / width) {
+            let row = batch.groups.row(cut);
+            let at = (row - first) * width;
+            let ((p, p_rest), (m, m_rest), (v, v_rest)) = (p.split_at_mut(at), m.split_at_mut(at), v.split_at_mut(at));
+            rayon::join(
+                || self.run(groups.start..cut, first, Run { p, m, v, g: None }),
+                || self.run(cut..groups.end, row, Run { p: p_rest, m: m_rest, v: v_rest, g: None }),
+            );
+            return;
+        }
+        let mut summed = RowSum::new();
+        for group in groups.filter(|&group| !is_frozen(self.frozen, batch.groups.row(group))) {
+            let start = (batch.groups.row(group) - first) * width;
+            let at = start..start + width;
+            let g = Some(summed.sum(batch, group, width, None));
+            Run { p: &mut p[at.clone()], m: &mut m[at.clone()], v: &mut v[at], g }.step(&self.rule);
+        }
+    }
+}
+
+/// Whether a row lies in one of ascending, disjoint ranges.
+pub(super) fn is_frozen(frozen: &[Range<usize>], row: usize) -> bool {
+    frozen.get(frozen.partition_point(|frozen| frozen.end <= row)).is_some_and(|frozen| frozen.contains(&row))
+}
+
+fn sum_of_squares_cpu<E: Element>(param: &Tensor, gradient: Gradient) -> Result<f64> {
+    let batch = gradient.rows;
+    let (dense, rows) = (gradient.dense.map(Tensor::storage_and_layout), batch.map(|b| b.rows.storage_and_layout()));
+    let dense = match (&dense, gradient.dense) {
+        (Some((storage, _)), Some(tensor)) => Some(slice::<E>(on_host(storage)?, tensor.layout())?),
+        _ => None,
+    };
+    let rows = match (&rows, batch) {
+        (Some((storage, _)), Some(batch)) => {
+            Some(SliceRows::new(batch, slice::<E>(on_host(storage)?, batch.rows.layout())?))
+        }
+        _ => None,
+    };
+    let (n_rows, width) = match *param.dims() {
+        [n_rows, width] => (n_rows, width.max(1)),
+        // One row of what is no matrix is a task's worth of it.
+        _ => (param.elem_count().div_ceil(TASK_ELEMENTS), TASK_ELEMENTS),
+    };
+    let slices = Slices { dense, rows, frozen: gradient.frozen };
+    let rows_per_task = (TASK_ELEMENTS / width).max(1);
+    let task = |index: usize| {
+        let first = index * rows_per_task;
+        let mut sum = 0.0;
+        slices.visit(first..(first + rows_per_task).min(n_rows), width, |_, g| {
+            if let Some(g) = g {
+                g.chunks(width).for_each(|row| sum += sum_of_squares(row));
+            }
+        });
+        sum
+    };
+    let tasks = 0..n_rows.div_ceil(rows_per_task);
+    let sums: Vec<f64> = if param.elem_count() < PARALLEL_ELEMENTS {
+        tasks.map(task).collect()
+    } else {
+        tasks.into_par_iter().map(task).collect()
+    };
+    Ok(sums.iter().sum())
+}
+
+fn on_host(storage: &Storage) -> Result<&CpuStorage> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage),
+        _ => candle_core::bail!("a gradient lies on another device than its parameter"),
+    }
+}
+
+/// The length of the rows that a tensor is cut into: those of a matrix are its own.
+fn row_width(param: &Tensor) -> usize {
+    match *param.dims() {
+        [_, width] => width.max(1),
+        _ => 1,
+    }
+}
+
+/// The gradient of a tensor as slices.
+struct Slices<'a, E> {
+    dense: Option<&'a [E]>,
+    rows: Option<SliceRows<'a, E>>,
+    frozen: &'a [Range<usize>],
+}
+
+struct SliceRows<'a, E> {
+    groups: &'a RowGroups,
+    rows: &'a [E],
+    scale: f64,
+}
+
+impl<E> Copy for SliceRows<'_, E> {}
+
+impl<E> Clone for SliceRows<'_, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'a, E> SliceRows<'a, E> {
+    fn new(batch: BatchRows<'a>, rows: &'a [E]) -> Self {
+        Self { groups: batch.groups, rows, scale: batch.scale }
+    }
+}
+
+impl<E: Element> Slices<'_, E> {
+    /// Calls `f` with runs of the rows `rows` that are not frozen, in order, and their gradient (`None` for zeros).
+    fn visit(&self, rows: Range<usize>, width: usize, mut f: impl FnMut(Range<usize>, Option<&[E]>)) {
+        let mut summed = RowSum::new();
+        let mut live = |live: Range<usize>| {
+            if live.is_empty() {
+                return;
+            }
+            let dense =
+                |rows: &Range<usize>| self.dense.map(|g| &g[rows.start * width..(rows.end * width).min(g.len())]);
+            let mut row = live.start;
+            if let Some(batch) = self.rows {
+                for group in batch.groups.within(&live) {
+                    let touched = batch.groups.row(group);
+                    let (before, at) = (row..touched, touched..touched + 1);
+                    if !before.is_empty() {
+                        f(before.clone(), dense(&before));
+                    }
+                    f(at.clone(), Some(summed.sum(batch, group, width, dense(&at))));
+                    row = touched + 1;
+                }
+            }
+            let after = row..live.end;
+            if !after.is_empty() {
+                f(after.clone(), dense(&after));
+            }
+        };
+        let mut row = rows.start;
+        let from = self.frozen.partition_point(|frozen| frozen.end <= rows.start);
+        for frozen in self.frozen[from..].iter().take_while(|frozen| frozen.start < rows.end) {
+            live(row..frozen.start.max(row));
+            row = frozen.end.min(rows.end);
+        }
+        live(row..rows.end);
+    }
+}
+
+/// Room for the sum of one row's gradients: in the type of the arithmetic, and rounded once to the type of the table.
+struct RowSum<E: Element> {
+    wide: Vec<E::Wide>,
+    rounded: Vec<E>,
+}
+
+impl<E: Element> RowSum<E> {
+    fn new() -> Self {
+        Self { wide: Vec::new(), rounded: Vec::new() }
+    }
+
+    /// The sum of a group's occurrences in their order, rounded, and then `dense` (where there is one), rounded again: the
+    /// bits of a whole table of sums that is added to a whole table of `dense`.
+    fn sum<'a>(&'a mut self, batch: SliceRows<'a, E>, group: usize, width: usize, dense: Option<&'a [E]>) -> &'a [E] {
+        let row = |occurrence: usize| &batch.rows[occurrence * width..][..width];
+        let factor = batch.scale * batch.groups.factor(group);
+        let occurrences = batch.groups.occurrences(group);
+        if let (&[(_, only)], None, true) = (occurrences, dense, factor == 1.0) {
+            return row(only);
+        }
+        self.wide.clear();
+        self.wide.resize(width, E::Wide::default());
+        for &(_, occurrence) in occurrences {
+            simd::accumulate(&mut self.wide, row(occurrence));
+        }
+        let factor = E::Wide::from_f64(factor);
+        self.rounded.clear();
+        self.rounded.extend(self.wide.iter().map(|&sum| E::narrow(sum * factor)));
+        if let Some(dense) = dense {
+            for (sum, dense) in self.rounded.iter_mut().zip(dense) {
+                *sum = E::narrow(dense.widen() + sum.widen());
+            }
+        }
+        &self.rounded
+    }
+}
+
+/// The elements of a contiguous tensor of type `E` in its storage.
+fn typed_mut<'a, E: Element>(storage: &'a mut CpuStorage, tensor: &Tensor) -> Result<&'a mut [E]> {
+    match E::slice_mut(storage) {
+        Some(values) => inside_mut(values, tensor.layout()),
+        None => Err(candle_core::Error::UnsupportedDTypeForOp(tensor.dtype(), "optimizer step").bt()),
+    }
+}
+
+/// Calls `f` with the elements of all tensors: parameter, `exp_avg`, `exp_avg_sq`, dense gradient, rows of the batch.
+fn with_slices<E: Element>(
+    tensors: Moments,
+    dense: Option<&Tensor>,
+    rows: Option<BatchRows>,
+    f: impl FnOnce(&mut [E], &mut [E], &mut [E], Option<&[E]>, Option<SliceRows<E>>),
+) -> Result<()> {
+    let Moments { param, exp_avg, exp_avg_sq } = tensors;
+    let sources: Vec<&Tensor> = dense.into_iter().chain(rows.map(|batch| batch.rows)).collect();
+    write_in_place(exp_avg, &[], |m, _| {
+        write_in_place(exp_avg_sq, &[], |v, _| {
+            write_in_place(param, &sources, |p, storages| {
+                let mut slices = Vec::with_capacity(storages.len());
+                for (storage, tensor) in storages.iter().zip(&sources) {
+                    slices.push(slice::<E>(storage, tensor.layout())?);
+                }
+                let mut slices = slices.into_iter();
+                let dense = dense.and_then(|_| slices.next());
+                let rows = rows.zip(slices.next()).map(|(batch, rows)| SliceRows::new(batch, rows));
+                f(typed_mut(p, param)?, typed_mut(m, exp_avg)?, typed_mut(v, exp_avg_sq)?, dense, rows);
+                Ok(())
+            })
+        })
+    })
+}

@@ -1,0 +1,198 @@
+//! AdamW over all elements of all parameters.
+
+use std::path::Path;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+use candle_nn::{Optimizer, ParamsAdamW, VarMap};
+
+use super::clip::coefficient;
+use super::params::{Job, Params, in_range};
+use super::{ParamGroup, RowGrad, RowOptimizer, state};
+use crate::error::Result;
+use crate::kernel::adamw;
+
+/// `torch.optim.AdamW(fused=True)`: one pass over parameter, gradient and state, in place and in parallel.
+///
+/// For each element with gradient g, at the parameter's step t (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2):
+///
+/// ```text
+/// p ← p · (1 − lr·weight_decay)
+/// m ← m + (1 − β₁)·(g − m)
+/// v ← β₂·v + (1 − β₂)·g²
+/// p ← p − lr/(1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps)
+/// ```
+///
+/// f32 and f64 are computed in their own type; f16 and bf16 in f32, with parameter and state rounded once a step, as in
+/// PyTorch. A parameter without a gradient is skipped, and its t does not count. The trait [`Optimizer`] is Candle's, and so
+/// is the configuration: this type takes the place of [`candle_nn::AdamW`].
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// use candle_gpt_input::optim::AdamW;
+/// use candle_nn::{Optimizer, ParamsAdamW};
+///
+/// let x = Var::new(&[1f32, -2.], &Device::Cpu)?;
+/// let mut adamw = AdamW::new(vec![x.clone()], ParamsAdamW { lr: 0.5, weight_decay: 0.1, ..Default::default() })?;
+/// adamw.backward_step(&x.sqr()?.sum_all()?)?; // decay by 5 %, then a step of 0.5 against the gradient's sign
+/// assert_eq!(format!("{:.2?}", x.to_vec1::<f32>()?), "[0.45, -1.40]");
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    params: Params,
+    max_grad_norm: Option<f64>,
+    grad_norm: Option<f64>,
+}
+
+/// What the state file calls this optimizer.
+const ALGORITHM: &str = "AdamW";
+
+impl AdamW {
+    /// Groups of named parameters; `defaults` is for what a group does not set.
+    ///
+    /// # Errors
+    /// [`OptimError`](crate::error::OptimError) for settings out of range, a name or a variable given twice, or a variable
+    /// of integers.
+    pub fn with_groups(groups: impl IntoIterator<Item = ParamGroup>, defaults: ParamsAdamW) -> Result<Self> {
+        Ok(Self { params: Params::new(groups, &defaults)?, max_grad_norm: None, grad_norm: None })
+    }
+
+    /// All variables of a [`VarMap`] as one group, ordered by name.
+    ///
+    /// # Errors
+    /// As [`with_groups`](Self::with_groups).
+    pub fn from_varmap(varmap: &VarMap, params: ParamsAdamW) -> Result<Self> {
+        Self::with_groups([ParamGroup::from_varmap(varmap, |_, _| true)], params)
+    }
+
+    /// One group with the default settings.
+    ///
+    /// # Errors
+    /// As [`with_groups`](Self::with_groups).
+    pub fn new_lr(vars: Vec<Var>, learning_rate: f64) -> Result<Self> {
+        Self::with_groups([Params::unnamed(vars)], ParamsAdamW { lr: learning_rate, ..Default::default() })
+    }
+
+    /// Clips the gradient to this global norm in every step from now on: `torch.nn.utils.clip_grad_norm_` before the step.
+    ///
+    /// All gradients are multiplied by `min(1, max_norm / (norm + 1e-6))` inside the step; only the norm is a pass of its
+    /// own. It is summed in f64 in the order of the parameters (in PyTorch in their own type), without frozen rows.
+    ///
+    /// # Errors
+    /// [`OptimError::OutOfRange`](crate::error::OptimError::OutOfRange) if it is negative or not a number.
+    pub fn set_max_grad_norm(&mut self, max_norm: Option<f64>) -> Result<()> {
+        if let Some(max_norm) = max_norm {
+            in_range("max_grad_norm", max_norm, 0.0.., "at least 0")?;
+        }
+        self.max_grad_norm = max_norm;
+        Ok(())
+    }
+
+    /// The gradient's global norm in the last step, before clipping; `None` if it was not clipped.
+    pub fn grad_norm(&self) -> Option<f64> {
+        self.grad_norm
+    }
+
+    /// Freezes rows of a table: neither gradient nor decay nor momentum changes a bit of them or of their state.
+    ///
+    /// Replaces what was frozen in this table before. PyTorch cannot do this: zeroing a row's gradient leaves decay and
+    /// momentum.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Var};
+    /// # use candle_gpt_input::optim::AdamW;
+    /// // Train what was added to a vocabulary of 50257, and nothing else.
+    /// let wte = Var::zeros((50300, 4), DType::F32, &Device::Cpu)?;
+    /// let mut adamw = AdamW::new_lr(vec![wte.clone()], 1e-3)?;
+    /// adamw.freeze_rows(&wte, 0..50257)?;
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`OptimError`](crate::error::OptimError): the variable is not a parameter or not a matrix, or has no such row.
+    pub fn freeze_rows(&mut self, var: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+        self.params.freeze_rows(var, rows)
+    }
+
+    /// One step with gradients of rows beside (or on top of) those of `grads`.
+    ///
+    /// Bit for bit what `step` would do with whole tables of gradients, rows of zeros included; a table that has both (a
+    /// tied `wte`: the head's gradient in `grads`, the input's as rows) gets their sum, still in one pass.
+    ///
+    /// # Errors
+    /// [`OptimError`](crate::error::OptimError) for a gradient that does not go with its parameter; nothing is changed then.
+    pub fn step_with_rows(&mut self, grads: &GradStore, rows: &[RowGrad]) -> Result<()> {
+        let jobs = self.params.jobs(|var| grads.get(var).cloned(), rows)?;
+        self.run(&jobs)
+    }
+
+    fn run(&mut self, jobs: &[Job]) -> Result<()> {
+        self.params.check_learning_rate()?;
+        self.grad_norm = match self.max_grad_norm {
+            Some(_) => Some(self.params.grad_norm(jobs)?),
+            None => None,
+        };
+        let grad_scale = match (self.grad_norm, self.max_grad_norm) {
+            (Some(norm), Some(max_norm)) => coefficient(norm, max_norm),
+            _ => 1.0,
+        };
+        self.params.ensure_states(jobs)?;
+        self.params.step(jobs, grad_scale, adamw)
+    }
+
+    /// The state of a parameter: its number of steps, `exp_avg` and `exp_avg_sq`. Read them, do not write to them.
+    pub fn state(&self, var: &Tensor) -> Option<(u64, &Tensor, &Tensor)> {
+        self.params.state_of(var).map(|state| (state.step, &state.exp_avg, &state.exp_avg_sq))
+    }
+
+    /// Writes the state to a safetensors file: `{name}.exp_avg` and `{name}.exp_avg_sq` for each parameter that has made a
+    /// step, and in the metadata names, numbers of steps, all settings, the learning rate and frozen rows.
+    ///
+    /// The file appears whole or not at all, and is on disk when this returns. The parameters themselves are not in it.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        state::save(path.as_ref(), ALGORITHM, &self.params, self.max_grad_norm)
+    }
+
+    /// Goes on where [`save`](Self::save) was called: with the parameters as they were then, the next steps have the same
+    /// bits as if there had been no pause. Settings are those of the file, as with torch's `load_state_dict`.
+    ///
+    /// # Errors
+    /// [`OptimError`](crate::error::OptimError) or [`CheckpointError`](crate::error::CheckpointError) if the file is no
+    /// state of an optimizer of these names, shapes, types and groups; nothing is changed then.
+    pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let (params, max_grad_norm) = state::load(path.as_ref(), ALGORITHM, &self.params)?;
+        (self.params, self.max_grad_norm) = (params, max_grad_norm);
+        Ok(())
+    }
+}
+
+impl Optimizer for AdamW {
+    type Config = ParamsAdamW;
+
+    fn new(vars: Vec<Var>, params: ParamsAdamW) -> candle_core::Result<Self> {
+        Ok(Self::with_groups([Params::unnamed(vars)], params)?)
+    }
+
+    fn step(&mut self, grads: &GradStore) -> candle_core::Result<()> {
+        Ok(self.step_with_rows(grads, &[])?)
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.params.learning_rate
+    }
+
+    fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.params.learning_rate = learning_rate;
+    }
+}
+
+impl RowOptimizer for AdamW {
+    fn step_rows(&mut self, rows: &[RowGrad]) -> Result<()> {
+        let jobs = self.params.jobs(|_| None, rows)?;
+        self.run(&jobs)
+    }
+}

@@ -1,0 +1,43 @@
+//! Gradient clipping by global norm.
+
+use candle_core::Var;
+use candle_core::backprop::GradStore;
+use candle_nn::ParamsAdamW;
+
+use super::params::Params;
+use super::{ParamGroup, RowGrad};
+use crate::error::Result;
+
+/// `torch.nn.utils.clip_grad_norm_`: multiplies all gradients by `min(1, max_norm / (norm + 1e-6))` and returns the norm.
+///
+/// For several optimizers over one model; [`AdamW::set_max_grad_norm`](super::AdamW::set_max_grad_norm) does it without
+/// writing the gradients. Counted are the gradients of `vars`, and `rows`, whose tables may be among `vars` or not.
+///
+/// # Errors
+/// [`OptimError`](crate::error::OptimError) for a gradient that does not go with its variable; nothing is changed then.
+pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, rows: &mut [RowGrad], max_norm: f64) -> Result<f64> {
+    let mut all = vars.to_vec();
+    for rows in rows.iter() {
+        if all.iter().all(|var| var.id() != rows.var().id()) {
+            all.push(rows.var().clone());
+        }
+    }
+    let named = all.iter().enumerate().map(|(number, var)| (number.to_string(), var.clone()));
+    let params = Params::new([ParamGroup::new(named)], &ParamsAdamW::default())?;
+    let norm = params.grad_norm(&params.jobs(|var| grads.get(var).cloned(), rows)?)?;
+    let coefficient = coefficient(norm, max_norm);
+    if coefficient == 1.0 {
+        return Ok(norm);
+    }
+    let scaled = vars.iter().filter_map(|var| Some((var, grads.get(var)?)));
+    let scaled = scaled.map(|(var, grad)| Ok((var, (grad * coefficient)?))).collect::<Result<Vec<_>>>()?;
+    scaled.into_iter().for_each(|(var, grad)| drop(grads.insert(var, grad)));
+    rows.iter_mut().for_each(|rows| rows.scale *= coefficient);
+    Ok(norm)
+}
+
+/// What gradients of norm `norm` are multiplied by. Not a number if the norm is none, as in PyTorch.
+pub(super) fn coefficient(norm: f64, max_norm: f64) -> f64 {
+    let coefficient = max_norm / (norm + 1e-6);
+    if coefficient > 1.0 { 1.0 } else { coefficient }
+}

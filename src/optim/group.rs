@@ -1,0 +1,68 @@
+//! Which parameters are updated how.
+
+use candle_core::Var;
+use candle_nn::VarMap;
+
+/// Parameters with settings of their own; what is not set is the optimizer's.
+///
+/// ```
+/// use candle_core::{DType, Device, Var};
+/// use candle_gpt_input::optim::{AdamW, ParamGroup};
+/// use candle_nn::{Optimizer, ParamsAdamW, VarMap};
+///
+/// # let varmap = VarMap::new();
+/// // As GPTs are trained: matrices decay, norms and biases do not.
+/// let decayed = ParamGroup::from_varmap(&varmap, |_, var| var.rank() >= 2).with_weight_decay(0.1);
+/// let others = ParamGroup::from_varmap(&varmap, |_, var| var.rank() < 2).with_weight_decay(0.0);
+/// let mut adamw = AdamW::with_groups([decayed, others], ParamsAdamW { beta2: 0.95, ..Default::default() })?;
+/// adamw.set_learning_rate(6e-4);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ParamGroup {
+    pub(super) vars: Vec<(String, Var)>,
+    pub(super) lr_scale: Option<f64>,
+    pub(super) betas: Option<(f64, f64)>,
+    pub(super) eps: Option<f64>,
+    pub(super) weight_decay: Option<f64>,
+}
+
+impl ParamGroup {
+    /// Named variables, in the order in which they are updated and in which the gradient's norm is summed.
+    pub fn new(vars: impl IntoIterator<Item = (impl Into<String>, Var)>) -> Self {
+        Self { vars: vars.into_iter().map(|(name, var)| (name.into(), var)).collect(), ..Self::default() }
+    }
+
+    /// The variables of `varmap` that `keep` wants, ordered by name (a [`VarMap`] itself has another order each run).
+    pub fn from_varmap(varmap: &VarMap, keep: impl Fn(&str, &Var) -> bool) -> Self {
+        let vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut vars: Vec<(String, Var)> =
+            vars.iter().filter(|(name, var)| keep(name, var)).map(|(name, var)| (name.clone(), var.clone())).collect();
+        vars.sort_by(|(left, _), (right, _)| left.cmp(right));
+        Self { vars, ..Self::default() }
+    }
+
+    /// What the optimizer's learning rate is multiplied by; 1 if not set.
+    pub fn with_lr_scale(mut self, lr_scale: f64) -> Self {
+        self.lr_scale = Some(lr_scale);
+        self
+    }
+
+    /// How fast the averages of the gradient and of its square forget.
+    pub fn with_betas(mut self, beta1: f64, beta2: f64) -> Self {
+        self.betas = Some((beta1, beta2));
+        self
+    }
+
+    /// What keeps the denominator from zero.
+    pub fn with_eps(mut self, eps: f64) -> Self {
+        self.eps = Some(eps);
+        self
+    }
+
+    /// How fast the parameters decay: by this times the learning rate at every step.
+    pub fn with_weight_decay(mut self, weight_decay: f64) -> Self {
+        self.weight_decay = Some(weight_decay);
+        self
+    }
+}

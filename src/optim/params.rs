@@ -1,0 +1,276 @@
+//! What both optimizers keep: parameters, their settings and their state.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use candle_core::{DType, Storage, Tensor, TensorId, Var};
+use candle_nn::ParamsAdamW;
+
+use super::{ParamGroup, RowGrad};
+use crate::error::{OptimError, Result};
+use crate::kernel::{AdamStep, Gradient, Moments, grad_sum_of_squares};
+
+/// The settings of a group, complete.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Settings {
+    pub(super) lr_scale: f64,
+    pub(super) beta1: f64,
+    pub(super) beta2: f64,
+    pub(super) eps: f64,
+    pub(super) weight_decay: f64,
+}
+
+/// One parameter.
+#[derive(Clone, Debug)]
+pub(super) struct Param {
+    pub(super) name: String,
+    pub(super) var: Var,
+    /// Index of its group.
+    pub(super) group: usize,
+    /// Rows that no step changes: ascending, disjoint.
+    pub(super) frozen: Vec<Range<usize>>,
+    /// None before the first step.
+    pub(super) state: Option<State>,
+}
+
+/// What Adam remembers of a parameter's gradients.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) step: u64,
+    pub(super) exp_avg: Tensor,
+    pub(super) exp_avg_sq: Tensor,
+}
+
+/// A parameter that has a gradient in this step.
+pub(super) struct Job<'a> {
+    pub(super) param: usize,
+    pub(super) dense: Option<Tensor>,
+    pub(super) rows: Option<&'a RowGrad>,
+}
+
+impl Job<'_> {
+    pub(super) fn gradient<'a>(&'a self, frozen: &'a [Range<usize>]) -> Gradient<'a> {
+        Gradient { dense: self.dense.as_ref(), rows: self.rows.map(RowGrad::batch), frozen }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Params {
+    pub(super) learning_rate: f64,
+    pub(super) groups: Vec<Settings>,
+    pub(super) params: Vec<Param>,
+    index: HashMap<TensorId, usize>,
+}
+
+impl Params {
+    pub(super) fn new(groups: impl IntoIterator<Item = ParamGroup>, defaults: &ParamsAdamW) -> Result<Self> {
+        let &ParamsAdamW { lr, beta1, beta2, eps, weight_decay } = defaults;
+        let defaults = Settings { lr_scale: 1.0, beta1, beta2, eps, weight_decay };
+        defaults.validate()?;
+        let (mut settings, mut params) = (Vec::new(), Vec::<Param>::new());
+        let (mut index, mut names) = (HashMap::new(), HashMap::new());
+        for (group_index, group) in groups.into_iter().enumerate() {
+            let (beta1, beta2) = group.betas.unwrap_or((defaults.beta1, defaults.beta2));
+            let of_group = Settings {
+                lr_scale: group.lr_scale.unwrap_or(defaults.lr_scale),
+                beta1,
+                beta2,
+                eps: group.eps.unwrap_or(defaults.eps),
+                weight_decay: group.weight_decay.unwrap_or(defaults.weight_decay),
+            };
+            of_group.validate()?;
+            settings.push(of_group);
+            for (name, var) in group.vars {
+                let dtype = var.dtype();
+                if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
+                    return Err(OptimError::UnsupportedDType { name, dtype }.into());
+                }
+                if let Some(first) = index.insert(var.id(), params.len()) {
+                    let first = params[first].name.clone();
+                    return Err(OptimError::DuplicateVar { first, second: name }.into());
+                }
+                if names.insert(name.clone(), ()).is_some() {
+                    return Err(OptimError::DuplicateName { name }.into());
+                }
+                params.push(Param { name, var, group: group_index, frozen: Vec::new(), state: None });
+            }
+        }
+        let all = Self { learning_rate: lr, groups: settings, params, index };
+        all.check_learning_rate()?;
+        Ok(all)
+    }
+
+    /// Variables without names are called by their number.
+    pub(super) fn unnamed(vars: Vec<Var>) -> ParamGroup {
+        ParamGroup::new(vars.into_iter().enumerate().map(|(number, var)| (number.to_string(), var)))
+    }
+
+    pub(super) fn check_learning_rate(&self) -> Result<(), OptimError> {
+        in_range("learning_rate", self.learning_rate, 0.0..=f64::MAX, "a finite number of at least 0")
+    }
+
+    pub(super) fn index_of(&self, var: &Tensor) -> Result<usize, OptimError> {
+        let unknown = || OptimError::UnknownVar { shape: var.shape().clone(), n_params: self.params.len() };
+        self.index.get(&var.id()).copied().ok_or_else(unknown)
+    }
+
+    pub(super) fn state_of(&self, var: &Tensor) -> Option<&State> {
+        self.index_of(var).ok().and_then(|index| self.params[index].state.as_ref())
+    }
+
+    pub(super) fn freeze_rows(&mut self, var: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+        let index = self.index_of(var)?;
+        let param = &mut self.params[index];
+        let name = || param.name.clone();
+        let &[n_rows, _] = var.dims() else {
+            return Err(OptimError::NotMatrix { name: name(), shape: var.shape().clone() }.into());
+        };
+        let mut rows: Vec<usize> = rows.into_iter().collect();
+        rows.sort_unstable();
+        if let Some(&row) = rows.last()
+            && row >= n_rows
+        {
+            return Err(OptimError::RowOutOfRange { name: name(), row, n_rows }.into());
+        }
+        let mut frozen: Vec<Range<usize>> = Vec::new();
+        for row in rows {
+            match frozen.last_mut() {
+                Some(last) if row <= last.end => last.end = row + 1,
+                _ => frozen.push(row..row + 1),
+            }
+        }
+        param.frozen = frozen;
+        Ok(())
+    }
+
+    /// The parameters that have a gradient, in their own order, every gradient checked and contiguous.
+    pub(super) fn jobs<'a>(
+        &self,
+        grad_of: impl Fn(&Var) -> Option<Tensor>,
+        rows: &'a [RowGrad],
+    ) -> Result<Vec<Job<'a>>> {
+        let mut rows_of = BTreeMap::new();
+        for rows in rows {
+            let index = self.index_of(rows.var())?;
+            if rows_of.insert(index, rows).is_some() {
+                return Err(OptimError::RepeatedRows { name: self.params[index].name.clone() }.into());
+            }
+        }
+        let mut jobs = Vec::new();
+        for (index, param) in self.params.iter().enumerate() {
+            let rows = rows_of.get(&index).copied();
+            if let Some(rows) = rows {
+                refuse_shared(&param.name, &param.var, &rows.rows)?;
+            }
+            let dense = match grad_of(&param.var) {
+                Some(grad) => Some(check_gradient(&param.name, &param.var, &grad)?),
+                None => None,
+            };
+            if dense.is_some() || rows.is_some() {
+                jobs.push(Job { param: index, dense, rows });
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// The square root of the sum of the squares of all gradients, summed in the order of the jobs.
+    pub(super) fn grad_norm(&self, jobs: &[Job]) -> Result<f64> {
+        let mut sum = 0.0;
+        for job in jobs {
+            let param = &self.params[job.param];
+            sum += grad_sum_of_squares(&param.var, job.gradient(&param.frozen))?;
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// Gives every parameter of `jobs` a state of zeros, if it has none yet.
+    pub(super) fn ensure_states(&mut self, jobs: &[Job]) -> Result<()> {
+        for job in jobs {
+            let param = &mut self.params[job.param];
+            if param.state.is_none() {
+                let zeros = || Tensor::zeros(param.var.shape(), param.var.dtype(), param.var.device());
+                param.state = Some(State { step: 0, exp_avg: zeros()?, exp_avg_sq: zeros()? });
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a step of each parameter of `jobs` and hands all there is to know of it to `update`.
+    pub(super) fn step(
+        &mut self,
+        jobs: &[Job],
+        grad_scale: f64,
+        update: impl Fn(Moments, Gradient, &AdamStep) -> candle_core::Result<()>,
+    ) -> Result<()> {
+        for job in jobs {
+            let Param { var, group, frozen, state, .. } = &mut self.params[job.param];
+            let (settings, Some(state)) = (&self.groups[*group], state) else { continue };
+            state.step += 1;
+            let step = AdamStep {
+                learning_rate: self.learning_rate * settings.lr_scale,
+                beta1: settings.beta1,
+                beta2: settings.beta2,
+                eps: settings.eps,
+                weight_decay: settings.weight_decay,
+                step: state.step,
+                grad_scale,
+            };
+            let moments = Moments { param: var, exp_avg: &state.exp_avg, exp_avg_sq: &state.exp_avg_sq };
+            update(moments, job.gradient(frozen), &step)?;
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    pub(super) fn validate(&self) -> Result<(), OptimError> {
+        const BETA: &str = "at least 0 and below 1";
+        const FINITE: &str = "a finite number of at least 0";
+        in_range("lr_scale", self.lr_scale, 0.0..=f64::MAX, FINITE)?;
+        in_range("beta1", self.beta1, 0.0..1.0, BETA)?;
+        in_range("beta2", self.beta2, 0.0..1.0, BETA)?;
+        in_range("eps", self.eps, 0.0..=f64::MAX, FINITE)?;
+        in_range("weight_decay", self.weight_decay, 0.0..=f64::MAX, FINITE)
+    }
+}
+
+pub(super) fn in_range(
+    name: &'static str,
+    value: f64,
+    range: impl std::ops::RangeBounds<f64>,
+    expected: &'static str,
+) -> Result<(), OptimError> {
+    if range.contains(&value) { Ok(()) } else { Err(OptimError::OutOfRange { name, value, expected }) }
+}
+
+/// A gradient of a variable's shape, type and device, in memory of its own, contiguous.
+pub(super) fn check_gradient(name: &str, var: &Var, grad: &Tensor) -> Result<Tensor> {
+    let differs = |property, got: String, expected: String| OptimError::Gradient {
+        name: name.to_string(),
+        property,
+        got,
+        expected,
+    };
+    if grad.shape() != var.shape() {
+        return Err(differs("shape", format!("{:?}", grad.shape()), format!("{:?}", var.shape())).into());
+    }
+    if grad.dtype() != var.dtype() {
+        return Err(differs("dtype", format!("{:?}", grad.dtype()), format!("{:?}", var.dtype())).into());
+    }
+    if !grad.device().same_device(var.device()) {
+        let location = |tensor: &Tensor| format!("{:?}", tensor.device().location());
+        return Err(differs("device", location(grad), location(var)).into());
+    }
+    let grad = grad.contiguous()?;
+    refuse_shared(name, var, &grad)?;
+    Ok(grad)
+}
+
+/// Candle would refuse such a step itself, but only after others of the same step were done.
+fn refuse_shared(name: &str, var: &Var, grad: &Tensor) -> Result<(), OptimError> {
+    let address = |tensor: &Tensor| std::ptr::from_ref::<Storage>(&tensor.storage_and_layout().0).addr();
+    if address(var) == address(grad) {
+        return Err(OptimError::SharedGradient { name: name.to_string() });
+    }
+    Ok(())
+}

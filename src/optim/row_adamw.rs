@@ -1,0 +1,107 @@
+//! Adam over the rows of the batch.
+
+use std::path::Path;
+
+use candle_core::{Tensor, Var};
+use candle_nn::ParamsAdamW;
+
+use super::params::Params;
+use super::{ParamGroup, RowGrad, RowOptimizer, state};
+use crate::error::Result;
+use crate::kernel::row_adam;
+
+/// `torch.optim.SparseAdam`: a step reads and writes the rows of the batch and no others, so that its cost does not grow
+/// with the vocabulary; a row's state waits unchanged while the row is not used.
+///
+/// For each row of the batch with gradient g (the sum over its occurrences, in their order), at the table's step t:
+///
+/// ```text
+/// p ← p · (1 − lr·weight_decay)                    (not in PyTorch; 0 unless a group sets it)
+/// m ← m + (g − m)·(1 − β₁)
+/// v ← v + (g² − v)·(1 − β₂)
+/// p ← p − lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + eps)
+/// ```
+///
+/// The step t counts all steps of the table, those without ids included. The decay is decoupled, and reaches a row only in
+/// the steps that use it. f16 and bf16 are summed and computed in f32 and rounded once (PyTorch rounds after every
+/// operation). Memory: the state of all rows, of which the system provides only pages that were written; a step allocates a
+/// row or two for each thread.
+#[derive(Clone, Debug)]
+pub struct RowAdamW {
+    params: Params,
+}
+
+/// What the state file calls this optimizer.
+const ALGORITHM: &str = "RowAdamW";
+
+impl RowAdamW {
+    /// Tables `[V, C]` with PyTorch's settings: betas 0.9 and 0.999, eps 1e-8, no decay.
+    ///
+    /// # Errors
+    /// As [`with_groups`](Self::with_groups).
+    pub fn new(tables: Vec<Var>, learning_rate: f64) -> Result<Self> {
+        let defaults = ParamsAdamW { lr: learning_rate, weight_decay: 0.0, ..Default::default() };
+        Self::with_groups([Params::unnamed(tables)], defaults)
+    }
+
+    /// Groups of named tables; `defaults` is for what a group does not set. Mind that [`ParamsAdamW::default`] decays.
+    ///
+    /// # Errors
+    /// [`OptimError`](crate::error::OptimError) for settings out of range, a name or a variable given twice, or a variable
+    /// of integers.
+    pub fn with_groups(groups: impl IntoIterator<Item = ParamGroup>, defaults: ParamsAdamW) -> Result<Self> {
+        Ok(Self { params: Params::new(groups, &defaults)? })
+    }
+
+    /// As [`AdamW::freeze_rows`](super::AdamW::freeze_rows).
+    ///
+    /// # Errors
+    /// [`OptimError`](crate::error::OptimError): the variable is not a parameter or not a matrix, or has no such row.
+    pub fn freeze_rows(&mut self, table: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+        self.params.freeze_rows(table, rows)
+    }
+
+    /// What every group's learning rate is a multiple of.
+    pub fn learning_rate(&self) -> f64 {
+        self.params.learning_rate
+    }
+
+    /// Sets it, for a schedule.
+    pub fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.params.learning_rate = learning_rate;
+    }
+
+    /// The state of a table: its number of steps, `exp_avg` and `exp_avg_sq`. Read them, do not write to them.
+    pub fn state(&self, table: &Tensor) -> Option<(u64, &Tensor, &Tensor)> {
+        self.params.state_of(table).map(|state| (state.step, &state.exp_avg, &state.exp_avg_sq))
+    }
+
+    /// As [`AdamW::save`](super::AdamW::save).
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        state::save(path.as_ref(), ALGORITHM, &self.params, None)
+    }
+
+    /// As [`AdamW::load`](super::AdamW::load).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.params = state::load(path.as_ref(), ALGORITHM, &self.params)?.0;
+        Ok(())
+    }
+}
+
+impl RowOptimizer for RowAdamW {
+    fn step_rows(&mut self, rows: &[RowGrad]) -> Result<()> {
+        let jobs = self.params.jobs(|_| None, rows)?;
+        self.params.check_learning_rate()?;
+        self.params.ensure_states(&jobs)?;
+        self.params.step(&jobs, 1.0, |moments, gradient, step| match gradient.rows {
+            Some(batch) => row_adam(moments, batch, gradient.frozen, step),
+            None => Ok(()),
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! The gradient of some rows of a table, as a batch leaves it.
+
+use candle_core::{Tensor, Var};
+
+use crate::error::{Error, Result};
+use crate::kernel::{BatchRows, DenseTable, RowGroups, Table};
+
+/// The gradient of a table `[V, C]` as one row for each id of a batch, whose ids say which rows of the table they belong to;
+/// ids that repeat stand for the sum. No `[V, C]` tensor is ever made of it.
+///
+/// Made by [`GptInputLayer::row_grads`](crate::GptInputLayer::row_grads), or for any table by [`RowGrad::new`].
+#[derive(Clone, Debug)]
+pub struct RowGrad {
+    var: Var,
+    groups: RowGroups,
+    /// `[n_ids, C]`, contiguous.
+    pub(super) rows: Tensor,
+    /// What the rows are multiplied by.
+    pub(super) scale: f64,
+}
+
+impl RowGrad {
+    /// The gradient `rows` of the rows `ids` of a table.
+    ///
+    /// Ids are sorted here, once; rows that are contiguous are shared, not copied.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor, Var};
+    /// use candle_gpt_input::optim::{AdamW, RowGrad};
+    /// use candle_nn::{Optimizer, ParamsAdamW};
+    ///
+    /// let table = Var::new(&[[1f32], [2.], [3.]], &Device::Cpu)?;
+    /// let ids = Tensor::new(&[2u32, 2], &Device::Cpu)?;
+    /// let rows = Tensor::new(&[[0.5f32], [0.25]], &Device::Cpu)?; // 0.75 for row 2, 0 for the others
+    /// let mut adamw = AdamW::new(vec![table.clone()], ParamsAdamW { lr: 0.5, weight_decay: 0.1, ..Default::default() })?;
+    /// adamw.step_with_rows(&Default::default(), &[RowGrad::new(&table, &ids, &rows)?])?;
+    /// assert_eq!(format!("{:.2?}", table.to_vec2::<f32>()?), "[[0.95], [1.90], [2.35]]"); // every row decays
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Shapes
+    /// - `ids`: `[..]`, `u8`, `u32` or `i64`, any stride, empty allowed
+    /// - `rows`: `[.., C]`, any stride
+    ///
+    /// # Errors
+    /// - [`Error::InvalidTable`] if the variable is no matrix of floating-point numbers
+    /// - [`Error::TokenOutOfRange`] if an id is not below V, [`Error::IdDType`] if the ids are of another type
+    /// - [`Error::ShapeMismatch`] or [`Error::TableMismatch`] if `rows` does not go with the table and the ids
+    pub fn new(var: &Var, ids: &Tensor, rows: &Tensor) -> Result<Self> {
+        let table = DenseTable::from_tensor(var.as_tensor().clone(), Table::Tokens);
+        let checked = table.check(ids)?;
+        Self::checked(&table, var.clone(), rows, ids.dims(), || {
+            Ok(RowGroups::from_ids(&crate::kernel::to_host(checked.tensor(), "input_ids")?, None))
+        })
+    }
+
+    /// The same with ids that are grouped already.
+    pub(crate) fn checked(
+        table: &DenseTable,
+        var: Var,
+        rows: &Tensor,
+        ids_dims: &[usize],
+        groups: impl FnOnce() -> Result<RowGroups>,
+    ) -> Result<Self> {
+        let (_, width) = table.dims()?;
+        if table.outer_dims("the gradient", rows)? != ids_dims {
+            return Err(Error::ShapeMismatch {
+                what: "the gradient",
+                got: rows.shape().clone(),
+                expected: format!("the shape of the ids, {ids_dims:?}, followed by {width}"),
+            });
+        }
+        if !rows.device().same_device(table.device()) {
+            return Err(Error::TableMismatch {
+                left: "the gradient",
+                right: "its table",
+                property: "device",
+                left_value: format!("{:?}", rows.device().location()),
+                right_value: format!("{:?}", table.device().location()),
+            });
+        }
+        let groups = groups()?;
+        let rows = rows.detach().contiguous()?.reshape((groups.n_ids(), width))?;
+        Ok(Self { var, groups, rows, scale: 1.0 })
+    }
+
+    /// The table whose gradient this is.
+    pub fn var(&self) -> &Var {
+        &self.var
+    }
+
+    /// How many rows of the table have a gradient.
+    pub fn n_rows(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The same gradient times `scale`; costs nothing, the next step multiplies.
+    pub fn with_scale(mut self, scale: f64) -> Self {
+        self.scale *= scale;
+        self
+    }
+
+    pub(super) fn batch(&self) -> BatchRows<'_> {
+        BatchRows { groups: &self.groups, rows: &self.rows, scale: self.scale }
+    }
+}
+
+/// An optimizer that takes gradients of rows.
+pub trait RowOptimizer {
+    /// One step of the tables that `rows` are gradients of; other parameters are left alone.
+    ///
+    /// # Errors
+    /// As the optimizer's own steps; nothing is changed then.
+    fn step_rows(&mut self, rows: &[RowGrad]) -> Result<()>;
+}
