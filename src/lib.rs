@@ -12,7 +12,7 @@ pub mod error;
 pub mod init;
 pub mod input_layer;
 mod kernel;
-mod lm_head;
+pub mod lm_head;
 pub mod optim;
 pub mod position;
 pub mod rng;

@@ -69,14 +69,16 @@ pub enum Error {
     /// Token ids, position ids or a mask of a type that is none of `u8`, `u32`, `i64`.
     #[error("{what} must be u8, u32 or i64, not {got:?}: convert with `.to_dtype(DType::U32)`")]
     IdDType {
-        /// Which argument: `input_ids`, `position_ids` or `attention_mask`.
+        /// Which argument: `input_ids`, `position_ids`, `attention_mask`, `target_ids` or `loss_mask`.
         what: &'static str,
         /// The type it has.
         got: DType,
     },
-    /// An attention mask with a value that is neither 0 nor 1.
-    #[error("attention_mask holds {value} at {at:?}: it must be 1 (token) or 0 (padding)")]
+    /// A mask with a value that is neither 0 nor 1.
+    #[error("{what} holds {value} at {at:?}: it must be 1 (token) or 0 (padding)")]
     MaskValue {
+        /// Which mask: `attention_mask` or `loss_mask`.
+        what: &'static str,
         /// The value found.
         value: i64,
         /// Its index in the mask.

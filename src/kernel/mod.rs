@@ -9,6 +9,7 @@ mod cpu;
 mod element;
 mod ids;
 mod in_place;
+mod loss;
 mod ops;
 mod reference;
 mod row_groups;
@@ -25,6 +26,7 @@ use ops::{Gather, GatherAdd, GatherAddInto, PlacesOf};
 
 pub(crate) use adam::AdamStep;
 pub(crate) use ids::{CheckedIds, Table, to_host, unravel};
+pub(crate) use loss::{Counted, CrossEntropy, LossParts, Wanted, attach};
 pub(crate) use reference::add_rows;
 pub(crate) use row_groups::RowGroups;
 pub(crate) use simd::{extend_widened, prefetch};

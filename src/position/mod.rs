@@ -69,7 +69,7 @@ impl Positions {
         }
         let values = to_host(attention_mask, "attention_mask")?;
         if let Some(index) = values.iter().position(|value| !matches!(value, 0 | 1)) {
-            return Err(Error::MaskValue { value: values[index], at: unravel(index, &dims) });
+            return Err(Error::MaskValue { what: "attention_mask", value: values[index], at: unravel(index, &dims) });
         }
         let is_token = values.into_iter().map(|value| value == 1).collect();
         Ok(Self { kind: Kind::Mask { dims, is_token }, n_cached: None })

@@ -1,4 +1,4 @@
-"""Makes the golden files of `tests/gpt2.rs`: small random GPT-2s and what transformers computes with them.
+"""Makes the golden files of `tests/examples/gpt2.rs`: small random GPT-2s and what transformers computes with them.
 
     pip install torch transformers safetensors
     python tests/golden/generate_gpt2.py              # tests/golden/gpt2_*.safetensors

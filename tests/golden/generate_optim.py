@@ -17,13 +17,13 @@ STEPS = 100
 
 
 def numbers(n, seed, dtype=torch.float32):
-    """n multiples of 1/512 between -2 and 2, the same in tests/optim.rs."""
+    """n multiples of 1/512 between -2 and 2, the same in tests/training/optim.rs."""
     i = torch.arange(n, dtype=torch.int64)
     return (((i * 7919 + seed * 104729 + 12345) % 2003 - 1001).double() / 512).to(dtype)
 
 
 def ids(n, seed, n_rows):
-    """n ids, some of them repeated, the same in tests/optim.rs."""
+    """n ids, some of them repeated, the same in tests/training/optim.rs."""
     i = torch.arange(n, dtype=torch.int64)
     return (i * i * 31 + seed * 17 + i // 2) % n_rows
 

@@ -1,9 +1,13 @@
-//! [`TiedLmHead`]: the output head that shares the token table.
+//! [`TiedLmHead`]: the output head that shares the token table, and its loss.
+
+mod loss;
 
 use candle_core::{Module, Tensor};
 
 use crate::embedding::TokenTable;
 use crate::error::Result;
+
+pub use loss::{LossGrads, LossOptions, Reduction};
 
 /// logits = hidden_states · `wte`ᵀ, as GPT-2 ties its output to its input (Press & Wolf 2017, arXiv:1608.05859).
 ///

@@ -1,13 +1,11 @@
 //! The examples as a user runs them: what they print, what they write, how they fail.
 
-mod support;
-
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::support::{assert_bits_eq, example, golden, golden_tensors};
 use candle_core::{DType, Device, Tensor};
-use support::{assert_bits_eq, example, golden, golden_tensors};
 use tempfile::TempDir;
 
 #[track_caller]
@@ -291,7 +289,7 @@ fn without_the_feature_hub_says_how_to_get_the_file() {
 #[cfg(feature = "hub")]
 mod hub {
     use super::*;
-    use support::http::Hub;
+    use crate::support::http::Hub;
 
     fn embed(hub: &Hub, home: &Path) -> Command {
         with_hub("embed", hub, home)
@@ -341,7 +339,7 @@ mod hub {
         let hub = Hub::serve(files("gpt2_sharded"));
         let text = stdout(with_hub("gpt2", &hub, home.path()).args(["--max-new-tokens", "4"]));
         assert!(text.contains("\n4 tokens in "), "{text}");
-        let n_shards = |r: &support::http::Request| r.file.starts_with("model-0");
+        let n_shards = |r: &crate::support::http::Request| r.file.starts_with("model-0");
         let shards: std::collections::BTreeSet<_> =
             hub.requests().into_iter().filter(n_shards).map(|r| r.file).collect();
         assert_eq!(shards.len(), 4, "{shards:?}");

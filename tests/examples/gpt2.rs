@@ -2,21 +2,19 @@
 //!
 //! The goldens are made by `tests/golden/generate_gpt2.py`.
 
-mod support;
-
-#[path = "../examples/gpt2/model.rs"]
+#[path = "../../examples/gpt2/model.rs"]
 mod model;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::{assert_bits_eq, error_text, example, golden, golden_tensors};
 use candle_core::{D, DType, Device, IndexOp, Tensor, Var};
 use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
 use candle_gpt_input::{GptInputConfig, GptInputLayer};
 use candle_nn::{VarBuilder, VarMap};
 use model::{Gpt2, KvCache};
-use support::{assert_bits_eq, error_text, example, golden, golden_tensors};
 use tempfile::TempDir;
 
 /// Sums in f32 in another order than torch's: 1e-5 of the largest is some hundred roundings of it, and far less than any
@@ -417,7 +415,7 @@ fn the_example_refuses_before_it_works() {
 
 #[test]
 fn the_smallest_training_loop_learns() {
-    let source = include_str!("../examples/train_minimal.rs");
+    let source = include_str!("../../examples/train_minimal.rs");
     assert!(source.lines().count() <= 60);
     let text = stdout(&mut example("train_minimal"));
     let losses: Vec<f32> =
@@ -452,7 +450,7 @@ fn adopting_the_layer_changes_no_logit() {
 
 #[test]
 fn the_page_shows_the_difference_that_is_tested() {
-    let page = include_str!("../src/adopting.md");
+    let page = include_str!("../../src/adopting.md");
     let diff = page.split("```diff\n").nth(1).unwrap().split("```").next().unwrap();
     let shown = |sign| diff.lines().filter_map(|line| line.strip_prefix(sign)).collect::<Vec<_>>();
     let lines = |text: &'static str| text.lines().filter(|line| !line.starts_with("//!")).collect::<Vec<_>>();

@@ -1,9 +1,8 @@
 //! The optimizers against torch's, candle's and themselves.
 
-mod support;
-
 use std::collections::HashMap;
 
+use crate::support::{assert_bits_eq, error_text, golden_tensors};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_gpt_input::embedding::{EmbeddingOptions, TokenTable};
@@ -11,7 +10,6 @@ use candle_gpt_input::optim::{AdamW, ParamGroup, RowAdamW, RowGrad, RowOptimizer
 use candle_gpt_input::{GptInputLayer, Result};
 use candle_nn::{Optimizer, ParamsAdamW, VarMap};
 use proptest::prelude::*;
-use support::{assert_bits_eq, error_text, golden_tensors};
 
 const CPU: Device = Device::Cpu;
 const STEPS: usize = 100;
@@ -341,7 +339,7 @@ fn frozen_rows_keep_every_bit() -> Result<()> {
         }
         for row in 0..50 {
             let same = |now: &Tensor, before: &Tensor| -> Result<bool> {
-                Ok(support::bits(&now.get(row)?) == support::bits(&before.get(row)?))
+                Ok(crate::support::bits(&now.get(row)?) == crate::support::bits(&before.get(row)?))
             };
             assert_eq!(same(&table, &free)?, frozen.contains(&row), "row {row}");
             assert_eq!(same(adamw.state(&table).unwrap().1, &state)?, frozen.contains(&row), "state of row {row}");
@@ -423,7 +421,7 @@ fn resuming_gives_the_bits_of_not_having_stopped() -> Result<()> {
         let mut other = AdamW::with_groups([a_and_b, group("never", &[2])], Default::default())?;
         let text = error_text(other.load(&path));
         assert!(text.contains("the state of `a` is") && other.learning_rate() == 1e-3, "{text}");
-        let text = error_text(adamw.load(support::golden("optim.safetensors")));
+        let text = error_text(adamw.load(crate::support::golden("optim.safetensors")));
         assert!(text.ends_with("not the state of an optimizer"), "{text}");
         assert_eq!(adamw.state(&vars[0]).unwrap().0, 12);
     }

@@ -1,0 +1,91 @@
+//! Products of matrices that live in slices, on one thread, by the library that Candle multiplies with (`gemm`).
+//!
+//! Candle's own `matmul` cannot add to what is there; with it the table's gradient would need a second buffer of its
+//! size and one more pass for each chunk.
+
+use gemm::Parallelism;
+
+use super::real::Real;
+
+/// A dense matrix, or its transpose, in a slice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Matrix<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// The first `rows * cols` values of `data`, row by row.
+    pub(super) fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
+        Self { data: &data[..rows * cols], rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    pub(super) fn t(self) -> Self {
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+}
+
+/// What becomes of the values that `out` holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Update {
+    Overwrite,
+    Add,
+}
+
+/// `out = left · right` or `out += left · right`, `out` row by row.
+pub(super) fn matmul<T: Real>(out: &mut [T], update: Update, left: Matrix<'_, T>, right: Matrix<'_, T>) {
+    let (m, n, k) = (left.rows, right.cols, left.cols);
+    assert_eq!(k, right.rows, "inner dimensions");
+    let out = &mut out[..m * n];
+    // SAFETY: `Matrix::new` has cut `data` to rows * cols, and `t` swaps dimensions with their strides, so that every
+    // index `i * row_stride + j * col_stride` below `rows`, `cols` is inside `data`; `out` is cut to m * n above and is
+    // borrowed mutably, so that it overlaps neither operand. `Real` is sealed to f32 and f64, which `gemm` knows.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            update == Update::Add,
+            left.data.as_ptr(),
+            left.col_stride as isize,
+            left.row_stride as isize,
+            right.data.as_ptr(),
+            right.col_stride as isize,
+            right.row_stride as isize,
+            T::ONE,
+            T::ONE,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Matrix, Update, matmul};
+
+    #[test]
+    fn products_by_hand() {
+        let left = [1f32, 2., 3., 4., 5., 6.]; // [2, 3]
+        let right = [1f32, 0., 0., 1., 2., 2.]; // [3, 2]
+        let mut out = [100f32; 4];
+        matmul(&mut out, Update::Overwrite, Matrix::new(&left, 2, 3), Matrix::new(&right, 3, 2));
+        assert_eq!(out, [7., 8., 16., 17.]);
+        matmul(&mut out, Update::Add, Matrix::new(&right, 3, 2).t(), Matrix::new(&left, 2, 3).t());
+        assert_eq!(out, [14., 24., 24., 34.]);
+    }
+
+    #[test]
+    #[should_panic(expected = "range end index 6")]
+    fn a_slice_too_short_is_refused() {
+        Matrix::new(&[0f32; 5], 2, 3);
+    }
+}

@@ -1,0 +1,254 @@
+//! The head's cross-entropy, straight from hidden states.
+
+use candle_core::Tensor;
+
+use super::TiedLmHead;
+use crate::error::{Error, Result};
+use crate::kernel::{Counted, CrossEntropy, LossParts, Wanted, attach, to_host, unravel};
+
+/// What PyTorch ignores by default.
+const IGNORE_INDEX: i64 = -100;
+
+/// How the losses of the targets become one number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reduction {
+    /// Their sum over their number: `reduction="mean"`.
+    #[default]
+    Mean,
+    /// Their sum: `reduction="sum"`. With it the losses of several batches can be divided by one common number.
+    Sum,
+}
+
+/// Which targets count, and how they are put together: the options of `torch.nn.functional.cross_entropy`.
+///
+/// A mask (`&Tensor`, `Option<&Tensor>`) converts into the options that differ from the default by it alone.
+#[derive(Clone, Debug)]
+pub struct LossOptions {
+    mask: Option<Tensor>,
+    ignore_index: i64,
+    reduction: Reduction,
+    chunk_rows: Option<usize>,
+}
+
+impl Default for LossOptions {
+    /// Every target but -100 counts; the mean.
+    fn default() -> Self {
+        Self { mask: None, ignore_index: IGNORE_INDEX, reduction: Reduction::Mean, chunk_rows: None }
+    }
+}
+
+impl LossOptions {
+    /// Only targets at which `mask` is 1 count, the others (0) are not looked at. `u8`, `u32` or `i64`, of the shape of
+    /// the targets.
+    pub fn with_mask(mut self, mask: &Tensor) -> Self {
+        self.mask = Some(mask.clone());
+        self
+    }
+
+    /// The target that does not count, -100 unless said otherwise. It may be a valid id (of padding, say).
+    pub fn with_ignore_index(mut self, ignore_index: i64) -> Self {
+        self.ignore_index = ignore_index;
+        self
+    }
+
+    /// Mean or sum.
+    pub fn with_reduction(mut self, reduction: Reduction) -> Self {
+        self.reduction = reduction;
+        self
+    }
+
+    /// At most so many rows of logits exist at a time (at least 1): `4 * rows * V` bytes in f32. The default keeps them at
+    /// 64 MB. It is worth choosing only where memory is scarcer; it decides the order of summation, and so the last bits.
+    pub fn with_chunk_rows(mut self, chunk_rows: usize) -> Self {
+        self.chunk_rows = Some(chunk_rows);
+        self
+    }
+}
+
+impl From<&LossOptions> for LossOptions {
+    fn from(options: &LossOptions) -> Self {
+        options.clone()
+    }
+}
+
+impl From<&Tensor> for LossOptions {
+    fn from(mask: &Tensor) -> Self {
+        Self::default().with_mask(mask)
+    }
+}
+
+impl From<Option<&Tensor>> for LossOptions {
+    fn from(mask: Option<&Tensor>) -> Self {
+        mask.map_or_else(Self::default, Self::from)
+    }
+}
+
+/// A loss with its gradients, for a training loop that does without Candle's graph here.
+#[derive(Clone, Debug)]
+pub struct LossGrads {
+    /// A scalar without history: f64 for f64 inputs, else f32.
+    pub loss: Tensor,
+    /// With respect to the hidden states: their shape and type.
+    pub hidden_grad: Tensor,
+    /// With respect to the table: `[V, C]` in its type, through the head only. `None` for a table that is not trainable.
+    pub wte_grad: Option<Tensor>,
+    /// How many targets counted.
+    pub n_counted: usize,
+}
+
+impl TiedLmHead {
+    /// Cross-entropy of the next tokens: `cross_entropy(hidden_states · wteᵀ, target_ids)`, without ever holding the
+    /// logits `[.., V]`.
+    ///
+    /// `loss = mean(ln Σ_v exp(h · wte_v) - h · wte_target)` over the targets that count. Rows are taken in chunks, and
+    /// what the gradients need is computed with them (as Liger-Kernel does, arXiv:2410.10989): when a tracked tensor goes
+    /// in, its gradient is ready when this returns, and `backward` only scales it. Inputs that are not tracked cost
+    /// nothing: a frozen table saves a third of the work, and evaluation two thirds. The memory beside the inputs is one
+    /// table-sized buffer for the table's gradient and one of 64 MB; tables in bf16 and f16 are widened block by block,
+    /// so that every sum is made in f32.
+    ///
+    /// The value agrees with PyTorch's to 1e-6 and each gradient to 1e-5 of its largest element; the bits are the same
+    /// for any number of threads. As in PyTorch the mean over no target at all is NaN (the sum 0); the gradients are zero
+    /// then. On devices other than the CPU the same is done in plain Candle operations.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor, Var};
+    /// use candle_gpt_input::TiedLmHead;
+    ///
+    /// let wte = Var::zeros((4, 2), DType::F32, &Device::Cpu)?; // four tokens, all alike
+    /// let hidden_states = Tensor::new(&[[1f32, 0.], [0., 2.]], &Device::Cpu)?;
+    /// let target_ids = Tensor::new(&[3i64, -100], &Device::Cpu)?; // -100 does not count
+    /// let loss = TiedLmHead::new(wte.as_tensor().clone())?.loss(&hidden_states, &target_ids, None)?;
+    /// assert_eq!(loss.to_scalar::<f32>()?, 4f32.ln());
+    /// let grads = loss.backward()?;
+    /// // Each token had a quarter of the probability; the target should have had it all.
+    /// assert_eq!(grads.get(&wte).unwrap().to_vec2::<f32>()?, [[0.25, 0.], [0.25, 0.], [0.25, 0.], [-0.75, 0.]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Shapes
+    /// - `hidden_states`: `[.., C]`, usually `[B, T, C]`, in the type of the table
+    /// - `target_ids`: `[..]`, `u8`, `u32` or `i64`, on the CPU or the table's device (from where they are copied)
+    /// - mask: as `target_ids`
+    /// - returns: a scalar, f64 for f64 inputs, else f32
+    ///
+    /// # Errors
+    /// [`Error::TokenOutOfRange`] for a target that counts and is no row of the table, [`Error::ShapeMismatch`],
+    /// [`Error::TableMismatch`], [`Error::IdDType`] or [`Error::MaskValue`] for tensors that do not go together; all
+    /// before anything is computed.
+    pub fn loss(&self, hidden_states: &Tensor, target_ids: &Tensor, options: impl Into<LossOptions>) -> Result<Tensor> {
+        let wte = self.wte.dense().weight();
+        let wanted = Wanted { hidden: hidden_states.track_op(), table: wte.track_op() };
+        let (flat, parts, _) = self.loss_parts(hidden_states, target_ids, &options.into(), wanted)?;
+        attach(&flat, wte, parts)
+    }
+
+    /// The same [`loss`](Self::loss) with its gradients as they are, not recorded in Candle's graph.
+    ///
+    /// For a training loop that hands gradients to an optimizer itself: `GradStore` would fill one more table with zeros
+    /// and add this gradient to it, two passes over `[V, C]`. Continue into the blocks below with
+    /// `(hidden_states * hidden_grad).sum_all()?.backward()`. The gradient of the table is computed if the table is
+    /// tracked (a `Var`, say).
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Tensor, Var};
+    /// # use candle_gpt_input::TiedLmHead;
+    /// let wte = Var::new(&[[1f32, 0.], [1., 0.]], &Device::Cpu)?;
+    /// let hidden_states = Tensor::new(&[[4f32, 8.]], &Device::Cpu)?;
+    /// let target_ids = Tensor::new(&[1u32], &Device::Cpu)?;
+    /// let found = TiedLmHead::new(wte.as_tensor().clone())?.loss_and_grads(&hidden_states, &target_ids, None)?;
+    /// assert_eq!(found.loss.to_scalar::<f32>()?, 2f32.ln());
+    /// assert_eq!(found.hidden_grad.to_vec2::<f32>()?, [[0., 0.]]);
+    /// assert_eq!(found.wte_grad.unwrap().to_vec2::<f32>()?, [[2., 4.], [-2., -4.]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Shapes
+    /// As [`loss`](Self::loss).
+    ///
+    /// # Errors
+    /// As [`loss`](Self::loss).
+    pub fn loss_and_grads(
+        &self,
+        hidden_states: &Tensor,
+        target_ids: &Tensor,
+        options: impl Into<LossOptions>,
+    ) -> Result<LossGrads> {
+        let wanted = Wanted { hidden: true, table: self.wte.dense().weight().track_op() };
+        let (flat, parts, n_counted) = self.loss_parts(hidden_states, target_ids, &options.into(), wanted)?;
+        let dtype = flat.dtype();
+        let hidden_grad = match parts.hidden_grad {
+            Some(grad) => grad.to_dtype(dtype)?.reshape(hidden_states.shape())?,
+            None => hidden_states.zeros_like()?,
+        };
+        let wte_grad = parts.table_grad.map(|grad| grad.to_dtype(dtype)).transpose()?;
+        Ok(LossGrads { loss: parts.loss, hidden_grad, wte_grad, n_counted })
+    }
+
+    /// The hidden states as `[N, C]`, what was computed from them, and how many targets counted.
+    fn loss_parts(
+        &self,
+        hidden_states: &Tensor,
+        target_ids: &Tensor,
+        options: &LossOptions,
+        wanted: Wanted,
+    ) -> Result<(Tensor, LossParts, usize)> {
+        let table = self.wte.dense();
+        let (vocab_size, n_embd) = table.dims()?;
+        let outer = table.outer_dims("hidden_states", hidden_states)?;
+        if !hidden_states.device().same_device(table.device()) {
+            return Err(Error::TableMismatch {
+                left: "hidden_states",
+                right: "wte",
+                property: "device",
+                left_value: format!("{:?}", hidden_states.device().location()),
+                right_value: format!("{:?}", table.device().location()),
+            });
+        }
+        expect_dims("target_ids", target_ids, outer)?;
+        let counted = counted(target_ids, options, vocab_size)?;
+        let scale = match options.reduction {
+            Reduction::Mean => 1.0 / counted.len() as f64,
+            Reduction::Sum => 1.0,
+        };
+        let flat = hidden_states.reshape((outer.iter().product::<usize>(), n_embd))?;
+        let parts = CrossEntropy::new(&flat, table.weight(), &counted, scale, options.chunk_rows)?.run(wanted)?;
+        Ok((flat, parts, counted.len()))
+    }
+}
+
+fn expect_dims(what: &'static str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
+    match tensor.dims() == dims {
+        true => Ok(()),
+        false => Err(Error::ShapeMismatch {
+            what,
+            got: tensor.shape().clone(),
+            expected: format!("{dims:?}, one for each of the hidden_states"),
+        }),
+    }
+}
+
+/// The rows that count with their targets, in order.
+fn counted(target_ids: &Tensor, options: &LossOptions, vocab_size: usize) -> Result<Vec<Counted>> {
+    let targets = to_host(target_ids, "target_ids")?;
+    let mask = options.mask.as_ref().map(|mask| loss_mask(mask, target_ids)).transpose()?;
+    let counts = |row: usize, target: i64| target != options.ignore_index && mask.as_ref().is_none_or(|mask| mask[row]);
+    let rows = targets.into_iter().enumerate().filter(|&(row, target)| counts(row, target));
+    rows.map(|(row, id)| match usize::try_from(id) {
+        Ok(target) if target < vocab_size => Ok(Counted { row, target }),
+        _ => Err(Error::TokenOutOfRange { id, at: unravel(row, target_ids.dims()), vocab_size }),
+    })
+    .collect()
+}
+
+fn loss_mask(mask: &Tensor, target_ids: &Tensor) -> Result<Vec<bool>> {
+    expect_dims("loss_mask", mask, target_ids.dims())?;
+    let values = to_host(mask, "loss_mask")?.into_iter().enumerate();
+    values
+        .map(|(row, value)| match value {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Error::MaskValue { what: "loss_mask", value, at: unravel(row, mask.dims()) }),
+        })
+        .collect()
+}

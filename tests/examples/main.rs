@@ -1,0 +1,6 @@
+//! The examples as programs, and the GPT-2 among them as a model.
+
+mod gpt2;
+mod programs;
+#[path = "../support/mod.rs"]
+mod support;
