@@ -71,7 +71,7 @@ pub(super) fn grad_sum_of_squares(param: &Tensor, gradient: Gradient) -> Result<
 }
 
 /// The whole gradient, in the type of the parameter.
-fn materialized(param: &Tensor, gradient: Gradient) -> Result<Tensor> {
+pub(super) fn materialized(param: &Tensor, gradient: Gradient) -> Result<Tensor> {
     let dense = match gradient.dense {
         Some(dense) => dense.detach(),
         None => Tensor::zeros(param.shape(), param.dtype(), param.device())?,

@@ -17,6 +17,8 @@ use super::simd;
 const PARALLEL_BYTES: usize = 1 << 18;
 /// From this many bytes of output on the caches would keep nothing of use: stores go past them.
 const STREAM_BYTES: usize = 1 << 23;
+/// Rows are asked from memory so many bytes before they are needed: what a core has under way at a time.
+const BYTES_AHEAD: usize = 6 << 10;
 /// Tasks for each thread, so that a slow one is caught up with.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -45,6 +47,11 @@ impl<'a, E> Rows<'a, E> {
     fn get(&self, row: usize) -> Result<&'a [E], Outside> {
         let start = row.checked_mul(self.width).ok_or(Outside)?;
         self.values.get(start..).and_then(|rest| rest.get(..self.width)).ok_or(Outside)
+    }
+
+    /// How many rows ahead the memory is asked.
+    fn n_ahead(&self) -> usize {
+        (BYTES_AHEAD / (self.width * size_of::<E>()).max(1)).clamp(1, 64)
     }
 
     #[inline(always)]
@@ -125,9 +132,10 @@ fn in_parallel(
 pub(super) fn gather<I: Id, E: Element>(out: &mut [MaybeUninit<E>], ids: &[I], table: Rows<E>) -> Result<(), Outside> {
     let n_bytes = size_of_val(out);
     let out = Out::new(out, table.width);
+    let n_ahead = table.n_ahead();
     in_parallel(ids.len(), n_bytes, |range| {
         for n in range.clone() {
-            if let Some(next) = ids.get(n + 1) {
+            if let Some(next) = ids.get(n + n_ahead) {
                 table.prefetch(next.row());
             }
             // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
@@ -149,19 +157,22 @@ pub(super) fn gather_add<I: Id, P: Id, E: Element, O: Element<Wide = E::Wide>>(
 ) -> Result<(), Outside> {
     let n_bytes = size_of_val(out);
     let out = Out::new(out, wte.width);
+    let n_ahead = wte.n_ahead();
     match places {
         // Positions outermost: a row of `wpe` is read once and stays in the first-level cache for the whole batch.
         Places::Counted { start, t } => {
             let batch = ids.len().checked_div(t).unwrap_or(0);
             in_parallel(t, n_bytes, |range| {
+                // The rows `n_ahead` steps further on, in the same order.
+                let mut ahead =
+                    (range.start..t).flat_map(|column| (0..batch).map(move |row| row * t + column)).skip(n_ahead);
                 for column in range {
                     let position = wpe.get(start + column)?;
                     for row in 0..batch {
-                        let n = row * t + column;
-                        let next = if row + 1 < batch { n + t } else { column + 1 };
-                        if let Some(next) = ids.get(next) {
-                            wte.prefetch(next.row());
+                        if let Some(next) = ahead.next() {
+                            wte.prefetch(ids[next].row());
                         }
+                        let n = row * t + column;
                         // SAFETY: `n % t` is `column`, and the tasks' ranges of columns do not overlap.
                         let to = unsafe { out.row(n) };
                         simd::add(to, wte.get(ids[n].row())?, position, out.stream);
@@ -173,7 +184,7 @@ pub(super) fn gather_add<I: Id, P: Id, E: Element, O: Element<Wide = E::Wide>>(
         }
         Places::Given(places) => in_parallel(ids.len(), n_bytes, |range| {
             for n in range {
-                if let Some(next) = ids.get(n + 1) {
+                if let Some(next) = ids.get(n + n_ahead) {
                     wte.prefetch(next.row());
                 }
                 let position = places.get(n).ok_or(Outside)?.row();

@@ -3,6 +3,7 @@
 //! Half types are converted with integer arithmetic that the compiler vectorises, bit for bit as the `half` crate does it
 //! (the payload of a NaN excepted).
 
+use std::any::TypeId;
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
 
 use candle_core::{CpuStorage, WithDType};
@@ -53,6 +54,11 @@ pub(crate) trait Element: WithDType {
     type Wide: Real;
     fn widen(self) -> Self::Wide;
     fn narrow(wide: Self::Wide) -> Self;
+    /// As `narrow`, for a sum of two numbers of `E`.
+    #[inline(always)]
+    fn narrow_sum<E: Element<Wide = Self::Wide>>(wide: Self::Wide) -> Self {
+        Self::narrow(wide)
+    }
     /// All of a storage, if it holds this type.
     fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
@@ -99,6 +105,15 @@ impl Element for bf16 {
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
         let nan = (bits >> 16) | 0x40; // quiet, and never rounded into an infinity
         Self::from_bits(if wide.is_nan() { nan } else { rounded } as u16)
+    }
+    #[inline(always)]
+    fn narrow_sum<E: Element<Wide = f32>>(wide: f32) -> Self {
+        if TypeId::of::<E>() != TypeId::of::<Self>() {
+            return Self::narrow(wide);
+        }
+        // A NaN among two bf16 leaves the low half of the sum at zero: it cannot be rounded into anything else.
+        let bits = wide.to_bits();
+        Self::from_bits(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) as u16)
     }
     fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         if let CpuStorage::BF16(values) = storage { Some(values) } else { None }

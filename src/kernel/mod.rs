@@ -31,7 +31,7 @@ pub(crate) use reference::add_rows;
 pub(crate) use row_groups::RowGroups;
 pub(crate) use simd::{extend_widened, prefetch};
 pub(crate) use table::DenseTable;
-pub(crate) use update::{BatchRows, Gradient, Moments, adamw, grad_sum_of_squares, row_adam};
+pub(crate) use update::{BatchRows, Gradient, Moments, adamw, dense_gradient, grad_sum_of_squares, row_adam};
 
 /// Where ids `[.., T]` stand, known to be inside the position table.
 #[derive(Clone, Debug)]

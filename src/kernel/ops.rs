@@ -351,7 +351,7 @@ fn summed<E: Element>(
 }
 
 /// `n` zeros that the system provides: no page of them is touched before it is used.
-fn zeros<E: Element>(n: usize) -> Vec<E> {
+pub(super) fn zeros<E: Element>(n: usize) -> Vec<E> {
     let Ok(layout) = std::alloc::Layout::array::<E>(n) else { return vec![E::zero(); n] };
     if layout.size() == 0 {
         return Vec::new();

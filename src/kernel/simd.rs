@@ -19,7 +19,7 @@ pub(super) fn add<E: Element, O: Element<Wide = E::Wide>>(
     right: &[E],
     stream: bool,
 ) {
-    map(to, left, right, stream, |left, right| O::narrow(left.widen() + right.widen()));
+    map(to, left, right, stream, |left, right| O::narrow_sum::<E>(left.widen() + right.widen()));
 }
 
 #[inline(always)]
@@ -133,34 +133,48 @@ mod x86 {
         stream: bool,
         combine: impl Fn(E, E) -> O + Copy,
     ) {
-        let head = to.as_ptr().align_offset(32);
-        let per_block = BLOCK / size_of::<O>();
-        if !stream || to.len() < head + per_block {
+        // Only whole cache lines are streamed: a line that is stored to both ways costs as much as dozens of others.
+        let head = to.as_ptr().align_offset(CACHE_LINE);
+        if !stream || to.len() < head {
             return super::map_in_cache(to, left, right, combine);
         }
         let (to_head, to) = to.split_at_mut(head);
         super::map_in_cache(to_head, left, right, combine);
         let (left, right) = (&left[head..], &right[head..]);
+        let n_streamed = stream_blocks::<E, O, BLOCK>(to, left, right, combine);
+        let (to, left, right) = (&mut to[n_streamed..], &left[n_streamed..], &right[n_streamed..]);
+        let n_streamed = stream_blocks::<E, O, CACHE_LINE>(to, left, right, combine);
+        super::map_in_cache(&mut to[n_streamed..], &left[n_streamed..], &right[n_streamed..], combine);
+    }
+
+    /// Streams whole blocks of `N` bytes, at most `BLOCK`, to memory that begins with a cache line; how many numbers.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn stream_blocks<E: Element, O: Element, const N: usize>(
+        to: &mut [MaybeUninit<O>],
+        left: &[E],
+        right: &[E],
+        combine: impl Fn(E, E) -> O + Copy,
+    ) -> usize {
+        let per_block = N / size_of::<O>();
         let mut block = Block([0; BLOCK]);
-        let mut blocks = to.chunks_exact_mut(per_block);
-        for (i, to) in blocks.by_ref().enumerate() {
+        let n_blocks = to.len() / per_block;
+        for (i, to) in to.chunks_exact_mut(per_block).enumerate() {
             let at = i * per_block..(i + 1) * per_block;
             // SAFETY: the block has room for `per_block` numbers of any type of element, and is aligned for them; every
             // bit pattern is allowed in a `MaybeUninit`.
             let numbers = unsafe { std::slice::from_raw_parts_mut(block.0.as_mut_ptr().cast(), per_block) };
             super::map_in_cache::<E, O>(numbers, &left[at.clone()], &right[at], combine);
-            for vector in 0..BLOCK / VECTOR {
-                // SAFETY: both addresses are inside their blocks of `BLOCK` bytes, and aligned: the block by its type, the
-                // output because `head` made its start so and a block is a whole number of vectors.
+            for vector in 0..N / VECTOR {
+                // SAFETY: both addresses are inside their blocks of `N` bytes, and aligned: the block by its type, the output
+                // because it begins with a cache line and a block is a whole number of vectors.
                 unsafe {
                     let from = block.0.as_ptr().cast::<__m256i>().add(vector);
                     _mm256_stream_si256(to.as_mut_ptr().cast::<__m256i>().add(vector), _mm256_load_si256(from));
                 }
             }
         }
-        let rest = blocks.into_remainder();
-        let done = left.len() - rest.len();
-        super::map_in_cache(rest, &left[done..], &right[done..], combine);
+        n_blocks * per_block
     }
 
     #[target_feature(enable = "avx2")]

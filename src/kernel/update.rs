@@ -10,7 +10,7 @@ use super::RowGroups;
 use super::adam::{AdamStep, AdamWRule, RowRule, Rule, Run, sum_of_squares};
 use super::element::{Element, Real};
 use super::in_place::write_in_place;
-use super::ops::{inside_mut, slice};
+use super::ops::{inside_mut, slice, zeros};
 use super::{adam_reference, simd};
 
 /// A parameter and its state, three tensors of one shape, type and device; the state shares memory with nothing else.
@@ -85,6 +85,46 @@ pub(crate) fn grad_sum_of_squares(param: &Tensor, gradient: Gradient) -> Result<
         DType::BF16 => sum_of_squares_cpu::<bf16>(param, gradient),
         DType::F16 => sum_of_squares_cpu::<f16>(param, gradient),
         dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "gradient norm").bt()),
+    }
+}
+
+/// The gradient of all of `param` `[V, C]`, zeros included.
+pub(crate) fn dense_gradient(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
+    if !param.device().is_cpu() {
+        return adam_reference::materialized(param, Gradient { dense: None, rows: Some(batch), frozen: &[] });
+    }
+    match param.dtype() {
+        DType::F32 => dense_gradient_cpu::<f32>(param, batch),
+        DType::F64 => dense_gradient_cpu::<f64>(param, batch),
+        DType::BF16 => dense_gradient_cpu::<bf16>(param, batch),
+        DType::F16 => dense_gradient_cpu::<f16>(param, batch),
+        dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "gradient").bt()),
+    }
+}
+
+fn dense_gradient_cpu<E: Element>(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
+    let (storage, layout) = batch.rows.storage_and_layout();
+    let rows = SliceRows::new(batch, slice::<E>(on_host(&storage)?, layout)?);
+    let mut dense = zeros::<E>(param.elem_count());
+    fill_rows(rows, 0..batch.groups.len(), 0, &mut dense, row_width(param));
+    Tensor::from_vec(dense, param.shape(), param.device())
+}
+
+/// Writes the sums of `groups` into the part of a table that begins at row `first`; halves go to other threads.
+fn fill_rows<E: Element>(batch: SliceRows<E>, groups: Range<usize>, first: usize, part: &mut [E], width: usize) {
+    if let Some(cut) = batch.groups.halve(&groups, TASK_ELEMENTS / width) {
+        let row = batch.groups.row(cut);
+        let (part, rest) = part.split_at_mut((row - first) * width);
+        rayon::join(
+            || fill_rows(batch, groups.start..cut, first, part, width),
+            || fill_rows(batch, cut..groups.end, row, rest, width),
+        );
+        return;
+    }
+    let mut summed = RowSum::new();
+    for group in groups {
+        let at = (batch.groups.row(group) - first) * width;
+        part[at..at + width].copy_from_slice(summed.sum(batch, group, width, None));
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{Tensor, Var};
 
 use crate::error::{Error, Result};
-use crate::kernel::{BatchRows, DenseTable, RowGroups, Table};
+use crate::kernel::{BatchRows, DenseTable, RowGroups, Table, dense_gradient};
 
 /// The gradient of a table `[V, C]` as one row for each id of a batch, whose ids say which rows of the table they belong to;
 /// ids that repeat stand for the sum. No `[V, C]` tensor is ever made of it.
@@ -98,6 +98,24 @@ impl RowGrad {
     pub fn with_scale(mut self, scale: f64) -> Self {
         self.scale *= scale;
         self
+    }
+
+    /// The same as a whole table `[V, C]`, zeros where no id points: one buffer of that size, in which only the batch's rows
+    /// are written. For an optimizer that knows no rows; `GradStore::insert` takes it.
+    ///
+    /// ```
+    /// # use candle_core::{Device, Tensor, Var};
+    /// # use candle_gpt_input::optim::RowGrad;
+    /// let table = Var::new(&[[1f32], [2.], [3.]], &Device::Cpu)?;
+    /// let (ids, rows) = (Tensor::new(&[2u32, 2], &Device::Cpu)?, Tensor::new(&[[0.5f32], [0.25]], &Device::Cpu)?);
+    /// assert_eq!(RowGrad::new(&table, &ids, &rows)?.to_dense()?.to_vec2::<f32>()?, [[0.], [0.], [0.75]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of Candle's operations, on devices other than the CPU.
+    pub fn to_dense(&self) -> Result<Tensor> {
+        Ok(dense_gradient(&self.var, self.batch())?)
     }
 
     pub(super) fn batch(&self) -> BatchRows<'_> {

@@ -1,0 +1,350 @@
+//! What is timed: the inputs, and each contender's way through a case.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::rc::Rc;
+use std::str::FromStr;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use candle_core::{DType, Device, Tensor, Var};
+use candle_gpt_input::GptInputLayer;
+use candle_gpt_input::init::Init;
+use candle_gpt_input::optim::{AdamW, RowAdamW, RowGrad};
+use candle_gpt_input::rng::Generator;
+use candle_nn::{Embedding, Module, Optimizer, ParamsAdamW, VarMap};
+use rayon::prelude::*;
+
+/// One row of the table, but for the shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Case {
+    Forward,
+    ForwardInto,
+    Backward,
+    StepDense,
+    StepRows,
+    StepTied,
+}
+
+impl Case {
+    pub const ALL: [Self; 6] =
+        [Self::Forward, Self::ForwardInto, Self::Backward, Self::StepDense, Self::StepRows, Self::StepTied];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::ForwardInto => "forward_into",
+            Self::Backward => "backward",
+            Self::StepDense => "step_dense",
+            Self::StepRows => "step_rows",
+            Self::StepTied => "step_tied",
+        }
+    }
+
+    /// Whether Candle and PyTorch take less than a minute, and a common machine has the memory.
+    pub fn is_short(self, shape: &Shape) -> bool {
+        let n_logits = shape.n_tokens() * shape.vocab_size;
+        match self {
+            Self::Forward | Self::ForwardInto => true,
+            Self::Backward | Self::StepDense | Self::StepRows => shape.dtype == DType::F32,
+            Self::StepTied => shape.dtype == DType::F32 && n_logits * shape.n_embd < 100 << 30,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub batch: usize,
+    pub length: usize,
+    pub n_embd: usize,
+    pub vocab_size: usize,
+    pub dtype: DType,
+}
+
+impl Shape {
+    pub fn n_tokens(&self) -> usize {
+        self.batch * self.length
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}x{}{}", self.batch, self.length, self.n_embd, super::dtype_suffix(self.dtype))
+    }
+}
+
+impl FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (sizes, dtype) = text.split_once(':').unwrap_or((text, "f32"));
+        let sizes: Vec<usize> =
+            sizes.split('x').filter_map(|size| size.parse().ok()).filter(|&size| size > 0).collect();
+        let [batch, length, n_embd] = sizes[..] else { return Err("use BxTxC or BxTxC:bf16".to_string()) };
+        Ok(Self { batch, length, n_embd, vocab_size: 0, dtype: super::cli::parse_dtype(dtype)? })
+    }
+}
+
+/// Learning rate and decay of all steps; PyTorch's defaults otherwise.
+pub const ADAMW: ParamsAdamW = ParamsAdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+
+/// The numbers that every contender is given, PyTorch too: both draw them from seed 123, in this order.
+pub struct Inputs {
+    pub shape: Shape,
+    pub wte: Tensor,
+    pub wpe: Tensor,
+    pub ids: Tensor,
+    pub targets: Tensor,
+    pub grad: Tensor,
+    pub hidden: Tensor,
+}
+
+impl Inputs {
+    pub fn new(shape: &Shape, device: &Device) -> Result<Self> {
+        let &Shape { batch, length, n_embd, vocab_size, dtype } = shape;
+        let generator = Generator::manual_seed(123);
+        let table = |n_rows, std| Init::Gpt2 { std }.wte(n_rows, n_embd, &generator, dtype, device);
+        let states = |std| Ok::<_, anyhow::Error>(table(batch * length, std)?.reshape((batch, length, n_embd))?);
+        let ids = || {
+            let ids = generator.randint(0, vocab_size as i64, batch * length)?;
+            Ok::<_, anyhow::Error>(Tensor::from_vec(ids, (batch, length), device)?.to_dtype(DType::U32)?)
+        };
+        let (wte, wpe) = (table(vocab_size, 0.02)?, table(length, 0.02)?);
+        let (ids, targets) = (ids()?, ids()?);
+        Ok(Self { shape: shape.clone(), wte, wpe, ids, targets, grad: states(1.0)?, hidden: states(1.0)? })
+    }
+}
+
+/// One that can be timed.
+pub struct Contender {
+    pub name: &'static str,
+    /// Does the case once; returns the seconds of the part that counts, `None` if that is all of it.
+    pub run: Box<dyn FnMut() -> Result<Option<f64>>>,
+    /// What the first time gave: hidden states, gradients or tables.
+    pub results: Box<dyn Fn() -> Result<Vec<Tensor>>>,
+}
+
+pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
+    let mut all = vec![ours(case, inputs)?, candle(case, inputs)?];
+    if inputs.ids.device().is_cpu() && case != Case::StepTied {
+        all.push(copy(case, inputs)?);
+    }
+    Ok(all)
+}
+
+/// A contender whose results are what `run` gives the first time.
+fn contender(
+    name: &'static str,
+    mut step: impl FnMut() -> Result<(Option<f64>, Vec<Tensor>)> + 'static,
+) -> Result<Contender> {
+    let (_, first) = step()?;
+    let first = first.iter().map(Tensor::copy).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(Contender { name, run: Box::new(move || Ok(step()?.0)), results: Box::new(move || Ok(first.clone())) })
+}
+
+pub fn ours(case: Case, inputs: &Inputs) -> Result<Contender> {
+    let layer = GptInputLayer::new(inputs.wte.clone(), inputs.wpe.clone())?;
+    let (ids, grad) = (inputs.ids.clone(), inputs.grad.clone());
+    if case == Case::Forward {
+        return contender("ours", move || Ok((None, vec![layer.forward(&ids)?])));
+    }
+    if case == Case::ForwardInto {
+        let buffer = inputs.grad.zeros_like()?;
+        return contender("ours", move || {
+            layer.forward_into(&ids, 0, &buffer)?;
+            Ok((None, vec![buffer.clone()]))
+        });
+    }
+    let layer = layer.trainable(&VarMap::new(), "")?;
+    let vars = layer.vars();
+    let tables: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    match case {
+        Case::Forward | Case::ForwardInto => anyhow::bail!("done above"),
+        Case::Backward => contender("ours", move || {
+            std::hint::black_box(layer.forward_leaf(&ids)?);
+            let start = Instant::now();
+            let grads = layer.row_grads(&ids, 0, &grad)?.iter().map(RowGrad::to_dense).collect::<Result<_, _>>()?;
+            Ok((Some(start.elapsed().as_secs_f64()), grads))
+        }),
+        Case::StepDense => {
+            let mut adamw = AdamW::new(vars, ADAMW)?;
+            contender("ours", move || {
+                std::hint::black_box(layer.forward_leaf(&ids)?);
+                layer.backward_step(&ids, 0, &grad, &mut adamw)?;
+                Ok((None, tables.clone()))
+            })
+        }
+        Case::StepRows => {
+            let mut adam = RowAdamW::new(vars, ADAMW.lr)?;
+            contender("ours", move || {
+                std::hint::black_box(layer.forward_leaf(&ids)?);
+                layer.backward_step(&ids, 0, &grad, &mut adam)?;
+                Ok((None, tables.clone()))
+            })
+        }
+        Case::StepTied => {
+            let mut adamw = AdamW::new(vars, ADAMW)?;
+            let head = layer.lm_head()?;
+            let (hidden, targets) = (inputs.hidden.clone(), inputs.targets.clone());
+            contender("ours", move || {
+                std::hint::black_box(layer.forward_leaf(&ids)?);
+                let found = head.loss_and_grads(&hidden, &targets, None)?;
+                let mut grads = found.loss.backward()?; // none yet: the loss has no history
+                found.wte_grad.map(|grad| grads.insert(&tables[0], grad));
+                adamw.step_with_rows(&grads, &layer.row_grads(&ids, 0, &grad)?)?;
+                Ok((None, vec![found.loss.reshape((1, 1))?, found.hidden_grad]))
+            })
+        }
+    }
+}
+
+/// As everyone writes it in Candle.
+pub fn candle(case: Case, inputs: &Inputs) -> Result<Contender> {
+    let Shape { length, n_embd, .. } = inputs.shape;
+    let (ids, grad) = (inputs.ids.clone(), inputs.grad.clone());
+    let embed = move |wte: &Tensor, wpe: &Tensor| -> Result<Tensor> {
+        let positions = Tensor::arange(0, length as u32, wte.device())?;
+        let tokens = Embedding::new(wte.clone(), n_embd).forward(&ids)?;
+        Ok(tokens.broadcast_add(&Embedding::new(wpe.clone(), n_embd).forward(&positions)?)?)
+    };
+    if matches!(case, Case::Forward | Case::ForwardInto) {
+        let (wte, wpe) = (inputs.wte.clone(), inputs.wpe.clone());
+        return contender("candle", move || Ok((None, vec![embed(&wte, &wpe)?])));
+    }
+    let (wte, wpe) = (Var::from_tensor(&inputs.wte.copy()?)?, Var::from_tensor(&inputs.wpe.copy()?)?);
+    let tables = vec![wte.as_tensor().clone(), wpe.as_tensor().clone()];
+    let mut adamw = candle_nn::AdamW::new(vec![wte, wpe], ADAMW)?;
+    match case {
+        Case::Forward | Case::ForwardInto => anyhow::bail!("done above"),
+        Case::Backward => contender("candle", move || {
+            let x = embed(&tables[0], &tables[1])?;
+            let start = Instant::now();
+            let mut grads = (x * &grad)?.sum_all()?.backward()?;
+            let seconds = start.elapsed().as_secs_f64();
+            Ok((Some(seconds), tables.iter().filter_map(|table| grads.remove(table)).collect()))
+        }),
+        // Candle knows no gradient of rows: its step is the dense one, whose result is another.
+        Case::StepDense | Case::StepRows => {
+            let is_dense = case == Case::StepDense;
+            contender("candle", move || {
+                let loss = (embed(&tables[0], &tables[1])? * &grad)?.sum_all()?;
+                adamw.backward_step(&loss)?;
+                Ok((None, if is_dense { tables.clone() } else { Vec::new() }))
+            })
+        }
+        Case::StepTied => {
+            let hidden = Var::from_tensor(&inputs.hidden)?;
+            let targets = inputs.targets.flatten_all()?;
+            contender("candle", move || {
+                let x = embed(&tables[0], &tables[1])?;
+                let logits = hidden.flatten_to(1)?.matmul(&tables[0].t()?)?;
+                let loss = candle_nn::loss::cross_entropy(&logits, &targets)?;
+                let mut grads = (&loss + (x * &grad)?.sum_all()?)?.backward()?;
+                adamw.step(&grads)?;
+                let hidden_grad = grads.remove(&hidden).into_iter().collect::<Vec<_>>();
+                Ok((None, [vec![loss.reshape((1, 1))?], hidden_grad].concat()))
+            })
+        }
+    }
+}
+
+/// Copies half as many bytes as the case must read and write, each once, on all cores.
+fn copy(case: Case, inputs: &Inputs) -> Result<Contender> {
+    let Shape { length, n_embd, vocab_size, dtype, .. } = inputs.shape;
+    let row = n_embd * dtype.size_in_bytes();
+    let n_tokens = inputs.shape.n_tokens();
+    let n_rows = match case {
+        Case::Forward | Case::ForwardInto => n_tokens,
+        // The gradient read, both tables' gradients written.
+        Case::Backward => (n_tokens + vocab_size + length) / 2,
+        // Rows read and written; their gradient read; parameter and both moments read and written.
+        Case::StepDense => n_tokens + n_tokens / 2 + 3 * (vocab_size + length),
+        _ => {
+            let mut touched = inputs.ids.flatten_all()?.to_vec1::<u32>()?;
+            touched.sort_unstable();
+            touched.dedup();
+            n_tokens + n_tokens / 2 + 3 * (touched.len() + length)
+        }
+    };
+    let words = n_rows * row / size_of::<u32>();
+    let from = vec![1u32; words];
+    let fresh = case == Case::Forward;
+    let to = Rc::new(RefCell::new(Vec::<u32>::with_capacity(words)));
+    contender("copy", move || {
+        if fresh {
+            let mut to = Vec::with_capacity(words);
+            copy_words(&mut to, &from);
+            std::hint::black_box(&to);
+        } else {
+            copy_words(&mut to.borrow_mut(), &from);
+            std::hint::black_box(&to);
+        }
+        Ok((None, Vec::new()))
+    })
+}
+
+/// Into the room that `to` has; on one core where a second one would cost more than it brings.
+fn copy_words(to: &mut Vec<u32>, from: &[u32]) {
+    let to = &mut to.spare_capacity_mut()[..from.len()];
+    let each = if from.len() < 1 << 14 { from.len() } else { from.len().div_ceil(rayon::current_num_threads()) };
+    let copy = |(to, from): (&mut [MaybeUninit<u32>], &[u32])| {
+        for (to, from) in to.iter_mut().zip(from) {
+            to.write(*from);
+        }
+    };
+    match each < from.len() {
+        true => to.par_chunks_mut(each).zip(from.par_chunks(each)).for_each(copy),
+        false => copy((to, from)),
+    }
+}
+
+/// The same numbers: bit for bit in half types (one pass), else to what another order of summation explains.
+pub fn agree(ours: &Tensor, theirs: &Tensor, dtype: DType) -> Result<()> {
+    ensure!(ours.dims() == theirs.dims(), "shapes {:?} and {:?}", ours.dims(), theirs.dims());
+    let numbers = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+    near(&numbers(ours)?, &numbers(theirs)?, dtype)
+}
+
+fn near(ours: &[f32], theirs: &[f32], dtype: DType) -> Result<()> {
+    // A rounding of the half type where the arithmetic has several, 1e-5 of the largest elsewhere.
+    let bound = if dtype == DType::F32 { 1e-5 } else { 1.0 / 128.0 };
+    let largest = theirs.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+    let apart = ours.iter().zip(theirs).map(|(x, y)| (x - y).abs()).fold(0f32, f32::max);
+    let finite = ours.iter().chain(theirs).all(|x| x.is_finite());
+    ensure!(finite && apart <= bound * largest, "{apart} apart, of {largest} at most");
+    Ok(())
+}
+
+/// How many numbers of a result PyTorch is asked for.
+const N_SAMPLES: usize = 256;
+
+/// Numbers of each result that PyTorch gives too: of a table, those of rows in the batch.
+pub fn compare_with_torch(ours: &Contender, inputs: &Inputs, theirs: &[Vec<f32>]) -> Result<()> {
+    let results = (ours.results)()?;
+    ensure!(results.len() == theirs.len(), "{} results and {} of torch", results.len(), theirs.len());
+    let n_tokens = inputs.shape.n_tokens();
+    let ids = inputs.ids.flatten_all()?.to_vec1::<u32>()?;
+    for (index, (tensor, theirs)) in results.iter().zip(theirs).enumerate() {
+        let rows: Vec<u32> = (0..N_SAMPLES.min(n_tokens))
+            .map(|k| {
+                let at = k * 7919 % n_tokens;
+                match (tensor.dim(0), tensor.rank()) {
+                    (Ok(n), 2) if n == inputs.shape.vocab_size && index == 0 => ids[at],
+                    (Ok(n), 2) => (at % n) as u32,
+                    _ => at as u32,
+                }
+            })
+            .collect();
+        let n_rows = rows.len();
+        let rows = Tensor::from_vec(rows, n_rows, tensor.device())?;
+        let flat = tensor.flatten_to(tensor.rank() - 2)?.index_select(&rows, 0)?.to_dtype(DType::F32)?;
+        let values = flat.to_vec2::<f32>()?;
+        let ours: Vec<f32> = values.iter().enumerate().map(|(k, row)| row[k * 31 % row.len()]).collect();
+        ensure!(ours.len() == theirs.len(), "{} numbers and {} of torch", ours.len(), theirs.len());
+        near(&ours, theirs, inputs.shape.dtype)
+            .map_err(|error| error.context(format!("result {index}: ours and torch")))?;
+    }
+    Ok(())
+}

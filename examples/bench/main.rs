@@ -1,0 +1,285 @@
+//! Times the layer beside Candle's own operations, a plain copy of the same bytes and, with `--torch`, PyTorch.
+//!
+//! Every contender computes from the same seeded numbers, and the results are compared before anything is timed. Then the
+//! contenders take turns; a time is the median of the rounds.
+
+mod cases;
+mod memory;
+mod scaling;
+mod torch;
+
+#[path = "../cli/mod.rs"]
+mod cli;
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device};
+use candle_gpt_input::DeviceSpec;
+use clap::Parser;
+use serde_json::{Value, json};
+
+use cases::{Case, Contender, Inputs, Shape};
+use torch::Torch;
+
+/// Times forward, backward and training steps of the input layer beside Candle, PyTorch and a plain copy
+///
+/// forward        ids to hidden states, fresh memory
+/// forward_into   the same into a buffer
+/// backward       from the gradient of the hidden states to dense gradients of both tables
+/// step_dense     forward, backward, AdamW over both tables
+/// step_rows      forward, backward, Adam over the rows of the batch (PyTorch: the dense step, and SparseAdam)
+/// step_tied      forward, the tied head's loss on given hidden states, all gradients, AdamW
+///
+/// All times are in milliseconds. `copy` copies as many bytes as the case must move, on all cores.
+#[derive(Parser)]
+#[command(verbatim_doc_comment)]
+struct Args {
+    /// Only these cases
+    #[arg(long, value_delimiter = ',', value_name = "CASE,..")]
+    cases: Vec<Case>,
+    /// Only these shapes: BATCHxLENGTHxN_EMBD, with :f16 or :bf16 behind it for half types
+    #[arg(long, value_delimiter = ',', value_name = "BxTxC,..")]
+    shapes: Vec<Shape>,
+    /// Rows of the token table
+    #[arg(long, default_value_t = 50257, value_name = "V")]
+    vocab_size: usize,
+    /// auto, cpu, cuda[:N] or metal[:N]
+    #[arg(long, default_value = "cpu")]
+    device: DeviceSpec,
+    /// Time PyTorch as well, run by this Python (CPU only)
+    #[arg(long, value_name = "PYTHON")]
+    torch: Option<PathBuf>,
+    /// Small shapes and few rounds: whether everything runs and agrees
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Draw time against tokens, vocabulary and threads into this PNG instead
+    #[arg(long, value_name = "F.png", conflicts_with_all = ["cases", "shapes", "torch", "json"])]
+    scaling: Option<PathBuf>,
+    /// Print the peak of memory of one contender instead; what the table's own processes are asked for
+    #[arg(long, hide = true, value_name = "ours|candle")]
+    peak_of: Option<String>,
+}
+
+fn main() -> ExitCode {
+    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+}
+
+fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
+    let device = args.device.resolve()?;
+    if let Some(path) = &args.scaling {
+        return scaling::run(path, args.quick, &device, out);
+    }
+    if args.quick {
+        args.vocab_size = args.vocab_size.min(1000);
+    }
+    let chosen = chosen(&args);
+    if let Some(contender) = &args.peak_of {
+        return Ok(writeln!(out, "{}", memory::peak_of(contender, &chosen[0].1, chosen[0].0, &device)?)?);
+    }
+    let mut torch = args.torch.as_deref().map(Torch::start).transpose()?;
+    let machine = machine(&device, torch.as_ref());
+    if !args.json {
+        writeln!(out, "{machine}\n\n{}", header())?;
+    }
+    let mut rows = Vec::new();
+    for (case, shape) in &chosen {
+        let row = time(*case, shape, &device, torch.as_mut(), args.quick)
+            .with_context(|| format!("{} {shape}", case.name()))?;
+        if !args.json {
+            writeln!(out, "{}", line(&row))?;
+            out.flush()?;
+        }
+        rows.push(row);
+    }
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&json!({ "machine": machine, "cases": rows }))?)?;
+    }
+    Ok(())
+}
+
+/// What is timed: the product of cases and shapes, without what takes minutes a step unless it is asked for.
+fn chosen(args: &Args) -> Vec<(Case, Shape)> {
+    let default_shapes: &[&str] = match args.quick {
+        true => &["1x1x16", "2x8x24", "2x8x24:bf16"],
+        false => &["1x1x768", "8x4x256", "8x256x256", "1x1024x768", "8x1024x768", "4x1024x1600", "16x2048x4096:bf16"],
+    };
+    let given = !args.shapes.is_empty();
+    let shapes =
+        if given { args.shapes.clone() } else { default_shapes.iter().filter_map(|s| s.parse().ok()).collect() };
+    let cases = if args.cases.is_empty() { Case::ALL.to_vec() } else { args.cases.clone() };
+    let all = cases.iter().flat_map(|&case| shapes.iter().map(move |shape| (case, shape.clone())));
+    let with_vocab = all.map(|(case, shape)| (case, Shape { vocab_size: args.vocab_size, ..shape }));
+    with_vocab.filter(|(case, shape)| given || case.is_short(shape)).collect()
+}
+
+/// Who is timed how often, in turns.
+struct Rounds {
+    n_rounds: usize,
+    /// A turn repeats until it has taken so long.
+    seconds: f64,
+}
+
+fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch>, quick: bool) -> Result<Value> {
+    let inputs = Inputs::new(shape, device)?;
+    let mut contenders = cases::contenders(case, &inputs)?;
+    compare(&contenders, shape)?;
+    if let Some(torch) = &mut torch {
+        let theirs = torch.start_case(case, shape)?;
+        cases::compare_with_torch(&contenders[0], &inputs, &theirs)?;
+    }
+    let mut names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
+    if torch.is_some() {
+        names.extend(torch::variants(case));
+    }
+    let rounds = if quick { Rounds { n_rounds: 2, seconds: 0.001 } } else { Rounds { n_rounds: 9, seconds: 0.05 } };
+    let mut times = vec![Vec::new(); names.len()];
+    let mut n_turns = vec![None; names.len()];
+    for round in 0..=rounds.n_rounds {
+        for (index, name) in names.iter().enumerate() {
+            let n = n_turns[index].unwrap_or(1);
+            let seconds = match (contenders.get_mut(index), &mut torch) {
+                (Some(contender), _) => turn(contender, n, device)?,
+                (None, Some(torch)) => torch.time(name, n)?,
+                (None, None) => continue,
+            };
+            if round == 0 {
+                // What a second costs in rounds is not worth it; the first turn also warms up.
+                n_turns[index] = Some(((rounds.seconds / seconds).ceil() as usize).clamp(1, 100_000));
+            } else if !(seconds > 1.0 && round > 3) {
+                times[index].push(1e3 * seconds / n as f64);
+            }
+        }
+        if quick && round == 1 {
+            break;
+        }
+    }
+    let median = |name: &str| {
+        let index = names.iter().position(|n| *n == name)?;
+        let mut times = times[index].clone();
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied()
+    };
+    drop(contenders);
+    let threads = [median("torch_1"), median("torch_n")];
+    let mut row = json!({
+        "case": case.name(), "batch": shape.batch, "length": shape.length, "n_embd": shape.n_embd,
+        "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(),
+        "ours_ms": median("ours"), "candle_ms": median("candle"), "copy_ms": median("copy"),
+        "torch_ms": threads.into_iter().flatten().reduce(f64::min), "torch_sparse_ms": median("torch_sparse"),
+    });
+    if case == Case::StepTied && device.is_cpu() && !quick {
+        let peak = |contender| memory::ask(contender, case, shape);
+        row["ours_peak_mb"] = json!(peak("ours")?);
+        row["candle_peak_mb"] = json!(peak("candle")?);
+        row["torch_peak_mb"] = json!(torch.map(|torch| torch.peak(case, shape)).transpose()?);
+    }
+    Ok(row)
+}
+
+fn turn(contender: &mut Contender, n: usize, device: &Device) -> Result<f64> {
+    let mut seconds = 0.0;
+    let start = Instant::now();
+    for _ in 0..n {
+        if let Some(own) = (contender.run)()? {
+            seconds += own;
+        }
+    }
+    device.synchronize()?;
+    Ok(if seconds > 0.0 { seconds } else { start.elapsed().as_secs_f64() })
+}
+
+/// The first contender's results against those of the others that have any.
+fn compare(contenders: &[Contender], shape: &Shape) -> Result<()> {
+    let ours = (contenders[0].results)()?;
+    for other in &contenders[1..] {
+        for (index, (ours, theirs)) in ours.iter().zip((other.results)()?).enumerate() {
+            cases::agree(ours, &theirs, shape.dtype)
+                .with_context(|| format!("result {index}: ours and {}", other.name))?;
+        }
+    }
+    Ok(())
+}
+
+const COLUMNS: [(&str, &str); 5] = [
+    ("ours", "ours_ms"),
+    ("candle", "candle_ms"),
+    ("copy", "copy_ms"),
+    ("torch", "torch_ms"),
+    ("torch sparse", "torch_sparse_ms"),
+];
+
+fn header() -> String {
+    let mut text = format!("{:<13}{:>20}", "case", "shape");
+    for (name, _) in COLUMNS {
+        let _ = write!(text, "{name:>13}");
+    }
+    text + "    ours is"
+}
+
+fn line(row: &Value) -> String {
+    let shape = format!("{}x{}x{} {}", row["batch"], row["length"], row["n_embd"], row["dtype"].as_str().unwrap_or(""));
+    let mut text = format!("{:<13}{shape:>20}", row["case"].as_str().unwrap_or(""));
+    let ours = row["ours_ms"].as_f64();
+    let mut ratios = Vec::new();
+    for (name, key) in COLUMNS {
+        let Some(ms) = row[key].as_f64() else {
+            let _ = write!(text, "{:>13}", "-");
+            continue;
+        };
+        let digits = if ms < 1.0 { 5 } else { 2 };
+        let _ = write!(text, "{ms:>13.digits$}");
+        if let Some(ours) = ours.filter(|_| name != "ours") {
+            let digits = if ms / ours < 10.0 { 2 } else { 0 };
+            ratios.push(format!("{:.digits$} x {name}", ms / ours));
+        }
+    }
+    let _ = write!(text, "    {}", ratios.join(", "));
+    if let (Some(ours), Some(candle)) = (row["ours_peak_mb"].as_f64(), row["candle_peak_mb"].as_f64()) {
+        let _ = write!(text, "; peak {ours:.0} MB, candle {candle:.0} MB");
+        if let Some(torch) = row["torch_peak_mb"].as_f64() {
+            let _ = write!(text, ", torch {torch:.0} MB");
+        }
+    }
+    text
+}
+
+/// Processor, threads and versions.
+fn machine(device: &Device, torch: Option<&Torch>) -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(": ")?.1.to_string())
+    };
+    let model = field("model name").unwrap_or_else(|| std::env::consts::ARCH.to_string());
+    let flags = field("flags").unwrap_or_default();
+    let simd = ["avx512f", "avx2", "fma"].into_iter().filter(|name| flags.split(' ').any(|flag| flag == *name));
+    let mut text = format!(
+        "{model}, {} threads, {}; candle 0.11.1",
+        std::thread::available_parallelism().map_or(1, usize::from),
+        simd.collect::<Vec<_>>().join(" ")
+    );
+    if !device.is_cpu() {
+        let _ = write!(text, "; {:?}", device.location());
+    }
+    if let Some(torch) = torch {
+        let _ = write!(text, "; torch {}", torch.version);
+    }
+    text
+}
+
+/// What a shape is printed and parsed as.
+fn dtype_suffix(dtype: DType) -> &'static str {
+    match dtype {
+        DType::BF16 => ":bf16",
+        DType::F16 => ":f16",
+        _ => "",
+    }
+}

@@ -1,0 +1,81 @@
+//! PyTorch as a child process, asked for one turn at a time.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::cases::{Case, Shape};
+
+/// Who PyTorch can be in a case: on one thread, on all, with sparse gradients.
+pub fn variants(case: Case) -> &'static [&'static str] {
+    match case {
+        Case::StepRows => &["torch_1", "torch_n", "torch_sparse"],
+        _ => &["torch_1", "torch_n"],
+    }
+}
+
+pub struct Torch {
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    pub version: String,
+    python: std::path::PathBuf,
+}
+
+impl Torch {
+    pub fn start(python: &Path) -> Result<Self> {
+        let started = Command::new(python)
+            .args(["-u", "-c", include_str!("torch.py")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut child = started.with_context(|| python.display().to_string())?;
+        let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("no pipes to {}", python.display());
+        };
+        let answers = BufReader::new(answers);
+        let mut torch = Self { child, requests, answers, version: String::new(), python: python.to_path_buf() };
+        torch.version = torch.ask(json!({ "do": "version" }))?.as_str().unwrap_or_default().to_string();
+        Ok(torch)
+    }
+
+    /// Makes the inputs, does the case once, returns samples of its results.
+    pub fn start_case(&mut self, case: Case, shape: &Shape) -> Result<Vec<Vec<f32>>> {
+        Ok(serde_json::from_value(self.ask(request("start", case, shape))?)?)
+    }
+
+    /// The seconds of `n` times.
+    pub fn time(&mut self, variant: &str, n: usize) -> Result<f64> {
+        self.ask(json!({ "do": "time", "variant": variant, "n": n }))?.as_f64().context("no number")
+    }
+
+    /// The peak of memory that a process of its own reaches in the case, in MB, without what it has before.
+    pub fn peak(&self, case: Case, shape: &Shape) -> Result<f64> {
+        Self::start(&self.python)?.ask(request("peak", case, shape))?.as_f64().context("no number")
+    }
+
+    fn ask(&mut self, request: Value) -> Result<Value> {
+        writeln!(self.requests, "{request}")?;
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer)?;
+        serde_json::from_str(&answer).context("PyTorch's process has ended; its error is above")
+    }
+}
+
+impl Drop for Torch {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn request(what: &str, case: Case, shape: &Shape) -> Value {
+    json!({
+        "do": what, "case": case.name(), "batch": shape.batch, "length": shape.length, "n_embd": shape.n_embd,
+        "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(),
+    })
+}
