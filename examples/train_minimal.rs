@@ -11,8 +11,8 @@ mod model;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
-use candle_gpt_input::{GptInputConfig, GptInputLayer, init::Init, rng::Generator, tokenizer::Tokenizer};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarBuilder, VarMap, loss::cross_entropy};
+use candle_gpt_input::{GptInputConfig, GptInputLayer, init::Init, optim::AdamW, rng::Generator, tokenizer::Tokenizer};
+use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap, loss::cross_entropy};
 use std::collections::BTreeSet;
 
 fn main() -> Result<()> {

@@ -286,7 +286,7 @@ fn copy(case: Case, inputs: &Inputs) -> Result<Contender> {
 }
 
 /// Into the room that `to` has; on one core where a second one would cost more than it brings.
-fn copy_words(to: &mut Vec<u32>, from: &[u32]) {
+pub fn copy_words(to: &mut Vec<u32>, from: &[u32]) {
     let to = &mut to.spare_capacity_mut()[..from.len()];
     let each = if from.len() < 1 << 14 { from.len() } else { from.len().div_ceil(rayon::current_num_threads()) };
     let copy = |(to, from): (&mut [MaybeUninit<u32>], &[u32])| {

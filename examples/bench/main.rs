@@ -139,26 +139,25 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
     if torch.is_some() {
         names.extend(torch::variants(case));
     }
-    let rounds = if quick { Rounds { n_rounds: 2, seconds: 0.001 } } else { Rounds { n_rounds: 9, seconds: 0.05 } };
+    let rounds = if quick { Rounds { n_rounds: 1, seconds: 0.001 } } else { Rounds { n_rounds: 7, seconds: 0.25 } };
     let mut times = vec![Vec::new(); names.len()];
-    let mut n_turns = vec![None; names.len()];
+    let mut n_turns = vec![1; names.len()];
+    // Round 0 warms up, and says how often a contender runs in a turn.
     for round in 0..=rounds.n_rounds {
         for (index, name) in names.iter().enumerate() {
-            let n = n_turns[index].unwrap_or(1);
+            let n = n_turns[index];
+            if round > 3 && times[index].last().is_some_and(|&ms: &f64| ms > 1e3) {
+                continue; // three rounds of what takes seconds are enough
+            }
             let seconds = match (contenders.get_mut(index), &mut torch) {
                 (Some(contender), _) => turn(contender, n, device)?,
                 (None, Some(torch)) => torch.time(name, n)?,
                 (None, None) => continue,
             };
-            if round == 0 {
-                // What a second costs in rounds is not worth it; the first turn also warms up.
-                n_turns[index] = Some(((rounds.seconds / seconds).ceil() as usize).clamp(1, 100_000));
-            } else if !(seconds > 1.0 && round > 3) {
-                times[index].push(1e3 * seconds / n as f64);
+            match round {
+                0 => n_turns[index] = ((rounds.seconds / seconds).ceil() as usize).clamp(1, 1_000_000),
+                _ => times[index].push(1e3 * seconds / n as f64),
             }
-        }
-        if quick && round == 1 {
-            break;
         }
     }
     let median = |name: &str| {

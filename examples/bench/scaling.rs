@@ -1,6 +1,156 @@
-//! stub
+//! Time against tokens, vocabulary and threads, drawn.
+
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
-pub fn run(_: &Path, _: bool, _: &candle_core::Device, _: &mut impl Write) -> anyhow::Result<()> {
-    Ok(())
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use candle_core::{DType, Device};
+use candle_gpt_input::GptInputLayer;
+use candle_gpt_input::optim::RowAdamW;
+use candle_nn::VarMap;
+use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
+
+use super::cases::{ADAMW, Inputs, Shape, copy_words};
+
+/// What is drawn, one line each.
+const LINES: [(&str, RGBColor); 4] = [
+    ("forward", RGBColor(31, 119, 180)),
+    ("gradient of the rows", RGBColor(44, 160, 44)),
+    ("row step", RGBColor(214, 39, 40)),
+    ("copy of the output", RGBColor(150, 150, 150)),
+];
+
+/// One picture: what varies, and the milliseconds of each line at each value.
+struct Panel {
+    title: &'static str,
+    x: &'static str,
+    points: Vec<(f64, [f64; LINES.len()])>,
+}
+
+pub fn run(path: &Path, quick: bool, device: &Device, out: &mut impl Write) -> Result<()> {
+    let n_threads = rayon::current_num_threads();
+    let (width, n_rows) = if quick { (8, 1000) } else { (256, 50257) };
+    let shape = |batch, vocab_size| Shape { batch, length: 1024, n_embd: width, vocab_size, dtype: DType::F32 };
+    let exponents = if quick { 10..=12 } else { 10..=20 };
+    let sizes: &[usize] = if quick { &[1000, 2000] } else { &[50_000, 100_000, 200_000, 500_000, 1_000_000] };
+
+    let mut tokens = Panel { title: "1024 positions, vocabulary 50257, 256 wide", x: "tokens", points: Vec::new() };
+    for exponent in exponents {
+        let n_tokens = 1usize << exponent;
+        tokens.measure(n_tokens, &shape(n_tokens / 1024, n_rows), device, out)?;
+    }
+    let mut vocabulary = Panel { title: "8 x 1024 tokens, 256 wide", x: "rows of the table", points: Vec::new() };
+    for &size in sizes {
+        vocabulary.measure(size, &shape(8, size), device, out)?;
+    }
+    let mut threads = Panel { title: "8 x 1024 tokens, vocabulary 50257, 768 wide", x: "threads", points: Vec::new() };
+    for n in 1..=n_threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build()?;
+        let shape = Shape { n_embd: 3 * width, ..shape(8, n_rows) };
+        pool.install(|| threads.measure(n, &shape, device, &mut std::io::sink()))?;
+        writeln!(out, "{}", threads.line())?;
+    }
+    draw(path, &[tokens, vocabulary, threads])?;
+    Ok(writeln!(out, "wrote {}", path.display())?)
+}
+
+impl Panel {
+    fn measure(&mut self, x: usize, shape: &Shape, device: &Device, out: &mut impl Write) -> Result<()> {
+        let inputs = Inputs::new(shape, device)?;
+        let layer = GptInputLayer::new(inputs.wte.clone(), inputs.wpe.clone())?.trainable(&VarMap::new(), "")?;
+        let mut adam = RowAdamW::new(layer.vars(), ADAMW.lr)?;
+        let (ids, grad) = (&inputs.ids, &inputs.grad);
+        let buffer = grad.zeros_like()?;
+        let frozen = GptInputLayer::new(inputs.wte.clone(), inputs.wpe.clone())?;
+        let from = vec![1u32; grad.elem_count()];
+        let mut to = Vec::with_capacity(from.len());
+        let times = [
+            median(|| Ok(frozen.forward_into(ids, 0, &buffer)?))?,
+            median(|| Ok(drop(layer.row_grads(ids, 0, grad)?)))?,
+            median(|| Ok(layer.backward_step(ids, 0, grad, &mut adam)?))?,
+            median(|| {
+                copy_words(&mut to, &from);
+                std::hint::black_box(&to);
+                Ok(())
+            })?,
+        ];
+        self.points.push((x as f64, times));
+        Ok(writeln!(out, "{}", self.line())?)
+    }
+
+    /// The last point in words.
+    fn line(&self) -> String {
+        let Some((x, times)) = self.points.last() else { return String::new() };
+        let times: Vec<String> = LINES.iter().zip(times).map(|((name, _), ms)| format!("{name} {ms:.4} ms")).collect();
+        format!("{x:>9} {}: {}", self.x, times.join(", "))
+    }
+}
+
+/// Milliseconds; the median of at least three times and a fifth of a second.
+fn median(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
+    f()?;
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while times.len() < 3 || (start.elapsed().as_secs_f64() < 0.2 && times.len() < 1000) {
+        let start = Instant::now();
+        f()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+fn draw(path: &Path, panels: &[Panel]) -> Result<()> {
+    let font = include_bytes!("font/DejaVuSans-subset.ttf");
+    register_font("sans-serif", FontStyle::Normal, font).map_err(|_| anyhow!("the bundled font cannot be read"))?;
+    let area = BitMapBackend::new(path, (1500, 460)).into_drawing_area();
+    area.fill(&WHITE)?;
+    for (area, panel) in area.split_evenly((1, panels.len())).iter().zip(panels) {
+        let (x, y) =
+            (ends(panel.points.iter().map(|point| point.0)), ends(panel.points.iter().flat_map(|point| point.1)));
+        let y = y.start..y.end * 5.0; // room for the names
+        let mut chart = ChartBuilder::on(area)
+            .caption(panel.title, ("sans-serif", 17))
+            .margin(14)
+            .x_label_area_size(44)
+            .y_label_area_size(62)
+            .build_cartesian_2d(x.log_scale(), y.log_scale())?;
+        let label = |&value: &f64| match value {
+            1e6.. => format!("{}M", value / 1e6),
+            1e3.. => format!("{}k", value / 1e3),
+            _ => format!("{value}"),
+        };
+        chart
+            .configure_mesh()
+            .x_labels(4)
+            .x_desc(panel.x)
+            .y_desc("milliseconds")
+            .x_label_formatter(&label)
+            .y_label_formatter(&label)
+            .label_style(("sans-serif", 13))
+            .light_line_style(WHITE)
+            .draw()?;
+        for (line, (name, color)) in LINES.iter().enumerate() {
+            let points = || panel.points.iter().map(|(x, times)| (*x, times[line]));
+            chart
+                .draw_series(LineSeries::new(points(), color.stroke_width(2)))?
+                .label(*name)
+                .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+            chart.draw_series(points().map(|point| Circle::new(point, 3, color.filled())))?;
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .label_font(("sans-serif", 13))
+            .draw()?;
+    }
+    Ok(area.present()?)
+}
+
+/// From a little below the least to a little above the greatest.
+fn ends(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
+    values.clone().fold(f64::MAX, f64::min) * 0.8..values.fold(0.0, f64::max) * 1.25
 }

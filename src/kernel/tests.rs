@@ -170,6 +170,18 @@ fn the_bits_do_not_depend_on_the_number_of_threads() -> Result<()> {
 }
 
 #[test]
+fn sums_of_bf16_are_rounded_as_half_rounds_them() {
+    let others = [0, 0x8000, 1, 0x8001, 0x007F, 0x3F80, 0xBF80, 0x3F81, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80, 0x7FC0, 0x7F81, 0xFFFF];
+    for left in 0..=u16::MAX {
+        for right in others.into_iter().chain([left, left ^ 0x8000, left.rotate_left(3)]) {
+            let sum = bf16::from_bits(left).widen() + bf16::from_bits(right).widen();
+            let (found, expected) = (bf16::narrow_sum::<bf16>(sum), bf16::from_f32(sum));
+            assert!(found == expected || (found.is_nan() && expected.is_nan()), "{left:x} {right:x}");
+        }
+    }
+}
+
+#[test]
 fn a_buffer_may_have_another_type() -> Result<()> {
     let (wte, wpe) = (table(9, 37, DType::BF16, 1)?, table(5, 37, DType::BF16, 2)?);
     let ids = Tensor::new(&[[0u32, 8, 3], [1, 1, 2]], &Device::Cpu)?;

@@ -31,9 +31,36 @@ fn load(path: &Path) -> HashMap<String, Tensor> {
 
 #[test]
 fn every_example_has_help() {
-    for name in ["embed", "inspect_checkpoint", "chapter2", "init_table", "dataloader", "gpt2", "train_minimal"] {
+    for name in ["embed", "inspect_checkpoint", "chapter2", "init_table", "dataloader", "gpt2", "train_minimal", "bench"] {
         assert!(stdout(example(name).arg("--help")).contains("Usage:"), "{name}");
     }
+}
+
+#[test]
+fn bench_compares_and_times_every_case() {
+    let table: serde_json::Value = serde_json::from_str(&stdout(example("bench").args(["--quick", "--json"]))).unwrap();
+    let cases = table["cases"].as_array().unwrap();
+    for name in ["forward", "forward_into", "backward", "step_dense", "step_rows", "step_tied"] {
+        let rows: Vec<_> = cases.iter().filter(|row| row["case"] == name).collect();
+        assert!(rows.len() >= 2, "{name}");
+        assert!(rows.iter().all(|row| row["ours_ms"].as_f64().unwrap() > 0.0 && row["torch_ms"].is_null()), "{name}");
+    }
+    let text = stdout(example("bench").args(["--cases", "forward", "--shapes", "2x3x4,2x3x4:bf16", "--quick"]));
+    assert_eq!(text.lines().filter(|line| line.starts_with("forward")).count(), 2, "{text}");
+    assert!(failure(example("bench").args(["--shapes", "2x3"]), 2).contains("use BxTxC"));
+    assert!(failure(example("bench").args(["--quick", "--torch", "no-such-python"]), 1).contains("no-such-python"));
+}
+
+#[test]
+fn bench_draws() {
+    let folder = TempDir::new().unwrap();
+    let picture = folder.path().join("scaling.png");
+    let text = stdout(example("bench").args(["--quick", "--scaling"]).arg(&picture));
+    assert!(text.contains("rows of the table: forward "), "{text}");
+    let bytes = std::fs::read(&picture).unwrap();
+    assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 10_000);
+    let elsewhere = folder.path().join("none/scaling.png");
+    assert!(failure(example("bench").args(["--quick", "--scaling"]).arg(elsewhere), 1).contains("scaling.png"));
 }
 
 #[test]

@@ -519,6 +519,51 @@ fn frequencies_and_padding_are_obeyed() -> Result<()> {
 }
 
 #[test]
+fn rows_as_a_whole_table_are_the_graphs_gradient() -> Result<()> {
+    let plain = EmbeddingOptions::default();
+    let padded = EmbeddingOptions { padding_idx: Some(3), ..plain };
+    for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
+        for (options, (v, p, c), dims) in [(plain, (11, 7, 5), (3, 4)), (padded, (40, 300, 130), (2, 290)), (plain, (4, 1, 1), (0, 1))] {
+            let (wte, wpe) = (var(&[v, c], 1, dtype), var(&[p, c], 2, dtype));
+            let table = TokenTable::from(wte.as_tensor().clone()).with_options(options)?;
+            let layer = GptInputLayer::new(table, wpe.as_tensor().clone())?;
+            let ids = ids(dims.0 * dims.1, 5, v).reshape(dims)?;
+            let grad = numbers(&[dims.0, dims.1, c], 9, dtype);
+            let mut grads = (layer.forward(&ids)? * &grad)?.sum_all()?.backward()?;
+            let rows = layer.row_grads(&ids, 0, &grad)?;
+            assert_eq!(rows.len(), 2);
+            for row_grad in &rows {
+                // Adding zero makes the one zero of a sum of them: -0 + 0.
+                let whole = grads.remove(row_grad.var()).unwrap();
+                assert_bits_eq(&(row_grad.to_dense()? + 0.)?, &(whole + 0.)?);
+                let twice = row_grad.clone().with_scale(2.0).to_dense()?;
+                assert_bits_eq(&twice, &(row_grad.to_dense()? * 2.0)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a step by rows is for: no memory in proportion to the vocabulary, and little beside the hidden states.
+#[test]
+fn a_step_by_rows_allocates_little() -> Result<()> {
+    for (v, (b, t, c)) in [(3000, (4, 64, 96)), (90_000, (4, 64, 96)), (3000, (2, 512, 64))] {
+        let (wte, wpe) = (numbers(&[v, c], 1, DType::F32), numbers(&[t, c], 2, DType::F32));
+        let layer = GptInputLayer::new(wte, wpe)?.trainable(&VarMap::new(), "")?;
+        let mut adam = RowAdamW::new(layer.vars(), 1e-3)?;
+        let (ids, grad) = (ids(b * t, 3, v).reshape((b, t))?, numbers(&[b, t, c], 3, DType::F32));
+        let step = |adam: &mut RowAdamW| -> Result<()> {
+            drop(layer.forward_leaf(&ids)?);
+            layer.backward_step(&ids, 0, &grad, adam)
+        };
+        step(&mut adam)?; // makes the state
+        let n_bytes = crate::allocated(|| step(&mut adam))?;
+        assert!(n_bytes < 3 * b * t * c * size_of::<f32>(), "{n_bytes} bytes for {v} rows and {b} x {t} x {c}");
+    }
+    Ok(())
+}
+
+#[test]
 fn what_does_not_fit_is_refused_and_changes_nothing() -> Result<()> {
     let (table, bias) = (var(&[4, 3], 1, DType::F32), var(&[5], 2, DType::F32));
     let before = table.copy()?;
