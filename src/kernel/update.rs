@@ -135,7 +135,7 @@ fn adamw_cpu<E: Element>(tensors: Moments, gradient: Gradient, step: &AdamStep) 
         // Without rows to tell apart any cut will do; one that the shape does not make uneven is the best.
         let width = if gradient.rows.is_none() && gradient.frozen.is_empty() { 1 } else { row_width(tensors.param) };
         let rows_per_task = (TASK_ELEMENTS / width).max(1);
-        let task = |(index, ((p, m), v)): (usize, ((&mut [E], &mut [E]), &mut [E]))| {
+        let task = |index: usize, p: &mut [E], m: &mut [E], v: &mut [E]| {
             let first = index * rows_per_task;
             gradient.visit(first..first + p.len() / width, width, |rows, g| {
                 let at = (rows.start - first) * width..(rows.end - first) * width;
@@ -144,9 +144,17 @@ fn adamw_cpu<E: Element>(tensors: Moments, gradient: Gradient, step: &AdamStep) 
         };
         let n = rows_per_task * width;
         if p.len() < PARALLEL_ELEMENTS {
-            p.chunks_mut(n).zip(m.chunks_mut(n)).zip(v.chunks_mut(n)).enumerate().for_each(task);
+            p.chunks_mut(n)
+                .zip(m.chunks_mut(n))
+                .zip(v.chunks_mut(n))
+                .enumerate()
+                .for_each(|(index, ((p, m), v))| task(index, p, m, v));
         } else {
-            p.par_chunks_mut(n).zip(m.par_chunks_mut(n)).zip(v.par_chunks_mut(n)).enumerate().for_each(task);
+            p.par_chunks_mut(n)
+                .zip(m.par_chunks_mut(n))
+                .zip(v.par_chunks_mut(n))
+                .enumerate()
+                .for_each(|(index, ((p, m), v))| task(index, p, m, v));
         }
     })
 }
