@@ -203,12 +203,7 @@ pub(super) fn scatter_add(grad: Operand, groups: &RowGroups, n_rows: usize) -> R
     })
 }
 
-fn launch_scatter<E: Number>(
-    out: &mut CudaViewMut<E>,
-    grad: Operand,
-    groups: &RowGroups,
-    width: usize,
-) -> Result<()> {
+fn launch_scatter<E: Number>(out: &mut CudaViewMut<E>, grad: Operand, groups: &RowGroups, width: usize) -> Result<()> {
     if groups.len() == 0 || width == 0 {
         return Ok(());
     }
@@ -220,8 +215,7 @@ fn launch_scatter<E: Number>(
         places.extend(groups.occurrences(group).iter().map(|&(_, place)| place as u64));
         starts.push(places.len() as u64);
     }
-    let (rows, starts, places) =
-        (device.clone_htod(&rows)?, device.clone_htod(&starts)?, device.clone_htod(&places)?);
+    let (rows, starts, places) = (device.clone_htod(&rows)?, device.clone_htod(&starts)?, device.clone_htod(&places)?);
     let grad = view::<E>(grad)?;
 
     let (out_address, _out) = out.device_ptr_mut(&stream);

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
+use super::element::Element;
 use super::{CheckedIds, Places, Table, gather, gather_add, gather_add_into, reference};
 use crate::error::Result;
 
@@ -171,7 +172,8 @@ fn the_bits_do_not_depend_on_the_number_of_threads() -> Result<()> {
 
 #[test]
 fn sums_of_bf16_are_rounded_as_half_rounds_them() {
-    let others = [0, 0x8000, 1, 0x8001, 0x007F, 0x3F80, 0xBF80, 0x3F81, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80, 0x7FC0, 0x7F81, 0xFFFF];
+    let others =
+        [0, 0x8000, 1, 0x8001, 0x007F, 0x3F80, 0xBF80, 0x3F81, 0x7F7F, 0xFF7F, 0x7F80, 0xFF80, 0x7FC0, 0x7F81, 0xFFFF];
     for left in 0..=u16::MAX {
         for right in others.into_iter().chain([left, left ^ 0x8000, left.rotate_left(3)]) {
             let sum = bf16::from_bits(left).widen() + bf16::from_bits(right).widen();

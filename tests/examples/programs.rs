@@ -31,7 +31,9 @@ fn load(path: &Path) -> HashMap<String, Tensor> {
 
 #[test]
 fn every_example_has_help() {
-    for name in ["embed", "inspect_checkpoint", "chapter2", "init_table", "dataloader", "gpt2", "train_minimal", "bench"] {
+    for name in
+        ["embed", "inspect_checkpoint", "chapter2", "init_table", "dataloader", "gpt2", "train_minimal", "bench"]
+    {
         assert!(stdout(example(name).arg("--help")).contains("Usage:"), "{name}");
     }
 }

@@ -523,7 +523,9 @@ fn rows_as_a_whole_table_are_the_graphs_gradient() -> Result<()> {
     let plain = EmbeddingOptions::default();
     let padded = EmbeddingOptions { padding_idx: Some(3), ..plain };
     for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
-        for (options, (v, p, c), dims) in [(plain, (11, 7, 5), (3, 4)), (padded, (40, 300, 130), (2, 290)), (plain, (4, 1, 1), (0, 1))] {
+        for (options, (v, p, c), dims) in
+            [(plain, (11, 7, 5), (3, 4)), (padded, (40, 300, 130), (2, 290)), (plain, (4, 1, 1), (0, 1))]
+        {
             let (wte, wpe) = (var(&[v, c], 1, dtype), var(&[p, c], 2, dtype));
             let table = TokenTable::from(wte.as_tensor().clone()).with_options(options)?;
             let layer = GptInputLayer::new(table, wpe.as_tensor().clone())?;

@@ -57,7 +57,8 @@ struct Case {
 impl Case {
     fn check(&self, cuda: &Device) -> Result<()> {
         let &Case { dtype, id_dtype, rows: (v, p), width, ids: (b, t), leads, given } = self;
-        let what = format!("{dtype:?} {id_dtype:?} {v}+{p} rows of {width}, ids {b} x {t}, leads {leads:?}, given {given}");
+        let what =
+            format!("{dtype:?} {id_dtype:?} {v}+{p} rows of {width}, ids {b} x {t}, leads {leads:?}, given {given}");
         let wte = shifted(v, width, leads.0, dtype, 11)?;
         let wpe = shifted(p, width, leads.1, dtype, 12)?;
         let ids = draw(v, (b, t), id_dtype, 1)?;
