@@ -139,7 +139,7 @@ int cuModuleLoadData(void **module, const void *image) {
     const auto at = text.find(key);
     if (at == std::string::npos) return INVALID_PTX;
     const auto start = at + key.size();
-    const std::string path = text.substr(start, text.find('\n', start) - start);
+    const std::string path = text.substr(start, text.find('\n', start) - start) + (std::getenv("CUDA_HOST_ASAN") ? ".asan" : "");
     *module = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!*module) std::fprintf(stderr, "stand-in driver: %s\n", dlerror());
     return *module ? SUCCESS : INVALID_PTX;
