@@ -6,7 +6,8 @@ use candle_core::{CustomOp2, CustomOp3, DType, Device, Storage, Tensor, Var};
 use super::super::ops::{Gather, GatherAdd};
 use super::super::tests::{bits, table};
 use super::*;
-use crate::error::Result;
+use crate::GptInputLayer;
+use crate::error::{Error, Result};
 use crate::kernel::{CheckedIds, Places, Table, gather as gather_rows, gather_add, gather_add_into};
 
 const TYPES: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
@@ -242,7 +243,34 @@ fn ids_outside_their_table_give_nan_and_a_flag() -> Result<()> {
     Ok(())
 }
 
-/// Which of Candle's operations does what it does on CUDA is not ours to test; that these refuse is.
+/// From the outside: ids on the host and on the device, positions in each form, into a buffer, and the errors.
+#[test]
+fn the_layer_stands_on_them() -> Result<()> {
+    let cuda = Device::new_cuda(0)?;
+    for dtype in TYPES {
+        let (wte, wpe) = (shifted(11, 24, 0, dtype, 1)?, shifted(7, 24, 0, dtype, 2)?);
+        let here = GptInputLayer::new(wte.clone(), wpe.clone())?;
+        let there = GptInputLayer::new(on(&cuda, &wte)?, on(&cuda, &wpe)?)?;
+        let ids = Tensor::new(&[[0u32, 10, 5, 5], [1, 1, 9, 2]], &Device::Cpu)?;
+        let position_ids = Tensor::new(&[[6u32, 0, 1, 1], [3, 2, 2, 5]], &Device::Cpu)?;
+        for ids_there in [ids.clone(), on(&cuda, &ids)?] {
+            same(&there.forward(&ids_there)?, &here.forward(&ids)?, "forward")?;
+            same(&there.forward_at(&ids_there, 3)?, &here.forward_at(&ids, 3)?, "from a start")?;
+            let given = there.forward_at(&ids_there, &position_ids)?;
+            same(&given, &here.forward_at(&ids, &position_ids)?, "position ids")?;
+            let buffer = Tensor::zeros((2, 4, 24), dtype, &cuda)?;
+            there.forward_into(&ids_there, 1, &buffer)?;
+            same(&buffer, &here.forward_at(&ids, 1)?, "into a buffer")?;
+        }
+        let bad = Tensor::new(&[[0u32, 3], [11, 1]], &Device::Cpu)?;
+        for bad in [bad.clone(), on(&cuda, &bad)?] {
+            let error = there.forward(&bad).err();
+            assert!(matches!(error, Some(Error::TokenOutOfRange { id: 11, vocab_size: 11, .. })), "{error:?}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn what_does_not_fit_is_refused() -> Result<()> {
     let cuda = Device::new_cuda(0)?;
