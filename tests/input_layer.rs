@@ -15,7 +15,7 @@ const C: usize = 3;
 
 /// `wte[v][c]` = 100 v + c, `wpe[p][c]` = (100 p + c) / 1024 apart: a sum tells which rows went into it.
 fn layer(device: &Device) -> GptInputLayer {
-    let wpe = (addressed(0., P, C, device) * (1. / 1024.)).unwrap();
+    let wpe = (addressed(0., P, C, &Device::Cpu) * (1. / 1024.)).unwrap().to_device(device).unwrap();
     GptInputLayer::new(addressed(0., V, C, device), wpe).unwrap()
 }
 

@@ -35,6 +35,8 @@ impl Table {
 #[derive(Clone, Debug)]
 pub(crate) struct CheckedIds {
     ids: Tensor,
+    /// The same ids on the host, where they were checked: what groups them needs no second copy.
+    on_host: Tensor,
     /// A type that is wider than the ids need, so that no valid id is the largest of its type.
     wide: DType,
 }
@@ -58,7 +60,8 @@ impl CheckedIds {
             });
         }
         let ids = ids.contiguous()?;
-        if let Some((index, id)) = first_outside(&ids, n_rows)? {
+        let on_host = ids.to_device(&Device::Cpu)?;
+        if let Some((index, id)) = first_outside(&on_host, n_rows)? {
             let at = unravel(index, ids.dims());
             return Err(match table {
                 Table::Tokens => Error::TokenOutOfRange { id, at, vocab_size: n_rows },
@@ -66,12 +69,17 @@ impl CheckedIds {
             });
         }
         let wide = if n_rows > u32::MAX as usize { DType::I64 } else { DType::U32 };
-        Ok(Self { ids: ids.to_device(device)?, wide })
+        Ok(Self { ids: ids.to_device(device)?, on_host, wide })
     }
 
     /// The ids as they were given, contiguous.
     pub(crate) fn tensor(&self) -> &Tensor {
         &self.ids
+    }
+
+    /// The ids as they were given, contiguous, on the host.
+    pub(super) fn on_host(&self) -> &Tensor {
+        &self.on_host
     }
 
     /// The ids as a vector of a type in which Candle reads every one of them rightly.
@@ -93,9 +101,8 @@ pub(crate) fn to_host(ids: &Tensor, what: &'static str) -> Result<Vec<i64>> {
     Ok(flat.to_dtype(DType::I64)?.to_vec1()?)
 }
 
-/// The first of contiguous ids that is not in `0..n_rows`, with its index.
-fn first_outside(ids: &Tensor, n_rows: usize) -> Result<Option<(usize, i64)>> {
-    let on_host = ids.to_device(&Device::Cpu)?;
+/// The first of contiguous ids on the host that is not in `0..n_rows`, with its index.
+fn first_outside(on_host: &Tensor, n_rows: usize) -> Result<Option<(usize, i64)>> {
     let (storage, layout) = on_host.storage_and_layout();
     let range = match layout.contiguous_offsets() {
         Some((start, end)) => start..end,

@@ -1,11 +1,13 @@
 //! The arithmetic under the layers: rows gathered from a table, positions added. Private.
 //!
 //! Every id passes [`CheckedIds`] first, so that nothing below it meets a bad one. What has a kernel of its own on a device
-//! runs there; everything else runs as plain Candle operations, with the same bits.
+//! (the CPU, CUDA) runs there; everything else runs as plain Candle operations, with the same bits.
 
 mod adam;
 mod adam_reference;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod element;
 mod ids;
 mod in_place;
@@ -19,7 +21,7 @@ mod table;
 mod tests;
 mod update;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use ops::{Gather, GatherAdd, GatherAddInto, PlacesOf};
@@ -73,32 +75,38 @@ impl Places {
         match self {
             &Self::Counted { start, .. } => Ok(PlacesOf::Start(start)),
             Self::Given(places) => {
-                let places = places.tensor().to_dtype(DType::U32)?.broadcast_as(ids.dims())?.contiguous()?;
-                Ok(PlacesOf::Ids(places))
+                let on_host = places.on_host().to_dtype(DType::U32)?.broadcast_as(ids.dims())?.contiguous()?;
+                Ok(PlacesOf::Ids { on_device: on_host.to_device(ids.tensor().device())?, on_host })
             }
         }
     }
 }
 
+/// Whether kernels of ours run there; elsewhere Candle's own operations do.
+fn has_kernels(device: &Device) -> bool {
+    device.is_cpu() || (cfg!(feature = "cuda") && device.is_cuda())
+}
+
 /// Rows of `table` `[N, C]`: ids of shape `[..]` give `[.., C]`.
 pub(crate) fn gather(table: &Tensor, ids: &CheckedIds) -> Result<Tensor> {
-    if !table.device().is_cpu() {
+    if !has_kernels(table.device()) {
         return reference::gather(table, ids);
     }
     let table = table.contiguous()?;
+    let op = Gather { on_host: ids.on_host().clone() };
     Ok(match table.track_op() {
-        true => table.apply_op2(ids.tensor(), Gather)?,
-        false => table.apply_op2_no_bwd(ids.tensor(), &Gather)?,
+        true => table.apply_op2(ids.tensor(), op)?,
+        false => table.apply_op2_no_bwd(ids.tensor(), &op)?,
     })
 }
 
 /// Rows of `wte` for ids `[.., T]` plus rows of `wpe` for their places: `[.., T, C]`, in one pass.
 pub(crate) fn gather_add(wte: &Tensor, ids: &CheckedIds, wpe: &Tensor, places: &Places) -> Result<Tensor> {
-    if !wte.device().is_cpu() {
+    if !has_kernels(wte.device()) {
         return reference::gather_add(wte, ids, wpe, places);
     }
     let (wte, wpe) = (wte.contiguous()?, wpe.contiguous()?);
-    let op = GatherAdd { places: places.for_ids(ids)? };
+    let op = GatherAdd { places: places.for_ids(ids)?, on_host: ids.on_host().clone() };
     Ok(match wte.track_op() || wpe.track_op() {
         true => wte.apply_op3(&wpe, ids.tensor(), op)?,
         false => wte.apply_op3_no_bwd(&wpe, ids.tensor(), &op)?,
@@ -127,10 +135,12 @@ pub(crate) fn gather_add_into(
     if buffer.elem_count() == 0 {
         return Ok(());
     }
-    if !wte.device().is_cpu() {
+    // On CUDA a kernel writes the type that the tables have.
+    if !has_kernels(wte.device()) || (!wte.device().is_cpu() && buffer.dtype() != wte.dtype()) {
         let rows = reference::gather_add(&wte.detach(), ids, &wpe.detach(), places)?.to_dtype(buffer.dtype())?;
         return Ok(buffer.slice_set(&rows, 0, 0)?);
     }
-    let op = GatherAddInto { ids: ids.tensor().clone(), op: GatherAdd { places: places.for_ids(ids)? } };
+    let op = GatherAdd { places: places.for_ids(ids)?, on_host: ids.on_host().clone() };
+    let op = GatherAddInto { ids: ids.tensor().clone(), op };
     Ok(buffer.inplace_op3(&wte.contiguous()?, &wpe.contiguous()?, &op)?)
 }

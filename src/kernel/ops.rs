@@ -1,23 +1,34 @@
-//! The CPU kernels as Candle operations, with gradients.
+//! The kernels as Candle operations, with gradients.
 
 use std::mem::MaybeUninit;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, InplaceOp3, Layout, Shape, Tensor, WithDType};
 use half::{bf16, f16};
 
+#[cfg(feature = "cuda")]
+use super::RowGroups;
 use super::cpu::{self, Outside, Rows};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::element::{Element, Id};
 
 type CandleResult<T> = candle_core::Result<T>;
 
 /// `table[ids]`: arguments table `[N, C]` and ids `[..]`, both contiguous.
-pub(super) struct Gather;
+pub(super) struct Gather {
+    /// The ids, which on a device the backward pass would otherwise have to wait for.
+    pub(super) on_host: Tensor,
+}
 
 /// `wte[ids] + wpe[places]`: arguments `wte` `[V, C]`, `wpe` `[P, C]` and ids `[.., T]`, all contiguous.
 #[derive(Clone)]
 pub(super) struct GatherAdd {
     pub(super) places: PlacesOf,
+    /// The ids, as in [`Gather`].
+    pub(super) on_host: Tensor,
 }
 
 /// Where the ids stand.
@@ -25,13 +36,16 @@ pub(super) struct GatherAdd {
 pub(super) enum PlacesOf {
     /// From here on, along the last dimension.
     Start(usize),
-    /// Position ids of the shape of the ids, `u32`, contiguous, on the CPU.
-    Ids(Tensor),
+    /// Position ids of the shape of the ids, `u32`, contiguous: the same on the device of the ids and on the host.
+    Ids { on_device: Tensor, on_host: Tensor },
 }
 
 /// `out[id] = Σ grad[n]`: arguments grad `[N, C]` and ids `[N]`; out `[n_rows, C]`.
 struct ScatterAdd {
     n_rows: usize,
+    /// The ids, as in [`Gather`]: a device sums them in groups that the host has made.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+    on_host: Tensor,
 }
 
 /// `out[start + n % t] = Σ grad[n]`: argument grad `[N, C]`; out `[n_rows, C]`.
@@ -65,6 +79,9 @@ macro_rules! by_dtype {
         }
     };
 }
+
+#[cfg(feature = "cuda")]
+pub(super) use by_dtype;
 
 /// Binds `$ids` to the slice of ids in `$storage`, whatever their type.
 macro_rules! by_ids {
@@ -107,6 +124,18 @@ impl CustomOp2 for Gather {
         .map(|storage| (storage, with_width(l2, width)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        table: &CudaStorage,
+        l1: &Layout,
+        ids: &CudaStorage,
+        l2: &Layout,
+    ) -> CandleResult<(CudaStorage, Shape)> {
+        let (_, width) = l1.shape().dims2()?;
+        Ok((cuda::gather((table, l1), (ids, l2), None)?, with_width(l2, width)))
+    }
+
     fn bwd(
         &self,
         table: &Tensor,
@@ -114,7 +143,7 @@ impl CustomOp2 for Gather {
         _res: &Tensor,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(scatter_add(table, ids, grad)?), None))
+        Ok((Some(scatter_add(table, ids, &self.on_host, grad)?), None))
     }
 }
 
@@ -140,6 +169,20 @@ impl CustomOp3 for GatherAdd {
         .map(|storage| (storage, with_width(l3, width)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        wte: &CudaStorage,
+        l1: &Layout,
+        wpe: &CudaStorage,
+        l2: &Layout,
+        ids: &CudaStorage,
+        l3: &Layout,
+    ) -> CandleResult<(CudaStorage, Shape)> {
+        let (_, width) = l1.shape().dims2()?;
+        Ok((cuda::gather((wte, l1), (ids, l3), Some(((wpe, l2), &self.places)))?, with_width(l3, width)))
+    }
+
     fn bwd(
         &self,
         wte: &Tensor,
@@ -149,10 +192,10 @@ impl CustomOp3 for GatherAdd {
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         // None only for what nobody tracks: Candle panics on a tracked argument without a gradient.
-        let wte_grad = if wte.track_op() { Some(scatter_add(wte, ids, grad)?) } else { None };
+        let wte_grad = if wte.track_op() { Some(scatter_add(wte, ids, &self.on_host, grad)?) } else { None };
         let wpe_grad = match &self.places {
             _ if !wpe.track_op() => None,
-            PlacesOf::Ids(places) => Some(scatter_add(wpe, places, grad)?),
+            PlacesOf::Ids { on_device, on_host } => Some(scatter_add(wpe, on_device, on_host, grad)?),
             &PlacesOf::Start(start) => {
                 let (n_rows, _) = wpe.dims2()?;
                 let t = ids.dims().last().copied().unwrap_or(1);
@@ -217,6 +260,23 @@ impl InplaceOp3 for GatherAddInto {
             (_, other) => Err(candle_core::Error::UnsupportedDTypeForOp(other.dtype(), "forward-into").bt()),
         }
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        buffer: &mut CudaStorage,
+        l1: &Layout,
+        wte: &CudaStorage,
+        l2: &Layout,
+        wpe: &CudaStorage,
+        l3: &Layout,
+    ) -> CandleResult<()> {
+        let (ids, ids_layout) = self.ids.storage_and_layout();
+        let candle_core::Storage::Cuda(ids) = &*ids else {
+            return Err(candle_core::Error::Msg("ids are not on the device of their table".to_string()).bt());
+        };
+        cuda::gather_into((buffer, l1), (wte, l2), (ids, ids_layout), Some(((wpe, l3), &self.op.places)))
+    }
 }
 
 impl GatherAdd {
@@ -236,8 +296,8 @@ impl GatherAdd {
                 let t = ids_layout.dims().last().copied().unwrap_or(1);
                 cpu::gather_add::<I, u32, E, O>(out, ids, wte, cpu::Places::Counted { start, t }, wpe)
             }
-            PlacesOf::Ids(places) => {
-                let (storage, layout) = places.storage_and_layout();
+            PlacesOf::Ids { on_host, .. } => {
+                let (storage, layout) = on_host.storage_and_layout();
                 let candle_core::Storage::Cpu(CpuStorage::U32(places)) = &*storage else { return Err(Outside) };
                 let places = inside(places, layout).map_err(|_| Outside)?;
                 cpu::gather_add(out, ids, wte, cpu::Places::Given(places), wpe)
@@ -247,9 +307,10 @@ impl GatherAdd {
 }
 
 /// The gradient of `table` under a gather of `ids`: one `[N, C]` buffer.
-fn scatter_add(table: &Tensor, ids: &Tensor, grad: &Tensor) -> CandleResult<Tensor> {
+fn scatter_add(table: &Tensor, ids: &Tensor, on_host: &Tensor, grad: &Tensor) -> CandleResult<Tensor> {
     let (n_rows, _) = table.dims2()?;
-    rows_of(grad)?.apply_op2_no_bwd(&ids.flatten_all()?, &ScatterAdd { n_rows })
+    let on_host = on_host.clone();
+    rows_of(grad)?.apply_op2_no_bwd(&ids.flatten_all()?, &ScatterAdd { n_rows, on_host })
 }
 
 /// A gradient `[.., C]` as contiguous rows `[N, C]`.
@@ -278,6 +339,18 @@ impl CustomOp2 for ScatterAdd {
         }))
         .map(|storage| (storage, (self.n_rows, width).into()))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        grad: &CudaStorage,
+        l1: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> CandleResult<(CudaStorage, Shape)> {
+        let ids = super::to_host(&self.on_host, "ids").map_err(candle_core::Error::from)?;
+        cuda::scatter_add((grad, l1), &RowGroups::from_ids(&ids, None), self.n_rows)
+    }
 }
 
 impl candle_core::CustomOp1 for SumBatch {
@@ -292,6 +365,13 @@ impl candle_core::CustomOp1 for SumBatch {
             summed(self.n_rows * width, |out| cpu::sum_batch(out, self.start, self.t, grad))
         })
         .map(|storage| (storage, (self.n_rows, width).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, grad: &CudaStorage, layout: &Layout) -> CandleResult<(CudaStorage, Shape)> {
+        let (n_ids, _) = layout.shape().dims2()?;
+        let groups = RowGroups::counted(self.start, self.t, n_ids.checked_div(self.t).unwrap_or(0));
+        cuda::scatter_add((grad, layout), &groups, self.n_rows)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{CheckedIds, Places, Table, gather, gather_add, gather_add_into, refe
 use crate::error::Result;
 
 /// A table of awkward values, of every sign and many exponents, as a view with rows before and after it.
-fn table(n_rows: usize, width: usize, dtype: DType, seed: u32) -> Result<Tensor> {
+pub(super) fn table(n_rows: usize, width: usize, dtype: DType, seed: u32) -> Result<Tensor> {
     let value = |i: usize| {
         let bits = (i as u32).wrapping_mul(0x9e37_79b9).wrapping_add(seed);
         f32::from_bits((bits >> 9) | 0x3f00_0000) * [1.0, -1.0, 1e-3, -64.0][bits as usize % 4]
@@ -18,7 +18,7 @@ fn table(n_rows: usize, width: usize, dtype: DType, seed: u32) -> Result<Tensor>
     Ok(Tensor::from_vec(values, (n_rows + 3, width), &Device::Cpu)?.to_dtype(dtype)?.narrow(0, 2, n_rows)?)
 }
 
-fn bits(tensor: &Tensor) -> Result<Vec<u64>> {
+pub(super) fn bits(tensor: &Tensor) -> Result<Vec<u64>> {
     let flat = tensor.flatten_all()?;
     Ok(match flat.dtype() {
         DType::F32 => flat.to_vec1::<f32>()?.iter().map(|x| u64::from(x.to_bits())).collect(),
