@@ -209,30 +209,35 @@ fn launch_scatter<E: Number>(out: &mut CudaViewMut<E>, grad: Operand, groups: &R
     }
     let device = grad.0.device().clone();
     let stream = device.cuda_stream();
-    let (mut rows, mut starts, mut places) = (Vec::new(), vec![0u64], Vec::new());
-    for group in 0..groups.len() {
-        rows.push(groups.row(group) as u64);
-        places.extend(groups.occurrences(group).iter().map(|&(_, place)| place as u64));
-        starts.push(places.len() as u64);
+    // Rows, starts and places behind one another: one copy to the device.
+    let n_groups = groups.len();
+    let mut table: Vec<u64> = (0..n_groups).map(|group| groups.row(group) as u64).collect();
+    let mut start = 0;
+    for group in 0..n_groups {
+        table.push(start);
+        start += groups.occurrences(group).len() as u64;
     }
-    let (rows, starts, places) = (device.clone_htod(&rows)?, device.clone_htod(&starts)?, device.clone_htod(&places)?);
+    table.push(start);
+    for group in 0..n_groups {
+        table.extend(groups.occurrences(group).iter().map(|&(_, place)| place as u64));
+    }
+    let table = device.clone_htod(&table)?;
     let grad = view::<E>(grad)?;
 
     let (out_address, _out) = out.device_ptr_mut(&stream);
     let (grad_address, _grad) = grad.device_ptr(&stream);
-    let (rows_address, _rows) = rows.device_ptr(&stream);
-    let (starts_address, _starts) = starts.device_ptr(&stream);
-    let (places_address, _places) = places.device_ptr(&stream);
+    let (rows_address, _table) = table.device_ptr(&stream);
+    let starts_address = rows_address + (n_groups * size_of::<u64>()) as u64;
     let job = ScatterJob {
         out: out_address,
         grad: grad_address,
         rows: rows_address,
         starts: starts_address,
-        places: places_address,
-        n_groups: groups.len() as u64,
+        places: starts_address + ((n_groups + 1) * size_of::<u64>()) as u64,
+        n_groups: n_groups as u64,
         width: width as u64,
     };
-    let config = grid(groups.len(), width * size_of::<E>(), 1);
+    let config = grid(n_groups, width * size_of::<E>(), 1);
     // SAFETY: the job is that of the kernel's source; places are below the number of gradients and rows below that of the
     // output, by the checks of `scatter_add`, whose groups ascend; no two groups are of one row. It writes the output alone.
     unsafe { launch::<E, _>(&device, SCATTER_ADD, "scatter_add", &job, config) }
