@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
 use crate::error::{CheckpointError, Result};
+use crate::kernel::{with_capacity, zeros};
 use crate::rng::Generator;
 
 /// The distribution of fresh tables. `wte` is drawn first, then `wpe`, each as one call of torch's `normal_`.
@@ -91,7 +92,7 @@ fn table(
     let Some(std) = std else { return Ok(Tensor::zeros(shape, dtype, device)?) };
     let n = shape.0 * shape.1;
     let drawn = |fill: &dyn Fn(&mut [f32]) -> Result<()>| -> Result<Vec<f32>> {
-        let mut values = vec![0f32; n];
+        let mut values = zeros::<f32>(n);
         fill(&mut values)?;
         Ok(values)
     };
@@ -99,14 +100,20 @@ fn table(
     let half = || drawn(&|values| Ok(generator.normal_half(values, 0.0, std)?));
     let tensor = match dtype {
         DType::F32 => Tensor::from_vec(single()?, shape, device),
-        DType::F16 => Tensor::from_vec(half()?.into_iter().map(f16::from_f32).collect::<Vec<_>>(), shape, device),
-        DType::BF16 => Tensor::from_vec(half()?.into_iter().map(bf16::from_f32).collect::<Vec<_>>(), shape, device),
+        DType::F16 => Tensor::from_vec(narrowed(&half()?, f16::from_f32), shape, device),
+        DType::BF16 => Tensor::from_vec(narrowed(&half()?, bf16::from_f32), shape, device),
         DType::F64 => {
-            let mut values = vec![0f64; n];
+            let mut values = zeros::<f64>(n);
             generator.normal_f64(&mut values, 0.0, std)?;
             Tensor::from_vec(values, shape, device)
         }
         dtype => return Err(CheckpointError::UnsupportedDType { dtype }.into()),
     };
     Ok(tensor?)
+}
+
+fn narrowed<T>(values: &[f32], narrow: impl Fn(f32) -> T) -> Vec<T> {
+    let mut narrowed = with_capacity(values.len());
+    narrowed.extend(values.iter().map(|&value| narrow(value)));
+    narrowed
 }

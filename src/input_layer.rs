@@ -11,7 +11,7 @@ use crate::dropout::dropout;
 use crate::embedding::TokenTable;
 use crate::error::{Error, OptimError, Result};
 use crate::init::Init;
-use crate::kernel::{DenseTable, add_rows, gather_add, gather_add_into};
+use crate::kernel::{DenseTable, add_rows, gather_add, gather_add_into, new_var, same_device};
 use crate::lm_head::TiedLmHead;
 use crate::optim::{RowGrad, RowOptimizer};
 use crate::position::{PositionTable, Positions};
@@ -64,9 +64,7 @@ impl GptInputLayer {
         let ((_, wte_width), (_, wpe_width)) = (wte.dims()?, wpe.dims()?);
         agree("width", wte_width == wpe_width, || (wte_width.to_string(), wpe_width.to_string()))?;
         agree("dtype", wte.dtype() == wpe.dtype(), || (format!("{:?}", wte.dtype()), format!("{:?}", wpe.dtype())))?;
-        agree("device", wte.device().same_device(wpe.device()), || {
-            (format!("{:?}", wte.device().location()), format!("{:?}", wpe.device().location()))
-        })?;
+        same_device(("wte", wte.device()), ("wpe", wpe.device()))?;
         Ok(Self { wte, wpe, config, generator: Generator::default() })
     }
 
@@ -411,8 +409,8 @@ impl GptInputLayer {
         if let Some(name) = names.iter().find(|name| vars.contains_key(*name)) {
             return Err(Error::VarExists { name: name.clone() });
         }
-        let wte = Var::from_tensor(self.wte.dense().weight())?;
-        let wpe = Var::from_tensor(self.wpe.dense().weight())?;
+        let wte = new_var(self.wte.dense().weight())?;
+        let wpe = new_var(self.wpe.dense().weight())?;
         let layer = self.with_tables(wte.as_tensor().clone(), wpe.as_tensor().clone())?;
         vars.extend(names.into_iter().zip([wte, wpe]));
         Ok(layer)

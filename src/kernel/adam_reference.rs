@@ -8,7 +8,8 @@ use std::ops::Range;
 use candle_core::{DType, Result, Tensor};
 
 use super::adam::AdamStep;
-use super::update::{BatchRows, Gradient, Moments, is_frozen};
+use super::gradient::{BatchRows, Gradient, is_frozen};
+use super::update::Moments;
 
 /// f32, or f64 for f64.
 fn wide(tensor: &Tensor) -> Result<Tensor> {

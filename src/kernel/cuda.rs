@@ -13,7 +13,8 @@ use candle_core::{CudaDevice, CudaStorage, DType, Layout, Result, Shape};
 use half::{bf16, f16};
 
 use super::RowGroups;
-use super::ops::{PlacesOf, by_dtype};
+use super::element::by_dtype;
+use super::ops::PlacesOf;
 
 /// A file of kernels: its name, and its PTX.
 type Module = (&'static str, &'static str);

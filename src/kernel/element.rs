@@ -4,26 +4,12 @@
 //! (the payload of a NaN excepted).
 
 use std::any::TypeId;
-use std::ops::{Add, AddAssign, Div, Mul, Sub};
 
 use candle_core::{CpuStorage, WithDType};
 use half::{bf16, f16};
 
 /// A type that arithmetic is done in: f32, or f64 for f64.
-pub(crate) trait Real:
-    Copy
-    + Default
-    + PartialOrd
-    + Send
-    + Sync
-    + Into<f64>
-    + Add<Output = Self>
-    + AddAssign
-    + Sub<Output = Self>
-    + Mul<Output = Self>
-    + Div<Output = Self>
-{
-    fn from_f64(value: f64) -> Self;
+pub(crate) trait Real: WithDType + Default + Into<f64> {
     fn mul_add(self, factor: Self, summand: Self) -> Self;
     fn sqrt(self) -> Self;
 }
@@ -31,10 +17,6 @@ pub(crate) trait Real:
 macro_rules! real {
     ($type:ty) => {
         impl Real for $type {
-            #[inline(always)]
-            fn from_f64(value: f64) -> Self {
-                value as $type
-            }
             #[inline(always)]
             fn mul_add(self, factor: Self, summand: Self) -> Self {
                 <$type>::mul_add(self, factor, summand)
@@ -59,6 +41,11 @@ pub(crate) trait Element: WithDType {
     fn narrow_sum<E: Element<Wide = Self::Wide>>(wide: Self::Wide) -> Self {
         Self::narrow(wide)
     }
+    /// The numbers as they are, where nothing is to be widened.
+    fn as_wide(values: &[Self]) -> Option<&[Self::Wide]> {
+        let _ = values;
+        None
+    }
     /// All of a storage, if it holds this type.
     fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
@@ -72,6 +59,9 @@ impl Element for f32 {
     #[inline(always)]
     fn narrow(wide: f32) -> Self {
         wide
+    }
+    fn as_wide(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
     }
     fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         if let CpuStorage::F32(values) = storage { Some(values) } else { None }
@@ -87,6 +77,9 @@ impl Element for f64 {
     #[inline(always)]
     fn narrow(wide: f64) -> Self {
         wide
+    }
+    fn as_wide(values: &[Self]) -> Option<&[f64]> {
+        Some(values)
     }
     fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         if let CpuStorage::F64(values) = storage { Some(values) } else { None }
@@ -181,6 +174,33 @@ impl Id for i64 {
         usize::try_from(self).unwrap_or(usize::MAX)
     }
 }
+
+/// Evaluates `$call` with `$E` as the floating-point type of `$storage`: anything that has a `dtype()`.
+macro_rules! by_dtype {
+    ($storage:expr, $E:ident => $call:expr) => {
+        match $storage.dtype() {
+            candle_core::DType::F32 => {
+                type $E = f32;
+                $call
+            }
+            candle_core::DType::F64 => {
+                type $E = f64;
+                $call
+            }
+            candle_core::DType::F16 => {
+                type $E = half::f16;
+                $call
+            }
+            candle_core::DType::BF16 => {
+                type $E = half::bf16;
+                $call
+            }
+            dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "table of rows").bt()),
+        }
+    };
+}
+
+pub(super) use by_dtype;
 
 #[cfg(test)]
 mod tests {

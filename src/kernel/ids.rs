@@ -6,6 +6,7 @@
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
+use super::same_device;
 use crate::error::{Error, Result};
 
 /// Which table the ids are to index: a bad one is reported as that table's error.
@@ -50,14 +51,8 @@ impl CheckedIds {
         if !matches!(ids.dtype(), DType::U8 | DType::U32 | DType::I64) {
             return Err(Error::IdDType { what: table.ids(), got: ids.dtype() });
         }
-        if !ids.device().is_cpu() && !ids.device().same_device(device) {
-            return Err(Error::TableMismatch {
-                left: table.ids(),
-                right: table.name(),
-                property: "device",
-                left_value: format!("{:?}", ids.device().location()),
-                right_value: format!("{:?}", device.location()),
-            });
+        if !ids.device().is_cpu() {
+            same_device((table.ids(), ids.device()), (table.name(), device))?;
         }
         let ids = ids.contiguous()?;
         let on_host = ids.to_device(&Device::Cpu)?;

@@ -9,6 +9,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod element;
+mod gradient;
 mod ids;
 mod in_place;
 mod loss;
@@ -16,6 +17,7 @@ mod ops;
 mod reference;
 mod row_groups;
 mod simd;
+mod storage;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -27,13 +29,15 @@ use crate::error::{Error, Result};
 use ops::{Gather, GatherAdd, GatherAddInto, PlacesOf};
 
 pub(crate) use adam::AdamStep;
+pub(crate) use gradient::{BatchRows, Gradient};
 pub(crate) use ids::{CheckedIds, Table, to_host, unravel};
 pub(crate) use loss::{Counted, CrossEntropy, LossParts, Wanted, attach};
 pub(crate) use reference::add_rows;
 pub(crate) use row_groups::RowGroups;
 pub(crate) use simd::{extend_widened, prefetch};
-pub(crate) use table::DenseTable;
-pub(crate) use update::{BatchRows, Gradient, Moments, adamw, dense_gradient, grad_sum_of_squares, row_adam};
+pub(crate) use storage::{new_var, with_capacity, zeros, zeros_like};
+pub(crate) use table::{DenseTable, same_device};
+pub(crate) use update::{Moments, adamw, dense_gradient, grad_sum_of_squares, row_adam};
 
 /// Where ids `[.., T]` stand, known to be inside the position table.
 #[derive(Clone, Debug)]

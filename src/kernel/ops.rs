@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, InplaceOp3, Layout, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, InplaceOp3, Layout, Shape, Tensor};
 use half::{bf16, f16};
 
 #[cfg(feature = "cuda")]
@@ -13,7 +13,8 @@ use super::RowGroups;
 use super::cpu::{self, Outside, Rows};
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::element::{Element, Id};
+use super::element::{Element, Id, by_dtype};
+use super::storage::{as_uninit, changed, inside, inside_mut, on_host, slice, summed, written};
 
 type CandleResult<T> = candle_core::Result<T>;
 
@@ -37,14 +38,17 @@ pub(super) enum PlacesOf {
     /// From here on, along the last dimension.
     Start(usize),
     /// Position ids of the shape of the ids, `u32`, contiguous: the same on the device of the ids and on the host.
-    Ids { on_device: Tensor, on_host: Tensor },
+    Ids {
+        #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU reads those on the host"))]
+        on_device: Tensor,
+        on_host: Tensor,
+    },
 }
 
-/// `out[id] = Σ grad[n]`: arguments grad `[N, C]` and ids `[N]`; out `[n_rows, C]`.
+/// `out[ids[n]] += grad[n]`: argument grad `[N, C]`; out `[n_rows, C]`.
 struct ScatterAdd {
     n_rows: usize,
-    /// The ids, as in [`Gather`]: a device sums them in groups that the host has made.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+    /// N ids, as in [`Gather`]: a device sums them in groups that the host has made.
     on_host: Tensor,
 }
 
@@ -54,34 +58,6 @@ struct SumBatch {
     start: usize,
     t: usize,
 }
-
-/// Calls `$call::<E>` for the floating-point type of `$storage`.
-macro_rules! by_dtype {
-    ($storage:expr, $E:ident => $call:expr) => {
-        match $storage.dtype() {
-            DType::F32 => {
-                type $E = f32;
-                $call
-            }
-            DType::F64 => {
-                type $E = f64;
-                $call
-            }
-            DType::F16 => {
-                type $E = f16;
-                $call
-            }
-            DType::BF16 => {
-                type $E = bf16;
-                $call
-            }
-            dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "table of rows").bt()),
-        }
-    };
-}
-
-#[cfg(feature = "cuda")]
-pub(super) use by_dtype;
 
 /// Binds `$ids` to the slice of ids in `$storage`, whatever their type.
 macro_rules! by_ids {
@@ -139,11 +115,11 @@ impl CustomOp2 for Gather {
     fn bwd(
         &self,
         table: &Tensor,
-        ids: &Tensor,
+        _ids: &Tensor,
         _res: &Tensor,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(scatter_add(table, ids, &self.on_host, grad)?), None))
+        Ok((Some(scatter_add(table, &self.on_host, grad)?), None))
     }
 }
 
@@ -192,10 +168,10 @@ impl CustomOp3 for GatherAdd {
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         // None only for what nobody tracks: Candle panics on a tracked argument without a gradient.
-        let wte_grad = if wte.track_op() { Some(scatter_add(wte, ids, &self.on_host, grad)?) } else { None };
+        let wte_grad = if wte.track_op() { Some(scatter_add(wte, &self.on_host, grad)?) } else { None };
         let wpe_grad = match &self.places {
             _ if !wpe.track_op() => None,
-            PlacesOf::Ids { on_device, on_host } => Some(scatter_add(wpe, on_device, on_host, grad)?),
+            PlacesOf::Ids { on_host, .. } => Some(scatter_add(wpe, on_host, grad)?),
             &PlacesOf::Start(start) => {
                 let (n_rows, _) = wpe.dims2()?;
                 let t = ids.dims().last().copied().unwrap_or(1);
@@ -228,9 +204,7 @@ impl InplaceOp3 for GatherAddInto {
     ) -> CandleResult<()> {
         let (_, width) = l2.shape().dims2()?;
         let (ids, ids_layout) = self.ids.storage_and_layout();
-        let candle_core::Storage::Cpu(ids) = &*ids else {
-            return Err(candle_core::Error::Msg("ids are not on the CPU".to_string()).bt());
-        };
+        let ids = on_host(&ids)?;
         /// One pair of types, both widened to the same.
         macro_rules! pair {
             ($E:ty, $O:ident, $buffer:ident) => {
@@ -306,11 +280,10 @@ impl GatherAdd {
     }
 }
 
-/// The gradient of `table` under a gather of `ids`: one `[N, C]` buffer.
-fn scatter_add(table: &Tensor, ids: &Tensor, on_host: &Tensor, grad: &Tensor) -> CandleResult<Tensor> {
+/// The gradient of `table` under a gather of ids: one `[N, C]` buffer.
+fn scatter_add(table: &Tensor, on_host: &Tensor, grad: &Tensor) -> CandleResult<Tensor> {
     let (n_rows, _) = table.dims2()?;
-    let on_host = on_host.clone();
-    rows_of(grad)?.apply_op2_no_bwd(&ids.flatten_all()?, &ScatterAdd { n_rows, on_host })
+    rows_of(grad)?.apply_op1_no_bwd(&ScatterAdd { n_rows, on_host: on_host.clone() })
 }
 
 /// A gradient `[.., C]` as contiguous rows `[N, C]`.
@@ -320,40 +293,30 @@ fn rows_of(grad: &Tensor) -> CandleResult<Tensor> {
     grad.contiguous()?.reshape((n, width))
 }
 
-impl CustomOp2 for ScatterAdd {
+impl CustomOp1 for ScatterAdd {
     fn name(&self) -> &'static str {
         "scatter-add"
     }
 
-    fn cpu_fwd(
-        &self,
-        grad: &CpuStorage,
-        l1: &Layout,
-        ids: &CpuStorage,
-        l2: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let (_, width) = l1.shape().dims2()?;
-        by_dtype!(grad, E => by_ids!(ids, l2, ids => {
-            let grad = Rows { values: slice::<E>(grad, l1)?, width };
+    fn cpu_fwd(&self, grad: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let (_, width) = layout.shape().dims2()?;
+        let (ids, ids_layout) = self.on_host.storage_and_layout();
+        let ids = on_host(&ids)?;
+        by_dtype!(grad, E => by_ids!(ids, ids_layout, ids => {
+            let grad = Rows { values: slice::<E>(grad, layout)?, width };
             summed(self.n_rows * width, |out| cpu::scatter_add(out, ids, grad))
         }))
         .map(|storage| (storage, (self.n_rows, width).into()))
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        grad: &CudaStorage,
-        l1: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> CandleResult<(CudaStorage, Shape)> {
+    fn cuda_fwd(&self, grad: &CudaStorage, layout: &Layout) -> CandleResult<(CudaStorage, Shape)> {
         let ids = super::to_host(&self.on_host, "ids").map_err(candle_core::Error::from)?;
-        cuda::scatter_add((grad, l1), &RowGroups::from_ids(&ids, None), self.n_rows)
+        cuda::scatter_add((grad, layout), &RowGroups::from_ids(&ids, None), self.n_rows)
     }
 }
 
-impl candle_core::CustomOp1 for SumBatch {
+impl CustomOp1 for SumBatch {
     fn name(&self) -> &'static str {
         "sum-batch"
     }
@@ -375,74 +338,7 @@ impl candle_core::CustomOp1 for SumBatch {
     }
 }
 
-fn changed(_: Outside) -> candle_core::Error {
-    candle_core::Error::Msg("ids were changed by somebody else while they were used".to_string()).bt()
-}
-
 /// The shape of ids, with the width of a row behind it.
 fn with_width(ids: &Layout, width: usize) -> Shape {
     ids.dims().iter().copied().chain([width]).collect::<Vec<_>>().into()
-}
-
-/// The elements of a contiguous layout.
-fn inside<'a, T>(values: &'a [T], layout: &Layout) -> CandleResult<&'a [T]> {
-    let range = layout.contiguous_offsets();
-    range
-        .and_then(|(start, end)| values.get(start..end))
-        .ok_or_else(|| candle_core::Error::RequiresContiguous { op: "gather-add" }.bt())
-}
-
-pub(super) fn inside_mut<'a, T>(values: &'a mut [T], layout: &Layout) -> CandleResult<&'a mut [T]> {
-    let range = layout.contiguous_offsets();
-    range
-        .and_then(|(start, end)| values.get_mut(start..end))
-        .ok_or_else(|| candle_core::Error::RequiresContiguous { op: "write in place" }.bt())
-}
-
-pub(super) fn slice<'a, E: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [E]> {
-    inside(E::cpu_storage_as_slice(storage)?, layout)
-}
-
-fn as_uninit<E: Element>(values: &mut [E]) -> &mut [MaybeUninit<E>] {
-    // SAFETY: `MaybeUninit<E>` has the layout of `E`, and the kernels only ever write whole numbers through it.
-    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
-}
-
-/// A new storage of `n` numbers, every one of them written by `write`.
-fn written<E: Element>(
-    n: usize,
-    write: impl FnOnce(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
-) -> CandleResult<CpuStorage> {
-    let mut values: Vec<E> = Vec::with_capacity(n);
-    write(&mut values.spare_capacity_mut()[..n]).map_err(changed)?;
-    // SAFETY: the kernels write every row of their output, or fail.
-    unsafe { values.set_len(n) };
-    Ok(E::to_cpu_storage_owned(values))
-}
-
-/// A new storage of `n` zeros, into which `write` writes sums.
-fn summed<E: Element>(
-    n: usize,
-    write: impl FnOnce(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
-) -> CandleResult<CpuStorage> {
-    let mut values = zeros::<E>(n);
-    write(as_uninit(&mut values)).map_err(changed)?;
-    Ok(E::to_cpu_storage_owned(values))
-}
-
-/// `n` zeros that the system provides: no page of them is touched before it is used.
-pub(super) fn zeros<E: Element>(n: usize) -> Vec<E> {
-    let Ok(layout) = std::alloc::Layout::array::<E>(n) else { return vec![E::zero(); n] };
-    if layout.size() == 0 {
-        return Vec::new();
-    }
-    // SAFETY: the size is not zero; all-zero bytes are the number zero in every type of element; the memory has the layout
-    // of a vector with capacity `n`, and is its own.
-    unsafe {
-        let start = std::alloc::alloc_zeroed(layout).cast::<E>();
-        if start.is_null() {
-            std::alloc::handle_alloc_error(layout);
-        }
-        Vec::from_raw_parts(start, n, n)
-    }
 }

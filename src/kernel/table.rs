@@ -82,3 +82,20 @@ impl DenseTable {
         self.weight().device()
     }
 }
+
+/// What is named `left` and lies on one device, and what is named `right` and lies on the other, go together.
+pub(crate) fn same_device(
+    (left, left_device): (&'static str, &Device),
+    (right, right_device): (&'static str, &Device),
+) -> Result<()> {
+    if left_device.same_device(right_device) {
+        return Ok(());
+    }
+    Err(Error::TableMismatch {
+        left,
+        right,
+        property: "device",
+        left_value: format!("{:?}", left_device.location()),
+        right_value: format!("{:?}", right_device.location()),
+    })
+}

@@ -2,16 +2,15 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
-use half::{bf16, f16};
+use candle_core::{CpuStorage, Result, Tensor};
 use rayon::prelude::*;
 
-use super::RowGroups;
 use super::adam::{AdamStep, AdamWRule, RowRule, Rule, Run, sum_of_squares};
-use super::element::{Element, Real};
+use super::adam_reference;
+use super::element::{Element, by_dtype};
+use super::gradient::{BatchRows, Gradient, RowSum, SliceRows, Slices, is_frozen};
 use super::in_place::write_in_place;
-use super::ops::{inside_mut, slice, zeros};
-use super::{adam_reference, simd};
+use super::storage::{inside_mut, on_host, slice, zeros};
 
 /// A parameter and its state, three tensors of one shape, type and device; the state shares memory with nothing else.
 #[derive(Clone, Copy, Debug)]
@@ -19,26 +18,6 @@ pub(crate) struct Moments<'a> {
     pub(crate) param: &'a Tensor,
     pub(crate) exp_avg: &'a Tensor,
     pub(crate) exp_avg_sq: &'a Tensor,
-}
-
-/// Rows of a batch, `[n_ids, C]` and contiguous, grouped by the rows of the table that they are gradients of.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BatchRows<'a> {
-    pub(crate) groups: &'a RowGroups,
-    pub(crate) rows: &'a Tensor,
-    /// What each row is multiplied by before it is summed.
-    pub(crate) scale: f64,
-}
-
-/// What is known of a tensor's gradient: the sum of both; zero where neither is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Gradient<'a> {
-    /// Of the parameter's shape and type.
-    pub(crate) dense: Option<&'a Tensor>,
-    /// Only for a matrix.
-    pub(crate) rows: Option<BatchRows<'a>>,
-    /// Rows that take no part: ascending, disjoint ranges. Only for a matrix.
-    pub(crate) frozen: &'a [Range<usize>],
 }
 
 /// Elements below which a tensor is updated by the calling thread: the pool costs more than it saves.
@@ -51,13 +30,7 @@ pub(crate) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Re
     if !tensors.param.device().is_cpu() {
         return adam_reference::adamw(tensors, gradient, step);
     }
-    match tensors.param.dtype() {
-        DType::F32 => adamw_cpu::<f32>(tensors, gradient, step),
-        DType::F64 => adamw_cpu::<f64>(tensors, gradient, step),
-        DType::BF16 => adamw_cpu::<bf16>(tensors, gradient, step),
-        DType::F16 => adamw_cpu::<f16>(tensors, gradient, step),
-        dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "adamw").bt()),
-    }
+    by_dtype!(tensors.param, E => adamw_cpu::<E>(tensors, gradient, step))
 }
 
 /// Adam on the rows of the batch that are not `frozen`: no other row is read or written.
@@ -65,13 +38,7 @@ pub(crate) fn row_adam(tensors: Moments, batch: BatchRows, frozen: &[Range<usize
     if !tensors.param.device().is_cpu() {
         return adam_reference::row_adam(tensors, batch, frozen, step);
     }
-    match tensors.param.dtype() {
-        DType::F32 => row_adam_cpu::<f32>(tensors, batch, frozen, step),
-        DType::F64 => row_adam_cpu::<f64>(tensors, batch, frozen, step),
-        DType::BF16 => row_adam_cpu::<bf16>(tensors, batch, frozen, step),
-        DType::F16 => row_adam_cpu::<f16>(tensors, batch, frozen, step),
-        dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "row adam").bt()),
-    }
+    by_dtype!(tensors.param, E => row_adam_cpu::<E>(tensors, batch, frozen, step))
 }
 
 /// The sum of the squares of the gradient of `param`, in f64, in an order that depends on its shape alone.
@@ -79,13 +46,7 @@ pub(crate) fn grad_sum_of_squares(param: &Tensor, gradient: Gradient) -> Result<
     if !param.device().is_cpu() {
         return adam_reference::grad_sum_of_squares(param, gradient);
     }
-    match param.dtype() {
-        DType::F32 => sum_of_squares_cpu::<f32>(param, gradient),
-        DType::F64 => sum_of_squares_cpu::<f64>(param, gradient),
-        DType::BF16 => sum_of_squares_cpu::<bf16>(param, gradient),
-        DType::F16 => sum_of_squares_cpu::<f16>(param, gradient),
-        dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "gradient norm").bt()),
-    }
+    by_dtype!(param, E => sum_of_squares_cpu::<E>(param, gradient))
 }
 
 /// The gradient of all of `param` `[V, C]`, zeros included.
@@ -93,13 +54,7 @@ pub(crate) fn dense_gradient(param: &Tensor, batch: BatchRows) -> Result<Tensor>
     if !param.device().is_cpu() {
         return adam_reference::materialized(param, Gradient { dense: None, rows: Some(batch), frozen: &[] });
     }
-    match param.dtype() {
-        DType::F32 => dense_gradient_cpu::<f32>(param, batch),
-        DType::F64 => dense_gradient_cpu::<f64>(param, batch),
-        DType::BF16 => dense_gradient_cpu::<bf16>(param, batch),
-        DType::F16 => dense_gradient_cpu::<f16>(param, batch),
-        dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "gradient").bt()),
-    }
+    by_dtype!(param, E => dense_gradient_cpu::<E>(param, batch))
 }
 
 fn dense_gradient_cpu<E: Element>(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
@@ -207,11 +162,6 @@ impl<E: Element> RowJob<'_, E> {
     }
 }
 
-/// Whether a row lies in one of ascending, disjoint ranges.
-pub(super) fn is_frozen(frozen: &[Range<usize>], row: usize) -> bool {
-    frozen.get(frozen.partition_point(|frozen| frozen.end <= row)).is_some_and(|frozen| frozen.contains(&row))
-}
-
 fn sum_of_squares_cpu<E: Element>(param: &Tensor, gradient: Gradient) -> Result<f64> {
     let batch = gradient.rows;
     let (dense, rows) = (gradient.dense.map(Tensor::storage_and_layout), batch.map(|b| b.rows.storage_and_layout()));
@@ -251,119 +201,11 @@ fn sum_of_squares_cpu<E: Element>(param: &Tensor, gradient: Gradient) -> Result<
     Ok(sums.iter().sum())
 }
 
-fn on_host(storage: &Storage) -> Result<&CpuStorage> {
-    match storage {
-        Storage::Cpu(storage) => Ok(storage),
-        _ => candle_core::bail!("a gradient lies on another device than its parameter"),
-    }
-}
-
 /// The length of the rows that a tensor is cut into: those of a matrix are its own.
 fn row_width(param: &Tensor) -> usize {
     match *param.dims() {
         [_, width] => width.max(1),
         _ => 1,
-    }
-}
-
-/// The gradient of a tensor as slices.
-struct Slices<'a, E> {
-    dense: Option<&'a [E]>,
-    rows: Option<SliceRows<'a, E>>,
-    frozen: &'a [Range<usize>],
-}
-
-struct SliceRows<'a, E> {
-    groups: &'a RowGroups,
-    rows: &'a [E],
-    scale: f64,
-}
-
-impl<E> Copy for SliceRows<'_, E> {}
-
-impl<E> Clone for SliceRows<'_, E> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<'a, E> SliceRows<'a, E> {
-    fn new(batch: BatchRows<'a>, rows: &'a [E]) -> Self {
-        Self { groups: batch.groups, rows, scale: batch.scale }
-    }
-}
-
-impl<E: Element> Slices<'_, E> {
-    /// Calls `f` with runs of the rows `rows` that are not frozen, in order, and their gradient (`None` for zeros).
-    fn visit(&self, rows: Range<usize>, width: usize, mut f: impl FnMut(Range<usize>, Option<&[E]>)) {
-        let mut summed = RowSum::new();
-        let mut live = |live: Range<usize>| {
-            if live.is_empty() {
-                return;
-            }
-            let dense =
-                |rows: &Range<usize>| self.dense.map(|g| &g[rows.start * width..(rows.end * width).min(g.len())]);
-            let mut row = live.start;
-            if let Some(batch) = self.rows {
-                for group in batch.groups.within(&live) {
-                    let touched = batch.groups.row(group);
-                    let (before, at) = (row..touched, touched..touched + 1);
-                    if !before.is_empty() {
-                        f(before.clone(), dense(&before));
-                    }
-                    f(at.clone(), Some(summed.sum(batch, group, width, dense(&at))));
-                    row = touched + 1;
-                }
-            }
-            let after = row..live.end;
-            if !after.is_empty() {
-                f(after.clone(), dense(&after));
-            }
-        };
-        let mut row = rows.start;
-        let from = self.frozen.partition_point(|frozen| frozen.end <= rows.start);
-        for frozen in self.frozen[from..].iter().take_while(|frozen| frozen.start < rows.end) {
-            live(row..frozen.start.max(row));
-            row = frozen.end.min(rows.end);
-        }
-        live(row..rows.end);
-    }
-}
-
-/// Room for the sum of one row's gradients: in the type of the arithmetic, and rounded once to the type of the table.
-struct RowSum<E: Element> {
-    wide: Vec<E::Wide>,
-    rounded: Vec<E>,
-}
-
-impl<E: Element> RowSum<E> {
-    fn new() -> Self {
-        Self { wide: Vec::new(), rounded: Vec::new() }
-    }
-
-    /// The sum of a group's occurrences in their order, rounded, and then `dense` (where there is one), rounded again: the
-    /// bits of a whole table of sums that is added to a whole table of `dense`.
-    fn sum<'a>(&'a mut self, batch: SliceRows<'a, E>, group: usize, width: usize, dense: Option<&'a [E]>) -> &'a [E] {
-        let row = |occurrence: usize| &batch.rows[occurrence * width..][..width];
-        let factor = batch.scale * batch.groups.factor(group);
-        let occurrences = batch.groups.occurrences(group);
-        if let (&[(_, only)], None, true) = (occurrences, dense, factor == 1.0) {
-            return row(only);
-        }
-        self.wide.clear();
-        self.wide.resize(width, E::Wide::default());
-        for &(_, occurrence) in occurrences {
-            simd::accumulate(&mut self.wide, row(occurrence));
-        }
-        let factor = E::Wide::from_f64(factor);
-        self.rounded.clear();
-        self.rounded.extend(self.wide.iter().map(|&sum| E::narrow(sum * factor)));
-        if let Some(dense) = dense {
-            for (sum, dense) in self.rounded.iter_mut().zip(dense) {
-                *sum = E::narrow(dense.widen() + sum.widen());
-            }
-        }
-        &self.rounded
     }
 }
 

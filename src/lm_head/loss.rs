@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::TiedLmHead;
 use crate::error::{Error, Result};
-use crate::kernel::{Counted, CrossEntropy, LossParts, Wanted, attach, to_host, unravel};
+use crate::kernel::{Counted, CrossEntropy, LossParts, Wanted, attach, same_device, to_host, unravel};
 
 /// What PyTorch ignores by default.
 const IGNORE_INDEX: i64 = -100;
@@ -196,15 +196,7 @@ impl TiedLmHead {
         let table = self.wte.dense();
         let (vocab_size, n_embd) = table.dims()?;
         let outer = table.outer_dims("hidden_states", hidden_states)?;
-        if !hidden_states.device().same_device(table.device()) {
-            return Err(Error::TableMismatch {
-                left: "hidden_states",
-                right: "wte",
-                property: "device",
-                left_value: format!("{:?}", hidden_states.device().location()),
-                right_value: format!("{:?}", table.device().location()),
-            });
-        }
+        same_device(("hidden_states", hidden_states.device()), ("wte", table.device()))?;
         expect_dims("target_ids", target_ids, outer)?;
         let counted = counted(target_ids, options, vocab_size)?;
         let scale = match options.reduction {

@@ -8,7 +8,7 @@ use candle_nn::ParamsAdamW;
 
 use super::{ParamGroup, RowGrad};
 use crate::error::{OptimError, Result};
-use crate::kernel::{AdamStep, Gradient, Moments, grad_sum_of_squares};
+use crate::kernel::{AdamStep, Gradient, Moments, grad_sum_of_squares, zeros_like};
 
 /// The settings of a group, complete.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -188,7 +188,7 @@ impl Params {
         for job in jobs {
             let param = &mut self.params[job.param];
             if param.state.is_none() {
-                let zeros = || Tensor::zeros(param.var.shape(), param.var.dtype(), param.var.device());
+                let zeros = || zeros_like(&param.var);
                 param.state = Some(State { step: 0, exp_avg: zeros()?, exp_avg_sq: zeros()? });
             }
         }

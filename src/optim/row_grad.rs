@@ -3,7 +3,7 @@
 use candle_core::{Tensor, Var};
 
 use crate::error::{Error, Result};
-use crate::kernel::{BatchRows, DenseTable, RowGroups, Table, dense_gradient};
+use crate::kernel::{BatchRows, DenseTable, RowGroups, Table, dense_gradient, same_device};
 
 /// The gradient of a table `[V, C]` as one row for each id of a batch, whose ids say which rows of the table they belong to;
 /// ids that repeat stand for the sum. No `[V, C]` tensor is ever made of it.
@@ -70,15 +70,7 @@ impl RowGrad {
                 expected: format!("the shape of the ids, {ids_dims:?}, followed by {width}"),
             });
         }
-        if !rows.device().same_device(table.device()) {
-            return Err(Error::TableMismatch {
-                left: "the gradient",
-                right: "its table",
-                property: "device",
-                left_value: format!("{:?}", rows.device().location()),
-                right_value: format!("{:?}", table.device().location()),
-            });
-        }
+        same_device(("the gradient", rows.device()), ("its table", table.device()))?;
         let groups = groups()?;
         let rows = rows.detach().contiguous()?.reshape((groups.n_ids(), width))?;
         Ok(Self { var, groups, rows, scale: 1.0 })

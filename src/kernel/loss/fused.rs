@@ -14,8 +14,10 @@
 
 use rayon::prelude::*;
 
+use super::super::element::Element;
+use super::super::storage::zeros;
 use super::matmul::Update;
-use super::real::{Element, Real};
+use super::real::{Real, widened};
 use super::sweeps::{Chunk, Partials};
 use super::{Counted, Wanted};
 
@@ -62,9 +64,8 @@ impl Blocks {
     }
 }
 
-impl<S: Element> Job<'_, S> {
-    pub(super) fn run(&self, wanted: Wanted) -> Found<S::Real> {
-        let zeros = |n: usize| vec![S::Real::ZERO; n];
+impl<S: Element<Wide: Real>> Job<'_, S> {
+    pub(super) fn run(&self, wanted: Wanted) -> Found<S::Wide> {
         let (c, blocks) = (self.n_embd, self.blocks());
         let mut found = Found {
             loss: 0.0,
@@ -96,24 +97,24 @@ impl<S: Element> Job<'_, S> {
     }
 
     /// The rows that count, next to each other.
-    fn pack(&self, counted: &[Counted]) -> Vec<S::Real> {
+    fn pack(&self, counted: &[Counted]) -> Vec<S::Wide> {
         let c = self.n_embd;
         let (mut rows, mut scratch) = (Vec::with_capacity(counted.len() * c), Vec::new());
         for &Counted { row, .. } in counted {
-            rows.extend_from_slice(S::widen(&self.hidden[row * c..][..c], &mut scratch));
+            rows.extend_from_slice(widened(&self.hidden[row * c..][..c], &mut scratch));
         }
         rows
     }
 
     /// Adds up the groups' shares `[groups, rows, C]` in their order and puts the rows where they came from.
-    fn unpack(&self, counted: &[Counted], partials: &mut [S::Real], grad: &mut [S::Real]) {
+    fn unpack(&self, counted: &[Counted], partials: &mut [S::Wide], grad: &mut [S::Wide]) {
         let c = self.n_embd;
         let blocks = self.blocks();
         let used = blocks.count.div_ceil(blocks.per_group) * counted.len() * c;
         let (sums, others) = partials[..used].split_at_mut(counted.len() * c);
         sums.par_chunks_mut(c).enumerate().for_each(|(row, sum)| {
             for other in others.chunks(counted.len() * c) {
-                S::Real::add_scaled(sum, S::Real::ONE, &other[row * c..][..c]);
+                S::Wide::add_scaled(sum, S::Wide::ONE, &other[row * c..][..c]);
             }
         });
         for (sum, counted) in sums.chunks(c).zip(counted) {
@@ -122,10 +123,10 @@ impl<S: Element> Job<'_, S> {
     }
 
     /// Block `index` of the table: its first row's number, how many rows, and their values.
-    pub(super) fn block<'s>(&'s self, index: usize, scratch: &'s mut Vec<S::Real>) -> (usize, usize, &'s [S::Real]) {
+    pub(super) fn block<'s>(&'s self, index: usize, scratch: &'s mut Vec<S::Wide>) -> (usize, usize, &'s [S::Wide]) {
         let len = self.blocks().len;
         let first = index * len;
         let n = len.min(self.vocab_size - first);
-        (first, n, S::widen(&self.table[first * self.n_embd..][..n * self.n_embd], scratch))
+        (first, n, widened(&self.table[first * self.n_embd..][..n * self.n_embd], scratch))
     }
 }

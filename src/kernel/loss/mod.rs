@@ -15,9 +15,10 @@ mod sweeps;
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 
+use super::element::Element;
 use crate::error::Result;
 pub(crate) use op::attach;
-use real::{Element, with_values};
+use real::{Real, with_values};
 
 /// A row of the hidden states that counts, and the token that it is to predict: below N and V.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +108,7 @@ impl<'a> CrossEntropy<'a> {
         })
     }
 
-    fn fused<S: Element>(&self, wanted: Wanted) -> Result<LossParts> {
+    fn fused<S: Element<Wide: Real>>(&self, wanted: Wanted) -> Result<LossParts> {
         let (n_rows, n_embd) = self.hidden.dims2()?;
         let (vocab_size, _) = self.table.dims2()?;
         let found = with_values::<S, _>(&self.hidden, |hidden| {

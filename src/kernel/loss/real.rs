@@ -1,13 +1,13 @@
-//! The types of number that the fused loss computes in, and those that it reads.
+//! The types of number that the fused loss computes in, and how it reads others.
 
-use candle_core::{CpuStorage, Tensor, WithDType};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
+use candle_core::Tensor;
 
+use super::super::element::{self, Element};
+use super::super::storage::{on_host, slice};
 use super::exp;
 
-/// A type that sums are computed in. Sealed by being private: f32 and f64.
-pub(super) trait Real: WithDType + Send + Sync {
+/// What the loss does with rows of the type that sums are computed in: f32 or f64.
+pub(super) trait Real: element::Real {
     const ZERO: Self;
     const ONE: Self;
 
@@ -55,59 +55,17 @@ macro_rules! real {
 real!(f32, exp::row_max_f32, exp::exp_row_f32);
 real!(f64, exp::row_max_f64, exp::exp_row_f64);
 
-/// A type that hidden states and tables are stored in.
-pub(super) trait Element: WithDType + Send + Sync {
-    type Real: Real;
-
-    /// The values in the type they are computed in: themselves, or exact copies in `scratch`.
-    fn widen<'a>(values: &'a [Self], scratch: &'a mut Vec<Self::Real>) -> &'a [Self::Real];
-}
-
-impl Element for f32 {
-    type Real = f32;
-
-    fn widen<'a>(values: &'a [f32], _: &'a mut Vec<f32>) -> &'a [f32] {
-        values
-    }
-}
-
-impl Element for f64 {
-    type Real = f64;
-
-    fn widen<'a>(values: &'a [f64], _: &'a mut Vec<f64>) -> &'a [f64] {
-        values
-    }
-}
-
-impl Element for bf16 {
-    type Real = f32;
-
-    fn widen<'a>(values: &'a [bf16], scratch: &'a mut Vec<f32>) -> &'a [f32] {
+/// The values in the type they are computed in: themselves, or exact copies in `scratch`.
+pub(super) fn widened<'a, S: Element>(values: &'a [S], scratch: &'a mut Vec<S::Wide>) -> &'a [S::Wide] {
+    S::as_wide(values).unwrap_or_else(|| {
         scratch.clear();
-        scratch.extend(values.iter().map(|x| f32::from_bits(u32::from(x.to_bits()) << 16)));
+        scratch.extend(values.iter().map(|x| x.widen()));
         scratch
-    }
-}
-
-impl Element for f16 {
-    type Real = f32;
-
-    fn widen<'a>(values: &'a [f16], scratch: &'a mut Vec<f32>) -> &'a [f32] {
-        scratch.resize(values.len(), 0.0);
-        values.convert_to_f32_slice(scratch);
-        scratch
-    }
+    })
 }
 
 /// Calls `f` with the values of a contiguous tensor on the CPU.
 pub(super) fn with_values<S: Element, R>(tensor: &Tensor, f: impl FnOnce(&[S]) -> R) -> candle_core::Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
-    let candle_core::Storage::Cpu(storage) = &*storage else {
-        return Err(candle_core::Error::Msg("the fused loss runs on the CPU only".to_string()));
-    };
-    let values = CpuStorage::as_slice::<S>(storage)?;
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(f(&values[start..end])),
-        None => Err(candle_core::Error::RequiresContiguous { op: "fused loss" }),
-    }
+    Ok(f(slice(on_host(&storage)?, layout)?))
 }

@@ -3,23 +3,24 @@
 use candle_core::WithDType;
 use rayon::prelude::*;
 
+use super::super::element::Element;
 use super::Counted;
 use super::fused::Job;
 use super::matmul::{Matrix, Update, matmul};
-use super::real::{Element, Real};
+use super::real::Real;
 
 /// Where the second sweep writes: the groups' shares of the hidden states' gradient `[groups, rows, C]`, and the table's
 /// gradient.
 pub(super) type Partials<'a, T> = (Option<&'a mut [T]>, Option<&'a mut [T]>);
 
 /// Rows that are worked on together, after the first sweep.
-pub(super) struct Chunk<'a, S: Element> {
+pub(super) struct Chunk<'a, S: Element<Wide: Real>> {
     job: &'a Job<'a, S>,
     counted: &'a [Counted],
     /// `[rows, C]`
-    rows: Vec<S::Real>,
+    rows: Vec<S::Wide>,
     /// `[blocks, rows]`
-    scores: Vec<Score<S::Real>>,
+    scores: Vec<Score<S::Wide>>,
     totals: Vec<Total>,
 }
 
@@ -66,17 +67,17 @@ impl<T> Scratch<T> {
     }
 }
 
-impl<'a, S: Element> Chunk<'a, S> {
+impl<'a, S: Element<Wide: Real>> Chunk<'a, S> {
     /// The first sweep over the blocks. `exps` `[blocks, rows, block]` keeps the exponentials.
     pub(super) fn new(
         job: &'a Job<'a, S>,
         counted: &'a [Counted],
-        rows: Vec<S::Real>,
-        exps: Option<&mut [S::Real]>,
+        rows: Vec<S::Wide>,
+        exps: Option<&mut [S::Wide]>,
     ) -> Self {
         let (n_rows, blocks) = (counted.len(), job.blocks());
         let mut chunk = Self { job, counted, rows, scores: Vec::new(), totals: Vec::new() };
-        let empty = Score { max: S::Real::ZERO, sum: 0.0, target: S::Real::ZERO };
+        let empty = Score { max: S::Wide::ZERO, sum: 0.0, target: S::Wide::ZERO };
         let mut scores = vec![empty; blocks.count * n_rows];
         let by_block = scores.par_chunks_mut(n_rows).enumerate();
         match exps {
@@ -84,7 +85,7 @@ impl<'a, S: Element> Chunk<'a, S> {
                 .zip(exps.par_chunks_mut(blocks.len * n_rows))
                 .for_each_init(Vec::new, |table, ((index, scores), exps)| chunk.score(index, table, exps, scores)),
             None => by_block.for_each_init(Scratch::new, |scratch, (index, scores)| {
-                scratch.product.resize(blocks.len * n_rows, S::Real::ZERO);
+                scratch.product.resize(blocks.len * n_rows, S::Wide::ZERO);
                 chunk.score(index, &mut scratch.table, &mut scratch.product, scores);
             }),
         }
@@ -98,20 +99,20 @@ impl<'a, S: Element> Chunk<'a, S> {
     }
 
     /// One block of the first sweep.
-    fn score(&self, index: usize, table: &mut Vec<S::Real>, exps: &mut [S::Real], scores: &mut [Score<S::Real>]) {
+    fn score(&self, index: usize, table: &mut Vec<S::Wide>, exps: &mut [S::Wide], scores: &mut [Score<S::Wide>]) {
         let (first, n, table) = self.job.block(index, table);
         let c = self.job.n_embd;
         let rows = Matrix::new(&self.rows, self.counted.len(), c);
         matmul(exps, Update::Overwrite, rows, Matrix::new(table, n, c).t());
-        let infinity = S::Real::from_f64(f64::NEG_INFINITY);
+        let infinity = S::Wide::from_f64(f64::NEG_INFINITY);
         for ((row, counted), score) in exps.chunks_mut(n).zip(self.counted).zip(scores) {
             if (first..first + n).contains(&counted.target) {
                 score.target = std::mem::replace(&mut row[counted.target - first], infinity);
             }
-            score.max = S::Real::row_max(row);
+            score.max = S::Wide::row_max(row);
             // -∞ - -∞ would be NaN.
-            let shift = if score.max == infinity { S::Real::ZERO } else { score.max };
-            score.sum = S::Real::exp_row(row, shift);
+            let shift = if score.max == infinity { S::Wide::ZERO } else { score.max };
+            score.sum = S::Wide::exp_row(row, shift);
         }
     }
 
@@ -129,7 +130,7 @@ impl<'a, S: Element> Chunk<'a, S> {
     }
 
     /// The second sweep: writes the shares of the hidden states' gradient, and writes or adds to the table's.
-    pub(super) fn gradients(&self, exps: &[S::Real], (hidden, table): Partials<'_, S::Real>, update: Update) {
+    pub(super) fn gradients(&self, exps: &[S::Wide], (hidden, table): Partials<'_, S::Wide>, update: Update) {
         let (n_rows, c, blocks) = (self.counted.len(), self.job.n_embd, self.job.blocks());
         let group_len = blocks.per_group * blocks.len;
         let mut hidden = hidden.map(|grad| grad.chunks_mut(n_rows * c));
@@ -146,10 +147,10 @@ impl<'a, S: Element> Chunk<'a, S> {
     }
 
     /// One group of the second sweep.
-    fn group(&self, group: Group<'_, S::Real>, scratch: &mut Scratch<S::Real>, update: Update) {
+    fn group(&self, group: Group<'_, S::Wide>, scratch: &mut Scratch<S::Wide>, update: Update) {
         let (n_rows, c, blocks, scale) = (self.counted.len(), self.job.n_embd, self.job.blocks(), self.job.scale);
         let Group { index, exps, mut hidden_grad, mut table_grad } = group;
-        scratch.product.resize(n_rows * c, S::Real::ZERO);
+        scratch.product.resize(n_rows * c, S::Wide::ZERO);
         for (i, exps) in exps.chunks(blocks.len * n_rows).enumerate() {
             let index = index * blocks.per_group + i;
             if index == blocks.count {
@@ -160,35 +161,35 @@ impl<'a, S: Element> Chunk<'a, S> {
             let targets = || {
                 let rows = self.counted.iter().zip(&self.totals).enumerate();
                 rows.filter(|(_, (counted, _))| (first..first + n).contains(&counted.target)).map(
-                    |(row, (counted, total))| (row, counted.target - first, S::Real::from_f64(-total.others * scale)),
+                    |(row, (counted, total))| (row, counted.target - first, S::Wide::from_f64(-total.others * scale)),
                 )
             };
             // From exponentials to probabilities, times `scale`; 0 where the block is negligible for the row.
             let factors = self.scores[index * n_rows..][..n_rows]
                 .iter()
                 .zip(&self.totals)
-                .map(|(score, total)| S::Real::from_f64((score.max.to_f64() - total.max).exp() * scale / total.sum));
+                .map(|(score, total)| S::Wide::from_f64((score.max.to_f64() - total.max).exp() * scale / total.sum));
             if let Some(grad) = &mut table_grad {
                 let grad = &mut grad[i * blocks.len * c..][..n * c];
                 for ((out, row), factor) in scratch.product.chunks_mut(c).zip(self.rows.chunks(c)).zip(factors.clone())
                 {
-                    S::Real::set_scaled(out, factor, row);
+                    S::Wide::set_scaled(out, factor, row);
                 }
                 matmul(grad, update, exps.t(), Matrix::new(&scratch.product, n_rows, c));
                 for (row, target, factor) in targets() {
-                    S::Real::add_scaled(&mut grad[target * c..][..c], factor, &self.rows[row * c..][..c]);
+                    S::Wide::add_scaled(&mut grad[target * c..][..c], factor, &self.rows[row * c..][..c]);
                 }
             }
             if let Some(grad) = &mut hidden_grad {
                 matmul(&mut scratch.product, Update::Overwrite, exps, Matrix::new(table, n, c));
                 for ((out, row), factor) in grad.chunks_mut(c).zip(scratch.product.chunks(c)).zip(factors) {
                     match i {
-                        0 => S::Real::set_scaled(out, factor, row),
-                        _ => S::Real::add_scaled(out, factor, row),
+                        0 => S::Wide::set_scaled(out, factor, row),
+                        _ => S::Wide::add_scaled(out, factor, row),
                     }
                 }
                 for (row, target, factor) in targets() {
-                    S::Real::add_scaled(&mut grad[row * c..][..c], factor, &table[target * c..][..c]);
+                    S::Wide::add_scaled(&mut grad[row * c..][..c], factor, &table[target * c..][..c]);
                 }
             }
         }

@@ -1,0 +1,138 @@
+//! The memory of tensors on the CPU: what a layout covers of it, and new memory that kernels write.
+
+use std::mem::MaybeUninit;
+
+use candle_core::{CpuStorage, Layout, Storage, Tensor, Var, WithDType};
+
+use super::cpu::Outside;
+use super::element::{Element, by_dtype};
+
+type CandleResult<T> = candle_core::Result<T>;
+
+pub(super) fn changed(_: Outside) -> candle_core::Error {
+    candle_core::Error::Msg("ids were changed by somebody else while they were used".to_string()).bt()
+}
+
+/// The storage of a tensor on the CPU.
+pub(super) fn on_host(storage: &Storage) -> CandleResult<&CpuStorage> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage),
+        _ => Err(candle_core::Error::Msg("a kernel of the CPU met memory of another device".to_string()).bt()),
+    }
+}
+
+/// The elements of a contiguous layout.
+pub(super) fn inside<'a, T>(values: &'a [T], layout: &Layout) -> CandleResult<&'a [T]> {
+    let range = layout.contiguous_offsets();
+    range
+        .and_then(|(start, end)| values.get(start..end))
+        .ok_or_else(|| candle_core::Error::RequiresContiguous { op: "gather-add" }.bt())
+}
+
+pub(super) fn inside_mut<'a, T>(values: &'a mut [T], layout: &Layout) -> CandleResult<&'a mut [T]> {
+    let range = layout.contiguous_offsets();
+    range
+        .and_then(|(start, end)| values.get_mut(start..end))
+        .ok_or_else(|| candle_core::Error::RequiresContiguous { op: "write in place" }.bt())
+}
+
+pub(super) fn slice<'a, E: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [E]> {
+    inside(E::cpu_storage_as_slice(storage)?, layout)
+}
+
+pub(super) fn as_uninit<E: Element>(values: &mut [E]) -> &mut [MaybeUninit<E>] {
+    // SAFETY: `MaybeUninit<E>` has the layout of `E`, and the kernels only ever write whole numbers through it.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
+}
+
+/// A new storage of `n` numbers, every one of them written by `write`.
+pub(super) fn written<E: Element>(
+    n: usize,
+    write: impl FnOnce(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
+) -> CandleResult<CpuStorage> {
+    let mut values: Vec<E> = with_capacity(n);
+    write(&mut values.spare_capacity_mut()[..n]).map_err(changed)?;
+    // SAFETY: the kernels write every row of their output, or fail.
+    unsafe { values.set_len(n) };
+    Ok(E::to_cpu_storage_owned(values))
+}
+
+/// A new storage of `n` zeros, into which `write` writes sums.
+pub(super) fn summed<E: Element>(
+    n: usize,
+    write: impl FnOnce(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
+) -> CandleResult<CpuStorage> {
+    let mut values = zeros::<E>(n);
+    write(as_uninit(&mut values)).map_err(changed)?;
+    Ok(E::to_cpu_storage_owned(values))
+}
+
+/// `n` zeros that the system provides: no page of them is touched before it is used.
+pub(crate) fn zeros<E: WithDType>(n: usize) -> Vec<E> {
+    let Ok(layout) = std::alloc::Layout::array::<E>(n) else { return vec![E::zero(); n] };
+    if layout.size() == 0 {
+        return Vec::new();
+    }
+    // SAFETY: the size is not zero; all-zero bytes are the number zero in every type of element; the memory has the layout
+    // of a vector with capacity `n`, and is its own.
+    unsafe {
+        let start = std::alloc::alloc_zeroed(layout).cast::<E>();
+        if start.is_null() {
+            std::alloc::handle_alloc_error(layout);
+        }
+        ask_for_huge_pages(start, layout.size());
+        Vec::from_raw_parts(start, n, n)
+    }
+}
+
+/// Zeros of the shape, type and device of `tensor`.
+pub(crate) fn zeros_like(tensor: &Tensor) -> CandleResult<Tensor> {
+    if !tensor.device().is_cpu() {
+        return tensor.zeros_like();
+    }
+    by_dtype!(tensor, E => Tensor::from_vec(zeros::<E>(tensor.elem_count()), tensor.shape(), tensor.device()))
+}
+
+/// Room for `n` numbers.
+pub(crate) fn with_capacity<E>(n: usize) -> Vec<E> {
+    let values = Vec::with_capacity(n);
+    ask_for_huge_pages(values.as_ptr(), n * size_of::<E>());
+    values
+}
+
+/// A variable with the numbers of `tensor`; the same one if it is a variable already.
+pub(crate) fn new_var(tensor: &Tensor) -> CandleResult<Var> {
+    if tensor.is_variable() || !tensor.device().is_cpu() {
+        return Var::from_tensor(tensor);
+    }
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    by_dtype!(tensor, E => {
+        let mut values = with_capacity(tensor.elem_count());
+        values.extend_from_slice(slice::<E>(on_host(&storage)?, layout)?);
+        Var::from_vec(values, tensor.shape(), tensor.device())
+    })
+}
+
+/// Below this an allocation has hardly a huge page whole.
+#[cfg(target_os = "linux")]
+const HUGE_PAGES_FROM: usize = 8 << 20;
+
+/// Pages of 2 MB for memory that was just allocated, where the system gives them to who asks (`madvise`, what most
+/// distributions set): rows taken from all over a table then miss the address cache once instead of twice each, and a fresh
+/// output costs a five-hundredth of the page faults. A wish: what is not granted changes nothing.
+#[cfg(target_os = "linux")]
+fn ask_for_huge_pages<E>(start: *const E, n_bytes: usize) {
+    if n_bytes < HUGE_PAGES_FROM {
+        return;
+    }
+    const PAGE: usize = 4096;
+    let head = start.cast::<u8>().align_offset(PAGE);
+    // SAFETY: the range lies inside one allocation, and the advice changes nothing that a program can read.
+    unsafe {
+        libc::madvise(start.cast_mut().cast::<u8>().wrapping_add(head).cast(), n_bytes - head, libc::MADV_HUGEPAGE);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_huge_pages<E>(_: *const E, _: usize) {}
