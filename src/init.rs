@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
 use crate::error::{CheckpointError, Result};
-use crate::kernel::{with_capacity, zeros};
+use crate::memory::{with_capacity, zeros};
 use crate::rng::Generator;
 
 /// The distribution of fresh tables. `wte` is drawn first, then `wpe`, each as one call of torch's `normal_`.

@@ -13,6 +13,7 @@ pub mod init;
 pub mod input_layer;
 mod kernel;
 pub mod lm_head;
+mod memory;
 pub mod optim;
 pub mod position;
 pub mod rng;

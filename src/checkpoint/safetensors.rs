@@ -12,7 +12,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::error::{CheckpointError, Result};
-use crate::kernel;
+use crate::memory::with_capacity;
 
 /// The format's own limit on the header (safetensors 0.8, `MAX_HEADER_SIZE`).
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -126,7 +126,7 @@ impl SafetensorsFile {
         // than a small multiple of what is really there.
         let n_elements = at.shape.iter().product::<usize>();
         let mut left = n_elements * at.dtype.size_in_bytes();
-        let mut elements = kernel::with_capacity(n_elements);
+        let mut elements = with_capacity(n_elements);
         let mut piece = vec![0; PIECE_BYTES.min(left)];
         let mut file = self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         file.seek(SeekFrom::Start(at.start)).map_err(io)?;

@@ -35,7 +35,7 @@ pub(crate) use loss::{Counted, CrossEntropy, LossParts, Wanted, attach};
 pub(crate) use reference::add_rows;
 pub(crate) use row_groups::RowGroups;
 pub(crate) use simd::{extend_widened, prefetch};
-pub(crate) use storage::{new_var, with_capacity, zeros, zeros_like};
+pub(crate) use storage::{new_var, zeros_like};
 pub(crate) use table::{DenseTable, same_device};
 pub(crate) use update::{Moments, adamw, dense_gradient, grad_sum_of_squares, row_adam};
 

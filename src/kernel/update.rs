@@ -10,7 +10,8 @@ use super::adam_reference;
 use super::element::{Element, by_dtype};
 use super::gradient::{BatchRows, Gradient, RowSum, SliceRows, Slices, is_frozen};
 use super::in_place::write_in_place;
-use super::storage::{inside_mut, on_host, slice, zeros};
+use super::storage::{inside_mut, on_host, slice};
+use crate::memory::zeros;
 
 /// A parameter and its state, three tensors of one shape, type and device; the state shares memory with nothing else.
 #[derive(Clone, Copy, Debug)]

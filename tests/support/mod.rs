@@ -80,9 +80,10 @@ pub fn example(name: &str) -> Command {
     BUILT.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
         build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--offline", "--examples"]);
-        // What cargo tells a test about its package would make build scripts of dependencies (ring's) run again.
+        // What cargo tells a test about its package would make build scripts (ours, ring's) run again.
+        let of_cargo = ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR", "LD_LIBRARY_PATH"];
         for (key, _) in std::env::vars_os() {
-            if key.to_str().is_some_and(|key| key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_")) {
+            if key.to_str().is_some_and(|key| of_cargo.iter().any(|start| key.starts_with(start))) {
                 build.env_remove(key);
             }
         }

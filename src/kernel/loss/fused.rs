@@ -15,11 +15,11 @@
 use rayon::prelude::*;
 
 use super::super::element::Element;
-use super::super::storage::zeros;
 use super::matmul::Update;
 use super::real::{Real, widened};
 use super::sweeps::{Chunk, Partials};
 use super::{Counted, Wanted};
+use crate::memory::zeros;
 
 /// Rows of the table in a block, about: a block of logits of a few hundred rows stays near the core.
 const BLOCK: usize = 1024;
