@@ -1,4 +1,4 @@
-//! Dropout with torch's mask: a generator in, a tensor of the same shape out.
+//! [`dropout`] with torch's mask: a generator in, a tensor of the same shape out.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -8,7 +8,26 @@ use crate::rng::Generator;
 /// `torch.nn.functional.dropout(x, p, training=True)`: each element is 0 with probability `p`, else times 1 / (1 − p).
 ///
 /// The mask is torch's CPU mask for the generator's state, whatever the device; p = 0 and empty tensors draw nothing.
-pub(crate) fn dropout(x: &Tensor, p: f64, generator: &Generator) -> Result<Tensor> {
+/// [`GptInputLayer`](crate::input_layer::GptInputLayer) applies it to its sum; blocks on top draw from the same generator.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_gpt_input::dropout::dropout;
+/// use candle_gpt_input::rng::Generator;
+///
+/// let x = Tensor::ones(6, DType::F32, &Device::Cpu)?;
+/// let dropped = dropout(&x, 0.5, &Generator::manual_seed(123))?; // torch.manual_seed(123); F.dropout(torch.ones(6), 0.5)
+/// assert_eq!(dropped.to_vec1::<f32>()?, [2., 2., 0., 2., 2., 0.]);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+///
+/// # Shapes
+/// - `x`: any
+/// - returns: the same
+///
+/// # Errors
+/// [`RngError::Probability`](crate::error::RngError::Probability) unless `p` is between 0 and 1.
+pub fn dropout(x: &Tensor, p: f64, generator: &Generator) -> Result<Tensor> {
     if p == 0.0 || x.elem_count() == 0 {
         return Ok(x.clone());
     }

@@ -6,7 +6,7 @@ pub mod checkpoint;
 mod config;
 pub mod data;
 pub mod device;
-mod dropout;
+pub mod dropout;
 pub mod embedding;
 pub mod error;
 pub mod init;

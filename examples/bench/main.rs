@@ -10,6 +10,8 @@ mod torch;
 
 #[path = "../cli/mod.rs"]
 mod cli;
+#[path = "../font/mod.rs"]
+mod font;
 
 use std::fmt::Write as _;
 use std::io::Write;

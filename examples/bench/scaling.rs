@@ -5,15 +5,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::optim::RowAdamW;
 use candle_nn::VarMap;
 use plotters::prelude::*;
-use plotters::style::{FontStyle, register_font};
 
 use super::cases::{ADAMW, Inputs, Shape, copy_words};
+use super::font;
 
 /// What is drawn, one line each.
 const LINES: [(&str, RGBColor); 4] = [
@@ -108,8 +108,7 @@ fn median(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
 }
 
 fn draw(path: &Path, panels: &[Panel]) -> Result<()> {
-    let font = include_bytes!("font/DejaVuSans-subset.ttf");
-    register_font("sans-serif", FontStyle::Normal, font).map_err(|_| anyhow!("the bundled font cannot be read"))?;
+    font::register()?;
     let area = BitMapBackend::new(path, (1500, 460)).into_drawing_area();
     area.fill(&WHITE)?;
     for (area, panel) in area.split_evenly((1, panels.len())).iter().zip(panels) {

@@ -7,6 +7,8 @@
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
 use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::dropout::dropout;
+use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, TiedLmHead};
 use candle_nn::{Init, VarBuilder, ops};
 use serde::Deserialize;
@@ -23,6 +25,8 @@ struct BlockConfig {
     n_inner: Option<usize>,
     activation_function: Activation,
     layer_norm_epsilon: f64,
+    attn_pdrop: f64,
+    resid_pdrop: f64,
     scale_attn_weights: bool,
     scale_attn_by_inverse_layer_idx: bool,
     add_cross_attention: bool,
@@ -37,6 +41,8 @@ impl Default for BlockConfig {
             n_inner: None,
             activation_function: Activation::GeluNew,
             layer_norm_epsilon: 1e-5,
+            attn_pdrop: 0.1,
+            resid_pdrop: 0.1,
             scale_attn_weights: true,
             scale_attn_by_inverse_layer_idx: false,
             add_cross_attention: false,
@@ -169,17 +175,32 @@ impl Gpt2 {
         attention_mask: Option<&Tensor>,
         cache: &mut KvCache,
     ) -> Result<Tensor> {
-        let (_, t) = input_ids.dims2()?;
-        let n_cached = cache.n_tokens;
         let positions = match attention_mask {
-            Some(mask) => Positions::from_mask(mask)?.after(n_cached),
-            None => n_cached.into(),
+            Some(mask) => Positions::from_mask(mask)?.after(cache.n_tokens),
+            None => cache.n_tokens.into(),
         };
-        let mut hidden_states = self.input.forward_at(input_ids, positions)?; // wte[input_ids] + wpe[positions]
-        let mask = score_mask(t, n_cached, attention_mask, self.input.device())?;
+        let inputs_embeds = self.input.forward_at(input_ids, positions)?; // wte[input_ids] + wpe[positions]
+        self.transform(inputs_embeds, attention_mask, cache, false)
+    }
+
+    /// The blocks and the final norm, from embeddings of your own: `[B, T, C] -> [B, T, C]`.
+    ///
+    /// With `train`, `attn_pdrop` and `resid_pdrop` of the config act in the blocks, drawn from the input layer's generator
+    /// in the order of transformers (whose masks they are, for `attn_implementation="eager"`).
+    pub fn transform(
+        &self,
+        inputs_embeds: Tensor,
+        attention_mask: Option<&Tensor>,
+        cache: &mut KvCache,
+        train: bool,
+    ) -> Result<Tensor> {
+        let (_, t, _) = inputs_embeds.dims3()?;
+        let generator = train.then(|| self.input.generator());
+        let mask = score_mask(t, cache.n_tokens, attention_mask, self.input.device())?;
         cache.blocks.resize(self.blocks.len(), None);
+        let mut hidden_states = inputs_embeds;
         for (block, past) in self.blocks.iter().zip(&mut cache.blocks) {
-            hidden_states = block.forward(&hidden_states, mask.as_ref(), past)?;
+            hidden_states = block.forward(&hidden_states, mask.as_ref(), past, generator)?;
         }
         cache.n_tokens += t;
         self.ln_f.forward(&hidden_states)
@@ -218,6 +239,7 @@ struct Block {
     c_fc: Conv1D,
     activation: Activation,
     c_proj: Conv1D,
+    resid_pdrop: f64,
 }
 
 impl Block {
@@ -239,6 +261,7 @@ impl Block {
             c_proj: Conv1D::load(n_embd, n_embd, residual_stdev, vb.pp("attn.c_proj"))?,
             n_head: config.n_head,
             scale,
+            pdrop: block.attn_pdrop,
         };
         Ok(Self {
             ln_1: LayerNorm::load(n_embd, eps, vb.pp("ln_1"))?,
@@ -247,13 +270,21 @@ impl Block {
             c_fc: Conv1D::load(n_embd, n_inner, stdev, vb.pp("mlp.c_fc"))?,
             activation: block.activation_function,
             c_proj: Conv1D::load(n_inner, n_embd, residual_stdev, vb.pp("mlp.c_proj"))?,
+            resid_pdrop: block.resid_pdrop,
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: Option<&Tensor>, past: &mut Option<(Tensor, Tensor)>) -> Result<Tensor> {
-        let x = (x + self.attn.forward(&self.ln_1.forward(x)?, mask, past)?)?;
+    fn forward(
+        &self,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+        past: &mut Option<(Tensor, Tensor)>,
+        generator: Option<&Generator>,
+    ) -> Result<Tensor> {
+        let attended = self.attn.forward(&self.ln_1.forward(x)?, mask, past, generator)?;
+        let x = (x + dropped(attended, self.resid_pdrop, generator)?)?;
         let inner = self.activation.forward(&self.c_fc.forward(&self.ln_2.forward(&x)?)?)?;
-        Ok((&x + self.c_proj.forward(&inner)?)?)
+        Ok((&x + dropped(self.c_proj.forward(&inner)?, self.resid_pdrop, generator)?)?)
     }
 }
 
@@ -263,10 +294,17 @@ struct Attention {
     c_proj: Conv1D,
     n_head: usize,
     scale: f64,
+    pdrop: f64,
 }
 
 impl Attention {
-    fn forward(&self, x: &Tensor, mask: Option<&Tensor>, past: &mut Option<(Tensor, Tensor)>) -> Result<Tensor> {
+    fn forward(
+        &self,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+        past: &mut Option<(Tensor, Tensor)>,
+        generator: Option<&Generator>,
+    ) -> Result<Tensor> {
         let (b, t, c) = x.dims3()?;
         // [B, T, 3 C] -> three times [B, H, T, D]
         let qkv = self.c_attn.forward(x)?.reshape((b, t, 3, self.n_head, c / self.n_head))?;
@@ -282,6 +320,7 @@ impl Attention {
             scores = scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?;
         }
         let weights = ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
+        let weights = dropped(weights, self.pdrop, generator)?;
         let heads = weights.matmul(&v)?.transpose(1, 2)?.reshape((b, t, c))?;
         self.c_proj.forward(&heads)
     }
@@ -330,6 +369,14 @@ impl LayerNorm {
         let x = x.broadcast_mul(&widened(&self.weight)?)?.broadcast_add(&widened(&self.bias)?)?;
         Ok(x.to_dtype(dtype)?)
     }
+}
+
+/// Dropout if there is something to draw from: while training.
+fn dropped(x: Tensor, p: f64, generator: Option<&Generator>) -> Result<Tensor> {
+    Ok(match generator {
+        Some(generator) => dropout(&x, p, generator)?,
+        None => x,
+    })
 }
 
 /// f16 and bf16 as f32, everything else as it is.

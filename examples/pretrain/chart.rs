@@ -1,0 +1,69 @@
+//! The loss over the steps, drawn.
+
+use std::path::Path;
+
+use anyhow::Result;
+use plotters::prelude::*;
+
+use crate::font;
+use crate::history::Record;
+
+const BATCH: RGBColor = RGBColor(174, 199, 232);
+const MEAN: RGBColor = RGBColor(31, 119, 180);
+const VALIDATION: RGBColor = RGBColor(214, 39, 40);
+
+/// Draws the loss of each batch, its running mean, and the validation loss.
+pub fn draw(path: &Path, records: &[Record]) -> Result<()> {
+    let Some(last) = records.last() else { return Ok(()) };
+    font::register()?;
+    let batch: Vec<(f64, f64)> = records.iter().map(|record| (record.step as f64, f64::from(record.loss))).collect();
+    let at_step = |record: &Record| Some((record.step as f64, f64::from(record.validation_loss?)));
+    let validation: Vec<(f64, f64)> = records.iter().filter_map(at_step).collect();
+    let losses = || batch.iter().chain(&validation).map(|point| point.1);
+    let (low, high) = (losses().fold(f64::MAX, f64::min), losses().fold(f64::MIN, f64::max));
+    let margin = 0.05 * (high - low).max(0.1);
+
+    let area = BitMapBackend::new(path, (900, 520)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(16)
+        .x_label_area_size(46)
+        .y_label_area_size(60)
+        .build_cartesian_2d(0.0..last.step as f64, low - margin..high + margin)?;
+    chart
+        .configure_mesh()
+        .x_desc("step")
+        .y_desc("loss (nats a token)")
+        .x_label_formatter(&|step| format!("{step:.0}"))
+        .y_label_formatter(&|loss| format!("{loss:.1}"))
+        .label_style(("sans-serif", 15))
+        .light_line_style(WHITE)
+        .draw()?;
+    let mean = running_mean(&batch, (records.len() / 50).max(1));
+    let lines =
+        [("batch", batch, BATCH, 1), ("running mean", mean, MEAN, 2), ("validation", validation, VALIDATION, 2)];
+    for (name, points, color, width) in lines {
+        let style = color.stroke_width(width);
+        chart
+            .draw_series(LineSeries::new(points, style))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.2))
+        .label_font(("sans-serif", 15))
+        .draw()?;
+    Ok(area.present()?)
+}
+
+/// The mean of each point and the `n - 1` before it.
+fn running_mean(points: &[(f64, f64)], n: usize) -> Vec<(f64, f64)> {
+    let mean = |end: usize| {
+        let window = &points[(end + 1).saturating_sub(n)..=end];
+        (points[end].0, window.iter().map(|point| point.1).sum::<f64>() / window.len() as f64)
+    };
+    (0..points.len()).map(mean).collect()
+}

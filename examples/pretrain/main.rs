@@ -1,0 +1,128 @@
+//! Pretraining: a GPT-2 of any size on any text files, that can be watched, stopped, killed, and resumed to the bit.
+//!
+//! cargo run --release --example pretrain -- --out /tmp/genesis
+//! cargo run --release --example pretrain -- --out /tmp/genesis --resume --steps 400
+//! cargo run --release --example gpt2 -- --weights /tmp/genesis --prompt "In the beginning"
+//!
+//! In `--out` lie the newest checkpoint (`step-N`), the loss as `loss.csv` and `loss.png`, and at the end the trained model,
+//! which `gpt2`, `embed` and transformers open. Ctrl-C and SIGTERM end a run after the step with a checkpoint.
+//! With the same settings a run gives the same bits, however often it was stopped or killed and resumed (on one machine with
+//! one number of threads). On Linux set RAYON_NUM_THREADS: without it Candle reads /proc/cpuinfo in every product.
+
+mod chart;
+mod checkpoint;
+#[path = "../cli/mod.rs"]
+mod cli;
+#[path = "../font/mod.rs"]
+mod font;
+mod history;
+mod initial;
+#[allow(dead_code)] // it can also load checkpoints
+#[path = "../gpt2/model.rs"]
+mod model;
+mod progress;
+mod run;
+mod schedule;
+mod settings;
+mod trainer;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::DType;
+use candle_gpt_input::DeviceSpec;
+use candle_gpt_input::data::Tokens;
+use candle_gpt_input::rng::Generator;
+use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use run::Run;
+use settings::Settings;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use trainer::{Trainer, training_loader, validation_loader};
+
+/// How much of the text is trained on; the rest is for evaluation.
+const TRAINING_SHARE: f64 = 0.9;
+
+/// Trains a GPT-2 from random numbers on text files.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    settings: Settings,
+    /// Where the checkpoint, the loss curve and the trained model go
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/pretrain"))]
+    out: PathBuf,
+    /// Go on from the newest checkpoint in --out (or begin, if there is none) with its settings
+    #[arg(long)]
+    resume: bool,
+    /// auto, cpu, cuda, cuda:N, metal or metal:N
+    #[arg(long, default_value = "auto")]
+    device: DeviceSpec,
+    /// The type that the trained model is saved in: f32, f16 or bf16 (checkpoints are f32)
+    #[arg(long, default_value = "f32", value_parser = cli::parse_dtype)]
+    save_dtype: DType,
+}
+
+fn main() -> ExitCode {
+    let matches = Args::command().get_matches();
+    let is_given = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    cli::exit(pretrain(args, is_given, &mut std::io::stdout()))
+}
+
+fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -> Result<()> {
+    let (device, chosen) = args.device.resolve_with_report()?;
+    let mut settings = args.settings;
+    for path in &mut settings.text_file {
+        *path = path.canonicalize().with_context(|| path.display().to_string())?; // it may be resumed from elsewhere
+    }
+    let newest = checkpoint::newest(&args.out)?;
+    if let Some(path) = &newest {
+        ensure!(args.resume, "{} is there already: add --resume, or choose another --out", path.display());
+        settings = Settings::resumed(&checkpoint::settings(path)?, &settings, is_given)?;
+    }
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let stop = stop_on_signals()?;
+
+    let (training, validation) = tokens(&settings)?.split(TRAINING_SHARE)?;
+    validation_loader(&validation, &settings, &device).context("the last tenth of the text, for evaluation")?;
+    let generator = Generator::manual_seed(settings.seed);
+    let trainer = Trainer::new(&settings, &generator, &device)?;
+    let loader = training_loader(&training, &settings, &generator, &device)?;
+    let n_parameters: usize = trainer.weights().iter().map(|(_, var)| var.elem_count()).sum();
+    writeln!(out, "{n_parameters} parameters, device {chosen}")?;
+    let (n_training, n_validation) = (training.n_tokens(), validation.n_tokens());
+    writeln!(out, "{n_training} tokens, {} steps an epoch; {n_validation} for evaluation", loader.n_batches())?;
+
+    let mut run = Run { out: args.out, settings, trainer, loader, validation, records: Vec::new() };
+    if let Some(path) = &newest {
+        run = run.resumed(path).with_context(|| path.display().to_string())?;
+        writeln!(out, "resumed from {}", path.display())?;
+    }
+    run.train(&stop, out)?;
+    checkpoint::save_model(&run.out, &run.trainer, &run.settings, args.save_dtype)?;
+    Ok(writeln!(out, "wrote model.safetensors, loss.csv and loss.png to {}", run.out.display())?)
+}
+
+/// All texts as one document, each but the last ended by `<|endoftext|>`.
+fn tokens(settings: &Settings) -> Result<Tokens> {
+    let read = |path| std::fs::read_to_string(path).with_context(|| format!("{path:?}"));
+    let texts = settings.text_file.iter().map(read).collect::<Result<Vec<String>>>()?;
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    Ok(Tokens::from_documents(Tokenizer::gpt2()?.encode_batch(&texts)?).joined(&[END_OF_TEXT_ID]))
+}
+
+/// True once Ctrl-C or SIGTERM has come; a second one ends the program at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
+        flag::register(signal, stop.clone())?; // after the other, which thus sees what was there before
+    }
+    Ok(stop)
+}

@@ -1,0 +1,122 @@
+//! What a run is made of: the options that are kept in its checkpoints.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use candle_gpt_input::GptInputConfig;
+use candle_gpt_input::tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The text that is trained on when no other is given.
+const DEFAULT_TEXT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/genesis.txt");
+
+/// What may change when a run goes on. (With more steps the learning rate falls more slowly from there on.)
+const MAY_CHANGE: [&str; 3] = ["steps", "eval_every", "save_every"];
+
+#[derive(clap::Args, Clone, Debug, Deserialize, Serialize)]
+pub struct Settings {
+    /// The texts to train on, <|endoftext|> between them; the last tenth of the tokens is kept for evaluation
+    #[arg(long, value_name = "F", num_args = 1.., default_value = DEFAULT_TEXT)]
+    pub text_file: Vec<PathBuf>,
+    /// Blocks
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub n_layer: usize,
+    /// Attention heads in each
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub n_head: usize,
+    /// Width
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub n_embd: usize,
+    /// Tokens in a window, and positions of the model
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub max_length: usize,
+    /// Windows in a batch
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub batch_size: usize,
+    /// Steps of the optimizer in all; 0 saves the fresh weights
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub steps: u64,
+    /// The highest learning rate: reached after the warm-up, a tenth of it at the end
+    #[arg(long, value_name = "LR", default_value_t = 3e-3)]
+    #[serde(with = "exact")]
+    pub learning_rate: f64,
+    /// Steps in which the learning rate rises from nothing
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub warmup: u64,
+    /// Of matrices; biases and norms never decay
+    #[arg(long, value_name = "W", default_value_t = 0.1)]
+    #[serde(with = "exact")]
+    pub weight_decay: f64,
+    /// The largest global norm of the gradients; 0 leaves them as they are
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    #[serde(with = "exact")]
+    pub grad_clip: f64,
+    /// The probability of dropout on embeddings, attention weights and what is added to the residual stream
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[serde(with = "exact")]
+    pub dropout: f64,
+    /// Of the weights, the order of the windows and dropout, as torch.manual_seed takes it
+    #[arg(long, value_name = "S", default_value_t = 123)]
+    pub seed: u64,
+    /// Evaluate after so many steps each time
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    pub eval_every: u64,
+    /// Save a checkpoint after so many steps each time
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub save_every: u64,
+}
+
+impl Settings {
+    /// The `config.json` of the model.
+    pub fn config(&self) -> Result<GptInputConfig> {
+        let vocab_size = Tokenizer::gpt2()?.vocab_size();
+        let mut config = GptInputConfig {
+            n_layer: self.n_layer,
+            n_head: self.n_head,
+            embd_pdrop: self.dropout,
+            ..GptInputConfig::new(vocab_size, self.max_length, self.n_embd)
+        };
+        config.other.insert("architectures".to_string(), vec!["GPT2LMHeadModel"].into());
+        for name in ["attn_pdrop", "resid_pdrop"] {
+            config.other.insert(name.to_string(), self.dropout.into());
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The settings of a run that goes on: the saved ones, but for those that are given and may change.
+    pub fn resumed(saved: &Self, given: &Self, is_given: impl Fn(&str) -> bool) -> Result<Self> {
+        let (mut settings, given) = (to_map(saved)?, to_map(given)?);
+        for (name, value) in given.into_iter().filter(|(name, _)| is_given(name)) {
+            let saved = settings.get(&name).with_context(|| format!("the checkpoint says nothing of {name}"))?;
+            ensure!(
+                *saved == value || MAY_CHANGE.contains(&name.as_str()),
+                "--{} {value}: this run was begun with {saved}, which cannot change on the way",
+                name.replace('_', "-")
+            );
+            settings.insert(name, value);
+        }
+        Ok(serde_json::from_value(settings.into())?)
+    }
+}
+
+fn to_map(settings: &Settings) -> Result<Map<String, Value>> {
+    match serde_json::to_value(settings)? {
+        Value::Object(map) => Ok(map),
+        other => anyhow::bail!("settings are {other}"),
+    }
+}
+
+/// Numbers as text: serde_json reads numbers to within a unit in the last place, the standard library exactly.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(number)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}

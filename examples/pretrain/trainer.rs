@@ -1,0 +1,127 @@
+//! One step of training, and evaluation.
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Var};
+use candle_gpt_input::GptInputLayer;
+use candle_gpt_input::data::{Batch, Loader, LoaderConfig, Seeding, Tail, Tokens};
+use candle_gpt_input::dropout::dropout;
+use candle_gpt_input::lm_head::{LossOptions, Reduction};
+use candle_gpt_input::optim::{AdamW, ParamGroup};
+use candle_gpt_input::rng::Generator;
+use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap};
+
+use crate::initial;
+use crate::model::{Gpt2, KvCache};
+use crate::settings::Settings;
+
+/// Where the weights lie in a checkpoint of Hugging Face's.
+const PREFIX: &str = "transformer";
+/// How much of the validation split is evaluated at most.
+const N_EVALUATED: usize = 16;
+
+/// A model with its optimizer.
+pub struct Trainer {
+    pub varmap: VarMap,
+    pub adamw: AdamW,
+    model: Gpt2,
+    /// The same weights in the same memory, but nothing is recorded for gradients.
+    evaluated: Gpt2,
+    wte: Var,
+}
+
+impl Trainer {
+    /// Fresh weights, drawn from `generator`, which dropout goes on with.
+    pub fn new(settings: &Settings, generator: &Generator, device: &Device) -> Result<Self> {
+        let config = settings.config()?;
+        let varmap = VarMap::new();
+        let vb = initial::seeded(&varmap, generator, device).pp(PREFIX);
+        let input = GptInputLayer::load(vb.clone(), &config)?.with_generator(generator);
+        let wte = input.vars().into_iter().next().context("wte is a variable")?;
+        let model = Gpt2::new(input, vb)?;
+
+        let untracked = named(&varmap).into_iter().map(|(name, var)| (name, var.detach())).collect();
+        let vb = VarBuilder::from_tensors(untracked, DType::F32, device).pp(PREFIX);
+        let evaluated = Gpt2::new(GptInputLayer::load(vb.clone(), &config)?, vb)?;
+
+        // As nanoGPT: matrices decay, biases and norms do not.
+        let decayed =
+            ParamGroup::from_varmap(&varmap, |_, var| var.rank() >= 2).with_weight_decay(settings.weight_decay);
+        let others = ParamGroup::from_varmap(&varmap, |_, var| var.rank() < 2).with_weight_decay(0.0);
+        let defaults =
+            ParamsAdamW { lr: settings.learning_rate, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
+        let mut adamw = AdamW::with_groups([decayed, others], defaults)?;
+        adamw.set_max_grad_norm((settings.grad_clip != 0.0).then_some(settings.grad_clip))?;
+        Ok(Self { varmap, adamw, model, evaluated, wte })
+    }
+
+    /// One step; the loss before it.
+    pub fn step(&mut self, batch: &Batch, learning_rate: f64) -> Result<f32> {
+        let input = self.model.input();
+        // The embeddings are a leaf: no gradient of a whole table is made for the few rows of the batch.
+        let embeds = input.forward_leaf(&batch.input_ids)?;
+        let dropped = dropout(&embeds, input.config().embd_pdrop, input.generator())?;
+        let hidden_states = self.model.transform(dropped, None, &mut KvCache::default(), true)?;
+        let head = self.model.lm_head().loss_and_grads(&hidden_states, &batch.target_ids, None)?;
+        let loss = head.loss.to_scalar::<f32>()?;
+        ensure!(loss.is_finite(), "the loss is {loss}: begin again with a lower --learning-rate");
+        let mut grads = (hidden_states * head.hidden_grad)?.sum_all()?.backward()?;
+        let embeds_grad = grads.remove(&embeds).context("the embeddings have a gradient")?;
+        let rows = input.row_grads(&batch.input_ids, 0, &embeds_grad)?;
+        if let Some(wte_grad) = head.wte_grad {
+            grads.insert(&self.wte, wte_grad);
+        }
+        self.adamw.set_learning_rate(learning_rate);
+        self.adamw.step_with_rows(&grads, &rows)?;
+        Ok(loss)
+    }
+
+    /// The mean loss over windows of `validation`: all of them, or the same few, drawn once and for all, if there are many.
+    pub fn evaluate(&self, validation: &Tokens, settings: &Settings) -> Result<f32> {
+        let loader = validation_loader(validation, settings, self.wte.device())?;
+        let (mut sum, mut n_targets) = (0.0, 0.0);
+        for batch in loader.epoch().take(N_EVALUATED) {
+            let batch = batch?;
+            let mask = batch.loss_mask.as_ref().context("tails that are kept are masked")?;
+            let hidden_states = self.evaluated.hidden_states(&batch.input_ids, None, &mut KvCache::default())?;
+            let options = LossOptions::from(mask).with_reduction(Reduction::Sum);
+            sum += f64::from(
+                self.evaluated.lm_head().loss(&hidden_states, &batch.target_ids, options)?.to_scalar::<f32>()?,
+            );
+            n_targets += f64::from(mask.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?);
+        }
+        Ok((sum / n_targets) as f32)
+    }
+
+    /// All weights, ordered by name.
+    pub fn weights(&self) -> Vec<(String, Var)> {
+        named(&self.varmap)
+    }
+}
+
+fn named(varmap: &VarMap) -> Vec<(String, Var)> {
+    let vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut named: Vec<(String, Var)> = vars.iter().map(|(name, var)| (name.clone(), var.clone())).collect();
+    named.sort_by(|(left, _), (right, _)| left.cmp(right));
+    named
+}
+
+/// Whole windows, side by side, in a new order each epoch.
+pub fn training_loader(tokens: &Tokens, settings: &Settings, generator: &Generator, device: &Device) -> Result<Loader> {
+    let &Settings { batch_size, max_length, .. } = settings;
+    let config = LoaderConfig { batch_size, max_length, stride: max_length, ..Default::default() };
+    let loader = Loader::new(tokens, config, Seeding::Global(generator.clone()), device)?;
+    let n_windows = loader.windows().n_windows();
+    ensure!(
+        loader.n_batches() > 0,
+        "the text has {n_windows} windows of {max_length} tokens, which is not one batch of {batch_size}"
+    );
+    Ok(loader)
+}
+
+/// Every token but the first is a target once.
+pub fn validation_loader(tokens: &Tokens, settings: &Settings, device: &Device) -> Result<Loader> {
+    let &Settings { batch_size, max_length, .. } = settings;
+    let whole = LoaderConfig { drop_last: false, tail: Tail::Keep, ..Default::default() };
+    let config = LoaderConfig { batch_size, max_length, stride: max_length, ..whole };
+    Ok(Loader::new(tokens, config, Seeding::Explicit(Generator::manual_seed(0)), device)?)
+}
