@@ -7,7 +7,7 @@
 //!
 //! On Linux set RAYON_NUM_THREADS: without it Candle reads /proc/cpuinfo in every product, some 5 ms a token at 124M.
 //!
-//! The default weights are random numbers, and so is what they say: they show that everything runs.
+//! The default weights are small ones that `pretrain` trained on the King James Bible (weights/README.md).
 //!
 //! Prints the text as it grows (a batch row by row at the end; ids, where ids were given) and the tokens per second.
 
@@ -37,7 +37,7 @@ use input::Batch;
 use model::Gpt2;
 
 /// Goes on from here when nothing else is asked for.
-const DEFAULT_PROMPT: &str = "Every effort moves you";
+const DEFAULT_PROMPT: &str = "In the beginning";
 
 /// Runs a GPT-2: the logits of prompts, and the text that follows them.
 #[derive(Parser)]

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use tempfile::TempDir;
 
 #[track_caller]
-fn stdout(command: &mut Command) -> String {
+pub fn stdout(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     assert!(status.success(), "{status}: {}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
@@ -17,7 +17,7 @@ fn stdout(command: &mut Command) -> String {
 
 /// The one line on standard error of a run that ends in `status`.
 #[track_caller]
-fn failure(command: &mut Command, status: i32) -> String {
+pub fn failure(command: &mut Command, status: i32) -> String {
     let output = command.output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(status), "{stderr}");
@@ -25,15 +25,23 @@ fn failure(command: &mut Command, status: i32) -> String {
     stderr.trim_end().to_string()
 }
 
-fn load(path: &Path) -> HashMap<String, Tensor> {
+pub fn load(path: &Path) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
 
 #[test]
 fn every_example_has_help() {
-    for name in
-        ["embed", "inspect_checkpoint", "chapter2", "init_table", "dataloader", "gpt2", "train_minimal", "bench"]
-    {
+    for name in [
+        "embed",
+        "inspect_checkpoint",
+        "chapter2",
+        "init_table",
+        "dataloader",
+        "gpt2",
+        "train_minimal",
+        "bench",
+        "pretrain",
+    ] {
         assert!(stdout(example(name).arg("--help")).contains("Usage:"), "{name}");
     }
 }
@@ -70,7 +78,7 @@ fn embed_turns_the_default_sentence_into_hidden_states() {
     let text = stdout(&mut example("embed"));
     assert!(text.contains("ids[0] [6109, 3626, 6100, 345, 11, 530, 11241, 379, 257, 640, 13]"), "{text}");
     assert!(text.contains(r#"       1    3626  " effort"  "#), "{text}");
-    assert!(text.contains("hidden_states [1, 11, 32] F32"), "{text}");
+    assert!(text.contains("hidden_states [1, 11, 64] F32"), "{text}");
     assert!(text.contains("device "), "{text}");
     assert!(text.contains("times: ids "), "{text}");
 }
@@ -132,8 +140,8 @@ fn embed_reads_files_and_other_tokenizers() {
     let text = stdout(example("embed").arg("--text-file").arg(&file));
     assert!(text.contains("ids[0] [15496, 11, 466, 345, 588, 8887, 30]"), "{text}");
     let text = stdout(example("embed").arg("Hello").arg("--text-file").arg(&file));
-    assert!(text.contains("hidden_states [2, 7, 32] F32"), "{text}");
-    assert!(stdout(example("embed").arg("")).contains("hidden_states [1, 0, 32] F32"));
+    assert!(text.contains("hidden_states [2, 7, 64] F32"), "{text}");
+    assert!(stdout(example("embed").arg("")).contains("hidden_states [1, 0, 64] F32"));
 
     // A byte-level BPE of 256 bytes and one merge; given by name, or found beside the weights.
     let tokenizer = byte_tokenizer(folder.path(), &[("h", "e")]);
@@ -145,7 +153,7 @@ fn embed_reads_files_and_other_tokenizers() {
     assert!(text.contains("ids[0] [256, 30]"), "{text}");
     // Ids given as numbers need no tokenizer, and may go beyond its vocabulary.
     let text = stdout(example("embed").args(["--ids", "50256,0"]).arg("--tokenizer").arg("/no/such/file"));
-    assert!(text.contains("hidden_states [1, 2, 32] F32"), "{text}");
+    assert!(text.contains("hidden_states [1, 2, 64] F32"), "{text}");
 }
 
 /// A `tokenizer.json` whose first 256 ids are the bytes in GPT-2's order.
@@ -247,7 +255,7 @@ fn inspect_checkpoint_lists_every_tensor() {
     assert!(wte.contains("F32") && wte.contains("[97, 12]") && wte.contains("4656 B"), "{wte}");
     assert!(wte.ends_with("token table wte"), "{wte}");
     assert!(text.ends_with("28 tensors, 20.9 kB\n"), "{text}");
-    assert!(stdout(&mut example("inspect_checkpoint")).contains("[50257, 32]"));
+    assert!(stdout(&mut example("inspect_checkpoint")).contains("[50257, 64]"));
     assert!(failure(example("inspect_checkpoint").arg("/no/such"), 1).ends_with("no such file or folder"));
 }
 

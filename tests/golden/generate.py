@@ -1,22 +1,19 @@
-"""Makes the golden files of this folder, and `weights/tiny-gpt2`.
+"""Makes the golden files of this folder.
 
     pip install torch transformers safetensors
-    python tests/golden/generate.py            # tests/golden
-    python tests/golden/generate.py tiny-gpt2  # weights/tiny-gpt2
+    python tests/golden/generate.py
 
 Every file carries the torch version, the seed and the command in its metadata.
 """
 
 import pathlib
 import shutil
-import sys
 
 import torch
 import transformers
 from safetensors.torch import save_file
 
 GOLDEN = pathlib.Path(__file__).parent
-ROOT = GOLDEN.parent.parent
 SEED = 123
 
 
@@ -127,25 +124,8 @@ def embedding_options():
     save_file(tensors, GOLDEN / "embedding_options.safetensors", metadata("python tests/golden/generate.py"))
 
 
-def tiny_gpt2():
-    """A whole GPT-2 of random numbers with GPT-2's vocabulary, small enough to keep beside the code."""
-    torch.manual_seed(SEED)
-    folder = ROOT / "weights" / "tiny-gpt2"
-    config = transformers.GPT2Config(n_embd=32, n_positions=128, n_layer=2, n_head=4)
-    model = transformers.GPT2LMHeadModel(config).half()
-    folder.mkdir(exist_ok=True)
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
-    save_file(tensors, folder / "model.safetensors", metadata("python tests/golden/generate.py tiny-gpt2"))
-    config.dtype = "float16"
-    config.architectures = ["GPT2LMHeadModel"]
-    config.save_pretrained(folder)
-
-
 if __name__ == "__main__":
-    if sys.argv[1:] == ["tiny-gpt2"]:
-        tiny_gpt2()
-    else:
-        hugging_face_checkpoints()
-        gradients()
-        seeded()
-        embedding_options()
+    hugging_face_checkpoints()
+    gradients()
+    seeded()
+    embedding_options()

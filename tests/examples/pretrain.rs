@@ -1,0 +1,164 @@
+//! `pretrain`: the same bits however it was stopped, and a result that the other examples open.
+
+use std::collections::hash_map::RandomState;
+use std::fs;
+use std::hash::BuildHasher;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::programs::{failure, load, stdout};
+use crate::support::{assert_bits_eq, example};
+use tempfile::TempDir;
+
+/// How often the run is killed; `PRETRAIN_KILLS=20` for the long version.
+fn n_kills() -> usize {
+    std::env::var("PRETRAIN_KILLS").map_or(4, |n| n.parse().unwrap())
+}
+
+/// A model as small as the vocabulary lets it be, with dropout, on a text of a dozen steps an epoch.
+fn small(folder: &Path, out: &str, steps: usize) -> Command {
+    let text = folder.join("text.txt");
+    let genesis = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/genesis.txt");
+    fs::write(&text, &fs::read(genesis).unwrap()[..2000]).unwrap();
+    let mut command = example("pretrain");
+    // Candle's own threads wait for each other spinning, which on busy cores takes many times the work of such a model.
+    command.env("CANDLE_NUM_THREADS", "1");
+    command.arg("--text-file").arg(text).arg("--out").arg(folder.join(out));
+    command
+        .args("--n-layer 1 --n-head 2 --n-embd 4 --max-length 16 --batch-size 2 --dropout 0.1 --warmup 3".split(' '));
+    command.args(["--eval-every", "7", "--steps", &steps.to_string()]);
+    command
+}
+
+fn start(command: &mut Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn checkpoints(out: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(out) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("step-")).collect()
+}
+
+/// Waits until a checkpoint is there that was not there before, or the run has ended.
+fn wait_for_a_checkpoint(child: &mut Child, out: &Path) {
+    let before = checkpoints(out);
+    while child.try_wait().unwrap().is_none() && checkpoints(out).iter().all(|path| before.contains(path)) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Everything that a run leaves behind, but for what a path is part of.
+#[track_caller]
+fn assert_same_end(left: &Path, right: &Path) {
+    let ends = [left, right].map(|out| match &checkpoints(out)[..] {
+        [only] => only.clone(),
+        several => panic!("{several:?}"),
+    });
+    assert_eq!(ends[0].file_name(), ends[1].file_name());
+    for name in ["model.safetensors", "optimizer.safetensors", "loader.json", "loss.csv"] {
+        let same = fs::read(ends[0].join(name)).unwrap() == fs::read(ends[1].join(name)).unwrap();
+        assert!(same, "{name} differs");
+    }
+    for name in ["model.safetensors", "config.json", "loss.csv", "loss.png"] {
+        assert!(fs::read(left.join(name)).unwrap() == fs::read(right.join(name)).unwrap(), "{name} differs");
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_ends_with_the_same_bits() {
+    let folder = TempDir::new().unwrap();
+    let steps = 12 * n_kills();
+    stdout(small(folder.path(), "whole", steps).args(["--save-every", "1000"]));
+    let out = folder.path().join("killed");
+    let run = || {
+        let mut command = small(folder.path(), "killed", steps);
+        command.args(["--resume", "--save-every", "1"]); // most of its time it saves
+        command
+    };
+    for kill in 0..n_kills() {
+        let mut child = start(&mut run());
+        if kill > 0 {
+            wait_for_a_checkpoint(&mut child, &out); // or it would never get anywhere
+        }
+        std::thread::sleep(Duration::from_micros(RandomState::new().hash_one(kill) % 150_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    stdout(&mut run());
+    assert!(!out.join("partial").exists());
+    // What was given last is what the settings say; nothing else remembers how the run went.
+    assert_same_end(&folder.path().join("whole"), &out);
+}
+
+#[cfg(unix)]
+#[test]
+fn signals_end_a_run_with_a_checkpoint() {
+    let folder = TempDir::new().unwrap();
+    stdout(&mut small(folder.path(), "whole", 100));
+    let out = folder.path().join("stopped");
+    for signal in ["-INT", "-TERM"] {
+        let mut run = small(folder.path(), "stopped", 100);
+        let mut child = run.args(["--resume", "--save-every", "5"]).stdout(Stdio::piped()).spawn().unwrap();
+        wait_for_a_checkpoint(&mut child, &out); // in a run that has begun
+        stdout(Command::new("kill").args([signal, &child.id().to_string()]));
+        let done = child.wait_with_output().unwrap();
+        assert!(done.status.success(), "{}", done.status);
+        let text = String::from_utf8(done.stdout).unwrap();
+        assert!(text.contains("stopped after step ") && text.contains("wrote model.safetensors"), "{text}");
+        assert_eq!(checkpoints(&out).len(), 1);
+    }
+    // All settings are in the checkpoint.
+    let text = stdout(example("pretrain").arg("--resume").arg("--out").arg(&out));
+    assert!(text.contains("resumed from "), "{text}");
+    assert_same_end(&folder.path().join("whole"), &out);
+    let text = stdout(example("pretrain").arg("--resume").arg("--out").arg(&out)); // nothing is left to do
+    assert!(text.contains("\n0 steps in "), "{text}");
+    assert_same_end(&folder.path().join("whole"), &out);
+}
+
+#[test]
+fn the_result_opens_and_more_steps_go_on() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    stdout(&mut small(folder.path(), "out", 0));
+    assert!(out.join("step-000000/model.safetensors").is_file());
+    let text = stdout(small(folder.path(), "out", 5).args(["--resume", "--save-dtype", "f16"]));
+    assert!(text.contains("step 5: loss 10."), "{text}");
+    let (checkpoint, result) = (load(&out.join("step-000005/model.safetensors")), load(&out.join("model.safetensors")));
+    assert_eq!(checkpoint.len(), 2 + 12 + 2);
+    for (name, tensor) in &checkpoint {
+        assert_bits_eq(&tensor.to_dtype(candle_core::DType::F16).unwrap(), &result[name]);
+    }
+    assert!(fs::read(out.join("loss.png")).unwrap().starts_with(b"\x89PNG"));
+    assert_eq!(fs::read_to_string(out.join("loss.csv")).unwrap().lines().count(), 6);
+    assert!(stdout(example("embed").args(["--ids", "1,2", "--weights"]).arg(&out)).contains("[1, 2, 4] F32"));
+    let text = stdout(example("gpt2").args(["--ids", "1,2", "--max-new-tokens", "3", "--weights"]).arg(&out));
+    assert!(text.contains("1 blocks, 2 heads, 4 dimensions"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_is_said_in_one_line() {
+    let folder = TempDir::new().unwrap();
+    stdout(&mut small(folder.path(), "out", 1));
+    let run = |args: &[&str]| failure(small(folder.path(), "out", 1).args(args), 1);
+    assert!(run(&[]).contains("step-000001 is there already: add --resume, or choose another --out"));
+    assert!(
+        run(&["--resume", "--learning-rate", "0.5"])
+            .ends_with("--learning-rate \"0.5\": this run was begun with \"0.003\", which cannot change on the way")
+    );
+    let elsewhere = folder.path().join("elsewhere");
+    let new = |args: &[&str]| failure(example("pretrain").args(args).arg("--out").arg(&elsewhere), 1);
+    assert!(new(&["--batch-size", "1000"]).contains("which is not one batch of 1000"));
+    assert!(new(&["--max-length", "900"]).contains("900"), "{}", new(&["--max-length", "900"]));
+    assert!(new(&["--n-head", "3"]).contains("n_embd 64 is no multiple of n_head 3"));
+    assert!(new(&["--dropout", "2"]).contains("2, which is not a probability"));
+    let diverging = failure(small(folder.path(), "new", 9).args(["--learning-rate", "1e30"]), 1);
+    assert!(diverging.ends_with(": begin again with a lower --learning-rate"), "{diverging}");
+    // A changed text would be other samples.
+    fs::write(folder.path().join("text.txt"), "too short now ".repeat(200)).unwrap();
+    let again =
+        failure(example("pretrain").args(["--resume", "--steps", "2", "--out"]).arg(folder.path().join("out")), 1);
+    assert!(again.contains("the text has changed since the checkpoint"), "{again}");
+}

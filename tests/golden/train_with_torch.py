@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Trains the model of `pretrain` in PyTorch beside it: the same weights, batches, dropout and optimizer. Run by hand, not by CI.
+
+    pip install torch transformers tokenizers safetensors numpy
+    cargo build --release --example pretrain
+    python tests/golden/train_with_torch.py                  # losses of 100 steps, gradients of the first
+    python tests/golden/train_with_torch.py --dropout 0.1    # and dropout draws the same masks
+    python tests/golden/train_with_torch.py --time           # the time and memory of a step, in turns
+
+The weights are those that `pretrain --steps 0` saves, opened by transformers. Batches come from torch's own DataLoader, begun
+from the saved state of the generator. The exit status is 1 if a loss differs by more than 1e-5 (step 1) to 1e-3 (step 100) of
+its value, or a gradient by more than 1e-5 of its tensor's largest.
+"""
+import argparse
+import base64
+import json
+import math
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy
+import torch
+import transformers
+from compare_with_torch import ROOT, TEXT, GPTDatasetV1, run, token_ids
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+PRETRAIN = ROOT / "target" / "release" / "examples" / "pretrain"
+TIMED = dict(n_layer=4, n_head=4, n_embd=256, max_length=256, batch_size=8)
+
+
+def options(settings, **others):
+    every = {**settings, **others}
+    return [text for name, value in every.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def torch_state(saved):
+    """What `torch.set_rng_state` takes, from the generator's state as `pretrain` saves it."""
+    data = base64.b64decode(saved + "=" * (-len(saved) % 4))
+    index = int.from_bytes(data[8:12], "little")
+    state = numpy.zeros(5056, numpy.uint8)
+    state[0:8] = numpy.frombuffer(data[0:8], numpy.uint8)
+    state[8:16] = numpy.array([1 if index == 0 else 625 - index, 1], "<u4").view(numpy.uint8)
+    state[16:24] = numpy.array([index], "<u8").view(numpy.uint8)
+    state[24:5016] = numpy.frombuffer(data[12 : 12 + 4 * 624], "<u4").astype("<u8").view(numpy.uint8)
+    return torch.from_numpy(state)
+
+
+def learning_rate(settings, step):
+    """nanoGPT's get_lr."""
+    highest, warmup, steps = settings["learning_rate"], settings["warmup"], settings["steps"]
+    if step < warmup:
+        return highest * (step + 1) / (warmup + 1)
+    lowest = highest / 10
+    return lowest + 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) * (highest - lowest)
+
+
+class TorchRun:
+    def __init__(self, settings, checkpoint):
+        self.settings = settings
+        self.model = transformers.GPT2LMHeadModel.from_pretrained(checkpoint, attn_implementation="eager").train()
+        parameters = list(self.model.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings["weight_decay"]},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        self.adamw = torch.optim.AdamW(groups, lr=settings["learning_rate"], betas=(0.9, 0.95), eps=1e-8, fused=True)
+        ids = token_ids(TEXT.read_text())
+        length = settings["max_length"]
+        dataset = GPTDatasetV1(ids[: int(0.9 * len(ids))], length, length)
+        self.loader = DataLoader(dataset, batch_size=settings["batch_size"], shuffle=True, drop_last=True)
+        torch.set_rng_state(torch_state(json.loads((checkpoint / "loader.json").read_text())["generator"]))
+
+    def steps(self):
+        """The loss of each step, after its backward pass and before the optimizer's step."""
+        for step in range(self.settings["steps"]):
+            if step % len(self.loader) == 0:
+                batches = iter(self.loader)
+            input_ids, target_ids = next(batches)
+            logits = self.model(input_ids).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target_ids.flatten())
+            self.adamw.zero_grad()
+            loss.backward()
+            yield loss.item()
+            if self.settings["grad_clip"]:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["grad_clip"])
+            for group in self.adamw.param_groups:
+                group["lr"] = learning_rate(self.settings, step)
+            self.adamw.step()
+
+
+def compare(settings, folder):
+    run("pretrain", *options(settings, steps=0, out=folder / "fresh"))
+    run("pretrain", *options(settings, out=folder / "trained", eval_every=10**9))
+    run("pretrain", *options(settings, steps=1, grad_clip=0, out=folder / "first"))
+    lines = (folder / "trained" / "loss.csv").read_text().splitlines()[1:]
+    ours = [float(line.split(",")[2]) for line in lines]
+    torch_run = TorchRun(settings, folder / "fresh" / "step-000000")
+    worst, failed = 0.0, False
+    for step, theirs in enumerate(torch_run.steps()):
+        if step == 0:
+            state = load_file(folder / "first" / "step-000001" / "optimizer.safetensors")
+            for name, parameter in torch_run.model.named_parameters():
+                gradient = state[f"{name}.exp_avg"] / (1 - 0.9)  # of a first step without clipping
+                apart = ((gradient - parameter.grad).abs().max() / parameter.grad.abs().max()).item()
+                failed |= apart > 1e-5
+                print(f"gradient of {name}: {apart:.1e} of its largest")
+        apart = abs(ours[step] - theirs) / theirs
+        # From the rounding of one step to that of a hundred, evenly on a logarithmic scale.
+        failed |= apart > 1e-5 * 100 ** (step / max(1, settings["steps"] - 1))
+        worst = max(worst, apart)
+        if step in (0, 1, 9, settings["steps"] // 2, settings["steps"] - 1):
+            print(f"step {step + 1}: ours {ours[step]:.6f}, torch {theirs:.6f}, relative difference {apart:.1e}")
+    print(f"worst of {settings['steps']} steps: {worst:.1e}; {'FAILED' if failed else 'all within bounds'}")
+    return failed
+
+
+def waited(command, **arguments):
+    """The output and the peak of resident memory, in MB."""
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **arguments)
+    output = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = status
+    assert status == 0, command
+    return output, usage.ru_maxrss / 1e3
+
+
+def time_torch(settings, checkpoint):
+    """Runs in a process of its own."""
+    imported = int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1e3
+    torch.set_num_threads(2)
+    times, before = [], time.perf_counter()
+    for _ in TorchRun(settings, checkpoint).steps():
+        times.append(time.perf_counter())
+    seconds = [after - before for before, after in zip(times, times[1:])]  # whole steps, from backward pass to backward pass
+    print(json.dumps({"median": statistics.median(seconds) * 1e3, "imported": imported}))
+
+
+def time_both(settings, folder, rounds):
+    threads = {"RAYON_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    run("pretrain", *options(settings, steps=0, out=folder / "fresh"))
+    for number in range(rounds):
+        command = [PRETRAIN, *options(settings, eval_every=10**9, save_every=10**9, out=folder / f"round-{number}")]
+        output, memory = waited(command, env={**os.environ, **threads})
+        ours = float(re.search(r"median ([\d.]+) ms", output)[1])
+        command = [sys.executable, __file__, "--torch", folder / "fresh" / "step-000000", *options(settings)]
+        output, torch_memory = waited(command, env={**os.environ, **threads})
+        theirs = json.loads(output.splitlines()[-1])
+        print(
+            f"ours {ours:.0f} ms a step, peak {memory:.0f} MB; torch {theirs['median']:.0f} ms, peak {torch_memory:.0f} MB "
+            f"({theirs['imported']:.0f} MB of it after its imports)",
+            flush=True,
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--time", action="store_true", help="4 layers of 256, batches of 8 x 256, unless said otherwise")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--torch", type=pathlib.Path, help=argparse.SUPPRESS)
+    kinds = dict(n_layer=2, n_head=4, n_embd=64, max_length=64, batch_size=8, steps=100, learning_rate=5e-4, warmup=10)
+    kinds |= dict(weight_decay=0.1, grad_clip=1.0, dropout=0.0, seed=123)
+    for name, value in kinds.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value))
+    given = vars(parser.parse_args())
+    if given["time"]:
+        kinds |= TIMED | dict(steps=8)
+    settings = {name: value if given[name] is None else given[name] for name, value in kinds.items()}
+    if given["torch"]:
+        return time_torch(settings, given["torch"])
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        if given["time"]:
+            return time_both(settings, folder, given["rounds"])
+        return compare(settings, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
