@@ -51,7 +51,7 @@ impl Run {
                     grad_norm: self.trainer.adamw.grad_norm(),
                     validation_loss: None,
                 };
-                if step % settings.eval_every == 0 || step == settings.steps {
+                if step.is_multiple_of(settings.eval_every) || step == settings.steps {
                     let validation_loss = self.trainer.evaluate(&self.validation, &settings)?;
                     record.validation_loss = Some(validation_loss);
                     progress.around(|| {
@@ -60,7 +60,7 @@ impl Run {
                 }
                 self.records.push(record);
                 let is_last = step == settings.steps || stop.load(Ordering::Relaxed);
-                if is_last || step % settings.save_every == 0 {
+                if is_last || step.is_multiple_of(settings.save_every) {
                     self.save()?;
                 }
                 if is_last {
