@@ -1,8 +1,11 @@
 //! Checkpoints in and out: every format, every known name, every way to be broken, and what saving promises.
 
 mod broken;
+mod broken_formats;
 mod conversions;
 mod formats;
+#[path = "../fuzz/mod.rs"]
+mod fuzz;
 mod memory;
 mod names;
 mod saving;

@@ -10,7 +10,7 @@ use super::opcodes::Machine;
 
 /// What a checkpoint's pickle may hold: far more than the tensors of any model need.
 const MAX_BYTES: u64 = 1 << 26;
-const MAX_STEPS: usize = 1 << 21;
+const MAX_STEPS: usize = 1 << 20;
 
 /// Index of a value.
 pub(super) type Id = usize;
@@ -105,7 +105,7 @@ impl Pickle {
         while !machine.step(header)? {
             // No step adds more than one value to anything.
             n_steps += 1;
-            if n_steps > MAX_STEPS || header.position() - start > MAX_BYTES {
+            if n_steps >= MAX_STEPS || header.position() - start > MAX_BYTES {
                 return invalid(format!("its pickle is larger than {MAX_BYTES} bytes or {MAX_STEPS} steps"));
             }
         }

@@ -25,7 +25,7 @@ pub(super) fn read(file: &ByteFile) -> Parse<Pairs> {
     let Some(footer_at) = file.n_bytes.checked_sub(FOOTER_BYTES) else { return invalid("it is too short") };
     let footer = file.bytes_at(footer_at, FOOTER_BYTES)?;
     let mut footer = Varints(&footer);
-    let (_, _) = (footer.next()?, footer.next()?); // the index of filters
+    block(file, footer.next()?, footer.next()?)?; // of filters: not used, but damage is damage
     let index = block(file, footer.next()?, footer.next()?)?;
     let mut all = Pairs::new();
     for (_, handle) in entries(&index, MAX_ENTRIES)? {
