@@ -6,6 +6,7 @@ mod folder;
 mod format;
 mod keys;
 mod locate;
+mod mapped;
 mod read;
 mod report;
 mod save;
@@ -25,6 +26,7 @@ use stored::StoredTensor;
 
 pub use format::Format;
 pub use keys::Role;
+pub(crate) use mapped::MappedRows;
 pub use report::{ConfigSource, LoadReport, LoadedTable};
 pub(crate) use save::save_tables;
 pub use save::save_tensors;
@@ -162,18 +164,24 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`](crate::error::CheckpointError), naming the file and the numbers that disagree.
     pub fn load_tables(&self, dtype: DType, device: &Device) -> Result<InputTables> {
-        let Located { names, wte, wpe, config, padded_vocab } = self.locate()?;
+        let located = self.locate()?;
+        let report = self.report(&located, dtype);
+        let Located { wte, wpe, config, .. } = located;
+        let read = |table: &LocatedTable| table.file.get().read(&table.info.at, dtype, device);
+        Ok(InputTables { wte: read(&wte)?, wpe: read(&wpe)?, config, report })
+    }
+
+    fn report(&self, located: &Located, dtype: DType) -> LoadReport {
+        let Located { names, wte, wpe, padded_vocab, .. } = located;
         let unused = names.iter().filter(|name| **name != wte.name && **name != wpe.name);
-        let report = LoadReport {
+        LoadReport {
             wte: wte.report(),
             wpe: wpe.report(),
             dtype,
             config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
-            padded_vocab,
+            padded_vocab: *padded_vocab,
             unused: unused.map(|name| name.to_string()).collect(),
-        };
-        let read = |table: &LocatedTable| table.file.get().read(&table.info.at, dtype, device);
-        Ok(InputTables { wte: read(&wte)?, wpe: read(&wpe)?, config, report })
+        }
     }
 }
 

@@ -27,9 +27,12 @@ impl Contents {
         }
     }
 
-    /// Refuses a tensor whose size cannot be, or whose bytes are not all in their file.
+    /// Refuses a tensor whose name cannot be printed, whose size cannot be, or whose bytes are not all in their file.
     pub(super) fn check(&self, files: &[ByteFile]) -> Parse<()> {
         for (name, tensor) in &self.tensors {
+            if name.contains(char::is_control) {
+                return invalid(format!("a tensor's name has control characters: `{name}`"));
+            }
             let Some(extent) = tensor.extent() else {
                 let StoredTensor { shape, dtype, .. } = tensor;
                 return invalid(format!("`{name}` cannot have shape {shape:?} of {}", dtype.name));

@@ -36,12 +36,16 @@ impl WeightsFile {
         let file = ByteFile::open(path)?;
         let recognised = Format::of(&file);
         let format = recognised.unwrap_or(Format::Safetensors);
+        // What a file says reaches the message, but not what it does to a terminal.
+        let printable = |text: String| text.replace(char::is_control, "?");
         let at_path = |error| match error {
             ParseError::Io(source) => CheckpointError::Io { path: path.to_path_buf(), source },
-            ParseError::Forbidden(what) => CheckpointError::ForbiddenPickle { path: path.to_path_buf(), what },
+            ParseError::Forbidden(what) => {
+                CheckpointError::ForbiddenPickle { path: path.to_path_buf(), what: printable(what) }
+            }
             ParseError::Invalid(reason) => {
                 let hint = if recognised.is_none() { " (nor does it begin as another format does)" } else { "" };
-                let (path, reason) = (path.to_path_buf(), format!("{reason}{hint}"));
+                let (path, reason) = (path.to_path_buf(), printable(format!("{reason}{hint}")));
                 CheckpointError::InvalidFile { path, format: format.to_string(), reason }
             }
         };

@@ -140,6 +140,16 @@ pub enum CheckpointError {
         /// Its type.
         dtype: String,
     },
+    /// A table that cannot be left in its file.
+    #[error("{}: `{name}` cannot be mapped, for it is {reason}: load it, or convert the checkpoint to safetensors", path.display())]
+    NotMappable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What it is.
+        reason: &'static str,
+    },
     /// Tables of different width.
     #[error("{}: `{wte}` is {wte_width} wide, but `{wpe}` is {wpe_width} wide", path.display())]
     WidthMismatch {

@@ -247,6 +247,20 @@ fn hostile_gguf_files_are_errors() {
     }
 }
 
+/// Found by the fuzzer: what a file says broke the one line that an error has.
+#[test]
+fn control_characters_of_a_file_stay_out_of_messages() {
+    let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,\n\u{1b}[2J), }";
+    let header = [b"\x93NUMPY\x01\0", &(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat();
+    assert_error(&zip_of(&[("wte.npy", 0, header.len() as u32, &header)]), "'shape': (2,??[2J), }");
+    assert_error(&zip_of(&[("a\nb.npy", 0, 4, b"abcd")]), "`a?b`: it ends too early");
+    assert_error(&torch_of(b"\x80\x02cposix\r\nsys\ttem\n."), "its pickle holds `posix?.sys?tem`");
+    let gguf = fs::read(golden("formats/f32.gguf")).unwrap();
+    let at = gguf.windows(12).position(|bytes| bytes == b"token_embd.w").unwrap();
+    let broken = [&gguf[..at], b"token_emb\n.w", &gguf[at + 12..]].concat();
+    assert_error(&broken, "a tensor's name has control characters: `token_emb?.weight`");
+}
+
 #[test]
 fn hostile_llmc_files_are_errors() {
     let good = fs::read(golden("formats/llmc_f32.bin")).unwrap();

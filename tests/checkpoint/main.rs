@@ -6,6 +6,7 @@ mod conversions;
 mod formats;
 #[path = "../fuzz/mod.rs"]
 mod fuzz;
+mod mapped;
 mod memory;
 mod names;
 mod saving;
