@@ -45,6 +45,9 @@ struct Args {
     /// A model to download from the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
     #[arg(long, value_name = "REPO", conflicts_with = "weights")]
     hub: Option<String>,
+    /// Leaves the tables in their file: only the rows that are asked for are read
+    #[arg(long)]
+    mapped: bool,
     /// A byte-level BPE tokenizer.json [default: the one beside the weights, else GPT-2's]
     #[arg(long, value_name = "F")]
     tokenizer: Option<PathBuf>,
@@ -74,7 +77,11 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     };
     let (rows, tokenizer, tokenizing) = token_ids(&args, &weights)?;
     let start = Instant::now();
-    let (layer, report) = GptInputLayer::from_pretrained_with_report(&weights, args.dtype, &device)?;
+    let own_before = own_memory();
+    let (layer, report) = match args.mapped {
+        true => GptInputLayer::from_pretrained_mapped(&weights, args.dtype, &device)?,
+        false => GptInputLayer::from_pretrained_with_report(&weights, args.dtype, &device)?,
+    };
     let loading = start.elapsed();
     writeln!(out, "{report}\ndevice {chosen}")?;
 
@@ -94,6 +101,12 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     print_vectors(out, args.start_pos, &rows, &batch.n_padding, tokenizer.as_ref(), &hidden_states)?;
     writeln!(out, "hidden_states {:?} {:?}", hidden_states.dims(), hidden_states.dtype())?;
     writeln!(out, "times: ids {}, weights {}, forward {}", ms(tokenizing), ms(loading), ms(forward))?;
+    if let (true, Some(before), Some(after)) = (args.mapped, own_before, own_memory()) {
+        writeln!(
+            out,
+            "memory of its own (RssAnon): {before} kB before the weights, {after} kB after the forward pass"
+        )?;
+    }
     if let Some(path) = &args.output {
         let input_ids = batch.input_ids.to_dtype(DType::U32)?;
         let mut tensors = vec![("input_ids", &input_ids), ("hidden_states", &hidden_states)];
@@ -111,6 +124,13 @@ fn left_padded(attention_mask: &Tensor, start_pos: usize) -> Result<Positions> {
     let (n_rows, _) = attention_mask.dims2()?;
     let cached = Tensor::ones((n_rows, start_pos), DType::U8, &Device::Cpu)?;
     Ok(Positions::from_mask(&Tensor::cat(&[&cached, attention_mask], 1)?)?)
+}
+
+/// What the process has in memory that is in no file, in kB; Linux says it.
+fn own_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// One row of ids a text, with the tokenizer that made them, if one did.

@@ -1,9 +1,10 @@
-//! Lists the tensors of a checkpoint: name, type, shape, size, and what each is to this crate.
+//! Lists the tensors of a checkpoint of any format: name, type, shape, size, and what each is to this crate.
 //!
 //! cargo run --release --example inspect_checkpoint
 //! cargo run --release --example inspect_checkpoint -- path/to/gpt2
+//! cargo run --release --example inspect_checkpoint -- model.gguf --convert out.safetensors --dtype bf16
 //!
-//! Prints one line a tensor and the total; only headers are read.
+//! Prints one line a tensor and the total; only headers are read, unless something is converted.
 
 mod cli;
 
@@ -12,15 +13,25 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use candle_core::DType;
 use candle_gpt_input::checkpoint::{Checkpoint, Role};
 use clap::Parser;
 
 /// Lists the tensors of a GPT-2 checkpoint.
 #[derive(Parser)]
 struct Args {
-    /// A safetensors file, a folder, or a sharded folder
+    /// A file of weights (safetensors, PyTorch, GGUF, .npz, llm.c, TensorFlow), a folder, or an index of shards
     #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
     path: PathBuf,
+    /// Writes all tensors as safetensors: to one file (`x.safetensors`), or else to a folder
+    #[arg(long, value_name = "DST")]
+    convert: Option<PathBuf>,
+    /// The type that floating-point tensors are converted to: f32, f16 or bf16; without it they keep theirs
+    #[arg(long, requires = "convert", value_parser = cli::parse_dtype)]
+    dtype: Option<DType>,
+    /// The most that a shard of the folder may hold, such as 500MB or 5GB
+    #[arg(long, requires = "convert", value_parser = parse_size)]
+    shard_size: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -28,7 +39,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
-    let tensors = Checkpoint::open(&args.path)?.tensors()?;
+    let checkpoint = Checkpoint::open(&args.path)?;
+    let tensors = checkpoint.tensors()?;
     let width = tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
     for tensor in &tensors {
         let role = match tensor.role {
@@ -41,8 +53,22 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         writeln!(out, "{:width$}  {:<5} {shape:<16} {:>10}  {role}", tensor.name, tensor.dtype, size(tensor.n_bytes))?;
     }
     let n_bytes = tensors.iter().map(|tensor| tensor.n_bytes).sum();
-    writeln!(out, "{} tensors, {}", tensors.len(), size(n_bytes))?;
+    writeln!(out, "{}: {} tensors, {}", checkpoint.format()?, tensors.len(), size(n_bytes))?;
+    if let Some(to) = &args.convert {
+        for path in checkpoint.convert(to, args.dtype, args.shard_size)? {
+            writeln!(out, "wrote {} ({})", path.display(), size(std::fs::metadata(&path)?.len() as usize))?;
+        }
+    }
     Ok(())
+}
+
+/// `500MB`, `5GB`, or a number of bytes.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let units = [("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("B", 1), ("", 1)];
+    let upper = text.to_ascii_uppercase();
+    let number = units.iter().find_map(|(unit, factor)| Some((upper.strip_suffix(unit)?, factor)));
+    let n_bytes = number.and_then(|(number, factor)| number.trim().parse::<u64>().ok()?.checked_mul(*factor));
+    n_bytes.filter(|&n| n > 0).ok_or_else(|| "use a number and KB, MB or GB, such as 500MB".to_string())
 }
 
 fn size(n_bytes: usize) -> String {

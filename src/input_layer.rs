@@ -5,13 +5,15 @@ use std::path::Path;
 use candle_core::{DType, Device, Module, ModuleT, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 
-use crate::checkpoint::{Checkpoint, LoadReport, save_tables};
+use crate::checkpoint::{Checkpoint, LoadReport, MappedRows, save_tables};
 use crate::config::GptInputConfig;
 use crate::dropout::dropout;
 use crate::embedding::TokenTable;
 use crate::error::{Error, OptimError, Result};
 use crate::init::Init;
-use crate::kernel::{DenseTable, add_rows, gather_add, gather_add_into, new_var, same_device};
+use crate::kernel::{
+    DenseTable, MappedTable, Table, add_rows, copy_into, gather_add, gather_add_into, new_var, outer_dims, same_device,
+};
 use crate::lm_head::TiedLmHead;
 use crate::optim::{RowGrad, RowOptimizer};
 use crate::position::{PositionTable, Positions};
@@ -179,6 +181,42 @@ impl GptInputLayer {
         Ok((layer, tables.report))
     }
 
+    /// As [`from_pretrained`](Self::from_pretrained), but the tables stay in their file: its header is read, and of the
+    /// tables the rows that a call asks for, converted to `dtype` on the way and brought to `device` together.
+    ///
+    /// Opening takes milliseconds and next to no memory, however large the file; rows that the system keeps in its cache are
+    /// looked up as fast as those of a table in memory. Any format whose tensors lie row after row and uncompressed will
+    /// do, aligned or not. What needs a whole table ([`lm_head`](Self::lm_head), training, saving) does not work on it.
+    ///
+    /// The file is mapped: while the layer lives, nobody may change it or cut it off (replacing it, as every writer of this
+    /// crate does, is fine). The numbers of a changed file are unspecified; a row beyond the end of a file that was cut
+    /// off ends the process (`SIGBUS`), which no library can turn into an error.
+    ///
+    /// # Errors
+    /// As [`from_pretrained`](Self::from_pretrained), and
+    /// [`CheckpointError::NotMappable`](crate::error::CheckpointError::NotMappable) for tables that are compressed,
+    /// quantized, big-endian or not stored row after row.
+    pub fn from_pretrained_mapped(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<(Self, LoadReport)> {
+        let tables = Checkpoint::open(path)?.map_tables(dtype)?;
+        let table = |rows: MappedRows, table| {
+            let MappedRows { map, start, n_rows, width, stored } = rows;
+            MappedTable { map, start, n_rows, width, stored, dtype, device: device.clone(), table }
+        };
+        let (wte, wpe) = (table(tables.wte, Table::Tokens), table(tables.wpe, Table::Positions));
+        Ok((Self::with_config(wte.into(), wpe.into(), tables.config)?, tables.report))
+    }
+
+    /// Asks the system to have the rows of `input_ids` in memory soon: those of the next batch, while this one is computed.
+    ///
+    /// For tables that stay in a file; of tables in memory nothing is asked.
+    ///
+    /// # Errors
+    /// [`Error::TokenOutOfRange`], [`Error::IdDType`].
+    pub fn prefetch(&self, input_ids: &Tensor) -> Result<()> {
+        let ids = self.wte.check(input_ids)?;
+        self.wte.mapped().map_or(Ok(()), |table| table.prefetch(&ids))
+    }
+
     /// Writes the two tables in their own type under Hugging Face's names, for this crate and for transformers to open.
     ///
     /// A path that ends in `.safetensors` becomes one file (the configuration goes into its metadata), any other a folder
@@ -187,7 +225,7 @@ impl GptInputLayer {
     /// # Errors
     /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        save_tables(path.as_ref(), self.wte.dense().weight(), self.wpe.dense().weight(), &self.config)
+        save_tables(path.as_ref(), self.wte.dense()?.weight(), self.wpe.dense()?.weight(), &self.config)
     }
 
     /// The same layer with its tables in another type (f32, f16, bf16 or f64).
@@ -195,8 +233,8 @@ impl GptInputLayer {
     /// # Errors
     /// [`Error::Candle`] if the device cannot convert.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
-        let wte = self.wte.dense().weight().to_dtype(dtype)?;
-        let wpe = self.wpe.dense().weight().to_dtype(dtype)?;
+        let wte = self.wte.dense()?.weight().to_dtype(dtype)?;
+        let wpe = self.wpe.dense()?.weight().to_dtype(dtype)?;
         self.with_tables(wte, wpe)
     }
 
@@ -226,20 +264,24 @@ impl GptInputLayer {
     /// As [`forward`](Self::forward), and [`Error::PositionOutOfRange`] or [`Error::ShapeMismatch`] for position ids.
     pub fn forward_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
         let places = self.wpe.places(&positions.into(), input_ids.dims())?;
-        let ids = self.wte.dense().check(input_ids)?;
-        let (wte, wpe) = (self.wte.dense(), self.wpe.dense());
+        let ids = self.wte.check(input_ids)?;
         if self.wte.is_plain() {
-            return gather_add(wte.weight(), &ids, wpe.weight(), &places);
+            match (self.wte.mapped(), self.wpe.mapped()) {
+                (None, None) => {
+                    return gather_add(self.wte.dense()?.weight(), &ids, self.wpe.dense()?.weight(), &places);
+                }
+                (Some(wte), Some(wpe)) => return wte.gather_add(&ids, wpe, &places),
+                _ => {}
+            }
         }
-        let rows = places.rows(wpe.weight(), |_, ids| wpe.gather(ids))?;
-        add_rows(&self.wte.forward_checked(&ids)?, &rows)
+        add_rows(&self.wte.forward_checked(&ids)?, &self.wpe.rows_at(&places)?)
     }
 
     /// [`forward_at`](Self::forward_at) into a buffer that is there already: nothing is allocated for contiguous ids at a
     /// start position, and nothing is recorded for gradients.
     ///
     /// The buffer may be of another type than the tables: the sum is taken in f32 and rounded once to it (an f64 buffer
-    /// goes with f64 tables only).
+    /// goes with f64 tables only). With mapped tables it must be of their type, and its content is copied.
     ///
     /// # Shapes
     /// - `input_ids`: `[.., T]`
@@ -248,12 +290,15 @@ impl GptInputLayer {
     /// # Errors
     /// As [`forward_at`](Self::forward_at), and [`Error::ShapeMismatch`] or [`Error::Candle`] for a buffer that does not fit.
     pub fn forward_into(&self, input_ids: &Tensor, positions: impl Into<Positions>, buffer: &Tensor) -> Result<()> {
+        if self.wte.mapped().or(self.wpe.mapped()).is_some() {
+            return copy_into(buffer, &self.forward_at(input_ids, positions)?);
+        }
         let places = self.wpe.places(&positions.into(), input_ids.dims())?;
-        let ids = self.wte.dense().check(input_ids)?;
+        let ids = self.wte.check(input_ids)?;
         if !self.wte.is_plain() {
             self.wte.forward_checked(&ids)?; // for what `max_norm` does to the table
         }
-        gather_add_into(buffer, self.wte.dense().weight(), &ids, self.wpe.dense().weight(), &places)
+        gather_add_into(buffer, self.wte.dense()?.weight(), &ids, self.wpe.dense()?.weight(), &places)
     }
 
     /// Embeds into a variable of its own, which is not connected to the tables: where `loss.backward()` is to end.
@@ -300,7 +345,7 @@ impl GptInputLayer {
         positions: impl Into<Positions>,
         grad: &Tensor,
     ) -> Result<Vec<RowGrad>> {
-        let (wte, wpe, dims) = (self.wte.dense(), self.wpe.dense(), input_ids.dims());
+        let (wte, wpe, dims) = (self.wte.dense()?, self.wpe.dense()?, input_ids.dims());
         let ids = wte.check(input_ids)?;
         let places = self.wpe.places(&positions.into(), dims)?;
         let mut rows = Vec::with_capacity(2);
@@ -375,7 +420,8 @@ impl GptInputLayer {
     /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the type is not the tables',
     /// and the errors of positions as in [`forward_at`](Self::forward_at).
     pub fn add_positions(&self, inputs_embeds: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
-        let ids_dims = self.wpe.dense().outer_dims("inputs_embeds", inputs_embeds)?;
+        let ids_dims =
+            outer_dims("inputs_embeds", inputs_embeds, (Table::Positions, self.config.n_embd, self.dtype()))?;
         let rows = self.wpe.rows(&positions.into(), ids_dims)?;
         add_rows(inputs_embeds, &rows)
     }
@@ -391,7 +437,7 @@ impl GptInputLayer {
     /// The output head on the same token table: `[B, T, C] -> [B, T, V]`.
     ///
     /// # Errors
-    /// None today; a table that cannot be multiplied with would be one.
+    /// [`Error::NotInMemory`] for a mapped table.
     pub fn lm_head(&self) -> Result<TiedLmHead> {
         TiedLmHead::new(self.wte.clone())
     }
@@ -409,8 +455,8 @@ impl GptInputLayer {
         if let Some(name) = names.iter().find(|name| vars.contains_key(*name)) {
             return Err(Error::VarExists { name: name.clone() });
         }
-        let wte = new_var(self.wte.dense().weight())?;
-        let wpe = new_var(self.wpe.dense().weight())?;
+        let wte = new_var(self.wte.dense()?.weight())?;
+        let wpe = new_var(self.wpe.dense()?.weight())?;
         let layer = self.with_tables(wte.as_tensor().clone(), wpe.as_tensor().clone())?;
         vars.extend(names.into_iter().zip([wte, wpe]));
         Ok(layer)
@@ -418,7 +464,7 @@ impl GptInputLayer {
 
     /// Those of the two tables that are variables, `wte` first: what an optimizer of this layer alone is given.
     pub fn vars(&self) -> Vec<Var> {
-        [variable(self.wte.dense()), variable(self.wpe.dense())].into_iter().flatten().collect()
+        [self.wte.dense(), self.wpe.dense()].into_iter().flatten().filter_map(variable).collect()
     }
 
     /// The token table.

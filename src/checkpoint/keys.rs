@@ -1,16 +1,21 @@
 //! The names under which GPT-2 checkpoints keep the two input tables.
 
-/// (token table, position table), as the name ends; any prefix may stand before it (`transformer.`, `_orig_mod.`, …).
-const TABLE_NAMES: [(&str, &str); 2] = [
-    ("wte.weight", "wpe.weight"),         // Hugging Face, nanoGPT, minGPT
-    ("tok_emb.weight", "pos_emb.weight"), // "Build a Large Language Model From Scratch"
+/// (token table, position table), as the name ends; any prefix may stand before it (`transformer.`, `_orig_mod.`, `model/`, …).
+const TABLE_NAMES: [(&str, &str); 4] = [
+    ("wte.weight", "wpe.weight"),                  // Hugging Face, nanoGPT, minGPT
+    ("tok_emb.weight", "pos_emb.weight"),          // "Build a Large Language Model From Scratch"
+    ("token_embd.weight", "position_embd.weight"), // GGUF
+    ("wte", "wpe"),                                // OpenAI: `model/wte`
 ];
+
+/// What stands between the parts of a name; TensorFlow's is the slash.
+const DOTS: [char; 2] = ['.', '/'];
 
 /// The names that [`save`](super::save) writes.
 pub(super) const SAVED: (&str, &str) = TABLE_NAMES[0];
 
-/// The output head's name, for reports.
-const LM_HEAD: &str = "lm_head.weight";
+/// The output head's names, for reports: Hugging Face's, the book's, GGUF's.
+const LM_HEADS: [&str; 3] = ["lm_head.weight", "out_head.weight", "output.weight"];
 
 /// What a tensor is to this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +39,7 @@ impl Role {
             Self::TokenTable
         } else if TABLE_NAMES.iter().any(|(_, wpe)| is(wpe)) {
             Self::PositionTable
-        } else if is(LM_HEAD) {
+        } else if LM_HEADS.iter().any(|name| is(name)) {
             Self::OutputHead
         } else {
             Self::Other
@@ -56,7 +61,7 @@ pub(super) fn find_tables<'a>(names: &[&'a str], prefix: Option<&str>) -> Found<
     for &name in names {
         for (wte_name, wpe_name) in TABLE_NAMES {
             if let Some(before) = prefix_before(name, wte_name)
-                && prefix.is_none_or(|wanted| before.trim_end_matches('.') == wanted.trim_end_matches('.'))
+                && prefix.is_none_or(|wanted| before.trim_end_matches(DOTS) == wanted.trim_end_matches(DOTS))
             {
                 token_tables.push((name, format!("{before}{wpe_name}")));
             }
@@ -90,18 +95,20 @@ pub(super) fn closest(names: &[&str]) -> String {
 /// Number of blocks, counted from names such as `transformer.h.11.ln_1.weight`.
 pub(super) fn count_blocks(names: &[&str]) -> usize {
     let block = |name: &&str| {
-        let parts: Vec<&str> = name.split('.').collect();
-        parts.windows(2).find_map(|pair| match pair {
-            ["h" | "trf_blocks", number] => number.parse::<usize>().ok(),
+        let parts: Vec<&str> = name.split(DOTS).collect();
+        let joined = parts.iter().find_map(|part| part.strip_prefix('h')?.parse::<usize>().ok()); // OpenAI's `h0`
+        let pair = parts.windows(2).find_map(|pair| match pair {
+            ["h" | "trf_blocks" | "blk", number] => number.parse::<usize>().ok(),
             _ => None,
-        })
+        });
+        pair.or(joined)
     };
     names.iter().filter_map(block).max().map_or(0, |last| last.saturating_add(1))
 }
 
-/// What stands before `suffix` in `name`: nothing, or something that ends in a dot.
+/// What stands before `suffix` in `name`: nothing, or something that ends in a dot or a slash.
 fn prefix_before<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
-    name.strip_suffix(suffix).filter(|before| before.is_empty() || before.ends_with('.'))
+    name.strip_suffix(suffix).filter(|before| before.is_empty() || before.ends_with(DOTS))
 }
 
 #[cfg(test)]
@@ -149,6 +156,7 @@ mod tests {
     fn blocks_are_counted_from_their_names() {
         assert_eq!(count_blocks(&["h.0.a", "h.11.a", "h.2.a"]), 12);
         assert_eq!(count_blocks(&["trf_blocks.3.norm1.scale"]), 4);
+        assert_eq!(count_blocks(&["blk.3.attn_norm.weight", "model/h11/ln_1/g"]), 12);
         assert_eq!(count_blocks(&["wte.weight"]), 0);
     }
 }

@@ -1,34 +1,45 @@
 //! [`Checkpoint`]: GPT-2 weights on disk. Names → tensors; it knows no layer.
 
+mod bytes;
+mod convert;
+mod folder;
+mod format;
 mod keys;
+mod locate;
+mod mapped;
+mod read;
 mod report;
-mod safetensors;
 mod save;
 mod sharded;
+mod stored;
 mod var_builder;
+mod weights;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::config::{ConfigFile, GptInputConfig};
-use crate::error::{CheckpointError, Result};
-use keys::{Found, find_tables};
-use safetensors::TableInfo;
+use crate::error::Result;
+use locate::{Located, LocatedTable};
+use stored::StoredTensor;
 
+pub use format::Format;
 pub use keys::Role;
+pub(crate) use mapped::MappedRows;
 pub use report::{ConfigSource, LoadReport, LoadedTable};
-pub(crate) use safetensors::SafetensorsFile;
 pub(crate) use save::save_tables;
 pub use save::save_tensors;
 pub use sharded::ShardIndex;
+pub(crate) use weights::WeightsFile;
 
 const CONFIG_FILE: &str = "config.json";
 const WEIGHTS_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The key of a safetensors file's metadata under which a single file carries its configuration.
 const CONFIG_METADATA: &str = "gpt_input_config";
+/// The key of a configuration under which a header states how many rows a padded table has.
+const PADDED_VOCAB: &str = "padded_vocab_size";
 
 /// A checkpoint whose headers have been read and checked; tensors are read when they are asked for.
 #[derive(Debug)]
@@ -42,7 +53,7 @@ pub struct Checkpoint {
 
 #[derive(Debug)]
 enum Weights {
-    File(SafetensorsFile),
+    File(WeightsFile),
     Shards(ShardIndex),
 }
 
@@ -77,30 +88,39 @@ pub struct InputTables {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, a folder (`model.safetensors`, or `model.safetensors.index.json` with its shards, or one
-    /// other `*.safetensors`), or an index file.
+    /// Opens a file of any [`Format`], recognised by its content; a folder (Hugging Face's, of one file or with an index
+    /// and shards; OpenAI's; or one with a single file of weights); an index of shards; or the prefix of a TensorFlow
+    /// checkpoint (`model.ckpt`).
     ///
-    /// Only headers are read. Of a sharded checkpoint, a shard is opened when something in it is asked for.
+    /// Only headers are read. Of a sharded checkpoint, a shard is opened when something in it is asked for. A pickle is
+    /// read and never executed.
     ///
     /// # Errors
-    /// [`CheckpointError`]: nothing there, no weights, a damaged header or index, a `config.json` that makes no sense.
+    /// [`CheckpointError`](crate::error::CheckpointError): nothing there, no weights, a damaged header or index, a
+    /// configuration that makes no sense.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let kind = match std::fs::metadata(path) {
-            Ok(kind) => kind,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(CheckpointError::NotFound { path: path.to_path_buf() }.into());
-            }
-            Err(source) => return Err(CheckpointError::Io { path: path.to_path_buf(), source }.into()),
+        let (file, whole_folder) = folder::weights_at(path)?;
+        let weights = match folder::is_index(&file) {
+            true => Weights::Shards(ShardIndex::open(&file)?),
+            false => Weights::File(WeightsFile::open(&file)?),
         };
-        let file = if kind.is_dir() { weights_in(path)? } else { path.to_path_buf() };
-        let weights = if file.extension().is_some_and(|extension| extension == "json") {
-            Weights::Shards(ShardIndex::open(&file)?)
-        } else {
-            Weights::File(SafetensorsFile::open(&file)?)
-        };
-        let config = read_config(&file, &weights, kind.is_dir())?;
+        let config = folder::read_config(&file, &weights, whole_folder)?;
         Ok(Self { path: path.to_path_buf(), weights, config, prefix: None })
+    }
+
+    /// The format of its file, or that of the first of its shards.
+    ///
+    /// # Errors
+    /// [`CheckpointError`](crate::error::CheckpointError) if the shard is missing or damaged.
+    pub fn format(&self) -> Result<Format> {
+        match &self.weights {
+            Weights::File(file) => Ok(file.format),
+            Weights::Shards(index) => {
+                let first = index.shards().first().copied().unwrap_or_default();
+                Ok(WeightsFile::open(&index.path_of(first))?.format)
+            }
+        }
     }
 
     /// Chooses the tables under this prefix (`transformer` for `transformer.wte.weight`), where there are several.
@@ -112,14 +132,14 @@ impl Checkpoint {
     /// Every tensor of the checkpoint, by name; opens every shard.
     ///
     /// # Errors
-    /// [`CheckpointError`] if a shard is missing or damaged.
+    /// [`CheckpointError`](crate::error::CheckpointError) if a shard is missing or damaged.
     pub fn tensors(&self) -> Result<Vec<TensorEntry>> {
         let mut entries = match &self.weights {
             Weights::File(file) => entries_of(file),
             Weights::Shards(index) => {
                 let mut entries = Vec::new();
                 for shard in index.shards() {
-                    entries.extend(entries_of(&SafetensorsFile::open(&index.path_of(shard))?));
+                    entries.extend(entries_of(&WeightsFile::open(&index.path_of(shard))?));
                 }
                 entries
             }
@@ -131,7 +151,7 @@ impl Checkpoint {
     /// The checkpoint's configuration, in agreement with the shapes of its input tables; no tensor is read.
     ///
     /// # Errors
-    /// [`CheckpointError`] if there are no such tables, or the configuration says otherwise.
+    /// [`CheckpointError`](crate::error::CheckpointError) if there are no such tables, or the configuration says otherwise.
     pub fn config(&self) -> Result<GptInputConfig> {
         Ok(self.locate()?.config)
     }
@@ -142,238 +162,37 @@ impl Checkpoint {
     /// is allocated.
     ///
     /// # Errors
-    /// [`CheckpointError`], naming the file and the numbers that disagree.
+    /// [`CheckpointError`](crate::error::CheckpointError), naming the file and the numbers that disagree.
     pub fn load_tables(&self, dtype: DType, device: &Device) -> Result<InputTables> {
-        let Located { names, wte, wpe, config, padded_vocab } = self.locate()?;
-        let unused = names.iter().filter(|name| **name != wte.name && **name != wpe.name);
-        let report = LoadReport {
-            wte: wte.report(),
-            wpe: wpe.report(),
-            dtype,
-            config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
-            padded_vocab,
-            unused: unused.map(|name| name.to_string()).collect(),
-        };
+        let located = self.locate()?;
+        let report = self.report(&located, dtype);
+        let Located { wte, wpe, config, .. } = located;
         let read = |table: &LocatedTable| table.file.get().read(&table.info.at, dtype, device);
         Ok(InputTables { wte: read(&wte)?, wpe: read(&wpe)?, config, report })
     }
 
-    /// Finds the two tables and checks them against each other and the configuration, from headers alone.
-    fn locate(&self) -> Result<Located<'_>> {
-        let names = self.names();
-        let (wte_name, wpe_name) = self.find(&names)?;
-        let table = |name: String| -> Result<LocatedTable<'_>, CheckpointError> {
-            let file = self.shard(&name)?;
-            Ok(LocatedTable { info: file.get().table(&name)?, file, name })
-        };
-        let (wte, wpe) = (table(wte_name.to_string())?, table(wpe_name)?);
-        if wte.info.width != wpe.info.width {
-            return Err(CheckpointError::WidthMismatch {
-                path: self.path.clone(),
-                wte: wte.name,
-                wte_width: wte.info.width,
-                wpe: wpe.name,
-                wpe_width: wpe.info.width,
-            }
-            .into());
-        }
-        let (config, padded_vocab) = self.resolve_config(&names, (&wte.name, &wte.info), (&wpe.name, &wpe.info))?;
-        Ok(Located { names, wte, wpe, config, padded_vocab })
-    }
-
-    fn names(&self) -> Vec<&str> {
-        match &self.weights {
-            Weights::File(file) => file.tensors.keys().map(String::as_str).collect(),
-            Weights::Shards(index) => index.names().collect(),
-        }
-    }
-
-    fn find<'a>(&self, names: &[&'a str]) -> Result<(&'a str, String), CheckpointError> {
-        let path = match &self.weights {
-            Weights::File(file) => file.path.clone(),
-            Weights::Shards(index) => index.path().to_path_buf(),
-        };
-        match find_tables(names, self.prefix.as_deref()) {
-            Found::Tables { wte, wpe } => Ok((wte, wpe)),
-            Found::NoTokenTable => Err(CheckpointError::MissingTable {
-                path,
-                what: "token table",
-                looked_for: keys::token_table_names(),
-                closest: keys::closest(names),
-            }),
-            Found::NoPositionTable { looked_for } => Err(CheckpointError::MissingTable {
-                path,
-                what: "position table",
-                looked_for,
-                closest: keys::closest(names),
-            }),
-            Found::Several { candidates } => {
-                Err(CheckpointError::AmbiguousTables { path, candidates: candidates.join(", ") })
-            }
-        }
-    }
-
-    fn shard(&self, name: &str) -> Result<Shard<'_>, CheckpointError> {
-        match &self.weights {
-            Weights::File(file) => Ok(Shard::Whole(file)),
-            Weights::Shards(index) => {
-                let shard = index.shard_of(name).unwrap_or_default();
-                Ok(Shard::Opened(SafetensorsFile::open(&index.path_of(shard))?.into()))
-            }
-        }
-    }
-
-    /// The configuration, with the dimensions that it leaves out read off the tables; what it states must agree.
-    fn resolve_config(
-        &self,
-        names: &[&str],
-        (wte_name, wte): (&str, &TableInfo),
-        (wpe_name, wpe): (&str, &TableInfo),
-    ) -> Result<(GptInputConfig, Option<(usize, usize)>), CheckpointError> {
-        let Some((_, stated)) = &self.config else {
-            let mut config = GptInputConfig::new(wte.n_rows, wpe.n_rows, wte.width);
-            config.n_layer = keys::count_blocks(names);
-            // Every GPT-2 has heads of 64; no shape of the checkpoint says how many there are.
-            config.n_head = if wte.width % 64 == 0 { wte.width / 64 } else { 1 };
-            return Ok((config, None));
-        };
-        let differs = |field, stated: Option<usize>, name: &str, table| match stated {
-            Some(config) if config != table => Err(CheckpointError::ConfigMismatch {
-                path: self.path.clone(),
-                field,
-                config,
-                name: name.into(),
-                table,
-            }),
-            _ => Ok(()),
-        };
-        let padded_vocab = stated
-            .vocab_size
-            .filter(|&vocab_size| {
-                [64, 128].iter().any(|&multiple| {
-                    vocab_size != wte.n_rows && vocab_size.checked_next_multiple_of(multiple) == Some(wte.n_rows)
-                })
-            })
-            .map(|vocab_size| (vocab_size, wte.n_rows));
-        if padded_vocab.is_none() {
-            differs("vocab_size", stated.vocab_size, wte_name, wte.n_rows)?;
-        }
-        differs("n_embd", stated.n_embd, wte_name, wte.width)?;
-        differs("n_positions", stated.n_positions, wpe_name, wpe.n_rows)?;
-        let config = GptInputConfig {
-            vocab_size: wte.n_rows,
-            n_positions: wpe.n_rows,
-            n_embd: wte.width,
-            ..stated.clone().resolve()
-        };
-        config
-            .validate()
-            .map_err(|source| CheckpointError::Config { path: self.path.clone(), source: source.into() })?;
-        Ok((config, padded_vocab))
-    }
-}
-
-/// A file that holds a tensor: the checkpoint's only one, or a shard opened for it.
-enum Shard<'a> {
-    Whole(&'a SafetensorsFile),
-    Opened(Arc<SafetensorsFile>),
-}
-
-impl Shard<'_> {
-    fn get(&self) -> &SafetensorsFile {
-        match self {
-            Self::Whole(file) => file,
-            Self::Opened(file) => file,
+    fn report(&self, located: &Located, dtype: DType) -> LoadReport {
+        let Located { names, wte, wpe, padded_vocab, .. } = located;
+        let unused = names.iter().filter(|name| **name != wte.name && **name != wpe.name);
+        LoadReport {
+            wte: wte.report(),
+            wpe: wpe.report(),
+            dtype,
+            config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
+            padded_vocab: *padded_vocab,
+            unused: unused.map(|name| name.to_string()).collect(),
         }
     }
 }
 
-/// The two tables in their files, and the configuration that they agree with.
-struct Located<'a> {
-    names: Vec<&'a str>,
-    wte: LocatedTable<'a>,
-    wpe: LocatedTable<'a>,
-    config: GptInputConfig,
-    padded_vocab: Option<(usize, usize)>,
-}
-
-struct LocatedTable<'a> {
-    name: String,
-    file: Shard<'a>,
-    info: TableInfo,
-}
-
-impl LocatedTable<'_> {
-    fn report(&self) -> LoadedTable {
-        LoadedTable {
-            name: self.name.clone(),
-            file: self.file.get().path.clone(),
-            shape: (self.info.n_rows, self.info.width),
-            stored_dtype: self.info.at.dtype,
-        }
-    }
-}
-
-fn entries_of(file: &SafetensorsFile) -> Vec<TensorEntry> {
-    let entry = |(name, info): (&String, &::safetensors::tensor::TensorInfo)| TensorEntry {
+fn entries_of(file: &WeightsFile) -> Vec<TensorEntry> {
+    let entry = |(name, tensor): (&String, &StoredTensor)| TensorEntry {
         name: name.clone(),
-        dtype: info.dtype.to_string(),
-        shape: info.shape.clone(),
-        n_bytes: info.data_offsets.1 - info.data_offsets.0,
-        file: file.path.clone(),
+        dtype: tensor.dtype.name.clone(),
+        shape: tensor.shape.clone(),
+        n_bytes: tensor.n_bytes(),
+        file: file.file_of(tensor),
         role: Role::of(name),
     };
-    file.tensors.iter().map(entry).collect()
-}
-
-/// The file in a folder that its weights begin with, in the order in which transformers looks.
-fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
-    for name in [WEIGHTS_FILE, INDEX_FILE] {
-        let path = folder.join(name);
-        if path.is_file() {
-            return Ok(path);
-        }
-    }
-    let io = |source| CheckpointError::Io { path: folder.to_path_buf(), source };
-    let mut others = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|extension| extension == "safetensors") && path.is_file() {
-            others.push(path);
-        }
-    }
-    others.sort();
-    match others.as_slice() {
-        [only] => Ok(only.clone()),
-        several => {
-            let names: Vec<_> =
-                several.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy()).collect();
-            let found = if names.is_empty() { "none".to_string() } else { names.join(", ") };
-            Err(CheckpointError::NoWeights { path: folder.to_path_buf(), found })
-        }
-    }
-}
-
-/// The configuration that belongs to a file of weights: the `config.json` of its folder, if the folder was asked for or the
-/// file has one of Hugging Face's names (any other file may lie beside a config of something else), or else the metadata
-/// of the file itself.
-fn read_config(
-    file: &Path,
-    weights: &Weights,
-    whole_folder: bool,
-) -> Result<Option<(ConfigSource, ConfigFile)>, CheckpointError> {
-    let beside = file.with_file_name(CONFIG_FILE);
-    let of_a_folder = whole_folder || file.file_name().is_some_and(|name| name == WEIGHTS_FILE || name == INDEX_FILE);
-    if of_a_folder && beside.is_file() {
-        let text =
-            std::fs::read_to_string(&beside).map_err(|source| CheckpointError::Io { path: beside.clone(), source })?;
-        let config = ConfigFile::parse(&text)
-            .map_err(|source| CheckpointError::Config { path: beside.clone(), source: source.into() })?;
-        return Ok(Some((ConfigSource::File(beside), config)));
-    }
-    let Weights::File(opened) = weights else { return Ok(None) };
-    let Some(text) = opened.metadata.get(CONFIG_METADATA) else { return Ok(None) };
-    let config = ConfigFile::parse(text)
-        .map_err(|source| CheckpointError::Config { path: file.to_path_buf(), source: source.into() })?;
-    Ok(Some((ConfigSource::Metadata(file.to_path_buf()), config)))
+    file.tensors().iter().map(entry).collect()
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use candle_core::DType;
+use candle_core::quantized::GgmlDType;
 
 /// What was loaded from where, and what was left.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,8 +32,10 @@ pub struct LoadedTable {
     pub file: PathBuf,
     /// Rows and columns.
     pub shape: (usize, usize),
-    /// Its type in the file.
+    /// Its type in the file; of a quantized table, the one that it is dequantized to.
     pub stored_dtype: DType,
+    /// How it is quantized in the file, if it is.
+    pub block_type: Option<GgmlDType>,
 }
 
 /// Where a configuration came from.
@@ -51,8 +54,12 @@ impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (what, table) in [("wte", &self.wte), ("wpe", &self.wpe)] {
             let (n_rows, width) = table.shape;
-            write!(f, "{what} = `{}` [{n_rows}, {width}] {:?}", table.name, table.stored_dtype)?;
-            if table.stored_dtype != self.dtype {
+            write!(f, "{what} = `{}` [{n_rows}, {width}] ", table.name)?;
+            match table.block_type {
+                Some(blocks) => write!(f, "{blocks:?}")?,
+                None => write!(f, "{:?}", table.stored_dtype)?,
+            }
+            if table.stored_dtype != self.dtype || table.block_type.is_some() {
                 write!(f, " -> {:?}", self.dtype)?;
             }
             writeln!(f, " from {}", table.file.display())?;

@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+use super::format::Format;
 use super::{CONFIG_FILE, CONFIG_METADATA, WEIGHTS_FILE, keys};
 use crate::config::GptInputConfig;
 use crate::error::{CheckpointError, Result};
@@ -51,21 +52,36 @@ pub fn save_tensors(path: impl AsRef<Path>, tensors: &[(&str, &Tensor)], metadat
             TensorInfo { dtype: stored_as(tensor.dtype())?, shape: tensor.dims().to_vec(), data_offsets: (start, end) };
         infos.push((name.to_string(), info));
     }
-    let mut all_metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    all_metadata.extend(metadata.iter().map(|(key, value)| (key.to_string(), value.clone())));
-    let invalid = |reason: String| CheckpointError::InvalidHeader { path: path.to_path_buf(), reason };
-    let header = Metadata::new(Some(all_metadata), infos).map_err(|error| invalid(error.to_string()))?;
-    let mut header = serde_json::to_vec(&header).map_err(|error| invalid(error.to_string()))?;
-    header.resize(header.len().next_multiple_of(8), b' '); // the data begins aligned, as the format asks
+    let header = header_of(path, infos, metadata)?;
     write_atomically(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         on_host.iter().try_for_each(|tensor| write_elements(out, tensor))
     })?;
     Ok(())
 }
 
-fn stored_as(dtype: DType) -> Result<Dtype, CheckpointError> {
+/// The front of a safetensors file: the length of the header, and the header.
+pub(super) fn header_of(
+    path: &Path,
+    infos: Vec<(String, TensorInfo)>,
+    metadata: &[(&str, String)],
+) -> Result<Vec<u8>, CheckpointError> {
+    let mut all_metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    all_metadata.extend(metadata.iter().map(|(key, value)| (key.to_string(), value.clone())));
+    let invalid = |reason: String| CheckpointError::InvalidFile {
+        path: path.to_path_buf(),
+        format: Format::Safetensors.to_string(),
+        reason,
+    };
+    let header = Metadata::new(Some(all_metadata), infos).map_err(|error| invalid(error.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|error| invalid(error.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' '); // the data begins aligned, as the format asks
+    let mut front = (header.len() as u64).to_le_bytes().to_vec();
+    front.extend(header);
+    Ok(front)
+}
+
+pub(super) fn stored_as(dtype: DType) -> Result<Dtype, CheckpointError> {
     match dtype {
         DType::F32 => Ok(Dtype::F32),
         DType::F16 => Ok(Dtype::F16),
@@ -78,7 +94,7 @@ fn stored_as(dtype: DType) -> Result<Dtype, CheckpointError> {
     }
 }
 
-fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {
+pub(super) fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {
     let (storage, layout) = tensor.storage_and_layout();
     let range = layout.start_offset()..layout.start_offset() + tensor.elem_count();
     match &*storage {
@@ -108,7 +124,7 @@ fn write_pieces<T: Copy, const N: usize>(
 }
 
 /// Writes a file that appears whole or not at all, and is on disk when this returns.
-fn write_atomically(
+pub(super) fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<(), CheckpointError> {

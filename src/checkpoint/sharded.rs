@@ -35,8 +35,13 @@ impl ShardIndex {
         if weight_map.is_empty() {
             return Err(invalid("its weight_map is empty".to_string()));
         }
-        if let Some(shard) = weight_map.values().find(|shard| !is_plain_file_name(shard)) {
-            return Err(invalid(format!("`{shard}` is not a plain file name")));
+        if let Some(shard) =
+            weight_map.values().find(|shard| !is_plain_file_name(shard) || shard.contains(char::is_control))
+        {
+            return Err(invalid(format!("`{}` is not a plain file name", shard.escape_debug())));
+        }
+        if let Some(name) = weight_map.keys().find(|name| name.contains(char::is_control)) {
+            return Err(invalid(format!("a tensor's name has control characters: `{}`", name.escape_debug())));
         }
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
         Ok(Self { path, folder, weight_map })

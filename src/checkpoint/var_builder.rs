@@ -7,8 +7,9 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
-use super::safetensors::SafetensorsFile;
-use super::{Checkpoint, Shard, Weights};
+use super::locate::Shard;
+use super::weights::WeightsFile;
+use super::{Checkpoint, Weights};
 use crate::error::{CheckpointError, Result};
 
 impl Checkpoint {
@@ -39,7 +40,7 @@ impl Checkpoint {
 struct Backend<'a> {
     checkpoint: &'a Checkpoint,
     /// Those opened so far, by file name.
-    shards: Mutex<BTreeMap<String, Arc<SafetensorsFile>>>,
+    shards: Mutex<BTreeMap<String, Arc<WeightsFile>>>,
 }
 
 impl Backend<'_> {
@@ -49,7 +50,7 @@ impl Backend<'_> {
         let at = file.tensor(name)?;
         match expected {
             Some(expected) if expected.dims() != at.shape => Err(CheckpointError::TensorShape {
-                path: file.path.clone(),
+                path: file.path().to_path_buf(),
                 name: name.to_string(),
                 shape: at.shape,
                 expected: expected.dims().to_vec(),
@@ -63,7 +64,7 @@ impl Backend<'_> {
         let Checkpoint { path, weights, .. } = self.checkpoint;
         let missing = || CheckpointError::MissingTensor { path: path.clone(), name: name.to_string() };
         match weights {
-            Weights::File(file) if file.tensors.contains_key(name) => Ok(Shard::Whole(file)),
+            Weights::File(file) if file.tensors().contains_key(name) => Ok(Shard::Whole(file)),
             Weights::File(_) => Err(missing()),
             Weights::Shards(index) => {
                 let shard = index.shard_of(name).ok_or_else(missing)?;
@@ -71,7 +72,7 @@ impl Backend<'_> {
                 if let Some(file) = opened.get(shard) {
                     return Ok(Shard::Opened(file.clone()));
                 }
-                let file = Arc::new(SafetensorsFile::open(&index.path_of(shard))?);
+                let file = Arc::new(WeightsFile::open(&index.path_of(shard))?);
                 opened.insert(shard.to_string(), file.clone());
                 Ok(Shard::Opened(file))
             }
@@ -90,7 +91,7 @@ impl SimpleBackend for Backend<'_> {
 
     fn contains_tensor(&self, name: &str) -> bool {
         match &self.checkpoint.weights {
-            Weights::File(file) => file.tensors.contains_key(name),
+            Weights::File(file) => file.tensors().contains_key(name),
             Weights::Shards(index) => index.shard_of(name).is_some(),
         }
     }

@@ -5,9 +5,9 @@ mod options;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Embedding;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::init::Init;
-use crate::kernel::{CheckedIds, DenseTable, RowGroups, Table, to_host};
+use crate::kernel::{CheckedIds, DenseTable, MappedTable, RowGroups, Table, to_host};
 use crate::rng::Generator;
 
 pub use options::EmbeddingOptions;
@@ -36,6 +36,8 @@ pub struct TokenTable {
 #[derive(Clone, Debug)]
 enum Kind {
     Dense(DenseTable),
+    /// Its rows stay in a file.
+    Mapped(MappedTable),
 }
 
 impl TokenTable {
@@ -54,7 +56,7 @@ impl TokenTable {
         let weight = init.wte(vocab_size, n_embd, generator, dtype, device)?;
         let table = Self::from(weight).with_options(options)?;
         if let Some(row) = options.padding_row(vocab_size)? {
-            table.dense().weight().slice_set(&Tensor::zeros((1, n_embd), dtype, device)?, 0, row)?;
+            table.dense()?.weight().slice_set(&Tensor::zeros((1, n_embd), dtype, device)?, 0, row)?;
         }
         Ok(table)
     }
@@ -72,7 +74,10 @@ impl TokenTable {
 
     /// The same table, sharing its numbers, cut off from gradients: `weight.requires_grad_(False)`.
     pub fn freeze(self) -> Self {
-        self.with_weight(self.dense().weight().detach())
+        match &self.kind {
+            Kind::Dense(table) => self.with_weight(table.weight().detach()),
+            Kind::Mapped(_) => self,
+        }
     }
 
     /// A table of other numbers with the same options.
@@ -90,27 +95,50 @@ impl TokenTable {
     /// # Errors
     /// [`Error::InvalidTable`](crate::Error::InvalidTable) if it is no matrix of floating-point numbers.
     pub fn dims(&self) -> Result<(usize, usize)> {
-        self.dense().dims()
+        match &self.kind {
+            Kind::Dense(table) => table.dims(),
+            Kind::Mapped(table) => Ok((table.n_rows, table.width)),
+        }
     }
 
     /// The type of its numbers.
     pub fn dtype(&self) -> DType {
-        self.dense().dtype()
+        match &self.kind {
+            Kind::Dense(table) => table.dtype(),
+            Kind::Mapped(table) => table.dtype,
+        }
     }
 
     /// Where it lives.
     pub fn device(&self) -> &Device {
-        self.dense().device()
+        match &self.kind {
+            Kind::Dense(table) => table.device(),
+            Kind::Mapped(table) => &table.device,
+        }
     }
 
     /// The dense table as Candle's own layer; `None` for a table that has none.
     pub fn as_embedding(&self) -> Option<&Embedding> {
-        Some(self.dense().embedding())
+        self.dense().ok().map(DenseTable::embedding)
     }
 
-    pub(crate) fn dense(&self) -> &DenseTable {
-        let Kind::Dense(table) = &self.kind;
-        table
+    pub(crate) fn dense(&self) -> Result<&DenseTable> {
+        match &self.kind {
+            Kind::Dense(table) => Ok(table),
+            Kind::Mapped(_) => Err(Error::NotInMemory { table: Table::Tokens.name() }),
+        }
+    }
+
+    pub(crate) fn mapped(&self) -> Option<&MappedTable> {
+        if let Kind::Mapped(table) = &self.kind { Some(table) } else { None }
+    }
+
+    /// Holds `ids` to the contract.
+    pub(crate) fn check(&self, ids: &Tensor) -> Result<CheckedIds> {
+        match &self.kind {
+            Kind::Dense(table) => table.check(ids),
+            Kind::Mapped(table) => table.check(ids),
+        }
     }
 
     /// The rows of `input_ids`.
@@ -123,7 +151,7 @@ impl TokenTable {
     /// - [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange) if an id is not below V
     /// - [`Error::IdDType`](crate::Error::IdDType) if the ids are of another type
     pub fn forward(&self, input_ids: &Tensor) -> Result<Tensor> {
-        let ids = self.dense().check(input_ids)?;
+        let ids = self.check(input_ids)?;
         self.forward_checked(&ids)
     }
 
@@ -140,7 +168,11 @@ impl TokenTable {
     }
 
     pub(crate) fn forward_checked(&self, ids: &CheckedIds) -> Result<Tensor> {
-        let table = self.dense();
+        let table = match &self.kind {
+            Kind::Dense(table) => table,
+            Kind::Mapped(table) if self.options.max_norm.is_none() => return table.gather(ids),
+            Kind::Mapped(_) => return Err(Error::NotInMemory { table: Table::Tokens.name() }),
+        };
         if let Some(max_norm) = self.options.max_norm {
             options::renormalize(table.weight(), ids, max_norm, self.options.norm_type)?;
         }
@@ -162,5 +194,11 @@ impl From<Embedding> for TokenTable {
 impl From<Tensor> for TokenTable {
     fn from(weight: Tensor) -> Self {
         Self { kind: Kind::Dense(DenseTable::from_tensor(weight, Table::Tokens)), options: EmbeddingOptions::default() }
+    }
+}
+
+impl From<MappedTable> for TokenTable {
+    fn from(table: MappedTable) -> Self {
+        Self { kind: Kind::Mapped(table), options: EmbeddingOptions::default() }
     }
 }

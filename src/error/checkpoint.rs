@@ -26,22 +26,35 @@ pub enum CheckpointError {
     },
     /// A folder in which no weights were found.
     #[error(
-        "{}: no weights in this folder (looked for model.safetensors, model.safetensors.index.json and a single *.safetensors; found {found})",
+        "{}: no weights in this folder (looked for model.safetensors, pytorch_model.bin, an index of shards of either, model.ckpt.index and a single file of any known format; found {found})",
         path.display()
     )]
     NoWeights {
         /// The folder.
         path: PathBuf,
-        /// The `.safetensors` files that are there, or "none".
+        /// The files of weights that are there, or "none".
         found: String,
     },
-    /// A file that is not a well-formed safetensors file.
-    #[error("{}: not a valid safetensors file: {reason}", path.display())]
-    InvalidHeader {
+    /// A file that is not well-formed, or whose header describes what is not in it.
+    #[error("{}: not a valid {format} file: {reason}", path.display())]
+    InvalidFile {
         /// The file.
         path: PathBuf,
+        /// The format that it was read as.
+        format: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A pickle with something else than tensors and plain values; it was neither imported nor called.
+    #[error(
+        "{}: its pickle holds {what}, which is nothing that a state dict is made of: nothing of it was executed; save `model.state_dict()` alone",
+        path.display()
+    )]
+    ForbiddenPickle {
+        /// The file.
+        path: PathBuf,
+        /// The class, function or opcode.
+        what: String,
     },
     /// An index of shards that cannot be read.
     #[error("{}: not a valid shard index: {reason}", path.display())]
@@ -126,6 +139,16 @@ pub enum CheckpointError {
         name: String,
         /// Its type.
         dtype: String,
+    },
+    /// A table that cannot be left in its file.
+    #[error("{}: `{name}` cannot be mapped, for it is {reason}: load it, or convert the checkpoint to safetensors", path.display())]
+    NotMappable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What it is.
+        reason: &'static str,
     },
     /// Tables of different width.
     #[error("{}: `{wte}` is {wte_width} wide, but `{wpe}` is {wpe_width} wide", path.display())]

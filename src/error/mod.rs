@@ -118,6 +118,12 @@ pub enum Error {
         /// The second one's.
         right_value: String,
     },
+    /// Something that needs a whole table in memory was asked of one that stays in its file.
+    #[error("{table} is mapped from its file, and this needs it in memory: use `from_pretrained`")]
+    NotInMemory {
+        /// `wte` or `wpe`.
+        table: &'static str,
+    },
     /// `trainable` met a variable of the same name.
     #[error("the VarMap already holds a variable `{name}`: pass another prefix")]
     VarExists {

@@ -13,6 +13,7 @@ mod gradient;
 mod ids;
 mod in_place;
 mod loss;
+mod mapped;
 mod ops;
 mod reference;
 mod row_groups;
@@ -32,11 +33,12 @@ pub(crate) use adam::AdamStep;
 pub(crate) use gradient::{BatchRows, Gradient};
 pub(crate) use ids::{CheckedIds, Table, to_host, unravel};
 pub(crate) use loss::{Counted, CrossEntropy, LossParts, Wanted, attach};
+pub(crate) use mapped::MappedTable;
 pub(crate) use reference::add_rows;
 pub(crate) use row_groups::RowGroups;
 pub(crate) use simd::{extend_widened, prefetch};
 pub(crate) use storage::{new_var, zeros_like};
-pub(crate) use table::{DenseTable, same_device};
+pub(crate) use table::{DenseTable, outer_dims, same_device, same_dtype};
 pub(crate) use update::{Moments, adamw, dense_gradient, grad_sum_of_squares, row_adam};
 
 /// Where ids `[.., T]` stand, known to be inside the position table.
@@ -125,17 +127,7 @@ pub(crate) fn gather_add_into(
     wpe: &Tensor,
     places: &Places,
 ) -> Result<()> {
-    let fits = buffer
-        .dims()
-        .split_last()
-        .is_some_and(|(&width, outer)| Ok(width) == wte.dim(1).map_err(drop) && outer == ids.dims());
-    if !fits || !buffer.is_contiguous() {
-        return Err(Error::ShapeMismatch {
-            what: "buffer",
-            got: buffer.shape().clone(),
-            expected: format!("{:?} followed by the width of the tables, contiguous", ids.dims()),
-        });
-    }
+    must_fit(buffer, ids.dims(), wte.dim(1)?)?;
     if buffer.elem_count() == 0 {
         return Ok(());
     }
@@ -147,4 +139,28 @@ pub(crate) fn gather_add_into(
     let op = GatherAdd { places: places.for_ids(ids)?, on_host: ids.on_host().clone() };
     let op = GatherAddInto { ids: ids.tensor().clone(), op };
     Ok(buffer.inplace_op3(&wte.contiguous()?, &wpe.contiguous()?, &op)?)
+}
+
+/// Copies `rows` `[.., T, C]` into `buffer`, which must be of their shape and type, and contiguous.
+pub(crate) fn copy_into(buffer: &Tensor, rows: &Tensor) -> Result<()> {
+    if let Some((&width, outer)) = rows.dims().split_last() {
+        must_fit(buffer, outer, width)?;
+    }
+    same_dtype(("buffer", buffer.dtype()), ("wte", rows.dtype()))?;
+    if buffer.elem_count() > 0 {
+        buffer.slice_set(rows, 0, 0)?;
+    }
+    Ok(())
+}
+
+/// A buffer for ids of shape `ids_dims`.
+fn must_fit(buffer: &Tensor, ids_dims: &[usize], width: usize) -> Result<()> {
+    match buffer.dims().split_last() {
+        Some((&last, outer)) if last == width && outer == ids_dims && buffer.is_contiguous() => Ok(()),
+        _ => Err(Error::ShapeMismatch {
+            what: "buffer",
+            got: buffer.shape().clone(),
+            expected: format!("{ids_dims:?} followed by the width of the tables, contiguous"),
+        }),
+    }
 }

@@ -58,20 +58,7 @@ impl DenseTable {
 
     /// The outer dimensions of `x`, once it is known to be `[.., C]` in the table's type.
     pub(crate) fn outer_dims<'a>(&self, what: &'static str, x: &'a Tensor) -> Result<&'a [usize]> {
-        let (_, width) = self.dims()?;
-        if x.dtype() != self.dtype() {
-            return Err(Error::TableMismatch {
-                left: what,
-                right: self.table.name(),
-                property: "dtype",
-                left_value: format!("{:?}", x.dtype()),
-                right_value: format!("{:?}", self.dtype()),
-            });
-        }
-        match x.dims().split_last() {
-            Some((&last, outer)) if last == width => Ok(outer),
-            _ => Err(Error::ShapeMismatch { what, got: x.shape().clone(), expected: format!("[.., {width}]") }),
-        }
+        outer_dims(what, x, (self.table, self.dims()?.1, self.dtype()))
     }
 
     pub(crate) fn dtype(&self) -> DType {
@@ -98,4 +85,29 @@ pub(crate) fn same_device(
         left_value: format!("{:?}", left_device.location()),
         right_value: format!("{:?}", right_device.location()),
     })
+}
+
+/// The outer dimensions of `x`, once it is known to be `[.., width]` of `dtype`, as `table` is.
+pub(crate) fn outer_dims<'a>(
+    what: &'static str,
+    x: &'a Tensor,
+    (table, width, dtype): (Table, usize, DType),
+) -> Result<&'a [usize]> {
+    same_dtype((what, x.dtype()), (table.name(), dtype))?;
+    match x.dims().split_last() {
+        Some((&last, outer)) if last == width => Ok(outer),
+        _ => Err(Error::ShapeMismatch { what, got: x.shape().clone(), expected: format!("[.., {width}]") }),
+    }
+}
+
+/// What is named `left` and what is named `right` are of one type.
+pub(crate) fn same_dtype(
+    (left, left_dtype): (&'static str, DType),
+    (right, right_dtype): (&'static str, DType),
+) -> Result<()> {
+    if left_dtype == right_dtype {
+        return Ok(());
+    }
+    let (left_value, right_value) = (format!("{left_dtype:?}"), format!("{right_dtype:?}"));
+    Err(Error::TableMismatch { left, right, property: "dtype", left_value, right_value })
 }

@@ -137,7 +137,7 @@ impl TiedLmHead {
     /// [`Error::TableMismatch`], [`Error::IdDType`] or [`Error::MaskValue`] for tensors that do not go together; all
     /// before anything is computed.
     pub fn loss(&self, hidden_states: &Tensor, target_ids: &Tensor, options: impl Into<LossOptions>) -> Result<Tensor> {
-        let wte = self.wte.dense().weight();
+        let wte = self.wte.dense()?.weight();
         let wanted = Wanted { hidden: hidden_states.track_op(), table: wte.track_op() };
         let (flat, parts, _) = self.loss_parts(hidden_states, target_ids, &options.into(), wanted)?;
         attach(&flat, wte, parts)
@@ -174,7 +174,7 @@ impl TiedLmHead {
         target_ids: &Tensor,
         options: impl Into<LossOptions>,
     ) -> Result<LossGrads> {
-        let wanted = Wanted { hidden: true, table: self.wte.dense().weight().track_op() };
+        let wanted = Wanted { hidden: true, table: self.wte.dense()?.weight().track_op() };
         let (flat, parts, n_counted) = self.loss_parts(hidden_states, target_ids, &options.into(), wanted)?;
         let dtype = flat.dtype();
         let hidden_grad = match parts.hidden_grad {
@@ -193,7 +193,7 @@ impl TiedLmHead {
         options: &LossOptions,
         wanted: Wanted,
     ) -> Result<(Tensor, LossParts, usize)> {
-        let table = self.wte.dense();
+        let table = self.wte.dense()?;
         let (vocab_size, n_embd) = table.dims()?;
         let outer = table.outer_dims("hidden_states", hidden_states)?;
         same_device(("hidden_states", hidden_states.device()), ("wte", table.device()))?;

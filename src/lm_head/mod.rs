@@ -31,10 +31,11 @@ impl TiedLmHead {
     /// A head on the token table `wte` `[V, C]`.
     ///
     /// # Errors
-    /// [`Error::InvalidTable`](crate::Error::InvalidTable) if it is no matrix of floating-point numbers.
+    /// [`Error::InvalidTable`](crate::Error::InvalidTable) if it is no matrix of floating-point numbers,
+    /// [`Error::NotInMemory`](crate::Error::NotInMemory) if it is mapped.
     pub fn new(wte: impl Into<TokenTable>) -> Result<Self> {
         let wte = wte.into();
-        wte.dims()?;
+        wte.dense()?.dims()?;
         Ok(Self { wte })
     }
 
@@ -45,7 +46,7 @@ impl TiedLmHead {
     /// # Errors
     /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if the last dimension is not C, [`Error::TableMismatch`](crate::Error::TableMismatch) if the type is not the table's.
     pub fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
-        let table = self.wte.dense();
+        let table = self.wte.dense()?;
         let (vocab_size, n_embd) = table.dims()?;
         let outer = table.outer_dims("hidden_states", hidden_states)?;
         let n_rows: usize = outer.iter().product();

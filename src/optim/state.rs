@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::params::{Params, Settings, State, in_range};
-use crate::checkpoint::{SafetensorsFile, save_tensors};
+use crate::checkpoint::{WeightsFile, save_tensors};
 use crate::error::{OptimError, Result};
 
 /// The metadata's key for everything that is no tensor.
@@ -90,8 +90,8 @@ pub(super) fn save(path: &Path, algorithm: &str, params: &Params, max_grad_norm:
 
 /// The parameters of `current` with the state and the settings of the file, and the file's `max_grad_norm`.
 pub(super) fn load(path: &Path, algorithm: &str, current: &Params) -> Result<(Params, Option<f64>)> {
-    let file = SafetensorsFile::open(path)?;
-    let Some(json) = file.metadata.get(METADATA) else {
+    let file = WeightsFile::open(path)?;
+    let Some(json) = file.metadata().get(METADATA) else {
         return Err(unreadable(path, "not the state of an optimizer".to_string()).into());
     };
     let saved: Saved =
@@ -135,15 +135,15 @@ pub(super) fn load(path: &Path, algorithm: &str, current: &Params) -> Result<(Pa
         if saved.step > 0 {
             let mut tensors = Vec::with_capacity(2);
             for name in tensor_names(&param.name) {
-                if !file.tensors.contains_key(&name) {
+                if !file.tensors().contains_key(&name) {
                     return Err(unreadable(path, format!("a damaged state: no tensor `{name}`")).into());
                 }
                 let at = file.tensor(&name)?;
-                if at.shape != param.var.dims() || at.dtype != param.var.dtype() {
-                    let got = format!("{:?} of {:?}", at.shape, at.dtype);
+                if at.shape != param.var.dims() || at.dtype.loaded_as() != param.var.dtype() {
+                    let got = format!("{:?} of {:?}", at.shape, at.dtype.loaded_as());
                     return Err(differs(got, format!("{:?} of {:?}", param.var.dims(), param.var.dtype())).into());
                 }
-                tensors.push(file.read(&at, at.dtype, param.var.device())?);
+                tensors.push(file.read(&at, param.var.dtype(), param.var.device())?);
             }
             if let (Some(exp_avg_sq), Some(exp_avg)) = (tensors.pop(), tensors.pop()) {
                 param.state = Some(State { step: saved.step, exp_avg, exp_avg_sq });

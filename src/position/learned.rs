@@ -5,7 +5,7 @@ use candle_nn::Embedding;
 
 use super::{Positions, Resolved};
 use crate::error::{Error, Result};
-use crate::kernel::{DenseTable, Places, Table};
+use crate::kernel::{DenseTable, MappedTable, Places, Table};
 
 /// The position table `wpe` `[P, C]` of the GPTs (Radford et al. 2018, 2019; first in Gehring et al. 2017,
 /// arXiv:1705.03122).
@@ -13,7 +13,14 @@ use crate::kernel::{DenseTable, Places, Table};
 /// A [`candle_nn::Embedding`] and a [`Tensor`] convert into one.
 #[derive(Clone, Debug)]
 pub struct PositionTable {
-    table: DenseTable,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Dense(DenseTable),
+    /// Its rows stay in a file.
+    Mapped(MappedTable),
 }
 
 impl PositionTable {
@@ -22,26 +29,42 @@ impl PositionTable {
     /// # Errors
     /// [`Error::InvalidTable`] if it is no matrix of floating-point numbers.
     pub fn dims(&self) -> Result<(usize, usize)> {
-        self.table.dims()
+        match &self.kind {
+            Kind::Dense(table) => table.dims(),
+            Kind::Mapped(table) => Ok((table.n_rows, table.width)),
+        }
     }
 
     /// The type of its numbers.
     pub fn dtype(&self) -> DType {
-        self.table.dtype()
+        match &self.kind {
+            Kind::Dense(table) => table.dtype(),
+            Kind::Mapped(table) => table.dtype,
+        }
     }
 
     /// Where it lives.
     pub fn device(&self) -> &Device {
-        self.table.device()
+        match &self.kind {
+            Kind::Dense(table) => table.device(),
+            Kind::Mapped(table) => &table.device,
+        }
     }
 
-    /// The table as Candle's own layer.
+    /// The table as Candle's own layer; `None` for a table that has none.
     pub fn as_embedding(&self) -> Option<&Embedding> {
-        Some(self.table.embedding())
+        self.dense().ok().map(DenseTable::embedding)
     }
 
-    pub(crate) fn dense(&self) -> &DenseTable {
-        &self.table
+    pub(crate) fn dense(&self) -> Result<&DenseTable> {
+        match &self.kind {
+            Kind::Dense(table) => Ok(table),
+            Kind::Mapped(_) => Err(Error::NotInMemory { table: Table::Positions.name() }),
+        }
+    }
+
+    pub(crate) fn mapped(&self) -> Option<&MappedTable> {
+        if let Kind::Mapped(table) = &self.kind { Some(table) } else { None }
     }
 
     /// The rows to add to the embeddings of ids of shape `ids_dims`.
@@ -56,14 +79,28 @@ impl PositionTable {
     /// [`Error::SequenceTooLong`] or [`Error::PositionOutOfRange`] if the table does not reach so far,
     /// [`Error::ShapeMismatch`] if the positions do not go with the ids.
     pub fn rows(&self, positions: &Positions, ids_dims: &[usize]) -> Result<Tensor> {
-        self.places(positions, ids_dims)?.rows(self.table.weight(), |_, ids| self.table.gather(ids))
+        self.rows_at(&self.places(positions, ids_dims)?)
+    }
+
+    /// The rows of places that are known to be inside the table.
+    pub(crate) fn rows_at(&self, places: &Places) -> Result<Tensor> {
+        match (&self.kind, places) {
+            (Kind::Dense(table), places) => places.rows(table.weight(), |_, ids| table.gather(ids)),
+            (Kind::Mapped(table), &Places::Counted { start, t }) => table.narrow(start, t),
+            (Kind::Mapped(table), Places::Given(ids)) => table.gather(ids),
+        }
     }
 
     /// Where ids of shape `ids_dims` stand, known to be inside the table.
     pub(crate) fn places(&self, positions: &Positions, ids_dims: &[usize]) -> Result<Places> {
         let (n_positions, _) = self.dims()?;
         let start = match positions.resolve(ids_dims, n_positions)? {
-            Resolved::Given(position_ids) => return Ok(Places::Given(self.table.check(&position_ids)?)),
+            Resolved::Given(position_ids) => {
+                return Ok(Places::Given(match &self.kind {
+                    Kind::Dense(table) => table.check(&position_ids)?,
+                    Kind::Mapped(table) => table.check(&position_ids)?,
+                }));
+            }
             Resolved::Counted(start) => start,
         };
         let Some(&t) = ids_dims.last() else {
@@ -87,12 +124,18 @@ impl PositionTable {
 
 impl From<Embedding> for PositionTable {
     fn from(embedding: Embedding) -> Self {
-        Self { table: DenseTable::new(embedding, Table::Positions) }
+        Self { kind: Kind::Dense(DenseTable::new(embedding, Table::Positions)) }
     }
 }
 
 impl From<Tensor> for PositionTable {
     fn from(weight: Tensor) -> Self {
-        Self { table: DenseTable::from_tensor(weight, Table::Positions) }
+        Self { kind: Kind::Dense(DenseTable::from_tensor(weight, Table::Positions)) }
+    }
+}
+
+impl From<MappedTable> for PositionTable {
+    fn from(table: MappedTable) -> Self {
+        Self { kind: Kind::Mapped(table) }
     }
 }

@@ -254,9 +254,40 @@ fn inspect_checkpoint_lists_every_tensor() {
     let wte = text.lines().find(|line| line.starts_with("transformer.wte.weight")).unwrap();
     assert!(wte.contains("F32") && wte.contains("[97, 12]") && wte.contains("4656 B"), "{wte}");
     assert!(wte.ends_with("token table wte"), "{wte}");
-    assert!(text.ends_with("28 tensors, 20.9 kB\n"), "{text}");
+    assert!(text.ends_with("safetensors: 28 tensors, 20.9 kB\n"), "{text}");
     assert!(stdout(&mut example("inspect_checkpoint")).contains("[50257, 64]"));
     assert!(failure(example("inspect_checkpoint").arg("/no/such"), 1).ends_with("no such file or folder"));
+}
+
+#[test]
+fn inspect_checkpoint_reads_and_converts_every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let inspect = |path: &str| {
+        let mut command = example("inspect_checkpoint");
+        command.arg(golden("formats").join(path));
+        command
+    };
+    for (name, format) in [
+        ("state_dict.pth", "PyTorch: 3 tensors"),
+        ("legacy.bin", "PyTorch: 3 tensors"),
+        ("sharded", "PyTorch: 2 tensors"),
+        ("q8_0.gguf", "GGUF: 2 tensors"),
+        ("deflated.npz", "NumPy .npz: 2 tensors"),
+        ("llmc_f32.bin", "llm.c: 4 tensors"),
+        ("openai", "TensorFlow index: 5 tensors"),
+    ] {
+        let to = folder.path().join(name);
+        let text = stdout(inspect(name).args(["--dtype", "bf16", "--shard-size", "1KB", "--convert"]).arg(&to));
+        assert!(text.contains(format), "{text}");
+        let back = stdout(example("inspect_checkpoint").arg(&to));
+        assert!(back.contains("token table wte") && back.contains("BF16") && back.contains("safetensors: "), "{back}");
+    }
+    let one = folder.path().join("one.safetensors");
+    let text = stdout(inspect("q8_0.gguf").arg("--convert").arg(&one));
+    assert!(text.ends_with(" B)\n") && text.contains(&format!("wrote {}", one.display())), "{text}");
+    assert!(
+        failure(inspect("q8_0.gguf").args(["--convert", "x", "--shard-size", "many"]), 2).contains("such as 500MB")
+    );
 }
 
 #[test]

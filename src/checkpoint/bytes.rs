@@ -1,0 +1,201 @@
+//! A file that is read at places, and a header that is read from its front: nothing is believed before it is compared with
+//! the number of bytes that are there.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use crate::error::CheckpointError;
+
+/// Why a parser gave up; the path and the format are added by who called it.
+#[derive(Debug)]
+pub(super) enum ParseError {
+    Io(io::Error),
+    /// What is wrong with the file.
+    Invalid(String),
+    /// What a pickle asks for and does not get.
+    Forbidden(String),
+}
+
+/// A parser's result.
+pub(super) type Parse<T> = Result<T, ParseError>;
+
+impl From<io::Error> for ParseError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Invalid("it ends too early".to_string()),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Ends a parser with a reason.
+pub(super) fn invalid<T>(reason: impl Into<String>) -> Parse<T> {
+    Err(ParseError::Invalid(reason.into()))
+}
+
+/// An open file of known length, read at places by any number of threads.
+#[derive(Debug)]
+pub(crate) struct ByteFile {
+    pub(super) path: PathBuf,
+    pub(super) n_bytes: u64,
+    file: File,
+}
+
+impl ByteFile {
+    pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let io = |source| CheckpointError::Io { path: path.to_path_buf(), source };
+        let metadata = std::fs::metadata(path).map_err(io)?;
+        if !metadata.is_file() {
+            return Err(io(io::Error::other("not a regular file")));
+        }
+        let file = File::open(path).map_err(io)?;
+        let n_bytes = file.metadata().map_err(io)?.len();
+        Ok(Self { path: path.to_path_buf(), n_bytes, file })
+    }
+
+    /// Fills `bytes` from `start` on; the file's own position is not used.
+    pub(super) fn read_exact_at(&self, bytes: &mut [u8], start: u64) -> io::Result<()> {
+        ReadAt { file: self, start, end: u64::MAX }.read_exact(bytes)
+    }
+
+    /// `n` bytes from `start` on, allocated once they are known to be there.
+    pub(super) fn bytes_at(&self, start: u64, n: u64) -> Parse<Vec<u8>> {
+        if start.checked_add(n).is_none_or(|end| end > self.n_bytes) {
+            return invalid(format!("{n} bytes are wanted at {start}, but the file ends at {}", self.n_bytes));
+        }
+        let mut bytes = vec![0; n as usize];
+        self.read_exact_at(&mut bytes, start)?;
+        Ok(bytes)
+    }
+
+    /// The `N` bytes at `start`.
+    pub(super) fn array_at<const N: usize>(&self, start: u64) -> Parse<[u8; N]> {
+        let mut bytes = [0; N];
+        self.read_exact_at(&mut bytes, start)?;
+        Ok(bytes)
+    }
+
+    /// Its bytes from `start` to `end`, one after the other.
+    pub(super) fn reader(&self, start: u64, end: u64) -> ReadAt<'_> {
+        ReadAt { file: self, start, end }
+    }
+
+    #[cfg(unix)]
+    fn read_at(&self, bytes: &mut [u8], start: u64) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(&self.file, bytes, start)
+    }
+
+    #[cfg(windows)]
+    fn read_at(&self, bytes: &mut [u8], start: u64) -> io::Result<usize> {
+        std::os::windows::fs::FileExt::seek_read(&self.file, bytes, start)
+    }
+}
+
+/// Part of a file, as a stream.
+pub(super) struct ReadAt<'a> {
+    file: &'a ByteFile,
+    start: u64,
+    end: u64,
+}
+
+impl Read for ReadAt<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        let n_wanted = bytes.len().min(left);
+        let n_read = self.file.read_at(&mut bytes[..n_wanted], self.start)?;
+        self.start += n_read as u64;
+        Ok(n_read)
+    }
+}
+
+/// A header that is read number by number.
+pub(super) struct Header<'a> {
+    reader: BufReader<ReadAt<'a>>,
+    position: u64,
+    end: u64,
+}
+
+impl<'a> Header<'a> {
+    /// The bytes of `file` from `start` to `end`.
+    pub(super) fn new(file: &'a ByteFile, start: u64, end: u64) -> Self {
+        let end = end.min(file.n_bytes);
+        Self { reader: BufReader::new(file.reader(start, end)), position: start, end }
+    }
+
+    /// Where in the file the next byte lies.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(super) fn n_left(&self) -> u64 {
+        self.end.saturating_sub(self.position)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Parse<[u8; N]> {
+        let mut bytes = [0; N];
+        self.reader.read_exact(&mut bytes)?;
+        self.position += N as u64;
+        Ok(bytes)
+    }
+
+    pub(super) fn u8(&mut self) -> Parse<u8> {
+        self.array().map(|[byte]| byte)
+    }
+
+    pub(super) fn u16(&mut self) -> Parse<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Parse<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Parse<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// `n` bytes, allocated once they are known to be there.
+    pub(super) fn bytes(&mut self, n: u64) -> Parse<Vec<u8>> {
+        self.must_hold(n)?;
+        let mut bytes = vec![0; n as usize];
+        self.reader.read_exact(&mut bytes)?;
+        self.position += n;
+        Ok(bytes)
+    }
+
+    pub(super) fn skip(&mut self, n: u64) -> Parse<()> {
+        self.must_hold(n)?;
+        // Small steps stay inside the buffer, large ones do not read what they pass.
+        let n_buffered = self.reader.buffer().len() as u64;
+        if n <= n_buffered {
+            self.reader.consume(n as usize);
+        } else {
+            let inner = self.reader.get_ref();
+            let (file, end) = (inner.file, inner.end);
+            self.reader = BufReader::new(file.reader(self.position + n, end));
+        }
+        self.position += n;
+        Ok(())
+    }
+
+    /// Refuses a length that the file does not have.
+    pub(super) fn must_hold(&self, n: u64) -> Parse<()> {
+        match n > self.n_left() {
+            true => invalid(format!("{n} bytes are claimed at {}, but {} are left", self.position, self.n_left())),
+            false => Ok(()),
+        }
+    }
+
+    /// Bytes up to a line feed, which is dropped.
+    pub(super) fn line(&mut self, max: usize) -> Parse<Vec<u8>> {
+        let mut line = Vec::new();
+        loop {
+            match self.u8()? {
+                b'\n' => return Ok(line),
+                byte if line.len() < max => line.push(byte),
+                _ => return invalid(format!("a line is longer than {max} bytes")),
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A checkpoint of any format, written as safetensors.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
+use serde_json::json;
+
+use super::save::{header_of, stored_as, write_atomically, write_elements};
+use super::stored::{Kind, StoredTensor};
+use super::weights::WeightsFile;
+use super::{CONFIG_FILE, CONFIG_METADATA, Checkpoint, INDEX_FILE, WEIGHTS_FILE, Weights};
+use crate::error::{CheckpointError, Result};
+
+/// A tensor on its way: where it is, and what it becomes.
+struct Planned {
+    name: String,
+    file: usize,
+    tensor: StoredTensor,
+    to: Dtype,
+    n_bytes: usize,
+}
+
+impl Checkpoint {
+    /// Writes all tensors as safetensors under their own names: one file if `to` ends in `.safetensors`, else a folder
+    /// (with the `config.json`, where there are input tables), in shards of at most `max_shard_bytes` where that is given.
+    ///
+    /// Floating-point tensors become `dtype`, or stay what they are (quantized ones become f32); whole numbers stay. One
+    /// tensor is in memory at a time. Returns the files written, those of weights first.
+    ///
+    /// # Errors
+    /// [`CheckpointError::TableDType`] for a tensor that safetensors or this crate has no type for, and as
+    /// [`open`](Self::open); what is written by then stays.
+    pub fn convert(
+        &self,
+        to: impl AsRef<Path>,
+        dtype: Option<DType>,
+        max_shard_bytes: Option<u64>,
+    ) -> Result<Vec<PathBuf>> {
+        let to = to.as_ref();
+        let opened;
+        let files: Vec<&WeightsFile> = match &self.weights {
+            Weights::File(file) => vec![file],
+            Weights::Shards(index) => {
+                let shards = index.shards().into_iter().map(|shard| WeightsFile::open(&index.path_of(shard)));
+                opened = shards.collect::<Result<Vec<_>, _>>()?;
+                opened.iter().collect()
+            }
+        };
+        let mut planned = Vec::new();
+        for (i, file) in files.iter().enumerate() {
+            for (name, tensor) in file.tensors() {
+                planned.push(plan(file, i, name, tensor, dtype)?);
+            }
+        }
+        let config = self.config().ok().map(|config| config.to_json());
+        let metadata: Vec<_> = config.iter().map(|config| (CONFIG_METADATA, config.clone())).collect();
+        if to.extension().is_some_and(|extension| extension == "safetensors") && !to.is_dir() {
+            write(to, &files, &planned, &metadata)?;
+            return Ok(vec![to.to_path_buf()]);
+        }
+        std::fs::create_dir_all(to).map_err(|source| CheckpointError::Io { path: to.to_path_buf(), source })?;
+        let shards = in_shards(&planned, max_shard_bytes.unwrap_or(u64::MAX));
+        let mut written = Vec::new();
+        let mut weight_map = BTreeMap::new();
+        for (i, shard) in shards.iter().enumerate() {
+            let name = match shards.len() {
+                1 => WEIGHTS_FILE.to_string(),
+                n_shards => format!("model-{:05}-of-{n_shards:05}.safetensors", i + 1),
+            };
+            write(&to.join(&name), &files, shard, &metadata)?;
+            weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone())));
+            written.push(to.join(name));
+        }
+        let total: usize = planned.iter().map(|tensor| tensor.n_bytes).sum();
+        let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+        let beside = [(INDEX_FILE, (shards.len() > 1).then(|| format!("{index:#}"))), (CONFIG_FILE, config)];
+        for (name, text) in beside {
+            let Some(text) = text else { continue };
+            write_atomically(&to.join(name), |out| out.write_all(text.as_bytes()))?;
+            written.push(to.join(name));
+        }
+        Ok(written)
+    }
+}
+
+fn plan(
+    file: &WeightsFile,
+    i: usize,
+    name: &str,
+    tensor: &StoredTensor,
+    dtype: Option<DType>,
+) -> Result<Planned, CheckpointError> {
+    let refused = || CheckpointError::TableDType {
+        path: file.file_of(tensor),
+        name: name.to_string(),
+        dtype: tensor.dtype.name.clone(),
+    };
+    let to = match tensor.dtype.kind {
+        Kind::Float(_) | Kind::Blocks(_) => stored_as(dtype.unwrap_or(tensor.dtype.loaded_as()))?,
+        // As it is, if it is anything to safetensors.
+        Kind::Other if tensor.strides.is_none() && !tensor.big_endian => {
+            serde_json::from_value(json!(tensor.dtype.name)).map_err(|_| refused())?
+        }
+        Kind::Other => return Err(refused()),
+    };
+    let n_bytes = match tensor.dtype.kind {
+        Kind::Other => tensor.n_bytes(),
+        _ => tensor.n_elements() * to.bitsize() / 8,
+    };
+    Ok(Planned { name: name.to_string(), file: i, tensor: tensor.clone(), to, n_bytes })
+}
+
+/// Splits where the next tensor would be too much; a tensor that is too large by itself has a shard of its own.
+fn in_shards(planned: &[Planned], max_bytes: u64) -> Vec<&[Planned]> {
+    let mut shards = Vec::new();
+    let (mut start, mut n_bytes) = (0, 0);
+    for (i, tensor) in planned.iter().enumerate() {
+        if i > start && n_bytes + tensor.n_bytes as u64 > max_bytes {
+            shards.push(&planned[start..i]);
+            (start, n_bytes) = (i, 0);
+        }
+        n_bytes += tensor.n_bytes as u64;
+    }
+    shards.push(&planned[start..]);
+    shards
+}
+
+fn write(path: &Path, files: &[&WeightsFile], planned: &[Planned], metadata: &[(&str, String)]) -> Result<()> {
+    let mut infos = Vec::with_capacity(planned.len());
+    let mut end = 0;
+    for Planned { name, tensor, to, n_bytes, .. } in planned {
+        let start = end;
+        end += n_bytes;
+        infos.push((name.clone(), TensorInfo { dtype: *to, shape: tensor.shape.clone(), data_offsets: (start, end) }));
+    }
+    let header = header_of(path, infos, metadata)?;
+    let mut failed = None;
+    let written = write_atomically(path, |out| {
+        out.write_all(&header)?;
+        for planned in planned {
+            if let Err(error) = write_one(files[planned.file], planned, out) {
+                // The error of the file that is read, not of the one that is written.
+                failed = Some(error);
+                return Err(io::Error::other("a tensor could not be read"));
+            }
+        }
+        Ok(())
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(written?),
+    }
+}
+
+fn write_one(file: &WeightsFile, planned: &Planned, out: &mut dyn io::Write) -> Result<()> {
+    let io = |source| CheckpointError::Io { path: file.file_of(&planned.tensor), source };
+    let dtype = match planned.to {
+        _ if planned.tensor.dtype.kind == Kind::Other => return Ok(file.copy(&planned.tensor, out).map_err(io)?),
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::F64 => DType::F64,
+        _ => DType::F32,
+    };
+    let tensor = file.read(&planned.tensor, dtype, &Device::Cpu)?;
+    Ok(write_elements(out, &tensor).map_err(io)?)
+}

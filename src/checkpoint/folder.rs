@@ -1,0 +1,122 @@
+//! Where in a folder the weights are, and which configuration belongs to them.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::bytes::ByteFile;
+use super::format::Format;
+use super::{CONFIG_FILE, CONFIG_METADATA, ConfigSource, Weights};
+use crate::config::ConfigFile;
+use crate::error::{CheckpointError, ConfigError};
+
+/// The names that weights have in a folder, in the order in which transformers looks, and OpenAI's.
+const NAMES: [&str; 5] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.ckpt.index",
+];
+/// OpenAI's configuration, and its names for what Hugging Face calls differently.
+const HPARAMS_FILE: &str = "hparams.json";
+const HPARAMS_NAMES: [(&str, &str); 2] = [("n_vocab", "vocab_size"), ("n_ctx", "n_positions")];
+
+/// The file that a path means: itself, what a folder's weights begin with, or the index of a TensorFlow checkpoint's prefix.
+pub(super) fn weights_at(path: &Path) -> Result<(PathBuf, bool), CheckpointError> {
+    let kind = match std::fs::metadata(path) {
+        Ok(kind) => kind,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let mut index = path.as_os_str().to_os_string();
+            index.push(".index");
+            return match Path::new(&index).is_file() {
+                true => Ok((index.into(), false)),
+                false => Err(CheckpointError::NotFound { path: path.to_path_buf() }),
+            };
+        }
+        Err(source) => return Err(CheckpointError::Io { path: path.to_path_buf(), source }),
+    };
+    match kind.is_dir() {
+        true => Ok((weights_in(path)?, true)),
+        false => Ok((path.to_path_buf(), false)),
+    }
+}
+
+/// Whether a file is JSON, and so an index of shards: its first byte that is no space is a brace.
+pub(super) fn is_index(path: &Path) -> bool {
+    let Ok(file) = ByteFile::open(path) else { return false };
+    let front = file.bytes_at(0, file.n_bytes.min(64)).unwrap_or_default();
+    Format::of(&file).is_none() && front.trim_ascii_start().first() == Some(&b'{')
+}
+
+/// The file in a folder that its weights begin with.
+fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
+    for name in NAMES {
+        let path = folder.join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+    }
+    let io = |source| CheckpointError::Io { path: folder.to_path_buf(), source };
+    let mut others = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if let Some(format) = ByteFile::open(&path).ok().as_ref().and_then(Format::of) {
+            others.push((path, format));
+        }
+    }
+    // Beside its weights a folder may hold an optimizer's state and the like, which PyTorch pickles.
+    if others.iter().any(|(_, format)| *format == Format::Safetensors) {
+        others.retain(|(_, format)| *format == Format::Safetensors);
+    }
+    others.sort_by(|left, right| left.0.cmp(&right.0));
+    match others.as_slice() {
+        [(only, _)] => Ok(only.clone()),
+        several => {
+            let names: Vec<_> =
+                several.iter().filter_map(|(path, _)| path.file_name()).map(|name| name.to_string_lossy()).collect();
+            let found = if names.is_empty() { "none".to_string() } else { names.join(", ") };
+            Err(CheckpointError::NoWeights { path: folder.to_path_buf(), found })
+        }
+    }
+}
+
+/// The configuration that belongs to a file of weights: the `config.json` (or OpenAI's `hparams.json`) of its folder, if
+/// the folder was asked for or the file has a name that says so (any other file may lie beside a config of something
+/// else), or else what the file says of itself.
+pub(super) fn read_config(
+    file: &Path,
+    weights: &Weights,
+    whole_folder: bool,
+) -> Result<Option<(ConfigSource, ConfigFile)>, CheckpointError> {
+    let of_a_folder = whole_folder || NAMES.iter().any(|name| file.file_name().is_some_and(|of_file| of_file == *name));
+    if of_a_folder {
+        for (name, parse) in [(CONFIG_FILE, ConfigFile::parse as fn(&str) -> _), (HPARAMS_FILE, parse_hparams)] {
+            let beside = file.with_file_name(name);
+            if beside.is_file() {
+                let text = std::fs::read_to_string(&beside)
+                    .map_err(|source| CheckpointError::Io { path: beside.clone(), source })?;
+                let config = parse(&text)
+                    .map_err(|source| CheckpointError::Config { path: beside.clone(), source: source.into() })?;
+                return Ok(Some((ConfigSource::File(beside), config)));
+            }
+        }
+    }
+    let Weights::File(opened) = weights else { return Ok(None) };
+    let Some(text) = opened.metadata().get(CONFIG_METADATA) else { return Ok(None) };
+    let config = ConfigFile::parse(text)
+        .map_err(|source| CheckpointError::Config { path: file.to_path_buf(), source: source.into() })?;
+    Ok(Some((ConfigSource::Metadata(file.to_path_buf()), config)))
+}
+
+fn parse_hparams(text: &str) -> Result<ConfigFile, ConfigError> {
+    let renamed = serde_json::from_str::<Map<String, Value>>(text).map(|mut map| {
+        for (theirs, ours) in HPARAMS_NAMES {
+            if let Some(value) = map.remove(theirs) {
+                map.insert(ours.to_string(), value);
+            }
+        }
+        Value::Object(map).to_string()
+    });
+    ConfigFile::parse(renamed.as_deref().unwrap_or(text))
+}

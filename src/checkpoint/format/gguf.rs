@@ -1,0 +1,235 @@
+//! GGUF: llama.cpp's format. <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 1 to 3.
+
+use std::collections::BTreeMap;
+
+use candle_core::DType;
+use candle_core::quantized::GgmlDType;
+use serde_json::{Map, Value};
+
+use super::super::CONFIG_METADATA;
+use super::super::bytes::{ByteFile, Header, Parse, invalid};
+use super::super::stored::{Contents, Kind, StoredDType, StoredTensor};
+
+pub(in super::super) const MAGIC: &[u8; 4] = b"GGUF";
+/// Where tensors begin, unless the file says otherwise.
+const ALIGNMENT: u64 = 32;
+/// The fewest bytes that a tensor's entry and a key with its value take: what bounds the counts.
+const MIN_TENSOR_BYTES: u64 = 24;
+const MIN_PAIR_BYTES: u64 = 9;
+const MAX_NAME_BYTES: u64 = 1 << 16;
+const MAX_DIMS: u32 = 8;
+/// Arrays of arrays are allowed by the format and used by nobody.
+const MAX_DEPTH: usize = 4;
+
+/// How the format's keys are called in a `config.json`.
+const CONFIG_KEYS: [(&str, &str); 5] = [
+    ("context_length", "n_positions"),
+    ("embedding_length", "n_embd"),
+    ("block_count", "n_layer"),
+    ("attention.head_count", "n_head"),
+    ("vocab_size", "vocab_size"),
+];
+
+/// Reads the header: keys, values and tensors' entries; no data.
+pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
+    let mut header = Header::new(file, MAGIC.len() as u64, file.n_bytes);
+    let version = header.u32()?;
+    if version & 0xffff == 0 {
+        return invalid("it is big-endian, which is not read: convert it with `gguf_convert_endian.py`");
+    }
+    if !(1..=3).contains(&version) {
+        return invalid(format!("version {version}; 1 to 3 are read"));
+    }
+    let mut reader = Reader { header, wide: version > 1 };
+    let (n_tensors, n_pairs) = (reader.count(MIN_TENSOR_BYTES)?, reader.count(MIN_PAIR_BYTES)?);
+    let mut numbers = BTreeMap::new();
+    for _ in 0..n_pairs {
+        let key = reader.string()?;
+        if let Some(number) = reader.value(0)? {
+            numbers.insert(key, number);
+        }
+    }
+    let mut entries = Vec::new();
+    for _ in 0..n_tensors {
+        entries.push(reader.tensor()?);
+    }
+    let alignment = numbers.get("general.alignment").copied().unwrap_or(ALIGNMENT);
+    let Some(data_start) = reader.header.position().checked_next_multiple_of(alignment).filter(|_| alignment > 0)
+    else {
+        return invalid(format!("an alignment of {alignment}"));
+    };
+    let mut contents = Contents::default();
+    for Entry { name, shape, dtype, offset } in entries {
+        match data_start.checked_add(offset) {
+            Some(start) => contents.add(name, StoredTensor::plain(shape, dtype, 0, start))?,
+            None => return invalid(format!("`{name}` lies at {offset}")),
+        }
+    }
+    let mut config = Map::new();
+    for (key, &number) in &numbers {
+        let known = CONFIG_KEYS.iter().find(|(known, _)| key.split_once('.').is_some_and(|(_, rest)| rest == *known));
+        if let Some((_, name)) = known {
+            config.insert(name.to_string(), number.into());
+        }
+    }
+    if !config.is_empty() {
+        contents.metadata.insert(CONFIG_METADATA.to_string(), Value::Object(config).to_string());
+    }
+    Ok(contents)
+}
+
+struct Reader<'a> {
+    header: Header<'a>,
+    /// Version 1 has lengths of 32 bits.
+    wide: bool,
+}
+
+struct Entry {
+    name: String,
+    shape: Vec<usize>,
+    dtype: StoredDType,
+    offset: u64,
+}
+
+impl Reader<'_> {
+    fn length(&mut self) -> Parse<u64> {
+        if self.wide { self.header.u64() } else { self.header.u32().map(u64::from) }
+    }
+
+    /// A count of things of at least `min_bytes` each.
+    fn count(&mut self, min_bytes: u64) -> Parse<u64> {
+        let count = self.length()?;
+        match count > self.header.n_left() / min_bytes {
+            true => invalid(format!("it claims {count} entries, but {} bytes are left", self.header.n_left())),
+            false => Ok(count),
+        }
+    }
+
+    fn string(&mut self) -> Parse<String> {
+        let n_bytes = self.length()?;
+        if n_bytes > MAX_NAME_BYTES {
+            return invalid(format!("a name of {n_bytes} bytes"));
+        }
+        match String::from_utf8(self.header.bytes(n_bytes)?) {
+            Ok(text) => Ok(text),
+            Err(_) => invalid("a name that is not UTF-8"),
+        }
+    }
+
+    /// Passes a value; a whole number comes back.
+    fn value(&mut self, depth: usize) -> Parse<Option<u64>> {
+        let kind = self.header.u32()?;
+        match kind {
+            4 => Ok(Some(u64::from(self.header.u32()?))),
+            10 => self.header.u64().map(Some),
+            8 => {
+                let n_bytes = self.length()?;
+                self.header.skip(n_bytes).map(|()| None)
+            }
+            9 => self.array(depth).map(|()| None),
+            _ => self.header.skip(scalar_bytes(kind)?).map(|()| None),
+        }
+    }
+
+    fn array(&mut self, depth: usize) -> Parse<()> {
+        if depth >= MAX_DEPTH {
+            return invalid(format!("arrays nested deeper than {MAX_DEPTH}"));
+        }
+        let kind = self.header.u32()?;
+        let count = self.count(1)?;
+        for _ in 0..count {
+            match kind {
+                8 => {
+                    let n_bytes = self.length()?;
+                    self.header.skip(n_bytes)?;
+                }
+                9 => self.array(depth + 1)?,
+                _ => {
+                    let n_bytes = count.saturating_mul(scalar_bytes(kind)?);
+                    return self.header.skip(n_bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tensor(&mut self) -> Parse<Entry> {
+        let name = self.string()?;
+        let n_dims = self.header.u32()?;
+        if n_dims > MAX_DIMS {
+            return invalid(format!("`{name}` has {n_dims} dimensions"));
+        }
+        let mut shape = Vec::new();
+        for _ in 0..n_dims {
+            let dim = self.length()?;
+            match usize::try_from(dim) {
+                Ok(dim) => shape.push(dim),
+                Err(_) => return invalid(format!("`{name}` has a dimension of {dim}")),
+            }
+        }
+        shape.reverse(); // the format begins with the dimension whose elements are neighbours
+        let dtype = stored_dtype(self.header.u32()?, &name)?;
+        Ok(Entry { name, shape, dtype, offset: self.header.u64()? })
+    }
+}
+
+fn scalar_bytes(kind: u32) -> Parse<u64> {
+    match kind {
+        0 | 1 | 7 => Ok(1),
+        2 | 3 => Ok(2),
+        4..=6 => Ok(4),
+        10..=12 => Ok(8),
+        _ => invalid(format!("a value of unknown type {kind}")),
+    }
+}
+
+/// Types by number: <https://github.com/ggml-org/ggml/blob/master/include/ggml.h>, `enum ggml_type`.
+fn stored_dtype(number: u32, name: &str) -> Parse<StoredDType> {
+    let blocks = match number {
+        0 => return Ok(StoredDType::float(DType::F32)),
+        1 => return Ok(StoredDType::float(DType::F16)),
+        28 => return Ok(StoredDType::float(DType::F64)),
+        30 => return Ok(StoredDType::float(DType::BF16)),
+        2 => GgmlDType::Q4_0,
+        3 => GgmlDType::Q4_1,
+        6 => GgmlDType::Q5_0,
+        7 => GgmlDType::Q5_1,
+        8 => GgmlDType::Q8_0,
+        10 => GgmlDType::Q2K,
+        11 => GgmlDType::Q3K,
+        12 => GgmlDType::Q4K,
+        13 => GgmlDType::Q5K,
+        14 => GgmlDType::Q6K,
+        _ => {
+            let Some(&(_, name, block, block_bytes)) = OTHER_TYPES.iter().find(|(known, ..)| *known == number) else {
+                return invalid(format!("`{name}` has the unknown type {number}"));
+            };
+            return Ok(StoredDType { name: name.to_string(), kind: Kind::Other, block, block_bytes });
+        }
+    };
+    let (block, block_bytes) = (blocks.block_size(), blocks.type_size());
+    Ok(StoredDType { name: format!("{blocks:?}"), kind: Kind::Blocks(blocks), block, block_bytes })
+}
+
+/// Types that Candle does not dequantize, for lists: number, name, elements and bytes of a block.
+const OTHER_TYPES: [(u32, &str, usize, usize); 19] = [
+    (9, "Q8_1", 32, 36),
+    (15, "Q8K", 256, 292),
+    (16, "IQ2_XXS", 256, 66),
+    (17, "IQ2_XS", 256, 74),
+    (18, "IQ3_XXS", 256, 98),
+    (19, "IQ1_S", 256, 50),
+    (20, "IQ4_NL", 32, 18),
+    (21, "IQ3_S", 256, 110),
+    (22, "IQ2_S", 256, 82),
+    (23, "IQ4_XS", 256, 136),
+    (24, "I8", 1, 1),
+    (25, "I16", 1, 2),
+    (26, "I32", 1, 4),
+    (27, "I64", 1, 8),
+    (29, "IQ1_M", 256, 56),
+    (34, "TQ1_0", 256, 54),
+    (35, "TQ2_0", 256, 66),
+    (39, "MXFP4", 32, 17),
+    (40, "NVFP4", 64, 36),
+];

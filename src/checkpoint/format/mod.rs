@@ -1,0 +1,92 @@
+//! The formats of weights, recognised by what is in the file, never by its name.
+
+pub(super) mod gguf;
+pub(super) mod llmc;
+mod npz;
+mod opcodes;
+mod pickle;
+pub(super) mod safetensors;
+mod sstable;
+pub(super) mod tensorflow;
+pub(super) mod torch;
+mod zip;
+
+use std::fmt;
+
+use super::bytes::{ByteFile, Parse, invalid};
+use super::stored::Contents;
+
+/// A format of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Format {
+    /// Hugging Face's safetensors.
+    Safetensors,
+    /// PyTorch's `.pth`, `.pt`, `.bin`: a zip file since PyTorch 1.6.
+    Torch,
+    /// The same as PyTorch wrote it before 1.6.
+    TorchLegacy,
+    /// llama.cpp's GGUF.
+    Gguf,
+    /// NumPy's zip of arrays.
+    Npz,
+    /// llm.c's `.bin`.
+    LlmC,
+    /// The index of a TensorFlow checkpoint; its data lies in files beside it.
+    TensorFlow,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Safetensors => "safetensors",
+            Self::Torch | Self::TorchLegacy => "PyTorch",
+            Self::Gguf => "GGUF",
+            Self::Npz => "NumPy .npz",
+            Self::LlmC => "llm.c",
+            Self::TensorFlow => "TensorFlow index",
+        })
+    }
+}
+
+impl Format {
+    /// The format of a file, if it has one of ours. Every other file is taken for safetensors, which has no magic number.
+    pub(super) fn of(file: &ByteFile) -> Option<Self> {
+        let mut head = [0; torch::LEGACY_MAGIC.len()];
+        let n_head = (file.n_bytes as usize).min(head.len());
+        file.read_exact_at(&mut head[..n_head], 0).ok()?;
+        if head.starts_with(b"PK\x03\x04") {
+            // What is in the zip file is known once its directory is read. Where that is gone, PyTorch's has its pickle first.
+            let is_torch = match zip::directory(file) {
+                Ok(members) => torch::is_torch(&members),
+                Err(_) => {
+                    let front = file.bytes_at(0, file.n_bytes.min(256)).unwrap_or_default();
+                    front.windows(torch::PICKLE.len()).any(|window| window == torch::PICKLE.as_bytes())
+                }
+            };
+            return Some(if is_torch { Self::Torch } else { Self::Npz });
+        }
+        match head {
+            _ if head == *torch::LEGACY_MAGIC => Some(Self::TorchLegacy),
+            _ if head.starts_with(gguf::MAGIC) => Some(Self::Gguf),
+            _ if head.starts_with(&llmc::MAGIC) => Some(Self::LlmC),
+            _ if sstable::is_sstable(file) => Some(Self::TensorFlow),
+            // The length of a header, at most 100 MB, and the brace that it begins with.
+            _ if head[4..8] == [0; 4] && head[8] == b'{' => Some(Self::Safetensors),
+            _ => None,
+        }
+    }
+
+    /// Reads what a file of this format holds; a bundle of several files is not read here.
+    pub(super) fn parse(self, file: &ByteFile) -> Parse<Contents> {
+        match self {
+            Self::Safetensors => safetensors::parse(file),
+            Self::Torch => torch::parse_zip(file, &zip::directory(file)?),
+            Self::Npz => npz::parse(file, &zip::directory(file)?),
+            Self::TorchLegacy => torch::parse_legacy(file),
+            Self::Gguf => gguf::parse(file),
+            Self::LlmC => llmc::parse(file),
+            Self::TensorFlow => invalid("it is an index of other files"),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! A table of sorted keys and values as LevelDB and TensorFlow write it.
+//!
+//! <https://github.com/google/leveldb/blob/main/doc/table_format.md>
+
+use super::super::bytes::{ByteFile, Parse, ParseError, invalid};
+
+/// How such a file ends.
+const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57u64.to_le_bytes();
+const FOOTER_BYTES: u64 = 48;
+/// Behind each block: how it is compressed, and a checksum.
+const TRAILER_BYTES: u64 = 5;
+const MAX_BLOCK_BYTES: u64 = 1 << 26;
+/// Names of tensors: this many, this long.
+const MAX_ENTRIES: usize = 1 << 17;
+const MAX_KEY_BYTES: usize = 1 << 10;
+
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+pub(super) fn is_sstable(file: &ByteFile) -> bool {
+    file.n_bytes >= FOOTER_BYTES && file.array_at(file.n_bytes - 8).is_ok_and(|end: [u8; 8]| end == MAGIC)
+}
+
+/// All keys, ascending, with their values.
+pub(super) fn read(file: &ByteFile) -> Parse<Pairs> {
+    let Some(footer_at) = file.n_bytes.checked_sub(FOOTER_BYTES) else { return invalid("it is too short") };
+    let footer = file.bytes_at(footer_at, FOOTER_BYTES)?;
+    let mut footer = Varints(&footer);
+    block(file, footer.next()?, footer.next()?)?; // of filters: not used, but damage is damage
+    let index = block(file, footer.next()?, footer.next()?)?;
+    let mut all = Pairs::new();
+    for (_, handle) in entries(&index, MAX_ENTRIES)? {
+        let mut handle = Varints(&handle);
+        let data = block(file, handle.next()?, handle.next()?)?;
+        for (key, value) in entries(&data, MAX_ENTRIES - all.len())? {
+            if all.last().is_some_and(|(last, _)| *last >= key) {
+                return invalid("its keys are not in order");
+            }
+            all.push((key, value));
+        }
+    }
+    Ok(all)
+}
+
+/// A block, its checksum compared, inflated if it must be.
+fn block(file: &ByteFile, start: u64, n_bytes: u64) -> Parse<Vec<u8>> {
+    if n_bytes > MAX_BLOCK_BYTES || start > file.n_bytes {
+        return invalid(format!("a block of {n_bytes} bytes at {start}"));
+    }
+    let mut bytes = file.bytes_at(start, n_bytes + TRAILER_BYTES)?;
+    let trailer = bytes.split_off(n_bytes as usize);
+    let stored = u32::from_le_bytes([trailer[1], trailer[2], trailer[3], trailer[4]]);
+    if masked(crc32c(bytes.iter().chain(&trailer[..1]))) != stored {
+        return invalid(format!("the block at {start} does not have its checksum: the file is damaged"));
+    }
+    match trailer[0] {
+        0 => Ok(bytes),
+        1 => snappy(&bytes),
+        kind => invalid(format!("a block compressed by method {kind}; 0 (not) and 1 (Snappy) are read")),
+    }
+}
+
+/// The entries of a block: each key is what it shares with the one before, and the rest.
+fn entries(block: &[u8], max: usize) -> Parse<Pairs> {
+    let damaged = || ParseError::Invalid("a block is damaged".to_string());
+    let n_restarts = block.last_chunk().map(|bytes: &[u8; 4]| u32::from_le_bytes(*bytes)).ok_or_else(damaged)?;
+    let n_tail = (u64::from(n_restarts) + 1) * 4;
+    let n_entries = (block.len() as u64).checked_sub(n_tail).ok_or_else(damaged)? as usize;
+    let mut left = Varints(&block[..n_entries]);
+    let mut found = Pairs::new();
+    let mut key = Vec::new();
+    while !left.0.is_empty() {
+        let [n_shared, n_own, n_value] = [left.next()?, left.next()?, left.next()?];
+        if n_shared > key.len() as u64 || n_shared.saturating_add(n_own) > MAX_KEY_BYTES as u64 || found.len() >= max {
+            return Err(damaged());
+        }
+        key.truncate(n_shared as usize);
+        key.extend(left.bytes(n_own)?);
+        found.push((key.clone(), left.bytes(n_value)?.to_vec()));
+    }
+    Ok(found)
+}
+
+/// Numbers in groups of seven bits, and what stands between them.
+pub(super) struct Varints<'a>(pub(super) &'a [u8]);
+
+impl<'a> Varints<'a> {
+    pub(super) fn next(&mut self) -> Parse<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let Some((&byte, rest)) = self.0.split_first() else { break };
+            self.0 = rest;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(number);
+            }
+        }
+        invalid("a number is cut off")
+    }
+
+    pub(super) fn bytes(&mut self, n: u64) -> Parse<&'a [u8]> {
+        let n = usize::try_from(n).unwrap_or(usize::MAX);
+        let Some((bytes, rest)) = self.0.split_at_checked(n) else {
+            return invalid(format!("{n} bytes are claimed, but {} are left", self.0.len()));
+        };
+        self.0 = rest;
+        Ok(bytes)
+    }
+}
+
+/// Snappy without its framing: <https://github.com/google/snappy/blob/main/format_description.txt>.
+fn snappy(compressed: &[u8]) -> Parse<Vec<u8>> {
+    let mut left = Varints(compressed);
+    let n_bytes = left.next()?;
+    // A copy of 64 bytes takes 3, so that nothing shrinks more than that.
+    if n_bytes > MAX_BLOCK_BYTES.min((compressed.len() as u64).saturating_mul(64)) {
+        return invalid(format!("a block claims to inflate to {n_bytes} bytes"));
+    }
+    let mut out = Vec::with_capacity(n_bytes as usize);
+    while let [tag, ..] = *left.0 {
+        left.bytes(1)?;
+        let high = usize::from(tag >> 2);
+        let mut number = |n: u64| -> Parse<usize> {
+            Ok(left.bytes(n)?.iter().rev().fold(0, |number, &byte| number << 8 | usize::from(byte)))
+        };
+        let (n, distance) = match tag & 3 {
+            0 => {
+                let n = if high < 60 { high } else { number(high as u64 - 59)? } + 1;
+                out.extend(left.bytes(n as u64)?);
+                continue;
+            }
+            1 => ((high & 7) + 4, number(1)? | (high >> 3) << 8),
+            2 => (high + 1, number(2)?),
+            _ => (high + 1, number(4)?),
+        };
+        let Some(start) = out.len().checked_sub(distance).filter(|_| distance > 0) else {
+            return invalid("a block copies from before its start");
+        };
+        for i in start..start + n {
+            out.push(out[i]);
+        }
+        if out.len() as u64 > n_bytes {
+            break;
+        }
+    }
+    match out.len() as u64 == n_bytes {
+        true => Ok(out),
+        false => invalid(format!("a block inflates to {} bytes, not {n_bytes}", out.len())),
+    }
+}
+
+/// CRC-32C (Castagnoli), bit by bit: an index has a few kilobytes.
+fn crc32c<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
+    !bytes.fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc: u32, _| crc >> 1 ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1)))
+    })
+}
+
+/// As the format stores it, lest a checksum of something that holds checksums go wrong.
+fn masked(crc: u32) -> u32 {
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_are_those_of_rfc_3720() {
+        assert_eq!(crc32c(b"123456789".iter()), 0xe306_9283);
+        assert_eq!(crc32c([0u8; 32].iter()), 0x8a91_36aa);
+    }
+
+    #[test]
+    fn snappy_blocks_inflate() {
+        // A literal, a copy that overlaps itself, one of each longer form.
+        let compressed = [12, 2 << 2, b'a', b'b', b'c', 1 | (2 << 2), 3, (2 << 2) | 2, 9, 0];
+        assert_eq!(snappy(&compressed).ok().as_deref(), Some(&b"abcabcabcabc"[..]));
+        for (broken, reason) in [
+            (&[200, 1, 0, b'a'][..], "inflates to 1 bytes, not 200"),
+            (&[4, 1, 0][..], "copies from before its start"),
+            (&[255, 255, 255, 255, 15][..], "claims to inflate"),
+            (&[4, 60 << 2][..], "1 bytes are claimed, but 0 are left"),
+        ] {
+            let error = format!("{:?}", snappy(broken));
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The two tables among a checkpoint's tensors, and the configuration that they agree with: all from headers.
+
+use std::sync::Arc;
+
+use super::keys::{self, Found, find_tables};
+use super::stored::Kind;
+use super::weights::{TableInfo, WeightsFile};
+use super::{Checkpoint, LoadedTable, PADDED_VOCAB, Weights};
+use crate::config::GptInputConfig;
+use crate::error::{CheckpointError, Result};
+
+impl Checkpoint {
+    /// Finds the two tables and checks them against each other and the configuration, from headers alone.
+    pub(super) fn locate(&self) -> Result<Located<'_>> {
+        let names = self.names();
+        let (wte_name, wpe_name) = self.find(&names)?;
+        let table = |name: String| -> Result<LocatedTable<'_>, CheckpointError> {
+            let file = self.shard(&name)?;
+            Ok(LocatedTable { info: file.get().table(&name)?, file, name })
+        };
+        let (wte, wpe) = (table(wte_name.to_string())?, table(wpe_name)?);
+        if wte.info.width != wpe.info.width {
+            return Err(CheckpointError::WidthMismatch {
+                path: self.path.clone(),
+                wte: wte.name,
+                wte_width: wte.info.width,
+                wpe: wpe.name,
+                wpe_width: wpe.info.width,
+            }
+            .into());
+        }
+        let (config, padded_vocab) = self.resolve_config(&names, (&wte.name, &wte.info), (&wpe.name, &wpe.info))?;
+        Ok(Located { names, wte, wpe, config, padded_vocab })
+    }
+
+    fn names(&self) -> Vec<&str> {
+        match &self.weights {
+            Weights::File(file) => file.tensors().keys().map(String::as_str).collect(),
+            Weights::Shards(index) => index.names().collect(),
+        }
+    }
+
+    fn find<'a>(&self, names: &[&'a str]) -> Result<(&'a str, String), CheckpointError> {
+        let path = match &self.weights {
+            Weights::File(file) => file.path().to_path_buf(),
+            Weights::Shards(index) => index.path().to_path_buf(),
+        };
+        match find_tables(names, self.prefix.as_deref()) {
+            Found::Tables { wte, wpe } => Ok((wte, wpe)),
+            Found::NoTokenTable => Err(CheckpointError::MissingTable {
+                path,
+                what: "token table",
+                looked_for: keys::token_table_names(),
+                closest: keys::closest(names),
+            }),
+            Found::NoPositionTable { looked_for } => Err(CheckpointError::MissingTable {
+                path,
+                what: "position table",
+                looked_for,
+                closest: keys::closest(names),
+            }),
+            Found::Several { candidates } => {
+                Err(CheckpointError::AmbiguousTables { path, candidates: candidates.join(", ") })
+            }
+        }
+    }
+
+    fn shard(&self, name: &str) -> Result<Shard<'_>, CheckpointError> {
+        match &self.weights {
+            Weights::File(file) => Ok(Shard::Whole(file)),
+            Weights::Shards(index) => {
+                let shard = index.shard_of(name).unwrap_or_default();
+                Ok(Shard::Opened(WeightsFile::open(&index.path_of(shard))?.into()))
+            }
+        }
+    }
+
+    /// The configuration, with the dimensions that it leaves out read off the tables; what it states must agree.
+    fn resolve_config(
+        &self,
+        names: &[&str],
+        (wte_name, wte): (&str, &TableInfo),
+        (wpe_name, wpe): (&str, &TableInfo),
+    ) -> Result<(GptInputConfig, Option<(usize, usize)>), CheckpointError> {
+        let Some((_, stated)) = &self.config else {
+            let mut config = GptInputConfig::new(wte.n_rows, wpe.n_rows, wte.width);
+            config.n_layer = keys::count_blocks(names);
+            // Every GPT-2 has heads of 64; no shape of the checkpoint says how many there are.
+            config.n_head = if wte.width % 64 == 0 { wte.width / 64 } else { 1 };
+            return Ok((config, None));
+        };
+        let differs = |field, stated: Option<usize>, name: &str, table| match stated {
+            Some(config) if config != table => Err(CheckpointError::ConfigMismatch {
+                path: self.path.clone(),
+                field,
+                config,
+                name: name.into(),
+                table,
+            }),
+            _ => Ok(()),
+        };
+        let padded_vocab = stated
+            .vocab_size
+            .filter(|&vocab_size| {
+                // llm.c's header says how far it is padded.
+                let padded = stated.other.get(PADDED_VOCAB).and_then(serde_json::Value::as_u64);
+                let is_stated = vocab_size < wte.n_rows && padded == u64::try_from(wte.n_rows).ok();
+                is_stated
+                    || [64, 128].iter().any(|&multiple| {
+                        vocab_size != wte.n_rows && vocab_size.checked_next_multiple_of(multiple) == Some(wte.n_rows)
+                    })
+            })
+            .map(|vocab_size| (vocab_size, wte.n_rows));
+        if padded_vocab.is_none() {
+            differs("vocab_size", stated.vocab_size, wte_name, wte.n_rows)?;
+        }
+        differs("n_embd", stated.n_embd, wte_name, wte.width)?;
+        differs("n_positions", stated.n_positions, wpe_name, wpe.n_rows)?;
+        let config = GptInputConfig {
+            vocab_size: wte.n_rows,
+            n_positions: wpe.n_rows,
+            n_embd: wte.width,
+            ..stated.clone().resolve()
+        };
+        config
+            .validate()
+            .map_err(|source| CheckpointError::Config { path: self.path.clone(), source: source.into() })?;
+        Ok((config, padded_vocab))
+    }
+}
+
+/// A file that holds a tensor: the checkpoint's only one, or a shard opened for it.
+pub(super) enum Shard<'a> {
+    Whole(&'a WeightsFile),
+    Opened(Arc<WeightsFile>),
+}
+
+impl Shard<'_> {
+    pub(super) fn get(&self) -> &WeightsFile {
+        match self {
+            Self::Whole(file) => file,
+            Self::Opened(file) => file,
+        }
+    }
+}
+
+/// The two tables in their files, and the configuration that they agree with.
+pub(super) struct Located<'a> {
+    pub(super) names: Vec<&'a str>,
+    pub(super) wte: LocatedTable<'a>,
+    pub(super) wpe: LocatedTable<'a>,
+    pub(super) config: GptInputConfig,
+    pub(super) padded_vocab: Option<(usize, usize)>,
+}
+
+pub(super) struct LocatedTable<'a> {
+    pub(super) name: String,
+    pub(super) file: Shard<'a>,
+    pub(super) info: TableInfo,
+}
+
+impl LocatedTable<'_> {
+    pub(super) fn report(&self) -> LoadedTable {
+        LoadedTable {
+            name: self.name.clone(),
+            file: self.file.get().file_of(&self.info.at),
+            shape: (self.info.n_rows, self.info.width),
+            stored_dtype: self.info.at.dtype.loaded_as(),
+            block_type: match self.info.at.dtype.kind {
+                Kind::Blocks(dtype) => Some(dtype),
+                Kind::Float(_) | Kind::Other => None,
+            },
+        }
+    }
+}

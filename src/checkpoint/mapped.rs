@@ -1,0 +1,85 @@
+//! The two tables left in their file: a memory map of it, and where they lie.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::DType;
+use memmap2::Mmap;
+
+use super::locate::{Located, LocatedTable};
+use super::stored::{Kind, Place};
+use super::{Checkpoint, LoadReport};
+use crate::config::GptInputConfig;
+use crate::error::{CheckpointError, Result};
+
+/// A table `[n_rows, width]` of little-endian numbers that begins at byte `start` of a map.
+#[derive(Clone, Debug)]
+pub(crate) struct MappedRows {
+    pub(crate) map: Arc<Mmap>,
+    pub(crate) start: usize,
+    pub(crate) n_rows: usize,
+    pub(crate) width: usize,
+    pub(crate) stored: DType,
+}
+
+/// The two tables of an input layer, not read.
+pub(crate) struct MappedTables {
+    pub(crate) wte: MappedRows,
+    pub(crate) wpe: MappedRows,
+    pub(crate) config: GptInputConfig,
+    pub(crate) report: LoadReport,
+}
+
+impl Checkpoint {
+    /// Maps the files of the two input tables; no row is read.
+    pub(crate) fn map_tables(&self, dtype: DType) -> Result<MappedTables> {
+        if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
+            return Err(CheckpointError::UnsupportedDType { dtype }.into());
+        }
+        let located = self.locate()?;
+        let mut maps = HashMap::new();
+        let (wte, wpe) = (map(&located.wte, &mut maps)?, map(&located.wpe, &mut maps)?);
+        let report = self.report(&located, dtype);
+        let Located { config, .. } = located;
+        Ok(MappedTables { wte, wpe, config, report })
+    }
+}
+
+fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<MappedRows, CheckpointError> {
+    let at = &table.info.at;
+    let file = table.file.get().file_of(at);
+    let refused = |reason| CheckpointError::NotMappable { path: file.clone(), name: table.name.clone(), reason };
+    let (Place::Plain { start, .. }, Kind::Float(stored)) = (at.place, at.dtype.kind) else {
+        return Err(refused(if at.dtype.kind == Kind::Other {
+            "no floating-point type"
+        } else {
+            "compressed or quantized"
+        }));
+    };
+    if at.big_endian {
+        return Err(refused("big-endian"));
+    }
+    if at.strides.is_some() {
+        return Err(refused("stored column after column, or with gaps"));
+    }
+    let io = |source| CheckpointError::Io { path: file.clone(), source };
+    let map = match maps.get(&file) {
+        Some(map) => map.clone(),
+        None => {
+            let opened = std::fs::File::open(&file).map_err(io)?;
+            // SAFETY: the map is only read, as bytes. That nobody changes or cuts off the file while it is mapped is the
+            // promise of whoever asks for a mapped table (`GptInputLayer::from_pretrained_mapped` says so): no system
+            // lets a process see to that by itself.
+            let map = Arc::new(unsafe { Mmap::map(&opened) }.map_err(io)?);
+            maps.insert(file.clone(), map.clone());
+            map
+        }
+    };
+    let (n_rows, width) = (table.info.n_rows, table.info.width);
+    // The file may have been replaced since its header was read.
+    match usize::try_from(start).ok().filter(|start| map.len().checked_sub(*start).is_some_and(|n| n >= at.n_bytes())) {
+        Some(start) => Ok(MappedRows { map, start, n_rows, width, stored }),
+        None => Err(refused("no longer all there")),
+    }
+}

@@ -1,0 +1,166 @@
+//! A tensor's bytes become numbers: in pieces, converted on the way.
+
+use std::io::{self, Read};
+
+use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
+use candle_core::{DType, Device};
+use flate2::read::DeflateDecoder;
+use half::{bf16, f16};
+
+use super::bytes::ByteFile;
+use super::stored::{Kind, Place, StoredTensor};
+use crate::memory;
+
+/// About how much of a tensor is read before it is converted.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// All numbers of `tensor`, in the order of its rows: one pass over its bytes, one allocation of the result.
+///
+/// A tensor that does not lie row after row is first read from its first element to its last.
+pub(super) fn read_elements<T: Element>(files: &[ByteFile], tensor: &StoredTensor) -> io::Result<Vec<T>> {
+    let mut bytes = reader(files, tensor)?;
+    let element = tensor.dtype.block_bytes;
+    if let Some(strides) = &tensor.strides {
+        let n_bytes = tensor.extent().unwrap_or(0) as usize;
+        let mut span = Vec::new();
+        (&mut bytes).take(n_bytes as u64).read_to_end(&mut span)?;
+        if span.len() < n_bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let gathered =
+            strided(&tensor.shape, strides).flat_map(|i| span[i * element..(i + 1) * element].iter().copied());
+        return convert(tensor, &mut Gathered(gathered));
+    }
+    convert(tensor, &mut bytes)
+}
+
+/// Elements of type `tensor.dtype` from a stream of exactly their bytes.
+fn convert<T: Element>(tensor: &StoredTensor, bytes: &mut dyn Read) -> io::Result<Vec<T>> {
+    let mut left = tensor.n_bytes();
+    // Where the bytes are in the file as they are, this is at most a small multiple of them; a deflated stream may claim
+    // more than it holds, so its result grows as it comes.
+    let mut elements = match tensor.place {
+        Place::Plain { .. } => memory::with_capacity(tensor.n_elements()),
+        Place::Deflated { .. } => Vec::new(),
+    };
+    let whole_blocks = (PIECE_BYTES / tensor.dtype.block_bytes).max(1) * tensor.dtype.block_bytes;
+    let mut piece = vec![0; whole_blocks.min(left)];
+    while left > 0 {
+        let n_bytes = whole_blocks.min(left);
+        let piece = &mut piece[..n_bytes];
+        bytes.read_exact(piece)?;
+        if tensor.big_endian {
+            piece.chunks_exact_mut(tensor.dtype.block_bytes).for_each(<[u8]>::reverse);
+        }
+        match tensor.dtype.kind {
+            Kind::Float(dtype) => T::extend(&mut elements, piece, dtype),
+            Kind::Blocks(dtype) => {
+                let values = dequantize(piece, dtype, n_bytes / tensor.dtype.block_bytes * tensor.dtype.block)?;
+                elements.extend(values.into_iter().map(T::from_f32));
+            }
+            Kind::Other => return Err(io::Error::other("not a floating-point type")),
+        }
+        left -= n_bytes;
+    }
+    Ok(elements)
+}
+
+/// The bytes of a tensor as they are stored, from its first on.
+pub(super) fn reader<'a>(files: &'a [ByteFile], tensor: &StoredTensor) -> io::Result<Box<dyn Read + 'a>> {
+    let file = |i: usize| files.get(i).ok_or_else(|| io::Error::other("no such file"));
+    match tensor.place {
+        Place::Plain { file: i, start } => Ok(Box::new(file(i)?.reader(start, u64::MAX))),
+        Place::Deflated { start, n_compressed, skip } => {
+            let mut inflated = DeflateDecoder::new(file(0)?.reader(start, start + n_compressed));
+            io::copy(&mut (&mut inflated).take(skip), &mut io::sink())?;
+            Ok(Box::new(inflated))
+        }
+    }
+}
+
+/// `n` numbers of whole blocks, by Candle's own code.
+fn dequantize(blocks: &[u8], dtype: GgmlDType, n: usize) -> io::Result<Vec<f32>> {
+    // Candle reads the bytes as a slice of blocks, whose alignment is at most that of a `u64`.
+    let mut copy = vec![0; blocks.len() + align_of::<u64>()];
+    let start = copy.as_ptr().align_offset(align_of::<u64>());
+    let aligned = &mut copy[start..start + blocks.len()];
+    aligned.copy_from_slice(blocks);
+    qtensor_from_ggml(dtype, aligned, vec![n], &Device::Cpu)
+        .and_then(|blocks| blocks.dequantize(&Device::Cpu)?.to_vec1::<f32>())
+        .map_err(io::Error::other)
+}
+
+/// The index of each element of a strided tensor, in the order of its rows.
+fn strided<'a>(shape: &'a [usize], strides: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
+    let n: usize = shape.iter().product();
+    let mut place = vec![0; shape.len()];
+    let mut index = 0;
+    (0..n).map(move |_| {
+        let this = index;
+        for ((at, &dim), &stride) in place.iter_mut().zip(shape).zip(strides).rev() {
+            *at += 1;
+            index += stride;
+            if *at < dim {
+                break;
+            }
+            index -= dim * stride;
+            *at = 0;
+        }
+        this
+    })
+}
+
+/// Single bytes as a stream.
+struct Gathered<I>(I);
+
+impl<I: Iterator<Item = u8>> Read for Gathered<I> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut n_read = 0;
+        for (to, byte) in bytes.iter_mut().zip(&mut self.0) {
+            *to = byte;
+            n_read += 1;
+        }
+        Ok(n_read)
+    }
+}
+
+/// A type that tensors are loaded as. Conversions are PyTorch's: through f32, one rounding to nearest even each step.
+pub(super) trait Element: Copy {
+    const DTYPE: DType;
+    fn from_f32(value: f32) -> Self;
+    fn from_le(bytes: &[u8]) -> Self;
+
+    /// Appends the little-endian elements of type `stored` in `bytes`.
+    fn extend(elements: &mut Vec<Self>, bytes: &[u8], stored: DType) {
+        let of = |size: usize| bytes.chunks_exact(size);
+        match stored {
+            // The same type keeps every bit, those of a NaN included.
+            same if same == Self::DTYPE => elements.extend(of(same.size_in_bytes()).map(Self::from_le)),
+            DType::F32 => elements.extend(of(4).map(|b| Self::from_f32(f32::from_le(b)))),
+            DType::F16 => elements.extend(of(2).map(|b| Self::from_f32(f16::from_le(b).to_f32()))),
+            DType::BF16 => elements.extend(of(2).map(|b| Self::from_f32(bf16::from_le(b).to_f32()))),
+            _ => elements.extend(of(8).map(|b| Self::from_f32(f64::from_le(b) as f32))),
+        }
+    }
+}
+
+/// `$from_le` is called with slices of exactly the type's size, by `chunks_exact`.
+macro_rules! element {
+    ($type:ty, $dtype:expr, $from_f32:expr) => {
+        impl Element for $type {
+            const DTYPE: DType = $dtype;
+            fn from_f32(value: f32) -> Self {
+                $from_f32(value)
+            }
+            fn from_le(bytes: &[u8]) -> Self {
+                let mut array = [0; size_of::<$type>()];
+                array.copy_from_slice(bytes);
+                <$type>::from_le_bytes(array)
+            }
+        }
+    };
+}
+element!(f32, DType::F32, |value| value);
+element!(f64, DType::F64, f64::from);
+element!(f16, DType::F16, f16::from_f32);
+element!(bf16, DType::BF16, bf16::from_f32);

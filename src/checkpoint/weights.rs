@@ -1,0 +1,138 @@
+//! One file of weights of any format: its header checked, its tensors read one at a time.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+
+use super::bytes::{ByteFile, ParseError};
+use super::format::{Format, tensorflow};
+use super::read::{self, Element, read_elements};
+use super::stored::{Contents, Kind, Place, StoredTensor};
+use crate::error::{CheckpointError, Result};
+
+/// An open file whose header agrees with its length.
+#[derive(Debug)]
+pub(crate) struct WeightsFile {
+    pub(super) format: Format,
+    contents: Contents,
+    /// The file itself, and, of a TensorFlow index, the files that it names.
+    files: Vec<ByteFile>,
+}
+
+/// A tensor that is a table.
+#[derive(Clone, Debug)]
+pub(super) struct TableInfo {
+    pub(super) n_rows: usize,
+    pub(super) width: usize,
+    pub(super) at: StoredTensor,
+}
+
+impl WeightsFile {
+    /// Opens the file and reads its header; no data is read, and nothing that the header claims is believed unchecked.
+    pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let file = ByteFile::open(path)?;
+        let recognised = Format::of(&file);
+        let format = recognised.unwrap_or(Format::Safetensors);
+        // What a file says reaches the message, but not what it does to a terminal.
+        let printable = |text: String| text.replace(char::is_control, "?");
+        let at_path = |error| match error {
+            ParseError::Io(source) => CheckpointError::Io { path: path.to_path_buf(), source },
+            ParseError::Forbidden(what) => {
+                CheckpointError::ForbiddenPickle { path: path.to_path_buf(), what: printable(what) }
+            }
+            ParseError::Invalid(reason) => {
+                let hint = if recognised.is_none() { " (nor does it begin as another format does)" } else { "" };
+                let (path, reason) = (path.to_path_buf(), printable(format!("{reason}{hint}")));
+                CheckpointError::InvalidFile { path, format: format.to_string(), reason }
+            }
+        };
+        let mut files = vec![file];
+        let contents = match format {
+            Format::TensorFlow => {
+                let (contents, data_files) = tensorflow::parse(&files[0]).map_err(at_path)?;
+                for data_file in data_files {
+                    files.push(ByteFile::open(&data_file)?);
+                }
+                contents
+            }
+            format => format.parse(&files[0]).map_err(at_path)?,
+        };
+        contents.check(&files).map_err(at_path)?;
+        Ok(Self { format, contents, files })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.files[0].path
+    }
+
+    pub(crate) fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
+        &self.contents.tensors
+    }
+
+    pub(crate) fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.contents.metadata
+    }
+
+    /// The file that holds the bytes of a tensor.
+    pub(super) fn file_of(&self, tensor: &StoredTensor) -> PathBuf {
+        let file = match tensor.place {
+            Place::Plain { file, .. } => file,
+            Place::Deflated { .. } => 0,
+        };
+        self.files.get(file).map(|file| file.path.clone()).unwrap_or_default()
+    }
+
+    /// What the header says of a tensor: its name must be in the file, its type a floating-point one.
+    pub(crate) fn tensor(&self, name: &str) -> Result<StoredTensor, CheckpointError> {
+        let (path, name) = (|| self.path().to_path_buf(), || name.to_string());
+        match self.contents.tensors.get(&name()) {
+            None => Err(CheckpointError::TensorNotInShard { path: path(), name: name() }),
+            Some(tensor) if tensor.dtype.kind == Kind::Other => {
+                let dtype = tensor.dtype.name.clone();
+                Err(CheckpointError::TableDType { path: path(), name: name(), dtype })
+            }
+            Some(tensor) => Ok(tensor.clone()),
+        }
+    }
+
+    /// The same of a table, which must be a matrix.
+    pub(super) fn table(&self, name: &str) -> Result<TableInfo, CheckpointError> {
+        let at = self.tensor(name)?;
+        match at.shape.as_slice() {
+            &[n_rows, width] if n_rows > 0 && width > 0 => Ok(TableInfo { n_rows, width, at }),
+            _ => {
+                let (path, name) = (self.path().to_path_buf(), name.to_string());
+                Err(CheckpointError::TableShape { path, name, shape: at.shape })
+            }
+        }
+    }
+
+    /// Reads a whole tensor as `dtype`: one pass over its bytes, one allocation of the result.
+    pub(crate) fn read(&self, at: &StoredTensor, dtype: DType, device: &Device) -> Result<Tensor> {
+        let shape = at.shape.as_slice();
+        let tensor = match dtype {
+            DType::F32 => Tensor::from_vec(self.elements::<f32>(at)?, shape, device),
+            DType::F16 => Tensor::from_vec(self.elements::<f16>(at)?, shape, device),
+            DType::BF16 => Tensor::from_vec(self.elements::<bf16>(at)?, shape, device),
+            DType::F64 => Tensor::from_vec(self.elements::<f64>(at)?, shape, device),
+            dtype => return Err(CheckpointError::UnsupportedDType { dtype }.into()),
+        };
+        Ok(tensor?)
+    }
+
+    fn elements<T: Element>(&self, at: &StoredTensor) -> Result<Vec<T>, CheckpointError> {
+        read_elements(&self.files, at).map_err(|source| CheckpointError::Io { path: self.file_of(at), source })
+    }
+
+    /// Copies a tensor's bytes, which must lie row after row and little-endian.
+    pub(super) fn copy(&self, at: &StoredTensor, out: &mut dyn io::Write) -> io::Result<()> {
+        let mut bytes = io::Read::take(read::reader(&self.files, at)?, at.n_bytes() as u64);
+        match io::copy(&mut bytes, out)? == at.n_bytes() as u64 {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Checkpoints in and out: every format, every known name, every way to be broken, and what saving promises.
+
+mod broken;
+mod broken_formats;
+mod conversions;
+mod formats;
+#[path = "../fuzz/mod.rs"]
+mod fuzz;
+mod mapped;
+mod memory;
+mod names;
+mod saving;
+#[path = "../support/mod.rs"]
+mod support;
+mod transformers;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use candle_gpt_input::checkpoint::{Checkpoint, ConfigSource, Role, ShardIndex, save_tensors};
+use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, Result};
+use half::{bf16, f16};
+use support::{addressed, assert_bits_eq, bits, error_text, golden, golden_tensors};
+use tempfile::TempDir;
+
+fn load(path: impl AsRef<Path>) -> Result<GptInputLayer> {
+    GptInputLayer::from_pretrained(path, DType::F32, &Device::Cpu)
+}
+
+/// A safetensors file with this header and as many zero bytes of data.
+fn file(path: impl AsRef<Path>, header: &str, n_data: u64) -> PathBuf {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    fs::write(&path, &bytes).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(bytes.len() as u64 + n_data).unwrap();
+    path.as_ref().to_path_buf()
+}
+
+fn tables(v: usize, p: usize, c: usize) -> (Tensor, Tensor) {
+    let wpe = (addressed(0., p, c, &Device::Cpu) / 1024.).unwrap();
+    (addressed(0., v, c, &Device::Cpu), wpe)
+}
+
+fn tables_of(layer: &GptInputLayer) -> [Tensor; 2] {
+    let tables = [layer.wte().as_embedding(), layer.wpe().as_embedding()];
+    tables.map(|table| table.unwrap().embeddings().clone())
+}

@@ -1,0 +1,114 @@
+//! What saving promises.
+
+use super::*;
+
+fn awkward_config() -> GptInputConfig {
+    let mut config = GptInputConfig::new(9, 5, 3);
+    (config.n_layer, config.n_head, config.embd_pdrop, config.initializer_range) = (3, 1, 0.37, 0.0123);
+    config.other.insert("n_inner".to_string(), serde_json::Value::Null);
+    config.other.insert("quotes \"and\" \u{1F917}".to_string(), "\u{0}\n".into());
+    config
+}
+
+#[test]
+fn save_and_load_give_back_every_bit_and_the_whole_config() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let source = folder.path().join("source");
+    let config = awkward_config();
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("config.json"), config.to_json()).unwrap();
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
+        // NaNs with a payload, infinities, subnormals: bits, not values.
+        let pattern = |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 7;
+        let table = |n_rows: usize| -> candle_core::Result<Tensor> {
+            let n = n_rows * 3;
+            match dtype {
+                DType::F16 => Tensor::from_vec(
+                    (0..n).map(|i| f16::from_bits(0x7c00 ^ pattern(i) as u16)).collect(),
+                    (n_rows, 3),
+                    &Device::Cpu,
+                ),
+                DType::BF16 => Tensor::from_vec(
+                    (0..n).map(|i| bf16::from_bits(0x7f80 ^ pattern(i) as u16)).collect(),
+                    (n_rows, 3),
+                    &Device::Cpu,
+                ),
+                DType::F64 => Tensor::from_vec(
+                    (0..n).map(|i| f64::from_bits(pattern(i) | 0x7ff0 << 48)).collect(),
+                    (n_rows, 3),
+                    &Device::Cpu,
+                ),
+                _ => Tensor::from_vec(
+                    (0..n).map(|i| f32::from_bits(pattern(i) as u32 | 0x7f80_0000)).collect(),
+                    (n_rows, 3),
+                    &Device::Cpu,
+                ),
+            }
+        };
+        let (wte, wpe) = (table(9)?, table(5)?);
+        save_tensors(source.join("model.safetensors"), &[("wte.weight", &wte), ("wpe.weight", &wpe)], &[])?;
+        let layer = GptInputLayer::from_pretrained(&source, dtype, &Device::Cpu)?;
+        assert_eq!(layer.config(), &config);
+        for target in [folder.path().join("one.safetensors"), folder.path().join("a folder")] {
+            layer.save(&target)?;
+            let (back, report) = GptInputLayer::from_pretrained_with_report(&target, dtype, &Device::Cpu)?;
+            assert_eq!(bits(&tables_of(&back)[0]), bits(&wte));
+            assert_eq!(bits(&tables_of(&back)[1]), bits(&wpe));
+            assert_eq!(back.config(), &config);
+            assert_eq!(report.wte.stored_dtype, dtype);
+        }
+    }
+    assert!(folder.path().join("a folder/config.json").is_file());
+    Ok(())
+}
+
+#[test]
+fn saved_files_are_ordinary_files_and_nothing_else_is_left() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let (wte, wpe) = tables(9, 5, 3);
+    let layer = GptInputLayer::new(wte, wpe)?;
+    let path = folder.path().join("out.safetensors");
+    fs::write(&path, "what was here before").unwrap();
+    layer.save(&path)?;
+    let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["out.safetensors"]);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let ordinary = folder.path().join("ordinary");
+        fs::write(&ordinary, "").unwrap();
+        assert_eq!(mode(&path), mode(&ordinary));
+    }
+    let bytes = fs::read(&path).unwrap();
+    let (header_bytes, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(header_bytes % 8, 0);
+    assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
+    assert_eq!(header.offset_keys(), ["wte.weight", "wpe.weight"]);
+    let nowhere = folder.path().join("no such folder/out.safetensors");
+    assert!(error_text(layer.save(&nowhere)).starts_with(&nowhere.display().to_string()));
+    assert!(!nowhere.exists());
+    Ok(())
+}
+
+#[test]
+fn strided_and_shared_tensors_are_saved_as_they_are_seen() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let wte = addressed(0., 3, 9, &Device::Cpu).t()?;
+    let wpe = addressed(0., 20, 3, &Device::Cpu).narrow(0, 7, 5)?;
+    GptInputLayer::new(wte.clone(), wpe.clone())?.save(&path)?;
+    let [back_wte, back_wpe] = tables_of(&load(&path)?);
+    assert_bits_eq(&back_wte, &wte.contiguous()?);
+    assert_bits_eq(&back_wpe, &wpe.contiguous()?);
+    let ids = Tensor::new(&[[1u8, 2]], &Device::Cpu)?;
+    let wide = ids.to_dtype(DType::I64)?;
+    save_tensors(&path, &[("u8", &ids), ("i64", &wide), ("u32", &ids.to_dtype(DType::U32)?)], &[])?;
+    let back = candle_core::safetensors::load(&path, &Device::Cpu)?;
+    assert_eq!(back["i64"].to_vec2::<i64>()?, [[1, 2]]);
+    assert_eq!((back["u8"].to_vec2::<u8>()?, back["u32"].to_vec2::<u32>()?), (vec![vec![1, 2]], vec![vec![1, 2]]));
+    assert!(
+        error_text(save_tensors(&path, &[("x", &ids.to_dtype(DType::I16)?)], &[])).starts_with("I16 is not supported")
+    );
+    Ok(())
+}

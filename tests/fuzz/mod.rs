@@ -1,0 +1,119 @@
+//! Every parser on damaged files: real ones of each format, changed at random, must give tables or one clear error, without
+//! a panic and within bounded memory.
+//!
+//! A second or so each among the tests; for as long as wanted with
+//! `FUZZ_SECONDS=600 cargo test --release --features hub --test checkpoint fuzz -- --nocapture`. What was found is kept in
+//! `broken_formats.rs`. Inputs follow from a seed that a failure prints.
+
+pub mod memory;
+mod mutate;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device};
+use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::rng::Generator;
+
+use crate::support::golden;
+use mutate::{Field, mutate};
+
+/// More than any of the small files needs: a table of one of them, in f64, and the parsers' own buffers.
+const MAX_BYTES: usize = 48 << 20;
+
+/// All that can be done with a checkpoint; errors are fine.
+fn use_checkpoint(path: &Path) -> Result<(), String> {
+    let one_line = |error: &dyn std::fmt::Display| {
+        let text = error.to_string();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        text
+    };
+    let checkpoint = Checkpoint::open(path).map_err(|error| one_line(&error))?;
+    let tensors = checkpoint.tensors().map_err(|error| one_line(&error))?;
+    let vb = checkpoint.var_builder(DType::F32, &Device::Cpu);
+    for tensor in &tensors {
+        let _ = vb.get_unchecked(&tensor.name);
+    }
+    let tables = checkpoint.load_tables(DType::F64, &Device::Cpu).map_err(|error| one_line(&error))?;
+    let (rows, width) = tables.wte.dims2().map_err(|error| error.to_string())?;
+    assert_eq!((tables.config.vocab_size, tables.config.n_embd), (rows, width));
+    Ok(())
+}
+
+/// Damages `seeds` (files of `tests/golden/formats`) for the time that is given; `name` is what each is written as.
+fn fuzz(target: &str, seeds: &[&str], name: &str, fields: &[Field]) {
+    let time = std::env::var("FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let seed = std::env::var("FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let seeds: Vec<Vec<u8>> = seeds.iter().map(|seed| fs::read(golden("formats").join(seed)).unwrap()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    // What an index refers to.
+    fs::copy(
+        golden("formats/openai/model.ckpt.data-00000-of-00001"),
+        folder.path().join("model.ckpt.data-00000-of-00001"),
+    )
+    .unwrap();
+    let generator = Generator::manual_seed(seed);
+    let (mut n_files, mut n_read, start) = (0u64, 0u64, Instant::now());
+    while start.elapsed() < Duration::from_secs(time) {
+        for _ in 0..64 {
+            let bytes = mutate(&seeds, fields, &generator);
+            fs::write(&path, &bytes).unwrap();
+            memory::reset();
+            let result = catch_unwind(AssertUnwindSafe(|| use_checkpoint(&path)));
+            let n_bytes = memory::peak();
+            if result.is_err() || n_bytes > MAX_BYTES {
+                let kept = std::env::temp_dir().join(format!("fuzz_{target}_{seed}_{n_files}"));
+                fs::write(&kept, &bytes).unwrap();
+                panic!("file {n_files} of seed {seed}: {n_bytes} bytes allocated; kept as {}", kept.display());
+            }
+            n_files += 1;
+            n_read += u64::from(matches!(result, Ok(Ok(()))));
+        }
+    }
+    println!("{target}: {n_files} files in {:.0?}, of which {n_read} were read whole", start.elapsed());
+    assert!(n_read < n_files, "nothing was damaged");
+}
+
+#[test]
+fn fuzz_safetensors() {
+    fuzz("safetensors", &["tables.safetensors"], "x", &[]);
+}
+
+#[test]
+fn fuzz_torch() {
+    let seeds = ["state_dict.pth", "float16.pt", "nanogpt.pt", "strided.pth"];
+    fuzz("torch", &seeds, "x", &[Field::Zip, Field::Pickle]);
+}
+
+#[test]
+fn fuzz_torch_legacy() {
+    fuzz("torch_legacy", &["legacy.bin", "strided_legacy.pth"], "x", &[Field::Pickle]);
+}
+
+#[test]
+fn fuzz_gguf() {
+    fuzz("gguf", &["f32.gguf", "q8_0.gguf", "q4_0.gguf", "q5_1.gguf"], "x", &[]);
+}
+
+#[test]
+fn fuzz_npz() {
+    fuzz("npz", &["stored.npz", "deflated.npz", "fortran.npz", "fortran_deflated.npz"], "x", &[Field::Zip]);
+}
+
+#[test]
+fn fuzz_llmc() {
+    fuzz("llmc", &["llmc_f32.bin", "llmc_bf16.bin"], "x", &[]);
+}
+
+#[test]
+fn fuzz_tensorflow() {
+    fuzz("tensorflow", &["openai/model.ckpt.index"], "model.ckpt.index", &[Field::SsTable]);
+}
+
+#[test]
+fn fuzz_index() {
+    fuzz("index", &["sharded/pytorch_model.bin.index.json"], "x", &[]);
+}

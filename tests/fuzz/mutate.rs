@@ -1,0 +1,116 @@
+//! Damage: bytes, numbers, pieces; and what would be thrown out by a checksum at the door, put right again.
+
+use candle_gpt_input::rng::Generator;
+
+/// What a format needs so that damage gets past its door.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Field {
+    /// A zip file: its directory and headers are hit more often than the tensors.
+    Zip,
+    /// A pickle: opcodes are swapped for other opcodes.
+    Pickle,
+    /// A table whose blocks carry checksums.
+    SsTable,
+}
+
+/// Numbers at which parsers go wrong.
+const NUMBERS: [u64; 14] = [
+    0,
+    1,
+    0x7f,
+    0xff,
+    0x7fff,
+    0xffff,
+    0x7fff_ffff,
+    0xffff_ffff,
+    1 << 32,
+    1 << 40,
+    1 << 60,
+    u64::MAX / 2,
+    u64::MAX - 7,
+    u64::MAX,
+];
+/// Opcodes of every kind that the machine knows, and some that it does not.
+const OPCODES: &[u8] = b"(.012NJKMGXUTBC]})tldaesucRbQqrhj\x80\x81\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96ioP";
+
+fn below(n: usize, generator: &Generator) -> usize {
+    generator.random_u32() as usize % n.max(1)
+}
+
+/// One of `seeds`, damaged in one to eight places.
+pub fn mutate(seeds: &[Vec<u8>], fields: &[Field], generator: &Generator) -> Vec<u8> {
+    let mut bytes = seeds[below(seeds.len(), generator)].clone();
+    for _ in 0..=below(8, generator) {
+        if bytes.is_empty() {
+            break;
+        }
+        // The ends hold headers and directories, the middle mostly numbers of no meaning.
+        let at = match below(4, generator) {
+            0 => below(bytes.len().min(400), generator),
+            1 => bytes.len() - 1 - below(bytes.len().min(600), generator),
+            _ => below(bytes.len(), generator),
+        };
+        match below(9, generator) {
+            0 => bytes[at] ^= 1 << below(8, generator),
+            1 => bytes[at] = generator.random_u32() as u8,
+            2 | 3 => {
+                let number = NUMBERS[below(NUMBERS.len(), generator)].to_le_bytes();
+                let n = [1, 2, 4, 8][below(4, generator)].min(bytes.len() - at);
+                bytes[at..at + n].copy_from_slice(&number[..n]);
+            }
+            4 => bytes.truncate(at),
+            5 => {
+                let end = (at + below(64, generator)).min(bytes.len());
+                bytes.drain(at..end);
+            }
+            6 => {
+                let end = (at + below(64, generator)).min(bytes.len());
+                let piece = bytes[at..end].to_vec();
+                let to = below(bytes.len(), generator);
+                bytes.splice(to..to, piece);
+            }
+            7 if fields.contains(&Field::Pickle) => bytes[at] = OPCODES[below(OPCODES.len(), generator)],
+            7 => {
+                // A digit of JSON or of a shape.
+                if let Some(digit) = bytes[at..].iter_mut().find(|byte| byte.is_ascii_digit()) {
+                    *digit = b'0' + below(10, generator) as u8;
+                }
+            }
+            _ => bytes[at] = bytes[at].wrapping_add(1),
+        }
+    }
+    if fields.contains(&Field::SsTable) && below(8, generator) > 0 {
+        repair_checksums(&mut bytes);
+    }
+    bytes
+}
+
+/// Gives the blocks of a small table (one of data from 0 on, then the two that the footer names) the checksums of what they
+/// hold now.
+fn repair_checksums(bytes: &mut [u8]) {
+    let Some(footer) = bytes.len().checked_sub(48) else { return };
+    let mut numbers = Vec::new();
+    let mut at = footer;
+    for _ in 0..4 {
+        let (mut number, mut shift) = (0u64, 0);
+        while at < bytes.len() && shift < 63 {
+            let byte = bytes[at];
+            at += 1;
+            number |= u64::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        numbers.push(number as usize);
+    }
+    let handles = [(numbers[0], numbers[1]), (numbers[2], numbers[3]), (0, numbers[0].saturating_sub(5))];
+    for (start, n_bytes) in handles {
+        let Some(end) = start.checked_add(n_bytes).filter(|end| *end < footer && end + 5 <= footer) else { continue };
+        let crc = !bytes[start..=end].iter().fold(!0u32, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1)))
+        });
+        let masked = crc.rotate_right(15).wrapping_add(0xa282_ead8);
+        bytes[end + 1..end + 5].copy_from_slice(&masked.to_le_bytes());
+    }
+}
