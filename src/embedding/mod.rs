@@ -93,7 +93,7 @@ impl TokenTable {
     /// V and C.
     ///
     /// # Errors
-    /// [`Error::InvalidTable`](crate::Error::InvalidTable) if it is no matrix of floating-point numbers.
+    /// [`Error::InvalidTable`] if it is no matrix of floating-point numbers.
     pub fn dims(&self) -> Result<(usize, usize)> {
         match &self.kind {
             Kind::Dense(table) => table.dims(),
@@ -148,8 +148,8 @@ impl TokenTable {
     /// - returns: `[.., C]`
     ///
     /// # Errors
-    /// - [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange) if an id is not below V
-    /// - [`Error::IdDType`](crate::Error::IdDType) if the ids are of another type
+    /// - [`Error::TokenOutOfRange`] if an id is not below V
+    /// - [`Error::IdDType`] if the ids are of another type
     pub fn forward(&self, input_ids: &Tensor) -> Result<Tensor> {
         let ids = self.check(input_ids)?;
         self.forward_checked(&ids)
