@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::config::{ConfigFile, GptInputConfig};
+use crate::config::{ConfigFile, GptInputConfig, PositionScheme};
 use crate::error::{CheckpointError, Result};
 use keys::{Found, find_tables};
 use safetensors::TableInfo;
@@ -63,13 +63,13 @@ pub struct TensorEntry {
     pub role: Role,
 }
 
-/// The two tables of an input layer, and what is known about them.
+/// The tables of an input layer, and what is known about them.
 #[derive(Debug)]
 pub struct InputTables {
     /// The token table `[V, C]`.
     pub wte: Tensor,
-    /// The position table `[P, C]`.
-    pub wpe: Tensor,
+    /// The learned tables of the positions: `wpe` `[P, C]`, or those that the configuration's scheme has.
+    pub position_tables: Vec<Tensor>,
     /// The checkpoint's configuration, in agreement with the tables' shapes.
     pub config: GptInputConfig,
     /// What came from where.
@@ -136,7 +136,7 @@ impl Checkpoint {
         Ok(self.locate()?.config)
     }
 
-    /// Reads the two input tables as `dtype` (f32, f16, bf16 or f64) onto `device`.
+    /// Reads the input tables as `dtype` (f32, f16, bf16 or f64) onto `device`.
     ///
     /// Shapes, types and the configuration are checked before any data is read. Beside the tables themselves a megabyte
     /// is allocated.
@@ -145,39 +145,59 @@ impl Checkpoint {
     /// [`CheckpointError`], naming the file and the numbers that disagree.
     pub fn load_tables(&self, dtype: DType, device: &Device) -> Result<InputTables> {
         let Located { names, wte, wpe, config, padded_vocab } = self.locate()?;
-        let unused = names.iter().filter(|name| **name != wte.name && **name != wpe.name);
+        let prefix = wte.name.strip_suffix(keys::SAVED.0).unwrap_or_default();
+        let positional: Vec<(String, Vec<usize>)> = match wpe {
+            Some(_) => Vec::new(),
+            None => config
+                .position_tables()
+                .into_iter()
+                .map(|spec| (format!("{prefix}{}", spec.name), spec.shape))
+                .collect(),
+        };
+        let is_used = |name: &str| {
+            let wpe = wpe.as_ref().is_some_and(|wpe| wpe.name == name);
+            wpe || wte.name == name || positional.iter().any(|(positional, _)| positional == name)
+        };
         let report = LoadReport {
             wte: wte.report(),
-            wpe: wpe.report(),
+            wpe: wpe.as_ref().map(LocatedTable::report),
             dtype,
             config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
             padded_vocab,
-            unused: unused.map(|name| name.to_string()).collect(),
+            unused: names.iter().filter(|name| !is_used(name)).map(|name| name.to_string()).collect(),
         };
         let read = |table: &LocatedTable| table.file.get().read(&table.info.at, dtype, device);
-        Ok(InputTables { wte: read(&wte)?, wpe: read(&wpe)?, config, report })
+        let position_tables = match &wpe {
+            Some(wpe) => vec![read(wpe)?],
+            None => {
+                let vb = self.var_builder(dtype, device);
+                positional.iter().map(|(name, shape)| Ok(vb.get(&**shape, name)?)).collect::<Result<_>>()?
+            }
+        };
+        Ok(InputTables { wte: read(&wte)?, position_tables, config, report })
     }
 
     /// Finds the two tables and checks them against each other and the configuration, from headers alone.
     fn locate(&self) -> Result<Located<'_>> {
         let names = self.names();
-        let (wte_name, wpe_name) = self.find(&names)?;
+        let position = self.config.as_ref().and_then(|(_, stated)| stated.position.clone()).unwrap_or_default();
+        let (wte_name, wpe_name) = self.find(&names, position == PositionScheme::Learned)?;
         let table = |name: String| -> Result<LocatedTable<'_>, CheckpointError> {
             let file = self.shard(&name)?;
             Ok(LocatedTable { info: file.get().table(&name)?, file, name })
         };
-        let (wte, wpe) = (table(wte_name.to_string())?, table(wpe_name)?);
-        if wte.info.width != wpe.info.width {
+        let (wte, wpe) = (table(wte_name.to_string())?, wpe_name.map(table).transpose()?);
+        if let Some(wpe) = wpe.as_ref().filter(|wpe| wpe.info.width != wte.info.width) {
             return Err(CheckpointError::WidthMismatch {
                 path: self.path.clone(),
                 wte: wte.name,
                 wte_width: wte.info.width,
-                wpe: wpe.name,
+                wpe: wpe.name.clone(),
                 wpe_width: wpe.info.width,
             }
             .into());
         }
-        let (config, padded_vocab) = self.resolve_config(&names, (&wte.name, &wte.info), (&wpe.name, &wpe.info))?;
+        let (config, padded_vocab) = self.resolve_config(&names, &wte, wpe.as_ref())?;
         Ok(Located { names, wte, wpe, config, padded_vocab })
     }
 
@@ -188,13 +208,13 @@ impl Checkpoint {
         }
     }
 
-    fn find<'a>(&self, names: &[&'a str]) -> Result<(&'a str, String), CheckpointError> {
+    fn find<'a>(&self, names: &[&'a str], has_wpe: bool) -> Result<(&'a str, Option<String>), CheckpointError> {
         let path = match &self.weights {
             Weights::File(file) => file.path.clone(),
             Weights::Shards(index) => index.path().to_path_buf(),
         };
-        match find_tables(names, self.prefix.as_deref()) {
-            Found::Tables { wte, wpe } => Ok((wte, wpe)),
+        match find_tables(names, self.prefix.as_deref(), has_wpe) {
+            Found::Tables { wte, wpe } => Ok((wte, has_wpe.then_some(wpe))),
             Found::NoTokenTable => Err(CheckpointError::MissingTable {
                 path,
                 what: "token table",
@@ -227,11 +247,12 @@ impl Checkpoint {
     fn resolve_config(
         &self,
         names: &[&str],
-        (wte_name, wte): (&str, &TableInfo),
-        (wpe_name, wpe): (&str, &TableInfo),
+        LocatedTable { name: wte_name, info: wte, .. }: &LocatedTable,
+        wpe: Option<&LocatedTable>,
     ) -> Result<(GptInputConfig, Option<(usize, usize)>), CheckpointError> {
         let Some((_, stated)) = &self.config else {
-            let mut config = GptInputConfig::new(wte.n_rows, wpe.n_rows, wte.width);
+            let n_positions = wpe.map_or(1, |wpe| wpe.info.n_rows); // without a config positions are learned
+            let mut config = GptInputConfig::new(wte.n_rows, n_positions, wte.width);
             config.n_layer = keys::count_blocks(names);
             // Every GPT-2 has heads of 64; no shape of the checkpoint says how many there are.
             config.n_head = if wte.width % 64 == 0 { wte.width / 64 } else { 1 };
@@ -259,13 +280,11 @@ impl Checkpoint {
             differs("vocab_size", stated.vocab_size, wte_name, wte.n_rows)?;
         }
         differs("n_embd", stated.n_embd, wte_name, wte.width)?;
-        differs("n_positions", stated.n_positions, wpe_name, wpe.n_rows)?;
-        let config = GptInputConfig {
-            vocab_size: wte.n_rows,
-            n_positions: wpe.n_rows,
-            n_embd: wte.width,
-            ..stated.clone().resolve()
-        };
+        let mut config = GptInputConfig { vocab_size: wte.n_rows, n_embd: wte.width, ..stated.clone().resolve() };
+        if let Some(wpe) = wpe {
+            differs("n_positions", stated.n_positions, &wpe.name, wpe.info.n_rows)?;
+            config.n_positions = wpe.info.n_rows;
+        }
         config
             .validate()
             .map_err(|source| CheckpointError::Config { path: self.path.clone(), source: source.into() })?;
@@ -292,7 +311,8 @@ impl Shard<'_> {
 struct Located<'a> {
     names: Vec<&'a str>,
     wte: LocatedTable<'a>,
-    wpe: LocatedTable<'a>,
+    /// Where positions are learned.
+    wpe: Option<LocatedTable<'a>>,
     config: GptInputConfig,
     padded_vocab: Option<(usize, usize)>,
 }

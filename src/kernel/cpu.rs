@@ -64,11 +64,11 @@ impl<'a, E> Rows<'a, E> {
 
 /// An output whose rows are written by several tasks, each row by one.
 #[derive(Clone, Copy)]
-struct Out<'a, O> {
+pub(super) struct Out<'a, O> {
     start: *mut MaybeUninit<O>,
     n_rows: usize,
     width: usize,
-    stream: bool,
+    pub(super) stream: bool,
     lifetime: PhantomData<&'a mut [MaybeUninit<O>]>,
 }
 
@@ -78,7 +78,7 @@ unsafe impl<O: Send> Sync for Out<'_, O> {}
 unsafe impl<O: Send> Send for Out<'_, O> {}
 
 impl<'a, O> Out<'a, O> {
-    fn new(out: &'a mut [MaybeUninit<O>], width: usize) -> Self {
+    pub(super) fn new(out: &'a mut [MaybeUninit<O>], width: usize) -> Self {
         Self {
             start: out.as_mut_ptr(),
             n_rows: out.len().checked_div(width).unwrap_or(0),
@@ -108,14 +108,14 @@ impl<'a, O> Out<'a, O> {
     /// # Safety
     /// No other task takes any part of it.
     #[inline(always)]
-    unsafe fn row(&self, n: usize) -> &'a mut [MaybeUninit<O>] {
+    pub(super) unsafe fn row(&self, n: usize) -> &'a mut [MaybeUninit<O>] {
         // SAFETY: the caller's promise is that of `part` for all of the row.
         unsafe { self.part(n, 0..self.width) }
     }
 }
 
 /// Splits `0..n` among threads where `n_bytes` are worth it.
-fn in_parallel(
+pub(super) fn in_parallel(
     n: usize,
     n_bytes: usize,
     task: impl Fn(Range<usize>) -> Result<(), Outside> + Sync,

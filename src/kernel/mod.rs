@@ -8,6 +8,7 @@ mod adam_reference;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod distance;
 mod element;
 mod gradient;
 mod ids;
@@ -15,6 +16,7 @@ mod in_place;
 mod loss;
 mod ops;
 mod reference;
+mod rotary;
 mod row_groups;
 mod simd;
 mod storage;
@@ -29,10 +31,12 @@ use crate::error::{Error, Result};
 use ops::{Gather, GatherAdd, GatherAddInto, PlacesOf};
 
 pub(crate) use adam::AdamStep;
+pub(crate) use distance::{Columns, by_distance, distances, sum_by_distance};
 pub(crate) use gradient::{BatchRows, Gradient};
 pub(crate) use ids::{CheckedIds, Table, to_host, unravel};
 pub(crate) use loss::{Counted, CrossEntropy, LossParts, Wanted, attach};
 pub(crate) use reference::add_rows;
+pub(crate) use rotary::{AngleRows, Angles, rotate};
 pub(crate) use row_groups::RowGroups;
 pub(crate) use simd::{extend_widened, prefetch};
 pub(crate) use storage::{new_var, zeros_like};
@@ -125,17 +129,7 @@ pub(crate) fn gather_add_into(
     wpe: &Tensor,
     places: &Places,
 ) -> Result<()> {
-    let fits = buffer
-        .dims()
-        .split_last()
-        .is_some_and(|(&width, outer)| Ok(width) == wte.dim(1).map_err(drop) && outer == ids.dims());
-    if !fits || !buffer.is_contiguous() {
-        return Err(Error::ShapeMismatch {
-            what: "buffer",
-            got: buffer.shape().clone(),
-            expected: format!("{:?} followed by the width of the tables, contiguous", ids.dims()),
-        });
-    }
+    check_buffer(buffer, wte, ids)?;
     if buffer.elem_count() == 0 {
         return Ok(());
     }
@@ -147,4 +141,28 @@ pub(crate) fn gather_add_into(
     let op = GatherAdd { places: places.for_ids(ids)?, on_host: ids.on_host().clone() };
     let op = GatherAddInto { ids: ids.tensor().clone(), op };
     Ok(buffer.inplace_op3(&wte.contiguous()?, &wpe.contiguous()?, &op)?)
+}
+
+/// Rows of `table` for ids `[..]` into `buffer` `[.., C]`, contiguous, of any type; nothing is recorded.
+pub(crate) fn gather_into(buffer: &Tensor, table: &Tensor, ids: &CheckedIds) -> Result<()> {
+    check_buffer(buffer, table, ids)?;
+    if buffer.elem_count() == 0 {
+        return Ok(());
+    }
+    Ok(buffer.slice_set(&gather(&table.detach(), ids)?.to_dtype(buffer.dtype())?, 0, 0)?)
+}
+
+fn check_buffer(buffer: &Tensor, wte: &Tensor, ids: &CheckedIds) -> Result<()> {
+    let fits = buffer
+        .dims()
+        .split_last()
+        .is_some_and(|(&width, outer)| Ok(width) == wte.dim(1).map_err(drop) && outer == ids.dims());
+    if !fits || !buffer.is_contiguous() {
+        return Err(Error::ShapeMismatch {
+            what: "buffer",
+            got: buffer.shape().clone(),
+            expected: format!("{:?} followed by the width of the tables, contiguous", ids.dims()),
+        });
+    }
+    Ok(())
 }
