@@ -8,6 +8,8 @@ mod memory;
 mod scaling;
 mod torch;
 
+#[path = "../chart/mod.rs"]
+mod chart;
 #[path = "../cli/mod.rs"]
 mod cli;
 
