@@ -48,7 +48,7 @@ struct Args {
     #[arg(long, value_name = "F.png")]
     compare: Option<PathBuf>,
     /// Steps of training for --compare
-    #[arg(long, default_value_t = 400, requires = "compare")]
+    #[arg(long, default_value_t = 200, requires = "compare")]
     steps: usize,
 }
 

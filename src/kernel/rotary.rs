@@ -196,7 +196,6 @@ fn neighbours<E: Element>(to: &mut [Uninit<E>], from: &[E], cos: &[f32], sin: &[
 
 /// Twice `n` elements, and the rest.
 #[inline(always)]
-#[expect(clippy::type_complexity)]
 fn split_mut<T>(all: &mut [T], n: usize) -> ((&mut [T], &mut [T]), &mut [T]) {
     let (both, rest) = all.split_at_mut(2 * n);
     (both.split_at_mut(n), rest)

@@ -41,7 +41,7 @@ pub fn sinusoidal(
     // Column j of the interleaved table has the frequency of pair j / 2.
     let value = |position: usize, j: usize| {
         let angle = position as f64 / BASE.powf((2 * (j / 2)) as f64 / n_embd as f64);
-        if j % 2 == 0 { angle.sin() as f32 } else { angle.cos() as f32 }
+        if j.is_multiple_of(2) { angle.sin() as f32 } else { angle.cos() as f32 }
     };
     let half = n_embd / 2;
     let step = -(BASE.ln() / half.saturating_sub(1) as f64) as f32;
