@@ -1,11 +1,18 @@
 //! [`GptInputConfig`]: the dimensions of an input layer, as Hugging Face's `config.json` spells them.
 
+mod position;
+mod rotary;
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{CheckpointError, ConfigError, Result};
+
+pub(crate) use position::TableSpec;
+pub use position::{PositionScheme, SinusoidalLayout};
+pub use rotary::{RotaryConfig, RotaryScaling};
 
 /// Name, `n_layer`, `n_head`, `n_embd`; vocabulary (50257) and positions (1024) are the same for all four.
 const GPT2_SIZES: [(&str, usize, usize, usize); 4] =
@@ -43,14 +50,16 @@ const INITIALIZER_RANGE: &[&str] = &["initializer_range"];
 pub struct GptInputConfig {
     /// V: rows of `wte`.
     pub vocab_size: usize,
-    /// P: rows of `wpe`, the longest sequence.
+    /// P: rows of `wpe`, the longest sequence; with positions that need no table, the length the model is trained on.
     pub n_positions: usize,
     /// C: width of both tables.
     pub n_embd: usize,
-    /// Number of blocks. The input layer does not use it; it is carried for the `config.json`.
+    /// Number of blocks: what positions inside attention have tables for.
     pub n_layer: usize,
-    /// Number of attention heads. The input layer does not use it; it is carried for the `config.json`.
+    /// Number of attention heads, for positions inside attention.
     pub n_head: usize,
+    /// How the model knows where its tokens stand.
+    pub position: PositionScheme,
     /// Probability of dropout on the sum of the embeddings, in training.
     pub embd_pdrop: f64,
     /// Standard deviation of freshly drawn tables.
@@ -72,6 +81,7 @@ impl GptInputConfig {
             n_embd,
             n_layer: 12,
             n_head: 12,
+            position: PositionScheme::Learned,
             embd_pdrop: 0.1,
             initializer_range: 0.02,
             other,
@@ -125,7 +135,7 @@ impl GptInputConfig {
         format!("{:#}", Value::Object(self.clone().into()))
     }
 
-    /// Checks that the dimensions are at least 1 and the probabilities are probabilities.
+    /// Checks that the dimensions are at least 1, the probabilities are probabilities, and the positions suit the rest.
     ///
     /// # Errors
     /// [`ConfigError::Zero`] or [`ConfigError::OutOfRange`], naming the field.
@@ -145,13 +155,19 @@ impl GptInputConfig {
             let expected = "a finite number of at least 0";
             return Err(ConfigError::OutOfRange { name: "initializer_range", value: self.initializer_range, expected });
         }
-        Ok(())
+        self.position.validate(self.n_embd, self.n_head)
+    }
+
+    /// The learned tables of the positions.
+    pub(crate) fn position_tables(&self) -> Vec<TableSpec> {
+        self.position.tables(self.n_positions, self.n_embd, self.n_head, self.n_layer)
     }
 }
 
 impl From<GptInputConfig> for Map<String, Value> {
     fn from(config: GptInputConfig) -> Self {
         let mut map = config.other;
+        config.position.put(&mut map);
         for (names, value) in [
             (VOCAB_SIZE, config.vocab_size),
             (N_POSITIONS, config.n_positions),
@@ -185,6 +201,7 @@ pub(crate) struct ConfigFile {
     pub(crate) n_embd: Option<usize>,
     pub(crate) n_layer: Option<usize>,
     pub(crate) n_head: Option<usize>,
+    pub(crate) position: Option<PositionScheme>,
     pub(crate) embd_pdrop: Option<f64>,
     pub(crate) initializer_range: Option<f64>,
     pub(crate) other: Map<String, Value>,
@@ -206,6 +223,7 @@ impl ConfigFile {
             n_embd: take(&mut map, N_EMBD, "a whole number", as_usize)?,
             n_layer: take(&mut map, N_LAYER, "a whole number", as_usize)?,
             n_head: take(&mut map, N_HEAD, "a whole number", as_usize)?,
+            position: PositionScheme::take(&mut map)?,
             embd_pdrop: take(&mut map, EMBD_PDROP, "a number", Value::as_f64)?,
             initializer_range: take(&mut map, INITIALIZER_RANGE, "a number", Value::as_f64)?,
             other: map,
@@ -221,6 +239,7 @@ impl ConfigFile {
             n_embd: self.n_embd.unwrap_or(default.n_embd),
             n_layer: self.n_layer.unwrap_or(default.n_layer),
             n_head: self.n_head.unwrap_or(default.n_head),
+            position: self.position.unwrap_or_default(),
             embd_pdrop: self.embd_pdrop.unwrap_or(default.embd_pdrop),
             initializer_range: self.initializer_range.unwrap_or(default.initializer_range),
             other: self.other,
@@ -229,7 +248,7 @@ impl ConfigFile {
 }
 
 /// Removes every spelling of a field from `map`; all that are there must agree.
-fn take<T: Copy + PartialEq>(
+fn take<T: PartialEq>(
     map: &mut Map<String, Value>,
     names: &[&'static str],
     expected: &'static str,

@@ -12,14 +12,19 @@ use crate::embedding::TokenTable;
 use crate::error::{Error, OptimError, Result};
 use crate::init::Init;
 use crate::kernel::{
-    DenseTable, MappedTable, Table, add_rows, copy_into, gather_add, gather_add_into, new_var, outer_dims, same_device,
+    DenseTable, MappedTable, Places, Table, add_rows, copy_into, gather_add, gather_add_into, gather_into, new_var,
+    outer_dims, same_device,
 };
 use crate::lm_head::TiedLmHead;
 use crate::optim::{RowGrad, RowOptimizer};
-use crate::position::{PositionTable, Positions};
+use crate::position::{PositionEncoding, PositionScheme, PositionTable, Positions, Resize, resized};
 use crate::rng::Generator;
 
 /// `hidden_states = wte[input_ids] + wpe[position_ids]`: the input layer of GPT-2 (`transformer.wte`, `transformer.wpe`).
+///
+/// [`GptInputConfig::position`] can choose other positions. Those that are added to the input are added here; with those
+/// that act inside attention (and with none) `hidden_states = wte[input_ids]`, and [`positions`](Self::positions) is what
+/// an attention layer calls.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -35,7 +40,7 @@ use crate::rng::Generator;
 #[derive(Clone, Debug)]
 pub struct GptInputLayer {
     wte: TokenTable,
-    wpe: PositionTable,
+    positions: PositionEncoding,
     config: GptInputConfig,
     /// What dropout draws from.
     generator: Generator,
@@ -59,24 +64,27 @@ impl GptInputLayer {
         let (vocab_size, n_embd) = wte.dims()?;
         let (n_positions, _) = wpe.dims()?;
         let config = GptInputConfig { embd_pdrop: 0.0, ..GptInputConfig::new(vocab_size, n_positions, n_embd) };
-        Self::with_config(wte, wpe, config)
+        let positions = PositionEncoding::learned(&config, wpe);
+        Self::with_config(wte, positions, config)
     }
 
-    fn with_config(wte: TokenTable, wpe: PositionTable, config: GptInputConfig) -> Result<Self> {
-        let ((_, wte_width), (_, wpe_width)) = (wte.dims()?, wpe.dims()?);
-        agree("width", wte_width == wpe_width, || (wte_width.to_string(), wpe_width.to_string()))?;
-        agree("dtype", wte.dtype() == wpe.dtype(), || (format!("{:?}", wte.dtype()), format!("{:?}", wpe.dtype())))?;
-        same_device(("wte", wte.device()), ("wpe", wpe.device()))?;
-        Ok(Self { wte, wpe, config, generator: Generator::default() })
+    fn with_config(wte: TokenTable, positions: PositionEncoding, config: GptInputConfig) -> Result<Self> {
+        wte.dims()?;
+        if let Some(wpe) = positions.input_table() {
+            agree_on_all(&wte, wpe)?;
+        }
+        Ok(Self { wte, positions, config, generator: Generator::default() })
     }
 
-    /// The same layer on other tensors.
-    fn with_tables(&self, wte: Tensor, wpe: Tensor) -> Result<Self> {
-        let layer = Self::with_config(self.wte.with_weight(wte), wpe.into(), self.config.clone())?;
-        Ok(layer.with_generator(&self.generator))
+    /// The same layer on other tensors: the token table, and each table of the positions by its name.
+    fn with_tables(&self, wte: Tensor, map: impl FnMut(&str, &Tensor) -> Result<Tensor>) -> Result<Self> {
+        let wte = self.wte.with_weight(wte);
+        let positions = self.positions.map_tables(&self.config, wte.dtype(), wte.device(), map)?;
+        Ok(Self::with_config(wte, positions, self.config.clone())?.with_generator(&self.generator))
     }
 
-    /// Fresh tables: `wte` is drawn first, then `wpe`, each as torch's `normal_` draws it.
+    /// Fresh tables: `wte` is drawn first, then `wpe` or what else the positions have, each as torch's `normal_` draws it
+    /// (biases are zeros).
     ///
     /// The layer keeps a handle onto `generator` for its dropout, as all of torch draws from one global stream.
     ///
@@ -106,8 +114,11 @@ impl GptInputLayer {
     ) -> Result<Self> {
         config.validate()?;
         let wte = init.wte(config.vocab_size, config.n_embd, generator, dtype, device)?;
-        let wpe = init.wpe(config.n_positions, config.n_embd, generator, dtype, device)?;
-        Ok(Self::with_config(wte.into(), wpe.into(), config.clone())?.with_generator(generator))
+        let positions = PositionEncoding::build(config, dtype, device, |spec| match *spec.shape {
+            [n_rows, width] if spec.drawn => init.wpe(n_rows, width, generator, dtype, device),
+            _ => Ok(Tensor::zeros(&*spec.shape, dtype, device)?),
+        })?;
+        Ok(Self::with_config(wte.into(), positions, config.clone())?.with_generator(generator))
     }
 
     /// The same layer with dropout that draws from `generator`; without one it has a stream of its own, seeded as
@@ -132,7 +143,8 @@ impl GptInputLayer {
         &self.generator
     }
 
-    /// The Candle way: `wte.weight` and `wpe.weight` of any [`VarBuilder`], in exactly the shapes of `config`.
+    /// The Candle way: `wte.weight` and `wpe.weight` of any [`VarBuilder`], in exactly the shapes of `config`; with other
+    /// positions their tables, under the names of [`PositionEncoding::tables`].
     ///
     /// On a [`VarMap`] that lacks them they are drawn from N(0, `initializer_range`²) and are trained as usual.
     ///
@@ -143,12 +155,16 @@ impl GptInputLayer {
         config.validate()?;
         let init = candle_nn::Init::Randn { mean: 0.0, stdev: config.initializer_range };
         let wte = vb.get_with_hints((config.vocab_size, config.n_embd), "wte.weight", init)?;
-        let wpe = vb.get_with_hints((config.n_positions, config.n_embd), "wpe.weight", init)?;
-        Self::with_config(wte.into(), wpe.into(), config.clone())
+        let positions = PositionEncoding::build(config, vb.dtype(), vb.device(), |spec| {
+            let init = if spec.drawn { init } else { candle_nn::Init::Const(0.0) };
+            Ok(vb.get_with_hints(&*spec.shape, &spec.name, init)?)
+        })?;
+        Self::with_config(wte.into(), positions, config.clone())
     }
 
     /// Reads the two tables, and nothing else, out of a GPT-2 checkpoint: a safetensors file, a folder of Hugging Face's
-    /// layout, or one with an index and shards.
+    /// layout, or one with an index and shards. Where the configuration says other positions, their tables take the place
+    /// of `wpe`, under the names of [`PositionEncoding::tables`].
     ///
     /// The tables are found by their names under any prefix (`wte.weight`, `tok_emb.weight`, …) and converted to `dtype`
     /// (f32, f16, bf16 or f64) while they are read.
@@ -177,8 +193,8 @@ impl GptInputLayer {
     /// As [`from_pretrained`](Self::from_pretrained).
     pub fn from_checkpoint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<(Self, LoadReport)> {
         let tables = checkpoint.load_tables(dtype, device)?;
-        let layer = Self::with_config(tables.wte.into(), tables.wpe.into(), tables.config)?;
-        Ok((layer, tables.report))
+        let positions = positions_of(&tables.config, tables.position_tables, dtype, device)?;
+        Ok((Self::with_config(tables.wte.into(), positions, tables.config)?, tables.report))
     }
 
     /// As [`from_pretrained`](Self::from_pretrained), but the tables stay in their file: its header is read, and of the
@@ -197,13 +213,17 @@ impl GptInputLayer {
     /// [`CheckpointError::NotMappable`](crate::error::CheckpointError::NotMappable) for tables that are compressed,
     /// quantized, big-endian or not stored row after row.
     pub fn from_pretrained_mapped(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<(Self, LoadReport)> {
-        let tables = Checkpoint::open(path)?.map_tables(dtype)?;
+        let tables = Checkpoint::open(path)?.map_tables(dtype, device)?;
         let table = |rows: MappedRows, table| {
             let MappedRows { map, start, n_rows, width, stored } = rows;
             MappedTable { map, start, n_rows, width, stored, dtype, device: device.clone(), table }
         };
-        let (wte, wpe) = (table(tables.wte, Table::Tokens), table(tables.wpe, Table::Positions));
-        Ok((Self::with_config(wte.into(), wpe.into(), tables.config)?, tables.report))
+        let positions = match tables.wpe {
+            Some(wpe) => PositionEncoding::learned(&tables.config, table(wpe, Table::Positions).into()),
+            None => positions_of(&tables.config, tables.position_tables, dtype, device)?,
+        };
+        let wte = table(tables.wte, Table::Tokens);
+        Ok((Self::with_config(wte.into(), positions, tables.config)?, tables.report))
     }
 
     /// Asks the system to have the rows of `input_ids` in memory soon: those of the next batch, while this one is computed.
@@ -217,7 +237,8 @@ impl GptInputLayer {
         self.wte.mapped().map_or(Ok(()), |table| table.prefetch(&ids))
     }
 
-    /// Writes the two tables in their own type under Hugging Face's names, for this crate and for transformers to open.
+    /// Writes the two tables (or `wte` and the tables of other positions) in their own type under Hugging Face's names, for
+    /// this crate and for transformers to open.
     ///
     /// A path that ends in `.safetensors` becomes one file (the configuration goes into its metadata), any other a folder
     /// with `model.safetensors` and `config.json`. Files appear whole or not at all, and are on disk when this returns.
@@ -225,7 +246,7 @@ impl GptInputLayer {
     /// # Errors
     /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        save_tables(path.as_ref(), self.wte.dense()?.weight(), self.wpe.dense()?.weight(), &self.config)
+        save_tables(path.as_ref(), self.wte.dense()?.weight(), self.positions.tables(), &self.config)
     }
 
     /// The same layer with its tables in another type (f32, f16, bf16 or f64).
@@ -234,8 +255,7 @@ impl GptInputLayer {
     /// [`Error::Candle`] if the device cannot convert.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         let wte = self.wte.dense()?.weight().to_dtype(dtype)?;
-        let wpe = self.wpe.dense()?.weight().to_dtype(dtype)?;
-        self.with_tables(wte, wpe)
+        self.with_tables(wte, |_, table| Ok(table.to_dtype(dtype)?))
     }
 
     /// Embeds ids that start a sequence, without dropout.
@@ -263,18 +283,17 @@ impl GptInputLayer {
     /// # Errors
     /// As [`forward`](Self::forward), and [`Error::PositionOutOfRange`] or [`Error::ShapeMismatch`] for position ids.
     pub fn forward_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
-        let places = self.wpe.places(&positions.into(), input_ids.dims())?;
+        let places = self.places(&positions.into(), input_ids.dims())?;
         let ids = self.wte.check(input_ids)?;
+        let Some((wpe, places)) = places else { return self.wte.forward_checked(&ids) };
         if self.wte.is_plain() {
-            match (self.wte.mapped(), self.wpe.mapped()) {
-                (None, None) => {
-                    return gather_add(self.wte.dense()?.weight(), &ids, self.wpe.dense()?.weight(), &places);
-                }
+            match (self.wte.mapped(), wpe.mapped()) {
+                (None, None) => return gather_add(self.wte.dense()?.weight(), &ids, wpe.dense()?.weight(), &places),
                 (Some(wte), Some(wpe)) => return wte.gather_add(&ids, wpe, &places),
                 _ => {}
             }
         }
-        add_rows(&self.wte.forward_checked(&ids)?, &self.wpe.rows_at(&places)?)
+        add_rows(&self.wte.forward_checked(&ids)?, &wpe.rows_at(&places)?)
     }
 
     /// [`forward_at`](Self::forward_at) into a buffer that is there already: nothing is allocated for contiguous ids at a
@@ -290,15 +309,19 @@ impl GptInputLayer {
     /// # Errors
     /// As [`forward_at`](Self::forward_at), and [`Error::ShapeMismatch`] or [`Error::Candle`] for a buffer that does not fit.
     pub fn forward_into(&self, input_ids: &Tensor, positions: impl Into<Positions>, buffer: &Tensor) -> Result<()> {
-        if self.wte.mapped().or(self.wpe.mapped()).is_some() {
+        if self.wte.mapped().or(self.wpe().ok().and_then(PositionTable::mapped)).is_some() {
             return copy_into(buffer, &self.forward_at(input_ids, positions)?);
         }
-        let places = self.wpe.places(&positions.into(), input_ids.dims())?;
+        let places = self.places(&positions.into(), input_ids.dims())?;
         let ids = self.wte.check(input_ids)?;
         if !self.wte.is_plain() {
             self.wte.forward_checked(&ids)?; // for what `max_norm` does to the table
         }
-        gather_add_into(buffer, self.wte.dense()?.weight(), &ids, self.wpe.dense()?.weight(), &places)
+        let weight = self.wte.dense()?.weight();
+        match places {
+            Some((wpe, places)) => gather_add_into(buffer, weight, &ids, wpe.dense()?.weight(), &places),
+            None => gather_into(buffer, weight, &ids),
+        }
     }
 
     /// Embeds into a variable of its own, which is not connected to the tables: where `loss.backward()` is to end.
@@ -345,14 +368,17 @@ impl GptInputLayer {
         positions: impl Into<Positions>,
         grad: &Tensor,
     ) -> Result<Vec<RowGrad>> {
-        let (wte, wpe, dims) = (self.wte.dense()?, self.wpe.dense()?, input_ids.dims());
+        let (wte, dims) = (self.wte.dense()?, input_ids.dims());
         let ids = wte.check(input_ids)?;
-        let places = self.wpe.places(&positions.into(), dims)?;
+        let places = self.places(&positions.into(), dims)?;
         let mut rows = Vec::with_capacity(2);
-        if let Some(var) = variable(wte) {
+        if let Some(var) = variable(wte.weight()) {
             rows.push(RowGrad::checked(wte, var, grad, dims, || self.wte.row_groups(&ids))?);
         }
-        if let Some(var) = variable(wpe) {
+        if let Some((wpe, places)) = places
+            && let wpe = wpe.dense()?
+            && let Some(var) = variable(wpe.weight())
+        {
             rows.push(RowGrad::checked(wpe, var, grad, dims, || places.groups(dims))?);
         }
         if rows.is_empty() { Err(OptimError::NotTrainable.into()) } else { Ok(rows) }
@@ -422,8 +448,54 @@ impl GptInputLayer {
     pub fn add_positions(&self, inputs_embeds: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
         let ids_dims =
             outer_dims("inputs_embeds", inputs_embeds, (Table::Positions, self.config.n_embd, self.dtype()))?;
-        let rows = self.wpe.rows(&positions.into(), ids_dims)?;
-        add_rows(inputs_embeds, &rows)
+        match self.places(&positions.into(), ids_dims)? {
+            Some((wpe, places)) => add_rows(inputs_embeds, &wpe.rows_at(&places)?),
+            None => Ok(inputs_embeds.clone()),
+        }
+    }
+
+    /// The table that is added to the input, and where ids of shape `ids_dims` stand in it; `None` if nothing is added.
+    fn places(&self, positions: &Positions, ids_dims: &[usize]) -> Result<Option<(&PositionTable, Places)>> {
+        match self.positions.input_table() {
+            Some(wpe) => Ok(Some((wpe, wpe.places(positions, ids_dims)?))),
+            None => {
+                positions.resolve(ids_dims, usize::MAX)?; // what does not go with the ids is an error all the same
+                Ok(None)
+            }
+        }
+    }
+
+    /// The same layer with `n_positions` positions.
+    ///
+    /// A learned table is copied into a new one, which is no variable (see [`trainable`](Self::trainable)); a sinusoidal one
+    /// is computed. Schemes without a table only note the length, which dynamic scaling of rotary positions asks for.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    /// use candle_gpt_input::position::Resize;
+    ///
+    /// let wpe = Tensor::new(&[[0f32], [2.]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(Tensor::zeros_like(&wpe)?, wpe)?;
+    /// let longer = layer.resize_positions(5, Resize::Interpolate)?;
+    /// let x = longer.forward(&Tensor::new(&[0u32, 0, 0, 0, 0], &Device::Cpu)?)?;
+    /// assert_eq!(x.squeeze(1)?.to_vec1::<f32>()?, [0.0, 0.5, 1.0, 1.5, 2.0]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PositionError::Resize`](crate::error::PositionError::Resize) to crop to more rows or to extend to fewer, and as
+    /// [`Init::wpe`].
+    pub fn resize_positions(&self, n_positions: usize, how: Resize) -> Result<Self> {
+        let config = GptInputConfig { n_positions, ..self.config.clone() };
+        config.validate()?;
+        let is_learned = config.position == PositionScheme::Learned;
+        let positions =
+            self.positions.map_tables(&config, self.dtype(), self.device(), |_, table| match is_learned {
+                true => resized(table, n_positions, how, &self.generator),
+                false => Ok(table.clone()),
+            })?;
+        Ok(Self { positions, config, ..self.clone() })
     }
 
     /// A view that implements [`Module`]: [`forward`](Self::forward), never dropout.
@@ -442,7 +514,8 @@ impl GptInputLayer {
         TiedLmHead::new(self.wte.clone())
     }
 
-    /// The same layer with its tables as variables `{prefix}.wte.weight` and `{prefix}.wpe.weight` of `varmap`.
+    /// The same layer with its tables as variables `{prefix}.wte.weight` and `{prefix}.wpe.weight` of `varmap` (with other
+    /// positions, under the names of [`PositionEncoding::tables`]).
     ///
     /// Tables that are variables already are shared; others are copied. An empty prefix gives the bare names.
     ///
@@ -451,20 +524,27 @@ impl GptInputLayer {
     pub fn trainable(&self, varmap: &VarMap, prefix: &str) -> Result<Self> {
         let mut vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let dot = if prefix.is_empty() { "" } else { "." };
-        let names = [format!("{prefix}{dot}wte.weight"), format!("{prefix}{dot}wpe.weight")];
-        if let Some(name) = names.iter().find(|name| vars.contains_key(*name)) {
-            return Err(Error::VarExists { name: name.clone() });
+        let full = |name: &str| format!("{prefix}{dot}{name}");
+        let names = ["wte.weight"].into_iter().chain(self.positions.tables().iter().map(|(name, _)| name.as_str()));
+        if let Some(name) = names.map(full).find(|name| vars.contains_key(name)) {
+            return Err(Error::VarExists { name });
         }
         let wte = new_var(self.wte.dense()?.weight())?;
-        let wpe = new_var(self.wpe.dense()?.weight())?;
-        let layer = self.with_tables(wte.as_tensor().clone(), wpe.as_tensor().clone())?;
-        vars.extend(names.into_iter().zip([wte, wpe]));
+        let mut made = vec![(full("wte.weight"), wte.clone())];
+        let layer = self.with_tables(wte.as_tensor().clone(), |name, table| {
+            let var = new_var(table)?;
+            made.push((full(name), var.clone()));
+            Ok(var.as_tensor().clone())
+        })?;
+        vars.extend(made);
         Ok(layer)
     }
 
-    /// Those of the two tables that are variables, `wte` first: what an optimizer of this layer alone is given.
+    /// Those of the tables that are variables, `wte` first: what an optimizer of this layer alone is given.
     pub fn vars(&self) -> Vec<Var> {
-        [self.wte.dense(), self.wpe.dense()].into_iter().flatten().filter_map(variable).collect()
+        let positional = self.positions.tables().iter().map(|(_, table)| table);
+        let wte = self.wte.dense().ok().map(DenseTable::weight);
+        wte.into_iter().chain(positional).filter_map(variable).collect()
     }
 
     /// The token table.
@@ -472,9 +552,17 @@ impl GptInputLayer {
         &self.wte
     }
 
-    /// The position table.
-    pub fn wpe(&self) -> &PositionTable {
-        &self.wpe
+    /// The position table that is added to the input: learned, or sinusoidal.
+    ///
+    /// # Errors
+    /// [`PositionError::WrongPlace`](crate::error::PositionError::WrongPlace) with positions that add nothing to the input.
+    pub fn wpe(&self) -> Result<&PositionTable> {
+        self.positions.input_table().ok_or_else(|| self.positions.wrong_place("add nothing to the input"))
+    }
+
+    /// The positions: what an attention layer calls for schemes that act there.
+    pub fn positions(&self) -> &PositionEncoding {
+        &self.positions
     }
 
     /// Dimensions and settings.
@@ -493,9 +581,28 @@ impl GptInputLayer {
     }
 }
 
-fn variable(table: &DenseTable) -> Option<Var> {
-    let weight = table.weight();
+fn variable(weight: &Tensor) -> Option<Var> {
     if weight.is_variable() { Var::from_tensor(weight).ok() } else { None }
+}
+
+/// The scheme of a configuration on the tables that a checkpoint has for it, in their order.
+fn positions_of(
+    config: &GptInputConfig,
+    tables: Vec<Tensor>,
+    dtype: DType,
+    device: &Device,
+) -> Result<PositionEncoding> {
+    let mut tables = tables.into_iter();
+    PositionEncoding::build(config, dtype, device, |spec| {
+        tables.next().ok_or_else(|| candle_core::Error::CannotFindTensor { path: spec.name.clone() }.into())
+    })
+}
+
+fn agree_on_all(wte: &TokenTable, wpe: &PositionTable) -> Result<()> {
+    let ((_, wte_width), (_, wpe_width)) = (wte.dims()?, wpe.dims()?);
+    agree("width", wte_width == wpe_width, || (wte_width.to_string(), wpe_width.to_string()))?;
+    agree("dtype", wte.dtype() == wpe.dtype(), || (format!("{:?}", wte.dtype()), format!("{:?}", wpe.dtype())))?;
+    same_device(("wte", wte.device()), ("wpe", wpe.device()))
 }
 
 fn agree(property: &'static str, equal: bool, values: impl FnOnce() -> (String, String)) -> Result<()> {

@@ -342,7 +342,7 @@ fn embeddings_go_in_and_come_out() -> Result<()> {
     let ids = Tensor::new(&[[3u32, 4]], &cpu)?;
     let back = layer.wte().as_embedding().unwrap();
     assert_bits_eq(&back.forward(&ids)?, &wte.forward(&ids)?);
-    assert_eq!(layer.wpe().as_embedding().unwrap().embeddings().dims(), [P, C]);
+    assert_eq!(layer.wpe().unwrap().as_embedding().unwrap().embeddings().dims(), [P, C]);
     let config = layer.config();
     assert_eq!((config.vocab_size, config.n_positions, config.n_embd, config.embd_pdrop), (V, P, C, 0.0));
     // A transposed table is read as what it is.
@@ -385,7 +385,7 @@ fn the_two_halves_make_the_whole() -> Result<()> {
             error_text(layer.add_positions(&embeds.to_dtype(DType::F64)?, 0)),
             "inputs_embeds has dtype F64, but wpe has F32"
         );
-        let rows = layer.wpe().rows(&2.into(), &[2, 3])?;
+        let rows = layer.wpe().unwrap().rows(&2.into(), &[2, 3])?;
         assert_eq!(rows.dims(), [3, C]);
         let table: PositionTable = rows.into();
         assert_eq!(table.dims()?, (3, C));
@@ -456,7 +456,7 @@ fn gradients_are_pytorchs() -> Result<()> {
 fn steps(layer: &GptInputLayer, vars: Vec<Var>) -> Result<()> {
     let tables = |layer: &GptInputLayer| -> Result<Vec<Vec<Vec<f32>>>> {
         let wte = layer.wte().as_embedding().unwrap().embeddings().copy()?;
-        let wpe = layer.wpe().as_embedding().unwrap().embeddings().copy()?;
+        let wpe = layer.wpe().unwrap().as_embedding().unwrap().embeddings().copy()?;
         Ok(vec![wte.to_vec2()?, wpe.to_vec2()?])
     };
     let before = tables(layer)?;

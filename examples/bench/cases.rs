@@ -26,11 +26,28 @@ pub enum Case {
     StepDense,
     StepRows,
     StepTied,
+    Rotate,
+    Alibi,
+    T5,
 }
 
 impl Case {
-    pub const ALL: [Self; 6] =
-        [Self::Forward, Self::ForwardInto, Self::Backward, Self::StepDense, Self::StepRows, Self::StepTied];
+    pub const ALL: [Self; 9] = [
+        Self::Forward,
+        Self::ForwardInto,
+        Self::Backward,
+        Self::StepDense,
+        Self::StepRows,
+        Self::StepTied,
+        Self::Rotate,
+        Self::Alibi,
+        Self::T5,
+    ];
+
+    /// Whether it is about positions in attention, of which PyTorch has no operation.
+    pub fn is_positional(self) -> bool {
+        matches!(self, Self::Rotate | Self::Alibi | Self::T5)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -40,6 +57,9 @@ impl Case {
             Self::StepDense => "step_dense",
             Self::StepRows => "step_rows",
             Self::StepTied => "step_tied",
+            Self::Rotate => "rotate",
+            Self::Alibi => "alibi",
+            Self::T5 => "t5",
         }
     }
 
@@ -47,7 +67,9 @@ impl Case {
     pub fn is_short(self, shape: &Shape) -> bool {
         let n_logits = shape.n_tokens() * shape.vocab_size;
         match self {
-            Self::Forward | Self::ForwardInto => true,
+            Self::Forward | Self::ForwardInto | Self::Rotate => true,
+            // The same bias for the whole batch.
+            Self::Alibi | Self::T5 => shape.batch == 1 && shape.dtype == DType::F32,
             Self::Backward | Self::StepDense | Self::StepRows => shape.dtype == DType::F32,
             Self::StepTied => shape.dtype == DType::F32 && n_logits * shape.n_embd < 100 << 30,
         }
@@ -127,6 +149,9 @@ pub struct Contender {
 }
 
 pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
+    if case.is_positional() {
+        return super::positions::contenders(case, inputs);
+    }
     let mut all = vec![ours(case, inputs)?, candle(case, inputs)?];
     if inputs.ids.device().is_cpu() && case != Case::StepTied {
         all.push(copy(case, inputs)?);
@@ -135,7 +160,7 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
 }
 
 /// A contender whose results are what `run` gives the first time.
-fn contender(
+pub fn contender(
     name: &'static str,
     mut step: impl FnMut() -> Result<(Option<f64>, Vec<Tensor>)> + 'static,
 ) -> Result<Contender> {
@@ -161,7 +186,7 @@ pub fn ours(case: Case, inputs: &Inputs) -> Result<Contender> {
     let vars = layer.vars();
     let tables: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     match case {
-        Case::Forward | Case::ForwardInto => anyhow::bail!("done above"),
+        Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 => anyhow::bail!("done elsewhere"),
         Case::Backward => contender("ours", move || {
             std::hint::black_box(layer.forward_leaf(&ids)?);
             let start = Instant::now();
@@ -223,7 +248,7 @@ pub fn candle(case: Case, inputs: &Inputs) -> Result<Contender> {
     let tables = vec![wte.as_tensor().clone(), wpe.as_tensor().clone()];
     let mut adamw = candle_nn::AdamW::new(vec![wte, wpe], ADAMW)?;
     match case {
-        Case::Forward | Case::ForwardInto => anyhow::bail!("done above"),
+        Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 => anyhow::bail!("done elsewhere"),
         Case::Backward => contender("candle", move || {
             let x = embed(&tables[0], &tables[1])?;
             let start = Instant::now();

@@ -5,13 +5,14 @@
 
 mod cases;
 mod memory;
+mod positions;
 mod scaling;
 mod torch;
 
+#[path = "../chart/mod.rs"]
+mod chart;
 #[path = "../cli/mod.rs"]
 mod cli;
-#[path = "../font/mod.rs"]
-mod font;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -36,6 +37,8 @@ use torch::Torch;
 /// step_dense     forward, backward, AdamW over both tables
 /// step_rows      forward, backward, Adam over the rows of the batch (PyTorch: the dense step, and SparseAdam)
 /// step_tied      forward, the tied head's loss on given hidden states, all gradients, AdamW
+/// rotate         rotary positions of queries and keys, heads of 64 (no PyTorch here and below)
+/// alibi, t5      the bias [1, H, T, T] of scores
 ///
 /// All times are in milliseconds. `copy` copies as many bytes as the case must move, on all cores.
 #[derive(Parser)]
@@ -131,6 +134,7 @@ struct Rounds {
 
 fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch>, quick: bool) -> Result<Value> {
     let inputs = Inputs::new(shape, device)?;
+    torch = torch.filter(|_| !case.is_positional());
     let mut contenders = cases::contenders(case, &inputs)?;
     compare(&contenders, shape)?;
     if let Some(torch) = &mut torch {

@@ -1,7 +1,6 @@
 //! Time against tokens, vocabulary and threads, drawn.
 
 use std::io::Write;
-use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use candle_nn::VarMap;
 use plotters::prelude::*;
 
 use super::cases::{ADAMW, Inputs, Shape, copy_words};
-use super::font;
+use super::chart::{self, Line};
 
 /// What is drawn, one line each.
 const LINES: [(&str, RGBColor); 4] = [
@@ -108,53 +107,21 @@ fn median(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
 }
 
 fn draw(path: &Path, panels: &[Panel]) -> Result<()> {
-    font::register()?;
+    chart::register()?;
     let area = BitMapBackend::new(path, (1500, 460)).into_drawing_area();
     area.fill(&WHITE)?;
     for (area, panel) in area.split_evenly((1, panels.len())).iter().zip(panels) {
-        let (x, y) =
-            (ends(panel.points.iter().map(|point| point.0)), ends(panel.points.iter().flat_map(|point| point.1)));
+        let (x, y) = (
+            chart::ends(panel.points.iter().map(|point| point.0)),
+            chart::ends(panel.points.iter().flat_map(|point| point.1)),
+        );
         let y = y.start..y.end * 5.0; // room for the names
-        let mut chart = ChartBuilder::on(area)
-            .caption(panel.title, ("sans-serif", 17))
-            .margin(14)
-            .x_label_area_size(44)
-            .y_label_area_size(62)
-            .build_cartesian_2d(x.log_scale(), y.log_scale())?;
-        let label = |&value: &f64| match value {
-            1e6.. => format!("{}M", value / 1e6),
-            1e3.. => format!("{}k", value / 1e3),
-            _ => format!("{value}"),
+        let line = |(line, (name, color)): (usize, &(&str, RGBColor))| {
+            let points = panel.points.iter().map(|(x, times)| (*x, times[line])).collect();
+            Line { name: name.to_string(), color: *color, points }
         };
-        chart
-            .configure_mesh()
-            .x_labels(4)
-            .x_desc(panel.x)
-            .y_desc("milliseconds")
-            .x_label_formatter(&label)
-            .y_label_formatter(&label)
-            .label_style(("sans-serif", 13))
-            .light_line_style(WHITE)
-            .draw()?;
-        for (line, (name, color)) in LINES.iter().enumerate() {
-            let points = || panel.points.iter().map(|(x, times)| (*x, times[line]));
-            chart
-                .draw_series(LineSeries::new(points(), color.stroke_width(2)))?
-                .label(*name)
-                .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
-            chart.draw_series(points().map(|point| Circle::new(point, 3, color.filled())))?;
-        }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.8))
-            .label_font(("sans-serif", 13))
-            .draw()?;
+        let all: Vec<Line> = LINES.iter().enumerate().map(line).collect();
+        chart::lines(area, panel.title, (x.log_scale(), panel.x), (y.log_scale(), "milliseconds"), &all)?;
     }
     Ok(area.present()?)
-}
-
-/// From a little below the least to a little above the greatest.
-fn ends(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
-    values.clone().fold(f64::MAX, f64::min) * 0.8..values.fold(0.0, f64::max) * 1.25
 }

@@ -3,11 +3,14 @@
 //! A file to copy. The layer is everything below the first block, and its table is the head: [`Gpt2::hidden_states`] and
 //! [`Gpt2::forward`] show all of both. Everything can be trained: the layer norm and the softmax are written in operations
 //! that have gradients, which `candle_nn::LayerNorm` and `candle_nn::ops::softmax_last_dim` have not.
+//!
+//! Positions are what the configuration says: GPT-2's table, or any other scheme of the library (`config.position`).
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
 use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::dropout::dropout;
+use candle_gpt_input::position::{Place, PositionEncoding};
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, TiedLmHead};
 use candle_nn::{Init, VarBuilder, ops};
@@ -179,8 +182,8 @@ impl Gpt2 {
             Some(mask) => Positions::from_mask(mask)?.after(cache.n_tokens),
             None => cache.n_tokens.into(),
         };
-        let inputs_embeds = self.input.forward_at(input_ids, positions)?; // wte[input_ids] + wpe[positions]
-        self.transform(inputs_embeds, attention_mask, cache, false)
+        let inputs_embeds = self.input.forward_at(input_ids, positions.clone())?; // wte[input_ids] + wpe[positions]
+        self.transform(inputs_embeds, positions, attention_mask, cache, false)
     }
 
     /// The blocks and the final norm, from embeddings of your own: `[B, T, C] -> [B, T, C]`.
@@ -190,21 +193,41 @@ impl Gpt2 {
     pub fn transform(
         &self,
         inputs_embeds: Tensor,
+        positions: Positions,
         attention_mask: Option<&Tensor>,
         cache: &mut KvCache,
         train: bool,
     ) -> Result<Tensor> {
         let (_, t, _) = inputs_embeds.dims3()?;
+        let n_cached = cache.n_tokens;
+        let mut mask = score_mask(t, n_cached, attention_mask, self.input.device())?;
+        let encoding = self.input.positions();
+        if encoding.place() == Place::Bias {
+            let bias = encoding.attention_bias(t, n_cached + t, n_cached)?;
+            mask = Some(mask.map_or(Ok(bias.clone()), |mask| bias.broadcast_add(&mask))?);
+        }
         let generator = train.then(|| self.input.generator());
-        let mask = score_mask(t, cache.n_tokens, attention_mask, self.input.device())?;
+        let call = Call { encoding, positions, n_cached, mask, generator };
         cache.blocks.resize(self.blocks.len(), None);
         let mut hidden_states = inputs_embeds;
-        for (block, past) in self.blocks.iter().zip(&mut cache.blocks) {
-            hidden_states = block.forward(&hidden_states, mask.as_ref(), past, generator)?;
+        for (i, (block, past)) in self.blocks.iter().zip(&mut cache.blocks).enumerate() {
+            hidden_states = block.forward(&hidden_states, i, &call, past)?;
         }
         cache.n_tokens += t;
         self.ln_f.forward(&hidden_states)
     }
+}
+
+/// What all blocks are given with the hidden states.
+struct Call<'a> {
+    encoding: &'a PositionEncoding,
+    /// Of the tokens of this call.
+    positions: Positions,
+    n_cached: usize,
+    /// What is added to the scores.
+    mask: Option<Tensor>,
+    /// What dropout draws from, in training.
+    generator: Option<&'a Generator>,
 }
 
 /// What is added to the scores of T queries behind `n_cached` keys: `[1 or B, 1, T, n_cached + T]`; `None` if nothing is
@@ -249,12 +272,11 @@ impl Block {
         // GPT-2 draws what is added to the residual stream smaller, the deeper the model.
         let stdev = config.initializer_range;
         let residual_stdev = stdev / (2.0 * config.n_layer as f64).sqrt();
-        let mut scale = 1.0;
-        if block.scale_attn_weights {
-            scale /= ((n_embd / config.n_head) as f64).sqrt();
-        }
+        let root = ((n_embd / config.n_head) as f64).sqrt();
+        let (mut scale, mut rescale) = if block.scale_attn_weights { (1.0 / root, 1.0) } else { (1.0, root) };
         if block.scale_attn_by_inverse_layer_idx {
             scale /= (i + 1) as f64;
+            rescale /= (i + 1) as f64;
         }
         let attn = Attention {
             c_attn: Conv1D::load(n_embd, 3 * n_embd, stdev, vb.pp("attn.c_attn"))?,
@@ -262,6 +284,7 @@ impl Block {
             n_head: config.n_head,
             scale,
             pdrop: block.attn_pdrop,
+            rescale,
         };
         Ok(Self {
             ln_1: LayerNorm::load(n_embd, eps, vb.pp("ln_1"))?,
@@ -274,17 +297,11 @@ impl Block {
         })
     }
 
-    fn forward(
-        &self,
-        x: &Tensor,
-        mask: Option<&Tensor>,
-        past: &mut Option<(Tensor, Tensor)>,
-        generator: Option<&Generator>,
-    ) -> Result<Tensor> {
-        let attended = self.attn.forward(&self.ln_1.forward(x)?, mask, past, generator)?;
-        let x = (x + dropped(attended, self.resid_pdrop, generator)?)?;
+    fn forward(&self, x: &Tensor, i: usize, call: &Call, past: &mut Option<(Tensor, Tensor)>) -> Result<Tensor> {
+        let attended = self.attn.forward(&self.ln_1.forward(x)?, i, call, past)?;
+        let x = (x + dropped(attended, self.resid_pdrop, call.generator)?)?;
         let inner = self.activation.forward(&self.c_fc.forward(&self.ln_2.forward(&x)?)?)?;
-        Ok((&x + dropped(self.c_proj.forward(&inner)?, self.resid_pdrop, generator)?)?)
+        Ok((&x + dropped(self.c_proj.forward(&inner)?, self.resid_pdrop, call.generator)?)?)
     }
 }
 
@@ -295,33 +312,38 @@ struct Attention {
     n_head: usize,
     scale: f64,
     pdrop: f64,
+    /// `scale` without the root of the width of a head.
+    rescale: f64,
 }
 
 impl Attention {
-    fn forward(
-        &self,
-        x: &Tensor,
-        mask: Option<&Tensor>,
-        past: &mut Option<(Tensor, Tensor)>,
-        generator: Option<&Generator>,
-    ) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, i: usize, call: &Call, past: &mut Option<(Tensor, Tensor)>) -> Result<Tensor> {
         let (b, t, c) = x.dims3()?;
+        let (encoding, place) = (call.encoding, call.encoding.place());
         // [B, T, 3 C] -> three times [B, H, T, D]
         let qkv = self.c_attn.forward(x)?.reshape((b, t, 3, self.n_head, c / self.n_head))?;
         let heads = |i| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous();
-        let (q, mut k, mut v) = (heads(0)?, heads(1)?, heads(2)?);
+        let (mut q, mut k, mut v) = (heads(0)?, heads(1)?, heads(2)?);
+        if place == Place::Rotation {
+            (q, k) = encoding.rotate(&q, &k, call.positions.clone())?;
+        }
         if let Some((past_k, past_v)) = past {
             k = Tensor::cat(&[&*past_k, &k], 2)?;
             v = Tensor::cat(&[&*past_v, &v], 2)?;
         }
         *past = Some((k.clone(), v.clone()));
-        let mut scores = widened(&(q * self.scale)?.matmul(&k.t()?)?)?;
-        if let Some(mask) = mask {
+        let mut scores = match place {
+            // Divided by the root already; what is left is what the configuration makes of it.
+            Place::Scores => (encoding.attention_scores(&q, &k, i, call.n_cached)? * self.rescale)?,
+            _ => (q * self.scale)?.matmul(&k.t()?)?,
+        };
+        scores = widened(&scores)?;
+        if let Some(mask) = &call.mask {
             scores = scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?;
         }
         let weights = ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
-        let weights = dropped(weights, self.pdrop, generator)?;
-        let heads = weights.matmul(&v)?.transpose(1, 2)?.reshape((b, t, c))?;
+        let weights = dropped(weights, self.pdrop, call.generator)?;
+        let heads = encoding.attention_output(&weights, &v, i, call.n_cached)?.transpose(1, 2)?.reshape((b, t, c))?;
         self.c_proj.forward(&heads)
     }
 }

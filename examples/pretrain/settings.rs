@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use candle_gpt_input::GptInputConfig;
+use candle_gpt_input::error::ConfigError;
+use candle_gpt_input::position::PositionScheme;
 use candle_gpt_input::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -52,6 +54,10 @@ pub struct Settings {
     #[arg(long, value_name = "NORM", default_value_t = 1.0)]
     #[serde(with = "exact")]
     pub grad_clip: f64,
+    /// How the model knows where its tokens stand: learned, sinusoidal, transformer-xl, rope, alibi, t5, shaw, deberta or none
+    #[arg(long, value_name = "SCHEME", default_value = "learned", value_parser = known_scheme)]
+    #[serde(default = "learned")]
+    pub position: String,
     /// The probability of dropout on embeddings, attention weights and what is added to the residual stream
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     #[serde(with = "exact")]
@@ -67,6 +73,16 @@ pub struct Settings {
     pub save_every: u64,
 }
 
+/// The name of a scheme, once it is known to be one.
+fn known_scheme(name: &str) -> Result<String, ConfigError> {
+    name.parse::<PositionScheme>().map(|_| name.to_string())
+}
+
+/// What checkpoints say that were written before there was a choice.
+fn learned() -> String {
+    "learned".to_string()
+}
+
 impl Settings {
     /// The `config.json` of the model.
     pub fn config(&self) -> Result<GptInputConfig> {
@@ -75,6 +91,7 @@ impl Settings {
             n_layer: self.n_layer,
             n_head: self.n_head,
             embd_pdrop: self.dropout,
+            position: self.position.parse()?,
             ..GptInputConfig::new(vocab_size, self.max_length, self.n_embd)
         };
         config.other.insert("architectures".to_string(), vec!["GPT2LMHeadModel"].into());

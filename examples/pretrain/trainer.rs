@@ -60,7 +60,7 @@ impl Trainer {
         // The embeddings are a leaf: no gradient of a whole table is made for the few rows of the batch.
         let embeds = input.forward_leaf(&batch.input_ids)?;
         let dropped = dropout(&embeds, input.config().embd_pdrop, input.generator())?;
-        let hidden_states = self.model.transform(dropped, None, &mut KvCache::default(), true)?;
+        let hidden_states = self.model.transform(dropped, 0.into(), None, &mut KvCache::default(), true)?;
         let head = self.model.lm_head().loss_and_grads(&hidden_states, &batch.target_ids, None)?;
         let loss = head.loss.to_scalar::<f32>()?;
         ensure!(loss.is_finite(), "the loss is {loss}: begin again with a lower --learning-rate");

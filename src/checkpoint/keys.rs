@@ -55,8 +55,9 @@ pub(super) enum Found<'a> {
     Several { candidates: Vec<&'a str> },
 }
 
-/// Finds the token table and the position table beside it among `names`; only under `prefix`, where one is given.
-pub(super) fn find_tables<'a>(names: &[&'a str], prefix: Option<&str>) -> Found<'a> {
+/// Finds the token table and the position table beside it among `names`; only under `prefix`, where one is given. Without
+/// learned positions the token table is enough.
+pub(super) fn find_tables<'a>(names: &[&'a str], prefix: Option<&str>, has_wpe: bool) -> Found<'a> {
     let mut token_tables = Vec::new();
     for &name in names {
         for (wte_name, wpe_name) in TABLE_NAMES {
@@ -67,7 +68,7 @@ pub(super) fn find_tables<'a>(names: &[&'a str], prefix: Option<&str>) -> Found<
             }
         }
     }
-    let complete: Vec<_> = token_tables.iter().filter(|(_, wpe)| names.contains(&wpe.as_str())).collect();
+    let complete: Vec<_> = token_tables.iter().filter(|(_, wpe)| !has_wpe || names.contains(&wpe.as_str())).collect();
     match (complete.as_slice(), token_tables.as_slice()) {
         ([(wte, wpe)], _) => Found::Tables { wte, wpe: wpe.clone() },
         ([], []) => Found::NoTokenTable,
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     fn found(names: &[&str], prefix: Option<&str>) -> String {
-        match find_tables(names, prefix) {
+        match find_tables(names, prefix, true) {
             Found::Tables { wte, wpe } => format!("{wte} + {wpe}"),
             Found::NoTokenTable => "no token table".to_string(),
             Found::NoPositionTable { looked_for } => format!("no {looked_for}"),

@@ -2,34 +2,37 @@
 
 use std::sync::Arc;
 
+use candle_core::{DType, Device, Tensor};
+
 use super::keys::{self, Found, find_tables};
 use super::stored::Kind;
 use super::weights::{TableInfo, WeightsFile};
 use super::{Checkpoint, LoadedTable, PADDED_VOCAB, Weights};
-use crate::config::GptInputConfig;
+use crate::config::{GptInputConfig, PositionScheme};
 use crate::error::{CheckpointError, Result};
 
 impl Checkpoint {
     /// Finds the two tables and checks them against each other and the configuration, from headers alone.
     pub(super) fn locate(&self) -> Result<Located<'_>> {
         let names = self.names();
-        let (wte_name, wpe_name) = self.find(&names)?;
+        let position = self.config.as_ref().and_then(|(_, stated)| stated.position.clone()).unwrap_or_default();
+        let (wte_name, wpe_name) = self.find(&names, position == PositionScheme::Learned)?;
         let table = |name: String| -> Result<LocatedTable<'_>, CheckpointError> {
             let file = self.shard(&name)?;
             Ok(LocatedTable { info: file.get().table(&name)?, file, name })
         };
-        let (wte, wpe) = (table(wte_name.to_string())?, table(wpe_name)?);
-        if wte.info.width != wpe.info.width {
+        let (wte, wpe) = (table(wte_name.to_string())?, wpe_name.map(table).transpose()?);
+        if let Some(wpe) = wpe.as_ref().filter(|wpe| wpe.info.width != wte.info.width) {
             return Err(CheckpointError::WidthMismatch {
                 path: self.path.clone(),
                 wte: wte.name,
                 wte_width: wte.info.width,
-                wpe: wpe.name,
+                wpe: wpe.name.clone(),
                 wpe_width: wpe.info.width,
             }
             .into());
         }
-        let (config, padded_vocab) = self.resolve_config(&names, (&wte.name, &wte.info), (&wpe.name, &wpe.info))?;
+        let (config, padded_vocab) = self.resolve_config(&names, &wte, wpe.as_ref())?;
         Ok(Located { names, wte, wpe, config, padded_vocab })
     }
 
@@ -40,13 +43,13 @@ impl Checkpoint {
         }
     }
 
-    fn find<'a>(&self, names: &[&'a str]) -> Result<(&'a str, String), CheckpointError> {
+    fn find<'a>(&self, names: &[&'a str], has_wpe: bool) -> Result<(&'a str, Option<String>), CheckpointError> {
         let path = match &self.weights {
             Weights::File(file) => file.path().to_path_buf(),
             Weights::Shards(index) => index.path().to_path_buf(),
         };
-        match find_tables(names, self.prefix.as_deref()) {
-            Found::Tables { wte, wpe } => Ok((wte, wpe)),
+        match find_tables(names, self.prefix.as_deref(), has_wpe) {
+            Found::Tables { wte, wpe } => Ok((wte, has_wpe.then_some(wpe))),
             Found::NoTokenTable => Err(CheckpointError::MissingTable {
                 path,
                 what: "token table",
@@ -79,11 +82,12 @@ impl Checkpoint {
     fn resolve_config(
         &self,
         names: &[&str],
-        (wte_name, wte): (&str, &TableInfo),
-        (wpe_name, wpe): (&str, &TableInfo),
+        LocatedTable { name: wte_name, info: wte, .. }: &LocatedTable,
+        wpe: Option<&LocatedTable>,
     ) -> Result<(GptInputConfig, Option<(usize, usize)>), CheckpointError> {
         let Some((_, stated)) = &self.config else {
-            let mut config = GptInputConfig::new(wte.n_rows, wpe.n_rows, wte.width);
+            let n_positions = wpe.map_or(1, |wpe| wpe.info.n_rows); // without a config positions are learned
+            let mut config = GptInputConfig::new(wte.n_rows, n_positions, wte.width);
             config.n_layer = keys::count_blocks(names);
             // Every GPT-2 has heads of 64; no shape of the checkpoint says how many there are.
             config.n_head = if wte.width % 64 == 0 { wte.width / 64 } else { 1 };
@@ -115,13 +119,11 @@ impl Checkpoint {
             differs("vocab_size", stated.vocab_size, wte_name, wte.n_rows)?;
         }
         differs("n_embd", stated.n_embd, wte_name, wte.width)?;
-        differs("n_positions", stated.n_positions, wpe_name, wpe.n_rows)?;
-        let config = GptInputConfig {
-            vocab_size: wte.n_rows,
-            n_positions: wpe.n_rows,
-            n_embd: wte.width,
-            ..stated.clone().resolve()
-        };
+        let mut config = GptInputConfig { vocab_size: wte.n_rows, n_embd: wte.width, ..stated.clone().resolve() };
+        if let Some(wpe) = wpe {
+            differs("n_positions", stated.n_positions, &wpe.name, wpe.info.n_rows)?;
+            config.n_positions = wpe.info.n_rows;
+        }
         config
             .validate()
             .map_err(|source| CheckpointError::Config { path: self.path.clone(), source: source.into() })?;
@@ -148,9 +150,22 @@ impl Shard<'_> {
 pub(super) struct Located<'a> {
     pub(super) names: Vec<&'a str>,
     pub(super) wte: LocatedTable<'a>,
-    pub(super) wpe: LocatedTable<'a>,
+    /// Where positions are learned.
+    pub(super) wpe: Option<LocatedTable<'a>>,
     pub(super) config: GptInputConfig,
     pub(super) padded_vocab: Option<(usize, usize)>,
+}
+
+impl Located<'_> {
+    /// Names and shapes of the tables that other positions have, beside `wte`.
+    pub(super) fn positional(&self) -> Vec<(String, Vec<usize>)> {
+        if self.wpe.is_some() {
+            return Vec::new();
+        }
+        let prefix = self.wte.name.strip_suffix(keys::SAVED.0).unwrap_or_default();
+        let tables = self.config.position_tables().into_iter();
+        tables.map(|spec| (format!("{prefix}{}", spec.name), spec.shape)).collect()
+    }
 }
 
 pub(super) struct LocatedTable<'a> {
@@ -160,6 +175,10 @@ pub(super) struct LocatedTable<'a> {
 }
 
 impl LocatedTable<'_> {
+    pub(super) fn read(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+        self.file.get().read(&self.info.at, dtype, device)
+    }
+
     pub(super) fn report(&self) -> LoadedTable {
         LoadedTable {
             name: self.name.clone(),

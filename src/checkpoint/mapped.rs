@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
-use super::locate::{Located, LocatedTable};
+use super::locate::LocatedTable;
 use super::stored::{Kind, Place};
 use super::{Checkpoint, LoadReport};
 use crate::config::GptInputConfig;
@@ -26,23 +26,29 @@ pub(crate) struct MappedRows {
 /// The two tables of an input layer, not read.
 pub(crate) struct MappedTables {
     pub(crate) wte: MappedRows,
-    pub(crate) wpe: MappedRows,
+    pub(crate) wpe: Option<MappedRows>,
+    /// The tables of other positions, which are small: in memory.
+    pub(crate) position_tables: Vec<Tensor>,
     pub(crate) config: GptInputConfig,
     pub(crate) report: LoadReport,
 }
 
 impl Checkpoint {
     /// Maps the files of the two input tables; no row is read.
-    pub(crate) fn map_tables(&self, dtype: DType) -> Result<MappedTables> {
+    pub(crate) fn map_tables(&self, dtype: DType, device: &Device) -> Result<MappedTables> {
         if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
             return Err(CheckpointError::UnsupportedDType { dtype }.into());
         }
         let located = self.locate()?;
         let mut maps = HashMap::new();
-        let (wte, wpe) = (map(&located.wte, &mut maps)?, map(&located.wpe, &mut maps)?);
+        let wte = map(&located.wte, &mut maps)?;
+        let wpe = located.wpe.as_ref().map(|wpe| map(wpe, &mut maps)).transpose()?;
+        let position_tables = match wpe {
+            Some(_) => Vec::new(),
+            None => self.position_tables(&located, dtype, device)?,
+        };
         let report = self.report(&located, dtype);
-        let Located { config, .. } = located;
-        Ok(MappedTables { wte, wpe, config, report })
+        Ok(MappedTables { wte, wpe, position_tables, config: located.config, report })
     }
 }
 

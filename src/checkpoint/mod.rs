@@ -74,13 +74,13 @@ pub struct TensorEntry {
     pub role: Role,
 }
 
-/// The two tables of an input layer, and what is known about them.
+/// The tables of an input layer, and what is known about them.
 #[derive(Debug)]
 pub struct InputTables {
     /// The token table `[V, C]`.
     pub wte: Tensor,
-    /// The position table `[P, C]`.
-    pub wpe: Tensor,
+    /// The learned tables of the positions: `wpe` `[P, C]`, or those that the configuration's scheme has.
+    pub position_tables: Vec<Tensor>,
     /// The checkpoint's configuration, in agreement with the tables' shapes.
     pub config: GptInputConfig,
     /// What came from where.
@@ -156,7 +156,7 @@ impl Checkpoint {
         Ok(self.locate()?.config)
     }
 
-    /// Reads the two input tables as `dtype` (f32, f16, bf16 or f64) onto `device`.
+    /// Reads the input tables as `dtype` (f32, f16, bf16 or f64) onto `device`.
     ///
     /// Shapes, types and the configuration are checked before any data is read. Beside the tables themselves a megabyte
     /// is allocated.
@@ -166,21 +166,34 @@ impl Checkpoint {
     pub fn load_tables(&self, dtype: DType, device: &Device) -> Result<InputTables> {
         let located = self.locate()?;
         let report = self.report(&located, dtype);
-        let Located { wte, wpe, config, .. } = located;
-        let read = |table: &LocatedTable| table.file.get().read(&table.info.at, dtype, device);
-        Ok(InputTables { wte: read(&wte)?, wpe: read(&wpe)?, config, report })
+        let position_tables = self.position_tables(&located, dtype, device)?;
+        let Located { wte, config, .. } = located;
+        Ok(InputTables { wte: wte.read(dtype, device)?, position_tables, config, report })
+    }
+
+    /// The learned tables of the positions, read.
+    fn position_tables(&self, located: &Located, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
+        if let Some(wpe) = &located.wpe {
+            return Ok(vec![wpe.read(dtype, device)?]);
+        }
+        let vb = self.var_builder(dtype, device);
+        located.positional().into_iter().map(|(name, shape)| Ok(vb.get(shape, &name)?)).collect()
     }
 
     fn report(&self, located: &Located, dtype: DType) -> LoadReport {
         let Located { names, wte, wpe, padded_vocab, .. } = located;
-        let unused = names.iter().filter(|name| **name != wte.name && **name != wpe.name);
+        let positional = located.positional();
+        let is_used = |name: &str| {
+            let is_wpe = wpe.as_ref().is_some_and(|wpe| wpe.name == name);
+            is_wpe || wte.name == name || positional.iter().any(|(positional, _)| positional == name)
+        };
         LoadReport {
             wte: wte.report(),
-            wpe: wpe.report(),
+            wpe: wpe.as_ref().map(LocatedTable::report),
             dtype,
             config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
             padded_vocab: *padded_vocab,
-            unused: unused.map(|name| name.to_string()).collect(),
+            unused: names.iter().filter(|name| !is_used(name)).map(|name| name.to_string()).collect(),
         }
     }
 }

@@ -11,9 +11,9 @@ use candle_core::quantized::GgmlDType;
 pub struct LoadReport {
     /// The token table.
     pub wte: LoadedTable,
-    /// The position table.
-    pub wpe: LoadedTable,
-    /// The type that both were loaded as.
+    /// The position table; `None` where the configuration says positions without one.
+    pub wpe: Option<LoadedTable>,
+    /// The type that the tables were loaded as.
     pub dtype: DType,
     /// Where the configuration was read.
     pub config_source: ConfigSource,
@@ -52,7 +52,7 @@ pub enum ConfigSource {
 
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, table) in [("wte", &self.wte), ("wpe", &self.wpe)] {
+        for (what, table) in [("wte", &self.wte)].into_iter().chain(self.wpe.iter().map(|wpe| ("wpe", wpe))) {
             let (n_rows, width) = table.shape;
             write!(f, "{what} = `{}` [{n_rows}, {width}] ", table.name)?;
             match table.block_type {

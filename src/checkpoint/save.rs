@@ -17,10 +17,16 @@ use crate::error::{CheckpointError, Result};
 /// How many elements are converted to bytes at a time.
 const PIECE_ELEMENTS: usize = 1 << 16;
 
-/// Writes `wte`, `wpe` and the configuration to `path`: one file if it ends in `.safetensors`, else a folder.
-pub(crate) fn save_tables(path: &Path, wte: &Tensor, wpe: &Tensor, config: &GptInputConfig) -> Result<()> {
-    let (wte_name, wpe_name) = keys::SAVED;
-    let tensors = [(wte_name, wte), (wpe_name, wpe)];
+/// Writes `wte`, the tables of the positions and the configuration to `path`: one file if it ends in `.safetensors`, else a
+/// folder.
+pub(crate) fn save_tables(
+    path: &Path,
+    wte: &Tensor,
+    positional: &[(String, Tensor)],
+    config: &GptInputConfig,
+) -> Result<()> {
+    let positional = positional.iter().map(|(name, table)| (name.as_str(), table));
+    let tensors: Vec<(&str, &Tensor)> = [(keys::SAVED.0, wte)].into_iter().chain(positional).collect();
     let metadata = [(CONFIG_METADATA, config.to_json())];
     if path.extension().is_some_and(|extension| extension == "safetensors") && !path.is_dir() {
         return save_tensors(path, &tensors, &metadata);

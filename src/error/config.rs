@@ -1,7 +1,7 @@
 //! What can be wrong with a configuration.
 
 /// What can be wrong with a [`crate::GptInputConfig`].
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// A dimension of zero.
@@ -51,6 +51,14 @@ pub enum ConfigError {
     /// A preset that does not exist.
     #[error("no preset `{name}`: there are {known}")]
     UnknownPreset {
+        /// The name given.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// A position scheme that does not exist.
+    #[error("no position scheme `{name}`: there are {known}")]
+    UnknownPosition {
         /// The name given.
         name: String,
         /// Those that exist.

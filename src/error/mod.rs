@@ -6,6 +6,7 @@ mod data;
 mod device;
 mod embedding;
 mod optim;
+mod position;
 mod rng;
 mod tokenizer;
 
@@ -17,6 +18,7 @@ pub use data::DataError;
 pub use device::DeviceError;
 pub use embedding::EmbeddingError;
 pub use optim::OptimError;
+pub use position::PositionError;
 pub use rng::RngError;
 pub use tokenizer::TokenizerError;
 
@@ -154,6 +156,9 @@ pub enum Error {
     /// An optimizer that was given something it cannot use.
     #[error(transparent)]
     Optim(#[from] OptimError),
+    /// Positions that were asked for what their scheme does not do, or given what does not go with it.
+    #[error(transparent)]
+    Position(#[from] PositionError),
     /// Anything Candle reports.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

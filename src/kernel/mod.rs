@@ -8,6 +8,7 @@ mod adam_reference;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod distance;
 mod element;
 mod gradient;
 mod ids;
@@ -16,6 +17,7 @@ mod loss;
 mod mapped;
 mod ops;
 mod reference;
+mod rotary;
 mod row_groups;
 mod simd;
 mod storage;
@@ -30,11 +32,13 @@ use crate::error::{Error, Result};
 use ops::{Gather, GatherAdd, GatherAddInto, PlacesOf};
 
 pub(crate) use adam::AdamStep;
+pub(crate) use distance::{Columns, by_distance, distances, sum_by_distance};
 pub(crate) use gradient::{BatchRows, Gradient};
 pub(crate) use ids::{CheckedIds, Table, to_host, unravel};
 pub(crate) use loss::{Counted, CrossEntropy, LossParts, Wanted, attach};
 pub(crate) use mapped::MappedTable;
 pub(crate) use reference::add_rows;
+pub(crate) use rotary::{AngleRows, Angles, rotate};
 pub(crate) use row_groups::RowGroups;
 pub(crate) use simd::{extend_widened, prefetch};
 pub(crate) use storage::{new_var, zeros_like};
@@ -151,6 +155,12 @@ pub(crate) fn copy_into(buffer: &Tensor, rows: &Tensor) -> Result<()> {
         buffer.slice_set(rows, 0, 0)?;
     }
     Ok(())
+}
+
+/// Rows of `table` for ids `[..]` into `buffer` `[.., C]`, contiguous, of any type; nothing is recorded.
+pub(crate) fn gather_into(buffer: &Tensor, table: &Tensor, ids: &CheckedIds) -> Result<()> {
+    must_fit(buffer, ids.dims(), table.dim(1)?)?;
+    copy_into(buffer, &gather(&table.detach(), ids)?.to_dtype(buffer.dtype())?)
 }
 
 /// A buffer for ids of shape `ids_dims`.

@@ -1,13 +1,34 @@
 //! Where each token stands: [`Positions`], and the schemes that turn positions into numbers.
 
+mod alibi;
+mod deberta;
+mod encoding;
 mod learned;
+mod resize;
+mod rotary;
+mod scores;
+mod shaw;
+mod sinusoidal;
+mod t5;
+mod transformer_xl;
 
 use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::kernel::{to_host, unravel};
 
+pub use crate::config::{PositionScheme, RotaryConfig, RotaryScaling, SinusoidalLayout};
+pub use alibi::Alibi;
+pub use deberta::Deberta;
+pub use encoding::{Place, PositionEncoding};
 pub use learned::PositionTable;
+pub use resize::Resize;
+pub(crate) use resize::resized;
+pub use rotary::Rotary;
+pub use shaw::Shaw;
+pub use sinusoidal::sinusoidal;
+pub use t5::T5Bias;
+pub use transformer_xl::TransformerXl;
 
 /// The position of each token of a call: counted from a start, given one by one, or counted by an attention mask.
 ///

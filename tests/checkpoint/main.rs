@@ -44,6 +44,6 @@ fn tables(v: usize, p: usize, c: usize) -> (Tensor, Tensor) {
 }
 
 fn tables_of(layer: &GptInputLayer) -> [Tensor; 2] {
-    let tables = [layer.wte().as_embedding(), layer.wpe().as_embedding()];
+    let tables = [layer.wte().as_embedding(), layer.wpe().unwrap().as_embedding()];
     tables.map(|table| table.unwrap().embeddings().clone())
 }

@@ -31,7 +31,7 @@ fn every_known_name_is_found_under_any_prefix() -> Result<()> {
     );
     let (_, report) =
         GptInputLayer::from_checkpoint(&Checkpoint::open(&path)?.with_prefix("b"), DType::F32, &Device::Cpu)?;
-    assert_eq!(report.wpe.name, "b.wpe.weight");
+    assert_eq!(report.wpe.unwrap().name, "b.wpe.weight");
     Ok(())
 }
 

@@ -41,6 +41,7 @@ fn every_example_has_help() {
         "train_minimal",
         "bench",
         "pretrain",
+        "positions",
     ] {
         assert!(stdout(example(name).arg("--help")).contains("Usage:"), "{name}");
     }
@@ -50,9 +51,10 @@ fn every_example_has_help() {
 fn bench_compares_and_times_every_case() {
     let table: serde_json::Value = serde_json::from_str(&stdout(example("bench").args(["--quick", "--json"]))).unwrap();
     let cases = table["cases"].as_array().unwrap();
-    for name in ["forward", "forward_into", "backward", "step_dense", "step_rows", "step_tied"] {
+    for name in ["forward", "forward_into", "backward", "step_dense", "step_rows", "step_tied", "rotate", "alibi", "t5"]
+    {
         let rows: Vec<_> = cases.iter().filter(|row| row["case"] == name).collect();
-        assert!(rows.len() >= 2, "{name}");
+        assert!(!rows.is_empty(), "{name}");
         assert!(rows.iter().all(|row| row["ours_ms"].as_f64().unwrap() > 0.0 && row["torch_ms"].is_null()), "{name}");
     }
     let text = stdout(example("bench").args(["--cases", "forward", "--shapes", "2x3x4,2x3x4:bf16", "--quick"]));
@@ -71,6 +73,36 @@ fn bench_draws() {
     assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 10_000);
     let elsewhere = folder.path().join("none/scaling.png");
     assert!(failure(example("bench").args(["--quick", "--scaling"]).arg(elsewhere), 1).contains("scaling.png"));
+}
+
+#[test]
+fn positions_shows_every_scheme() {
+    let folder = TempDir::new().unwrap();
+    let picture = folder.path().join("positions.png");
+    let text = stdout(example("positions").arg("--out").arg(&picture));
+    let acts = |scheme: &str| text.lines().find(|line| line.starts_with(scheme)).unwrap_or_else(|| panic!("{text}"));
+    assert!(acts("rope").contains("rotate(q, k, positions)"), "{text}");
+    assert!(acts("t5").contains("relative_attention_bias.weight [32, 2]"), "{text}");
+    assert!(acts("none").contains("nowhere"), "{text}");
+    let bytes = std::fs::read(&picture).unwrap();
+    assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 10_000);
+    let few = stdout(example("positions").args(["--position", "alibi,none", "--length", "8", "--out"]).arg(&picture));
+    assert_eq!(few.lines().count(), 4, "{few}");
+    assert!(failure(example("positions").args(["--position", "rop"]), 2).contains("no position scheme `rop`"));
+    let elsewhere = folder.path().join("none/positions.png");
+    assert!(failure(example("positions").arg("--out").arg(elsewhere), 1).contains("positions.png"));
+}
+
+/// A few steps of one scheme: that it trains and draws, not how well.
+#[test]
+fn positions_compares() {
+    let folder = TempDir::new().unwrap();
+    let picture = folder.path().join("compare.png");
+    let mut command = example("positions");
+    command.args(["--position", "t5", "--steps", "10", "--compare"]).arg(&picture);
+    let text = stdout(&mut command);
+    assert!(text.contains("unigram entropy 5.273") && text.contains("held out, by length 8: "), "{text}");
+    assert!(std::fs::read(&picture).unwrap().len() > 10_000);
 }
 
 #[test]

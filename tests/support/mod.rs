@@ -4,6 +4,7 @@
 
 #[cfg(feature = "hub")]
 pub mod http;
+pub mod naive;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

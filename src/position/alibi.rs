@@ -1,0 +1,74 @@
+//! ALiBi: a penalty on attention scores that grows with the distance.
+
+use candle_core::{Device, Tensor};
+
+use crate::error::{PositionError, Result};
+use crate::kernel::{Columns, by_distance, distances};
+
+/// ALiBi (Press et al. 2021, arXiv:2108.12409, section 3): `score(i, j) += -m_h (i - j)`, with the slopes
+/// `m_h = 2^(-8h / H)`, h = 1 … H.
+///
+/// If H is no power of 2, the slopes are those of the power below, then every second of the power above (as the authors'
+/// code, BLOOM and MPT have it). Slopes are computed in f64 and rounded once. BLOOM's `slope · j` is the same up to a
+/// constant a row, which the softmax does not see.
+///
+/// ```
+/// use candle_core::Device;
+/// use candle_gpt_input::position::Alibi;
+///
+/// let alibi = Alibi::new(3, &Device::Cpu)?;
+/// assert_eq!(alibi.slopes(), [0.0625, 0.00390625, 0.25]);
+/// let bias = alibi.attention_bias(1, 3, 2)?; // the query at position 2 looks back at 0, 1 and itself
+/// assert_eq!(bias.get(0)?.get(0)?.to_vec2::<f32>()?, [[-0.125, -0.0625, 0.0]]);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Alibi {
+    slopes: Vec<f32>,
+    device: Device,
+}
+
+impl Alibi {
+    /// For `n_head` heads.
+    ///
+    /// # Errors
+    /// [`PositionError::Dimension`] if there are none.
+    pub fn new(n_head: usize, device: &Device) -> Result<Self> {
+        if n_head == 0 {
+            let (scheme, what, expected) = ("alibi", "n_head", "at least one head");
+            return Err(PositionError::Dimension { scheme, what, got: 0, expected }.into());
+        }
+        let below = if n_head.is_power_of_two() { n_head } else { n_head.next_power_of_two() / 2 };
+        let slope = |h: usize, n: usize| (-8.0 * h as f64 / n as f64).exp2() as f32;
+        let own = (1..=below).map(|h| slope(h, below));
+        let extra = (1..=2 * below).step_by(2).map(|h| slope(h, 2 * below));
+        Ok(Self { slopes: own.chain(extra).take(n_head).collect(), device: device.clone() })
+    }
+
+    /// The slope of each head.
+    pub fn slopes(&self) -> &[f32] {
+        &self.slopes
+    }
+
+    /// What is added to the scores of `t_q` queries, the first of them at `start_pos`, and `t_k` keys from position 0 on.
+    ///
+    /// Padding on the left moves queries and keys alike, and so changes nothing. Entries of later keys are those of the
+    /// formula too; a causal mask hides them.
+    ///
+    /// # Shapes
+    /// - returns: `[1, H, T_q, T_k]` in f32
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle) if there is no room.
+    pub fn attention_bias(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<Tensor> {
+        let of_head = |slope: &f32| {
+            let slope = *slope;
+            distances(t_q, t_k, start_pos as i64).map(move |distance| slope * distance as f32)
+        };
+        let values: Vec<f32> = self.slopes.iter().flat_map(of_head).collect();
+        let n_head = self.slopes.len();
+        let n = values.len() / n_head;
+        let by_head = Tensor::from_vec(values, (1, n_head, 1, n), &self.device)?;
+        by_distance(&by_head, Columns::each(t_q, t_k))
+    }
+}

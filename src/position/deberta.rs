@@ -1,0 +1,142 @@
+//! DeBERTa's positions: content and distance attend to each other.
+
+use candle_core::{D, Tensor};
+
+use super::scores::{Dims, dot, dot_rows};
+use crate::error::{Error, Result};
+use crate::kernel::{Columns, by_distance};
+
+/// Disentangled attention (He et al. 2020, arXiv:2006.03654, equation 4) in one block:
+/// `score(i, j) = (Qc_i · Kc_j + Qc_i · Kr_δ(i,j) + Kc_j · Qr_δ(j,i)) / √(3 D)`.
+///
+/// `Kr` (c2p) and `Qr` (p2c) are projections of one table of distances, `rel_embeddings`, that all blocks share; the divisor
+/// has 1 for each term there is. Of the last term the paper says row `δ(j, i)`; its authors' code and transformers take the
+/// mirrored one, that of `i - j`, and so does this. Distances are clipped, or put into logarithmic buckets first (DeBERTa-v2 and v3,
+/// arXiv:2111.09543). Numbers are those of `transformers`' `DebertaV2` where queries are as many as keys; where they are
+/// not (a key/value cache), there its distances count from the first query, here from `start_pos`.
+#[derive(Clone, Debug)]
+pub struct Deberta {
+    rel_embeddings: Tensor,
+    /// `pos_key_proj`, weight and bias, for the term c2p.
+    c2p: Option<(Tensor, Tensor)>,
+    /// `pos_query_proj`, weight and bias, for the term p2c.
+    p2c: Option<(Tensor, Tensor)>,
+    buckets: Buckets,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Buckets {
+    /// Logarithmic buckets a side.
+    position_buckets: Option<usize>,
+    max_relative_positions: usize,
+    /// Half the rows of the table.
+    span: usize,
+}
+
+impl Deberta {
+    /// A term without projection is left out. Checkpoints with `share_att_key` have no projections of their own: pass
+    /// the weights and biases of the block's `query_proj` and `key_proj`.
+    ///
+    /// # Shapes
+    /// - `rel_embeddings`: `[2 S, C]`, S being the buckets a side, or else `max_relative_positions`
+    /// - `c2p`, `p2c`: weight `[H D, C]` and bias `[H D]`
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if they do not go together.
+    pub fn new(
+        rel_embeddings: Tensor,
+        c2p: Option<(Tensor, Tensor)>,
+        p2c: Option<(Tensor, Tensor)>,
+        position_buckets: Option<usize>,
+        max_relative_positions: usize,
+    ) -> Result<Self> {
+        let mismatch = |what, got: &Tensor, expected| Error::ShapeMismatch { what, got: got.shape().clone(), expected };
+        let span = position_buckets.unwrap_or(max_relative_positions);
+        let width = match *rel_embeddings.dims() {
+            [n, width] if n == 2 * span && n > 0 => width,
+            _ => return Err(mismatch("rel_embeddings", &rel_embeddings, format!("[{}, C]", 2 * span))),
+        };
+        for (what, projection) in [("pos_key_proj", &c2p), ("pos_query_proj", &p2c)] {
+            let Some((weight, bias)) = projection else { continue };
+            match (weight.dims(), bias.dims()) {
+                (&[n, weight_width], &[n_bias]) if weight_width == width && n == n_bias => {}
+                _ => return Err(mismatch(what, weight, format!("[H D, {width}], and as many biases"))),
+            }
+        }
+        let buckets = Buckets { position_buckets, max_relative_positions, span };
+        Ok(Self { rel_embeddings, c2p, p2c, buckets })
+    }
+
+    /// The bucket of a distance (query minus key), before it is clipped to the table: `make_log_bucket_position` of
+    /// transformers in the same f32 operations, or the distance itself without buckets.
+    pub fn bucket(&self, distance: i64) -> i64 {
+        self.buckets.of(distance)
+    }
+
+    /// The scores of queries that begin at position `start_pos` of the keys, divided by √(n D) of the n terms; a mask is
+    /// still to be added.
+    ///
+    /// Gradients reach `q`, `k` and the tables. Padding on the left changes nothing.
+    ///
+    /// # Shapes
+    /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
+    /// - returns: `[B, H, T_q, T_k]`
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] for other shapes.
+    pub fn attention_scores(&self, q: &Tensor, k: &Tensor, start_pos: usize) -> Result<Tensor> {
+        let (_, h, _, d) = q.dims4()?;
+        let Dims { t_q, t_k, .. } = Dims::of(q, k, Some(h), d)?;
+        let mut scores = dot(q, k)?;
+        let mut n_terms = 1.0;
+        let (start, buckets) = (start_pos as i64, self.buckets);
+        if let Some(projection) = &self.c2p {
+            let columns = Columns::new(t_q, t_k, start, |distance| buckets.row(-distance));
+            scores = (scores + by_distance(&dot_rows(q, &self.project(projection, h, d)?)?, columns)?)?;
+            n_terms += 1.0;
+        }
+        if let Some(projection) = &self.p2c {
+            // Keys take the place of queries: the first of them stands `start` before the first query.
+            let columns = Columns::new(t_k, t_q, -start, |distance| buckets.row(distance));
+            let by_key = by_distance(&dot_rows(k, &self.project(projection, h, d)?)?, columns)?;
+            scores = (scores + by_key.transpose(D::Minus1, D::Minus2)?)?;
+            n_terms += 1.0;
+        }
+        Ok((scores * (1.0 / (n_terms * d as f64).sqrt()))?)
+    }
+
+    /// The table through a projection, in heads: `[H, 2 S, D]`.
+    fn project(&self, (weight, bias): &(Tensor, Tensor), h: usize, d: usize) -> Result<Tensor> {
+        let (n, _) = self.rel_embeddings.dims2()?;
+        if bias.elem_count() != h * d {
+            let expected = format!("{h} heads of {d}, as queries and keys have");
+            return Err(Error::ShapeMismatch {
+                what: "the projection of distances",
+                got: weight.shape().clone(),
+                expected,
+            });
+        }
+        let rows = self.rel_embeddings.matmul(&weight.t()?)?.broadcast_add(bias)?;
+        Ok(rows.reshape((n, h, d))?.transpose(0, 1)?)
+    }
+}
+
+impl Buckets {
+    fn of(self, distance: i64) -> i64 {
+        let Some(buckets) = self.position_buckets else { return distance };
+        let mid = (buckets / 2) as i64;
+        if distance.abs() <= mid {
+            return distance;
+        }
+        let log = |x: f32| f64::from(x).ln() as f32;
+        let whole = log(((self.max_relative_positions as f64 - 1.0) / mid as f64) as f32);
+        let further = log(distance.unsigned_abs() as f32 / mid as f32) / whole * (mid - 1) as f32;
+        (further.ceil() as i64 + mid) * distance.signum()
+    }
+
+    /// The row of the table for a distance (query minus key).
+    fn row(self, distance: i64) -> u32 {
+        let span = self.span as i64;
+        (self.of(distance).clamp(-span, span - 1) + span) as u32
+    }
+}

@@ -1,0 +1,54 @@
+//! Other lengths for a table of learned positions: cropped, extended, interpolated.
+
+use candle_core::{DType, Tensor};
+
+use crate::error::{PositionError, Result};
+use crate::init::Init;
+use crate::rng::Generator;
+
+/// How a table of learned positions gets another length; see
+/// [`GptInputLayer::resize_positions`](crate::GptInputLayer::resize_positions).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Resize {
+    /// The first rows stay (nanoGPT's `crop_block_size`).
+    Crop,
+    /// All rows stay, and new ones are drawn behind them. They mean nothing before they are trained.
+    Extend(Init),
+    /// Rows at even distances between the first and the last, each a mean of its two neighbours:
+    /// `torch.nn.functional.interpolate(wpe.T[None], size=n, mode="linear", align_corners=True)[0].T`.
+    Interpolate,
+}
+
+/// `table` `[P, C]` with `n_positions` rows.
+pub(crate) fn resized(table: &Tensor, n_positions: usize, how: Resize, generator: &Generator) -> Result<Tensor> {
+    let (from, n_embd) = table.dims2()?;
+    let (table, device) = (table.detach(), table.device());
+    let error = |how, instead| Err(PositionError::Resize { from, to: n_positions, how, instead }.into());
+    match how {
+        _ if n_positions == 0 => error("resized", "keep at least one"),
+        Resize::Crop if n_positions > from => error("cropped", "extend or interpolate it"),
+        Resize::Crop => Ok(table.narrow(0, 0, n_positions)?.copy()?),
+        Resize::Extend(_) if n_positions < from => error("extended", "crop or interpolate it"),
+        Resize::Extend(_) if n_positions == from => Ok(table.copy()?),
+        Resize::Extend(init) => {
+            let new = init.wpe(n_positions - from, n_embd, generator, table.dtype(), device)?;
+            Ok(Tensor::cat(&[&table, &new], 0)?)
+        }
+        Resize::Interpolate => {
+            let wide = if table.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+            // In f64, so that the last row is the last row.
+            let step = if n_positions > 1 { (from - 1) as f64 / (n_positions - 1) as f64 } else { 0.0 };
+            let at = |i: usize| (i as f64 * step).min((from - 1) as f64);
+            let below: Vec<u32> = (0..n_positions).map(|i| at(i) as u32).collect();
+            let above: Vec<u32> = below.iter().map(|&row| (row + 1).min(from as u32 - 1)).collect();
+            let parts: Vec<f64> = (0..n_positions).map(|i| at(i).fract()).collect();
+            let rows = |ids: Vec<u32>| -> Result<Tensor> {
+                Ok(table.contiguous()?.index_select(&Tensor::from_vec(ids, n_positions, device)?, 0)?.to_dtype(wide)?)
+            };
+            let part = Tensor::from_vec(parts, (n_positions, 1), device)?.to_dtype(wide)?;
+            let below = rows(below)?;
+            let step = (rows(above)? - &below)?.broadcast_mul(&part)?;
+            Ok((below + step)?.to_dtype(table.dtype())?)
+        }
+    }
+}

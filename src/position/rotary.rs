@@ -1,0 +1,261 @@
+//! Rotary positions: queries and keys turned by their positions, so that their products depend on the distance alone.
+
+use std::f32::consts::TAU;
+use std::sync::{Arc, Mutex};
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::sinusoidal::{cos_sin, inverse_frequencies, powers};
+use super::{Positions, Resolved};
+use crate::config::{RotaryConfig, RotaryScaling};
+use crate::error::{Error, Result};
+use crate::kernel::{AngleRows, Angles, rotate, to_host, unravel};
+
+/// Positions below this have their cosines and sines kept; a call with later ones computes what it needs.
+const KEPT: usize = 1 << 17;
+
+/// Rotary positions (Su et al. 2021, arXiv:2104.09864, equation 34): the pair `(x, y)` of dimensions of a query or key at
+/// position `t` becomes `(x cos(t θ_i) - y sin(t θ_i), y cos(t θ_i) + x sin(t θ_i))`, with `θ_i = rope_theta^(-2i / d)`.
+///
+/// Pair `i` is `(i, i + d/2)` (Llama, GPT-NeoX) or `(2i, 2i + 1)` (GPT-J, [`RotaryConfig::interleaved`]); with a
+/// `partial_rotary_factor` the rest of a head stays as it is. Frequencies, scaled or not, angles, cosines and sines are those
+/// of `transformers.modeling_rope_utils`, in the same f32 operations. In f16 and bf16 the rotation is computed in f32 and
+/// rounded once.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::position::{Rotary, RotaryConfig};
+///
+/// let rope = Rotary::new(&RotaryConfig::default(), 2, 16, &Device::Cpu)?; // one pair, which turns by 1 a position
+/// let q = Tensor::new(&[[[[1f32, 0.], [1., 0.]]]], &Device::Cpu)?; // [B, H, T, D]
+/// let (q, _) = rope.rotate(&q, &q, 0)?;
+/// assert_eq!(q.flatten_all()?.to_vec1::<f32>()?, [1.0, 0.0, 0.5403023, 0.84147096]); // cos 1, sin 1
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Rotary {
+    config: RotaryConfig,
+    head_dim: usize,
+    n_positions: usize,
+    device: Device,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// Angles of positions from 0 on, for sequences of some length (dynamic scaling) or of any (0).
+#[derive(Debug)]
+struct Kept {
+    angles: Angles,
+    n_rows: usize,
+    seq_len: usize,
+}
+
+impl Rotary {
+    /// For heads of `head_dim` numbers and a model trained on `n_positions` (which only scaling asks for).
+    ///
+    /// # Errors
+    /// [`ConfigError`](crate::error::ConfigError) for numbers that make no sense.
+    pub fn new(config: &RotaryConfig, head_dim: usize, n_positions: usize, device: &Device) -> Result<Self> {
+        config.validate(head_dim)?;
+        let n_pairs = config.rotary_dim(head_dim).div_ceil(2);
+        let empty = Tensor::zeros((0, n_pairs), candle_core::DType::F32, device)?;
+        let kept = Kept { angles: Angles { cos: empty.clone(), sin: empty }, n_rows: 0, seq_len: 0 };
+        let (config, device) = (config.clone(), device.clone());
+        Ok(Self { config, head_dim, n_positions, device, kept: Arc::new(Mutex::new(kept)) })
+    }
+
+    /// `inv_freq`, one a pair, and what cosines and sines are multiplied by (`attention_scaling`; 1 but for YaRN), for
+    /// sequences of `seq_len` tokens (which only dynamic scaling asks for).
+    pub fn inv_freq(&self, seq_len: usize) -> (Vec<f32>, f32) {
+        let (base, dim) = (self.config.rope_theta, self.config.rotary_dim(self.head_dim));
+        let plain = || inverse_frequencies(base, dim);
+        match self.config.scaling {
+            RotaryScaling::None => (plain(), 1.0),
+            RotaryScaling::Linear { factor } => (plain().into_iter().map(|f| f / factor as f32).collect(), 1.0),
+            RotaryScaling::Dynamic { factor } => {
+                if seq_len <= self.n_positions {
+                    return (plain(), 1.0);
+                }
+                // A length is a tensor in transformers: from here on f32.
+                let stretch = factor as f32 * seq_len as f32 / self.n_positions as f32 - (factor - 1.0) as f32;
+                let exponent = (dim as f64 / (dim as f64 - 2.0)) as f32;
+                let power = f64::from(stretch).powf(f64::from(exponent)) as f32;
+                (inverse_frequencies(f64::from(base as f32 * power), dim), 1.0)
+            }
+            RotaryScaling::Yarn {
+                factor,
+                original_max_position_embeddings,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+                mscale,
+                truncate,
+            } => {
+                let trained_on = original_max_position_embeddings.unwrap_or(self.n_positions) as f64;
+                let term = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+                let computed = match mscale {
+                    Some((mscale, all)) if mscale != 0.0 && all != 0.0 => term(mscale) / term(all),
+                    _ => term(1.0),
+                };
+                // The dimension whose frequency turns so often in the trained length.
+                let dimension =
+                    |turns: f64| (dim as f64 * (trained_on / (turns * std::f64::consts::TAU)).ln()) / (2.0 * base.ln());
+                let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
+                if truncate {
+                    (low, high) = (low.floor(), high.ceil());
+                }
+                let (low, mut high) = (low.max(0.0), high.min(dim as f64 - 1.0));
+                if low == high {
+                    high += 0.001;
+                }
+                let blend = |(i, power): (usize, f32)| {
+                    let stays = 1.0 - ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                    (1.0 / (factor as f32 * power)) * (1.0 - stays) + (1.0 / power) * stays
+                };
+                let frequencies = powers(base, dim).into_iter().enumerate().map(blend).collect();
+                (frequencies, attention_factor.unwrap_or(computed) as f32)
+            }
+            RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                let trained_on = original_max_position_embeddings.unwrap_or(self.n_positions) as f64;
+                let (longest, shortest) =
+                    ((trained_on / low_freq_factor) as f32, (trained_on / high_freq_factor) as f32);
+                let (factor, low, width) =
+                    (factor as f32, low_freq_factor as f32, (high_freq_factor - low_freq_factor) as f32);
+                let scale = |frequency: f32| {
+                    // torch divides a number by a tensor through the tensor's reciprocal.
+                    let wavelength = (1.0 / frequency) * TAU;
+                    if wavelength > longest {
+                        frequency / factor
+                    } else if wavelength < shortest {
+                        frequency
+                    } else {
+                        let stays = ((1.0 / wavelength) * trained_on as f32 - low) / width;
+                        (1.0 - stays) * frequency / factor + stays * frequency
+                    }
+                };
+                (plain().into_iter().map(scale).collect(), 1.0)
+            }
+        }
+    }
+
+    /// Queries and keys at their positions: a start position (with a key/value cache), position ids, or those of a mask.
+    ///
+    /// Rotated keys go into the cache. With dynamic scaling the frequencies are those of the largest position of the call,
+    /// so that keys in a cache have been turned by others, as in transformers.
+    ///
+    /// # Shapes
+    /// - `q`: `[B, H, T, D]`, `k`: `[B, H_k, T, D]`, of any strides
+    /// - positions: those of `[B, T]`
+    /// - returns: the same, contiguous on the CPU, in the types of `q` and `k`
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] for other shapes, [`Error::PositionOutOfRange`] for a position below 0, and as
+    /// [`Positions::from_mask`].
+    pub fn rotate(&self, q: &Tensor, k: &Tensor, positions: impl Into<Positions>) -> Result<(Tensor, Tensor)> {
+        let (b, _, t, _) = self.dims("q", q, None)?;
+        self.dims("k", k, Some((b, t)))?;
+        let (angles, rows) = self.angles(&positions.into(), b, t)?;
+        let interleaved = self.config.interleaved;
+        Ok((rotate(q, &angles, rows.clone(), interleaved)?, rotate(k, &angles, rows, interleaved)?))
+    }
+
+    /// Cosines and sines of the positions of `[B, T]`, for an attention that rotates by itself: `[B, T, D_r / 2]` each, in
+    /// f32, multiplied by the `attention_scaling` (`B` is 1 where all sequences have the same positions).
+    ///
+    /// # Errors
+    /// As [`rotate`](Self::rotate).
+    pub fn cos_sin(&self, positions: impl Into<Positions>, (b, t): (usize, usize)) -> Result<(Tensor, Tensor)> {
+        let (angles, rows) = self.angles(&positions.into(), b, t)?;
+        let of = |table: &Tensor| -> Result<Tensor> {
+            Ok(match &rows {
+                AngleRows::From(start) => table.narrow(0, *start, t)?.unsqueeze(0)?,
+                AngleRows::Each(ids) => {
+                    let ids = Tensor::from_slice(ids, ids.len(), table.device())?;
+                    table.index_select(&ids, 0)?.reshape((b, t, ()))?
+                }
+            })
+        };
+        Ok((of(&angles.cos)?, of(&angles.sin)?))
+    }
+
+    fn dims(
+        &self,
+        what: &'static str,
+        x: &Tensor,
+        like: Option<(usize, usize)>,
+    ) -> Result<(usize, usize, usize, usize)> {
+        let expected = |(b, t): (String, String)| {
+            let expected = format!("[{b}, H, {t}, {}]", self.head_dim);
+            Err(Error::ShapeMismatch { what, got: x.shape().clone(), expected })
+        };
+        match (x.dims(), like) {
+            (&[b, h, t, d], None) if d == self.head_dim => Ok((b, h, t, d)),
+            (&[b, h, t, d], Some(like)) if d == self.head_dim && (b, t) == like => Ok((b, h, t, d)),
+            (_, None) => expected(("B".to_string(), "T".to_string())),
+            (_, Some((b, t))) => expected((b.to_string(), t.to_string())),
+        }
+    }
+
+    fn angles(&self, positions: &Positions, b: usize, t: usize) -> Result<(Angles, AngleRows)> {
+        let each = match positions.resolve(&[b, t], usize::MAX)? {
+            Resolved::Counted(start) => {
+                let end = start.saturating_add(t);
+                if end <= KEPT {
+                    return Ok((self.kept(end)?, AngleRows::From(start)));
+                }
+                let first = start as u64;
+                (0..t as u64).map(|step| first.saturating_add(step)).collect()
+            }
+            Resolved::Given(ids) => {
+                let ids = ids.broadcast_as((b, t))?;
+                let values = to_host(&ids, "position_ids")?;
+                let mut checked = Vec::with_capacity(values.len());
+                for (index, value) in values.into_iter().enumerate() {
+                    let below_0 = |_| Error::PositionOutOfRange {
+                        position: value,
+                        at: unravel(index, &[b, t]),
+                        n_positions: i64::MAX as usize,
+                    };
+                    checked.push(u64::try_from(value).map_err(below_0)?);
+                }
+                let end = checked.iter().max().map_or(0, |&last| last.saturating_add(1));
+                if end <= KEPT as u64 {
+                    let rows = checked.iter().map(|&position| position as u32).collect();
+                    return Ok((self.kept(end as usize)?, AngleRows::Each(rows)));
+                }
+                checked
+            }
+        };
+        // Far out: a row a token.
+        let seq_len = each.iter().max().map_or(0, |&last| last.saturating_add(1)) as usize;
+        let rows =
+            if each.len() == t { (0..t as u32).cycle().take(b * t).collect() } else { (0..(b * t) as u32).collect() };
+        Ok((self.make(&each, seq_len)?, AngleRows::Each(rows)))
+    }
+
+    /// Angles of at least the positions below `end`.
+    fn kept(&self, end: usize) -> Result<Angles> {
+        let is_dynamic = matches!(self.config.scaling, RotaryScaling::Dynamic { .. });
+        let seq_len = if is_dynamic { end.max(self.n_positions) } else { 0 };
+        let mut kept = self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if kept.n_rows < end || kept.seq_len != seq_len {
+            let n_rows =
+                if seq_len > self.n_positions { end } else { end.next_power_of_two().max(self.n_positions.min(KEPT)) };
+            let positions: Vec<u64> = (0..n_rows as u64).collect();
+            *kept = Kept { angles: self.make(&positions, seq_len)?, n_rows, seq_len };
+        }
+        Ok(kept.angles.clone())
+    }
+
+    fn make(&self, positions: &[u64], seq_len: usize) -> Result<Angles> {
+        let (frequencies, scaling) = self.inv_freq(seq_len);
+        let of = |position: &u64| {
+            let position = *position as f32;
+            frequencies.iter().map(move |&frequency| cos_sin(position, frequency))
+        };
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            positions.par_iter().flat_map_iter(of).map(|(cos, sin)| (cos * scaling, sin * scaling)).unzip();
+        let table = |values| Tensor::from_vec(values, (positions.len(), frequencies.len()), &self.device);
+        Ok(Angles { cos: table(cos)?, sin: table(sin)? })
+    }
+}

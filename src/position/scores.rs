@@ -1,0 +1,51 @@
+//! What the schemes that compute scores have in common: shapes of queries and keys.
+
+use candle_core::{D, Tensor};
+
+use crate::error::{Error, Result};
+
+/// B, H, T_q, T_k and D of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
+pub(super) struct Dims {
+    pub(super) t_q: usize,
+    pub(super) t_k: usize,
+    pub(super) d: usize,
+}
+
+impl Dims {
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if they do not go together, or not with a table's heads (where it has heads) of `d` numbers.
+    pub(super) fn of(q: &Tensor, k: &Tensor, n_head: Option<usize>, d: usize) -> Result<Self> {
+        let mismatch = |what, got: &Tensor, expected| Error::ShapeMismatch { what, got: got.shape().clone(), expected };
+        let (b, h, t_q) = match *q.dims() {
+            [b, h, t_q, width] if width == d && n_head.is_none_or(|n_head| n_head == h) => (b, h, t_q),
+            _ => {
+                let heads = n_head.map_or("H".to_string(), |n_head| n_head.to_string());
+                return Err(mismatch("q", q, format!("[B, {heads}, T_q, {d}]")));
+            }
+        };
+        match *k.dims() {
+            [b_k, h_k, t_k, width] if (b_k, h_k, width) == (b, h, d) => Ok(Self { t_q, t_k, d }),
+            _ => Err(mismatch("k", k, format!("[{b}, {h}, T_k, {d}]"))),
+        }
+    }
+}
+
+/// `x` `[B, H, T, D]` times the transpose of `rows` `[H or 1, N, D]`: `[B, H, T, N]`.
+pub(super) fn dot_rows(x: &Tensor, rows: &Tensor) -> Result<Tensor> {
+    let (b, h, t, d) = x.dims4()?;
+    let (n_head, n, _) = rows.dims3()?;
+    if n_head == 1 {
+        // One matrix for all heads: one product.
+        let product = x.contiguous()?.reshape((b * h * t, d))?.matmul(&rows.squeeze(0)?.t()?)?;
+        return Ok(product.reshape((b, h, t, n))?);
+    }
+    // Heads outermost: one product a head, for the whole batch.
+    let by_head = x.transpose(0, 1)?.contiguous()?.reshape((h, b * t, d))?;
+    let product = by_head.matmul(&rows.transpose(D::Minus1, D::Minus2)?.contiguous()?)?;
+    Ok(product.reshape((h, b, t, n))?.transpose(0, 1)?.contiguous()?)
+}
+
+/// `q kᵀ`, `[B, H, T_q, T_k]`.
+pub(super) fn dot(q: &Tensor, k: &Tensor) -> Result<Tensor> {
+    Ok(q.contiguous()?.matmul(&k.transpose(D::Minus1, D::Minus2)?.contiguous()?)?)
+}

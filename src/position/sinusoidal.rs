@@ -1,0 +1,130 @@
+//! Sinusoidal positions: rows of sines and cosines, added to the input; and the same of distances, for Transformer-XL.
+
+use std::sync::{Arc, Mutex};
+
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+
+use crate::config::SinusoidalLayout;
+use crate::error::Result;
+
+/// The base of the frequencies of every published layout.
+const BASE: f64 = 10000.0;
+
+/// The table `[n_positions, n_embd]` of sinusoidal positions (Vaswani et al. 2017, arXiv:1706.03762, section 3.5):
+/// `PE(t, 2i) = sin(t / 10000^(2i / C))`, `PE(t, 2i + 1) = cos` of the same.
+///
+/// [`Interleaved`](SinusoidalLayout::Interleaved) (DistilBERT) and [`Halves`](SinusoidalLayout::Halves) (Marian) are computed
+/// in f64 and rounded once, as transformers does it. [`Tensor2Tensor`](SinusoidalLayout::Tensor2Tensor) (M2M-100, fairseq)
+/// has the frequencies `10000^(-i / (C / 2 - 1))`, and its angles are products of f32, as transformers' are; an odd C ends
+/// in a column of zeros.
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use candle_gpt_input::position::{SinusoidalLayout, sinusoidal};
+///
+/// let table = sinusoidal(2, 4, SinusoidalLayout::Halves, DType::F32, &Device::Cpu)?;
+/// assert_eq!(table.to_vec2::<f32>()?, [[0.0, 0.0, 1.0, 1.0], [0.84147096, 0.009999833, 0.5403023, 0.99995]]);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Candle`](crate::Error::Candle) if the device has no room.
+pub fn sinusoidal(
+    n_positions: usize,
+    n_embd: usize,
+    layout: SinusoidalLayout,
+    dtype: DType,
+    device: &Device,
+) -> Result<Tensor> {
+    let n_sines = n_embd.div_ceil(2);
+    // Column j of the interleaved table has the frequency of pair j / 2.
+    let value = |position: usize, j: usize| {
+        let angle = position as f64 / BASE.powf((2 * (j / 2)) as f64 / n_embd as f64);
+        if j.is_multiple_of(2) { angle.sin() as f32 } else { angle.cos() as f32 }
+    };
+    let half = n_embd / 2;
+    let step = -(BASE.ln() / half.saturating_sub(1) as f64) as f32;
+    let tensor2tensor = |position: usize, j: usize| {
+        let frequency = f64::from((j % half.max(1)) as f32 * step).exp() as f32;
+        let angle = f64::from(position as f32 * frequency);
+        if j < half {
+            angle.sin() as f32
+        } else if j < 2 * half {
+            angle.cos() as f32
+        } else {
+            0.0
+        }
+    };
+    let row = |position: usize| {
+        (0..n_embd).map(move |j| match layout {
+            SinusoidalLayout::Interleaved => value(position, j),
+            SinusoidalLayout::Halves if j < n_sines => value(position, 2 * j),
+            SinusoidalLayout::Halves => value(position, 2 * (j - n_sines) + 1),
+            SinusoidalLayout::Tensor2Tensor => tensor2tensor(position, j),
+        })
+    };
+    let values: Vec<f32> = (0..n_positions).into_par_iter().flat_map_iter(row).collect();
+    Ok(Tensor::from_vec(values, (n_positions, n_embd), device)?.to_dtype(dtype)?)
+}
+
+/// `base^(-2i / dim)` for every pair, in the f32 operations of transformers: a power, then a reciprocal.
+pub(super) fn inverse_frequencies(base: f64, dim: usize) -> Vec<f32> {
+    powers(base, dim).into_iter().map(|power| 1.0 / power).collect()
+}
+
+/// `base^(2i / dim)`; the exponent is a quotient of f32, the power rounded once.
+pub(super) fn powers(base: f64, dim: usize) -> Vec<f32> {
+    let exponents = (0..dim.div_ceil(2)).map(|i| (2 * i) as f32 / dim as f32);
+    exponents.map(|exponent| f64::from(base as f32).powf(f64::from(exponent)) as f32).collect()
+}
+
+/// Cosine and sine of the f32 angle `position · frequency`, each rounded once.
+pub(super) fn cos_sin(position: f32, frequency: f32) -> (f32, f32) {
+    let (sin, cos) = f64::from(position * frequency).sin_cos();
+    (cos as f32, sin as f32)
+}
+
+/// Rows sin‖cos of distances, which grow with what is asked for; clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct DistanceRows {
+    width: usize,
+    /// Of the distances from some `far` down to `-far`.
+    rows: Arc<Mutex<Option<(i64, Tensor)>>>,
+}
+
+impl DistanceRows {
+    pub(super) fn new(width: usize) -> Self {
+        Self { width, rows: Arc::new(Mutex::new(None)) }
+    }
+
+    /// The rows of `n` distances from `first` downwards, `[n, width]`.
+    pub(super) fn down_from(&self, first: i64, n: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+        let last = first - n as i64 + 1;
+        let mut held = self.rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let needed = first.abs().max(last.abs());
+        let fits =
+            |(far, rows): &&(i64, Tensor)| needed <= *far && rows.dtype() == dtype && rows.device().same_device(device);
+        let (far, rows) = match held.as_ref().filter(fits) {
+            Some(found) => found.clone(),
+            None => {
+                let far = needed.unsigned_abs().next_power_of_two() as i64;
+                let made = (far, self.make(far, dtype, device)?);
+                held.insert(made).clone()
+            }
+        };
+        Ok(rows.narrow(0, (far - first) as usize, n)?)
+    }
+
+    fn make(&self, far: i64, dtype: DType, device: &Device) -> Result<Tensor> {
+        let frequencies = inverse_frequencies(BASE, self.width);
+        let n_cosines = self.width / 2;
+        let row = |i: i64| {
+            let at = move |frequency: &f32| cos_sin((far - i) as f32, *frequency);
+            let sines = frequencies.iter().map(move |frequency| at(frequency).1);
+            sines.chain(frequencies[..n_cosines].iter().map(move |frequency| at(frequency).0))
+        };
+        let values: Vec<f32> = (0..2 * far + 1).into_par_iter().flat_map_iter(row).collect();
+        Ok(Tensor::from_vec(values, ((2 * far + 1) as usize, self.width), device)?.to_dtype(dtype)?)
+    }
+}

@@ -1,0 +1,78 @@
+//! Transformer-XL's positions: scores of content and of distance.
+
+use candle_core::Tensor;
+
+use super::scores::{Dims, dot, dot_rows};
+use super::sinusoidal::DistanceRows;
+use crate::error::{Error, Result};
+use crate::kernel::{Columns, by_distance};
+
+/// The relative positions of Transformer-XL (Dai et al. 2019, arXiv:1901.02860, section 3.3) in one block:
+/// `score(i, j) = ((q_i + u) · k_j + (q_i + v) · (W_R R_{i-j})) / √D`.
+///
+/// `R` are sines and cosines (sin‖cos) of the distance, `W_R` (`r_net`), `u` (`r_w_bias`) and `v` (`r_r_bias`) are learned.
+/// Keys may reach back further than the segment (its memory): queries then begin at `start_pos`. XLNet's attention is the
+/// same in the same notation; its `r` is the transpose of `r_net`. Rows of `R` are computed as there, in f32.
+#[derive(Clone, Debug)]
+pub struct TransformerXl {
+    r_net: Tensor,
+    u: Tensor,
+    v: Tensor,
+    n_head: usize,
+    head_dim: usize,
+    rows: DistanceRows,
+}
+
+impl TransformerXl {
+    /// # Shapes
+    /// - `r_net`: `[H D, C]`, of any width C
+    /// - `u`, `v`: `[H, D]`
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if they do not go together.
+    pub fn new(r_net: Tensor, u: Tensor, v: Tensor) -> Result<Self> {
+        let mismatch = |what, got: &Tensor, expected| Error::ShapeMismatch { what, got: got.shape().clone(), expected };
+        let &[n_head, head_dim] = u.dims() else { return Err(mismatch("r_w_bias", &u, "[H, D]".to_string())) };
+        if v.dims() != u.dims() {
+            return Err(mismatch("r_r_bias", &v, format!("[{n_head}, {head_dim}]")));
+        }
+        match *r_net.dims() {
+            [n, width] if n == n_head * head_dim && n > 0 && width > 0 => {
+                Ok(Self { rows: DistanceRows::new(width), r_net, u, v, n_head, head_dim })
+            }
+            _ => Err(mismatch("r_net", &r_net, format!("[{}, C]", n_head * head_dim))),
+        }
+    }
+
+    /// The same, with the rows of `R` that another block has computed.
+    pub(super) fn sharing(self, other: Option<&Self>) -> Self {
+        let rows = other.map_or(self.rows.clone(), |other| other.rows.clone());
+        Self { rows, ..self }
+    }
+
+    /// The scores of queries that begin at position `start_pos` of the keys, divided by √D; a mask is still to be added.
+    ///
+    /// Gradients reach `q`, `k` and the three tables. Padding on the left changes nothing.
+    ///
+    /// # Shapes
+    /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
+    /// - returns: `[B, H, T_q, T_k]`
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] for other shapes.
+    pub fn attention_scores(&self, q: &Tensor, k: &Tensor, start_pos: usize) -> Result<Tensor> {
+        let Dims { t_q, t_k, d } = Dims::of(q, k, Some(self.n_head), self.head_dim)?;
+        let with = |bias: &Tensor| q.broadcast_add(&bias.reshape((1, self.n_head, 1, self.head_dim))?);
+        let content = dot(&with(&self.u)?, k)?;
+        if t_q * t_k == 0 {
+            return Ok(content);
+        }
+        // In the order of the columns: from the key that is furthest behind (i - j greatest) to the one furthest ahead.
+        let furthest = (start_pos + t_q - 1) as i64;
+        let r = self.rows.down_from(furthest, t_q + t_k - 1, self.r_net.dtype(), self.r_net.device())?;
+        let r = r.matmul(&self.r_net.t()?)?.reshape((t_q + t_k - 1, self.n_head, self.head_dim))?;
+        let position = dot_rows(&with(&self.v)?, &r.transpose(0, 1)?)?;
+        let position = by_distance(&position, Columns::each(t_q, t_k))?;
+        Ok(((content + position)? * (1.0 / (d as f64).sqrt()))?)
+    }
+}

@@ -1,0 +1,143 @@
+//! Schemes in a `config.json`: read under the names that models use, written back, and refused where they make no sense.
+
+use candle_gpt_input::position::{PositionScheme, RotaryConfig, RotaryScaling, SinusoidalLayout};
+use candle_gpt_input::{GptInputConfig, Result};
+use serde_json::{Value, json};
+
+use crate::support::error_text;
+
+fn read(mut config: Value) -> Result<GptInputConfig> {
+    config["vocab_size"] = 10.into();
+    if config["n_embd"].is_null() {
+        config["n_embd"] = 24.into();
+    }
+    if config["n_head"].is_null() {
+        config["n_head"] = 3.into();
+    }
+    Ok(GptInputConfig::from_json(&config.to_string())?)
+}
+
+#[test]
+fn every_scheme_is_read_and_written_back() -> Result<()> {
+    let rope = |scaling| PositionScheme::Rotary(RotaryConfig { rope_theta: 5e5, scaling, ..Default::default() });
+    let cases = [
+        (json!({}), PositionScheme::Learned),
+        (json!({"position_embedding_type": "absolute"}), PositionScheme::Learned),
+        (
+            json!({"position_embedding_type": "sinusoidal", "sinusoidal_layout": "halves"}),
+            PositionScheme::Sinusoidal { layout: SinusoidalLayout::Halves },
+        ),
+        (json!({"position_embedding_type": "none"}), PositionScheme::None),
+        (json!({"position_embedding_type": "transfo-xl"}), PositionScheme::TransformerXl),
+        (json!({"rope_theta": 500000.0}), rope(RotaryScaling::None)),
+        (json!({"rope_theta": 500000.0, "rope_scaling": null}), rope(RotaryScaling::None)),
+        (
+            json!({"rope_theta": 500000.0, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+            rope(RotaryScaling::Linear { factor: 2. }),
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "dynamic", "factor": 2.5, "rope_theta": 5e5}}),
+            rope(RotaryScaling::Dynamic { factor: 2.5 }),
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5,
+                "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192}}),
+            rope(RotaryScaling::Llama3 {
+                factor: 8.,
+                low_freq_factor: 1.,
+                high_freq_factor: 4.,
+                original_max_position_embeddings: Some(8192),
+            }),
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5, "mscale": 1.0,
+                "mscale_all_dim": 0.5, "beta_fast": 16}}),
+            rope(RotaryScaling::Yarn {
+                factor: 4.,
+                original_max_position_embeddings: None,
+                beta_fast: 16.,
+                beta_slow: 1.,
+                attention_factor: None,
+                mscale: Some((1., 0.5)),
+                truncate: true,
+            }),
+        ),
+        (
+            json!({"position_embedding_type": "rotary", "rotary_pct": 0.25, "rope_interleave": true, "n_embd": 48}),
+            PositionScheme::Rotary(RotaryConfig {
+                interleaved: true,
+                partial_rotary_factor: 0.25,
+                ..Default::default()
+            }),
+        ),
+        (json!({"alibi": true}), PositionScheme::Alibi),
+        (
+            json!({"position_embedding_type": "t5", "relative_attention_max_distance": 77, "is_decoder": false}),
+            PositionScheme::T5 { num_buckets: 32, max_distance: 77, bidirectional: true },
+        ),
+        (
+            json!({"position_embedding_type": "relative_key", "left_max_position_embeddings": 64,
+                "right_max_position_embeddings": 8}),
+            PositionScheme::Shaw { left: 64, right: 8, values: false },
+        ),
+        (
+            json!({"position_embedding_type": "deberta", "position_buckets": -1, "max_relative_positions": 20,
+                "pos_att_type": "p2c"}),
+            PositionScheme::Deberta { position_buckets: None, max_relative_positions: 20, c2p: false, p2c: true },
+        ),
+        (
+            json!({"position_embedding_type": "deberta", "pos_att_type": ["p2c", "c2p"]}),
+            PositionScheme::Deberta { position_buckets: Some(256), max_relative_positions: 512, c2p: true, p2c: true },
+        ),
+    ];
+    for (text, scheme) in cases {
+        let config = read(text.clone())?;
+        assert_eq!(config.position, scheme, "{text}");
+        assert_eq!(GptInputConfig::from_json(&config.to_json())?, config, "{text}");
+    }
+    for name in PositionScheme::NAMES {
+        let scheme: PositionScheme = name.parse()?;
+        assert_eq!((scheme.name(), scheme.to_string().as_str()), (name, name));
+        let config = GptInputConfig { position: scheme, n_head: 3, ..GptInputConfig::new(10, 16, 24) };
+        assert_eq!(GptInputConfig::from_json(&config.to_json())?, config);
+        assert_eq!(config.to_json().contains("position_embedding_type"), name != "learned");
+    }
+    // Set back to learned, nothing of the other scheme's name stays.
+    let mut config = read(json!({"alibi": false, "position_embedding_type": "t5"}))?;
+    config.position = PositionScheme::Learned;
+    assert_eq!(GptInputConfig::from_json(&config.to_json())?.position, PositionScheme::Learned);
+    Ok(())
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let cases = [
+        (json!({"position_embedding_type": "rop"}), "config: `position_embedding_type` is \"rop\", expected learned"),
+        (json!({"position_embedding_type": "rope", "n_embd": 9}), "`head_dim` is 3"),
+        (json!({"position_embedding_type": "alibi", "n_head": 5}), "`n_head` is 5"),
+        (json!({"rope_theta": "big"}), "`rope_theta` is \"big\", expected a number"),
+        (json!({"rope_parameters": 3}), "`rope_parameters` is 3, expected an object"),
+        (json!({"rope_parameters": {"rope_type": "yarn"}}), "has no `factor`"),
+        (json!({"rope_parameters": {"rope_type": "longrope"}}), "`rope_type` is longrope, expected default, linear"),
+        (json!({"rope_parameters": {"rope_type": "linear", "factor": 0.5}}), "`factor` is 0.5"),
+        (json!({"rope_parameters": {"partial_rotary_factor": 2.0}}), "`partial_rotary_factor` is 2"),
+        (
+            json!({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "high_freq_factor": 1.0}}),
+            "`high_freq_factor` is 1",
+        ),
+        (json!({"position_embedding_type": "t5", "relative_attention_num_buckets": 1}), "_num_buckets` is 1"),
+        (json!({"position_embedding_type": "t5", "relative_attention_max_distance": 16}), "_max_distance` is 16"),
+        (json!({"position_embedding_type": "deberta", "max_relative_positions": 9}), "`max_relative_positions` is 9"),
+        (json!({"position_embedding_type": "deberta", "pos_att_type": 1}), "`pos_att_type` is 1"),
+        (json!({"position_embedding_type": "sinusoidal", "sinusoidal_layout": "x"}), "`sinusoidal_layout` is \"x\""),
+    ];
+    for (config, expected) in cases {
+        let text = error_text(read(config.clone()));
+        assert!(text.contains(expected), "{config}: {text}");
+    }
+    let text = error_text("rop".parse::<PositionScheme>());
+    assert!(
+        text.starts_with("no position scheme `rop`: there are learned, sinusoidal, transformer-xl, rope"),
+        "{text}"
+    );
+}

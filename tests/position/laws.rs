@@ -1,0 +1,176 @@
+//! What holds whatever the numbers: cached decode is one pass, shifts change nothing, norms stay, padding counts for nothing.
+
+use candle_core::{D, DType, Device, Tensor};
+use candle_gpt_input::init::Init;
+use candle_gpt_input::position::{Place, PositionScheme, Rotary, RotaryConfig};
+use candle_gpt_input::rng::Generator;
+use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, Result};
+use proptest::prelude::*;
+
+use crate::{NEAR, assert_close, normal};
+
+const H: usize = 3;
+const D: usize = 4;
+
+pub fn layer(name: &str) -> GptInputLayer {
+    let sizes = GptInputConfig { n_head: H, n_layer: 2, ..GptInputConfig::new(11, 40, H * D) };
+    let config = GptInputConfig { position: scheme(name), ..sizes };
+    GptInputLayer::init(&config, Init::TorchEmbedding, &Generator::manual_seed(5), DType::F32, &Device::Cpu).unwrap()
+}
+
+/// The scheme with numbers that a few tokens reach the ends of.
+fn scheme(name: &str) -> PositionScheme {
+    match name.parse().unwrap() {
+        PositionScheme::T5 { bidirectional, .. } => {
+            PositionScheme::T5 { num_buckets: 8, max_distance: 10, bidirectional }
+        }
+        PositionScheme::Shaw { .. } => PositionScheme::Shaw { left: 3, right: 2, values: true },
+        PositionScheme::Deberta { c2p, p2c, .. } => {
+            PositionScheme::Deberta { position_buckets: Some(4), max_relative_positions: 9, c2p, p2c }
+        }
+        other => other,
+    }
+}
+
+/// One attention with the positions of a layer, causal: queries `[B, H, T, D]` from `start` on, all keys and values.
+/// `rotated_k` holds the keys that a cache has, rotated.
+fn attend(layer: &GptInputLayer, q: &Tensor, k: &Tensor, v: &Tensor, start: usize, padding: Option<&Tensor>) -> Tensor {
+    attention(layer, q, k, v, start, padding).unwrap()
+}
+
+fn attention(
+    layer: &GptInputLayer,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    start: usize,
+    padding: Option<&Tensor>,
+) -> Result<Tensor> {
+    let positions = layer.positions();
+    let (_, _, t_q, d) = q.dims4()?;
+    let (b, _, t_k, _) = k.dims4()?;
+    let scale = 1. / (d as f64).sqrt();
+    let plain = |q: &Tensor, k: &Tensor| q.contiguous()?.matmul(&k.t()?.contiguous()?)? * scale;
+    let mut scores = match positions.place() {
+        Place::Input | Place::Rotation => plain(q, k)?, // rotated by whoever calls
+        Place::Bias => plain(q, k)?.broadcast_add(&positions.attention_bias(t_q, t_k, start)?)?,
+        Place::Scores => positions.attention_scores(q, k, 1, start)?,
+    };
+    let later = |i: usize| (0..t_k).map(move |j| if j > start + i { -1e30f32 } else { 0. });
+    let mask = Tensor::from_vec((0..t_q).flat_map(later).collect::<Vec<_>>(), (1, 1, t_q, t_k), &Device::Cpu)?;
+    scores = scores.broadcast_add(&mask)?;
+    if let Some(padding) = padding {
+        let mask = padding.to_dtype(DType::F32)?.affine(1e30, -1e30)?.reshape((b, 1, 1, t_k))?;
+        scores = scores.broadcast_add(&mask)?;
+    }
+    positions.attention_output(&candle_nn::ops::softmax(&scores, D::Minus1)?, &v.contiguous()?, 1, start)
+}
+
+/// Queries and keys as they go into the attention.
+fn placed(layer: &GptInputLayer, q: &Tensor, k: &Tensor, positions: impl Into<Positions>) -> (Tensor, Tensor) {
+    match layer.positions().place() {
+        Place::Rotation => layer.positions().rotate(q, k, positions).unwrap(),
+        _ => (q.clone(), k.clone()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn cached_decode_is_one_pass(t in 2usize..12, cut in 1usize..11, seed in 0u64..1000) {
+        let cut = cut.min(t - 1);
+        let [q, k, v] = [0, 1, 2].map(|n| normal((2, H, t, D), seed + n));
+        for name in PositionScheme::NAMES {
+            let layer = layer(name);
+            let (all_q, all_k) = placed(&layer, &q, &k, 0);
+            let whole = attend(&layer, &all_q, &all_k, &v, 0, None);
+            let part = |x: &Tensor, from: usize, n: usize| x.narrow(2, from, n).unwrap();
+            let (first_q, first_k) = placed(&layer, &part(&q, 0, cut), &part(&k, 0, cut), 0);
+            let first = attend(&layer, &first_q, &first_k, &part(&v, 0, cut), 0, None);
+            let (last_q, last_k) = placed(&layer, &part(&q, cut, t - cut), &part(&k, cut, t - cut), cut);
+            let keys = Tensor::cat(&[first_k, last_k], 2).unwrap();
+            let last = attend(&layer, &last_q, &keys, &v, cut, None);
+            assert_close(&Tensor::cat(&[first, last], 2).unwrap(), &whole, NEAR, name);
+        }
+    }
+
+    /// Memory that is masked, or positions that all begin later, change nothing for relative schemes.
+    #[test]
+    fn relative_schemes_do_not_see_a_shift(t in 1usize..10, shift in 1usize..15, seed in 0u64..1000) {
+        let [q, k, v] = [0, 1, 2].map(|n| normal((2, H, t, D), seed + n));
+        for name in PositionScheme::NAMES {
+            let layer = layer(name);
+            let (here_q, here_k) = placed(&layer, &q, &k, 0);
+            let here = attend(&layer, &here_q, &here_k, &v, 0, None);
+            let (there_q, there_k) = placed(&layer, &q, &k, shift);
+            let before = normal((2, H, shift, D), seed + 3);
+            let keys = Tensor::cat(&[&before, &there_k], 2).unwrap();
+            let values = Tensor::cat(&[&before, &v], 2).unwrap();
+            let mask: Vec<u8> = (0..2 * (shift + t)).map(|n| u8::from(n % (shift + t) >= shift)).collect();
+            let mask = Tensor::from_vec(mask, (2, shift + t), &Device::Cpu).unwrap();
+            assert_close(&attend(&layer, &there_q, &keys, &values, shift, Some(&mask)), &here, NEAR, name);
+        }
+    }
+
+    /// Rows padded on the left, against each row alone.
+    #[test]
+    fn left_padding_changes_nothing(t in 2usize..10, pad in 1usize..9, seed in 0u64..1000) {
+        let pad = pad.min(t - 1);
+        let mask: Vec<u8> = (0..2 * t).map(|n| u8::from(n < t || n % t >= pad)).collect();
+        let mask = Tensor::from_vec(mask, (2, t), &Device::Cpu).unwrap();
+        let ids = Tensor::from_vec((0..2 * t as u32).map(|n| n % 11).collect(), (2, t), &Device::Cpu).unwrap();
+        let [q, k, v] = [0, 1, 2].map(|n| normal((2, H, t, D), seed + n));
+        for name in PositionScheme::NAMES {
+            let layer = layer(name);
+            let positions = Positions::from_mask(&mask).unwrap();
+            let (all_q, all_k) = placed(&layer, &q, &k, positions.clone());
+            let padded = attend(&layer, &all_q, &all_k, &v, 0, Some(&mask));
+            let n = t - pad;
+            let alone = |x: &Tensor| x.narrow(0, 1, 1).unwrap().narrow(2, pad, n).unwrap();
+            let (one_q, one_k) = placed(&layer, &alone(&q), &alone(&k), 0);
+            let unpadded = attend(&layer, &one_q, &one_k, &alone(&v), 0, None);
+            assert_close(&alone(&padded), &unpadded, NEAR, name);
+            let embedded = layer.forward_at(&ids, positions).unwrap().narrow(0, 1, 1).unwrap().narrow(1, pad, n).unwrap();
+            let one = layer.forward(&ids.narrow(0, 1, 1).unwrap().narrow(1, pad, n).unwrap()).unwrap();
+            assert_close(&embedded, &one, 0., name);
+        }
+    }
+
+    #[test]
+    fn rotations_keep_norms_and_products_of_a_distance(
+        m in 0usize..400, n in 0usize..400, shift in 0usize..3000, seed in 0u64..1000, interleaved: bool,
+    ) {
+        let config = RotaryConfig { interleaved, ..Default::default() };
+        let rope = Rotary::new(&config, 16, 64, &Device::Cpu).unwrap();
+        let (q, k) = (normal((1, 2, 1, 16), seed), normal((1, 2, 1, 16), seed + 1));
+        let at = |x: &Tensor, position: usize| rope.rotate(x, x, position).unwrap().0;
+        let product = |x: &Tensor, y: &Tensor| (x * y).unwrap().sum(D::Minus1).unwrap();
+        assert_close(&product(&at(&q, m), &at(&q, m)), &product(&q, &q), 1e-6, "norm");
+        let (here, there) = (product(&at(&q, m), &at(&k, n)), product(&at(&q, m + shift), &at(&k, n + shift)));
+        // Against the norms, as the product may vanish; an angle of 3400 in f32 is off by 1e-4 at most.
+        let apart = (here - there).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let norms = (product(&q, &q).unwrap_max() * product(&k, &k).unwrap_max()).sqrt();
+        prop_assert!(apart <= 3e-4 * norms, "{apart} of {norms}");
+    }
+}
+
+trait UnwrapMax {
+    fn unwrap_max(&self) -> f32;
+}
+
+impl UnwrapMax for Tensor {
+    fn unwrap_max(&self) -> f32 {
+        self.max_all().unwrap().to_scalar().unwrap()
+    }
+}
+
+#[test]
+fn far_positions_rotate_too() -> Result<()> {
+    let rope = Rotary::new(&RotaryConfig::default(), 2, 16, &Device::Cpu)?;
+    let x = Tensor::new(&[[[[1f32, 0.]], [[0., 1.]]]], &Device::Cpu)?;
+    let (x, _) = rope.rotate(&x, &x, 1 << 20)?; // one turn is 1 radian
+    let (sin, cos) = f64::from(1 << 20).sin_cos();
+    assert_close(&x.flatten_all()?, &Tensor::new(&[cos, sin, -sin, cos], &Device::Cpu)?, 1e-6, "2^20");
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! The layer with each scheme: what it adds to the input, what it says of the rest, what it saves, what is trained.
+
+use candle_core::{DType, Device, Tensor, Var};
+use candle_gpt_input::init::Init;
+use candle_gpt_input::position::{PositionScheme, Resize, SinusoidalLayout, sinusoidal};
+use candle_gpt_input::{Error, GptInputLayer, Positions, Result};
+use candle_nn::{VarBuilder, VarMap};
+use tempfile::TempDir;
+
+use crate::laws::layer;
+use crate::normal;
+use crate::support::{assert_bits_eq, devices, error_text};
+
+fn ids() -> Tensor {
+    Tensor::new(&[[3u32, 0, 10, 3], [1, 1, 2, 9]], &Device::Cpu).unwrap()
+}
+
+/// `wte` and what belongs to it, whatever the scheme.
+fn wte(layer: &GptInputLayer) -> Tensor {
+    layer.wte().as_embedding().unwrap().embeddings().clone()
+}
+
+#[test]
+fn only_input_schemes_add_to_the_input() -> Result<()> {
+    for name in PositionScheme::NAMES {
+        let layer = layer(name);
+        let (tokens, x) = (layer.embed_tokens(&ids())?, layer.forward_at(&ids(), 5)?);
+        assert_eq!(x.dims(), [2, 4, 12], "{name}");
+        match name {
+            "learned" | "sinusoidal" => {
+                let rows = layer.wpe()?.rows(&5.into(), &[2, 4])?;
+                assert_bits_eq(&x, &tokens.broadcast_add(&rows)?);
+            }
+            _ => {
+                assert_bits_eq(&x, &tokens);
+                // Long sequences are no error where there is no table, but what is no position is.
+                layer.forward_at(&ids(), 100_000)?;
+                assert!(matches!(
+                    layer.forward_at(&ids(), Tensor::new(&[0u32, 1, 2], &Device::Cpu)?),
+                    Err(Error::ShapeMismatch { .. })
+                ));
+            }
+        }
+        let buffer = Tensor::ones((2, 4, 12), DType::F32, &Device::Cpu)?;
+        layer.forward_into(&ids(), 5, &buffer)?;
+        assert_bits_eq(&buffer, &x);
+        assert_bits_eq(&layer.add_positions(&tokens, 5)?, &x);
+        let grads = layer.trainable(&VarMap::new(), "")?.row_grads(&ids(), 5, &x)?;
+        assert_eq!(grads.len(), if name == "learned" { 2 } else { 1 }, "{name}");
+    }
+    let table = sinusoidal(40, 12, SinusoidalLayout::Interleaved, DType::F32, &Device::Cpu)?;
+    assert_bits_eq(&layer("sinusoidal").wpe()?.rows(&0.into(), &[40])?, &table);
+    Ok(())
+}
+
+#[test]
+fn the_wrong_question_is_answered_with_the_right_one() -> Result<()> {
+    let q = normal((1, 3, 2, 4), 1);
+    for name in PositionScheme::NAMES {
+        let layer = layer(name);
+        let positions = layer.positions();
+        let asked = [
+            positions.rotate(&q, &q, 0).map(drop),
+            positions.attention_bias(2, 2, 0).map(drop),
+            positions.attention_scores(&q, &q, 0, 0).map(drop),
+            layer.wpe().map(drop),
+        ];
+        let (answers, instead) = match name {
+            "learned" | "sinusoidal" => (3, "the layer has added them"),
+            "none" => (usize::MAX, "there are none"),
+            "rope" => (0, "call `rotate(q, k, positions)`"),
+            "alibi" | "t5" => (1, "call `attention_bias(t_q, t_k, start_pos)`"),
+            _ => (2, "call `attention_scores(q, k, block, start_pos)`"),
+        };
+        for (index, answer) in asked.into_iter().enumerate() {
+            match index == answers {
+                true => answer?,
+                false => {
+                    let text = error_text(answer);
+                    assert!(text.starts_with(&format!("{name} positions ")) && text.contains(instead), "{text}");
+                }
+            }
+        }
+    }
+    let text = error_text(layer("shaw").positions().attention_scores(&q, &q, 2, 0));
+    assert_eq!(text, "block 2 has no positions of its own: the configuration says n_layer 2");
+    let odd = normal((1, 3, 2, 5), 1);
+    for name in ["rope", "shaw", "transformer-xl"] {
+        let layer = layer(name);
+        let positions = layer.positions();
+        let rotated = if name == "rope" { positions.rotate(&odd, &odd, 0).map(drop) } else { Ok(()) };
+        let scored = if name == "rope" { Ok(()) } else { positions.attention_scores(&odd, &odd, 0, 0).map(drop) };
+        assert!(error_text(rotated.and(scored)).starts_with("q has shape [1, 3, 2, 5], expected "), "{name}");
+    }
+    let below = Tensor::new(&[[0i64, -1]], &Device::Cpu)?;
+    let text = error_text(layer("rope").positions().rotate(&q, &q, &below));
+    assert!(text.starts_with("position -1 at [0, 1] "), "{text}");
+    Ok(())
+}
+
+#[test]
+fn tables_are_saved_loaded_converted_and_trained() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    for name in PositionScheme::NAMES {
+        let layer = layer(name);
+        for path in [folder.path().join(name), folder.path().join(format!("{name}.safetensors"))] {
+            layer.save(&path)?;
+            let (loaded, report) = GptInputLayer::from_pretrained_with_report(&path, DType::F32, &Device::Cpu)?;
+            assert_eq!(loaded.config(), layer.config(), "{name}");
+            assert_bits_eq(&wte(&loaded), &wte(&layer));
+            let (ours, theirs) = (layer.positions().tables(), loaded.positions().tables());
+            assert_eq!(ours.len(), theirs.len(), "{name}");
+            for ((name, ours), (their_name, theirs)) in ours.iter().zip(theirs) {
+                assert_eq!(name, their_name);
+                assert_bits_eq(theirs, ours);
+            }
+            assert_eq!((report.unused.len(), report.wpe.is_some()), (0, name == "learned"), "{name}");
+        }
+        let varmap = VarMap::new();
+        let trainable = layer.trainable(&varmap, "model")?;
+        assert_eq!(trainable.vars().len(), 1 + layer.positions().tables().len(), "{name}");
+        assert!(trainable.positions().tables().iter().all(|(_, table)| table.is_variable()), "{name}");
+        let text = error_text(layer.trainable(&varmap, "model"));
+        assert!(text.contains("already holds a variable `model.wte.weight`"), "{text}");
+        let vb = VarBuilder::from_varmap(&varmap, DType::F32, &Device::Cpu).pp("model");
+        let shared = GptInputLayer::load(vb, layer.config())?;
+        assert_bits_eq(&shared.forward(&ids())?, &layer.forward(&ids())?);
+        assert_eq!(varmap.all_vars().len(), trainable.vars().len(), "{name}: load made other names");
+    }
+    let text = error_text(
+        GptInputLayer::from_pretrained(folder.path().join("none"), DType::F32, &Device::Cpu).and_then(|layer| {
+            layer.save(folder.path().join("cut"))?;
+            let config = folder.path().join("cut/config.json");
+            let text = std::fs::read_to_string(&config).unwrap().replace("\"none\"", "\"t5\"");
+            std::fs::write(config, text).unwrap();
+            GptInputLayer::from_pretrained(folder.path().join("cut"), DType::F32, &Device::Cpu)
+        }),
+    );
+    assert!(text.contains("relative_attention_bias.weight"), "{text}");
+    Ok(())
+}
+
+/// f16 and bf16: as the same numbers in f32, to the rounding of the type.
+#[test]
+fn every_type_of_number_on_every_device() -> Result<()> {
+    for device in devices() {
+        for (dtype, bound) in [(DType::F64, 1e-6), (DType::BF16, 0.03), (DType::F16, 0.004)] {
+            for name in PositionScheme::NAMES {
+                let half = layer(name).to_dtype(dtype)?;
+                let wide = half.to_dtype(DType::F32)?;
+                let [q, k] = [1, 2].map(|seed| normal((2, 3, 5, 4), seed).to_dtype(dtype).unwrap());
+                let q = q.to_device(&device)?;
+                let k = k.to_device(&device)?;
+                let both = |layer: &GptInputLayer, dtype: DType| -> Result<Tensor> {
+                    let (q, k, positions) = (q.to_dtype(dtype)?, k.to_dtype(dtype)?, layer.positions());
+                    Ok(match name {
+                        "rope" => positions.rotate(&q, &k, 3)?.0,
+                        "alibi" | "t5" => positions.attention_bias(5, 7, 2)?,
+                        "shaw" | "deberta" | "transformer-xl" => positions.attention_scores(&q, &k, 0, 1)?,
+                        _ => layer.forward(&ids())?,
+                    })
+                };
+                let (narrow, wide) = (both(&half, dtype)?, both(&wide, DType::F32)?);
+                let expected = if matches!(name, "alibi" | "t5") && dtype != DType::F64 { DType::F32 } else { dtype };
+                assert!(narrow.dtype() == expected || name == "alibi", "{name} {dtype:?}: {:?}", narrow.dtype());
+                let wide = wide.to_dtype(DType::F64)?;
+                crate::assert_close(&narrow.to_dtype(DType::F64)?, &wide, bound, name);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_reach_every_learned_table() -> Result<()> {
+    let [q, k, v] = [1, 2, 3].map(|seed| normal((2, 3, 5, 4), seed));
+    for name in ["t5", "transformer-xl", "shaw", "deberta"] {
+        let layer = layer(name).trainable(&VarMap::new(), "")?;
+        let positions = layer.positions();
+        let mut loss = Tensor::new(0f32, &Device::Cpu)?;
+        for block in 0..2 {
+            let out = match name {
+                "t5" => positions.attention_bias(5, 5, 0)?,
+                _ => {
+                    let weights = candle_nn::ops::softmax(&positions.attention_scores(&q, &k, block, 0)?, 3)?;
+                    positions.attention_output(&weights, &v, block, 0)?
+                }
+            };
+            loss = (loss + out.sqr()?.sum_all()?)?;
+        }
+        let grads = loss.backward()?;
+        for (table_name, table) in positions.tables() {
+            let grad = grads.get(table).unwrap_or_else(|| panic!("{name}: no gradient of {table_name}"));
+            let sum = grad.abs()?.sum_all()?.to_scalar::<f32>()?;
+            assert!(sum > 0. && sum.is_finite(), "{name}: {table_name}: {sum}");
+        }
+    }
+    let q = Var::from_tensor(&q)?;
+    let (rotated, _) = layer("rope").positions().rotate(&q, &k, 2)?;
+    assert!(rotated.sqr()?.sum_all()?.backward()?.get(&q).is_some());
+    Ok(())
+}
+
+#[test]
+fn learned_positions_get_another_length() -> Result<()> {
+    let layer = layer("learned");
+    let table = |layer: &GptInputLayer, n| layer.wpe()?.rows(&0.into(), &[n]);
+    let cropped = layer.resize_positions(7, Resize::Crop)?;
+    assert_bits_eq(&table(&cropped, 7)?, &table(&layer, 7)?);
+    assert!(matches!(cropped.forward_at(&ids(), 4), Err(Error::SequenceTooLong { end: 8, n_positions: 7 })));
+    let longer = layer.resize_positions(50, Resize::Extend(Init::Gpt2 { std: 0.02 }))?;
+    assert_bits_eq(&table(&longer, 40)?, &table(&layer, 40)?);
+    assert_eq!(longer.forward_at(&ids(), 46)?.dims(), [2, 4, 12]);
+    let text = error_text(layer.resize_positions(41, Resize::Crop));
+    assert_eq!(text, "a table of 40 positions cannot be cropped to 41: extend or interpolate it");
+    let text = error_text(layer.resize_positions(39, Resize::Extend(Init::Zeros)));
+    assert_eq!(text, "a table of 40 positions cannot be extended to 39: crop or interpolate it");
+    assert!(error_text(layer.resize_positions(0, Resize::Crop)).contains("n_positions"));
+    // A fixed table is computed, whatever is asked.
+    let sines = crate::laws::layer("sinusoidal").resize_positions(90, Resize::Crop)?;
+    let expected = sinusoidal(90, 12, SinusoidalLayout::Interleaved, DType::F32, &Device::Cpu)?;
+    assert_bits_eq(&table(&sines, 90)?, &expected);
+    // Other rows of the table do not move, and padding has position 0.
+    let mask = Tensor::new(&[[0u8, 0, 1, 1], [1, 1, 1, 1]], &Device::Cpu)?;
+    let x = sines.forward_at(&ids(), Positions::from_mask(&mask)?)?;
+    assert_eq!(x.dims(), [2, 4, 12]);
+    Ok(())
+}
