@@ -42,6 +42,7 @@ fn every_example_has_help() {
         "bench",
         "pretrain",
         "positions",
+        "explore",
     ] {
         assert!(stdout(example(name).arg("--help")).contains("Usage:"), "{name}");
     }

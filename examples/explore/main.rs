@@ -1,0 +1,170 @@
+//! What a model's tables know: nearest tokens, analogies, pictures of both tables before and after training, their health.
+//!
+//! cargo run --release --example explore
+//! cargo run --release --example explore -- --near water --analogy father:mother::son --weights path/to/gpt2
+//!
+//! Prints for each word of `--near` the tokens of the nearest vectors, before training and after, the tokens that complete
+//! each analogy, and a report of rows that something is wrong with. Writes `positions.png`, how alike the vectors of any two
+//! positions are, and `tokens.png`, a flat map of chosen tokens.
+
+#[path = "../cli/mod.rs"]
+mod cli;
+#[path = "../font/mod.rs"]
+mod font;
+mod health;
+#[path = "../input/mod.rs"]
+#[allow(dead_code)] // batches are made elsewhere
+mod input;
+mod map;
+mod pictures;
+mod rows;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device};
+use candle_gpt_input::GptInputLayer;
+use candle_gpt_input::init::Init;
+use candle_gpt_input::rng::Generator;
+use candle_gpt_input::tokenizer::Tokenizer;
+use clap::Parser;
+use rows::Rows;
+
+/// Shows what a GPT-2's token and position tables have learned.
+#[derive(Parser)]
+struct Args {
+    /// The trained model: any GPT-2 checkpoint
+    #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
+    weights: PathBuf,
+    /// The model before training [default: fresh tables of the same shape, N(0, 0.02²) from --seed, as `pretrain` begins]
+    #[arg(long, value_name = "PATH")]
+    before: Option<PathBuf>,
+    /// The seed of the fresh tables
+    #[arg(long, value_name = "S", default_value_t = 123, conflicts_with = "before")]
+    seed: u64,
+    /// Words whose nearest tokens are shown
+    #[arg(long, value_name = "WORD", num_args = 1.., default_values = ["king", "father", "seven", "Egypt", "said"])]
+    near: Vec<String>,
+    /// Analogies to complete: A is to B as C is to ... (`A:B::C`)
+    #[arg(long, value_name = "A:B::C", num_args = 1.., default_values = ["father:mother::son", "king:kings::city"])]
+    analogy: Vec<String>,
+    /// How many tokens each list shows
+    #[arg(short, value_name = "N", default_value_t = 6)]
+    n: usize,
+    /// Words on the map: groups of words with commas between them, one colour a group
+    #[arg(long, value_name = "A,B,..", num_args = 1.., default_values = map::WORDS)]
+    map: Vec<String>,
+    /// The text that says which tokens a model has seen, for the report
+    #[arg(long, value_name = "F", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/genesis.txt"))]
+    text_file: PathBuf,
+    /// Where the pictures go
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/explore"))]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    cli::exit(explore(Args::parse(), &mut std::io::stdout().lock()))
+}
+
+/// Both tables of a model.
+struct Tables {
+    wte: Rows,
+    wpe: Rows,
+}
+
+impl Tables {
+    fn of(layer: &GptInputLayer) -> Result<Self> {
+        let rows = |table: Option<&candle_nn::Embedding>| Rows::new(table.context("no table in memory")?.embeddings());
+        Ok(Self { wte: rows(layer.wte().as_embedding())?, wpe: rows(layer.wpe()?.as_embedding())? })
+    }
+}
+
+fn explore(args: Args, out: &mut impl Write) -> Result<()> {
+    let layer = load(&args.weights)?;
+    let fresh = match &args.before {
+        Some(path) => load(path)?,
+        None => {
+            let init = Init::Gpt2 { std: 0.02 };
+            GptInputLayer::init(layer.config(), init, &Generator::manual_seed(args.seed), DType::F32, &Device::Cpu)?
+        }
+    };
+    let (before, after) = (Tables::of(&fresh)?, Tables::of(&layer)?);
+    let words = Words { tokenizer: input::tokenizer_for(&args.weights)? };
+
+    for word in &args.near {
+        let id = words.id(word)?;
+        writeln!(out, "nearest to {}", words.show(id))?;
+        for (when, tables) in [("before", &before), ("after", &after)] {
+            let nearest = tables.wte.nearest(tables.wte.unit(id)?, &[id], args.n);
+            writeln!(out, "  {when:<7}{}", words.list(&nearest))?;
+        }
+    }
+    for analogy in &args.analogy {
+        let [a, b, c] = words.analogy(analogy)?;
+        writeln!(out, "{} is to {} as {} is to", words.show(a), words.show(b), words.show(c))?;
+        for (when, tables) in [("before", &before), ("after", &after)] {
+            let (from, to, start) = (tables.wte.unit(a)?, tables.wte.unit(b)?, tables.wte.unit(c)?);
+            let wanted: Vec<f32> = from.iter().zip(to).zip(start).map(|((a, b), c)| b - a + c).collect();
+            writeln!(out, "  {when:<7}{}", words.list(&tables.wte.nearest(&wanted, &[a, b, c], args.n)))?;
+        }
+    }
+
+    let text = std::fs::read_to_string(&args.text_file).with_context(|| args.text_file.display().to_string())?;
+    let seen = words.tokenizer.encode(&text)?;
+    health::report(out, &after.wte, &after.wpe, &seen, &words)?;
+
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let path = args.out.join("positions.png");
+    pictures::positions(&path, &before.wpe, &after.wpe)?;
+    writeln!(out, "wrote {}", path.display())?;
+    let groups = args.map.iter().map(|group| words.group(group)).collect::<Result<Vec<_>>>()?;
+    let path = args.out.join("tokens.png");
+    pictures::tokens(&path, &before.wte, &after.wte, &groups)?;
+    Ok(writeln!(out, "wrote {}", path.display())?)
+}
+
+fn load(path: &Path) -> Result<GptInputLayer> {
+    GptInputLayer::from_pretrained(path, DType::F32, &Device::Cpu).with_context(|| path.display().to_string())
+}
+
+/// Words and their tokens.
+struct Words {
+    tokenizer: Tokenizer,
+}
+
+impl Words {
+    /// The token of a word inside a sentence (with a space before it), or else as it is written.
+    fn id(&self, word: &str) -> Result<usize> {
+        let written = self.tokenizer.encode(word)?;
+        match (&self.tokenizer.encode(&format!(" {word}"))?[..], &written[..]) {
+            (&[id], _) | (_, &[id]) => Ok(id as usize),
+            _ => anyhow::bail!("{word:?} is {} tokens: {}", written.len(), self.list_ids(&written)),
+        }
+    }
+
+    fn analogy(&self, text: &str) -> Result<[usize; 3]> {
+        let parts = text.split_once("::").and_then(|(known, c)| Some((known.split_once(':')?, c)));
+        let ((a, b), c) = parts.with_context(|| format!("{text:?}: write an analogy as A:B::C"))?;
+        Ok([self.id(a)?, self.id(b)?, self.id(c)?])
+    }
+
+    fn group(&self, words: &str) -> Result<Vec<(String, usize)>> {
+        words.split(',').map(|word| Ok((word.to_string(), self.id(word)?))).collect()
+    }
+
+    fn show(&self, id: usize) -> String {
+        let bytes = u32::try_from(id).ok().and_then(|id| self.tokenizer.token_bytes(id));
+        bytes.map_or_else(|| format!("token {id}"), |bytes| format!("{:?}", String::from_utf8_lossy(bytes)))
+    }
+
+    fn list(&self, found: &[(f32, usize)]) -> String {
+        let shown: Vec<String> = found.iter().map(|&(cosine, id)| format!("{} {cosine:.2}", self.show(id))).collect();
+        shown.join("  ")
+    }
+
+    fn list_ids(&self, ids: &[u32]) -> String {
+        ids.iter().map(|&id| self.show(id as usize)).collect::<Vec<_>>().join(" ")
+    }
+}

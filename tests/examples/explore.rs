@@ -1,0 +1,81 @@
+//! `explore` on tables whose answers are known.
+
+use candle_core::{Device, Tensor};
+use candle_gpt_input::GptInputLayer;
+use candle_gpt_input::tokenizer::Tokenizer;
+use tempfile::TempDir;
+
+use crate::programs::{failure, stdout};
+use crate::support::example;
+
+const WIDTH: usize = 4;
+
+/// The id of a word inside a sentence.
+fn id(word: &str) -> usize {
+    let ids = Tokenizer::gpt2().unwrap().encode(&format!(" {word}")).unwrap();
+    assert_eq!(ids.len(), 1, "{word}");
+    ids[0] as usize
+}
+
+/// Saves tables in which `rows` stand at the tokens of these words, and directions of their own everywhere else.
+fn save(folder: &TempDir, rows: &[(&str, [f32; WIDTH])], wpe: Vec<f32>) {
+    let vocab_size = Tokenizer::gpt2().unwrap().vocab_size();
+    let mut wte: Vec<f32> = (0..vocab_size)
+        .flat_map(|id| {
+            let angle = id as f32 / vocab_size as f32; // no two alike, and all far from the first two axes
+            [0.0, 0.0, angle.cos(), angle.sin()]
+        })
+        .collect();
+    for (word, row) in rows {
+        wte[id(word) * WIDTH..][..WIDTH].copy_from_slice(row);
+    }
+    let wte = Tensor::from_vec(wte, (vocab_size, WIDTH), &Device::Cpu).unwrap();
+    let n_positions = wpe.len() / WIDTH;
+    let wpe = Tensor::from_vec(wpe, (n_positions, WIDTH), &Device::Cpu).unwrap();
+    GptInputLayer::new(wte, wpe).unwrap().save(folder.path()).unwrap();
+}
+
+#[test]
+fn explore_finds_what_is_there() {
+    let folder = TempDir::new().unwrap();
+    let rows = [
+        ("man", [1.0, 0.0, 0.0, 0.0]),
+        ("woman", [1.0, 0.5, 0.0, 0.0]),
+        ("king", [2.0, 0.0, 0.0, -2.0]),
+        ("queen", [2.0, 1.0, 0.0, -2.0]),
+        ("river", [0.0, f32::NAN, 0.0, 0.0]),
+        ("stone", [0.0, 1e-6, 0.0, 0.0]),
+    ];
+    // Twelve positions that are alike, and twelve that have nothing to do with each other.
+    let alike = (0..12).flat_map(|p| [1.0, p as f32 / 100.0, 0.0, 0.0]);
+    let apart = (0..12).flat_map(|p| if p % 2 == 0 { [0.0, 0.0, 1.0, 0.0] } else { [0.0, 0.0, 0.0, 1.0] });
+    save(&folder, &rows, alike.chain(apart).collect());
+    let text = folder.path().join("text.txt");
+    std::fs::write(&text, "the man and the woman saw the king").unwrap();
+    let out = folder.path().join("pictures");
+    let output = stdout(
+        example("explore")
+            .args(["--near", "queen", "--analogy", "man:woman::king", "-n", "2", "--map", "man,woman,king"])
+            .arg("--weights")
+            .arg(folder.path())
+            .arg("--text-file")
+            .arg(&text)
+            .arg("--out")
+            .arg(&out),
+    );
+    let after: Vec<&str> = output.lines().filter(|line| line.starts_with("  after")).collect();
+    assert!(after[0].contains("\" king\" 0.94"), "{output}");
+    assert!(after[1].starts_with("  after  \" queen\" 0.9"), "{output}");
+    assert!(output.contains("1 tokens (0.0 %) with a NaN or an infinity: \" river\""), "{output}");
+    assert!(output.contains("1 tokens (0.0 %) shorter than 0.1 of the median: \" stone\""), "{output}");
+    assert!(output.contains("50250 tokens (100.0 %) not in the text"), "{output}"); // all but seven
+    assert!(output.contains("12 positions from the first on are like their neighbours; 12 beyond"), "{output}");
+    for name in ["positions.png", "tokens.png"] {
+        assert!(std::fs::read(out.join(name)).unwrap().starts_with(b"\x89PNG"), "{name}");
+    }
+
+    let fails = |args: &[&str]| failure(example("explore").args(args).arg("--out").arg(&out), 1);
+    assert!(fails(&["--near", "unbelievableness"]).contains("\"unbelievableness\" is"));
+    assert!(fails(&["--analogy", "man:king"]).contains("write an analogy as A:B::C"));
+    assert!(fails(&["--weights", "/no/such"]).ends_with("no such file or folder"));
+}
