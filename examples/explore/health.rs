@@ -99,6 +99,10 @@ fn trained_positions(wpe: &Rows) -> Result<usize> {
     let pairs = (1..wpe.len()).map(|position| Ok(dot(wpe.unit(position - 1)?, wpe.unit(position)?)));
     let cosines = pairs.collect::<Result<Vec<f32>>>()?;
     let chance = ALIKE / ((wpe.width * N_PAIRS) as f32).sqrt();
-    let alike = |pairs: &[f32]| pairs.iter().sum::<f32>() / N_PAIRS as f32 > chance;
-    Ok(cosines.windows(N_PAIRS).rposition(alike).map_or(0, |first| first + N_PAIRS + 1))
+    let mean = |pairs: &[f32]| pairs.iter().sum::<f32>() / N_PAIRS as f32;
+    let Some(first) = cosines.windows(N_PAIRS).rposition(|pairs| mean(pairs) > chance) else { return Ok(0) };
+    // The last pairs of that window may be beyond the end already.
+    let last = &cosines[first..first + N_PAIRS];
+    let end = last.iter().rposition(|&cosine| cosine > mean(last) / 2.0).unwrap_or(0);
+    Ok(first + end + 2) // a pair is two positions
 }
