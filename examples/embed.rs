@@ -75,14 +75,15 @@ fn main() -> ExitCode {
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
-    let weights = match &args.hub {
-        Some(repo) if !args.remote => hub::download(repo, Wanted::InputTables)?,
-        _ => args.weights.clone(),
+    let remote = args.hub.as_deref().filter(|_| args.remote).map(Remote::open).transpose()?;
+    let weights = match (&args.hub, &remote) {
+        (Some(_), Some(remote)) => remote.folder().unwrap_or(&args.weights).to_path_buf(),
+        (Some(repo), None) => hub::download(repo, Wanted::InputTables)?,
+        (None, _) => args.weights.clone(),
     };
     let (rows, tokenizer, tokenizing) = token_ids(&args, &weights)?;
     let start = Instant::now();
     let own_before = own_memory();
-    let remote = args.hub.as_deref().filter(|_| args.remote).map(Remote::open).transpose()?;
     let (layer, report) = match &remote {
         Some(remote) => GptInputLayer::from_checkpoint_mapped(&remote.checkpoint()?, args.dtype, &device)?,
         None if args.mapped => GptInputLayer::from_pretrained_mapped(&weights, args.dtype, &device)?,

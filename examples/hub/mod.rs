@@ -8,7 +8,7 @@ pub mod remote;
 #[cfg(feature = "hub")]
 pub mod request;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -92,6 +92,11 @@ impl Remote {
         Ok(Self { file: file.with_context(|| repo.url(&name))?.into(), config })
     }
 
+    /// Where its configuration lies on this machine.
+    pub fn folder(&self) -> Option<&Path> {
+        self.config.as_deref()?.parent()
+    }
+
     /// Its header is fetched.
     pub fn checkpoint(&self) -> Result<candle_gpt_input::checkpoint::Checkpoint> {
         Ok(candle_gpt_input::checkpoint::Checkpoint::from_ranges(self.file.clone(), self.config.as_deref())?)
@@ -148,6 +153,10 @@ pub enum Remote {}
 impl Remote {
     pub fn open(repo: &str) -> Result<Self> {
         download(repo, Wanted::InputTables).and_then(|_| anyhow::bail!("--remote needs a build with `--features hub`"))
+    }
+
+    pub fn folder(&self) -> Option<&Path> {
+        match *self {}
     }
 
     pub fn checkpoint(&self) -> Result<candle_gpt_input::checkpoint::Checkpoint> {
