@@ -3,6 +3,7 @@
 //! cargo run --release --example embed
 //! cargo run --release --example embed -- "Hello, do you like tea?" --weights path/to/gpt2 --dtype bf16
 //! cargo run --release --features hub --example embed -- --hub openai-community/gpt2
+//! cargo run --release --features hub --example embed -- --hub openai-community/gpt2 --remote
 //!
 //! Prints the tokens, their ids and positions, the first numbers of each vector, the shape, the device and the times.
 
@@ -21,7 +22,7 @@ use candle_gpt_input::checkpoint::save_tensors;
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
 use clap::Parser;
-use hub::Wanted;
+use hub::{Remote, Wanted};
 use input::{Batch, tokenizer_for};
 
 /// Embedded when nothing else is asked for.
@@ -48,6 +49,9 @@ struct Args {
     /// Leaves the tables in their file: only the rows that are asked for are read
     #[arg(long)]
     mapped: bool,
+    /// Leaves the tables on the hub: only the rows that are asked for are fetched, and kept for the next time
+    #[arg(long, requires = "hub", conflicts_with = "mapped")]
+    remote: bool,
     /// A byte-level BPE tokenizer.json [default: the one beside the weights, else GPT-2's]
     #[arg(long, value_name = "F")]
     tokenizer: Option<PathBuf>,
@@ -71,16 +75,19 @@ fn main() -> ExitCode {
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
-    let weights = match &args.hub {
-        Some(repo) => hub::download(repo, Wanted::InputTables)?,
-        None => args.weights.clone(),
+    let remote = args.hub.as_deref().filter(|_| args.remote).map(Remote::open).transpose()?;
+    let weights = match (&args.hub, &remote) {
+        (Some(_), Some(remote)) => remote.folder().unwrap_or(&args.weights).to_path_buf(),
+        (Some(repo), None) => hub::download(repo, Wanted::InputTables)?,
+        (None, _) => args.weights.clone(),
     };
     let (rows, tokenizer, tokenizing) = token_ids(&args, &weights)?;
     let start = Instant::now();
     let own_before = own_memory();
-    let (layer, report) = match args.mapped {
-        true => GptInputLayer::from_pretrained_mapped(&weights, args.dtype, &device)?,
-        false => GptInputLayer::from_pretrained_with_report(&weights, args.dtype, &device)?,
+    let (layer, report) = match &remote {
+        Some(remote) => GptInputLayer::from_checkpoint_mapped(&remote.checkpoint()?, args.dtype, &device)?,
+        None if args.mapped => GptInputLayer::from_pretrained_mapped(&weights, args.dtype, &device)?,
+        None => GptInputLayer::from_pretrained_with_report(&weights, args.dtype, &device)?,
     };
     let loading = start.elapsed();
     writeln!(out, "{report}\ndevice {chosen}")?;
@@ -106,6 +113,9 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
             out,
             "memory of its own (RssAnon): {before} kB before the weights, {after} kB after the forward pass"
         )?;
+    }
+    if let Some(remote) = &remote {
+        writeln!(out, "{}", remote.fetched())?;
     }
     if let Some(path) = &args.output {
         let input_ids = batch.input_ids.to_dtype(DType::U32)?;

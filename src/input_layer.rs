@@ -213,10 +213,26 @@ impl GptInputLayer {
     /// [`CheckpointError::NotMappable`](crate::error::CheckpointError::NotMappable) for tables that are compressed,
     /// quantized, big-endian or not stored row after row.
     pub fn from_pretrained_mapped(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<(Self, LoadReport)> {
-        let tables = Checkpoint::open(path)?.map_tables(dtype, device)?;
+        Self::from_checkpoint_mapped(&Checkpoint::open(path)?, dtype, device)
+    }
+
+    /// As [`from_pretrained_mapped`](Self::from_pretrained_mapped), from a checkpoint that is already open.
+    ///
+    /// Of a checkpoint whose bytes are elsewhere ([`Checkpoint::from_ranges`]) a call fetches the rows that it needs, each
+    /// once, in one request for the token table and one for the position table; that can fail as any reading can. Nothing
+    /// is kept here: who fetches may keep it.
+    ///
+    /// # Errors
+    /// As [`from_pretrained_mapped`](Self::from_pretrained_mapped).
+    pub fn from_checkpoint_mapped(
+        checkpoint: &Checkpoint,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<(Self, LoadReport)> {
+        let tables = checkpoint.map_tables(dtype, device)?;
         let table = |rows: MappedRows, table| {
-            let MappedRows { map, start, n_rows, width, stored } = rows;
-            MappedTable { map, start, n_rows, width, stored, dtype, device: device.clone(), table }
+            let MappedRows { bytes, start, n_rows, width, stored } = rows;
+            MappedTable { bytes, start, n_rows, width, stored, dtype, device: device.clone(), table }
         };
         let positions = match tables.wpe {
             Some(wpe) => PositionEncoding::learned(&tables.config, table(wpe, Table::Positions).into()),
@@ -228,10 +244,11 @@ impl GptInputLayer {
 
     /// Asks the system to have the rows of `input_ids` in memory soon: those of the next batch, while this one is computed.
     ///
-    /// For tables that stay in a file; of tables in memory nothing is asked.
+    /// For tables that stay in a file; of tables in memory nothing is asked. Rows that are elsewhere are fetched and
+    /// dropped, for the cache of who fetches them.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`], [`Error::IdDType`].
+    /// [`Error::TokenOutOfRange`], [`Error::IdDType`], and what fetching reports.
     pub fn prefetch(&self, input_ids: &Tensor) -> Result<()> {
         let ids = self.wte.check(input_ids)?;
         self.wte.mapped().map_or(Ok(()), |table| table.prefetch(&ids))

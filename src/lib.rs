@@ -16,6 +16,7 @@ pub mod lm_head;
 mod memory;
 pub mod optim;
 pub mod position;
+mod ranges;
 pub mod rng;
 pub mod tokenizer;
 

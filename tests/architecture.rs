@@ -10,6 +10,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("config", 1),
     ("device", 1),
     ("memory", 1),
+    ("ranges", 1),
     ("kernel", 2),
     ("checkpoint", 2),
     ("rng", 2),

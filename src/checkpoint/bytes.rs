@@ -4,8 +4,11 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::pages::Pages;
 use crate::error::CheckpointError;
+use crate::ranges::ByteRanges;
 
 /// Why a parser gave up; the path and the format are added by who called it.
 #[derive(Debug)]
@@ -34,12 +37,21 @@ pub(super) fn invalid<T>(reason: impl Into<String>) -> Parse<T> {
     Err(ParseError::Invalid(reason.into()))
 }
 
+/// More than any header of ours: safetensors' own limit is 100 MB.
+const MAX_HEADER_ELSEWHERE: u64 = 1 << 27;
+
 /// An open file of known length, read at places by any number of threads.
 #[derive(Debug)]
 pub(crate) struct ByteFile {
     pub(super) path: PathBuf,
     pub(super) n_bytes: u64,
-    file: File,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    File(File),
+    Elsewhere(Pages),
 }
 
 impl ByteFile {
@@ -51,7 +63,20 @@ impl ByteFile {
         }
         let file = File::open(path).map_err(io)?;
         let n_bytes = file.metadata().map_err(io)?.len();
-        Ok(Self { path: path.to_path_buf(), n_bytes, file })
+        Ok(Self { path: path.to_path_buf(), n_bytes, bytes: Bytes::File(file) })
+    }
+
+    /// Bytes that are fetched when they are read.
+    pub(super) fn elsewhere(source: Arc<dyn ByteRanges>) -> Self {
+        Self { path: source.name().into(), n_bytes: source.n_bytes(), bytes: Bytes::Elsewhere(Pages::new(source)) }
+    }
+
+    /// Where the bytes come from, if not from a file.
+    pub(super) fn source(&self) -> Option<&Arc<dyn ByteRanges>> {
+        match &self.bytes {
+            Bytes::File(_) => None,
+            Bytes::Elsewhere(pages) => Some(pages.source()),
+        }
     }
 
     /// Fills `bytes` from `start` on; the file's own position is not used.
@@ -64,9 +89,20 @@ impl ByteFile {
         if start.checked_add(n).is_none_or(|end| end > self.n_bytes) {
             return invalid(format!("{n} bytes are wanted at {start}, but the file ends at {}", self.n_bytes));
         }
+        self.must_be_there(n)?;
         let mut bytes = vec![0; n as usize];
         self.read_exact_at(&mut bytes, start)?;
         Ok(bytes)
+    }
+
+    /// The length of a file is a fact; of bytes elsewhere it is a claim, for which no memory is set aside.
+    fn must_be_there(&self, n: u64) -> Parse<()> {
+        match &self.bytes {
+            Bytes::Elsewhere(_) if n > MAX_HEADER_ELSEWHERE => {
+                invalid(format!("its header wants {n} bytes at once, more than {MAX_HEADER_ELSEWHERE} are fetched for"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The `N` bytes at `start`.
@@ -81,14 +117,14 @@ impl ByteFile {
         ReadAt { file: self, start, end }
     }
 
-    #[cfg(unix)]
     fn read_at(&self, bytes: &mut [u8], start: u64) -> io::Result<usize> {
-        std::os::unix::fs::FileExt::read_at(&self.file, bytes, start)
-    }
-
-    #[cfg(windows)]
-    fn read_at(&self, bytes: &mut [u8], start: u64) -> io::Result<usize> {
-        std::os::windows::fs::FileExt::seek_read(&self.file, bytes, start)
+        match &self.bytes {
+            #[cfg(unix)]
+            Bytes::File(file) => std::os::unix::fs::FileExt::read_at(file, bytes, start),
+            #[cfg(windows)]
+            Bytes::File(file) => std::os::windows::fs::FileExt::seek_read(file, bytes, start),
+            Bytes::Elsewhere(pages) => pages.read_at(bytes, start),
+        }
     }
 }
 
@@ -158,6 +194,7 @@ impl<'a> Header<'a> {
     /// `n` bytes, allocated once they are known to be there.
     pub(super) fn bytes(&mut self, n: u64) -> Parse<Vec<u8>> {
         self.must_hold(n)?;
+        self.reader.get_ref().file.must_be_there(n)?;
         let mut bytes = vec![0; n as usize];
         self.reader.read_exact(&mut bytes)?;
         self.position += n;

@@ -94,19 +94,32 @@ pub(super) fn read_config(
         for (name, parse) in [(CONFIG_FILE, ConfigFile::parse as fn(&str) -> _), (HPARAMS_FILE, parse_hparams)] {
             let beside = file.with_file_name(name);
             if beside.is_file() {
-                let text = std::fs::read_to_string(&beside)
-                    .map_err(|source| CheckpointError::Io { path: beside.clone(), source })?;
-                let config = parse(&text)
-                    .map_err(|source| CheckpointError::Config { path: beside.clone(), source: source.into() })?;
-                return Ok(Some((ConfigSource::File(beside), config)));
+                return config_file(beside, parse).map(Some);
             }
         }
     }
+    embedded_config(weights)
+}
+
+/// A file of configuration.
+pub(super) fn config_file(
+    path: PathBuf,
+    parse: fn(&str) -> Result<ConfigFile, ConfigError>,
+) -> Result<(ConfigSource, ConfigFile), CheckpointError> {
+    let text = std::fs::read_to_string(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+    match parse(&text) {
+        Ok(config) => Ok((ConfigSource::File(path), config)),
+        Err(source) => Err(CheckpointError::Config { path, source: source.into() }),
+    }
+}
+
+/// What a single file says of itself.
+pub(super) fn embedded_config(weights: &Weights) -> Result<Option<(ConfigSource, ConfigFile)>, CheckpointError> {
     let Weights::File(opened) = weights else { return Ok(None) };
     let Some(text) = opened.metadata().get(CONFIG_METADATA) else { return Ok(None) };
     let config = ConfigFile::parse(text)
-        .map_err(|source| CheckpointError::Config { path: file.to_path_buf(), source: source.into() })?;
-    Ok(Some((ConfigSource::Metadata(file.to_path_buf()), config)))
+        .map_err(|source| CheckpointError::Config { path: opened.path().to_path_buf(), source: source.into() })?;
+    Ok(Some((ConfigSource::Metadata(opened.path().to_path_buf()), config)))
 }
 
 fn parse_hparams(text: &str) -> Result<ConfigFile, ConfigError> {

@@ -1,4 +1,4 @@
-//! The two tables left in their file: a memory map of it, and where they lie.
+//! The two tables left where they are: a memory map of their file, or who fetches their bytes, and where they lie.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -7,16 +7,17 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
+use super::bytes::ByteFile;
 use super::locate::LocatedTable;
 use super::stored::{Kind, Place};
 use super::{Checkpoint, LoadReport};
 use crate::config::GptInputConfig;
 use crate::error::{CheckpointError, Result};
+use crate::ranges::RowBytes;
 
-/// A table `[n_rows, width]` of little-endian numbers that begins at byte `start` of a map.
-#[derive(Clone, Debug)]
+/// A table `[n_rows, width]` of little-endian numbers that begins at byte `start`.
 pub(crate) struct MappedRows {
-    pub(crate) map: Arc<Mmap>,
+    pub(crate) bytes: RowBytes,
     pub(crate) start: usize,
     pub(crate) n_rows: usize,
     pub(crate) width: usize,
@@ -34,7 +35,7 @@ pub(crate) struct MappedTables {
 }
 
 impl Checkpoint {
-    /// Maps the files of the two input tables; no row is read.
+    /// Maps the files of the two input tables, those that are files; no row is read.
     pub(crate) fn map_tables(&self, dtype: DType, device: &Device) -> Result<MappedTables> {
         if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
             return Err(CheckpointError::UnsupportedDType { dtype }.into());
@@ -69,6 +70,12 @@ fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<M
     if at.strides.is_some() {
         return Err(refused("stored column after column, or with gaps"));
     }
+    let (n_rows, width) = (table.info.n_rows, table.info.width);
+    let no_longer_there = || refused("no longer all there");
+    let start = usize::try_from(start).map_err(|_| no_longer_there())?;
+    if let Some(source) = table.file.get().bytes_of(at).and_then(ByteFile::source) {
+        return Ok(MappedRows { bytes: RowBytes::Elsewhere(source.clone()), start, n_rows, width, stored });
+    }
     let io = |source| CheckpointError::Io { path: file.clone(), source };
     let map = match maps.get(&file) {
         Some(map) => map.clone(),
@@ -82,10 +89,9 @@ fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<M
             map
         }
     };
-    let (n_rows, width) = (table.info.n_rows, table.info.width);
     // The file may have been replaced since its header was read.
-    match usize::try_from(start).ok().filter(|start| map.len().checked_sub(*start).is_some_and(|n| n >= at.n_bytes())) {
-        Some(start) => Ok(MappedRows { map, start, n_rows, width, stored }),
-        None => Err(refused("no longer all there")),
+    if map.len().checked_sub(start).is_none_or(|n| n < at.n_bytes()) {
+        return Err(no_longer_there());
     }
+    Ok(MappedRows { bytes: RowBytes::Mapped(map), start, n_rows, width, stored })
 }

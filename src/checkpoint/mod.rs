@@ -1,4 +1,4 @@
-//! [`Checkpoint`]: GPT-2 weights on disk. Names → tensors; it knows no layer.
+//! [`Checkpoint`]: GPT-2 weights on disk, or wherever their bytes can be asked for. Names → tensors; it knows no layer.
 
 mod bytes;
 mod convert;
@@ -7,6 +7,7 @@ mod format;
 mod keys;
 mod locate;
 mod mapped;
+mod pages;
 mod read;
 mod report;
 mod save;
@@ -16,14 +17,17 @@ mod var_builder;
 mod weights;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::config::{ConfigFile, GptInputConfig};
 use crate::error::Result;
+use bytes::ByteFile;
 use locate::{Located, LocatedTable};
 use stored::StoredTensor;
 
+pub use crate::ranges::ByteRanges;
 pub use format::Format;
 pub use keys::Role;
 pub(crate) use mapped::MappedRows;
@@ -107,6 +111,27 @@ impl Checkpoint {
         };
         let config = folder::read_config(&file, &weights, whole_folder)?;
         Ok(Self { path: path.to_path_buf(), weights, config, prefix: None })
+    }
+
+    /// Opens a single file of any [`Format`] but TensorFlow's whose bytes are asked for by their places: over a network,
+    /// for one. `config` is its `config.json`, if there is one on this machine.
+    ///
+    /// Only the header is fetched, in pages of 16 KiB. [`GptInputLayer::from_checkpoint_mapped`] then fetches the rows that a call
+    /// asks for, everything else fetches what it reads.
+    ///
+    /// [`GptInputLayer::from_checkpoint_mapped`]: crate::GptInputLayer::from_checkpoint_mapped
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); what `ranges` reports is
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with its name.
+    pub fn from_ranges(ranges: Arc<dyn ByteRanges>, config: Option<&Path>) -> Result<Self> {
+        let path = PathBuf::from(ranges.name());
+        let weights = Weights::File(WeightsFile::parse(ByteFile::elsewhere(ranges))?);
+        let config = match config {
+            Some(config) => Some(folder::config_file(config.to_path_buf(), ConfigFile::parse)?),
+            None => folder::embedded_config(&weights)?,
+        };
+        Ok(Self { path, weights, config, prefix: None })
     }
 
     /// The format of its file, or that of the first of its shards.

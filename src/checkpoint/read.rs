@@ -19,6 +19,7 @@ const PIECE_BYTES: usize = 1 << 20;
 /// A tensor that does not lie row after row is first read from its first element to its last.
 pub(super) fn read_elements<T: Element>(files: &[ByteFile], tensor: &StoredTensor) -> io::Result<Vec<T>> {
     let mut bytes = reader(files, tensor)?;
+    let elsewhere = files.iter().any(|file| file.source().is_some());
     let element = tensor.dtype.block_bytes;
     if let Some(strides) = &tensor.strides {
         let n_bytes = tensor.extent().unwrap_or(0) as usize;
@@ -29,19 +30,19 @@ pub(super) fn read_elements<T: Element>(files: &[ByteFile], tensor: &StoredTenso
         }
         let gathered =
             strided(&tensor.shape, strides).flat_map(|i| span[i * element..(i + 1) * element].iter().copied());
-        return convert(tensor, &mut Gathered(gathered));
+        return convert(tensor, &mut Gathered(gathered), elsewhere);
     }
-    convert(tensor, &mut bytes)
+    convert(tensor, &mut bytes, elsewhere)
 }
 
 /// Elements of type `tensor.dtype` from a stream of exactly their bytes.
-fn convert<T: Element>(tensor: &StoredTensor, bytes: &mut dyn Read) -> io::Result<Vec<T>> {
+fn convert<T: Element>(tensor: &StoredTensor, bytes: &mut dyn Read, elsewhere: bool) -> io::Result<Vec<T>> {
     let mut left = tensor.n_bytes();
-    // Where the bytes are in the file as they are, this is at most a small multiple of them; a deflated stream may claim
-    // more than it holds, so its result grows as it comes.
+    // Where the bytes are in the file as they are, this is at most a small multiple of them; a deflated stream, or a
+    // server, may claim more than it holds, so the result grows as it comes.
     let mut elements = match tensor.place {
-        Place::Plain { .. } => memory::with_capacity(tensor.n_elements()),
-        Place::Deflated { .. } => Vec::new(),
+        Place::Plain { .. } if !elsewhere => memory::with_capacity(tensor.n_elements()),
+        _ => Vec::new(),
     };
     let whole_blocks = (PIECE_BYTES / tensor.dtype.block_bytes).max(1) * tensor.dtype.block_bytes;
     let mut piece = vec![0; whole_blocks.min(left)];

@@ -33,24 +33,33 @@ pub(super) struct TableInfo {
 impl WeightsFile {
     /// Opens the file and reads its header; no data is read, and nothing that the header claims is believed unchecked.
     pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let file = ByteFile::open(path)?;
+        Self::parse(ByteFile::open(path)?)
+    }
+
+    /// The same of bytes wherever they are.
+    pub(super) fn parse(file: ByteFile) -> Result<Self, CheckpointError> {
+        let path = file.path.clone();
         let recognised = Format::of(&file);
         let format = recognised.unwrap_or(Format::Safetensors);
         // What a file says reaches the message, but not what it does to a terminal.
         let printable = |text: String| text.replace(char::is_control, "?");
         let at_path = |error| match error {
-            ParseError::Io(source) => CheckpointError::Io { path: path.to_path_buf(), source },
+            ParseError::Io(source) => CheckpointError::Io { path: path.clone(), source },
             ParseError::Forbidden(what) => {
-                CheckpointError::ForbiddenPickle { path: path.to_path_buf(), what: printable(what) }
+                CheckpointError::ForbiddenPickle { path: path.clone(), what: printable(what) }
             }
             ParseError::Invalid(reason) => {
                 let hint = if recognised.is_none() { " (nor does it begin as another format does)" } else { "" };
-                let (path, reason) = (path.to_path_buf(), printable(format!("{reason}{hint}")));
+                let (path, reason) = (path.clone(), printable(format!("{reason}{hint}")));
                 CheckpointError::InvalidFile { path, format: format.to_string(), reason }
             }
         };
         let mut files = vec![file];
         let contents = match format {
+            Format::TensorFlow if files[0].source().is_some() => {
+                let reason = "its data lies in other files, which are not fetched: download its folder".to_string();
+                return Err(CheckpointError::InvalidFile { path, format: format.to_string(), reason });
+            }
             Format::TensorFlow => {
                 let (contents, data_files) = tensorflow::parse(&files[0]).map_err(at_path)?;
                 for data_file in data_files {
@@ -78,11 +87,15 @@ impl WeightsFile {
 
     /// The file that holds the bytes of a tensor.
     pub(super) fn file_of(&self, tensor: &StoredTensor) -> PathBuf {
+        self.bytes_of(tensor).map(|file| file.path.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn bytes_of(&self, tensor: &StoredTensor) -> Option<&ByteFile> {
         let file = match tensor.place {
             Place::Plain { file, .. } => file,
             Place::Deflated { .. } => 0,
         };
-        self.files.get(file).map(|file| file.path.clone()).unwrap_or_default()
+        self.files.get(file)
     }
 
     /// What the header says of a tensor: its name must be in the file, its type a floating-point one.

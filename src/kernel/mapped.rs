@@ -1,25 +1,25 @@
-//! A table whose rows stay in a file: gathered out of its bytes, converted on the way, aligned or not.
+//! A table whose rows stay where they are stored: gathered out of the bytes, converted on the way, aligned or not.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, WithDType};
-use memmap2::Mmap;
 
 use super::cpu::{Out, Outside, in_parallel};
 use super::element::{Element, Id, by_dtype};
 use super::storage::{inside, on_host, written};
 use super::{CheckedIds, Places, Table, simd};
 use crate::error::Result;
+use crate::ranges::RowBytes;
 
 type CandleResult<T> = candle_core::Result<T>;
 
 /// A matrix of little-endian numbers, row after row, anywhere in bytes that are not ours.
 #[derive(Clone)]
 pub(crate) struct MappedTable {
-    pub(crate) map: Arc<Mmap>,
+    pub(crate) bytes: RowBytes,
     /// Where it begins.
     pub(crate) start: usize,
     pub(crate) n_rows: usize,
@@ -61,42 +61,48 @@ impl MappedTable {
         self.gather(&self.check(&Tensor::new(ids, &Device::Cpu)?)?)
     }
 
-    /// Asks the system for the rows of `ids` before they are needed.
+    /// Asks the system, or who fetches the bytes, for the rows of `ids` before they are needed.
     pub(crate) fn prefetch(&self, ids: &CheckedIds) -> Result<()> {
+        let RowBytes::Mapped(map) = &self.bytes else {
+            return self.with_rows(ids.on_host().to_dtype(DType::I64)?).map(drop);
+        };
         for id in ids.on_host().to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()? {
             let range = self.range(id.row());
             // Advice may be ignored, and so may its failure.
             #[cfg(unix)]
-            let _ = self.map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
             #[cfg(not(unix))]
-            let _ = range;
+            let _ = (range, map);
         }
         Ok(())
     }
 
     fn run(&self, ids: &CheckedIds, wpe: Option<(&Self, &Places)>) -> Result<Tensor> {
         let wide = |ids: &CheckedIds| Ok::<_, crate::error::Error>(ids.on_host().to_dtype(DType::I64)?);
-        let places = match wpe {
-            Some((_, Places::Given(places))) => Some(wide(places)?.broadcast_as(ids.dims())?.contiguous()?),
-            _ => None,
-        };
+        let (wte, input_ids) = self.with_rows(wide(ids)?)?;
         let wpe = match wpe {
-            Some((wpe, &Places::Counted { start, t })) => Some((wpe, Of::Counted { start, t })),
-            Some((wpe, Places::Given(_))) => Some((wpe, Of::Given(places))),
+            Some((wpe, &Places::Counted { start, t })) => {
+                let (wpe, start) = wpe.with_counted(start, t)?;
+                Some((wpe, Of::Counted { start, t }))
+            }
+            Some((wpe, Places::Given(places))) => {
+                let (wpe, places) = wpe.with_rows(wide(places)?)?;
+                Some((wpe, Of::Given(places.broadcast_as(ids.dims())?.contiguous()?)))
+            }
             None => None,
         };
-        let rows = wide(ids)?.apply_op1_no_bwd(&GatherBytes { wte: self, wpe })?;
+        let rows = input_ids.apply_op1_no_bwd(&GatherBytes { wte, wpe })?;
         Ok(rows.to_device(&self.device)?)
     }
 
-    fn range(&self, row: usize) -> Range<usize> {
+    pub(super) fn range(&self, row: usize) -> Range<usize> {
         let n_bytes = self.width * self.stored.size_in_bytes();
         let start = self.start.saturating_add(row.saturating_mul(n_bytes));
         start..start.saturating_add(n_bytes)
     }
 
     fn row_bytes(&self, row: usize) -> Result<&[u8], Outside> {
-        self.map.get(self.range(row)).filter(|_| row < self.n_rows).ok_or(Outside)
+        self.bytes.here().get(self.range(row)).filter(|_| row < self.n_rows).ok_or(Outside)
     }
 
     /// Row `row` as numbers of `E`: those in the file, if they can be used as they are, or else a copy in `scratch`.
@@ -132,13 +138,13 @@ fn convert<S: Element, E: Element, const N: usize>(bytes: &[u8], to: &mut [E], f
 /// Where the ids stand.
 enum Of {
     Counted { start: usize, t: usize },
-    Given(Option<Tensor>),
+    Given(Tensor),
 }
 
 /// `wte[ids] + wpe[places]`, or `wte[ids]`: argument ids `[..]`, `i64`, contiguous, on the host.
 struct GatherBytes<'a> {
-    wte: &'a MappedTable,
-    wpe: Option<(&'a MappedTable, Of)>,
+    wte: Cow<'a, MappedTable>,
+    wpe: Option<(Cow<'a, MappedTable>, Of)>,
 }
 
 impl CustomOp1 for GatherBytes<'_> {
@@ -151,21 +157,18 @@ impl CustomOp1 for GatherBytes<'_> {
         let width = self.wte.width;
         let shape: Shape = layout.dims().iter().copied().chain([width]).collect::<Vec<_>>().into();
         let storage = by_dtype!(AsIf(self.wte.dtype), E => match &self.wpe {
-            None => written(ids.len() * width, |out| gather::<E>(out, ids, self.wte)),
+            None => written(ids.len() * width, |out| gather::<E>(out, ids, &self.wte)),
             Some((wpe, Of::Counted { start, t })) => {
                 let batch = ids.len().checked_div(*t).unwrap_or(0);
                 // Positions outermost: a row of `wpe` is converted once for the whole batch.
-                written(ids.len() * width, |out| add::<E, _>(out, ids, self.wte, wpe, *t, |column| {
+                written(ids.len() * width, |out| add::<E, _>(out, ids, &self.wte, wpe, *t, |column| {
                     (start + column, (0..batch).map(move |row| row * t + column))
                 }))
             }
             Some((wpe, Of::Given(places))) => {
-                let places = places.as_ref().map(|places| places.storage_and_layout());
-                let places = match &places {
-                    Some((storage, layout)) => inside(i64::cpu_storage_as_slice(on_host(storage)?)?, layout)?,
-                    None => &[],
-                };
-                written(ids.len() * width, |out| add::<E, _>(out, ids, self.wte, wpe, places.len(), |n| {
+                let (storage, layout) = places.storage_and_layout();
+                let places = inside(i64::cpu_storage_as_slice(on_host(&storage)?)?, layout)?;
+                written(ids.len() * width, |out| add::<E, _>(out, ids, &self.wte, wpe, places.len(), |n| {
                     (places[n].row(), n..n + 1)
                 }))
             }

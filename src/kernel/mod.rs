@@ -10,6 +10,7 @@ mod cpu;
 mod cuda;
 mod distance;
 mod element;
+mod fetched;
 mod gradient;
 mod ids;
 mod in_place;

@@ -6,9 +6,15 @@ mod conversions;
 mod formats;
 #[path = "../fuzz/mod.rs"]
 mod fuzz;
+#[cfg(feature = "hub")]
+#[path = "../../examples/hub/mod.rs"]
+#[allow(dead_code)] // of the examples, only what opens a file by its URL is tested here
+mod hub;
 mod mapped;
 mod memory;
 mod names;
+#[cfg(feature = "hub")]
+mod remote;
 mod saving;
 #[path = "../support/mod.rs"]
 mod support;

@@ -13,7 +13,7 @@ fn format(name: &str) -> PathBuf {
 }
 
 /// Everything that looks rows up, on both layers.
-fn assert_same_rows(mapped: &GptInputLayer, resident: &GptInputLayer) -> Result<()> {
+pub fn assert_same_rows(mapped: &GptInputLayer, resident: &GptInputLayer) -> Result<()> {
     let ids = Tensor::new(&[[0u32, 12, 5, 5], [11, 1, 0, 3]], &Device::Cpu)?;
     let position_ids = Tensor::new(&[[5u8, 0, 0, 3]], &Device::Cpu)?;
     assert_bits_eq(&mapped.forward(&ids)?, &resident.forward(&ids)?);

@@ -435,6 +435,27 @@ mod hub {
     }
 
     #[test]
+    fn remote_tables_give_the_same_and_fetch_less() {
+        let home = TempDir::new().unwrap();
+        for folder in ["gpt2_one_file", "gpt2_sharded"] {
+            let hub = Hub::serve(files(folder));
+            let vectors = |text: &str| {
+                text.lines().skip_while(|line| !line.starts_with("ids[0]")).take(5).collect::<Vec<_>>().join("\n")
+            };
+            let text = stdout(embed(&hub, home.path()).arg("--remote"));
+            assert!(text.contains("config from ") && text.contains("\nfetched "), "{text}");
+            let weights = |r: &crate::support::http::Request| r.file.ends_with(".safetensors");
+            let remote: Vec<_> = hub.requests().into_iter().filter(weights).collect();
+            assert!(remote.iter().all(|r| r.end < usize::MAX), "{remote:?}");
+            let whole = stdout(&mut embed(&hub, home.path()));
+            assert_eq!(vectors(&text), vectors(&whole));
+            hub.cut_after(Some(3));
+            let text = failure(embed(&hub, &home.path().join("other")).arg("--remote"), 1);
+            assert!(text.starts_with("error: "), "{text}");
+        }
+    }
+
+    #[test]
     fn gpt2_downloads_every_shard() {
         let home = TempDir::new().unwrap();
         let hub = Hub::serve(files("gpt2_sharded"));

@@ -70,9 +70,10 @@ impl Format {
             _ if head == *torch::LEGACY_MAGIC => Some(Self::TorchLegacy),
             _ if head.starts_with(gguf::MAGIC) => Some(Self::Gguf),
             _ if head.starts_with(&llmc::MAGIC) => Some(Self::LlmC),
-            _ if sstable::is_sstable(file) => Some(Self::TensorFlow),
             // The length of a header, at most 100 MB, and the brace that it begins with.
             _ if head[4..8] == [0; 4] && head[8] == b'{' => Some(Self::Safetensors),
+            // The only format that is known by its end, which costs a second look.
+            _ if sstable::is_sstable(file) => Some(Self::TensorFlow),
             _ => None,
         }
     }

@@ -1,0 +1,67 @@
+//! Headers out of bytes that are somewhere else: small reads are served from pages, so that each is not a request.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use crate::ranges::{ByteRanges, read_all};
+
+/// The header of GPT-2's own file fits one page.
+const PAGE_BYTES: u64 = 16 << 10;
+/// A header that is longer is read once from front to back: few pages are ever read again.
+const MAX_PAGES: usize = 64;
+
+/// Bytes that are fetched when they are read, and the pages fetched last.
+#[derive(Debug)]
+pub(super) struct Pages {
+    source: Arc<dyn ByteRanges>,
+    pages: Mutex<BTreeMap<u64, Arc<Vec<u8>>>>,
+}
+
+impl Pages {
+    pub(super) fn new(source: Arc<dyn ByteRanges>) -> Self {
+        Self { source, pages: Mutex::default() }
+    }
+
+    pub(super) fn source(&self) -> &Arc<dyn ByteRanges> {
+        &self.source
+    }
+
+    /// Some bytes from `start` on, as `std::os::unix::fs::FileExt::read_at` gives them: none only at the end.
+    pub(super) fn read_at(&self, bytes: &mut [u8], start: u64) -> io::Result<usize> {
+        let n_left = self.source.n_bytes().saturating_sub(start);
+        let n_wanted = (bytes.len() as u64).min(n_left);
+        if n_wanted == 0 {
+            return Ok(0);
+        }
+        let first = start - start % PAGE_BYTES;
+        let page = match self.page(first) {
+            Some(page) => page,
+            None if n_wanted >= PAGE_BYTES => {
+                let fetched = read_all(&*self.source, &[start..start + n_wanted])?;
+                bytes[..fetched.len()].copy_from_slice(&fetched);
+                return Ok(fetched.len());
+            }
+            None => self.fetch(first)?,
+        };
+        let page = page.get((start - first) as usize..).unwrap_or_default();
+        let n = page.len().min(bytes.len());
+        bytes[..n].copy_from_slice(&page[..n]);
+        Ok(n)
+    }
+
+    fn page(&self, first: u64) -> Option<Arc<Vec<u8>>> {
+        self.pages.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&first).cloned()
+    }
+
+    fn fetch(&self, first: u64) -> io::Result<Arc<Vec<u8>>> {
+        let end = self.source.n_bytes().min(first.saturating_add(PAGE_BYTES));
+        let page = Arc::new(read_all(&*self.source, &[first..end])?);
+        let mut pages = self.pages.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if pages.len() == MAX_PAGES {
+            pages.clear();
+        }
+        pages.insert(first, page.clone());
+        Ok(page)
+    }
+}
