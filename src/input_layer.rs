@@ -1,5 +1,7 @@
 //! [`GptInputLayer`]: token ids in, the tensor that enters the first transformer block out.
 
+mod vocabulary;
+
 use std::path::Path;
 
 use candle_core::{DType, Device, Module, ModuleT, Tensor, Var};

@@ -1,6 +1,7 @@
 //! [`TokenTable`]: a row of C numbers for each token id.
 
 mod options;
+mod resize;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Embedding;
@@ -11,6 +12,7 @@ use crate::kernel::{CheckedIds, DenseTable, MappedTable, RowGroups, Table, to_ho
 use crate::rng::Generator;
 
 pub use options::EmbeddingOptions;
+pub use resize::NewRows;
 
 /// The token table `wte` `[V, C]`.
 ///

@@ -1,6 +1,6 @@
-//! What can be wrong with the options of an embedding.
+//! What can be wrong with the options of an embedding, and with changing its rows.
 
-/// What can be wrong with [`EmbeddingOptions`](crate::embedding::EmbeddingOptions).
+/// What can be wrong with [`EmbeddingOptions`](crate::embedding::EmbeddingOptions) and with changing the rows of a table.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddingError {
@@ -23,5 +23,24 @@ pub enum EmbeddingError {
     NormType {
         /// As given.
         norm_type: f64,
+    },
+    /// Sub-tokens that do not go with the new rows of a table.
+    #[error(
+        "{n_lists} lists of sub-tokens for {n_new} new rows{}: give each new token the ids of its text so far",
+        empty.map(|at| format!(", and list {at} is empty")).unwrap_or_default()
+    )]
+    SubTokens {
+        /// How many lists there are.
+        n_lists: usize,
+        /// How many rows are new.
+        n_new: usize,
+        /// The first list without ids.
+        empty: Option<usize>,
+    },
+    /// A row to be replaced twice.
+    #[error("row {id} is to be replaced twice: give each id once")]
+    RepeatedRow {
+        /// The id.
+        id: i64,
     },
 }

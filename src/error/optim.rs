@@ -66,6 +66,18 @@ pub enum OptimError {
         /// How many rows there are.
         n_rows: usize,
     },
+    /// A table that is to take another's place, but differs from it in more than the number of rows.
+    #[error("optimizer: `{name}` cannot become a table of {property} {got}, expected {expected}")]
+    Resized {
+        /// The parameter.
+        name: String,
+        /// What differs: `width`, `dtype` or `device`.
+        property: &'static str,
+        /// The new table's.
+        got: String,
+        /// The parameter's.
+        expected: String,
+    },
     /// A gradient that does not go with its parameter.
     #[error("optimizer: the gradient of `{name}` has {property} {got}, expected {expected}")]
     Gradient {

@@ -115,6 +115,27 @@ impl AdamW {
         self.params.freeze_rows(var, rows)
     }
 
+    /// Goes on with the table `new` in the place of `old`, which it differs from in its number of rows:
+    /// after [`GptInputLayer::resize_vocab`](crate::GptInputLayer::resize_vocab).
+    ///
+    /// State and frozen rows stay as they are, to the bit, for rows that both have; new rows begin with a state of zeros, at
+    /// the step that the table has reached. The same table again changes nothing.
+    ///
+    /// # Errors
+    /// [`OptimError`](crate::error::OptimError): `old` is not a parameter, `new` is one already, or they differ in width, type
+    /// or device.
+    pub fn resize_table(&mut self, old: &Tensor, new: &Var) -> Result<()> {
+        self.params.resize_table(old, new)
+    }
+
+    /// Zeros the state of rows: after [`GptInputLayer::replace_rows`](crate::GptInputLayer::replace_rows), say.
+    ///
+    /// # Errors
+    /// As [`freeze_rows`](Self::freeze_rows).
+    pub fn reset_rows(&mut self, table: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+        self.params.reset_rows(table, rows)
+    }
+
     /// One step with gradients of rows beside (or on top of) those of `grads`.
     ///
     /// Bit for bit what `step` would do with whole tables of gradients, rows of zeros included; a table that has both (a

@@ -49,6 +49,7 @@ mod group;
 mod params;
 mod row_adamw;
 mod row_grad;
+mod rows;
 mod state;
 
 pub use adamw::AdamW;

@@ -59,7 +59,7 @@ pub(super) struct Params {
     pub(super) learning_rate: f64,
     pub(super) groups: Vec<Settings>,
     pub(super) params: Vec<Param>,
-    index: HashMap<TensorId, usize>,
+    pub(super) index: HashMap<TensorId, usize>,
 }
 
 impl Params {
@@ -116,31 +116,6 @@ impl Params {
 
     pub(super) fn state_of(&self, var: &Tensor) -> Option<&State> {
         self.index_of(var).ok().and_then(|index| self.params[index].state.as_ref())
-    }
-
-    pub(super) fn freeze_rows(&mut self, var: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
-        let index = self.index_of(var)?;
-        let param = &mut self.params[index];
-        let name = || param.name.clone();
-        let &[n_rows, _] = var.dims() else {
-            return Err(OptimError::NotMatrix { name: name(), shape: var.shape().clone() }.into());
-        };
-        let mut rows: Vec<usize> = rows.into_iter().collect();
-        rows.sort_unstable();
-        if let Some(&row) = rows.last()
-            && row >= n_rows
-        {
-            return Err(OptimError::RowOutOfRange { name: name(), row, n_rows }.into());
-        }
-        let mut frozen: Vec<Range<usize>> = Vec::new();
-        for row in rows {
-            match frozen.last_mut() {
-                Some(last) if row <= last.end => last.end = row + 1,
-                _ => frozen.push(row..row + 1),
-            }
-        }
-        param.frozen = frozen;
-        Ok(())
     }
 
     /// The parameters that have a gradient, in their own order, every gradient checked and contiguous.

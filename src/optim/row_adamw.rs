@@ -61,6 +61,22 @@ impl RowAdamW {
         self.params.freeze_rows(table, rows)
     }
 
+    /// As [`AdamW::resize_table`](super::AdamW::resize_table).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resize_table(&mut self, old: &Tensor, new: &Var) -> Result<()> {
+        self.params.resize_table(old, new)
+    }
+
+    /// As [`AdamW::reset_rows`](super::AdamW::reset_rows).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reset_rows(&mut self, table: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+        self.params.reset_rows(table, rows)
+    }
+
     /// What every group's learning rate is a multiple of.
     pub fn learning_rate(&self) -> f64 {
         self.params.learning_rate

@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 mod loss;
 mod optim;
+mod resize;
 #[path = "../support/mod.rs"]
 mod support;
 

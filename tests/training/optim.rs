@@ -15,7 +15,7 @@ const CPU: Device = Device::Cpu;
 const STEPS: usize = 100;
 
 /// Multiples of 1/512 between -2 and 2, the same in generate_optim.py.
-fn numbers(shape: &[usize], seed: usize, dtype: DType) -> Tensor {
+pub(crate) fn numbers(shape: &[usize], seed: usize, dtype: DType) -> Tensor {
     let n: usize = shape.iter().product();
     let number = |i: usize| (((i * 7919 + seed * 104_729 + 12_345) % 2003) as f64 - 1001.0) / 512.0;
     Tensor::from_vec((0..n).map(number).collect::<Vec<_>>(), shape, &CPU).unwrap().to_dtype(dtype).unwrap()
@@ -33,7 +33,7 @@ fn var(shape: &[usize], seed: usize, dtype: DType) -> Var {
 
 /// max|Δ| ≤ `bound` · max|expected|.
 #[track_caller]
-fn assert_close(what: &str, tensor: &Tensor, expected: &Tensor, bound: f64) {
+pub(crate) fn assert_close(what: &str, tensor: &Tensor, expected: &Tensor, bound: f64) {
     assert_eq!((tensor.dims(), tensor.dtype()), (expected.dims(), expected.dtype()), "{what}");
     let max = |x: Tensor| x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f64>().unwrap();
     let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();

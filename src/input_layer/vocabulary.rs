@@ -1,0 +1,89 @@
+//! Another vocabulary for the whole layer: its table, the head on it, the configuration, and who holds its variables.
+
+use candle_core::Tensor;
+use candle_nn::VarMap;
+
+use super::GptInputLayer;
+use crate::config::GptInputConfig;
+use crate::embedding::NewRows;
+use crate::error::{ConfigError, Result};
+
+impl GptInputLayer {
+    /// The same layer with a vocabulary of `vocab_size` tokens: `resize_token_embeddings` of transformers.
+    ///
+    /// Rows that both have are the same bits; new ones come behind them and are drawn from the layer's
+    /// [`generator`](Self::generator), where they are drawn. [`lm_head`](Self::lm_head) and [`save`](Self::save) follow. A
+    /// table that is a variable becomes a new variable: [`replace_in`](Self::replace_in) and
+    /// [`AdamW::resize_table`](crate::optim::AdamW::resize_table) tell those who hold the old one.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    /// use candle_gpt_input::embedding::NewRows;
+    /// use candle_gpt_input::optim::AdamW;
+    /// use candle_nn::VarMap;
+    ///
+    /// let varmap = VarMap::new();
+    /// let wte = Tensor::new(&[[0f32, 1.], [10., 11.]], &Device::Cpu)?;
+    /// let wpe = Tensor::new(&[[0.5f32, 0.5]], &Device::Cpu)?;
+    /// let old = GptInputLayer::new(wte, wpe)?.trainable(&varmap, "transformer")?;
+    /// let mut adamw = AdamW::new_lr(old.vars(), 1e-3)?; // and trained for a while
+    ///
+    /// let layer = old.resize_vocab(3, NewRows::Mean)?; // a token was added
+    /// layer.replace_in(&old, &varmap);
+    /// for (old, new) in old.vars().iter().zip(&layer.vars()) {
+    ///     adamw.resize_table(old, new)?;
+    /// }
+    /// adamw.freeze_rows(&layer.vars()[0], 0..2)?; // train the new row alone, if that is what is wanted
+    /// assert_eq!(layer.vars()[0].to_vec2::<f32>()?, [[0., 1.], [10., 11.], [5., 6.]]);
+    /// assert_eq!(layer.config().vocab_size, 3);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`TokenTable::resize`](crate::embedding::TokenTable::resize).
+    pub fn resize_vocab(&self, vocab_size: usize, new_rows: NewRows) -> Result<Self> {
+        let wte = self.wte.resize(vocab_size, new_rows, &self.generator)?;
+        let config = GptInputConfig { vocab_size, ..self.config.clone() };
+        Ok(Self { wte, config, ..self.clone() })
+    }
+
+    /// [`resize_vocab`](Self::resize_vocab) to the next multiple, for matrix products of even size: `pad_to_multiple_of`
+    /// of transformers. A vocabulary that is a multiple stays as it is.
+    ///
+    /// # Errors
+    /// As [`resize_vocab`](Self::resize_vocab), and [`ConfigError::Zero`] for a multiple of 0.
+    pub fn pad_vocab(&self, multiple: usize, new_rows: NewRows) -> Result<Self> {
+        if multiple == 0 {
+            return Err(ConfigError::Zero { name: "pad_to_multiple_of" }.into());
+        }
+        let Some(vocab_size) = self.config.vocab_size.checked_next_multiple_of(multiple) else {
+            let expected = "a number of which a multiple can be counted to";
+            return Err(ConfigError::OutOfRange { name: "pad_to_multiple_of", value: multiple as f64, expected }.into());
+        };
+        self.resize_vocab(vocab_size, new_rows)
+    }
+
+    /// The same layer with the rows of `ids` in the token table replaced: embeddings from elsewhere.
+    ///
+    /// # Shapes
+    /// - `ids`: `[..]`
+    /// - `rows`: `[.., C]`, of the table's type
+    ///
+    /// # Errors
+    /// As [`TokenTable::replace_rows`](crate::embedding::TokenTable::replace_rows).
+    pub fn replace_rows(&self, ids: &Tensor, rows: &Tensor) -> Result<Self> {
+        Ok(Self { wte: self.wte.replace_rows(ids, rows)?, ..self.clone() })
+    }
+
+    /// Puts the variables of this layer in the place of those of `old`, under whatever names `varmap` has them.
+    pub fn replace_in(&self, old: &Self, varmap: &VarMap) {
+        let pairs: Vec<_> = old.vars().into_iter().zip(self.vars()).collect();
+        let mut vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for var in vars.values_mut() {
+            if let Some((_, new)) = pairs.iter().find(|(old, _)| old.id() == var.id()) {
+                *var = new.clone();
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Rows of a parameter: frozen, their state forgotten, or their number changed.
+
+use std::ops::Range;
+
+use candle_core::{Tensor, Var};
+
+use super::params::{Params, State};
+use crate::error::{OptimError, Result};
+use crate::kernel::zeros_like;
+
+impl Params {
+    pub(super) fn freeze_rows(&mut self, var: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+        let (index, rows) = self.rows_of(var, rows)?;
+        let mut frozen: Vec<Range<usize>> = Vec::new();
+        for row in rows {
+            match frozen.last_mut() {
+                Some(last) if row <= last.end => last.end = row + 1,
+                _ => frozen.push(row..row + 1),
+            }
+        }
+        self.params[index].frozen = frozen;
+        Ok(())
+    }
+
+    /// The parameter that `var` is, a matrix, and `rows` of it in ascending order.
+    fn rows_of(&self, var: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<(usize, Vec<usize>)> {
+        let index = self.index_of(var)?;
+        let name = || self.params[index].name.clone();
+        let &[n_rows, _] = var.dims() else {
+            return Err(OptimError::NotMatrix { name: name(), shape: var.shape().clone() }.into());
+        };
+        let mut rows: Vec<usize> = rows.into_iter().collect();
+        rows.sort_unstable();
+        match rows.last() {
+            Some(&row) if row >= n_rows => Err(OptimError::RowOutOfRange { name: name(), row, n_rows }.into()),
+            _ => Ok((index, rows)),
+        }
+    }
+
+    /// Zeros the state of some rows.
+    pub(super) fn reset_rows(&mut self, var: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+        let (index, rows) = self.rows_of(var, rows)?;
+        let Some(State { exp_avg, exp_avg_sq, .. }) = &self.params[index].state else { return Ok(()) };
+        for moment in [exp_avg, exp_avg_sq] {
+            let zeros = moment.narrow(0, 0, 1)?.zeros_like()?;
+            rows.iter().try_for_each(|&row| moment.slice_set(&zeros, 0, row))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the table `new` in the place of `old`: the state of rows that both have stays, that of new rows is zeros.
+    pub(super) fn resize_table(&mut self, old: &Tensor, new: &Var) -> Result<()> {
+        let (index, _) = self.rows_of(old, [])?;
+        if old.id() == new.id() {
+            return Ok(());
+        }
+        let name = self.params[index].name.clone();
+        if let Ok(other) = self.index_of(new) {
+            return Err(OptimError::DuplicateVar { first: self.params[other].name.clone(), second: name }.into());
+        }
+        let &[n_rows, width] = new.dims() else {
+            return Err(OptimError::NotMatrix { name, shape: new.shape().clone() }.into());
+        };
+        let (n_old, expected) = old.dims2()?;
+        let device = |tensor: &Tensor| format!("{:?}", tensor.device().location());
+        for (property, got, expected) in [
+            ("width", width.to_string(), expected.to_string()),
+            ("dtype", format!("{:?}", new.dtype()), format!("{:?}", old.dtype())),
+            ("device", device(new), device(old)),
+        ] {
+            if got != expected {
+                return Err(OptimError::Resized { name, property, got, expected }.into());
+            }
+        }
+        let n_kept = n_old.min(n_rows);
+        let param = &mut self.params[index];
+        if let Some(State { exp_avg, exp_avg_sq, .. }) = &mut param.state {
+            let resized = |moment: &Tensor| -> Result<Tensor> {
+                let zeros = zeros_like(new)?;
+                zeros.slice_set(&moment.narrow(0, 0, n_kept)?, 0, 0)?;
+                Ok(zeros)
+            };
+            (*exp_avg, *exp_avg_sq) = (resized(exp_avg)?, resized(exp_avg_sq)?);
+        }
+        param.frozen.iter_mut().for_each(|rows| *rows = rows.start.min(n_kept)..rows.end.min(n_kept));
+        param.frozen.retain(|rows| !rows.is_empty());
+        param.var = new.clone();
+        self.index.remove(&old.id());
+        self.index.insert(new.id(), index);
+        Ok(())
+    }
+}
