@@ -38,7 +38,7 @@ impl Pages {
         let page = match self.page(first) {
             Some(page) => page,
             None if n_wanted >= PAGE_BYTES => {
-                let fetched = read_all(&*self.source, &[start..start + n_wanted])?;
+                let fetched = read_all(&*self.source, std::slice::from_ref(&(start..start + n_wanted)))?;
                 bytes[..fetched.len()].copy_from_slice(&fetched);
                 return Ok(fetched.len());
             }
@@ -56,7 +56,7 @@ impl Pages {
 
     fn fetch(&self, first: u64) -> io::Result<Arc<Vec<u8>>> {
         let end = self.source.n_bytes().min(first.saturating_add(PAGE_BYTES));
-        let page = Arc::new(read_all(&*self.source, &[first..end])?);
+        let page = Arc::new(read_all(&*self.source, std::slice::from_ref(&(first..end)))?);
         let mut pages = self.pages.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if pages.len() == MAX_PAGES {
             pages.clear();
