@@ -1,4 +1,4 @@
-//! The memory that a case takes at its peak, each contender in a process of its own.
+//! The memory that contenders leave behind, and what a case takes at its peak, each contender in a process of its own.
 
 use std::process::Command;
 
@@ -31,6 +31,15 @@ pub fn peak_of(contender: &str, shape: &Shape, case: Case, device: &Device) -> R
     };
     (contender.run)()?;
     Ok(status("VmHWM")? - before)
+}
+
+/// What was freed and the C library has kept goes back to the system.
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: the function takes a number, and any number will do.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn status(field: &str) -> Result<f64> {

@@ -19,6 +19,8 @@ const PARALLEL_BYTES: usize = 1 << 18;
 const STREAM_BYTES: usize = 1 << 23;
 /// Rows are asked from memory so many bytes before they are needed: what a core has under way at a time.
 const BYTES_AHEAD: usize = 6 << 10;
+/// Positions that are added to the whole batch before the next: enough for long runs of stores, and for few rows to keep.
+const TILE: usize = 16;
 /// Tasks for each thread, so that a slow one is caught up with.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -54,11 +56,10 @@ impl<'a, E> Rows<'a, E> {
         (BYTES_AHEAD / (self.width * size_of::<E>()).max(1)).clamp(1, 64)
     }
 
+    /// A row that is read later, or nothing.
     #[inline(always)]
-    fn prefetch(&self, row: usize) {
-        if let Ok(row) = self.get(row) {
-            simd::prefetch(row);
-        }
+    fn next<I: Id>(&self, id: Option<&I>) -> &'a [E] {
+        id.and_then(|id| self.get(id.row()).ok()).unwrap_or_default()
     }
 }
 
@@ -134,13 +135,10 @@ pub(super) fn gather<I: Id, E: Element>(out: &mut [MaybeUninit<E>], ids: &[I], t
     let out = Out::new(out, table.width);
     let n_ahead = table.n_ahead();
     in_parallel(ids.len(), n_bytes, |range| {
-        for n in range.clone() {
-            if let Some(next) = ids.get(n + n_ahead) {
-                table.prefetch(next.row());
-            }
+        for n in range {
             // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
             let to = unsafe { out.row(n) };
-            simd::copy(to, table.get(ids[n].row())?, out.stream);
+            simd::copy(to, table.get(ids[n].row())?, table.next(ids.get(n + n_ahead)), out.stream);
         }
         simd::fence(out.stream);
         Ok(())
@@ -159,24 +157,22 @@ pub(super) fn gather_add<I: Id, P: Id, E: Element, O: Element<Wide = E::Wide>>(
     let out = Out::new(out, wte.width);
     let n_ahead = wte.n_ahead();
     match places {
-        // Positions outermost: a row of `wpe` is read once and stays in the first-level cache for the whole batch.
         Places::Counted { start, t } => {
             let batch = ids.len().checked_div(t).unwrap_or(0);
+            // A few positions for the whole batch before the next: their rows of `wpe` are read once and stay in the cache.
+            let order = |columns: Range<usize>| {
+                columns.clone().step_by(TILE).flat_map(move |first| {
+                    let tile = first..columns.end.min(first + TILE);
+                    (0..batch).flat_map(move |row| tile.clone().map(move |column| (column, row * t + column)))
+                })
+            };
             in_parallel(t, n_bytes, |range| {
-                // The rows `n_ahead` steps further on, in the same order.
-                let mut ahead =
-                    (range.start..t).flat_map(|column| (0..batch).map(move |row| row * t + column)).skip(n_ahead);
-                for column in range {
-                    let position = wpe.get(start + column)?;
-                    for row in 0..batch {
-                        if let Some(next) = ahead.next() {
-                            wte.prefetch(ids[next].row());
-                        }
-                        let n = row * t + column;
-                        // SAFETY: `n % t` is `column`, and the tasks' ranges of columns do not overlap.
-                        let to = unsafe { out.row(n) };
-                        simd::add(to, wte.get(ids[n].row())?, position, out.stream);
-                    }
+                let mut ahead = order(range.start..t).skip(n_ahead);
+                for (column, n) in order(range) {
+                    let next = wte.next(ahead.next().map(|(_, next)| &ids[next]));
+                    // SAFETY: `n % t` is `column`, and the tasks' ranges of columns do not overlap.
+                    let to = unsafe { out.row(n) };
+                    simd::add(to, wte.get(ids[n].row())?, wpe.get(start + column)?, next, out.stream);
                 }
                 simd::fence(out.stream);
                 Ok(())
@@ -184,13 +180,11 @@ pub(super) fn gather_add<I: Id, P: Id, E: Element, O: Element<Wide = E::Wide>>(
         }
         Places::Given(places) => in_parallel(ids.len(), n_bytes, |range| {
             for n in range {
-                if let Some(next) = ids.get(n + n_ahead) {
-                    wte.prefetch(next.row());
-                }
+                let next = wte.next(ids.get(n + n_ahead));
                 let position = places.get(n).ok_or(Outside)?.row();
                 // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
                 let to = unsafe { out.row(n) };
-                simd::add(to, wte.get(ids[n].row())?, wpe.get(position)?, out.stream);
+                simd::add(to, wte.get(ids[n].row())?, wpe.get(position)?, next, out.stream);
             }
             simd::fence(out.stream);
             Ok(())

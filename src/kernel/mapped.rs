@@ -194,7 +194,7 @@ fn gather<E: Element>(out: &mut [MaybeUninit<E>], ids: &[i64], wte: &MappedTable
         for n in range {
             let row = wte.row(ids[n].row(), &mut scratch)?;
             // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
-            simd::copy(unsafe { out.row(n) }, row, out.stream);
+            simd::copy(unsafe { out.row(n) }, row, &[], out.stream);
         }
         simd::fence(out.stream);
         Ok(())
@@ -229,7 +229,7 @@ fn add<E: Element, N: Iterator<Item = usize>>(
             for n in outputs {
                 let row = wte.row(ids[n].row(), &mut token)?;
                 // SAFETY: each output stands at one place, and the tasks' ranges of places do not overlap.
-                simd::add(unsafe { out.row(n) }, row, position, out.stream);
+                simd::add(unsafe { out.row(n) }, row, position, &[], out.stream);
             }
         }
         simd::fence(out.stream);

@@ -178,7 +178,7 @@ fn halves<E: Element>(to: &mut [Uninit<E>], from: &[E], cos: &[f32], sin: &[f32]
         to_low[i].write(x);
         to_high[i].write(y);
     }
-    simd::copy(to_rest, rest, false);
+    simd::copy(to_rest, rest, &[], false);
 }
 
 #[inline(always)]
@@ -191,7 +191,7 @@ fn neighbours<E: Element>(to: &mut [Uninit<E>], from: &[E], cos: &[f32], sin: &[
         to[0].write(x);
         to[1].write(y);
     }
-    simd::copy(to_rest, rest, false);
+    simd::copy(to_rest, rest, &[], false);
 }
 
 /// Twice `n` elements, and the rest.

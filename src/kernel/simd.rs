@@ -5,26 +5,34 @@ use std::mem::MaybeUninit;
 
 use super::element::Element;
 
-/// `to = from`.
+/// `to = from`, with `next`, a row that is read soon, on its way meanwhile.
 #[inline(always)]
-pub(super) fn copy<E: Element>(to: &mut [MaybeUninit<E>], from: &[E], stream: bool) {
-    map(to, from, from, stream, |value, _| value);
+pub(super) fn copy<E: Element>(to: &mut [MaybeUninit<E>], from: &[E], next: &[E], stream: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::copy(to, from, next, stream) };
+    }
+    let _ = (next, stream);
+    map(to, from, from, |value, _| value);
 }
 
-/// `to = left + right`, in the wide type, rounded once.
+/// `to = left + right`, in the wide type, rounded once; `next`, a row that is read soon, is on its way meanwhile.
 #[inline(always)]
 pub(super) fn add<E: Element, O: Element<Wide = E::Wide>>(
     to: &mut [MaybeUninit<O>],
     left: &[E],
     right: &[E],
+    next: &[E],
     stream: bool,
 ) {
     #[cfg(target_arch = "x86_64")]
     if x86::has_avx2() {
         // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
-        return unsafe { x86::add(to, left, right, stream) };
+        return unsafe { x86::add(to, left, right, next, stream) };
     }
-    map(to, left, right, stream, sum::<E, O>);
+    let _ = (next, stream);
+    map(to, left, right, sum::<E, O>);
 }
 
 #[inline(always)]
@@ -33,29 +41,7 @@ fn sum<E: Element, O: Element<Wide = E::Wide>>(left: E, right: E) -> O {
 }
 
 #[inline(always)]
-fn map<E: Element, O: Element>(
-    to: &mut [MaybeUninit<O>],
-    left: &[E],
-    right: &[E],
-    stream: bool,
-    combine: impl Fn(E, E) -> O + Copy,
-) {
-    #[cfg(target_arch = "x86_64")]
-    if x86::has_avx2() {
-        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
-        return unsafe { x86::map(to, left, right, stream, combine) };
-    }
-    map_in_cache(to, left, right, combine);
-    let _ = stream;
-}
-
-#[inline(always)]
-fn map_in_cache<E: Element, O: Element>(
-    to: &mut [MaybeUninit<O>],
-    left: &[E],
-    right: &[E],
-    combine: impl Fn(E, E) -> O,
-) {
+fn map<E: Element, O: Element>(to: &mut [MaybeUninit<O>], left: &[E], right: &[E], combine: impl Fn(E, E) -> O) {
     for ((to, &left), &right) in to.iter_mut().zip(left).zip(right) {
         to.write(combine(left, right));
     }
@@ -135,9 +121,8 @@ mod x86 {
 
     use super::super::element::Element;
 
-    /// Bytes of a vector, and of what is computed before it is streamed.
+    /// Bytes of a vector.
     const VECTOR: usize = 32;
-    const BLOCK: usize = 256;
     const CACHE_LINE: usize = 64;
 
     #[inline(always)]
@@ -145,91 +130,89 @@ mod x86 {
         is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")
     }
 
-    /// A block of numbers on the stack, aligned for vectors.
-    #[repr(align(32))]
-    struct Block([u8; BLOCK]);
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn map<E: Element, O: Element>(
-        to: &mut [MaybeUninit<O>],
-        left: &[E],
-        right: &[E],
-        stream: bool,
-        combine: impl Fn(E, E) -> O + Copy,
-    ) {
-        // Only whole cache lines are streamed: a line that is stored to both ways costs as much as dozens of others.
-        let head = to.as_ptr().align_offset(CACHE_LINE);
-        if !stream || to.len() < head {
-            return super::map_in_cache(to, left, right, combine);
-        }
-        let (to_head, to) = to.split_at_mut(head);
-        super::map_in_cache(to_head, left, right, combine);
-        let (left, right) = (&left[head..], &right[head..]);
-        let n_streamed = stream_blocks::<E, O, BLOCK>(to, left, right, combine);
-        let (to, left, right) = (&mut to[n_streamed..], &left[n_streamed..], &right[n_streamed..]);
-        let n_streamed = stream_blocks::<E, O, CACHE_LINE>(to, left, right, combine);
-        super::map_in_cache(&mut to[n_streamed..], &left[n_streamed..], &right[n_streamed..], combine);
+    #[target_feature(enable = "avx2,f16c")]
+    pub(super) fn copy<E: Element>(to: &mut [MaybeUninit<E>], from: &[E], next: &[E], stream: bool) {
+        // SAFETY: `each_vector` hands out addresses of whole vectors.
+        each_vector(to, from, from, next, stream, |from, _| unsafe { load(from) }, |value, _| value);
     }
 
-    /// Streams whole blocks of `N` bytes, at most `BLOCK`, to memory that begins with a cache line; how many numbers.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn stream_blocks<E: Element, O: Element, const N: usize>(
-        to: &mut [MaybeUninit<O>],
-        left: &[E],
-        right: &[E],
-        combine: impl Fn(E, E) -> O + Copy,
-    ) -> usize {
-        let per_block = N / size_of::<O>();
-        let mut block = Block([0; BLOCK]);
-        let n_blocks = to.len() / per_block;
-        for (i, to) in to.chunks_exact_mut(per_block).enumerate() {
-            let at = i * per_block..(i + 1) * per_block;
-            // SAFETY: the block has room for `per_block` numbers of any type of element, and is aligned for them; every
-            // bit pattern is allowed in a `MaybeUninit`.
-            let numbers = unsafe { std::slice::from_raw_parts_mut(block.0.as_mut_ptr().cast(), per_block) };
-            super::map_in_cache::<E, O>(numbers, &left[at.clone()], &right[at], combine);
-            for vector in 0..N / VECTOR {
-                // SAFETY: both addresses are inside their blocks of `N` bytes, and aligned: the block by its type, the output
-                // because it begins with a cache line and a block is a whole number of vectors.
-                unsafe {
-                    let from = block.0.as_ptr().cast::<__m256i>().add(vector);
-                    _mm256_stream_si256(to.as_mut_ptr().cast::<__m256i>().add(vector), _mm256_load_si256(from));
-                }
-            }
-        }
-        n_blocks * per_block
-    }
-
-    /// `to = left + right`. Half types are summed sixteen at a time, which the compiler does not find by itself.
+    /// `to = left + right`, a vector of numbers at a time where both sides have the same type.
     #[target_feature(enable = "avx2,f16c")]
     pub(super) fn add<E: Element, O: Element<Wide = E::Wide>>(
         to: &mut [MaybeUninit<O>],
         left: &[E],
         right: &[E],
+        next: &[E],
         stream: bool,
     ) {
-        let is = |half: TypeId| TypeId::of::<E>() == half && TypeId::of::<O>() == half;
-        let is_bf16 = is(TypeId::of::<bf16>());
-        if !is_bf16 && !is(TypeId::of::<f16>()) {
-            return map(to, left, right, stream, super::sum);
+        /// The sum of two vectors, by `$add`.
+        macro_rules! vectors {
+            ($add:expr) => {
+                each_vector(
+                    to,
+                    left,
+                    right,
+                    next,
+                    stream,
+                    // SAFETY: `each_vector` hands out addresses of whole vectors.
+                    |left, right| unsafe { $add(load(left), load(right)) },
+                    super::sum,
+                )
+            };
         }
+        let is = |element: TypeId| TypeId::of::<E>() == element && TypeId::of::<O>() == element;
+        if is(TypeId::of::<f32>()) {
+            vectors!(add_f32)
+        } else if is(TypeId::of::<f64>()) {
+            vectors!(add_f64)
+        } else if is(TypeId::of::<bf16>()) {
+            vectors!(add_bf16)
+        } else if is(TypeId::of::<f16>()) {
+            vectors!(add_f16)
+        } else {
+            prefetch(next);
+            super::map(to, left, right, super::sum);
+        }
+    }
+
+    /// Writes `to`, of numbers as large as those of `left`, a vector of `combine` at a time, and what no whole vector is left
+    /// for with `edge`. What of `next` the numbers of a cache line stand beside is asked for with them: all of it at once
+    /// would take every buffer that the core has for what is under way.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn each_vector<E: Element, O: Element>(
+        to: &mut [MaybeUninit<O>],
+        left: &[E],
+        right: &[E],
+        next: &[E],
+        stream: bool,
+        combine: impl Fn(*const E, *const E) -> __m256i,
+        edge: impl Fn(E, E) -> O,
+    ) {
+        assert!(size_of::<E>() == size_of::<O>());
         assert!(left.len() >= to.len() && right.len() >= to.len());
-        let head = to.as_ptr().align_offset(CACHE_LINE).min(to.len());
-        // Only whole cache lines are streamed.
-        let lines = head..head + (to.len() - head) / 32 * 32;
-        super::map_in_cache(&mut to[..lines.start], left, right, super::sum);
-        for at in lines.clone().step_by(16) {
-            // SAFETY: sixteen halves from `at` on are inside all three slices, and aligned for a vector in `to`: `lines`
-            // begins with a cache line.
-            unsafe {
-                let (left, right) = (load(&left[at]), load(&right[at]));
-                let sum = if is_bf16 { add_bf16(left, right) } else { add_f16(left, right) };
-                let to = to.as_mut_ptr().add(at).cast::<__m256i>();
-                if stream { _mm256_stream_si256(to, sum) } else { _mm256_store_si256(to, sum) }
+        // Only whole cache lines are streamed: a line that is stored to both ways costs as much as dozens of others.
+        let head = if stream { to.as_ptr().align_offset(CACHE_LINE).min(to.len()) } else { 0 };
+        let per_line = CACHE_LINE / size_of::<E>();
+        let end = head + (to.len() - head) / per_line * per_line;
+        super::map(&mut to[..head], left, right, &edge);
+        let mut at = head;
+        while at < end {
+            if at < next.len() {
+                prefetch_line(&next[at]);
+            }
+            for _ in 0..CACHE_LINE / VECTOR {
+                // SAFETY: the vector from `at` on ends before `end`, which all three slices reach; streamed ones are aligned,
+                // since they begin a whole number of vectors behind the beginning of a cache line.
+                unsafe {
+                    let numbers = combine(left.as_ptr().add(at), right.as_ptr().add(at));
+                    let to = to.as_mut_ptr().add(at).cast::<__m256i>();
+                    if stream { _mm256_stream_si256(to, numbers) } else { _mm256_storeu_si256(to, numbers) }
+                }
+                at += VECTOR / size_of::<E>();
             }
         }
-        super::map_in_cache(&mut to[lines.end..], &left[lines.end..], &right[lines.end..], super::sum);
+        super::map(&mut to[end..], &left[end..], &right[end..], edge);
     }
 
     /// The 32 bytes from there on.
@@ -241,6 +224,18 @@ mod x86 {
     unsafe fn load<E>(from: *const E) -> __m256i {
         // SAFETY: the caller's promise; no alignment is needed.
         unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn add_f32(left: __m256i, right: __m256i) -> __m256i {
+        _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(left), _mm256_castsi256_ps(right)))
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn add_f64(left: __m256i, right: __m256i) -> __m256i {
+        _mm256_castpd_si256(_mm256_add_pd(_mm256_castsi256_pd(left), _mm256_castsi256_pd(right)))
     }
 
     /// The halves of even and those of odd index are widened where they stand, summed, and rounded to nearest even.
@@ -289,11 +284,16 @@ mod x86 {
 
     #[inline(always)]
     pub(super) fn prefetch<E>(row: &[E]) {
-        let start = row.as_ptr().cast::<i8>();
-        for offset in (0..size_of_val(row)).step_by(CACHE_LINE) {
-            // SAFETY: the address is inside `row`; a prefetch reads nothing, and SSE is part of x86-64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(offset)) };
+        for number in row.iter().step_by((CACHE_LINE / size_of::<E>()).max(1)) {
+            prefetch_line(number);
         }
+    }
+
+    /// Asks for the cache line of `number`.
+    #[inline(always)]
+    fn prefetch_line<E>(number: &E) {
+        // SAFETY: a prefetch reads nothing, and SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(number).cast()) };
     }
 
     #[inline(always)]
