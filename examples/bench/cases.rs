@@ -157,7 +157,7 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     match candle(case, inputs) {
         Ok(candle) => all.push(candle),
         // On a device it may lack a kernel, or the memory.
-        Err(error) if !inputs.ids.device().is_cpu() => eprintln!("candle cannot: {error:#}"),
+        Err(error) if !inputs.ids.device().is_cpu() => eprintln!("candle cannot: {}", super::cli::first_line(&error)),
         Err(error) => return Err(error),
     }
     if let (true, Some(n_bytes)) = (inputs.ids.device().is_cpu(), bytes_moved(case, inputs)?) {

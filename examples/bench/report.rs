@@ -97,8 +97,7 @@ fn table_of_times(text: &mut String, timed: &[Timed], copy: Result<f64>) {
 
 /// An error and its causes in one cell of a table.
 fn in_cell(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}").replace('|', "/");
-    text.lines().next().unwrap_or_default().to_string()
+    super::cli::first_line(error).replace('|', "/")
 }
 
 /// Gigabytes that are read and written by a plain copy of a tensor, in a second.
