@@ -46,7 +46,6 @@ pub struct GptInputLayer {
     config: GptInputConfig,
     /// What dropout draws from.
     generator: Generator,
-    id_check: IdCheck,
     id_checks: IdChecks,
 }
 
@@ -77,8 +76,7 @@ impl GptInputLayer {
         if let Some(wpe) = positions.input_table() {
             agree_on_all(&wte, wpe)?;
         }
-        let generator = Generator::default();
-        Ok(Self { wte, positions, config, generator, id_check: IdCheck::default(), id_checks: IdChecks::default() })
+        Ok(Self { wte, positions, config, generator: Generator::default(), id_checks: IdChecks::default() })
     }
 
     /// The same layer on other tensors: the token table, and each table of the positions by its name.
@@ -86,7 +84,7 @@ impl GptInputLayer {
         let wte = self.wte.with_weight(wte);
         let positions = self.positions.map_tables(&self.config, wte.dtype(), wte.device(), map)?;
         let tables = Self::with_config(wte, positions, self.config.clone())?;
-        tables.with_generator(&self.generator).with_id_check(self.id_check)
+        tables.with_generator(&self.generator).with_id_check(self.id_checks.when())
     }
 
     /// Fresh tables: `wte` is drawn first, then `wpe` or what else the positions have, each as torch's `normal_` draws it
@@ -167,7 +165,6 @@ impl GptInputLayer {
     /// [`Error::Candle`] if the device has no memory for what is noted.
     pub fn with_id_check(mut self, id_check: IdCheck) -> Result<Self> {
         self.id_checks = IdChecks::new(id_check, self.device())?;
-        self.id_check = id_check;
         Ok(self)
     }
 

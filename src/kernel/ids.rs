@@ -62,16 +62,22 @@ pub enum IdCheck {
 /// When a layer's ids are checked, and where a device notes those that are outside.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IdChecks {
+    when: IdCheck,
     notes: Option<Notes>,
 }
 
 impl IdChecks {
     pub(crate) fn new(when: IdCheck, device: &Device) -> Result<Self> {
-        Ok(match (when, device) {
+        let notes = match (when, device) {
             #[cfg(feature = "cuda")]
-            (IdCheck::Deferred, Device::Cuda(device)) => Self { notes: Some(Notes::new(device)?) },
-            _ => Self::default(),
-        })
+            (IdCheck::Deferred, Device::Cuda(device)) => Some(Notes::new(device)?),
+            _ => None,
+        };
+        Ok(Self { when, notes })
+    }
+
+    pub(crate) fn when(&self) -> IdCheck {
+        self.when
     }
 
     /// The first bad id of the first call that had one since this was asked last, as an error.

@@ -117,7 +117,7 @@ impl<'a, E: Number> OnDevice<'a, E> {
 pub(in crate::kernel) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
     by_dtype!(tensors.param, E => {
         let rule = AdamWRule::<<E as Element>::Wide>::new(step);
-        run::<E, _>(tensors, gradient, |_| true, "adamw", rule)
+        run::<E, _>(tensors, gradient, None, rule)
     })
 }
 
@@ -131,18 +131,12 @@ pub(in crate::kernel) fn row_adam(
     let gradient = Gradient { dense: None, rows: Some(batch), frozen: &[] };
     by_dtype!(tensors.param, E => {
         let rule = RowRule::<<E as Element>::Wide>::new(step);
-        run::<E, _>(tensors, gradient, |row| !is_frozen(frozen, row), "row_adam", rule)
+        run::<E, _>(tensors, gradient, Some(frozen), rule)
     })
 }
 
-/// Launches a step over all rows, or over those of the batch that `is_wanted`.
-fn run<E: Number, R>(
-    tensors: Moments,
-    gradient: Gradient,
-    is_wanted: impl Fn(usize) -> bool,
-    name: &str,
-    rule: R,
-) -> Result<()> {
+/// Launches a step over all rows, or over those of the batch but for the frozen ones `rows_but`.
+fn run<E: Number, R>(tensors: Moments, gradient: Gradient, rows_but: Option<&[Range<usize>]>, rule: R) -> Result<()> {
     let Moments { param, exp_avg, exp_avg_sq } = tensors;
     let (n_rows, width) = cut(param, gradient);
     if param.elem_count() == 0 {
@@ -159,14 +153,14 @@ fn run<E: Number, R>(
                 let batch = match gradient.rows.zip(storages.next()) {
                     Some((BatchRows { groups, rows, scale }, storage)) => {
                         let operand = (storage, rows.layout());
-                        Some(Batch::<E>::new(&device, operand, (groups, scale), n_rows, is_wanted)?)
+                        let is_live = |row| !is_frozen(rows_but.unwrap_or_default(), row);
+                        Some(Batch::<E>::new(&device, operand, (groups, scale), n_rows, is_live)?)
                     }
                     None => None,
                 };
-                // Every row has a step of AdamW; of the others, those of the batch.
-                let n_steps = match &batch {
-                    Some(batch) if name == "row_adam" => batch.len(),
-                    _ => n_rows,
+                let (name, n_steps) = match (&batch, rows_but) {
+                    (Some(batch), Some(_)) => ("row_adam", batch.len()),
+                    _ => ("adamw", n_rows),
                 };
                 if n_steps == 0 {
                     return Ok(());

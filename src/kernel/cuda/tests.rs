@@ -2,6 +2,7 @@
 //! kernels of ours and copies are used here, none of Candle's own.
 
 use candle_core::{CustomOp2, CustomOp3, DType, Device, Tensor, Var};
+use candle_nn::VarMap;
 
 use super::super::ops::{Gather, GatherAdd};
 use super::super::tests::{bits, table};
@@ -280,10 +281,19 @@ fn positions_that_are_checked_later() -> Result<()> {
     Ok(())
 }
 
-/// Of many calls the first that had a bad id is reported; clones of a layer report for one another.
+/// Of many calls the first that had a bad id is reported; clones of a layer report for one another, a layer on other tables
+/// for itself.
 #[test]
 fn the_first_bad_id_of_the_first_bad_call() -> Result<()> {
     let cuda = Device::new_cuda(0)?;
+    let [_, there] = deferred(16, DType::F32, &cuda)?;
+    let trained = there.trainable(&VarMap::new(), "")?;
+    trained.forward(&Tensor::new(&[6u32], &cuda)?)?;
+    assert!(there.check_ids().is_ok());
+    assert_eq!(text(trained.check_ids()), "token id 6 at [0] is outside the vocabulary of 6 (valid ids: 0 to 5)");
+    assert!(
+        text(there.with_id_check(IdCheck::EveryCall)?.forward(&Tensor::new(&[6u32], &cuda)?)).contains("token id 6")
+    );
     let [_, there] = deferred(16, DType::F32, &cuda)?;
     let clone = there.clone();
     let call = |dims: (usize, usize), bad: &[(usize, u32)]| -> Result<()> {
