@@ -1,23 +1,24 @@
 //! The smallest training that works: text → loader → layer → two blocks → tied head → loss → AdamW.
 //!
-//! cargo run --release --example train_minimal
-//!
-//! Prints the loss as it falls, and the tokens nearest to a word before and after.
+//! `cargo run --release --example train_minimal` prints the loss as it falls, and the tokens nearest to a word.
 
 #[allow(dead_code)] // it can also load checkpoints and generate
 #[path = "gpt2/model.rs"]
 mod model;
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
-use candle_gpt_input::{GptInputConfig, GptInputLayer, init::Init, optim::AdamW, rng::Generator, tokenizer::Tokenizer};
+use candle_gpt_input::{DeviceSpec, GptInputConfig, GptInputLayer};
+use candle_gpt_input::{init::Init, optim::AdamW, rng::Generator, tokenizer::Tokenizer};
 use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap, loss::cross_entropy};
 use std::collections::BTreeSet;
 
 fn main() -> Result<()> {
-    clap::Command::new("train_minimal").about("Trains two blocks on the first chapters of Genesis").get_matches();
-    let device = Device::Cpu;
+    let command = clap::Command::new("train_minimal").about("Trains two blocks on the first chapters of Genesis");
+    let device = clap::arg!(--device <DEVICE> "auto, cpu, cuda[:N] or metal[:N]").default_value("cpu");
+    let device = command.arg(device).get_matches().remove_one::<String>("device").context("no device")?;
+    let device = device.parse::<DeviceSpec>()?.resolve()?;
     let generator = Generator::manual_seed(123);
     // Only tokens that occur get a row, a thousand instead of GPT-2's 50257: a step then takes milliseconds.
     let gpt2_ids = Tokenizer::gpt2()?.encode(include_str!("data/genesis.txt"))?;
@@ -25,7 +26,6 @@ fn main() -> Result<()> {
     let ids = gpt2_ids.iter().filter_map(|id| Some(vocabulary.binary_search(id).ok()? as u32)).collect();
     let cut = LoaderConfig { batch_size: 8, max_length: 32, stride: 32, ..Default::default() };
     let loader = Loader::new(&Tokens::new(ids), cut, Seeding::Global(generator.clone()), &device)?;
-
     let sizes = GptInputConfig::new(vocabulary.len(), 32, 32);
     let config = GptInputConfig { n_layer: 2, n_head: 4, embd_pdrop: 0.0, ..sizes };
     let varmap = VarMap::new();

@@ -162,6 +162,27 @@ mod tests {
         Ok(())
     }
 
+    /// On the stand-in of `tests/cuda_host`, and on any machine: with a device it is taken, without one `auto` says why not.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn auto_takes_what_there_is() -> Result<()> {
+        let (device, report) = DeviceSpec::Auto.resolve_with_report()?;
+        match DeviceSpec::Cuda(0).resolve() {
+            Ok(_) => assert!(device.is_cuda() && report.rejected.is_empty(), "{report}"),
+            Err(error) => {
+                assert!(device.is_cpu());
+                let expected =
+                    matches!(&error, Error::Device(DeviceError::Unavailable { device, .. }) if device == "cuda:0");
+                assert!(expected, "{error}");
+                let [(spec, reason), _] = &report.rejected[..] else { panic!("{report}") };
+                assert_eq!(*spec, DeviceSpec::Cuda(0));
+                assert!(reason.contains("NO_DEVICE"), "{reason}");
+            }
+        }
+        assert!(device.is_cpu() || std::env::var_os("CUDA_HOST_DEVICES").is_none());
+        Ok(())
+    }
+
     #[cfg(not(any(feature = "cuda", feature = "metal")))]
     #[test]
     fn an_explicit_request_never_falls_back() -> Result<()> {

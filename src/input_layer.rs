@@ -10,12 +10,12 @@ use candle_nn::{VarBuilder, VarMap};
 use crate::checkpoint::{Checkpoint, LoadReport, MappedRows, save_tables};
 use crate::config::GptInputConfig;
 use crate::dropout::dropout;
-use crate::embedding::TokenTable;
+use crate::embedding::{IdCheck, TokenTable};
 use crate::error::{Error, OptimError, Result};
 use crate::init::Init;
 use crate::kernel::{
-    DenseTable, MappedTable, Places, Table, add_rows, copy_into, gather_add, gather_add_into, gather_into, new_var,
-    outer_dims, same_device,
+    DenseTable, IdChecks, MappedTable, Places, Table, add_rows, copy_into, gather_add, gather_add_into, gather_into,
+    new_var, outer_dims, same_device,
 };
 use crate::lm_head::TiedLmHead;
 use crate::optim::{RowGrad, RowOptimizer};
@@ -46,6 +46,7 @@ pub struct GptInputLayer {
     config: GptInputConfig,
     /// What dropout draws from.
     generator: Generator,
+    id_checks: IdChecks,
 }
 
 impl GptInputLayer {
@@ -75,14 +76,15 @@ impl GptInputLayer {
         if let Some(wpe) = positions.input_table() {
             agree_on_all(&wte, wpe)?;
         }
-        Ok(Self { wte, positions, config, generator: Generator::default() })
+        Ok(Self { wte, positions, config, generator: Generator::default(), id_checks: IdChecks::default() })
     }
 
     /// The same layer on other tensors: the token table, and each table of the positions by its name.
     fn with_tables(&self, wte: Tensor, map: impl FnMut(&str, &Tensor) -> Result<Tensor>) -> Result<Self> {
         let wte = self.wte.with_weight(wte);
         let positions = self.positions.map_tables(&self.config, wte.dtype(), wte.device(), map)?;
-        Ok(Self::with_config(wte, positions, self.config.clone())?.with_generator(&self.generator))
+        let tables = Self::with_config(wte, positions, self.config.clone())?;
+        tables.with_generator(&self.generator).with_id_check(self.id_checks.when())
     }
 
     /// Fresh tables: `wte` is drawn first, then `wpe` or what else the positions have, each as torch's `normal_` draws it
@@ -138,6 +140,41 @@ impl GptInputLayer {
         self.config.embd_pdrop = embd_pdrop;
         self.config.validate()?;
         Ok(self)
+    }
+
+    /// The same layer with another moment at which ids that lie on a CUDA device are checked; others are checked in every
+    /// call. Clones of the layer share what was noted.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    /// use candle_gpt_input::embedding::IdCheck;
+    ///
+    /// # let device = Device::Cpu;
+    /// # let table = Tensor::zeros((4, 2), candle_core::DType::F32, &device)?;
+    /// let layer = GptInputLayer::new(table.clone(), table)?.with_id_check(IdCheck::Deferred)?;
+    /// for step in 0..3u32 {
+    ///     let input_ids = Tensor::new(&[step], &device)?; // say, what sampling has left on the device
+    ///     layer.forward(&input_ids)?; // does not wait for the device
+    /// }
+    /// layer.check_ids()?; // waits, once
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Candle`] if the device has no memory for what is noted.
+    pub fn with_id_check(mut self, id_check: IdCheck) -> Result<Self> {
+        self.id_checks = IdChecks::new(id_check, self.device())?;
+        Ok(self)
+    }
+
+    /// With [`IdCheck::Deferred`]: waits for the device, and reports the first bad id of the first call that had one since
+    /// this was asked last. Costs one synchronisation; without deferred checks nothing.
+    ///
+    /// # Errors
+    /// [`Error::TokenOutOfRange`] or [`Error::PositionOutOfRange`], as the call itself would have reported it.
+    pub fn check_ids(&self) -> Result<()> {
+        self.id_checks.take()
     }
 
     /// What dropout draws from; its state belongs into a checkpoint of a training run.
@@ -302,8 +339,8 @@ impl GptInputLayer {
     /// # Errors
     /// As [`forward`](Self::forward), and [`Error::PositionOutOfRange`] or [`Error::ShapeMismatch`] for position ids.
     pub fn forward_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
-        let places = self.places(&positions.into(), input_ids.dims())?;
-        let ids = self.wte.check(input_ids)?;
+        let places = self.places(&positions.into(), input_ids.dims(), &self.id_checks)?;
+        let ids = self.wte.check_as(input_ids, &self.id_checks)?;
         let Some((wpe, places)) = places else { return self.wte.forward_checked(&ids) };
         if self.wte.is_plain() {
             match (self.wte.mapped(), wpe.mapped()) {
@@ -331,8 +368,8 @@ impl GptInputLayer {
         if self.wte.mapped().or(self.wpe().ok().and_then(PositionTable::mapped)).is_some() {
             return copy_into(buffer, &self.forward_at(input_ids, positions)?);
         }
-        let places = self.places(&positions.into(), input_ids.dims())?;
-        let ids = self.wte.check(input_ids)?;
+        let places = self.places(&positions.into(), input_ids.dims(), &self.id_checks)?;
+        let ids = self.wte.check_as(input_ids, &self.id_checks)?;
         if !self.wte.is_plain() {
             self.wte.forward_checked(&ids)?; // for what `max_norm` does to the table
         }
@@ -389,7 +426,7 @@ impl GptInputLayer {
     ) -> Result<Vec<RowGrad>> {
         let (wte, dims) = (self.wte.dense()?, input_ids.dims());
         let ids = wte.check(input_ids)?;
-        let places = self.places(&positions.into(), dims)?;
+        let places = self.places(&positions.into(), dims, &IdChecks::default())?;
         let mut rows = Vec::with_capacity(2);
         if let Some(var) = variable(wte.weight()) {
             rows.push(RowGrad::checked(wte, var, grad, dims, || self.wte.row_groups(&ids))?);
@@ -452,7 +489,7 @@ impl GptInputLayer {
     /// # Errors
     /// [`Error::TokenOutOfRange`], [`Error::IdDType`].
     pub fn embed_tokens(&self, input_ids: &Tensor) -> Result<Tensor> {
-        self.wte.forward(input_ids)
+        self.wte.forward_checked(&self.wte.check_as(input_ids, &self.id_checks)?)
     }
 
     /// The second half: adds the positions' rows to embeddings of your own (`inputs_embeds`, token types, soft prompts).
@@ -467,16 +504,21 @@ impl GptInputLayer {
     pub fn add_positions(&self, inputs_embeds: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
         let ids_dims =
             outer_dims("inputs_embeds", inputs_embeds, (Table::Positions, self.config.n_embd, self.dtype()))?;
-        match self.places(&positions.into(), ids_dims)? {
+        match self.places(&positions.into(), ids_dims, &self.id_checks)? {
             Some((wpe, places)) => add_rows(inputs_embeds, &wpe.rows_at(&places)?),
             None => Ok(inputs_embeds.clone()),
         }
     }
 
     /// The table that is added to the input, and where ids of shape `ids_dims` stand in it; `None` if nothing is added.
-    fn places(&self, positions: &Positions, ids_dims: &[usize]) -> Result<Option<(&PositionTable, Places)>> {
+    fn places(
+        &self,
+        positions: &Positions,
+        ids_dims: &[usize],
+        checks: &IdChecks,
+    ) -> Result<Option<(&PositionTable, Places)>> {
         match self.positions.input_table() {
-            Some(wpe) => Ok(Some((wpe, wpe.places(positions, ids_dims)?))),
+            Some(wpe) => Ok(Some((wpe, wpe.places(positions, ids_dims, checks)?))),
             None => {
                 positions.resolve(ids_dims, usize::MAX)?; // what does not go with the ids is an error all the same
                 Ok(None)

@@ -3,11 +3,12 @@
 mod support;
 
 use candle_core::{DType, Device, IndexOp, Module, Tensor, Var};
+use candle_gpt_input::embedding::IdCheck;
 use candle_gpt_input::position::PositionTable;
 use candle_gpt_input::{Error, GptInputConfig, GptInputLayer, Positions, Result, TiedLmHead};
 use candle_nn::{Embedding, Optimizer, VarBuilder, VarMap};
 use proptest::prelude::*;
-use support::{addressed, assert_bits_eq, devices, error_text, golden_tensors};
+use support::{addressed, assert_bits_eq, complete_devices, devices, error_text, golden_tensors};
 
 const V: usize = 11;
 const P: usize = 7;
@@ -46,7 +47,7 @@ fn forward_is_the_sum_of_two_rows() -> Result<()> {
 
 #[test]
 fn every_type_of_id_gives_the_same_rows() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let layer = layer(&device);
         let ids = Tensor::new(&[[0i64, 10, 5], [1, 1, 9]], &device)?;
         let expected = layer.forward(&ids)?;
@@ -57,6 +58,23 @@ fn every_type_of_id_gives_the_same_rows() -> Result<()> {
         assert_bits_eq(&layer.forward(&ids.to_device(&Device::Cpu)?)?, &expected);
         let text = error_text(layer.forward(&ids.to_dtype(DType::F32)?));
         assert_eq!(text, "input_ids must be u8, u32 or i64, not F32: convert with `.to_dtype(DType::U32)`");
+    }
+    Ok(())
+}
+
+/// Deferred checks are for ids on CUDA; elsewhere a call reports as ever, and there is nothing left to ask for.
+#[test]
+fn checks_are_deferred_on_cuda_alone() -> Result<()> {
+    for device in devices() {
+        let layer = layer(&device).with_id_check(IdCheck::Deferred)?;
+        let bad = Tensor::new(&[[0u32, 1], [2, 11]], &device)?;
+        let at_once = layer.forward(&bad).map(drop);
+        let later = layer.check_ids();
+        let (reported, other) = if device.is_cuda() { (later, at_once) } else { (at_once, later) };
+        assert_eq!(error_text(reported), "token id 11 at [1, 1] is outside the vocabulary of 11 (valid ids: 0 to 10)");
+        assert!(other.is_ok());
+        assert!(layer.forward(&bad.to_device(&Device::Cpu)?).is_err(), "ids on the host");
+        layer.check_ids()?;
     }
     Ok(())
 }
@@ -111,7 +129,7 @@ fn empty_ids_give_empty_hidden_states() -> Result<()> {
 
 #[test]
 fn strides_do_not_matter() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let layer = layer(&device);
         let ids = Tensor::new(&[[0u32, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 0]], &device)?;
         let column = ids.i((.., 1))?;
@@ -150,7 +168,7 @@ fn any_rank_of_ids() -> Result<()> {
 
 #[test]
 fn positions_beyond_the_table_are_errors_however_they_are_given() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let layer = layer(&device);
         let too_long = |end: usize| {
             format!(
@@ -188,7 +206,7 @@ fn positions_beyond_the_table_are_errors_however_they_are_given() -> Result<()> 
 
 #[test]
 fn position_ids_pick_rows() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let layer = layer(&device);
         let ids = Tensor::new(&[[3u32, 4, 5], [6, 7, 8]], &device)?;
         let flat = [3, 4, 5, 6, 7, 8];
@@ -212,7 +230,7 @@ fn position_ids_pick_rows() -> Result<()> {
 
 #[test]
 fn a_mask_counts_its_tokens() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let layer = layer(&device);
         let ids = Tensor::new(&[[0u32, 1, 2, 3], [4, 5, 6, 7]], &device)?;
         let flat = [0, 1, 2, 3, 4, 5, 6, 7];
@@ -242,7 +260,7 @@ fn a_mask_counts_its_tokens() -> Result<()> {
 /// Each token of a padded batch, in prefill and in cached decode, has the vector that it has alone.
 #[test]
 fn padded_equals_unpadded() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let layer = layer(&device);
         let prompts: [&[u32]; 3] = [&[3, 1, 4], &[1], &[5, 9]];
         for left in [true, false] {
@@ -353,7 +371,7 @@ fn embeddings_go_in_and_come_out() -> Result<()> {
 
 #[test]
 fn half_types_round_once() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let ids = Tensor::new(&[[0u32, 10, 5], [1, 1, 9]], &device)?;
         let wte = (addressed(0.3, V, C, &device) / 37.)?;
         let wpe = (addressed(0.7, P, C, &device) / 41.)?;
@@ -372,7 +390,7 @@ fn half_types_round_once() -> Result<()> {
 
 #[test]
 fn the_two_halves_make_the_whole() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let layer = layer(&device);
         let ids = Tensor::new(&[[0u32, 10, 5], [1, 1, 9]], &device)?;
         let embeds = layer.embed_tokens(&ids)?;
@@ -430,7 +448,7 @@ fn everything_public_can_be_shared_between_threads() {
 #[test]
 fn gradients_are_pytorchs() -> Result<()> {
     let golden = golden_tensors("gradients.safetensors");
-    for device in devices() {
+    for device in complete_devices() {
         let tensor = |name: &str| golden[name].to_device(&device);
         for name in ["input", "head", "both"] {
             let (wte, wpe) = (Var::from_tensor(&tensor("wte")?)?, Var::from_tensor(&tensor("wpe")?)?);
@@ -532,7 +550,7 @@ fn fresh_tables_have_the_configs_spread() -> Result<()> {
 
 #[test]
 fn the_head_checks_what_it_is_given() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let head = layer(&device).lm_head()?;
         let hidden = Tensor::new(&[[[1f32, 0., 0.], [0., 0., 2.]]], &device)?;
         let logits = head.forward(&hidden)?;

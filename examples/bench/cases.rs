@@ -131,7 +131,8 @@ impl Inputs {
         let states = |std| Ok::<_, anyhow::Error>(table(batch * length, std)?.reshape((batch, length, n_embd))?);
         let ids = || {
             let ids = generator.randint(0, vocab_size as i64, batch * length)?;
-            Ok::<_, anyhow::Error>(Tensor::from_vec(ids, (batch, length), device)?.to_dtype(DType::U32)?)
+            let ids = Tensor::from_vec(ids, (batch, length), &Device::Cpu)?.to_dtype(DType::U32)?;
+            Ok::<_, anyhow::Error>(ids.to_device(device)?)
         };
         let (wte, wpe) = (table(vocab_size, 0.02)?, table(length, 0.02)?);
         let (ids, targets) = (ids()?, ids()?);
@@ -152,9 +153,15 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     if case.is_positional() {
         return super::positions::contenders(case, inputs);
     }
-    let mut all = vec![ours(case, inputs)?, candle(case, inputs)?];
-    if inputs.ids.device().is_cpu() && case != Case::StepTied {
-        all.push(copy(case, inputs)?);
+    let mut all = vec![ours(case, inputs)?];
+    match candle(case, inputs) {
+        Ok(candle) => all.push(candle),
+        // On a device it may lack a kernel, or the memory.
+        Err(error) if !inputs.ids.device().is_cpu() => eprintln!("candle cannot: {}", super::cli::first_line(&error)),
+        Err(error) => return Err(error),
+    }
+    if let (true, Some(n_bytes)) = (inputs.ids.device().is_cpu(), bytes_moved(case, inputs)?) {
+        all.push(copy(case, n_bytes)?);
     }
     Ok(all)
 }
@@ -189,8 +196,10 @@ pub fn ours(case: Case, inputs: &Inputs) -> Result<Contender> {
         Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 => anyhow::bail!("done elsewhere"),
         Case::Backward => contender("ours", move || {
             std::hint::black_box(layer.forward_leaf(&ids)?);
+            grad.device().synchronize()?;
             let start = Instant::now();
             let grads = layer.row_grads(&ids, 0, &grad)?.iter().map(RowGrad::to_dense).collect::<Result<_, _>>()?;
+            grad.device().synchronize()?;
             Ok((Some(start.elapsed().as_secs_f64()), grads))
         }),
         Case::StepDense => {
@@ -251,8 +260,10 @@ pub fn candle(case: Case, inputs: &Inputs) -> Result<Contender> {
         Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 => anyhow::bail!("done elsewhere"),
         Case::Backward => contender("candle", move || {
             let x = embed(&tables[0], &tables[1])?;
+            grad.device().synchronize()?;
             let start = Instant::now();
             let mut grads = (x * &grad)?.sum_all()?.backward()?;
+            grad.device().synchronize()?;
             let seconds = start.elapsed().as_secs_f64();
             Ok((Some(seconds), tables.iter().filter_map(|table| grads.remove(table)).collect()))
         }),
@@ -281,25 +292,30 @@ pub fn candle(case: Case, inputs: &Inputs) -> Result<Contender> {
     }
 }
 
-/// Copies half as many bytes as the case must read and write, each once, on all cores.
-fn copy(case: Case, inputs: &Inputs) -> Result<Contender> {
+/// What the case must read and write at least, each byte once; `None` where arithmetic is the limit, or nobody counted.
+pub fn bytes_moved(case: Case, inputs: &Inputs) -> Result<Option<usize>> {
     let Shape { length, n_embd, vocab_size, dtype, .. } = inputs.shape;
-    let row = n_embd * dtype.size_in_bytes();
     let n_tokens = inputs.shape.n_tokens();
     let n_rows = match case {
-        Case::Forward | Case::ForwardInto => n_tokens,
+        Case::StepTied | Case::Rotate | Case::Alibi | Case::T5 => return Ok(None),
+        Case::Forward | Case::ForwardInto => 2 * n_tokens,
         // The gradient read, both tables' gradients written.
-        Case::Backward => (n_tokens + vocab_size + length) / 2,
+        Case::Backward => n_tokens + vocab_size + length,
         // Rows read and written; their gradient read; parameter and both moments read and written.
-        Case::StepDense => n_tokens + n_tokens / 2 + 3 * (vocab_size + length),
-        _ => {
+        Case::StepDense => 3 * n_tokens + 6 * (vocab_size + length),
+        Case::StepRows => {
             let mut touched = inputs.ids.flatten_all()?.to_vec1::<u32>()?;
             touched.sort_unstable();
             touched.dedup();
-            n_tokens + n_tokens / 2 + 3 * (touched.len() + length)
+            3 * n_tokens + 6 * (touched.len() + length)
         }
     };
-    let words = n_rows * row / size_of::<u32>();
+    Ok(Some(n_rows * n_embd * dtype.size_in_bytes()))
+}
+
+/// Copies half as many bytes as the case must move, on all cores.
+fn copy(case: Case, n_bytes: usize) -> Result<Contender> {
+    let words = n_bytes / 2 / size_of::<u32>();
     let from = vec![1u32; words];
     let fresh = case == Case::Forward;
     let to = Rc::new(RefCell::new(Vec::<u32>::with_capacity(words)));

@@ -4,8 +4,10 @@
 //! contenders take turns; a time is the median of the rounds.
 
 mod cases;
+mod checks;
 mod memory;
 mod positions;
+mod report;
 mod scaling;
 mod torch;
 
@@ -65,8 +67,11 @@ struct Args {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+    /// Compare everything with the CPU as well, and write device, checks and times into this Markdown file, to send back
+    #[arg(long, value_name = "F.md", conflicts_with = "json")]
+    report: Option<PathBuf>,
     /// Draw time against tokens, vocabulary and threads into this PNG instead
-    #[arg(long, value_name = "F.png", conflicts_with_all = ["cases", "shapes", "torch", "json"])]
+    #[arg(long, value_name = "F.png", conflicts_with_all = ["cases", "shapes", "torch", "json", "report"])]
     scaling: Option<PathBuf>,
     /// Print the peak of memory of one contender instead; what the table's own processes are asked for
     #[arg(long, hide = true, value_name = "ours|candle")]
@@ -94,15 +99,27 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     if !args.json {
         writeln!(out, "{machine}\n\n{}", header())?;
     }
-    let mut rows = Vec::new();
+    let (mut rows, mut timed) = (Vec::new(), Vec::new());
     for (case, shape) in &chosen {
-        let row = time(*case, shape, &device, torch.as_mut(), args.quick)
-            .with_context(|| format!("{} {shape}", case.name()))?;
+        let row =
+            time(*case, shape, &device, torch.as_mut(), args.quick).with_context(|| format!("{} {shape}", case.name()));
+        if args.report.is_some() {
+            // Whoever sends the report cannot mend what fails: it says so, and goes on.
+            if let Ok(row) = &row {
+                writeln!(out, "{}", line(row))?;
+            }
+            timed.push(report::Timed { case: case.name(), shape: shape.to_string(), row });
+            continue;
+        }
+        let row = row?;
         if !args.json {
             writeln!(out, "{}", line(&row))?;
             out.flush()?;
         }
         rows.push(row);
+    }
+    if let Some(path) = &args.report {
+        writeln!(out, "{}", report::write(path, &machine, &device, &timed, args.quick)?)?;
     }
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&json!({ "machine": machine, "cases": rows }))?)?;
@@ -134,6 +151,7 @@ struct Rounds {
 
 fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch>, quick: bool) -> Result<Value> {
     let inputs = Inputs::new(shape, device)?;
+    let n_bytes = cases::bytes_moved(case, &inputs)?;
     torch = torch.filter(|_| !case.is_positional());
     let mut contenders = cases::contenders(case, &inputs)?;
     compare(&contenders, shape)?;
@@ -176,7 +194,7 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
     let threads = [median("torch_1"), median("torch_n")];
     let mut row = json!({
         "case": case.name(), "batch": shape.batch, "length": shape.length, "n_embd": shape.n_embd,
-        "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(),
+        "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(), "n_bytes": n_bytes,
         "ours_ms": median("ours"), "candle_ms": median("candle"), "copy_ms": median("copy"),
         "torch_ms": threads.into_iter().flatten().reduce(f64::min), "torch_sparse_ms": median("torch_sparse"),
     });

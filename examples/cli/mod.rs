@@ -14,10 +14,13 @@ pub fn exit(result: Result<()>) -> ExitCode {
     if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    // Candle puts a backtrace behind the first line of its errors if RUST_BACKTRACE is set.
-    let message = format!("{error:#}");
-    eprintln!("error: {}", message.lines().next().unwrap_or_default());
+    eprintln!("error: {}", first_line(&error));
     ExitCode::FAILURE
+}
+
+/// An error with all its causes, in one line: Candle puts a backtrace behind its first one if RUST_BACKTRACE is set.
+pub fn first_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().next().unwrap_or_default().to_string()
 }
 
 /// The type of number called `f32`, `f16` or `bf16`.

@@ -8,9 +8,10 @@ use candle_nn::Embedding;
 
 use crate::error::{Error, Result};
 use crate::init::Init;
-use crate::kernel::{CheckedIds, DenseTable, MappedTable, RowGroups, Table, to_host};
+use crate::kernel::{CheckedIds, DenseTable, IdChecks, MappedTable, RowGroups, Table, to_host};
 use crate::rng::Generator;
 
+pub use crate::kernel::IdCheck;
 pub use options::EmbeddingOptions;
 pub use resize::NewRows;
 
@@ -133,6 +134,14 @@ impl TokenTable {
 
     pub(crate) fn mapped(&self) -> Option<&MappedTable> {
         if let Kind::Mapped(table) = &self.kind { Some(table) } else { None }
+    }
+
+    /// Holds `ids` to the contract, now or when `checks` says; what needs them on the host checks them there.
+    pub(crate) fn check_as(&self, ids: &Tensor, checks: &IdChecks) -> Result<CheckedIds> {
+        match &self.kind {
+            Kind::Dense(table) if self.is_plain() => table.check_as(ids, checks),
+            _ => self.check(ids),
+        }
     }
 
     /// Holds `ids` to the contract.

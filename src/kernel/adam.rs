@@ -46,7 +46,10 @@ pub(super) trait Rule<M: Real>: Copy + Send + Sync {
 }
 
 /// `torch.optim.AdamW(fused=True)` on the CPU (`ATen/native/cpu/FusedAdamKernel.cpp`).
+///
+/// The layout is that of the struct in adam.cu.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(super) struct AdamWRule<M> {
     grad_scale: M,
     decay: M,
@@ -89,7 +92,10 @@ impl<M: Real> Rule<M> for AdamWRule<M> {
 }
 
 /// `torch.optim.SparseAdam` (`torch/optim/_functional.py`, `sparse_adam`), and AdamW's decay before it.
+///
+/// The layout is that of the struct in adam.cu.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(super) struct RowRule<M> {
     grad_scale: M,
     decay: M,
@@ -240,7 +246,8 @@ pub(super) fn sum_of_squares<E: Element>(values: &[E]) -> f64 {
 
 struct SumOfSquares<'a, E>(&'a [E]);
 
-const LANES: usize = 8;
+/// `LANES` of sum_of_squares.cu.
+pub(super) const LANES: usize = 8;
 
 impl<E: Element> Task for SumOfSquares<'_, E> {
     type Output = f64;

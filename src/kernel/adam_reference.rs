@@ -184,7 +184,7 @@ mod tests {
                         update::adamw(fused, gradient, &step)?;
                         adamw(composed, gradient, &step)?;
                         let (left, right) = (
-                            update::grad_sum_of_squares(fused.param, gradient)?,
+                            update::sum_of_squares(&[(fused.param, gradient)])?,
                             grad_sum_of_squares(composed.param, gradient)?,
                         );
                         assert!((left - right).abs() <= bound * right, "{left} {right}");

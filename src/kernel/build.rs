@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const FOLDER: &str = "src/kernel";
-const KERNELS: &[&str] = &["gather_add", "scatter_add"];
-const HEADERS: &[&str] = &["number.cuh"];
+const KERNELS: &[&str] = &["adam", "gather_add", "scatter_add", "sum_of_squares"];
+const HEADERS: &[&str] = &["gradient.cuh", "number.cuh"];
+/// No product and sum are fused unless the source says so: the bits are those of the CPU.
+const FLAGS: &[&str] = &["-O3", "-std=c++17", "--fmad=false"];
 /// Where a toolkit may be said to be, in the order in which Candle's own build script asks.
 const TOOLKITS: &[&str] = &["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"];
 
@@ -46,7 +48,7 @@ fn nvcc() -> PathBuf {
 
 /// No architecture is named: PTX for the oldest that this nvcc knows runs on all later ones, and the kernels need no more.
 fn compile(nvcc: &Path, source: &Path, ptx: &Path) -> Result<(), Box<dyn Error>> {
-    let status = Command::new(nvcc).args(["--ptx", "-O3", "-std=c++17", "-o"]).arg(ptx).arg(source).status();
+    let status = Command::new(nvcc).arg("--ptx").args(FLAGS).arg("-o").arg(ptx).arg(source).status();
     match status {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{} {}: {status}", nvcc.display(), source.display()).into()),

@@ -9,15 +9,42 @@ namespace {
 // How many pieces of a row one thread loads before it stores any.
 const unsigned PIECES = 4;
 
+// Dimensions that a shape has room for: `MAX_RANK` of ids.rs.
+const unsigned MAX_RANK = 8;
+// Parts of an id in a note, and the bits of each: `PART_BITS` of notes.rs.
+const unsigned PARTS = 3;
+const unsigned PART_BITS = 24;
+
+struct Shape {
+    u64 rank;
+    u64 dims[MAX_RANK];
+};
+
+// The first id outside its table in the first call that has one, by its place among the ids of that call. All zeros: none.
+struct Note {
+    u64 call;
+    u64 parts[PARTS]; // a piece of the id each, behind how far its place is from the last that can be
+    u64 n_rows;
+    Shape shape; // of the ids of that call
+};
+
+// Ids of one type, and where they are noted if they are outside their table.
+struct Ids {
+    const void *values;
+    u64 bytes; // of an id
+    Note *note; // null: they were checked
+    Shape shape;
+};
+
 struct Gather {
     void *out;
-    const void *ids;
-    const u32 *places; // null: row n stands at start + n % t
+    Ids ids;
+    Ids places; // null: row n stands at start + n % t
+    u64 n_places; // they repeat after so many
     const void *wte;
     const void *wpe;
-    u32 *outside; // null, or two words: set where an id, a place is outside its table
+    u64 call;
     u64 n_ids;
-    u64 id_bytes;
     u64 start;
     u64 t;
     u64 wte_rows;
@@ -26,17 +53,33 @@ struct Gather {
 };
 
 // An id of any type; a negative one is a row beyond every table.
-__device__ __forceinline__ u64 read_id(const void *ids, u64 id_bytes, u64 n) {
-    if (id_bytes == 1) return static_cast<const u8 *>(ids)[n];
-    if (id_bytes == 4) return static_cast<const u32 *>(ids)[n];
-    return static_cast<const u64 *>(ids)[n];
+__device__ __forceinline__ u64 read_id(const Ids &ids, u64 n) {
+    if (ids.bytes == 1) return static_cast<const u8 *>(ids.values)[n];
+    if (ids.bytes == 4) return static_cast<const u32 *>(ids.values)[n];
+    return static_cast<const u64 *>(ids.values)[n];
 }
 
-__device__ __forceinline__ u64 place_of(const Gather &job, u64 n) {
-    if (job.places) return job.places[n];
-    // Almost always small, and a division of 64 bits costs several of 32.
-    const u64 step = (n | job.t) >> 32 ? n % job.t : u32(n) % u32(job.t);
-    return job.start + step;
+// Almost always small, and a division of 64 bits costs several of 32.
+__device__ __forceinline__ u64 remainder(u64 n, u64 by) { return (n | by) >> 32 ? n % by : u32(n) % u32(by); }
+
+// Threads may note in any order: the smallest place wins, and all parts of its id with it.
+__device__ __forceinline__ void write_note(const Ids &ids, u64 call, u64 n_rows, u64 n, u64 id) {
+    Note *const note = ids.note;
+    const u64 earlier = atomicCAS(&note->call, u64(0), call);
+    if (earlier == 0) {
+        note->n_rows = n_rows;
+        note->shape.rank = ids.shape.rank;
+#pragma unroll
+        for (unsigned axis = 0; axis < MAX_RANK; axis++) note->shape.dims[axis] = ids.shape.dims[axis];
+    } else if (earlier != call) {
+        return;
+    }
+    const u64 mask = (u64(1) << PART_BITS) - 1;
+    const u64 rank = ~u64(0) >> PART_BITS;
+#pragma unroll
+    for (unsigned part = 0; part < PARTS; part++) {
+        atomicMax(&note->parts[part], (rank - n) << PART_BITS | (id >> part * PART_BITS & mask));
+    }
 }
 
 // One row, in pieces of type C. `add` is null for a plain gather.
@@ -80,17 +123,20 @@ __device__ __forceinline__ void write_rows(const Gather &job) {
     const Stored *const wpe = static_cast<const Stored *>(job.wpe);
     const u64 rows_at_a_time = u64(gridDim.x) * blockDim.y;
     for (u64 n = u64(blockIdx.x) * blockDim.y + threadIdx.y; n < job.n_ids; n += rows_at_a_time) {
-        const u64 token = read_id(job.ids, job.id_bytes, n);
-        const u64 place = ADD ? place_of(job, n) : 0;
+        const u64 token = read_id(job.ids, n);
+        const u64 at = !ADD ? 0 : remainder(n, job.places.values ? job.n_places : job.t);
+        const u64 place = !ADD ? 0 : job.places.values ? read_id(job.places, at) : job.start + at;
         const bool bad_token = token >= job.wte_rows;
         const bool bad_place = ADD && place >= job.wpe_rows;
         Stored *const to = out + n * job.width;
         if (bad_token || bad_place) {
-            // Nothing is read, and nobody can take the row for a result. Threads that raise a flag all write the same.
-            if (job.outside && bad_token) job.outside[0] = 1;
-            if (job.outside && bad_place) job.outside[1] = 1;
+            // Nothing is read, and nobody can take the row for a result. One thread of the row writes a note.
+            if (blockIdx.y == 0 && threadIdx.x == 0) {
+                if (bad_token && job.ids.note) write_note(job.ids, job.call, job.wte_rows, n, token);
+                if (bad_place && job.places.note) write_note(job.places, job.call, job.wpe_rows, at, place);
+            }
             const u64 step = u64(gridDim.y) * blockDim.x;
-            for (u64 at = u64(blockIdx.y) * blockDim.x + threadIdx.x; at < job.width; at += step) to[at] = N::nan();
+            for (u64 c = u64(blockIdx.y) * blockDim.x + threadIdx.x; c < job.width; c += step) to[c] = N::nan();
             continue;
         }
         const Stored *const from = wte + token * job.width;

@@ -1,16 +1,18 @@
 //! Writing to a tensor's own memory through Candle's in-place operations, which refuse operands that share it.
 
+use std::any::Any;
 use std::cell::Cell;
+use std::marker::PhantomData;
 
-use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
 
-/// Calls `f` once with the storage of `dst` to write to, and those of `srcs` (at most two) to read from.
-pub(super) fn write_in_place(
+/// Calls `f` once with the storage of `dst` to write to, and those of `srcs` (at most two) to read from: all of the kind `S`.
+pub(super) fn write_in_place<S: 'static>(
     dst: &Tensor,
     srcs: &[&Tensor],
-    f: impl FnOnce(&mut CpuStorage, &[&CpuStorage]) -> Result<()>,
+    f: impl FnOnce(&mut S, &[&S]) -> Result<()>,
 ) -> Result<()> {
-    let op = Once(Cell::new(Some(f)));
+    let op = Once { f: Cell::new(Some(f)), storage: PhantomData };
     match srcs {
         [] => dst.inplace_op1(&op),
         [a] => dst.inplace_op2(a, &op),
@@ -19,50 +21,40 @@ pub(super) fn write_in_place(
     }
 }
 
-struct Once<F>(Cell<Option<F>>);
+struct Once<S, F> {
+    f: Cell<Option<F>>,
+    storage: PhantomData<fn(&mut S)>,
+}
 
-impl<F: FnOnce(&mut CpuStorage, &[&CpuStorage]) -> Result<()>> Once<F> {
-    fn call(&self, dst: &mut CpuStorage, srcs: &[&CpuStorage]) -> Result<()> {
-        match self.0.take() {
-            Some(f) => f(dst, srcs),
-            None => candle_core::bail!("an in-place operation ran twice"),
+impl<S: 'static, F: FnOnce(&mut S, &[&S]) -> Result<()>> Once<S, F> {
+    fn call(&self, dst: &mut dyn Any, srcs: &[&dyn Any]) -> Result<()> {
+        let srcs: Option<Vec<&S>> = srcs.iter().map(|src| src.downcast_ref()).collect();
+        match (self.f.take(), dst.downcast_mut(), srcs) {
+            (Some(f), Some(dst), Some(srcs)) => f(dst, &srcs),
+            (None, ..) => candle_core::bail!("an in-place operation ran twice"),
+            _ => candle_core::bail!("an in-place operation met memory of another device"),
         }
     }
 }
 
 const NAME: &str = "optimizer-step";
 
-impl<F: FnOnce(&mut CpuStorage, &[&CpuStorage]) -> Result<()>> InplaceOp1 for Once<F> {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn cpu_fwd(&self, dst: &mut CpuStorage, _: &Layout) -> Result<()> {
-        self.call(dst, &[])
-    }
+/// One of Candle's in-place operations, on the CPU and on CUDA, with its sources.
+macro_rules! in_place {
+    ($op:ident, $($src:ident),*) => {
+        impl<S: 'static, F: FnOnce(&mut S, &[&S]) -> Result<()>> $op for Once<S, F> {
+            fn name(&self) -> &'static str {
+                NAME
+            }
+            fn cpu_fwd(&self, dst: &mut CpuStorage, _: &Layout, $($src: &CpuStorage, _: &Layout),*) -> Result<()> {
+                self.call(dst, &[$($src),*])
+            }
+            fn cuda_fwd(&self, dst: &mut CudaStorage, _: &Layout, $($src: &CudaStorage, _: &Layout),*) -> Result<()> {
+                self.call(dst, &[$($src),*])
+            }
+        }
+    };
 }
-
-impl<F: FnOnce(&mut CpuStorage, &[&CpuStorage]) -> Result<()>> InplaceOp2 for Once<F> {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn cpu_fwd(&self, dst: &mut CpuStorage, _: &Layout, a: &CpuStorage, _: &Layout) -> Result<()> {
-        self.call(dst, &[a])
-    }
-}
-
-impl<F: FnOnce(&mut CpuStorage, &[&CpuStorage]) -> Result<()>> InplaceOp3 for Once<F> {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn cpu_fwd(
-        &self,
-        dst: &mut CpuStorage,
-        _: &Layout,
-        a: &CpuStorage,
-        _: &Layout,
-        b: &CpuStorage,
-        _: &Layout,
-    ) -> Result<()> {
-        self.call(dst, &[a, b])
-    }
-}
+in_place!(InplaceOp1,);
+in_place!(InplaceOp2, a);
+in_place!(InplaceOp3, a, b);

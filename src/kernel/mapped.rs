@@ -64,9 +64,9 @@ impl MappedTable {
     /// Asks the system, or who fetches the bytes, for the rows of `ids` before they are needed.
     pub(crate) fn prefetch(&self, ids: &CheckedIds) -> Result<()> {
         let RowBytes::Mapped(map) = &self.bytes else {
-            return self.with_rows(ids.on_host().to_dtype(DType::I64)?).map(drop);
+            return self.with_rows(ids.on_host()?.to_dtype(DType::I64)?).map(drop);
         };
-        for id in ids.on_host().to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()? {
+        for id in ids.on_host()?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()? {
             let range = self.range(id.row());
             // Advice may be ignored, and so may its failure.
             #[cfg(unix)]
@@ -78,7 +78,7 @@ impl MappedTable {
     }
 
     fn run(&self, ids: &CheckedIds, wpe: Option<(&Self, &Places)>) -> Result<Tensor> {
-        let wide = |ids: &CheckedIds| Ok::<_, crate::error::Error>(ids.on_host().to_dtype(DType::I64)?);
+        let wide = |ids: &CheckedIds| Ok::<_, crate::error::Error>(ids.on_host()?.to_dtype(DType::I64)?);
         let (wte, input_ids) = self.with_rows(wide(ids)?)?;
         let wpe = match wpe {
             Some((wpe, &Places::Counted { start, t })) => {

@@ -1,6 +1,6 @@
 //! The arithmetic under the layers: rows gathered from a table, positions added. Private.
 //!
-//! Every id passes [`CheckedIds`] first, so that nothing below it meets a bad one. What has a kernel of its own on a device
+//! Every id passes [`CheckedIds`] first, so that nothing below it meets a bad one unprepared. What has a kernel of its own on a device
 //! (the CPU, CUDA) runs there; everything else runs as plain Candle operations, with the same bits.
 
 mod adam;
@@ -27,7 +27,7 @@ mod table;
 mod tests;
 mod update;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
 use ops::{Gather, GatherAdd, GatherAddInto, PlacesOf};
@@ -35,7 +35,8 @@ use ops::{Gather, GatherAdd, GatherAddInto, PlacesOf};
 pub(crate) use adam::AdamStep;
 pub(crate) use distance::{Columns, by_distance, distances, sum_by_distance};
 pub(crate) use gradient::{BatchRows, Gradient};
-pub(crate) use ids::{CheckedIds, Table, to_host, unravel};
+pub use ids::IdCheck;
+pub(crate) use ids::{CheckedIds, IdChecks, Table, to_host, unravel};
 pub(crate) use loss::{Counted, CrossEntropy, LossParts, Wanted, attach};
 pub(crate) use mapped::MappedTable;
 pub(crate) use reference::add_rows;
@@ -44,7 +45,7 @@ pub(crate) use row_groups::RowGroups;
 pub(crate) use simd::{extend_widened, prefetch};
 pub(crate) use storage::{new_var, zeros_like};
 pub(crate) use table::{DenseTable, outer_dims, same_device, same_dtype};
-pub(crate) use update::{Moments, adamw, dense_gradient, grad_sum_of_squares, row_adam};
+pub(crate) use update::{Moments, adamw, dense_gradient, row_adam, sum_of_squares};
 
 /// Where ids `[.., T]` stand, known to be inside the position table.
 #[derive(Clone, Debug)]
@@ -81,14 +82,11 @@ impl Places {
         }
     }
 
-    /// For a kernel: position ids in the shape of the ids.
+    /// For a kernel.
     fn for_ids(&self, ids: &CheckedIds) -> Result<PlacesOf> {
         match self {
             &Self::Counted { start, .. } => Ok(PlacesOf::Start(start)),
-            Self::Given(places) => {
-                let on_host = places.on_host().to_dtype(DType::U32)?.broadcast_as(ids.dims())?.contiguous()?;
-                Ok(PlacesOf::Ids { on_device: on_host.to_device(ids.tensor().device())?, on_host })
-            }
+            Self::Given(places) => Ok(PlacesOf::Ids(places.broadcast_to(ids.dims())?)),
         }
     }
 }
@@ -104,7 +102,7 @@ pub(crate) fn gather(table: &Tensor, ids: &CheckedIds) -> Result<Tensor> {
         return reference::gather(table, ids);
     }
     let table = table.contiguous()?;
-    let op = Gather { on_host: ids.on_host().clone() };
+    let op = Gather { ids: ids.clone() };
     Ok(match table.track_op() {
         true => table.apply_op2(ids.tensor(), op)?,
         false => table.apply_op2_no_bwd(ids.tensor(), &op)?,
@@ -117,7 +115,7 @@ pub(crate) fn gather_add(wte: &Tensor, ids: &CheckedIds, wpe: &Tensor, places: &
         return reference::gather_add(wte, ids, wpe, places);
     }
     let (wte, wpe) = (wte.contiguous()?, wpe.contiguous()?);
-    let op = GatherAdd { places: places.for_ids(ids)?, on_host: ids.on_host().clone() };
+    let op = GatherAdd { places: places.for_ids(ids)?, ids: ids.clone() };
     Ok(match wte.track_op() || wpe.track_op() {
         true => wte.apply_op3(&wpe, ids.tensor(), op)?,
         false => wte.apply_op3_no_bwd(&wpe, ids.tensor(), &op)?,
@@ -141,8 +139,8 @@ pub(crate) fn gather_add_into(
         let rows = reference::gather_add(&wte.detach(), ids, &wpe.detach(), places)?.to_dtype(buffer.dtype())?;
         return Ok(buffer.slice_set(&rows, 0, 0)?);
     }
-    let op = GatherAdd { places: places.for_ids(ids)?, on_host: ids.on_host().clone() };
-    let op = GatherAddInto { ids: ids.tensor().clone(), op };
+    let op = GatherAdd { places: places.for_ids(ids)?, ids: ids.clone() };
+    let op = GatherAddInto(op);
     Ok(buffer.inplace_op3(&wte.contiguous()?, &wpe.contiguous()?, &op)?)
 }
 

@@ -15,6 +15,12 @@ template <class To, class From> __device__ __forceinline__ To bits_as(From from)
     return to;
 }
 
+// Rounded once; everything else that looks like one is a product, rounded, and a sum.
+__device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ __forceinline__ double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+__device__ __forceinline__ float root(float value) { return sqrtf(value); }
+__device__ __forceinline__ double root(double value) { return sqrt(value); }
+
 struct F32 {
     typedef float Stored;
     typedef float Wide;

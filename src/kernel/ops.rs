@@ -8,6 +8,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, InplaceOp3, Layout, Shape, Tensor};
 use half::{bf16, f16};
 
+use super::CheckedIds;
 #[cfg(feature = "cuda")]
 use super::RowGroups;
 use super::cpu::{self, Outside, Rows};
@@ -20,8 +21,8 @@ type CandleResult<T> = candle_core::Result<T>;
 
 /// `table[ids]`: arguments table `[N, C]` and ids `[..]`, both contiguous.
 pub(super) struct Gather {
-    /// The ids, which on a device the backward pass would otherwise have to wait for.
-    pub(super) on_host: Tensor,
+    /// The ids again, with what is known of them.
+    pub(super) ids: CheckedIds,
 }
 
 /// `wte[ids] + wpe[places]`: arguments `wte` `[V, C]`, `wpe` `[P, C]` and ids `[.., T]`, all contiguous.
@@ -29,7 +30,7 @@ pub(super) struct Gather {
 pub(super) struct GatherAdd {
     pub(super) places: PlacesOf,
     /// The ids, as in [`Gather`].
-    pub(super) on_host: Tensor,
+    pub(super) ids: CheckedIds,
 }
 
 /// Where the ids stand.
@@ -37,18 +38,14 @@ pub(super) struct GatherAdd {
 pub(super) enum PlacesOf {
     /// From here on, along the last dimension.
     Start(usize),
-    /// Position ids of the shape of the ids, `u32`, contiguous: the same on the device of the ids and on the host.
-    Ids {
-        #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU reads those on the host"))]
-        on_device: Tensor,
-        on_host: Tensor,
-    },
+    /// At position ids for each of the ids, see [`CheckedIds::broadcast_to`].
+    Ids(CheckedIds),
 }
 
 /// `out[ids[n]] += grad[n]`: argument grad `[N, C]`; out `[n_rows, C]`.
 struct ScatterAdd {
     n_rows: usize,
-    /// N ids, as in [`Gather`]: a device sums them in groups that the host has made.
+    /// N ids on the host: a device sums rows in groups that the host has made.
     on_host: Tensor,
 }
 
@@ -109,7 +106,7 @@ impl CustomOp2 for Gather {
         l2: &Layout,
     ) -> CandleResult<(CudaStorage, Shape)> {
         let (_, width) = l1.shape().dims2()?;
-        Ok((cuda::gather((table, l1), (ids, l2), None)?, with_width(l2, width)))
+        Ok((cuda::gather((table, l1), ((ids, l2), self.ids.noted_in()), None)?, with_width(l2, width)))
     }
 
     fn bwd(
@@ -119,7 +116,7 @@ impl CustomOp2 for Gather {
         _res: &Tensor,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(scatter_add(table, &self.on_host, grad)?), None))
+        Ok((Some(scatter_add(table, self.ids.on_host()?, grad)?), None))
     }
 }
 
@@ -156,7 +153,8 @@ impl CustomOp3 for GatherAdd {
         l3: &Layout,
     ) -> CandleResult<(CudaStorage, Shape)> {
         let (_, width) = l1.shape().dims2()?;
-        Ok((cuda::gather((wte, l1), (ids, l3), Some(((wpe, l2), &self.places)))?, with_width(l3, width)))
+        let ids = ((ids, l3), self.ids.noted_in());
+        Ok((cuda::gather((wte, l1), ids, Some(((wpe, l2), &self.places)))?, with_width(l3, width)))
     }
 
     fn bwd(
@@ -168,10 +166,12 @@ impl CustomOp3 for GatherAdd {
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         // None only for what nobody tracks: Candle panics on a tracked argument without a gradient.
-        let wte_grad = if wte.track_op() { Some(scatter_add(wte, &self.on_host, grad)?) } else { None };
+        let wte_grad = if wte.track_op() { Some(scatter_add(wte, self.ids.on_host()?, grad)?) } else { None };
         let wpe_grad = match &self.places {
             _ if !wpe.track_op() => None,
-            PlacesOf::Ids { on_host, .. } => Some(scatter_add(wpe, on_host, grad)?),
+            PlacesOf::Ids(places) => {
+                Some(scatter_add(wpe, places.on_host()?.broadcast_as(ids.dims())?.contiguous()?, grad)?)
+            }
             &PlacesOf::Start(start) => {
                 let (n_rows, _) = wpe.dims2()?;
                 let t = ids.dims().last().copied().unwrap_or(1);
@@ -182,11 +182,8 @@ impl CustomOp3 for GatherAdd {
     }
 }
 
-/// The same into memory that is there already: arguments buffer `[.., T, C]`, `wte`, `wpe`; ids held here.
-pub(super) struct GatherAddInto {
-    pub(super) ids: Tensor,
-    pub(super) op: GatherAdd,
-}
+/// The same into memory that is there already: arguments buffer `[.., T, C]`, `wte`, `wpe`.
+pub(super) struct GatherAddInto(pub(super) GatherAdd);
 
 impl InplaceOp3 for GatherAddInto {
     fn name(&self) -> &'static str {
@@ -203,7 +200,7 @@ impl InplaceOp3 for GatherAddInto {
         l3: &Layout,
     ) -> CandleResult<()> {
         let (_, width) = l2.shape().dims2()?;
-        let (ids, ids_layout) = self.ids.storage_and_layout();
+        let (ids, ids_layout) = self.0.ids.tensor().storage_and_layout();
         let ids = on_host(&ids)?;
         /// One pair of types, both widened to the same.
         macro_rules! pair {
@@ -212,7 +209,7 @@ impl InplaceOp3 for GatherAddInto {
                     let wte = Rows { values: slice::<$E>(wte, l2)?, width };
                     let wpe = Rows { values: slice::<$E>(wpe, l3)?, width };
                     let out = as_uninit(inside_mut($buffer, l1)?);
-                    self.op.run::<_, $E, $O>(out, ids, wte, wpe, ids_layout).map_err(changed)
+                    self.0.run::<_, $E, $O>(out, ids, wte, wpe, ids_layout).map_err(changed)
                 })
             };
         }
@@ -245,11 +242,9 @@ impl InplaceOp3 for GatherAddInto {
         wpe: &CudaStorage,
         l3: &Layout,
     ) -> CandleResult<()> {
-        let (ids, ids_layout) = self.ids.storage_and_layout();
-        let candle_core::Storage::Cuda(ids) = &*ids else {
-            return Err(candle_core::Error::Msg("ids are not on the device of their table".to_string()).bt());
-        };
-        cuda::gather_into((buffer, l1), (wte, l2), (ids, ids_layout), Some(((wpe, l3), &self.op.places)))
+        let (ids, ids_layout) = self.0.ids.tensor().storage_and_layout();
+        let ids = ((cuda::on_cuda(&ids)?, ids_layout), self.0.ids.noted_in());
+        cuda::gather_into((buffer, l1), (wte, l2), ids, Some(((wpe, l3), &self.0.places)))
     }
 }
 
@@ -270,8 +265,8 @@ impl GatherAdd {
                 let t = ids_layout.dims().last().copied().unwrap_or(1);
                 cpu::gather_add::<I, u32, E, O>(out, ids, wte, cpu::Places::Counted { start, t }, wpe)
             }
-            PlacesOf::Ids { on_host, .. } => {
-                let (storage, layout) = on_host.storage_and_layout();
+            PlacesOf::Ids(places) => {
+                let (storage, layout) = places.tensor().storage_and_layout();
                 let candle_core::Storage::Cpu(CpuStorage::U32(places)) = &*storage else { return Err(Outside) };
                 let places = inside(places, layout).map_err(|_| Outside)?;
                 cpu::gather_add(out, ids, wte, cpu::Places::Given(places), wpe)
@@ -281,9 +276,9 @@ impl GatherAdd {
 }
 
 /// The gradient of `table` under a gather of ids: one `[N, C]` buffer.
-fn scatter_add(table: &Tensor, on_host: &Tensor, grad: &Tensor) -> CandleResult<Tensor> {
+fn scatter_add(table: &Tensor, on_host: Tensor, grad: &Tensor) -> CandleResult<Tensor> {
     let (n_rows, _) = table.dims2()?;
-    rows_of(grad)?.apply_op1_no_bwd(&ScatterAdd { n_rows, on_host: on_host.clone() })
+    rows_of(grad)?.apply_op1_no_bwd(&ScatterAdd { n_rows, on_host })
 }
 
 /// A gradient `[.., C]` as contiguous rows `[N, C]`.
@@ -312,7 +307,7 @@ impl CustomOp1 for ScatterAdd {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, grad: &CudaStorage, layout: &Layout) -> CandleResult<(CudaStorage, Shape)> {
         let ids = super::to_host(&self.on_host, "ids").map_err(candle_core::Error::from)?;
-        cuda::scatter_add((grad, layout), &RowGroups::from_ids(&ids, None), self.n_rows)
+        cuda::scatter_add((grad, layout), &RowGroups::inside(&ids, self.n_rows), 1.0, self.n_rows)
     }
 }
 
@@ -334,7 +329,7 @@ impl CustomOp1 for SumBatch {
     fn cuda_fwd(&self, grad: &CudaStorage, layout: &Layout) -> CandleResult<(CudaStorage, Shape)> {
         let (n_ids, _) = layout.shape().dims2()?;
         let groups = RowGroups::counted(self.start, self.t, n_ids.checked_div(self.t).unwrap_or(0));
-        cuda::scatter_add((grad, layout), &groups, self.n_rows)
+        cuda::scatter_add((grad, layout), &groups, 1.0, self.n_rows)
     }
 }
 

@@ -27,6 +27,14 @@ impl RowGroups {
         Self::of(occurrences, ids.len())
     }
 
+    /// Groups ids that nobody may have checked, leaving out those outside a table of `n_rows`.
+    #[cfg(feature = "cuda")]
+    pub(super) fn inside(ids: &[i64], n_rows: usize) -> Self {
+        let mut occurrences = group(ids);
+        occurrences.retain(|&(row, _)| row < n_rows);
+        Self::of(occurrences, ids.len())
+    }
+
     /// The groups of positions that count from `start` to `start + length` in each of `n_sequences` sequences.
     pub(crate) fn counted(start: usize, length: usize, n_sequences: usize) -> Self {
         let places = |step| (0..n_sequences).map(move |sequence| (start + step, sequence * length + step));

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Embedding;
 
-use super::{CheckedIds, Table, gather};
+use super::{CheckedIds, IdChecks, Table, gather};
 use crate::error::{Error, Result};
 
 /// A matrix with one row an id, held as Candle's own [`Embedding`].
@@ -47,8 +47,13 @@ impl DenseTable {
 
     /// Holds `ids` to the contract.
     pub(crate) fn check(&self, ids: &Tensor) -> Result<CheckedIds> {
+        self.check_as(ids, &IdChecks::default())
+    }
+
+    /// The same, now or when `checks` says.
+    pub(crate) fn check_as(&self, ids: &Tensor, checks: &IdChecks) -> Result<CheckedIds> {
         let (n_rows, _) = self.dims()?;
-        CheckedIds::new(ids, self.table, n_rows, self.device())
+        CheckedIds::noted(ids, self.table, (n_rows, self.device()), checks)
     }
 
     /// The rows of `ids` `[..]`: `[.., C]`.

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, Result, Tensor};
+use candle_core::{CpuStorage, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::adam::{AdamStep, AdamWRule, RowRule, Rule, Run, sum_of_squares};
+use super::adam::{self, AdamStep, AdamWRule, RowRule, Rule, Run};
 use super::adam_reference;
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::element::{Element, by_dtype};
 use super::gradient::{BatchRows, Gradient, RowSum, SliceRows, Slices, is_frozen};
 use super::in_place::write_in_place;
@@ -28,34 +30,53 @@ const TASK_ELEMENTS: usize = 1 << 14;
 
 /// AdamW on every element (every row that is not frozen): reads four tensors, writes three, in one pass.
 pub(crate) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
-    if !tensors.param.device().is_cpu() {
-        return adam_reference::adamw(tensors, gradient, step);
+    match tensors.param.device() {
+        Device::Cpu => by_dtype!(tensors.param, E => adamw_cpu::<E>(tensors, gradient, step)),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::adamw(tensors, gradient, step),
+        _ => adam_reference::adamw(tensors, gradient, step),
     }
-    by_dtype!(tensors.param, E => adamw_cpu::<E>(tensors, gradient, step))
 }
 
 /// Adam on the rows of the batch that are not `frozen`: no other row is read or written.
 pub(crate) fn row_adam(tensors: Moments, batch: BatchRows, frozen: &[Range<usize>], step: &AdamStep) -> Result<()> {
-    if !tensors.param.device().is_cpu() {
-        return adam_reference::row_adam(tensors, batch, frozen, step);
+    match tensors.param.device() {
+        Device::Cpu => by_dtype!(tensors.param, E => row_adam_cpu::<E>(tensors, batch, frozen, step)),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::row_adam(tensors, batch, frozen, step),
+        _ => adam_reference::row_adam(tensors, batch, frozen, step),
     }
-    by_dtype!(tensors.param, E => row_adam_cpu::<E>(tensors, batch, frozen, step))
 }
 
-/// The sum of the squares of the gradient of `param`, in f64, in an order that depends on its shape alone.
-pub(crate) fn grad_sum_of_squares(param: &Tensor, gradient: Gradient) -> Result<f64> {
-    if !param.device().is_cpu() {
-        return adam_reference::grad_sum_of_squares(param, gradient);
+/// The sum of the squares of gradients, in f64: of each in an order that depends on its shape alone, then in their own.
+pub(crate) fn sum_of_squares(gradients: &[(&Tensor, Gradient)]) -> Result<f64> {
+    #[cfg(feature = "cuda")]
+    if let Some((Device::Cuda(device), others)) =
+        gradients.split_first().map(|(first, others)| (first.0.device(), others))
+        && others.iter().all(|(param, _)| param.device().same_device(gradients[0].0.device()))
+    {
+        return Ok(cuda::sums_of_squares(gradients, device)?.iter().sum());
     }
-    by_dtype!(param, E => sum_of_squares_cpu::<E>(param, gradient))
+    let mut sum = 0.0;
+    for &(param, gradient) in gradients {
+        sum += match param.device() {
+            Device::Cpu => by_dtype!(param, E => sum_of_squares_cpu::<E>(param, gradient))?,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => cuda::sums_of_squares(&[(param, gradient)], device)?.iter().sum(),
+            _ => adam_reference::grad_sum_of_squares(param, gradient)?,
+        };
+    }
+    Ok(sum)
 }
 
 /// The gradient of all of `param` `[V, C]`, zeros included.
 pub(crate) fn dense_gradient(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
-    if !param.device().is_cpu() {
-        return adam_reference::materialized(param, Gradient { dense: None, rows: Some(batch), frozen: &[] });
+    match param.device() {
+        Device::Cpu => by_dtype!(param, E => dense_gradient_cpu::<E>(param, batch)),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::dense_gradient(param, batch),
+        _ => adam_reference::materialized(param, Gradient { dense: None, rows: Some(batch), frozen: &[] }),
     }
-    by_dtype!(param, E => dense_gradient_cpu::<E>(param, batch))
 }
 
 fn dense_gradient_cpu<E: Element>(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
@@ -176,30 +197,49 @@ fn sum_of_squares_cpu<E: Element>(param: &Tensor, gradient: Gradient) -> Result<
         }
         _ => None,
     };
-    let (n_rows, width) = match *param.dims() {
-        [n_rows, width] => (n_rows, width.max(1)),
-        // One row of what is no matrix is a task's worth of it.
-        _ => (param.elem_count().div_ceil(TASK_ELEMENTS), TASK_ELEMENTS),
-    };
+    let cut = NormTasks::new(param);
+    let NormTasks { n_rows, width, rows_per_task } = cut;
     let slices = Slices { dense, rows, frozen: gradient.frozen };
-    let rows_per_task = (TASK_ELEMENTS / width).max(1);
     let task = |index: usize| {
         let first = index * rows_per_task;
         let mut sum = 0.0;
         slices.visit(first..(first + rows_per_task).min(n_rows), width, |_, g| {
             if let Some(g) = g {
-                g.chunks(width).for_each(|row| sum += sum_of_squares(row));
+                g.chunks(width).for_each(|row| sum += adam::sum_of_squares(row));
             }
         });
         sum
     };
-    let tasks = 0..n_rows.div_ceil(rows_per_task);
+    let tasks = 0..cut.len();
     let sums: Vec<f64> = if param.elem_count() < PARALLEL_ELEMENTS {
         tasks.map(task).collect()
     } else {
         tasks.into_par_iter().map(task).collect()
     };
     Ok(sums.iter().sum())
+}
+
+/// How the sum of squares of a tensor is cut: rows first, then runs of rows, each of which one task adds.
+pub(super) struct NormTasks {
+    pub(super) n_rows: usize,
+    pub(super) width: usize,
+    pub(super) rows_per_task: usize,
+}
+
+impl NormTasks {
+    pub(super) fn new(param: &Tensor) -> Self {
+        let (n_rows, width) = match *param.dims() {
+            [n_rows, width] if width > 0 => (n_rows, width),
+            // One row of what is no matrix is a task's worth of it.
+            _ => (param.elem_count().div_ceil(TASK_ELEMENTS), TASK_ELEMENTS),
+        };
+        Self { n_rows, width, rows_per_task: (TASK_ELEMENTS / width).max(1) }
+    }
+
+    /// How many tasks there are.
+    pub(super) fn len(&self) -> usize {
+        self.n_rows.div_ceil(self.rows_per_task)
+    }
 }
 
 /// The length of the rows that a tensor is cut into: those of a matrix are its own.
@@ -227,9 +267,9 @@ fn with_slices<E: Element>(
 ) -> Result<()> {
     let Moments { param, exp_avg, exp_avg_sq } = tensors;
     let sources: Vec<&Tensor> = dense.into_iter().chain(rows.map(|batch| batch.rows)).collect();
-    write_in_place(exp_avg, &[], |m, _| {
-        write_in_place(exp_avg_sq, &[], |v, _| {
-            write_in_place(param, &sources, |p, storages| {
+    write_in_place(exp_avg, &[], |m: &mut CpuStorage, _| {
+        write_in_place(exp_avg_sq, &[], |v: &mut CpuStorage, _| {
+            write_in_place(param, &sources, |p: &mut CpuStorage, storages| {
                 let mut slices = Vec::with_capacity(storages.len());
                 for (storage, tensor) in storages.iter().zip(&sources) {
                     slices.push(slice::<E>(storage, tensor.layout())?);

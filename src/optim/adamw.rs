@@ -77,7 +77,8 @@ impl AdamW {
     /// Clips the gradient to this global norm in every step from now on: `torch.nn.utils.clip_grad_norm_` before the step.
     ///
     /// All gradients are multiplied by `min(1, max_norm / (norm + 1e-6))` inside the step; only the norm is a pass of its
-    /// own. It is summed in f64 in the order of the parameters (in PyTorch in their own type), without frozen rows.
+    /// own. It is summed in f64 in the order of the parameters (in PyTorch in their own type), without frozen rows. On a device
+    /// the norm is waited for: one synchronisation a step.
     ///
     /// # Errors
     /// [`OptimError::OutOfRange`](crate::error::OptimError::OutOfRange) if it is negative or not a number.

@@ -8,7 +8,7 @@ use candle_nn::ParamsAdamW;
 
 use super::{ParamGroup, RowGrad};
 use crate::error::{OptimError, Result};
-use crate::kernel::{AdamStep, Gradient, Moments, grad_sum_of_squares, zeros_like};
+use crate::kernel::{AdamStep, Gradient, Moments, sum_of_squares, zeros_like};
 
 /// The settings of a group, complete.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -149,13 +149,13 @@ impl Params {
     }
 
     /// The square root of the sum of the squares of all gradients, summed in the order of the jobs.
-    pub(super) fn grad_norm(&self, jobs: &[Job]) -> Result<f64> {
-        let mut sum = 0.0;
-        for job in jobs {
+    pub(super) fn grad_norm<'a>(&'a self, jobs: &'a [Job]) -> Result<f64> {
+        let gradient = |job: &'a Job| {
             let param = &self.params[job.param];
-            sum += grad_sum_of_squares(&param.var, job.gradient(&param.frozen))?;
-        }
-        Ok(sum.sqrt())
+            (param.var.as_tensor(), job.gradient(&param.frozen))
+        };
+        let gradients: Vec<_> = jobs.iter().map(gradient).collect();
+        Ok(sum_of_squares(&gradients)?.sqrt())
     }
 
     /// Gives every parameter of `jobs` a state of zeros, if it has none yet.

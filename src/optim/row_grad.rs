@@ -22,7 +22,7 @@ pub struct RowGrad {
 impl RowGrad {
     /// The gradient `rows` of the rows `ids` of a table.
     ///
-    /// Ids are sorted here, once; rows that are contiguous are shared, not copied.
+    /// Ids are sorted here, once, on the host; rows that are contiguous are shared, not copied.
     ///
     /// ```
     /// use candle_core::{Device, Tensor, Var};
@@ -105,7 +105,7 @@ impl RowGrad {
     /// ```
     ///
     /// # Errors
-    /// Those of Candle's operations, on devices other than the CPU.
+    /// Those of the device.
     pub fn to_dense(&self) -> Result<Tensor> {
         Ok(dense_gradient(&self.var, self.batch())?)
     }

@@ -5,7 +5,7 @@ use candle_nn::Embedding;
 
 use super::{Positions, Resolved};
 use crate::error::{Error, Result};
-use crate::kernel::{DenseTable, MappedTable, Places, Table};
+use crate::kernel::{DenseTable, IdChecks, MappedTable, Places, Table};
 
 /// The position table `wpe` `[P, C]` of the GPTs (Radford et al. 2018, 2019; first in Gehring et al. 2017,
 /// arXiv:1705.03122).
@@ -79,7 +79,7 @@ impl PositionTable {
     /// [`Error::SequenceTooLong`] or [`Error::PositionOutOfRange`] if the table does not reach so far,
     /// [`Error::ShapeMismatch`] if the positions do not go with the ids.
     pub fn rows(&self, positions: &Positions, ids_dims: &[usize]) -> Result<Tensor> {
-        self.rows_at(&self.places(positions, ids_dims)?)
+        self.rows_at(&self.places(positions, ids_dims, &IdChecks::default())?)
     }
 
     /// The rows of places that are known to be inside the table.
@@ -91,13 +91,13 @@ impl PositionTable {
         }
     }
 
-    /// Where ids of shape `ids_dims` stand, known to be inside the table.
-    pub(crate) fn places(&self, positions: &Positions, ids_dims: &[usize]) -> Result<Places> {
+    /// Where ids of shape `ids_dims` stand, known to be inside the table, now or when `checks` says.
+    pub(crate) fn places(&self, positions: &Positions, ids_dims: &[usize], checks: &IdChecks) -> Result<Places> {
         let (n_positions, _) = self.dims()?;
         let start = match positions.resolve(ids_dims, n_positions)? {
             Resolved::Given(position_ids) => {
                 return Ok(Places::Given(match &self.kind {
-                    Kind::Dense(table) => table.check(&position_ids)?,
+                    Kind::Dense(table) => table.check_as(&position_ids, checks)?,
                     Kind::Mapped(table) => table.check(&position_ids)?,
                 }));
             }

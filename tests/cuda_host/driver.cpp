@@ -19,6 +19,7 @@ enum Result {
     SUCCESS = 0,
     INVALID_VALUE = 1,
     OUT_OF_MEMORY = 2,
+    NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     INVALID_PTX = 218,
     NOT_FOUND = 500,
@@ -81,10 +82,18 @@ bool fits_a_device(Dim3 grid, Dim3 block, unsigned shared_bytes) {
 extern "C" {
 
 // Device and context.
-int cuInit(unsigned) { return SUCCESS; }
+// CUDA_HOST_DEVICES=0: a machine with a driver and no device.
+int cuInit(unsigned) {
+    const char *n_devices = std::getenv("CUDA_HOST_DEVICES");
+    return n_devices && std::strcmp(n_devices, "0") == 0 ? NO_DEVICE : SUCCESS;
+}
 int cuDriverGetVersion(int *version) { return *version = 12080, SUCCESS; }
 int cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
 int cuDeviceGet(int *device, int ordinal) { return ordinal ? INVALID_DEVICE : (*device = 0, SUCCESS); }
+int cuDeviceGetName(char *name, int length, int) {
+    std::snprintf(name, length, "a stand-in for a GPU, on the CPU");
+    return SUCCESS;
+}
 int cuDeviceGetAttribute(int *value, int attribute, int) {
     *value = attribute == CAPABILITY_MAJOR ? 8 : attribute == CAPABILITY_MINOR ? 0 : 1;
     return SUCCESS;
@@ -158,7 +167,9 @@ int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
 }
 
 // Errors.
-int cuGetErrorName(int, const char **name) { return *name = "CUDA_ERROR", SUCCESS; }
+int cuGetErrorName(int error, const char **name) {
+    return *name = error == NO_DEVICE ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR", SUCCESS;
+}
 int cuGetErrorString(int error, const char **text) {
     thread_local char buffer[64];
     std::snprintf(buffer, sizeof buffer, "error %d of the stand-in driver", error);

@@ -1,6 +1,7 @@
 // Just enough CUDA for g++ to compile a kernel for the CPU: each thread of each block runs in turn, to its end.
 // There are no barriers, no shared memory and no warp operations: a kernel that needs them does not compile here.
 #pragma once
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -31,6 +32,19 @@ static inline unsigned short cuda_host_narrow_half(float value) {
     unsigned short bits;
     std::memcpy(&bits, &half, sizeof bits);
     return bits;
+}
+
+// Threads run one after another, so that nothing can come between.
+static inline unsigned long long atomicCAS(unsigned long long *at, unsigned long long expected, unsigned long long wanted) {
+    const unsigned long long found = *at;
+    if (found == expected) *at = wanted;
+    return found;
+}
+
+static inline unsigned long long atomicMax(unsigned long long *at, unsigned long long value) {
+    const unsigned long long found = *at;
+    if (found < value) *at = value;
+    return found;
 }
 
 namespace cuda_host {

@@ -64,6 +64,35 @@ fn bench_compares_and_times_every_case() {
     assert!(failure(example("bench").args(["--quick", "--torch", "no-such-python"]), 1).contains("no-such-python"));
 }
 
+/// One file that says what the device is, that every check holds, and how fast each case is.
+#[test]
+fn bench_reports() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("report.md");
+    let text = stdout(example("bench").args(["--quick", "--device", "cpu", "--report"]).arg(&path));
+    assert!(text.lines().last().unwrap().ends_with("report.md: 9 checks passed, 19 cases timed"), "{text}");
+    let report = std::fs::read_to_string(&path).unwrap();
+    assert!(report.starts_with("# candle-gpt-input 0.1.0 on the CPU\n"), "{report}");
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_string()).collect::<Vec<_>>();
+    let checks: Vec<_> = report.lines().filter(|line| line.contains("| yes |")).map(cells).collect();
+    assert_eq!(checks.len(), 9, "{report}");
+    assert!(checks.iter().all(|cells| cells[2..6] == ["yes"; 4]), "{report}");
+    for case in ["forward", "forward_into", "backward", "step_dense", "step_rows"] {
+        let rows: Vec<_> =
+            report.lines().filter(|line| line.starts_with(&format!("| `{case}` |"))).map(cells).collect();
+        assert!(rows.len() >= 2, "{report}");
+        for row in rows {
+            let numbers: Vec<f64> = row[3..7].iter().map(|cell| cell.parse().unwrap()).collect();
+            assert!(numbers.iter().all(|&number| number > 0.0), "{row:?}");
+            let copy = report.split("writes ").nth(1).unwrap().split(' ').next().unwrap().parse::<f64>().unwrap();
+            assert!((numbers[2] / copy - numbers[3]).abs() <= 0.01 + 0.06 * numbers[3], "{row:?} {copy}");
+        }
+    }
+    let missing = folder.path().join("no-folder").join("report.md");
+    let error = failure(example("bench").args(["--quick", "--cases", "forward", "--report"]).arg(missing), 1);
+    assert!(error.contains("no-folder"), "{error}");
+}
+
 #[test]
 fn bench_draws() {
     let folder = TempDir::new().unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::support::{addressed, assert_bits_eq, devices, error_text, golden_tensors};
+use crate::support::{addressed, assert_bits_eq, complete_devices, error_text, golden_tensors};
 use candle_core::{DType, Device, IndexOp, Tensor, Var};
 use candle_gpt_input::lm_head::{LossOptions, Reduction};
 use candle_gpt_input::{Error, GptInputLayer, Result, TiedLmHead};
@@ -53,7 +53,7 @@ fn assert_golden(
     options: &LossOptions,
     bounds: (f64, f64),
 ) -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let [hidden, wte, targets] = [hidden.to_device(&device)?, wte.to_device(&device)?, targets.to_device(&device)?];
         for chunk_rows in [None, Some(1), Some(4), Some(1000)] {
             let options = chunk_rows.map_or(options.clone(), |rows| options.clone().with_chunk_rows(rows));
@@ -168,7 +168,7 @@ fn nothing_that_counts() -> Result<()> {
 #[test]
 fn tied_to_the_input() -> Result<()> {
     let golden = golden_tensors("loss.safetensors");
-    for device in devices() {
+    for device in complete_devices() {
         let on = |name: &str| golden[&format!("gpt.{name}")].to_device(&device);
         let wte = Var::from_tensor(&on("wte")?)?;
         let wpe = Tensor::zeros((7, 12), DType::F32, &device)?;
@@ -185,7 +185,7 @@ fn tied_to_the_input() -> Result<()> {
 
 #[test]
 fn a_factor_on_the_loss_scales_both_gradients() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let hidden = Var::from_tensor(&(addressed(0., 3, 2, &device) / 100.)?)?;
         let wte = Var::from_tensor(&(addressed(-200., 5, 2, &device) / 100.)?)?;
         let targets = Tensor::new(&[4u32, 0, 2], &device)?;
@@ -315,7 +315,7 @@ proptest! {
 
 #[test]
 fn any_leading_shape_and_type_of_target() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let hidden = (addressed(0., 6, 3, &device) / 500.)?;
         let wte = Var::from_tensor(&(addressed(2., 7, 3, &device) / 500.)?)?;
         let targets = Tensor::new(&[0i64, 6, 3, 3, 1, 5], &device)?;
@@ -343,7 +343,7 @@ fn any_leading_shape_and_type_of_target() -> Result<()> {
 
 #[test]
 fn what_does_not_go_together_is_named() -> Result<()> {
-    for device in devices() {
+    for device in complete_devices() {
         let head = head(&addressed(0., 5, 3, &device));
         let hidden = Tensor::zeros((2, 2, 3), DType::F32, &device)?;
         let text = |targets: Tensor, options: LossOptions| error_text(head.loss(&hidden, &targets, options));

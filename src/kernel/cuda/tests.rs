@@ -1,20 +1,21 @@
 //! Each kernel against its twin on the CPU, bit for bit. They run on a GPU, or on the stand-in of `tests/cuda_host`; so only
 //! kernels of ours and copies are used here, none of Candle's own.
 
-use candle_core::{CustomOp2, CustomOp3, DType, Device, Storage, Tensor, Var};
+use candle_core::{CustomOp2, CustomOp3, DType, Device, Tensor, Var};
+use candle_nn::VarMap;
 
 use super::super::ops::{Gather, GatherAdd};
 use super::super::tests::{bits, table};
 use super::*;
 use crate::GptInputLayer;
 use crate::error::{Error, Result};
-use crate::kernel::{CheckedIds, Places, Table, gather as gather_rows, gather_add, gather_add_into};
+use crate::kernel::{CheckedIds, IdCheck, IdChecks, Places, Table, gather as gather_rows, gather_add, gather_add_into};
 
-const TYPES: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
+pub(super) const TYPES: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
 const ID_TYPES: [DType; 3] = [DType::U8, DType::U32, DType::I64];
 
 /// A table `[n_rows, width]` that begins `lead` numbers into its memory.
-fn shifted(n_rows: usize, width: usize, lead: usize, dtype: DType, seed: u32) -> Result<Tensor> {
+pub(super) fn shifted(n_rows: usize, width: usize, lead: usize, dtype: DType, seed: u32) -> Result<Tensor> {
     let flat = table(lead + n_rows * width, 1, dtype, seed)?.contiguous()?.flatten_all()?;
     // `narrow` after a copy, so that `lead` is all that decides the alignment.
     let flat = flat.force_contiguous()?;
@@ -32,11 +33,11 @@ fn draw(n_rows: usize, (b, t): (usize, usize), dtype: DType, seed: usize) -> Res
     Ok(Tensor::from_vec(ids, (b, t), &Device::Cpu)?.to_dtype(dtype)?)
 }
 
-fn on(device: &Device, tensor: &Tensor) -> Result<Tensor> {
+pub(super) fn on(device: &Device, tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.to_device(device)?)
 }
 
-fn same(found: &Tensor, expected: &Tensor, what: &str) -> Result<()> {
+pub(super) fn same(found: &Tensor, expected: &Tensor, what: &str) -> Result<()> {
     assert!(found.device().is_cuda(), "{what}");
     assert_eq!((found.dims(), found.dtype()), (expected.dims(), expected.dtype()), "{what}");
     assert_eq!(bits(&on(&Device::Cpu, found)?)?, bits(expected)?, "{what}");
@@ -90,14 +91,14 @@ impl Case {
         let grad = shifted(b * t, width, leads.2, dtype, 13)?.reshape((b, t, width))?;
         let grad_there = on(cuda, &grad)?;
         let op = |i: usize| -> Result<GatherAdd> {
-            Ok(GatherAdd { places: places[i].for_ids(&ids[i])?, on_host: ids[i].on_host().clone() })
+            Ok(GatherAdd { places: places[i].for_ids(&ids[i])?, ids: ids[i].clone() })
         };
         let [here, there] = [(&wte, &wpe, &grad, 0), (&wte_there, &wpe_there, &grad_there, 1)].map(
             |(wte, wpe, grad, i)| -> Result<_> {
                 let (wte, wpe) = (Var::from_tensor(wte)?, Var::from_tensor(wpe)?);
                 let (wte_grad, wpe_grad, none) = op(i)?.bwd(&wte, &wpe, ids[i].tensor(), grad, grad)?;
                 assert!(none.is_none());
-                let gather = Gather { on_host: ids[i].on_host().clone() };
+                let gather = Gather { ids: ids[i].clone() };
                 let (table_grad, _) = gather.bwd(&wte, ids[i].tensor(), grad, grad)?;
                 Ok([wte_grad, wpe_grad, table_grad])
             },
@@ -177,67 +178,172 @@ fn nothing_is_launched_for_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Ids that were not checked: rows of NaN, a flag each, and all other rows as ever.
+/// A layer of V = 6 and P = 5, on the host and on the device, where ids are checked later.
+fn deferred(width: usize, dtype: DType, cuda: &Device) -> Result<[GptInputLayer; 2]> {
+    let (wte, wpe) = (shifted(6, width, 0, dtype, 1)?, shifted(5, width, 0, dtype, 2)?);
+    let there = GptInputLayer::new(on(cuda, &wte)?, on(cuda, &wpe)?)?.with_id_check(IdCheck::Deferred)?;
+    Ok([GptInputLayer::new(wte, wpe)?, there])
+}
+
+/// Rows `bad` are NaN, all others those of `expected`.
+fn bad_rows(found: &Tensor, expected: &Tensor, bad: &[usize], what: &str) -> Result<()> {
+    let (found, width) = (on(&Device::Cpu, found)?, expected.dims().last().copied().unwrap_or(1));
+    let (numbers, found, expected) =
+        (found.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?, bits(&found)?, bits(expected)?);
+    for (i, number) in numbers.iter().enumerate() {
+        match bad.contains(&(i / width)) {
+            true => assert!(number.is_nan(), "{what}: {i}"),
+            false => assert_eq!(found[i], expected[i], "{what}: {i}"),
+        }
+    }
+    Ok(())
+}
+
+fn text<T>(result: Result<T>) -> String {
+    result.map_or_else(|error| error.to_string(), |_| "no error".to_string())
+}
+
+/// Ids on the device that nobody has checked: rows of NaN, all other rows as ever, and later the error that the host gives.
 #[test]
-fn ids_outside_their_table_give_nan_and_a_flag() -> Result<()> {
+fn ids_that_are_checked_later() -> Result<()> {
     let cuda = Device::new_cuda(0)?;
-    let Device::Cuda(device) = &cuda else { panic!("not a CUDA device") };
-    let (v, p, t) = (6, 4, 3);
-    let good = [5i64, 0, 2];
+    let good = Tensor::new(&[[5i64, 0, 2], [1, 1, 4]], &Device::Cpu)?;
     for dtype in TYPES {
-        for width in [8, 7, 100] {
-            let (wte, wpe) = (shifted(v, width, 0, dtype, 1)?, shifted(p, width, 0, dtype, 2)?);
-            let ids = Tensor::new(&good, &Device::Cpu)?;
-            let ids = CheckedIds::new(&ids, Table::Tokens, v, &Device::Cpu)?;
-            let expected = bits(&gather_add(&wte, &ids, &wpe, &Places::Counted { start: 0, t })?)?;
-            let (wte, wpe) = (on(&cuda, &wte)?, on(&cuda, &wpe)?);
-            let run = |ids: Tensor, places: PlacesOf| -> Result<(Vec<u64>, Vec<f64>, Vec<u32>)> {
-                let mut flags = device.alloc_zeros::<u32>(2)?;
-                let (wte, l1) = wte.storage_and_layout();
-                let (wpe, l2) = wpe.storage_and_layout();
-                let (ids, l3) = ids.storage_and_layout();
-                let (Storage::Cuda(wte), Storage::Cuda(wpe), Storage::Cuda(ids)) = (&*wte, &*wpe, &*ids) else {
-                    panic!("not on the device")
-                };
-                let positions = Some(((wpe, l2), &places));
-                let out = by_dtype!(wte, E => {
-                    let mut out = device.alloc_zeros::<E>(t * width)?;
-                    let mut flags = flags.as_view_mut();
-                    launch_gather::<E>(&mut out.as_view_mut(), (wte, l1), (ids, l3), positions, Some(&mut flags))?;
-                    Tensor::from_vec(device.clone_dtoh(&out)?, (t, width), &Device::Cpu)
-                })?;
-                let numbers = out.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
-                Ok((bits(&out)?, numbers, device.clone_dtoh(&flags)?))
-            };
-            let check = |ids: Tensor, places: PlacesOf, bad: &[usize], flags: [u32; 2]| -> Result<()> {
+        for width in [8, 7, 100, 3000] {
+            let [here, there] = deferred(width, dtype, &cuda)?;
+            let expected = here.forward_at(&good, 1)?;
+            same(&there.forward_at(&on(&cuda, &good)?, 1)?, &expected, "good ids")?;
+            there.check_ids()?;
+            let check = |ids: Tensor, bad: &[usize]| -> Result<()> {
                 let what = format!("{dtype:?} {width} {bad:?} {ids:?}");
-                let (found, numbers, raised) = run(on(&cuda, &ids)?, places)?;
-                assert_eq!(raised, flags, "{what}");
-                for (i, &number) in numbers.iter().enumerate() {
-                    match bad.contains(&(i / width)) {
-                        true => assert!(number.is_nan(), "{what}: {i}"),
-                        false => assert_eq!(found[i], expected[i], "{what}: {i}"),
-                    }
-                }
-                Ok(())
+                let on_device = on(&cuda, &ids)?;
+                bad_rows(&there.forward_at(&on_device, 1)?, &expected, bad, &what)?;
+                let buffer = Tensor::zeros((2, 3, width), dtype, &cuda)?;
+                there.forward_into(&on_device, 1, &buffer)?;
+                bad_rows(&buffer, &expected, bad, &what)?;
+                assert_eq!(text(there.check_ids()), text(here.forward_at(&ids, 1)), "{what}");
+                assert!(there.check_ids().is_ok(), "{what}: reported twice");
+                bad_rows(&there.embed_tokens(&on_device)?, &here.embed_tokens(&good)?, bad, &what)?;
+                assert_eq!(text(there.check_ids()), text(here.embed_tokens(&ids)), "{what}");
+                // On the host they are checked as ever.
+                assert_eq!(text(there.forward_at(&ids, 1)), text(here.forward_at(&ids, 1)), "{what}");
+                there.check_ids()
             };
-            let counted = || PlacesOf::Start(0);
-            check(Tensor::new(&good, &Device::Cpu)?, counted(), &[], [0, 0])?;
-            for bad in [6i64, 7, -1, i64::MIN, i64::MAX, 1 << 32, (1 << 32) + 5] {
-                check(Tensor::new(&[5, bad, 2], &Device::Cpu)?, counted(), &[1], [1, 0])?;
+            for bad in [6i64, 7, -1, i64::MIN, i64::MAX, 1 << 32, (1 << 32) + 5, 0x0123_4567_89ab_cdef] {
+                check(Tensor::new(&[[5, 0, bad], [1, 1, 4]], &Device::Cpu)?, &[2])?;
+                check(Tensor::new(&[[5, 0, 2], [1, bad, i64::MIN]], &Device::Cpu)?, &[4, 5])?;
             }
-            check(Tensor::new(&[5u32, u32::MAX, 6], &Device::Cpu)?, counted(), &[1, 2], [1, 0])?;
-            check(Tensor::new(&[255u8, 0, 6], &Device::Cpu)?, counted(), &[0, 2], [1, 0])?;
-            // The last row is beyond the position table: nothing before it is.
-            for (places, bad) in [(vec![0u32, 1, 4], 2), (vec![u32::MAX, 1, 2], 0)] {
-                let on_host = Tensor::new(places, &Device::Cpu)?;
-                let places = PlacesOf::Ids { on_device: on(&cuda, &on_host)?, on_host };
-                check(Tensor::new(&good, &Device::Cpu)?, places, &[bad], [0, 1])?;
+            check(Tensor::new(&[[5u32, u32::MAX, 6], [1, 1, 4]], &Device::Cpu)?, &[1, 2])?;
+            check(Tensor::new(&[[255u8, 0, 6], [1, 1, 4]], &Device::Cpu)?, &[0, 2])?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for position ids in each of the shapes that they come in, alone and beside bad tokens.
+#[test]
+fn positions_that_are_checked_later() -> Result<()> {
+    let cuda = Device::new_cuda(0)?;
+    let ids = Tensor::new(&[[5u32, 0, 2], [1, 1, 4]], &Device::Cpu)?;
+    let bad_ids = Tensor::new(&[[5u32, 0, 2], [1, 9, 4]], &Device::Cpu)?;
+    for dtype in TYPES {
+        let [here, there] = deferred(24, dtype, &cuda)?;
+        let full = |values: [i64; 6]| Tensor::from_vec(values.to_vec(), (2, 3), &Device::Cpu);
+        let row = |values: [u32; 3]| Tensor::new(&values, &Device::Cpu);
+        for (good, bad, at) in [
+            (full([4, 0, 1, 2, 3, 1])?, full([4, 0, 1, 2, 5, -1])?, vec![4, 5]),
+            (row([4, 1, 0])?, row([4, 1, u32::MAX])?, vec![2, 5]),
+            (row([4, 1, 0])?.reshape((1, 3))?, row([4, 5, 0])?.reshape((1, 3))?, vec![1, 4]),
+            (Tensor::new(&[3u8], &Device::Cpu)?, Tensor::new(&[255u8], &Device::Cpu)?, vec![0, 1, 2, 3, 4, 5]),
+        ] {
+            let what = format!("{dtype:?} {bad:?}");
+            let expected = here.forward_at(&ids, &good)?;
+            for ids in [ids.clone(), on(&cuda, &ids)?] {
+                same(&there.forward_at(&ids, &on(&cuda, &good)?)?, &expected, &what)?;
+                there.check_ids()?;
+                bad_rows(&there.forward_at(&ids, &on(&cuda, &bad)?)?, &expected, &at, &what)?;
+                assert_eq!(text(there.check_ids()), text(here.forward_at(&ids, &bad)), "{what}");
             }
-            let (_, numbers, raised) = run(on(&cuda, &Tensor::new(&good, &Device::Cpu)?)?, PlacesOf::Start(2))?;
-            assert_eq!(raised, [0, 1]);
-            assert!(numbers[2 * width..].iter().all(|number| number.is_nan()));
-            assert!(numbers[..2 * width].iter().all(|number| !number.is_nan()));
+            // The position is reported, as on the host; without it the token.
+            there.forward_at(&on(&cuda, &bad_ids)?, &on(&cuda, &bad)?)?;
+            assert_eq!(text(there.check_ids()), text(here.forward_at(&bad_ids, &bad)), "{what}");
+            there.forward_at(&on(&cuda, &bad_ids)?, &on(&cuda, &good)?)?;
+            assert_eq!(text(there.check_ids()), text(here.forward_at(&bad_ids, &good)), "{what}");
+        }
+        // A shape that does not simply repeat is checked at once.
+        let bad = Tensor::new(&[[4u32], [5]], &Device::Cpu)?;
+        assert_eq!(text(there.forward_at(&on(&cuda, &ids)?, &on(&cuda, &bad)?)), text(here.forward_at(&ids, &bad)));
+        let embeds = here.embed_tokens(&ids)?;
+        let bad = row([4, 7, 0])?;
+        let _ = there.add_positions(&on(&cuda, &embeds)?, &on(&cuda, &bad)?); // the sum is an operation of Candle's
+        assert_eq!(text(there.check_ids()), text(here.add_positions(&embeds, &bad)));
+    }
+    Ok(())
+}
+
+/// Of many calls the first that had a bad id is reported; clones of a layer report for one another, a layer on other tables
+/// for itself.
+#[test]
+fn the_first_bad_id_of_the_first_bad_call() -> Result<()> {
+    let cuda = Device::new_cuda(0)?;
+    let [_, there] = deferred(16, DType::F32, &cuda)?;
+    let trained = there.trainable(&VarMap::new(), "")?;
+    trained.forward(&Tensor::new(&[6u32], &cuda)?)?;
+    assert!(there.check_ids().is_ok());
+    assert_eq!(text(trained.check_ids()), "token id 6 at [0] is outside the vocabulary of 6 (valid ids: 0 to 5)");
+    assert!(
+        text(there.with_id_check(IdCheck::EveryCall)?.forward(&Tensor::new(&[6u32], &cuda)?)).contains("token id 6")
+    );
+    let [_, there] = deferred(16, DType::F32, &cuda)?;
+    let clone = there.clone();
+    let call = |dims: (usize, usize), bad: &[(usize, u32)]| -> Result<()> {
+        let mut ids = vec![1u32; dims.0 * dims.1];
+        bad.iter().for_each(|&(at, id)| ids[at] = id);
+        let ids = Tensor::from_vec(ids, dims, &cuda)?;
+        clone.forward(&ids).map(drop)
+    };
+    call((4, 5), &[])?;
+    call((3, 5), &[(14, 7), (11, 8), (12, 9)])?;
+    call((200, 4), &[(0, 10), (1, 11)])?;
+    assert_eq!(text(there.check_ids()), "token id 8 at [2, 1] is outside the vocabulary of 6 (valid ids: 0 to 5)");
+    assert!(clone.check_ids().is_ok());
+    call((200, 4), &[(799, 11)])?;
+    assert_eq!(text(clone.check_ids()), "token id 11 at [199, 3] is outside the vocabulary of 6 (valid ids: 0 to 5)");
+    // Every id of a batch that fills many blocks is bad.
+    call((3000, 5), &[&[(0, 6)], &(1..15_000).map(|at| (at, 77)).collect::<Vec<_>>()[..]].concat())?;
+    assert_eq!(text(there.check_ids()), "token id 6 at [0, 0] is outside the vocabulary of 6 (valid ids: 0 to 5)");
+    Ok(())
+}
+
+/// The backward pass of ids that nobody has checked: gradients of bad ones go nowhere.
+#[test]
+fn gradients_of_bad_ids_go_nowhere() -> Result<()> {
+    let cuda = Device::new_cuda(0)?;
+    let checks = IdChecks::new(IdCheck::Deferred, &cuda)?;
+    let (good, bad) = (Tensor::new(&[[5i64, 0, 2]], &Device::Cpu)?, Tensor::new(&[[5i64, -1, 6]], &Device::Cpu)?);
+    for dtype in TYPES {
+        let (wte, wpe) = (shifted(6, 24, 0, dtype, 1)?, shifted(5, 24, 0, dtype, 2)?);
+        let grad = shifted(3, 24, 0, dtype, 3)?.reshape((1, 3, 24))?;
+        let zeros = grad.zeros_like()?;
+        let masked = Tensor::cat(&[&grad.narrow(1, 0, 1)?, &zeros.narrow(1, 0, 2)?], 1)?;
+        let expected = |table: &Tensor| {
+            let ids = CheckedIds::new(&good, Table::Tokens, 6, &Device::Cpu)?;
+            Ok::<_, Error>(Gather { ids }.bwd(table, table, table, &masked)?.0)
+        };
+        let (wte_there, wpe_there) = (Var::from_tensor(&on(&cuda, &wte)?)?, Var::from_tensor(&on(&cuda, &wpe)?)?);
+        let noted = |table, n_rows| CheckedIds::noted(&on(&cuda, &bad)?, table, (n_rows, &cuda), &checks);
+        let ids = noted(Table::Tokens, 6)?;
+        let places = Places::Given(noted(Table::Positions, 5)?).for_ids(&ids)?;
+        let op = GatherAdd { places, ids: ids.clone() };
+        let grad = on(&cuda, &grad)?;
+        let (of_wte, of_wpe, _) = op.bwd(&wte_there, &wpe_there, ids.tensor(), &grad, &grad)?;
+        match (of_wte, expected(&wte)?, of_wpe) {
+            (Some(found), Some(expected), Some(of_wpe)) => {
+                same(&found, &expected, "wte")?;
+                // All three are outside a table of five rows.
+                same(&of_wpe, &Tensor::zeros((5, 24), dtype, &Device::Cpu)?, "wpe")?;
+            }
+            other => panic!("{other:?}"),
         }
     }
     Ok(())

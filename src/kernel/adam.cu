@@ -1,0 +1,145 @@
+// One optimizer step of one tensor, in place, in one pass: AdamW over all rows, or Adam over the rows of a batch.
+//
+// The formulas and the order of their roundings are those of adam.rs; what is one fused multiply-add there is one here, and
+// nothing else is (nvcc is told so in build.rs). A row of threads takes a row of the table.
+#include "gradient.cuh"
+
+namespace {
+
+// `AdamWRule` of adam.rs, field by field.
+template <class Wide> struct AdamWRule {
+    Wide grad_scale;
+    Wide decay;
+    bool lerp_from_m;
+    Wide lerp_weight;
+    Wide beta2;
+    Wide grad_sq_weight;
+    Wide correction2_sqrt;
+    Wide eps;
+    Wide neg_step_size;
+
+    __device__ __forceinline__ void apply(Wide &p, Wide &m, Wide &v, Wide g) const {
+        p = p * decay;
+        g = g * grad_scale;
+        m = multiply_add(lerp_weight, g - m, lerp_from_m ? m : g);
+        v = multiply_add(grad_sq_weight * g, g, v * beta2);
+        const Wide denominator = root(v) / correction2_sqrt + eps;
+        p = p + neg_step_size * m / denominator;
+    }
+};
+
+// `RowRule` of adam.rs, field by field.
+template <class Wide> struct RowRule {
+    Wide grad_scale;
+    Wide decay;
+    Wide grad_weight;
+    Wide grad_sq_weight;
+    Wide eps;
+    Wide neg_step_size;
+
+    __device__ __forceinline__ void apply(Wide &p, Wide &m, Wide &v, Wide g) const {
+        p = p * decay;
+        g = g * grad_scale;
+        m = m + (g - m) * grad_weight;
+        v = v + (g * g - v) * grad_sq_weight;
+        p = p + neg_step_size * (m / (root(v) + eps));
+    }
+};
+
+template <class Rule> struct Step {
+    void *param;
+    void *exp_avg;
+    void *exp_avg_sq;
+    Gradient gradient;
+    u64 n; // numbers of each tensor
+    u64 width;
+    Rule rule;
+};
+
+// One row, of which the last may be shorter than the others.
+template <class N, class C, class Rule>
+__device__ __forceinline__ void step_row(const Step<Rule> &job, u64 row, u64 group) {
+    typedef typename N::Wide Wide;
+    typedef Lanes<N, C> Values;
+    const u64 row_pieces = job.width / Values::COUNT;
+    const u64 rest = job.n / Values::COUNT - row * row_pieces;
+    const u64 n_pieces = rest < row_pieces ? rest : row_pieces;
+    C *const params = static_cast<C *>(job.param) + row * row_pieces;
+    C *const exp_avgs = static_cast<C *>(job.exp_avg) + row * row_pieces;
+    C *const exp_avg_sqs = static_cast<C *>(job.exp_avg_sq) + row * row_pieces;
+    const u64 stride = u64(gridDim.y) * blockDim.x;
+    for (u64 piece = u64(blockIdx.y) * blockDim.x + threadIdx.x; piece < n_pieces; piece += stride) {
+        Values p = bits_as<Values>(params[piece]);
+        Values m = bits_as<Values>(exp_avgs[piece]);
+        Values v = bits_as<Values>(exp_avg_sqs[piece]);
+        const Values g = gradient_of<N, C>(job.gradient, row, group, row_pieces, piece);
+#pragma unroll
+        for (unsigned lane = 0; lane < Values::COUNT; lane++) {
+            // Half types go on from the moments before those are rounded.
+            Wide wide_p = N::widen(p.values[lane]), wide_m = N::widen(m.values[lane]), wide_v = N::widen(v.values[lane]);
+            job.rule.apply(wide_p, wide_m, wide_v, N::widen(g.values[lane]));
+            p.values[lane] = N::narrow(wide_p);
+            m.values[lane] = N::narrow(wide_m);
+            v.values[lane] = N::narrow(wide_v);
+        }
+        params[piece] = bits_as<C>(p);
+        exp_avgs[piece] = bits_as<C>(m);
+        exp_avg_sqs[piece] = bits_as<C>(v);
+    }
+}
+
+// Every row that is not frozen.
+template <class N, class C, class Rule> __device__ __forceinline__ void step_all(const Step<Rule> &job) {
+    const u64 n_rows = (job.n + job.width - 1) / job.width;
+    const u64 rows_at_a_time = u64(gridDim.x) * blockDim.y;
+    for (u64 row = u64(blockIdx.x) * blockDim.y + threadIdx.y; row < n_rows; row += rows_at_a_time) {
+        if (!is_frozen(job.gradient, row)) step_row<N, C>(job, row, group_of(job.gradient.batch, row));
+    }
+}
+
+// The rows of the batch, from which the host has taken those that are frozen.
+template <class N, class C, class Rule> __device__ __forceinline__ void step_groups(const Step<Rule> &job) {
+    const Batch &batch = job.gradient.batch;
+    const u64 groups_at_a_time = u64(gridDim.x) * blockDim.y;
+    for (u64 group = u64(blockIdx.x) * blockDim.y + threadIdx.y; group < batch.n_groups; group += groups_at_a_time) {
+        step_row<N, C>(job, batch.rows[group], group);
+    }
+}
+
+template <class Rule> __device__ __forceinline__ bool all_in_chunks(const Step<Rule> &job, u64 number_bytes) {
+    const u64 tensors = u64(job.param) | u64(job.exp_avg) | u64(job.exp_avg_sq);
+    const u64 gradients = u64(job.gradient.dense) | u64(job.gradient.batch.grad);
+    return in_chunks(tensors | gradients, (job.n | job.width) * number_bytes);
+}
+
+template <class N> __device__ __forceinline__ void adamw(const Step<AdamWRule<typename N::Wide>> &job) {
+    if (all_in_chunks(job, sizeof(typename N::Stored))) {
+        step_all<N, Chunk>(job);
+    } else {
+        step_all<N, Single<N>>(job);
+    }
+}
+
+template <class N> __device__ __forceinline__ void row_adam(const Step<RowRule<typename N::Wide>> &job) {
+    if (all_in_chunks(job, sizeof(typename N::Stored))) {
+        step_groups<N, Chunk>(job);
+    } else {
+        step_groups<N, Single<N>>(job);
+    }
+}
+
+typedef Step<AdamWRule<float>> AdamW;
+typedef Step<AdamWRule<double>> AdamWF64;
+typedef Step<RowRule<float>> RowAdam;
+typedef Step<RowRule<double>> RowAdamF64;
+
+} // namespace
+
+extern "C" __global__ void __launch_bounds__(256) adamw_f32(const AdamW job) { adamw<F32>(job); }
+extern "C" __global__ void __launch_bounds__(256) adamw_f64(const AdamWF64 job) { adamw<F64>(job); }
+extern "C" __global__ void __launch_bounds__(256) adamw_f16(const AdamW job) { adamw<F16>(job); }
+extern "C" __global__ void __launch_bounds__(256) adamw_bf16(const AdamW job) { adamw<Bf16>(job); }
+extern "C" __global__ void __launch_bounds__(256) row_adam_f32(const RowAdam job) { row_adam<F32>(job); }
+extern "C" __global__ void __launch_bounds__(256) row_adam_f64(const RowAdamF64 job) { row_adam<F64>(job); }
+extern "C" __global__ void __launch_bounds__(256) row_adam_f16(const RowAdam job) { row_adam<F16>(job); }
+extern "C" __global__ void __launch_bounds__(256) row_adam_bf16(const RowAdam job) { row_adam<Bf16>(job); }

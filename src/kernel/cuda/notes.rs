@@ -1,0 +1,96 @@
+//! What kernels note of ids outside their table, until somebody asks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, SyncOnDrop};
+use candle_core::{CudaDevice, Result};
+
+use crate::error;
+use crate::kernel::ids::{MAX_RANK, Table, outside, unravel};
+
+/// Words of `Note` of gather_add.cu.
+const NOTE_WORDS: usize = 6 + MAX_RANK;
+/// Bits of an id in each of its parts; the place of the id among the others is above them.
+const PART_BITS: u32 = 24;
+const TABLES: [Table; 2] = [Table::Positions, Table::Tokens];
+
+/// One note for each table, on the device, shared by a layer's clones.
+#[derive(Clone, Debug)]
+pub(crate) struct Notes {
+    device: CudaDevice,
+    memory: Arc<Mutex<CudaSlice<u64>>>,
+    /// Calls are numbered from 1, so that the first that meets a bad id can be told from those after it.
+    last_call: Arc<AtomicU64>,
+}
+
+/// `Shape` of gather_add.cu, field by field.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct ShapeArg {
+    rank: u64,
+    dims: [u64; MAX_RANK],
+}
+
+// SAFETY: 64-bit counts, in the order and layout of the struct in the kernel's source.
+unsafe impl DeviceRepr for ShapeArg {}
+
+impl ShapeArg {
+    pub(super) fn new(dims: &[usize]) -> Self {
+        let mut shape = Self { rank: dims.len() as u64, ..Self::default() };
+        for (to, &dim) in shape.dims.iter_mut().zip(dims) {
+            *to = dim as u64;
+        }
+        shape
+    }
+}
+
+impl Notes {
+    pub(in crate::kernel) fn new(device: &CudaDevice) -> Result<Self> {
+        let memory = Arc::new(Mutex::new(device.alloc_zeros::<u64>(TABLES.len() * NOTE_WORDS)?));
+        Ok(Self { device: device.clone(), memory, last_call: Arc::default() })
+    }
+
+    pub(super) fn next_call(&self) -> u64 {
+        self.last_call.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The memory, while a launch that writes to it is prepared.
+    pub(super) fn lock(&self) -> MutexGuard<'_, CudaSlice<u64>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the device, and forgets what is noted: the first bad id of the first call that had one is the error.
+    pub(in crate::kernel) fn take(&self) -> error::Result<()> {
+        let mut memory = self.lock();
+        let words = self.device.clone_dtoh(&*memory)?;
+        // In one call positions come first, as they do where ids are checked at once.
+        let noted = TABLES.iter().zip(words.chunks_exact(NOTE_WORDS)).filter(|(_, note)| note[0] > 0);
+        let Some((&table, note)) = noted.min_by_key(|(_, note)| note[0]) else { return Ok(()) };
+        *memory = self.device.alloc_zeros::<u64>(words.len())?;
+        Err(read(table, note))
+    }
+}
+
+/// Where the note on a table is.
+pub(super) fn address<'a>(
+    memory: &'a mut CudaSlice<u64>,
+    stream: &'a CudaStream,
+) -> (impl Fn(Table) -> u64 + use<>, SyncOnDrop<'a>) {
+    let (start, used) = memory.device_ptr_mut(stream);
+    let of_table = move |table| {
+        let index = TABLES.iter().take_while(|&&other| other != table).count();
+        start + (index * NOTE_WORDS * size_of::<u64>()) as u64
+    };
+    (of_table, used)
+}
+
+fn read(table: Table, note: &[u64]) -> error::Error {
+    let &[_, low, middle, high, n_rows, rank, ref dims @ ..] = note else { return outside(table, 0, Vec::new(), 0) };
+    let mask = (1 << PART_BITS) - 1;
+    let id = low & mask | (middle & mask) << PART_BITS | (high & mask) << (2 * PART_BITS);
+    // The greatest part won, and so the smallest place.
+    let index = (u64::MAX - low) >> PART_BITS;
+    let dims: Vec<usize> = dims.iter().take(rank as usize).map(|&dim| dim as usize).collect();
+    outside(table, id as i64, unravel(index as usize, &dims), n_rows as usize)
+}
