@@ -40,7 +40,7 @@ use torch::Torch;
 /// step_rows      forward, backward, Adam over the rows of the batch (PyTorch: the dense step, and SparseAdam)
 /// step_tied      forward, the tied head's loss on given hidden states, all gradients, AdamW
 /// rotate         rotary positions of queries and keys, heads of 64 (no PyTorch here and below)
-/// alibi, t5      the bias [1, H, T, T] of scores
+/// alibi, t5      the bias [1, H, T, T] of scores; at length 1 that of a query behind 1023 keys, [1, H, 1, 1024]
 ///
 /// All times are in milliseconds. `copy` copies as many bytes as the case must move, on all cores.
 #[derive(Parser)]

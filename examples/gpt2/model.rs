@@ -202,6 +202,9 @@ impl Gpt2 {
         let n_cached = cache.n_tokens;
         let mut mask = score_mask(t, n_cached, attention_mask, self.input.device())?;
         let encoding = self.input.positions();
+        if let Some(attention_mask) = attention_mask {
+            encoding.check_mask(attention_mask)?;
+        }
         if encoding.place() == Place::Bias {
             let bias = encoding.attention_bias(t, n_cached + t, n_cached)?;
             mask = Some(mask.map_or(Ok(bias.clone()), |mask| bias.broadcast_add(&mask))?);

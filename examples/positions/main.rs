@@ -4,7 +4,8 @@
 //! cargo run --release --example positions -- --compare /tmp/compare.png
 //!
 //! Draws one panel a scheme into positions.png: the score of a query at row i and a key at column j, both of one and the same
-//! token, so that all there is to see is positions. Learned tables are fresh, drawn at the width that makes them visible.
+//! token, so that all there is to see is positions: red above the mean of the panel, blue below. Learned tables are fresh,
+//! drawn at the width that makes them visible.
 
 mod compare;
 
@@ -94,7 +95,8 @@ fn layer(scheme: PositionScheme, n_positions: usize, seed: u64) -> Result<GptInp
     Ok(GptInputLayer::init(&config, Init::TorchEmbedding, &generator, DType::F32, &Device::Cpu)?)
 }
 
-/// What the first head scores for token 0 everywhere, with queries and keys that are the hidden states themselves: `T * T`.
+/// What the first head scores for token 0 everywhere, above or below the mean, with queries and keys that are the hidden
+/// states themselves: `T * T`.
 fn scores(layer: &GptInputLayer, length: usize) -> Result<Vec<f32>> {
     let hidden_states = layer.forward(&Tensor::zeros((1, length), DType::U32, layer.device())?)?;
     let heads = hidden_states.reshape((1, length, 2, 16))?.transpose(1, 2)?.contiguous()?;
@@ -109,7 +111,8 @@ fn scores(layer: &GptInputLayer, length: usize) -> Result<Vec<f32>> {
         Place::Bias => product(&heads, &heads)?.broadcast_add(&positions.attention_bias(length, length, 0)?)?,
         Place::Scores => positions.attention_scores(&heads, &heads, 0, 0)?,
     };
-    Ok(scores.get(0)?.get(0)?.flatten_all()?.to_vec1()?)
+    let scores = scores.get(0)?.get(0)?;
+    Ok(scores.broadcast_sub(&scores.mean_all()?)?.flatten_all()?.to_vec1()?)
 }
 
 fn draw(path: &Path, panels: &[(&str, Vec<f32>)]) -> Result<()> {

@@ -129,7 +129,15 @@ impl RotaryConfig {
         check("head_dim", head_dim as f64, fits, "even, or large enough that its rotated part is not empty")?;
         let factor = match self.scaling {
             RotaryScaling::None => return Ok(()),
-            RotaryScaling::Linear { factor } | RotaryScaling::Yarn { factor, .. } => factor,
+            RotaryScaling::Linear { factor } => factor,
+            RotaryScaling::Yarn { factor, attention_factor, mscale, .. } => {
+                let numbers = [attention_factor, mscale.map(|pair| pair.0), mscale.map(|pair| pair.1)];
+                for (name, number) in ["attention_factor", "mscale", "mscale_all_dim"].into_iter().zip(numbers) {
+                    let number = number.unwrap_or(1.0);
+                    check(name, number, number.is_finite(), "a finite number")?;
+                }
+                factor
+            }
             RotaryScaling::Dynamic { factor } => {
                 check("head_dim", head_dim as f64, dim > 2, "large enough for dynamic scaling: more than 2 rotated")?;
                 factor

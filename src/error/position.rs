@@ -14,6 +14,20 @@ pub enum PositionError {
         /// What it does, and what to call.
         instead: &'static str,
     },
+    /// Padding between two tokens of a row, for a scheme that goes by the distance of columns.
+    #[error(
+        "{scheme} positions count columns, but the mask has padding inside row {row}, at column {column}: {instead}"
+    )]
+    Hole {
+        /// The scheme, by the name that the configuration gives it.
+        scheme: &'static str,
+        /// The row of the mask.
+        row: usize,
+        /// The first column of padding behind a token and before another.
+        column: usize,
+        /// What can be done.
+        instead: &'static str,
+    },
     /// A block that the model does not have.
     #[error("block {block} has no positions of its own: the configuration says n_layer {n_layer}")]
     NoSuchBlock {

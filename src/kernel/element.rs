@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, WithDType};
 use half::{bf16, f16};
 
 /// A type that arithmetic is done in: f32, or f64 for f64.
-pub(crate) trait Real: WithDType + Default + Into<f64> {
+pub(crate) trait Real: WithDType + Default + Into<f64> + From<f32> {
     fn mul_add(self, factor: Self, summand: Self) -> Self;
     fn sqrt(self) -> Self;
 }

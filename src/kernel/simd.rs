@@ -47,17 +47,6 @@ fn map<E: Element, O: Element>(to: &mut [MaybeUninit<O>], left: &[E], right: &[E
     }
 }
 
-/// Calls `f`, compiled for AVX2 where the CPU has it; what `f` calls must be `inline(always)` to be compiled so too.
-#[inline(always)]
-pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
-    #[cfg(target_arch = "x86_64")]
-    if x86::has_avx2() {
-        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
-        return unsafe { x86::call(f) };
-    }
-    f()
-}
-
 /// `sums += row`.
 #[inline(always)]
 pub(super) fn accumulate<E: Element>(sums: &mut [E::Wide], row: &[E]) {
@@ -265,11 +254,6 @@ mod x86 {
         let low_sum = rounded(_mm256_add_ps(low(left), low(right)));
         let high_sum = rounded(_mm256_add_ps(high(left), high(right)));
         _mm256_set_m128i(high_sum, low_sum)
-    }
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn call<R>(f: impl FnOnce() -> R) -> R {
-        f()
     }
 
     #[target_feature(enable = "avx2")]

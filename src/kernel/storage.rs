@@ -51,11 +51,24 @@ pub(super) fn written<E: Element>(
     n: usize,
     write: impl FnOnce(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
 ) -> CandleResult<CpuStorage> {
-    let mut values: Vec<E> = with_capacity(n);
-    write(&mut values.spare_capacity_mut()[..n]).map_err(changed)?;
-    // SAFETY: the kernels write every row of their output, or fail.
-    unsafe { values.set_len(n) };
-    Ok(E::to_cpu_storage_owned(values))
+    Ok(E::to_cpu_storage_owned(written_two(n, 0, |values, _| write(values))?.0))
+}
+
+/// Two new arrays of so many numbers, every one of them written by `write`.
+pub(super) fn written_two<E: Element>(
+    n_first: usize,
+    n_second: usize,
+    write: impl FnOnce(&mut [MaybeUninit<E>], &mut [MaybeUninit<E>]) -> Result<(), Outside>,
+) -> CandleResult<(Vec<E>, Vec<E>)> {
+    let (mut first, mut second): (Vec<E>, Vec<E>) = (with_capacity(n_first), with_capacity(n_second));
+    let room = (&mut first.spare_capacity_mut()[..n_first], &mut second.spare_capacity_mut()[..n_second]);
+    write(room.0, room.1).map_err(changed)?;
+    // SAFETY: the kernels write every row of their outputs, or fail.
+    unsafe {
+        first.set_len(n_first);
+        second.set_len(n_second);
+    }
+    Ok((first, second))
 }
 
 /// A new storage of `n` zeros, into which `write` writes sums.

@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
+use super::scores::Distances;
 use crate::error::{PositionError, Result};
 use crate::kernel::{Columns, by_distance, distances};
 
@@ -70,5 +71,23 @@ impl Alibi {
         let n = values.len() / n_head;
         let by_head = Tensor::from_vec(values, (1, n_head, 1, n), &self.device)?;
         by_distance(&by_head, Columns::each(t_q, t_k))
+    }
+    /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.
+    ///
+    /// # Shapes
+    /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
+    /// - returns: `[B, H, T_q, T_k]` in f32
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other
+    /// positions.
+    pub fn attention_bias_at(&self, q_positions: &Tensor, k_positions: &Tensor) -> Result<Tensor> {
+        let Distances { b, t_q, t_k, values } = Distances::of(q_positions, k_positions)?;
+        let of_row = |row: usize| {
+            let row = &values[row * t_q * t_k..(row + 1) * t_q * t_k];
+            self.slopes.iter().flat_map(move |&slope| row.iter().map(move |&distance| slope * distance as f32))
+        };
+        let bias: Vec<f32> = (0..b).flat_map(of_row).collect();
+        Ok(Tensor::from_vec(bias, (b, self.slopes.len(), t_q, t_k), &self.device)?)
     }
 }

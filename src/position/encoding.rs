@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use super::{Alibi, Deberta, PositionTable, Positions, Rotary, Shaw, T5Bias, TransformerXl, sinusoidal};
 use crate::config::{GptInputConfig, PositionScheme, TableSpec};
 use crate::error::{PositionError, Result};
+use crate::kernel::to_host;
 
 /// Where a scheme acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +199,50 @@ impl PositionEncoding {
             Kind::T5(bias) => bias.attention_bias(t_q, t_k, start_pos),
             _ => Err(self.wrong_place("are no bias")),
         }
+    }
+
+    /// The same for queries and keys at positions of their own, which need not be those of their columns.
+    ///
+    /// # Shapes
+    /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
+    /// - returns: `[B, H, T_q, T_k]`, in f32 at least
+    ///
+    /// # Errors
+    /// [`PositionError::WrongPlace`] for other schemes, [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and
+    /// [`Error::IdDType`](crate::Error::IdDType) for other positions.
+    pub fn attention_bias_at(&self, q_positions: &Tensor, k_positions: &Tensor) -> Result<Tensor> {
+        match &self.kind {
+            Kind::Alibi(alibi) => alibi.attention_bias_at(q_positions, k_positions),
+            Kind::T5(bias) => bias.attention_bias_at(q_positions, k_positions),
+            _ => Err(self.wrong_place("are no bias")),
+        }
+    }
+
+    /// Whether columns of a mask can stand for positions. Schemes that go by the distance of columns are wrong where padding
+    /// lies between two tokens; the others skip it, as [`Positions::from_mask`] does.
+    ///
+    /// # Shapes
+    /// - `attention_mask`: `[.., M]`, 1 for a token and 0 for padding
+    ///
+    /// # Errors
+    /// [`PositionError::Hole`] with what to do, and [`Error::IdDType`](crate::Error::IdDType).
+    pub fn check_mask(&self, attention_mask: &Tensor) -> Result<()> {
+        let instead = match self.place() {
+            Place::Input | Place::Rotation => return Ok(()),
+            Place::Bias => {
+                "call `attention_bias_at(q_positions, k_positions)`, or move the padding to one side of its row"
+            }
+            Place::Scores => "move the padding to one side of its row",
+        };
+        let Some(&n_columns) = attention_mask.dims().last().filter(|&&n| n > 0) else { return Ok(()) };
+        for (row, mask) in to_host(attention_mask, "attention_mask")?.chunks_exact(n_columns).enumerate() {
+            let first = mask.iter().position(|&token| token != 0).unwrap_or(n_columns);
+            let last = mask.iter().rposition(|&token| token != 0).unwrap_or(0);
+            if let Some(column) = (first..last).find(|&column| mask[column] == 0) {
+                return Err(PositionError::Hole { scheme: self.scheme.name(), row, column, instead }.into());
+            }
+        }
+        Ok(())
     }
 
     /// The scores of queries that begin at `start_pos` of the keys, for Transformer-XL, Shaw and DeBERTa: already divided

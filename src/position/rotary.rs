@@ -76,10 +76,9 @@ impl Rotary {
                 if seq_len <= self.n_positions {
                     return (plain(), 1.0);
                 }
-                // A length is a tensor in transformers: from here on f32.
+                // A length is a tensor in transformers: from here on f32, but for the exponent.
                 let stretch = factor as f32 * seq_len as f32 / self.n_positions as f32 - (factor - 1.0) as f32;
-                let exponent = (dim as f64 / (dim as f64 - 2.0)) as f32;
-                let power = f64::from(stretch).powf(f64::from(exponent)) as f32;
+                let power = f64::from(stretch).powf(dim as f64 / (dim as f64 - 2.0)) as f32;
                 (inverse_frequencies(f64::from(base as f32 * power), dim), 1.0)
             }
             RotaryScaling::Yarn {
@@ -155,8 +154,7 @@ impl Rotary {
         let (b, _, t, _) = self.dims("q", q, None)?;
         self.dims("k", k, Some((b, t)))?;
         let (angles, rows) = self.angles(&positions.into(), b, t)?;
-        let interleaved = self.config.interleaved;
-        Ok((rotate(q, &angles, rows.clone(), interleaved)?, rotate(k, &angles, rows, interleaved)?))
+        rotate(q, k, angles, rows, self.config.interleaved)
     }
 
     /// Cosines and sines of the positions of `[B, T]`, for an attention that rotates by itself: `[B, T, D_r / 2]` each, in

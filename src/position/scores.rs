@@ -1,8 +1,9 @@
-//! What the schemes that compute scores have in common: shapes of queries and keys.
+//! What the schemes that act on scores have in common: shapes of queries and keys, distances between their positions.
 
 use candle_core::{D, Tensor};
 
 use crate::error::{Error, Result};
+use crate::kernel::to_host;
 
 /// B, H, T_q, T_k and D of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
 pub(super) struct Dims {
@@ -27,6 +28,34 @@ impl Dims {
             [b_k, h_k, t_k, width] if (b_k, h_k, width) == (b, h, d) => Ok(Self { t_q, t_k, d }),
             _ => Err(mismatch("k", k, format!("[{b}, {h}, T_k, {d}]"))),
         }
+    }
+}
+
+/// Key minus query, of every query and key of every sequence, `[B, T_q, T_k]`.
+pub(super) struct Distances {
+    pub(super) b: usize,
+    pub(super) t_q: usize,
+    pub(super) t_k: usize,
+    pub(super) values: Vec<i64>,
+}
+
+impl Distances {
+    /// Of positions `[B, T_q]` and `[B, T_k]`.
+    pub(super) fn of(q_positions: &Tensor, k_positions: &Tensor) -> Result<Self> {
+        let mismatch = |what, got: &Tensor, expected| Error::ShapeMismatch { what, got: got.shape().clone(), expected };
+        let &[b, t_q] = q_positions.dims() else {
+            return Err(mismatch("q_positions", q_positions, "[B, T_q]".to_string()));
+        };
+        let t_k = match *k_positions.dims() {
+            [b_k, t_k] if b_k == b => t_k,
+            _ => return Err(mismatch("k_positions", k_positions, format!("[{b}, T_k]"))),
+        };
+        let (q, k) = (to_host(q_positions, "q_positions")?, to_host(k_positions, "k_positions")?);
+        let of_row = |row: usize| {
+            let (q, k) = (&q[row * t_q..(row + 1) * t_q], &k[row * t_k..(row + 1) * t_k]);
+            q.iter().flat_map(move |q| k.iter().map(move |k| k.saturating_sub(*q)))
+        };
+        Ok(Self { b, t_q, t_k, values: (0..b).flat_map(of_row).collect() })
     }
 }
 

@@ -226,3 +226,48 @@ fn learned_positions_get_another_length() -> Result<()> {
     assert_eq!(x.dims(), [2, 4, 12]);
     Ok(())
 }
+
+/// Padding between tokens: an error where columns stand for positions, and biases by the positions themselves.
+#[test]
+fn padding_inside_a_row() -> Result<()> {
+    let mask = Tensor::new(&[[1u8, 1, 1, 1, 1], [0, 1, 0, 0, 1]], &Device::Cpu)?;
+    for name in PositionScheme::NAMES {
+        let answer = layer(name).positions().check_mask(&mask);
+        if matches!(name, "learned" | "sinusoidal" | "rope" | "none") {
+            answer?;
+            continue;
+        }
+        let text = error_text(answer);
+        let start = format!("{name} positions count columns, but the mask has padding inside row 1, at column 2: ");
+        assert!(text.starts_with(&start) && text.ends_with("move the padding to one side of its row"), "{text}");
+        let sides = Tensor::new(&[[0u8, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]], &Device::Cpu)?;
+        layer(name).positions().check_mask(&sides)?;
+    }
+    for name in ["alibi", "t5"] {
+        let layer = layer(name).trainable(&VarMap::new(), "")?;
+        let positions = layer.positions();
+        // Consecutive positions are those of the columns.
+        let at = |from: u32, n: u32| Tensor::arange(from, from + n, &Device::Cpu)?.repeat((2, 1));
+        let bias = positions.attention_bias_at(&at(4, 3)?, &at(0, 9)?)?;
+        assert_eq!(bias.dims(), [2, 3, 3, 9]);
+        for row in 0..2 {
+            assert_bits_eq(&bias.narrow(0, row, 1)?, &positions.attention_bias(3, 9, 4)?);
+        }
+        // The tokens of row 1 stand at 0 and 1, as they would alone.
+        let ids = Tensor::new(&[[0i64, 1, 2, 3, 4], [0, 0, 0, 0, 1]], &Device::Cpu)?;
+        let holes = positions.attention_bias_at(&ids, &ids)?;
+        let tokens = Tensor::new(&[1u32, 4], &Device::Cpu)?;
+        let of_tokens = holes.narrow(0, 1, 1)?.index_select(&tokens, 2)?.index_select(&tokens, 3)?;
+        assert_bits_eq(&of_tokens, &positions.attention_bias(2, 2, 0)?);
+        if let [(_, table)] = positions.tables() {
+            let grads = bias.sum_all()?.backward()?;
+            let sum = grads.get(table).expect("a gradient").sum_all()?.to_scalar::<f32>()?;
+            assert_eq!(sum, (2 * 3 * 3 * 9) as f32);
+        }
+        let text = error_text(positions.attention_bias_at(&at(0, 3)?, &at(0, 3)?.narrow(0, 0, 1)?));
+        assert_eq!(text, "k_positions has shape [1, 3], expected [2, T_k]");
+    }
+    let text = error_text(layer("rope").positions().attention_bias_at(&mask, &mask));
+    assert!(text.starts_with("rope positions are no bias: call `rotate"), "{text}");
+    Ok(())
+}

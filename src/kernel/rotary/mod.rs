@@ -1,0 +1,155 @@
+//! Pairs of numbers rotated by an angle each: what rotary positions compute.
+
+mod blocks;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::sync::Arc;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor, WithDType};
+
+use self::blocks::{Heads, Turn, Vectors};
+use super::element::by_dtype;
+use super::storage::{on_host, slice, written, written_two};
+use crate::error::Result;
+
+type CandleResult<T> = candle_core::Result<T>;
+
+/// Cosines and sines `[P, r / 2]` in f32, contiguous: a row for each position, a column for each pair.
+#[derive(Clone, Debug)]
+pub(crate) struct Angles {
+    pub(crate) cos: Tensor,
+    pub(crate) sin: Tensor,
+}
+
+/// The rows of [`Angles`] that the tokens `[B, T]` of a call take, all of them inside the table.
+#[derive(Clone, Debug)]
+pub(crate) enum AngleRows {
+    /// Token `t` of every sequence takes this row and `t` more.
+    From(usize),
+    /// One a token, `[B, T]` in a row.
+    Each(Arc<[u32]>),
+}
+
+/// `q` and `k`, `[B, H, T, D]` each (k may have fewer heads), with the first `r` numbers of every head rotated pair by pair,
+/// the others as they are.
+///
+/// Pairs are (i, i + r/2), or (2i, 2i + 1) if `interleaved`. In half types the arithmetic is f32, rounded once.
+pub(crate) fn rotate(
+    q: &Tensor,
+    k: &Tensor,
+    angles: Angles,
+    rows: AngleRows,
+    interleaved: bool,
+) -> Result<(Tensor, Tensor)> {
+    if !q.device().is_cpu() || !k.device().is_cpu() {
+        let each = |x: &Tensor| reference(x, &angles, &rows, interleaved);
+        return Ok((each(q)?, each(k)?));
+    }
+    let (q, k) = (in_pieces(q)?, in_pieces(k)?);
+    let op = Rotate { angles, rows, interleaved, back: false, vectors: Vectors::widest() };
+    if q.track_op() || k.track_op() || q.dtype() != k.dtype() {
+        let each = |x: Tensor| if x.track_op() { x.apply_op1(op.clone()) } else { x.apply_op1_no_bwd(&op) };
+        return Ok((each(q)?, each(k)?));
+    }
+    Ok(op.both(&q, &k)?)
+}
+
+/// Heads cut out of a projection lie strided, which costs nothing as long as each of them is in one piece.
+fn in_pieces(x: &Tensor) -> CandleResult<Tensor> {
+    if x.stride().last() == Some(&1) { Ok(x.clone()) } else { x.contiguous() }
+}
+
+/// The same in plain Candle operations.
+pub(super) fn reference(x: &Tensor, angles: &Angles, rows: &AngleRows, interleaved: bool) -> Result<Tensor> {
+    let (b, h, t, d) = x.dims4()?;
+    let (_, n_pairs) = angles.cos.dims2()?;
+    let factors = |table: &Tensor| -> Result<Tensor> {
+        Ok(match rows {
+            AngleRows::From(start) => table.narrow(0, *start, t)?,
+            AngleRows::Each(ids) => {
+                let ids = Tensor::from_slice(ids, ids.len(), table.device())?;
+                table.index_select(&ids, 0)?.reshape((b, 1, t, n_pairs))?
+            }
+        })
+    };
+    let wide = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let (cos, sin) = (factors(&angles.cos)?.to_dtype(wide)?, factors(&angles.sin)?.to_dtype(wide)?);
+    let rotated = x.narrow(D::Minus1, 0, 2 * n_pairs)?.to_dtype(wide)?;
+    let (first, second) = if interleaved {
+        let pairs = rotated.reshape((b, h, t, n_pairs, 2))?;
+        (pairs.narrow(4, 0, 1)?.squeeze(4)?, pairs.narrow(4, 1, 1)?.squeeze(4)?)
+    } else {
+        (rotated.narrow(3, 0, n_pairs)?, rotated.narrow(3, n_pairs, n_pairs)?)
+    };
+    let new_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
+    let new_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
+    let rotated = match interleaved {
+        true => Tensor::stack(&[new_first, new_second], 4)?.reshape((b, h, t, 2 * n_pairs))?,
+        false => Tensor::cat(&[new_first, new_second], 3)?,
+    };
+    let rotated = rotated.to_dtype(x.dtype())?;
+    if 2 * n_pairs == d {
+        return Ok(rotated);
+    }
+    Ok(Tensor::cat(&[rotated, x.narrow(3, 2 * n_pairs, d - 2 * n_pairs)?], 3)?)
+}
+
+#[derive(Clone)]
+struct Rotate {
+    angles: Angles,
+    rows: AngleRows,
+    interleaved: bool,
+    /// By the negative angle, as a gradient is.
+    back: bool,
+    vectors: Vectors,
+}
+
+impl Rotate {
+    /// Queries and keys in one pass, nothing recorded.
+    fn both(&self, q: &Tensor, k: &Tensor) -> CandleResult<(Tensor, Tensor)> {
+        let ((q_storage, q_layout), (k_storage, k_layout)) = (q.storage_and_layout(), k.storage_and_layout());
+        by_dtype!(q, E => {
+            let of = <E as WithDType>::cpu_storage_as_slice;
+            let (q_from, k_from) = (of(on_host(&q_storage)?)?, of(on_host(&k_storage)?)?);
+            let (q_new, k_new) = self.with_turn(|turn| {
+                written_two(q.elem_count(), k.elem_count(), |q_to, k_to| {
+                    turn.run::<E>(&[Heads::new(q_from, q_layout, q_to)?, Heads::new(k_from, k_layout, k_to)?])
+                })
+            })?;
+            let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), &Device::Cpu);
+            Ok((tensor(q_new, q)?, tensor(k_new, k)?))
+        })
+    }
+
+    fn with_turn<R>(&self, run: impl FnOnce(&Turn) -> CandleResult<R>) -> CandleResult<R> {
+        let (cos, cos_layout) = self.angles.cos.storage_and_layout();
+        let (sin, sin_layout) = self.angles.sin.storage_and_layout();
+        let (_, n_pairs) = cos_layout.shape().dims2()?;
+        let (cos, sin) = (slice::<f32>(on_host(&cos)?, cos_layout)?, slice::<f32>(on_host(&sin)?, sin_layout)?);
+        let &Self { ref rows, interleaved, back, vectors, .. } = self;
+        run(&Turn { cos, sin, n_pairs, rows, interleaved, back, vectors })
+    }
+}
+
+impl CustomOp1 for Rotate {
+    fn name(&self) -> &'static str {
+        "rotate"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let n = layout.shape().elem_count();
+        by_dtype!(storage, E => {
+            let from = <E as WithDType>::cpu_storage_as_slice(storage)?;
+            self.with_turn(|turn| written(n, |to| turn.run::<E>(&[Heads::new(from, layout, to)?])))
+        })
+        .map(|storage| (storage, layout.shape().clone()))
+    }
+
+    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
+        Ok(Some(in_pieces(grad)?.apply_op1_no_bwd(&Self { back: !self.back, ..self.clone() })?))
+    }
+}

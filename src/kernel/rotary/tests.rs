@@ -1,0 +1,167 @@
+//! The kernel against plain Candle operations, bit for bit, with every width of vector that the CPU has.
+
+use candle_core::{DType, Tensor, Var};
+use proptest::prelude::*;
+
+use super::blocks::Vectors;
+use super::{AngleRows, Angles, Rotate, reference, rotate};
+use crate::error::Result;
+use crate::kernel::tests::{bits, table};
+
+fn widths() -> Vec<Vectors> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use super::x86::{HasAvx2, HasAvx512};
+        let eight = HasAvx2::seen().map(Vectors::Eight);
+        let sixteen = HasAvx512::seen().map(Vectors::Sixteen);
+        [Some(Vectors::One), eight, sixteen].into_iter().flatten().collect()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    vec![Vectors::One]
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    b: usize,
+    h: usize,
+    h_k: usize,
+    t: usize,
+    /// Pairs, and what is behind them.
+    n_pairs: usize,
+    rest: usize,
+    start: usize,
+    each: bool,
+    strided: bool,
+    interleaved: bool,
+    dtype: DType,
+    seed: u32,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let dtype = prop::sample::select(vec![DType::F32, DType::F64, DType::F16, DType::BF16]);
+    let n_pairs = prop_oneof![1usize..40, Just(16usize), Just(32), Just(48), Just(8)];
+    let rest = prop_oneof![Just(0usize), 0usize..20];
+    let sizes = (1usize..4, 1usize..5, 1usize..4, prop_oneof![Just(1usize), 0usize..12], n_pairs, rest);
+    (sizes, 0usize..9, any::<[bool; 3]>(), dtype, any::<u32>()).prop_map(
+        |((b, h, h_k, t, n_pairs, rest), start, [each, strided, interleaved], dtype, seed)| Case {
+            b,
+            h,
+            h_k,
+            t,
+            n_pairs,
+            rest,
+            start,
+            each,
+            strided,
+            interleaved,
+            dtype,
+            seed,
+        },
+    )
+}
+
+fn heads(case: &Case, h: usize, seed: u32) -> Result<Tensor> {
+    let &Case { b, t, n_pairs, rest, strided, dtype, .. } = case;
+    let d = 2 * n_pairs + rest;
+    Ok(match strided {
+        // As they are cut out of a projection [B, T, 3 H D].
+        true => {
+            table(b * t, 3 * h * d, dtype, seed)?.narrow(1, h * d, h * d)?.reshape((b, t, h, d))?.transpose(1, 2)?
+        }
+        false => table(b * h * t, d, dtype, seed)?.reshape((b, h, t, d))?,
+    })
+}
+
+fn check(case: &Case) -> Result<()> {
+    let &Case { b, h, h_k, t, n_pairs, start, each, interleaved, seed, .. } = case;
+    let n = start + t + 3;
+    let angles = Angles {
+        cos: table(n, n_pairs, DType::F32, seed ^ 1)?.contiguous()?,
+        sin: table(n, n_pairs, DType::F32, seed ^ 2)?.contiguous()?,
+    };
+    let rows = match each {
+        true => AngleRows::Each((0..b * t).map(|i| ((i * 7919 + seed as usize) % n) as u32).collect()),
+        false => AngleRows::From(start),
+    };
+    let (q, k) = (heads(case, h, seed)?, heads(case, h_k, !seed)?);
+    let expected = [reference(&q, &angles, &rows, interleaved)?, reference(&k, &angles, &rows, interleaved)?];
+    for vectors in widths() {
+        let op = Rotate { angles: angles.clone(), rows: rows.clone(), interleaved, back: false, vectors };
+        let (new_q, new_k) = op.both(&q, &k)?;
+        for (found, expected) in [&new_q, &new_k].into_iter().zip(&expected) {
+            assert_eq!((found.dims(), bits(found)?), (expected.dims(), bits(expected)?), "{vectors:?}");
+        }
+        // One alone, by the operation that is recorded; and back, which is the rotation by the opposite angle.
+        let alone = q.apply_op1_no_bwd(&op)?;
+        assert_eq!(bits(&alone)?, bits(&expected[0])?);
+        let back = q.apply_op1_no_bwd(&Rotate { back: true, ..op })?;
+        let opposite = Angles { cos: angles.cos.clone(), sin: angles.sin.neg()? };
+        assert_eq!(bits(&back)?, bits(&reference(&q, &opposite, &rows, interleaved)?)?, "{vectors:?} back");
+    }
+    // Gradients: those of the plain operations.
+    let gradients = |fused: bool| -> Result<Vec<Tensor>> {
+        let (q, k) = (Var::from_tensor(&q)?, Var::from_tensor(&k)?);
+        let (new_q, new_k) = match fused {
+            true => rotate(&q, &k, angles.clone(), rows.clone(), interleaved)?,
+            false => (reference(&q, &angles, &rows, interleaved)?, reference(&k, &angles, &rows, interleaved)?),
+        };
+        let grads = (new_q.sqr()?.sum_all()? + new_k.sqr()?.sum_all()?)?.backward()?;
+        Ok([q, k].iter().filter_map(|var| grads.get(var).cloned()).collect())
+    };
+    if case.dtype == DType::F64 && t > 0 {
+        for (found, expected) in gradients(true)?.iter().zip(gradients(false)?) {
+            let apart = (found - &expected)?.abs()?.max_all()?.to_scalar::<f64>()?;
+            assert!(apart <= 1e-12 * expected.abs()?.max_all()?.to_scalar::<f64>()?, "{apart}");
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn the_kernel_is_the_plain_rotation(case in case()) {
+        check(&case).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// Several blocks, several tasks.
+#[test]
+fn long_sequences_are_as_short_ones() -> Result<()> {
+    for (dtype, strided, each) in
+        [(DType::F32, false, false), (DType::BF16, true, true), (DType::F16, true, false), (DType::F32, true, true)]
+    {
+        let (b, h, h_k, t) = (2, 3, 1, 700);
+        let (n_pairs, rest, start, interleaved, seed) = (32, 0, 5, each, 9);
+        check(&Case { b, h, h_k, t, n_pairs, rest, start, each, strided, interleaved, dtype, seed })?;
+    }
+    Ok(())
+}
+
+/// Of a position without room in the table of angles there is an error, not a wild read.
+#[test]
+fn angles_outside_are_an_error() -> Result<()> {
+    let case = Case {
+        b: 1,
+        h: 2,
+        h_k: 1,
+        t: 3,
+        n_pairs: 16,
+        rest: 0,
+        start: 0,
+        each: false,
+        strided: false,
+        interleaved: false,
+        dtype: DType::F32,
+        seed: 4,
+    };
+    let q = heads(&case, 2, 4)?;
+    let angles = Angles { cos: table(4, 16, DType::F32, 1)?, sin: table(4, 16, DType::F32, 2)? };
+    for vectors in widths() {
+        for rows in [AngleRows::From(2), AngleRows::Each([0, 4, 1].into()), AngleRows::Each([0, 1].into())] {
+            let op = Rotate { angles: angles.clone(), rows, interleaved: false, back: false, vectors };
+            assert!(op.both(&q, &q).is_err(), "{vectors:?}");
+        }
+    }
+    Ok(())
+}
