@@ -7,6 +7,20 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
 
+/// How many threads Candle takes, where the environment does not say: to be called before anything else.
+///
+/// Without RAYON_NUM_THREADS Candle reads /proc/cpuinfo for every product of matrices, so it is told what it would find.
+/// And the threads that it keeps for additions and the like wait in loops that take the cores from rayon's, which compute
+/// everything that is large here: it is to have none (CANDLE_NUM_THREADS).
+pub fn settle_threads() {
+    for (name, n_threads) in [("RAYON_NUM_THREADS", candle_core::utils::get_num_threads()), ("CANDLE_NUM_THREADS", 1)] {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: `main` calls this first, so that there is no other thread that could read the environment meanwhile.
+            unsafe { std::env::set_var(name, n_threads.to_string()) };
+        }
+    }
+}
+
 /// The exit status of `result`; an error is printed, all its causes in one line.
 pub fn exit(result: Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };

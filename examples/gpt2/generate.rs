@@ -78,7 +78,7 @@ pub fn generate(
     let start = std::time::Instant::now();
     let (mut first, mut n_steps) = (0.0, 0);
     while n_steps < max_new_tokens && rows.iter().any(|row| !row.ended) {
-        let hidden_states = model.hidden_states(&input_ids, mask, &mut cache)?;
+        let hidden_states = model.hidden_states(&input_ids, mask, Some(&mut cache))?;
         let (_, t, _) = hidden_states.dims3()?;
         // The head is the dearest matrix of the model: only the last column goes through it.
         let logits = model.lm_head().forward(&hidden_states.narrow(1, t - 1, 1)?.contiguous()?)?.squeeze(1)?;

@@ -5,8 +5,6 @@
 //! cargo run --release --example gpt2 -- --weights path/to/gpt2 --prompt "Hello, I" --prompt "A cat" --temperature 0.8
 //! cargo run --release --features hub --example gpt2 -- --hub openai-community/gpt2 --device auto
 //!
-//! On Linux set RAYON_NUM_THREADS: without it Candle reads /proc/cpuinfo in every product, some 5 ms a token at 124M.
-//!
 //! The default weights are small ones that `pretrain` trained on the King James Bible (weights/README.md).
 //!
 //! Prints the text as it grows (a batch row by row at the end; ids, where ids were given) and the tokens per second.
@@ -87,6 +85,7 @@ fn parse_top_k(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
+    cli::settle_threads();
     cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
 }
 

@@ -1,8 +1,9 @@
 //! GPT-2 on top of [`GptInputLayer`]: pre-norm blocks, causal attention with a key/value cache, final norm, output head.
 //!
-//! A file to copy. The layer is everything below the first block, and its table is the head: [`Gpt2::hidden_states`] and
-//! [`Gpt2::forward`] show all of both. Everything can be trained: the layer norm and the softmax are written in operations
-//! that have gradients, which `candle_nn::LayerNorm` and `candle_nn::ops::softmax_last_dim` have not.
+//! To copy with `fused.rs` and `attention.rs` beside it. The layer is everything below the first block, and its table is the
+//! head: [`Gpt2::hidden_states`] and [`Gpt2::forward`] show all of both. Everything can be trained: the layer norm and the
+//! softmax have gradients, which `candle_nn::LayerNorm` and `candle_nn::ops::softmax_last_dim` have not. In f32 on the CPU they
+//! and the attention are those of [`fused`]; the plain forms here serve every other type and device.
 //!
 //! Positions are what the configuration says: GPT-2's table, or any other scheme of the library (`config.position`).
 
@@ -15,6 +16,9 @@ use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, TiedLmHead};
 use candle_nn::{Init, VarBuilder, ops};
 use serde::Deserialize;
+
+#[path = "fused.rs"] // beside this file, wherever it is included from
+mod fused;
 
 /// Added to a score that must not count: its weight is then exactly 0. It is finite, so that a row in which nothing counts
 /// (padding) has weights that nobody reads, not NaN, which would spread.
@@ -83,6 +87,7 @@ impl Activation {
         let dtype = x.dtype();
         let x = widened(x)?;
         let y = match self {
+            Self::GeluNew if fused::is_fused(&x) => fused::gelu(&x)?,
             Self::GeluNew => x.gelu()?,
             Self::Gelu => x.gelu_erf()?,
             Self::Relu => x.relu()?,
@@ -100,6 +105,15 @@ pub struct KvCache {
     n_tokens: usize,
     /// For each block: `[B, H, n_tokens, D]` twice.
     blocks: Vec<Option<(Tensor, Tensor)>>,
+}
+
+impl KvCache {
+    fn block(&mut self, i: usize) -> &mut Option<(Tensor, Tensor)> {
+        if self.blocks.len() <= i {
+            self.blocks.resize(i + 1, None);
+        }
+        &mut self.blocks[i]
+    }
 }
 
 /// GPT-2: token ids in, logits out.
@@ -164,11 +178,12 @@ impl Gpt2 {
 
     /// Logits of a sequence from its start: `[B, T] -> [B, T, V]`.
     pub fn forward(&self, input_ids: &Tensor, attention_mask: Option<&Tensor>) -> Result<Tensor> {
-        let hidden_states = self.hidden_states(input_ids, attention_mask, &mut KvCache::default())?;
+        let hidden_states = self.hidden_states(input_ids, attention_mask, None)?;
         Ok(self.lm_head.forward(&hidden_states)?)
     }
 
-    /// What the head is given: `[B, T] -> [B, T, C]`, for the tokens that come after those in the cache.
+    /// What the head is given: `[B, T] -> [B, T, C]`, for the tokens that come after those in the cache; without a cache,
+    /// for a sequence from its start.
     ///
     /// `attention_mask` `[B, M]` (1 token, 0 padding) counts from the start of the sequence. Columns beyond it are tokens, so
     /// that the mask of a padded prompt serves for the whole generation.
@@ -176,11 +191,12 @@ impl Gpt2 {
         &self,
         input_ids: &Tensor,
         attention_mask: Option<&Tensor>,
-        cache: &mut KvCache,
+        cache: Option<&mut KvCache>,
     ) -> Result<Tensor> {
+        let n_cached = cache.as_ref().map_or(0, |cache| cache.n_tokens);
         let positions = match attention_mask {
-            Some(mask) => Positions::from_mask(mask)?.after(cache.n_tokens),
-            None => cache.n_tokens.into(),
+            Some(mask) => Positions::from_mask(mask)?.after(n_cached),
+            None => n_cached.into(),
         };
         let inputs_embeds = self.input.forward_at(input_ids, positions.clone())?; // wte[input_ids] + wpe[positions]
         self.transform(inputs_embeds, positions, attention_mask, cache, false)
@@ -195,28 +211,34 @@ impl Gpt2 {
         inputs_embeds: Tensor,
         positions: Positions,
         attention_mask: Option<&Tensor>,
-        cache: &mut KvCache,
+        mut cache: Option<&mut KvCache>,
         train: bool,
     ) -> Result<Tensor> {
         let (_, t, _) = inputs_embeds.dims3()?;
-        let n_cached = cache.n_tokens;
+        let n_cached = cache.as_ref().map_or(0, |cache| cache.n_tokens);
         let mut mask = score_mask(t, n_cached, attention_mask, self.input.device())?;
         let encoding = self.input.positions();
         if let Some(attention_mask) = attention_mask {
             encoding.check_mask(attention_mask)?;
         }
         if encoding.place() == Place::Bias {
-            let bias = encoding.attention_bias(t, n_cached + t, n_cached)?;
-            mask = Some(mask.map_or(Ok(bias.clone()), |mask| bias.broadcast_add(&mask))?);
+            let bias = widened(&encoding.attention_bias(t, n_cached + t, n_cached)?)?;
+            mask = Some(match mask {
+                Some(mask) => bias.broadcast_add(&mask.to_dtype(bias.dtype())?)?,
+                None => bias,
+            });
         }
         let generator = train.then(|| self.input.generator());
-        let call = Call { encoding, positions, n_cached, mask, generator };
-        cache.blocks.resize(self.blocks.len(), None);
+        let is_causal_only = cache.is_none() && attention_mask.is_none();
+        let call = Call { encoding, positions, n_cached, mask, is_causal_only, generator };
         let mut hidden_states = inputs_embeds;
-        for (i, (block, past)) in self.blocks.iter().zip(&mut cache.blocks).enumerate() {
+        for (i, block) in self.blocks.iter().enumerate() {
+            let past = cache.as_mut().map(|cache| cache.block(i));
             hidden_states = block.forward(&hidden_states, i, &call, past)?;
         }
-        cache.n_tokens += t;
+        if let Some(cache) = cache {
+            cache.n_tokens += t;
+        }
         self.ln_f.forward(&hidden_states)
     }
 }
@@ -229,6 +251,8 @@ struct Call<'a> {
     n_cached: usize,
     /// What is added to the scores.
     mask: Option<Tensor>,
+    /// Whole sequences without padding, and nothing is to be kept of them.
+    is_causal_only: bool,
     /// What dropout draws from, in training.
     generator: Option<&'a Generator>,
 }
@@ -255,6 +279,9 @@ fn score_mask(t: usize, n_cached: usize, attention_mask: Option<&Tensor>, device
         None => padding,
     }))
 }
+
+/// Where a block keeps its keys and values, if it is to.
+type Past<'a> = Option<&'a mut Option<(Tensor, Tensor)>>;
 
 /// x + attention(norm(x)), then x + mlp(norm(x)).
 #[derive(Clone, Debug)]
@@ -300,7 +327,7 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, i: usize, call: &Call, past: &mut Option<(Tensor, Tensor)>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, i: usize, call: &Call, past: Past) -> Result<Tensor> {
         let attended = self.attn.forward(&self.ln_1.forward(x)?, i, call, past)?;
         let x = (x + dropped(attended, self.resid_pdrop, call.generator)?)?;
         let inner = self.activation.forward(&self.c_fc.forward(&self.ln_2.forward(&x)?)?)?;
@@ -320,21 +347,28 @@ struct Attention {
 }
 
 impl Attention {
-    fn forward(&self, x: &Tensor, i: usize, call: &Call, past: &mut Option<(Tensor, Tensor)>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, i: usize, call: &Call, past: Past) -> Result<Tensor> {
         let (b, t, c) = x.dims3()?;
         let (encoding, place) = (call.encoding, call.encoding.place());
+        let qkv = self.c_attn.forward(x)?;
+        let drops = call.generator.is_some() && self.pdrop > 0.0;
+        if call.is_causal_only && place == Place::Input && !drops && fused::is_fused(&qkv) {
+            return self.c_proj.forward(&fused::causal_attention(&qkv, self.n_head, self.scale)?);
+        }
         // [B, T, 3 C] -> three times [B, H, T, D]
-        let qkv = self.c_attn.forward(x)?.reshape((b, t, 3, self.n_head, c / self.n_head))?;
+        let qkv = qkv.reshape((b, t, 3, self.n_head, c / self.n_head))?;
         let heads = |i| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous();
         let (mut q, mut k, mut v) = (heads(0)?, heads(1)?, heads(2)?);
         if place == Place::Rotation {
             (q, k) = encoding.rotate(&q, &k, call.positions.clone())?;
         }
-        if let Some((past_k, past_v)) = past {
-            k = Tensor::cat(&[&*past_k, &k], 2)?;
-            v = Tensor::cat(&[&*past_v, &v], 2)?;
+        if let Some(past) = past {
+            if let Some((past_k, past_v)) = past {
+                k = Tensor::cat(&[&*past_k, &k], 2)?;
+                v = Tensor::cat(&[&*past_v, &v], 2)?;
+            }
+            *past = Some((k.clone(), v.clone()));
         }
-        *past = Some((k.clone(), v.clone()));
         let mut scores = match place {
             // Divided by the root already; what is left is what the configuration makes of it.
             Place::Scores => (encoding.attention_scores(&q, &k, i, call.n_cached)? * self.rescale)?,
@@ -344,7 +378,7 @@ impl Attention {
         if let Some(mask) = &call.mask {
             scores = scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?;
         }
-        let weights = ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
+        let weights = softmax(&scores)?.to_dtype(v.dtype())?;
         let weights = dropped(weights, self.pdrop, call.generator)?;
         let heads = encoding.attention_output(&weights, &v, i, call.n_cached)?.transpose(1, 2)?.reshape((b, t, c))?;
         self.c_proj.forward(&heads)
@@ -366,7 +400,11 @@ impl Conv1D {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (b, t, n_in) = x.dims3()?;
-        let y = x.reshape((b * t, n_in))?.matmul(&self.weight)?.broadcast_add(&self.bias)?;
+        let x = x.reshape((b * t, n_in))?;
+        let y = match fused::is_fused(&x) {
+            true => fused::linear(&x, &self.weight, &self.bias)?,
+            false => x.matmul(&self.weight)?.broadcast_add(&self.bias)?,
+        };
         Ok(y.reshape((b, t, ()))?)
     }
 }
@@ -386,6 +424,9 @@ impl LayerNorm {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if fused::is_fused(x) {
+            return Ok(fused::layer_norm(x, &self.weight, &self.bias, self.eps)?);
+        }
         let dtype = x.dtype();
         let x = widened(x)?;
         let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
@@ -394,6 +435,11 @@ impl LayerNorm {
         let x = x.broadcast_mul(&widened(&self.weight)?)?.broadcast_add(&widened(&self.bias)?)?;
         Ok(x.to_dtype(dtype)?)
     }
+}
+
+/// Over the last dimension.
+fn softmax(x: &Tensor) -> Result<Tensor> {
+    Ok(if fused::is_fused(x) { fused::softmax(x)? } else { ops::softmax(x, D::Minus1)? })
 }
 
 /// Dropout if there is something to draw from: while training.

@@ -17,7 +17,7 @@ use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap, loss::cross_entropy,
 use plotters::prelude::*;
 
 use super::chart::{self, Line};
-use super::model::{Gpt2, KvCache};
+use super::model::Gpt2;
 
 /// What the models are trained on, and what they are then asked.
 const TRAINED: usize = 32;
@@ -142,7 +142,7 @@ fn loss_at(gpt: &Gpt2, ids: &[u32], length: usize) -> Result<f64> {
             let flat: Vec<u32> = batch.iter().flat_map(|&start| ids[start + shift..][..length].to_vec()).collect();
             Tensor::from_vec(flat, (batch.len(), length), &Device::Cpu)
         };
-        let hidden_states = gpt.hidden_states(&rows(0)?, None, &mut KvCache::default())?;
+        let hidden_states = gpt.hidden_states(&rows(0)?, None, None)?;
         let logits = gpt.lm_head().forward(&hidden_states.narrow(1, length - 8, 8)?.contiguous()?)?;
         let targets = rows(1)?.narrow(1, length - 8, 8)?.contiguous()?.unsqueeze(2)?;
         let chosen = log_softmax(&logits, D::Minus1)?.gather(&targets, 2)?;

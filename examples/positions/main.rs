@@ -54,6 +54,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    cli::settle_threads();
     cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
 }
 

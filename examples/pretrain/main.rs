@@ -6,8 +6,7 @@
 //!
 //! In `--out` lie the newest checkpoint (`step-N`), the loss as `loss.csv` and `loss.png`, and at the end the trained model,
 //! which `gpt2`, `embed` and transformers open. Ctrl-C and SIGTERM end a run after the step with a checkpoint.
-//! With the same settings a run gives the same bits, however often it was stopped or killed and resumed (on one machine with
-//! one number of threads). On Linux set RAYON_NUM_THREADS: without it Candle reads /proc/cpuinfo in every product.
+//! With the same settings a run gives the same bits, however often it was stopped or killed and resumed (on one machine).
 
 mod chart;
 mod checkpoint;
@@ -69,6 +68,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    cli::settle_threads();
     let matches = Args::command().get_matches();
     let is_given = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

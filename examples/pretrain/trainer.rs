@@ -11,7 +11,7 @@ use candle_gpt_input::rng::Generator;
 use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap};
 
 use crate::initial;
-use crate::model::{Gpt2, KvCache};
+use crate::model::Gpt2;
 use crate::settings::Settings;
 
 /// Where the weights lie in a checkpoint of Hugging Face's.
@@ -60,7 +60,7 @@ impl Trainer {
         // The embeddings are a leaf: no gradient of a whole table is made for the few rows of the batch.
         let embeds = input.forward_leaf(&batch.input_ids)?;
         let dropped = dropout(&embeds, input.config().embd_pdrop, input.generator())?;
-        let hidden_states = self.model.transform(dropped, 0.into(), None, &mut KvCache::default(), true)?;
+        let hidden_states = self.model.transform(dropped, 0.into(), None, None, true)?;
         let head = self.model.lm_head().loss_and_grads(&hidden_states, &batch.target_ids, None)?;
         let loss = head.loss.to_scalar::<f32>()?;
         ensure!(loss.is_finite(), "the loss is {loss}: begin again with a lower --learning-rate");
@@ -82,7 +82,7 @@ impl Trainer {
         for batch in loader.epoch().take(N_EVALUATED) {
             let batch = batch?;
             let mask = batch.loss_mask.as_ref().context("tails that are kept are masked")?;
-            let hidden_states = self.evaluated.hidden_states(&batch.input_ids, None, &mut KvCache::default())?;
+            let hidden_states = self.evaluated.hidden_states(&batch.input_ids, None, None)?;
             let options = LossOptions::from(mask).with_reduction(Reduction::Sum);
             sum += f64::from(
                 self.evaluated.lm_head().loss(&hidden_states, &batch.target_ids, options)?.to_scalar::<f32>()?,

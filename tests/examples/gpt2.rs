@@ -12,6 +12,7 @@ use std::process::Command;
 use crate::support::{assert_bits_eq, error_text, example, golden, golden_tensors};
 use candle_core::{D, DType, Device, IndexOp, Tensor, Var};
 use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
+use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer};
 use candle_nn::{VarBuilder, VarMap};
 use model::{Gpt2, KvCache};
@@ -111,7 +112,7 @@ fn greedy(model: &Gpt2, input_ids: &Tensor, mask: Option<&Tensor>, n_new: usize)
     let (mut cache, mut ids) = (KvCache::default(), input_ids.clone());
     let (mut all_logits, mut tokens) = (Vec::new(), Vec::new());
     for _ in 0..n_new {
-        let hidden_states = model.hidden_states(&ids, mask, &mut cache).unwrap();
+        let hidden_states = model.hidden_states(&ids, mask, Some(&mut cache)).unwrap();
         let (_, t, _) = hidden_states.dims3().unwrap();
         let logits =
             model.lm_head().forward(&hidden_states.narrow(1, t - 1, 1).unwrap().contiguous().unwrap()).unwrap();
@@ -164,7 +165,7 @@ fn token_by_token_is_one_pass() {
     for cuts in [vec![1; 7], vec![4, 1, 1, 1], vec![2, 5], vec![3, 3, 1]] {
         let (mut cache, mut start, mut parts) = (KvCache::default(), 0, Vec::new());
         for t in cuts {
-            let hidden_states = model.hidden_states(&ids.narrow(1, start, t).unwrap(), None, &mut cache).unwrap();
+            let hidden_states = model.hidden_states(&ids.narrow(1, start, t).unwrap(), None, Some(&mut cache)).unwrap();
             parts.push(model.lm_head().forward(&hidden_states).unwrap());
             start += t;
         }
@@ -173,8 +174,8 @@ fn token_by_token_is_one_pass() {
     // The position table ends where it ends, cache or not.
     let mut cache = KvCache::default();
     let ids = Tensor::zeros((1, 83), DType::U32, &Device::Cpu).unwrap();
-    model.hidden_states(&ids, None, &mut cache).unwrap();
-    let text = error_text(model.hidden_states(&ids.narrow(1, 0, 1).unwrap(), None, &mut cache));
+    model.hidden_states(&ids, None, Some(&mut cache)).unwrap();
+    let text = error_text(model.hidden_states(&ids.narrow(1, 0, 1).unwrap(), None, Some(&mut cache)));
     assert!(text.starts_with("the sequence ends at position 84, but the model has 83 positions"), "{text}");
 }
 
@@ -212,6 +213,67 @@ fn every_gradient_is_pytorchs() {
             let grad = grads.get(var).unwrap_or_else(|| panic!("{parameter} has no gradient"));
             let theirs = &expected[&format!("golden.{parameter}.grad")];
             assert_close(parameter, grad, theirs, SUMS);
+        }
+    }
+}
+
+/// The loss of a model whose weights are drawn from `seed`, and all its gradients by name, in one type.
+fn loss_and_gradients(
+    config: &GptInputConfig,
+    (b, t): (usize, usize),
+    seed: u64,
+    dtype: DType,
+) -> Vec<(String, Tensor)> {
+    let (device, varmap) = (Device::Cpu, VarMap::new());
+    let vb = VarBuilder::from_varmap(&varmap, dtype, &device);
+    let generator = Generator::manual_seed(seed);
+    let input = GptInputLayer::load(vb.clone(), config).unwrap().with_generator(&generator);
+    let model = Gpt2::new(input, vb).unwrap();
+    let vars = varmap.data().lock().unwrap();
+    let mut vars: Vec<_> = vars.iter().collect();
+    vars.sort_by_key(|(name, _)| *name);
+    for (name, var) in &vars {
+        let mut values = vec![0.0; var.elem_count()];
+        generator.normal(&mut values, if name.contains("ln_") { 1.0 } else { 0.0 }, 0.3).unwrap();
+        let values = Tensor::from_vec(values, var.shape(), &device).unwrap();
+        var.set(&values.to_dtype(dtype).unwrap()).unwrap();
+    }
+    let ids: Vec<u32> = (0..b * (t + 1)).map(|i| (i * i * 7 % config.vocab_size) as u32).collect();
+    let ids = Tensor::from_vec(ids, (b, t + 1), &device).unwrap();
+    let embeds = model.input().forward(&ids.i((.., ..t)).unwrap()).unwrap();
+    let hidden_states = model.transform(embeds, 0.into(), None, None, true).unwrap();
+    let loss = model.lm_head().loss(&hidden_states, &ids.i((.., 1..)).unwrap(), None).unwrap();
+    let grads = loss.backward().unwrap();
+    let named = vars.iter().map(|(name, var)| (name.to_string(), grads.get(var).expect(name).clone()));
+    std::iter::once(("loss".to_string(), loss.clone())).chain(named).collect()
+}
+
+#[test]
+fn the_fused_operations_compute_what_the_plain_ones_do() {
+    // f32 takes the former, f64 the latter. Sequences below, at and beyond the rows that a task takes; widths that fill no
+    // vector; every scheme, since what acts in the scores leaves the fused attention out.
+    let mut cases =
+        vec![("learned", 0.0, (3, 70), 2, 20), ("learned", 0.0, (2, 32), 1, 48), ("none", 0.0, (1, 1), 2, 3)];
+    cases.extend([("sinusoidal", 0.0, (2, 33), 3, 6), ("learned", 0.2, (2, 40), 2, 6)]);
+    cases.extend(["rope", "alibi", "t5", "shaw", "deberta", "transformer-xl"].map(|name| (name, 0.0, (2, 35), 2, 8)));
+    for (seed, (scheme, dropout, (b, t), n_head, d)) in cases.into_iter().enumerate() {
+        let mut config = GptInputConfig {
+            n_layer: 2,
+            n_head,
+            position: scheme.parse().unwrap(),
+            ..GptInputConfig::new(61, t, n_head * d)
+        };
+        for name in ["attn_pdrop", "resid_pdrop"] {
+            config.other.insert(name.to_string(), dropout.into());
+        }
+        let [fused, plain] =
+            [DType::F32, DType::F64].map(|dtype| loss_and_gradients(&config, (b, t), seed as u64, dtype));
+        assert_eq!(fused.len(), plain.len());
+        for ((name, fused), (_, plain)) in fused.iter().zip(&plain) {
+            if name.ends_with("pos_key_proj.bias") {
+                continue; // it moves all scores of a query alike: there is nothing but rounding
+            }
+            assert_close(&format!("{scheme}, {b} x {t}, {name}"), fused, plain, SUMS);
         }
     }
 }

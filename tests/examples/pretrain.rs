@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::programs::{failure, load, stdout};
 use crate::support::{assert_bits_eq, example};
+use candle_gpt_input::position::PositionScheme;
 use tempfile::TempDir;
 
 /// How often the run is killed; `PRETRAIN_KILLS=20` for the long version.
@@ -16,18 +17,22 @@ fn n_kills() -> usize {
     std::env::var("PRETRAIN_KILLS").map_or(4, |n| n.parse().unwrap())
 }
 
-/// A model as small as the vocabulary lets it be, with dropout, on a text of a dozen steps an epoch.
-fn small(folder: &Path, out: &str, steps: usize) -> Command {
+/// A model as small as the vocabulary lets it be, on a text of a dozen steps an epoch.
+fn smallest(folder: &Path, out: &str, steps: usize) -> Command {
     let text = folder.join("text.txt");
     let genesis = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/genesis.txt");
     fs::write(&text, &fs::read(genesis).unwrap()[..2000]).unwrap();
     let mut command = example("pretrain");
-    // Candle's own threads wait for each other spinning, which on busy cores takes many times the work of such a model.
-    command.env("CANDLE_NUM_THREADS", "1");
     command.arg("--text-file").arg(text).arg("--out").arg(folder.join(out));
+    command.args("--n-layer 1 --n-head 2 --n-embd 4 --max-length 16 --batch-size 2".split(' '));
+    command.args(["--steps", &steps.to_string()]);
     command
-        .args("--n-layer 1 --n-head 2 --n-embd 4 --max-length 16 --batch-size 2 --dropout 0.1 --warmup 3".split(' '));
-    command.args(["--eval-every", "7", "--steps", &steps.to_string()]);
+}
+
+/// The same with dropout.
+fn small(folder: &Path, out: &str, steps: usize) -> Command {
+    let mut command = smallest(folder, out, steps);
+    command.args("--dropout 0.1 --warmup 3 --eval-every 7".split(' '));
     command
 }
 
@@ -140,6 +145,31 @@ fn the_result_opens_and_more_steps_go_on() {
     assert!(stdout(example("embed").args(["--ids", "1,2", "--weights"]).arg(&out)).contains("[1, 2, 4] F32"));
     let text = stdout(example("gpt2").args(["--ids", "1,2", "--max-new-tokens", "3", "--weights"]).arg(&out));
     assert!(text.contains("1 blocks, 2 heads, 4 dimensions"), "{text}");
+}
+
+#[test]
+fn every_position_scheme_trains_and_resumes() {
+    let folder = TempDir::new().unwrap();
+    for scheme in PositionScheme::NAMES {
+        let run = |out: &str, steps, resume: &[&str]| {
+            let mut command = smallest(folder.path(), out, steps);
+            // While it warms up the learning rate does not depend on the number of steps.
+            command.args(["--position", scheme, "--learning-rate", "0.2", "--warmup", "50", "--eval-every", "4"]);
+            stdout(command.args(resume));
+        };
+        let (whole, resumed) = (format!("{scheme}-whole"), format!("{scheme}-resumed"));
+        run(&whole, 8, &[]);
+        run(&resumed, 4, &[]);
+        run(&resumed, 8, &["--resume"]);
+        let [whole, resumed] = [whole, resumed].map(|out| folder.path().join(out));
+        assert_same_end(&whole, &resumed);
+        let losses = fs::read_to_string(whole.join("loss.csv")).unwrap();
+        let losses: Vec<f32> =
+            losses.lines().skip(1).map(|line| line.split(',').nth(2).unwrap().parse().unwrap()).collect();
+        assert!(losses.len() == 8 && losses[7] < losses[0] - 0.2, "{scheme}: {losses:?}");
+        let text = stdout(example("gpt2").args(["--ids", "1,2", "--max-new-tokens", "2", "--weights"]).arg(&whole));
+        assert!(text.contains("1 blocks, 2 heads, 4 dimensions"), "{scheme}: {text}");
+    }
 }
 
 #[test]

@@ -62,9 +62,9 @@ def learning_rate(settings, step):
 
 
 class TorchRun:
-    def __init__(self, settings, checkpoint):
+    def __init__(self, settings, checkpoint, attention="eager"):
         self.settings = settings
-        self.model = transformers.GPT2LMHeadModel.from_pretrained(checkpoint, attn_implementation="eager").train()
+        self.model = transformers.GPT2LMHeadModel.from_pretrained(checkpoint, attn_implementation=attention).train()
         parameters = list(self.model.parameters())
         groups = [
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings["weight_decay"]},
@@ -131,12 +131,12 @@ def waited(command, **arguments):
     return output, usage.ru_maxrss / 1e3
 
 
-def time_torch(settings, checkpoint):
+def time_torch(settings, checkpoint, attention):
     """Runs in a process of its own."""
     imported = int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1e3
     torch.set_num_threads(2)
     times, before = [], time.perf_counter()
-    for _ in TorchRun(settings, checkpoint).steps():
+    for _ in TorchRun(settings, checkpoint, attention).steps():
         times.append(time.perf_counter())
     seconds = [after - before for before, after in zip(times, times[1:])]  # whole steps, from backward pass to backward pass
     print(json.dumps({"median": statistics.median(seconds) * 1e3, "imported": imported}))
@@ -149,14 +149,14 @@ def time_both(settings, folder, rounds):
         command = [PRETRAIN, *options(settings, eval_every=10**9, save_every=10**9, out=folder / f"round-{number}")]
         output, memory = waited(command, env={**os.environ, **threads})
         ours = float(re.search(r"median ([\d.]+) ms", output)[1])
-        command = [sys.executable, __file__, "--torch", folder / "fresh" / "step-000000", *options(settings)]
-        output, torch_memory = waited(command, env={**os.environ, **threads})
-        theirs = json.loads(output.splitlines()[-1])
-        print(
-            f"ours {ours:.0f} ms a step, peak {memory:.0f} MB; torch {theirs['median']:.0f} ms, peak {torch_memory:.0f} MB "
-            f"({theirs['imported']:.0f} MB of it after its imports)",
-            flush=True,
-        )
+        report = f"ours {ours:.0f} ms a step, peak {memory:.0f} MB"
+        for attention in ("eager", "sdpa"):
+            torch_run = ["--torch", folder / "fresh" / "step-000000", "--attention", attention]
+            command = [sys.executable, __file__, *torch_run, *options(settings)]
+            output, memory = waited(command, env={**os.environ, **threads})
+            theirs = json.loads(output.splitlines()[-1])
+            report += f"; torch {attention} {theirs['median']:.0f} ms, peak {memory:.0f} MB"
+        print(f"{report} ({theirs['imported']:.0f} MB of it after its imports)", flush=True)
 
 
 def main():
@@ -164,6 +164,7 @@ def main():
     parser.add_argument("--time", action="store_true", help="4 layers of 256, batches of 8 x 256, unless said otherwise")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torch", type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--attention", help=argparse.SUPPRESS)
     kinds = dict(n_layer=2, n_head=4, n_embd=64, max_length=64, batch_size=8, steps=100, learning_rate=5e-4, warmup=10)
     kinds |= dict(weight_decay=0.1, grad_clip=1.0, dropout=0.0, seed=123)
     for name, value in kinds.items():
@@ -173,7 +174,7 @@ def main():
         kinds |= TIMED | dict(steps=8)
     settings = {name: value if given[name] is None else given[name] for name, value in kinds.items()}
     if given["torch"]:
-        return time_torch(settings, given["torch"])
+        return time_torch(settings, given["torch"], given["attention"])
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         if given["time"]:
