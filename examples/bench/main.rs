@@ -7,6 +7,7 @@ mod cases;
 mod memory;
 mod positions;
 mod scaling;
+mod tables;
 mod torch;
 
 #[path = "../chart/mod.rs"]
@@ -39,6 +40,8 @@ use torch::Torch;
 /// step_tied      forward, the tied head's loss on given hidden states, all gradients, AdamW
 /// rotate         rotary positions of queries and keys, heads of 64 (no PyTorch here and below)
 /// alibi, t5      the bias [1, H, T, T] of scores
+/// mapped         forward with tables left in their file (warm); `resident` is forward with them in memory
+/// quantized      forward with a token table of Q8_0; Candle's time is that of `QTensor::embedding` alone
 ///
 /// All times are in milliseconds. `copy` copies as many bytes as the case must move, on all cores.
 #[derive(Parser)]
@@ -134,7 +137,7 @@ struct Rounds {
 
 fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch>, quick: bool) -> Result<Value> {
     let inputs = Inputs::new(shape, device)?;
-    torch = torch.filter(|_| !case.is_positional());
+    torch = torch.filter(|_| !case.is_positional() && !case.is_of_tables());
     let mut contenders = cases::contenders(case, &inputs)?;
     compare(&contenders, shape)?;
     if let Some(torch) = &mut torch {
@@ -178,6 +181,7 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
         "case": case.name(), "batch": shape.batch, "length": shape.length, "n_embd": shape.n_embd,
         "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(),
         "ours_ms": median("ours"), "candle_ms": median("candle"), "copy_ms": median("copy"),
+        "resident_ms": median("resident"),
         "torch_ms": threads.into_iter().flatten().reduce(f64::min), "torch_sparse_ms": median("torch_sparse"),
     });
     if case == Case::StepTied && device.is_cpu() && !quick {
@@ -213,10 +217,11 @@ fn compare(contenders: &[Contender], shape: &Shape) -> Result<()> {
     Ok(())
 }
 
-const COLUMNS: [(&str, &str); 5] = [
+const COLUMNS: [(&str, &str); 6] = [
     ("ours", "ours_ms"),
     ("candle", "candle_ms"),
     ("copy", "copy_ms"),
+    ("resident", "resident_ms"),
     ("torch", "torch_ms"),
     ("torch sparse", "torch_sparse_ms"),
 ];
