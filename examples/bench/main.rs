@@ -4,6 +4,7 @@
 //! contenders take turns; a time is the median of the rounds.
 
 mod cases;
+mod large;
 mod memory;
 mod positions;
 mod scaling;
@@ -71,6 +72,13 @@ struct Args {
     /// Draw time against tokens, vocabulary and threads into this PNG instead
     #[arg(long, value_name = "F.png", conflicts_with_all = ["cases", "shapes", "torch", "json"])]
     scaling: Option<PathBuf>,
+    /// Instead, open a checkpoint of GPT-2 XL's size with the first of the shapes (1x1024x1600 unless given) and embed one
+    /// batch: time and memory of processes of their own. The file (6.4 GB, most of it a hole) is made in FOLDER and stays
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["cases", "json", "scaling"])]
+    large: Option<PathBuf>,
+    /// One contender of `--large`, which is the file then; what its own processes are asked for
+    #[arg(long, hide = true, value_name = "ours|candle")]
+    large_of: Option<String>,
     /// Print the peak of memory of one contender instead; what the table's own processes are asked for
     #[arg(long, hide = true, value_name = "ours|candle")]
     peak_of: Option<String>,
@@ -84,6 +92,15 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     let device = args.device.resolve()?;
     if let Some(path) = &args.scaling {
         return scaling::run(path, args.quick, &device, out);
+    }
+    if let Some(path) = &args.large {
+        let shape =
+            args.shapes.first().cloned().map_or_else(|| "1x1024x1600".parse().map_err(anyhow::Error::msg), Ok)?;
+        let shape = Shape { vocab_size: args.vocab_size, ..shape };
+        return match &args.large_of {
+            Some(contender) => Ok(writeln!(out, "{}", large::one(contender, path, &shape)?)?),
+            None => large::run(path, &shape, args.torch.as_deref(), out),
+        };
     }
     if args.quick {
         args.vocab_size = args.vocab_size.min(1000);

@@ -57,6 +57,32 @@ pub(crate) fn can_dequantize(blocks: GgmlDType) -> bool {
     matches!(blocks, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2K | Q3K | Q4K | Q5K | Q6K)
 }
 
+/// Calls a loop of this file, compiled for AVX2 where the CPU has it: as functions of their own, for the compiler does not
+/// bring every closure into [`simd::vectorised`].
+macro_rules! vectorised {
+    ($name:ident, $bytes:expr, $to:expr) => {{
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the CPU has AVX2, as was just seen.
+            return Ok(unsafe { avx2::$name($bytes, $to) });
+        }
+        $name($bytes, $to)
+    }};
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    #[target_feature(enable = "avx2")]
+    pub(super) fn q8_0(bytes: &[u8], to: &mut [f32]) {
+        super::q8_0(bytes, to);
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn q4_0(bytes: &[u8], to: &mut [f32]) {
+        super::q4_0(bytes, to);
+    }
+}
+
 /// Whole blocks of one row into as many numbers; `aligned` is room for those that lie at an odd address.
 #[inline(always)]
 fn dequantize(blocks: GgmlDType, bytes: &[u8], to: &mut [f32], aligned: &mut Vec<u16>) -> Result<(), Outside> {
@@ -64,8 +90,8 @@ fn dequantize(blocks: GgmlDType, bytes: &[u8], to: &mut [f32], aligned: &mut Vec
         return Err(Outside);
     }
     match blocks {
-        GgmlDType::Q8_0 => simd::vectorised(|| q8_0(bytes, to)),
-        GgmlDType::Q4_0 => simd::vectorised(|| q4_0(bytes, to)),
+        GgmlDType::Q8_0 => vectorised!(q8_0, bytes, to),
+        GgmlDType::Q4_0 => vectorised!(q4_0, bytes, to),
         GgmlDType::Q4_1 => by_candle::<k_quants::BlockQ4_1>(bytes, to, aligned),
         GgmlDType::Q5_0 => by_candle::<k_quants::BlockQ5_0>(bytes, to, aligned),
         GgmlDType::Q5_1 => by_candle::<k_quants::BlockQ5_1>(bytes, to, aligned),

@@ -168,12 +168,12 @@ impl StoredTable {
             }
         }
         let to = scratch.numbers();
-        simd::vectorised(|| match stored {
-            DType::F32 => convert::<f32, E, 4>(bytes, to, f32::from_le_bytes),
-            DType::F64 => convert::<f64, E, 8>(bytes, to, f64::from_le_bytes),
-            DType::F16 => convert::<half::f16, E, 2>(bytes, to, half::f16::from_le_bytes),
-            _ => convert::<half::bf16, E, 2>(bytes, to, half::bf16::from_le_bytes),
-        });
+        match stored {
+            DType::F32 => simd::vectorised(|| convert::<f32, E, 4>(bytes, to, f32::from_le_bytes)),
+            DType::F64 => simd::vectorised(|| convert::<f64, E, 8>(bytes, to, f64::from_le_bytes)),
+            DType::F16 => simd::vectorised(|| convert::<half::f16, E, 2>(bytes, to, half::f16::from_le_bytes)),
+            _ => simd::vectorised(|| convert::<half::bf16, E, 2>(bytes, to, half::bf16::from_le_bytes)),
+        }
         Ok(to)
     }
 }

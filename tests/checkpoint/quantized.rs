@@ -64,8 +64,8 @@ proptest! {
         let width = n_blocks * block_type.block_size();
         let blocks = QTensor::quantize(&numbers(n_rows, width, seed), block_type).unwrap();
         let wpe = numbers(53, width, !seed).to_dtype(dtype).unwrap();
-        let ids: Vec<i64> = (0..batch * t).map(|i| (i as u64 * 7919 ^ seed >> 8) as i64 % n_rows as i64).collect();
-        let ids = Tensor::from_vec(ids.iter().map(|id| id.abs()).collect(), (batch, t), &Device::Cpu).unwrap();
+        let ids: Vec<i64> = (0..batch * t).map(|i| ((i as u64 * 7919).wrapping_add(seed) % n_rows as u64) as i64).collect();
+        let ids = Tensor::from_vec(ids, (batch, t), &Device::Cpu).unwrap();
         let dense = blocks.dequantize(&Device::Cpu).unwrap().to_dtype(dtype).unwrap();
         let dense = GptInputLayer::new(dense, wpe.clone()).unwrap();
         let table = TokenTable::from_qtensor(&blocks, dtype, &Device::Cpu).unwrap();
