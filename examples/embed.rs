@@ -2,6 +2,7 @@
 //!
 //! cargo run --release --example embed
 //! cargo run --release --example embed -- "Hello, do you like tea?" --weights path/to/gpt2 --dtype bf16
+//! cargo run --release --example embed -- --quantized q8_0
 //! cargo run --release --features hub --example embed -- --hub openai-community/gpt2
 //! cargo run --release --features hub --example embed -- --hub openai-community/gpt2 --remote
 //!
@@ -17,8 +18,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
-use candle_gpt_input::checkpoint::save_tensors;
+use candle_gpt_input::checkpoint::{LoadReport, save_tensors};
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
 use clap::Parser;
@@ -49,6 +51,10 @@ struct Args {
     /// Leaves the tables in their file: only the rows that are asked for are read
     #[arg(long)]
     mapped: bool,
+    /// Keeps the token table in quantized blocks, those of the file if it has them: q8_0, q5_1, q5_0, q4_1, q4_0, or q6k to
+    /// q2k where 256 divides the width
+    #[arg(long, value_name = "TYPE", value_parser = parse_block_type, conflicts_with_all = ["mapped", "remote"])]
+    quantized: Option<GgmlDType>,
     /// Leaves the tables on the hub: only the rows that are asked for are fetched, and kept for the next time
     #[arg(long, requires = "hub", conflicts_with = "mapped")]
     remote: bool,
@@ -87,6 +93,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (layer, report) = match &remote {
         Some(remote) => GptInputLayer::from_checkpoint_mapped(&remote.checkpoint()?, args.dtype, &device)?,
         None if args.mapped => GptInputLayer::from_pretrained_mapped(&weights, args.dtype, &device)?,
+        None if args.quantized.is_some() => quantized(&args, &weights, &device, out)?,
         None => GptInputLayer::from_pretrained_with_report(&weights, args.dtype, &device)?,
     };
     let loading = start.elapsed();
@@ -127,6 +134,32 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         writeln!(out, "wrote {}", path.display())?;
     }
     Ok(())
+}
+
+/// The layer on blocks of the type that is asked for: the file's own, or made of its numbers.
+fn quantized(
+    args: &Args,
+    weights: &Path,
+    device: &Device,
+    out: &mut impl Write,
+) -> Result<(GptInputLayer, LoadReport)> {
+    if let Ok((layer, report)) = GptInputLayer::from_pretrained_quantized(weights, args.dtype, device)
+        && layer.wte().block_type() == args.quantized
+    {
+        return Ok((layer, report));
+    }
+    let (layer, report) = GptInputLayer::from_pretrained_with_report(weights, args.dtype, device)?;
+    let Some(block_type) = args.quantized else { return Ok((layer, report)) };
+    let (layer, lost) = layer.quantize(block_type)?;
+    writeln!(out, "{lost}")?;
+    Ok((layer, report))
+}
+
+fn parse_block_type(text: &str) -> Result<GgmlDType, String> {
+    use GgmlDType::*;
+    let known = [Q8_0, Q5_1, Q5_0, Q4_1, Q4_0, Q6K, Q5K, Q4K, Q3K, Q2K];
+    let found = known.into_iter().find(|block_type| format!("{block_type:?}").eq_ignore_ascii_case(text));
+    found.ok_or_else(|| format!("use one of {known:?}").to_lowercase())
 }
 
 /// Positions of left-padded rows whose first token stands at `start_pos`: a mask that begins with as many tokens before.

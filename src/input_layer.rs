@@ -1,5 +1,6 @@
 //! [`GptInputLayer`]: token ids in, the tensor that enters the first transformer block out.
 
+mod quantized;
 mod vocabulary;
 
 use std::path::Path;
@@ -7,15 +8,15 @@ use std::path::Path;
 use candle_core::{DType, Device, Module, ModuleT, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 
-use crate::checkpoint::{Checkpoint, LoadReport, MappedRows, save_tables};
+use crate::checkpoint::{Checkpoint, LoadReport, StoredRows, StoredTables, save_tables};
 use crate::config::GptInputConfig;
 use crate::dropout::dropout;
 use crate::embedding::{IdCheck, TokenTable};
 use crate::error::{Error, OptimError, Result};
 use crate::init::Init;
 use crate::kernel::{
-    DenseTable, IdChecks, MappedTable, Places, Table, add_rows, copy_into, gather_add, gather_add_into, gather_into,
-    new_var, outer_dims, same_device,
+    DenseTable, IdChecks, Places, StoredTable, Table, Wpe, add_rows, copy_into, gather_add, gather_add_into,
+    gather_into, new_var, outer_dims, same_device,
 };
 use crate::lm_head::TiedLmHead;
 use crate::optim::{RowGrad, RowOptimizer};
@@ -241,7 +242,8 @@ impl GptInputLayer {
     ///
     /// Opening takes milliseconds and next to no memory, however large the file; rows that the system keeps in its cache are
     /// looked up as fast as those of a table in memory. Any format whose tensors lie row after row and uncompressed will
-    /// do, aligned or not. What needs a whole table ([`lm_head`](Self::lm_head), training, saving) does not work on it.
+    /// do, aligned or not; GGUF's quantized blocks are dequantized row by row. What needs all numbers in memory (training,
+    /// saving) does not work on it; [`lm_head`](Self::lm_head) reads the whole file in every call.
     ///
     /// The file is mapped: while the layer lives, nobody may change it or cut it off (replacing it, as every writer of this
     /// crate does, is fine). The numbers of a changed file are unspecified; a row beyond the end of a file that was cut
@@ -250,7 +252,7 @@ impl GptInputLayer {
     /// # Errors
     /// As [`from_pretrained`](Self::from_pretrained), and
     /// [`CheckpointError::NotMappable`](crate::error::CheckpointError::NotMappable) for tables that are compressed,
-    /// quantized, big-endian or not stored row after row.
+    /// big-endian or not stored row after row.
     pub fn from_pretrained_mapped(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<(Self, LoadReport)> {
         Self::from_checkpoint_mapped(&Checkpoint::open(path)?, dtype, device)
     }
@@ -268,10 +270,13 @@ impl GptInputLayer {
         dtype: DType,
         device: &Device,
     ) -> Result<(Self, LoadReport)> {
-        let tables = checkpoint.map_tables(dtype, device)?;
-        let table = |rows: MappedRows, table| {
-            let MappedRows { bytes, start, n_rows, width, stored } = rows;
-            MappedTable { bytes, start, n_rows, width, stored, dtype, device: device.clone(), table }
+        Self::from_stored(checkpoint.map_tables(dtype, device)?, dtype, device)
+    }
+
+    fn from_stored(tables: StoredTables, dtype: DType, device: &Device) -> Result<(Self, LoadReport)> {
+        let table = |rows: StoredRows, table| {
+            let StoredRows { bytes, start, n_rows, width, stored } = rows;
+            StoredTable { bytes, start, n_rows, width, stored, dtype, device: device.clone(), table }
         };
         let positions = match tables.wpe {
             Some(wpe) => PositionEncoding::learned(&tables.config, table(wpe, Table::Positions).into()),
@@ -290,19 +295,26 @@ impl GptInputLayer {
     /// [`Error::TokenOutOfRange`], [`Error::IdDType`], and what fetching reports.
     pub fn prefetch(&self, input_ids: &Tensor) -> Result<()> {
         let ids = self.wte.check(input_ids)?;
-        self.wte.mapped().map_or(Ok(()), |table| table.prefetch(&ids))
+        self.wte.stored().map_or(Ok(()), |table| table.prefetch(&ids))
     }
 
     /// Writes the two tables (or `wte` and the tables of other positions) in their own type under Hugging Face's names, for
     /// this crate and for transformers to open.
     ///
-    /// A path that ends in `.safetensors` becomes one file (the configuration goes into its metadata), any other a folder
-    /// with `model.safetensors` and `config.json`. Files appear whole or not at all, and are on disk when this returns.
+    /// A path that ends in `.safetensors` becomes one file (the configuration goes into its metadata), one that ends in
+    /// `.gguf` a GGUF file (of the configuration its dimensions, and learned positions only; a quantized table keeps its
+    /// blocks), any other a folder with `model.safetensors` and `config.json`. Files appear whole or not at all, and are on
+    /// disk when this returns.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path.
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path; [`Error::Quantized`] for a quantized table in
+    /// another format than GGUF.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        save_tables(path.as_ref(), self.wte.dense()?.weight(), self.positions.tables(), &self.config)
+        let path = path.as_ref();
+        if path.extension().is_some_and(|extension| extension == "gguf") && !path.is_dir() {
+            return self.save_as_gguf(path);
+        }
+        save_tables(path, self.wte.dense()?.weight(), self.positions.tables(), &self.config)
     }
 
     /// The same layer with its tables in another type (f32, f16, bf16 or f64).
@@ -343,9 +355,12 @@ impl GptInputLayer {
         let ids = self.wte.check_as(input_ids, &self.id_checks)?;
         let Some((wpe, places)) = places else { return self.wte.forward_checked(&ids) };
         if self.wte.is_plain() {
-            match (self.wte.mapped(), wpe.mapped()) {
+            match (self.wte.stored(), wpe.stored()) {
                 (None, None) => return gather_add(self.wte.dense()?.weight(), &ids, wpe.dense()?.weight(), &places),
-                (Some(wte), Some(wpe)) => return wte.gather_add(&ids, wpe, &places),
+                (Some(wte), Some(wpe)) => return wte.gather_add(&ids, Wpe::Stored(wpe), &places),
+                (Some(wte), None) if wte.can_add(wpe.dense()?.weight()) => {
+                    return wte.gather_add(&ids, Wpe::Dense(wpe.dense()?.weight()), &places);
+                }
                 _ => {}
             }
         }
@@ -356,7 +371,7 @@ impl GptInputLayer {
     /// start position, and nothing is recorded for gradients.
     ///
     /// The buffer may be of another type than the tables: the sum is taken in f32 and rounded once to it (an f64 buffer
-    /// goes with f64 tables only). With mapped tables it must be of their type, and its content is copied.
+    /// goes with f64 tables only). With mapped or quantized tables it must be of their type, and its content is copied.
     ///
     /// # Shapes
     /// - `input_ids`: `[.., T]`
@@ -365,7 +380,7 @@ impl GptInputLayer {
     /// # Errors
     /// As [`forward_at`](Self::forward_at), and [`Error::ShapeMismatch`] or [`Error::Candle`] for a buffer that does not fit.
     pub fn forward_into(&self, input_ids: &Tensor, positions: impl Into<Positions>, buffer: &Tensor) -> Result<()> {
-        if self.wte.mapped().or(self.wpe().ok().and_then(PositionTable::mapped)).is_some() {
+        if self.wte.stored().or(self.wpe().ok().and_then(PositionTable::stored)).is_some() {
             return copy_into(buffer, &self.forward_at(input_ids, positions)?);
         }
         let places = self.places(&positions.into(), input_ids.dims(), &self.id_checks)?;
@@ -570,7 +585,7 @@ impl GptInputLayer {
     /// The output head on the same token table: `[B, T, C] -> [B, T, V]`.
     ///
     /// # Errors
-    /// [`Error::NotInMemory`] for a mapped table.
+    /// [`Error::NotInMemory`] for a table whose bytes are elsewhere.
     pub fn lm_head(&self) -> Result<TiedLmHead> {
         TiedLmHead::new(self.wte.clone())
     }

@@ -5,6 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use candle_core::DType;
+use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
 
 /// A file that is not on this machine, or not a file at all: its length, and its bytes at places.
@@ -49,7 +51,8 @@ pub(crate) fn read_all(source: &dyn ByteRanges, ranges: &[Range<u64>]) -> io::Re
 #[derive(Clone)]
 pub(crate) enum RowBytes {
     Mapped(Arc<Mmap>),
-    Fetched(Arc<[u8]>),
+    /// In memory, as they are stored.
+    Held(Arc<Vec<u8>>),
     Elsewhere(Arc<dyn ByteRanges>),
 }
 
@@ -59,8 +62,28 @@ impl RowBytes {
     pub(crate) fn here(&self) -> &[u8] {
         match self {
             Self::Mapped(map) => map,
-            Self::Fetched(bytes) => bytes,
+            Self::Held(bytes) => bytes,
             Self::Elsewhere(_) => &[],
+        }
+    }
+}
+
+/// What the rows of a table are stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowType {
+    /// Little-endian f32, f16, bf16 or f64.
+    Numbers(DType),
+    /// GGUF's quantized blocks; a row is made of whole ones.
+    Blocks(GgmlDType),
+}
+
+impl RowType {
+    /// Bytes of a row of `width` numbers.
+    #[inline(always)]
+    pub(crate) fn row_bytes(self, width: usize) -> usize {
+        match self {
+            Self::Numbers(dtype) => width * dtype.size_in_bytes(),
+            Self::Blocks(blocks) => width / blocks.block_size() * blocks.type_size(),
         }
     }
 }

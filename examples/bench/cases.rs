@@ -29,10 +29,12 @@ pub enum Case {
     Rotate,
     Alibi,
     T5,
+    Mapped,
+    Quantized,
 }
 
 impl Case {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Forward,
         Self::ForwardInto,
         Self::Backward,
@@ -42,11 +44,18 @@ impl Case {
         Self::Rotate,
         Self::Alibi,
         Self::T5,
+        Self::Mapped,
+        Self::Quantized,
     ];
 
     /// Whether it is about positions in attention, of which PyTorch has no operation.
     pub fn is_positional(self) -> bool {
         matches!(self, Self::Rotate | Self::Alibi | Self::T5)
+    }
+
+    /// Whether its tables are stored in another way, of which PyTorch has none.
+    pub fn is_of_tables(self) -> bool {
+        matches!(self, Self::Mapped | Self::Quantized)
     }
 
     pub fn name(self) -> &'static str {
@@ -60,6 +69,8 @@ impl Case {
             Self::Rotate => "rotate",
             Self::Alibi => "alibi",
             Self::T5 => "t5",
+            Self::Mapped => "mapped",
+            Self::Quantized => "quantized",
         }
     }
 
@@ -67,7 +78,8 @@ impl Case {
     pub fn is_short(self, shape: &Shape) -> bool {
         let n_logits = shape.n_tokens() * shape.vocab_size;
         match self {
-            Self::Forward | Self::ForwardInto | Self::Rotate => true,
+            Self::Forward | Self::ForwardInto | Self::Rotate | Self::Mapped => true,
+            Self::Quantized => shape.n_embd % 32 == 0, // blocks of Q8_0
             // The same bias for the whole batch.
             Self::Alibi | Self::T5 => shape.batch == 1 && shape.dtype == DType::F32,
             Self::Backward | Self::StepDense | Self::StepRows => shape.dtype == DType::F32,
@@ -153,6 +165,9 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     if case.is_positional() {
         return super::positions::contenders(case, inputs);
     }
+    if case.is_of_tables() {
+        return super::tables::contenders(case, inputs);
+    }
     let mut all = vec![ours(case, inputs)?];
     match candle(case, inputs) {
         Ok(candle) => all.push(candle),
@@ -193,7 +208,9 @@ pub fn ours(case: Case, inputs: &Inputs) -> Result<Contender> {
     let vars = layer.vars();
     let tables: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     match case {
-        Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 => anyhow::bail!("done elsewhere"),
+        Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 | Case::Mapped | Case::Quantized => {
+            anyhow::bail!("done elsewhere")
+        }
         Case::Backward => contender("ours", move || {
             std::hint::black_box(layer.forward_leaf(&ids)?);
             grad.device().synchronize()?;
@@ -257,7 +274,9 @@ pub fn candle(case: Case, inputs: &Inputs) -> Result<Contender> {
     let tables = vec![wte.as_tensor().clone(), wpe.as_tensor().clone()];
     let mut adamw = candle_nn::AdamW::new(vec![wte, wpe], ADAMW)?;
     match case {
-        Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 => anyhow::bail!("done elsewhere"),
+        Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 | Case::Mapped | Case::Quantized => {
+            anyhow::bail!("done elsewhere")
+        }
         Case::Backward => contender("candle", move || {
             let x = embed(&tables[0], &tables[1])?;
             grad.device().synchronize()?;
@@ -297,7 +316,7 @@ pub fn bytes_moved(case: Case, inputs: &Inputs) -> Result<Option<usize>> {
     let Shape { length, n_embd, vocab_size, dtype, .. } = inputs.shape;
     let n_tokens = inputs.shape.n_tokens();
     let n_rows = match case {
-        Case::StepTied | Case::Rotate | Case::Alibi | Case::T5 => return Ok(None),
+        Case::StepTied | Case::Rotate | Case::Alibi | Case::T5 | Case::Mapped | Case::Quantized => return Ok(None),
         Case::Forward | Case::ForwardInto => 2 * n_tokens,
         // The gradient read, both tables' gradients written.
         Case::Backward => n_tokens + vocab_size + length,

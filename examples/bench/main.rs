@@ -5,10 +5,12 @@
 
 mod cases;
 mod checks;
+mod large;
 mod memory;
 mod positions;
 mod report;
 mod scaling;
+mod tables;
 mod torch;
 
 #[path = "../chart/mod.rs"]
@@ -41,6 +43,8 @@ use torch::Torch;
 /// step_tied      forward, the tied head's loss on given hidden states, all gradients, AdamW
 /// rotate         rotary positions of queries and keys, heads of 64 (no PyTorch here and below)
 /// alibi, t5      the bias [1, H, T, T] of scores; at length 1 that of a query behind 1023 keys, [1, H, 1, 1024]
+/// mapped         forward with tables left in their file (warm); `resident` is forward with them in memory
+/// quantized      forward with a token table of Q8_0; Candle's time is that of `QTensor::embedding` alone
 ///
 /// All times are in milliseconds. `copy` copies as many bytes as the case must move, on all cores.
 #[derive(Parser)]
@@ -73,6 +77,13 @@ struct Args {
     /// Draw time against tokens, vocabulary and threads into this PNG instead
     #[arg(long, value_name = "F.png", conflicts_with_all = ["cases", "shapes", "torch", "json", "report"])]
     scaling: Option<PathBuf>,
+    /// Instead, open a checkpoint of GPT-2 XL's size with the first of the shapes (1x1024x1600 unless given) and embed one
+    /// batch: time and memory of processes of their own. The file (6.4 GB, most of it a hole) is made in FOLDER and stays
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["cases", "json", "scaling"])]
+    large: Option<PathBuf>,
+    /// One contender of `--large`, which is the file then; what its own processes are asked for
+    #[arg(long, hide = true, value_name = "ours|candle")]
+    large_of: Option<String>,
     /// Print the peak of memory of one contender instead; what the table's own processes are asked for
     #[arg(long, hide = true, value_name = "ours|candle")]
     peak_of: Option<String>,
@@ -86,6 +97,15 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     let device = args.device.resolve()?;
     if let Some(path) = &args.scaling {
         return scaling::run(path, args.quick, &device, out);
+    }
+    if let Some(path) = &args.large {
+        let shape =
+            args.shapes.first().cloned().map_or_else(|| "1x1024x1600".parse().map_err(anyhow::Error::msg), Ok)?;
+        let shape = Shape { vocab_size: args.vocab_size, ..shape };
+        return match &args.large_of {
+            Some(contender) => Ok(writeln!(out, "{}", large::one(contender, path, &shape)?)?),
+            None => large::run(path, &shape, args.torch.as_deref(), out),
+        };
     }
     if args.quick {
         args.vocab_size = args.vocab_size.min(1000);
@@ -152,7 +172,7 @@ struct Rounds {
 fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch>, quick: bool) -> Result<Value> {
     let inputs = Inputs::new(shape, device)?;
     let n_bytes = cases::bytes_moved(case, &inputs)?;
-    torch = torch.filter(|_| !case.is_positional());
+    torch = torch.filter(|_| !case.is_positional() && !case.is_of_tables());
     let mut contenders = cases::contenders(case, &inputs)?;
     compare(&contenders, shape)?;
     if let Some(torch) = &mut torch {
@@ -196,6 +216,7 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
         "case": case.name(), "batch": shape.batch, "length": shape.length, "n_embd": shape.n_embd,
         "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(), "n_bytes": n_bytes,
         "ours_ms": median("ours"), "candle_ms": median("candle"), "copy_ms": median("copy"),
+        "resident_ms": median("resident"),
         "torch_ms": threads.into_iter().flatten().reduce(f64::min), "torch_sparse_ms": median("torch_sparse"),
     });
     if case == Case::StepTied && device.is_cpu() && !quick {
@@ -236,10 +257,11 @@ fn compare(contenders: &[Contender], shape: &Shape) -> Result<()> {
     Ok(())
 }
 
-const COLUMNS: [(&str, &str); 5] = [
+const COLUMNS: [(&str, &str); 6] = [
     ("ours", "ours_ms"),
     ("candle", "candle_ms"),
     ("copy", "copy_ms"),
+    ("resident", "resident_ms"),
     ("torch", "torch_ms"),
     ("torch sparse", "torch_sparse_ms"),
 ];

@@ -14,6 +14,9 @@ const DOTS: [char; 2] = ['.', '/'];
 /// The names that [`save`](super::save) writes.
 pub(super) const SAVED: (&str, &str) = TABLE_NAMES[0];
 
+/// Those of GGUF.
+pub(super) const GGUF: (&str, &str) = TABLE_NAMES[2];
+
 /// The output head's names, for reports: Hugging Face's, the book's, GGUF's.
 const LM_HEADS: [&str; 3] = ["lm_head.weight", "out_head.weight", "output.weight"];
 

@@ -1,4 +1,4 @@
-//! The two tables left where they are: a memory map of their file, or who fetches their bytes, and where they lie.
+//! The two tables left as they are stored: in a memory map of their file, in memory, or with who fetches their bytes.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,22 +13,23 @@ use super::stored::{Kind, Place};
 use super::{Checkpoint, LoadReport};
 use crate::config::GptInputConfig;
 use crate::error::{CheckpointError, Result};
-use crate::ranges::RowBytes;
+use crate::memory;
+use crate::ranges::{RowBytes, RowType};
 
-/// A table `[n_rows, width]` of little-endian numbers that begins at byte `start`.
-pub(crate) struct MappedRows {
+/// A table `[n_rows, width]` of little-endian numbers or quantized blocks that begins at byte `start`.
+pub(crate) struct StoredRows {
     pub(crate) bytes: RowBytes,
     pub(crate) start: usize,
     pub(crate) n_rows: usize,
     pub(crate) width: usize,
-    pub(crate) stored: DType,
+    pub(crate) stored: RowType,
 }
 
-/// The two tables of an input layer, not read.
-pub(crate) struct MappedTables {
-    pub(crate) wte: MappedRows,
-    pub(crate) wpe: Option<MappedRows>,
-    /// The tables of other positions, which are small: in memory.
+/// The two tables of an input layer, not converted.
+pub(crate) struct StoredTables {
+    pub(crate) wte: StoredRows,
+    pub(crate) wpe: Option<StoredRows>,
+    /// The tables of the positions, where they are in memory: those that are small.
     pub(crate) position_tables: Vec<Tensor>,
     pub(crate) config: GptInputConfig,
     pub(crate) report: LoadReport,
@@ -36,10 +37,8 @@ pub(crate) struct MappedTables {
 
 impl Checkpoint {
     /// Maps the files of the two input tables, those that are files; no row is read.
-    pub(crate) fn map_tables(&self, dtype: DType, device: &Device) -> Result<MappedTables> {
-        if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
-            return Err(CheckpointError::UnsupportedDType { dtype }.into());
-        }
+    pub(crate) fn map_tables(&self, dtype: DType, device: &Device) -> Result<StoredTables> {
+        must_be_float(dtype)?;
         let located = self.locate()?;
         let mut maps = HashMap::new();
         let wte = map(&located.wte, &mut maps)?;
@@ -49,20 +48,50 @@ impl Checkpoint {
             None => self.position_tables(&located, dtype, device)?,
         };
         let report = self.report(&located, dtype);
-        Ok(MappedTables { wte, wpe, position_tables, config: located.config, report })
+        Ok(StoredTables { wte, wpe, position_tables, config: located.config, report })
+    }
+
+    /// Reads the token table's blocks as they are, and the tables of the positions as `dtype`.
+    pub(crate) fn quantized_tables(&self, dtype: DType, device: &Device) -> Result<StoredTables> {
+        must_be_float(dtype)?;
+        let located = self.locate()?;
+        let wte = hold(&located.wte)?;
+        let position_tables = self.position_tables(&located, dtype, device)?;
+        let report = self.report(&located, dtype);
+        Ok(StoredTables { wte, wpe: None, position_tables, config: located.config, report })
     }
 }
 
-fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<MappedRows, CheckpointError> {
+fn must_be_float(dtype: DType) -> Result<(), CheckpointError> {
+    match dtype {
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 => Ok(()),
+        dtype => Err(CheckpointError::UnsupportedDType { dtype }),
+    }
+}
+
+fn hold(table: &LocatedTable) -> Result<StoredRows, CheckpointError> {
+    let (at, file) = (&table.info.at, table.file.get());
+    let path = file.file_of(at);
+    let Kind::Blocks(blocks) = at.dtype.kind else {
+        return Err(CheckpointError::NotQuantized { path, name: table.name.clone(), dtype: at.dtype.name.clone() });
+    };
+    // Of bytes elsewhere the length is a claim, for which no memory is set aside.
+    let is_here = file.bytes_of(at).is_some_and(|file| file.source().is_none());
+    let mut bytes = if is_here { memory::with_capacity(at.n_bytes()) } else { Vec::new() };
+    file.copy(at, &mut bytes).map_err(|source| CheckpointError::Io { path, source })?;
+    let (n_rows, width) = (table.info.n_rows, table.info.width);
+    Ok(StoredRows { bytes: RowBytes::Held(bytes.into()), start: 0, n_rows, width, stored: RowType::Blocks(blocks) })
+}
+
+fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<StoredRows, CheckpointError> {
     let at = &table.info.at;
     let file = table.file.get().file_of(at);
     let refused = |reason| CheckpointError::NotMappable { path: file.clone(), name: table.name.clone(), reason };
-    let (Place::Plain { start, .. }, Kind::Float(stored)) = (at.place, at.dtype.kind) else {
-        return Err(refused(if at.dtype.kind == Kind::Other {
-            "no floating-point type"
-        } else {
-            "compressed or quantized"
-        }));
+    let Place::Plain { start, .. } = at.place else { return Err(refused("compressed")) };
+    let stored = match at.dtype.kind {
+        Kind::Float(dtype) => RowType::Numbers(dtype),
+        Kind::Blocks(blocks) => RowType::Blocks(blocks),
+        Kind::Other => return Err(refused("no floating-point type")),
     };
     if at.big_endian {
         return Err(refused("big-endian"));
@@ -74,7 +103,7 @@ fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<M
     let no_longer_there = || refused("no longer all there");
     let start = usize::try_from(start).map_err(|_| no_longer_there())?;
     if let Some(source) = table.file.get().bytes_of(at).and_then(ByteFile::source) {
-        return Ok(MappedRows { bytes: RowBytes::Elsewhere(source.clone()), start, n_rows, width, stored });
+        return Ok(StoredRows { bytes: RowBytes::Elsewhere(source.clone()), start, n_rows, width, stored });
     }
     let io = |source| CheckpointError::Io { path: file.clone(), source };
     let map = match maps.get(&file) {
@@ -93,5 +122,5 @@ fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<M
     if map.len().checked_sub(start).is_none_or(|n| n < at.n_bytes()) {
         return Err(no_longer_there());
     }
-    Ok(MappedRows { bytes: RowBytes::Mapped(map), start, n_rows, width, stored })
+    Ok(StoredRows { bytes: RowBytes::Mapped(map), start, n_rows, width, stored })
 }

@@ -1,18 +1,22 @@
 //! [`TokenTable`]: a row of C numbers for each token id.
 
 mod options;
+mod quantized;
 mod resize;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Embedding;
 
-use crate::error::{Error, Result};
+use crate::error::{EmbeddingError, Error, Result};
 use crate::init::Init;
-use crate::kernel::{CheckedIds, DenseTable, IdChecks, MappedTable, RowGroups, Table, to_host};
+use crate::kernel::{CheckedIds, DenseTable, IdChecks, RowGroups, StoredTable, Table, to_host};
+use crate::ranges::RowType;
 use crate::rng::Generator;
 
 pub use crate::kernel::IdCheck;
 pub use options::EmbeddingOptions;
+pub use quantized::QuantizeReport;
 pub use resize::NewRows;
 
 /// The token table `wte` `[V, C]`.
@@ -39,8 +43,10 @@ pub struct TokenTable {
 #[derive(Clone, Debug)]
 enum Kind {
     Dense(DenseTable),
-    /// Its rows stay in a file.
-    Mapped(MappedTable),
+    /// Its rows stay in a file, or elsewhere.
+    Mapped(StoredTable),
+    /// Its rows are quantized blocks, in memory, in a file or elsewhere.
+    Quantized(StoredTable, GgmlDType),
 }
 
 impl TokenTable {
@@ -79,7 +85,7 @@ impl TokenTable {
     pub fn freeze(self) -> Self {
         match &self.kind {
             Kind::Dense(table) => self.with_weight(table.weight().detach()),
-            Kind::Mapped(_) => self,
+            Kind::Mapped(_) | Kind::Quantized(..) => self,
         }
     }
 
@@ -100,23 +106,23 @@ impl TokenTable {
     pub fn dims(&self) -> Result<(usize, usize)> {
         match &self.kind {
             Kind::Dense(table) => table.dims(),
-            Kind::Mapped(table) => Ok((table.n_rows, table.width)),
+            Kind::Mapped(table) | Kind::Quantized(table, _) => Ok((table.n_rows, table.width)),
         }
     }
 
-    /// The type of its numbers.
+    /// The type of its numbers: of those that look-ups give.
     pub fn dtype(&self) -> DType {
         match &self.kind {
             Kind::Dense(table) => table.dtype(),
-            Kind::Mapped(table) => table.dtype,
+            Kind::Mapped(table) | Kind::Quantized(table, _) => table.dtype,
         }
     }
 
-    /// Where it lives.
+    /// Where it lives; of a mapped or quantized table, where its rows are brought.
     pub fn device(&self) -> &Device {
         match &self.kind {
             Kind::Dense(table) => table.device(),
-            Kind::Mapped(table) => &table.device,
+            Kind::Mapped(table) | Kind::Quantized(table, _) => &table.device,
         }
     }
 
@@ -129,11 +135,16 @@ impl TokenTable {
         match &self.kind {
             Kind::Dense(table) => Ok(table),
             Kind::Mapped(_) => Err(Error::NotInMemory { table: Table::Tokens.name() }),
+            &Kind::Quantized(_, block_type) => Err(Error::Quantized { table: Table::Tokens.name(), block_type }),
         }
     }
 
-    pub(crate) fn mapped(&self) -> Option<&MappedTable> {
-        if let Kind::Mapped(table) = &self.kind { Some(table) } else { None }
+    /// The table whose rows are read as they are stored, if it is one.
+    pub(crate) fn stored(&self) -> Option<&StoredTable> {
+        match &self.kind {
+            Kind::Dense(_) => None,
+            Kind::Mapped(table) | Kind::Quantized(table, _) => Some(table),
+        }
     }
 
     /// Holds `ids` to the contract, now or when `checks` says; what needs them on the host checks them there.
@@ -148,7 +159,7 @@ impl TokenTable {
     pub(crate) fn check(&self, ids: &Tensor) -> Result<CheckedIds> {
         match &self.kind {
             Kind::Dense(table) => table.check(ids),
-            Kind::Mapped(table) => table.check(ids),
+            Kind::Mapped(table) | Kind::Quantized(table, _) => table.check(ids),
         }
     }
 
@@ -181,8 +192,10 @@ impl TokenTable {
     pub(crate) fn forward_checked(&self, ids: &CheckedIds) -> Result<Tensor> {
         let table = match &self.kind {
             Kind::Dense(table) => table,
-            Kind::Mapped(table) if self.options.max_norm.is_none() => return table.gather(ids),
-            Kind::Mapped(_) => return Err(Error::NotInMemory { table: Table::Tokens.name() }),
+            Kind::Mapped(_) | Kind::Quantized(..) if self.options.max_norm.is_some() => {
+                return Err(EmbeddingError::MaxNormOfStored.into());
+            }
+            Kind::Mapped(table) | Kind::Quantized(table, _) => return table.gather(ids),
         };
         if let Some(max_norm) = self.options.max_norm {
             options::renormalize(table.weight(), ids, max_norm, self.options.norm_type)?;
@@ -208,8 +221,12 @@ impl From<Tensor> for TokenTable {
     }
 }
 
-impl From<MappedTable> for TokenTable {
-    fn from(table: MappedTable) -> Self {
-        Self { kind: Kind::Mapped(table), options: EmbeddingOptions::default() }
+impl From<StoredTable> for TokenTable {
+    fn from(table: StoredTable) -> Self {
+        let kind = match table.stored {
+            RowType::Numbers(_) => Kind::Mapped(table),
+            RowType::Blocks(block_type) => Kind::Quantized(table, block_type),
+        };
+        Self { kind, options: EmbeddingOptions::default() }
     }
 }

@@ -150,6 +150,19 @@ pub enum CheckpointError {
         /// What it is.
         reason: &'static str,
     },
+    /// A table that was to be kept in its quantized blocks, and has none.
+    #[error(
+        "{}: `{name}` holds {dtype}, no quantized blocks: load it with `from_pretrained`, and `quantize` the layer",
+        path.display()
+    )]
+    NotQuantized {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type.
+        dtype: String,
+    },
     /// Tables of different width.
     #[error("{}: `{wte}` is {wte_width} wide, but `{wpe}` is {wpe_width} wide", path.display())]
     WidthMismatch {
@@ -177,6 +190,14 @@ pub enum CheckpointError {
         name: String,
         /// What its shape says.
         table: usize,
+    },
+    /// Positions that GGUF has no names for.
+    #[error("{}: GGUF has no names for {scheme} positions: save to a path that ends in `.safetensors`", path.display())]
+    NoNamesForPositions {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// The scheme's name.
+        scheme: &'static str,
     },
     /// A type of number that tables are not loaded as, or that is not written.
     #[error("{dtype:?} is not supported here: tables are f32, f16, bf16 or f64, other tensors also u8, u32 or i64")]

@@ -1,6 +1,9 @@
-//! What can be wrong with the options of an embedding, and with changing its rows.
+//! What can be wrong with the options of an embedding, with changing its rows, and with quantizing it.
 
-/// What can be wrong with [`EmbeddingOptions`](crate::embedding::EmbeddingOptions) and with changing the rows of a table.
+use candle_core::quantized::GgmlDType;
+
+/// What can be wrong with [`EmbeddingOptions`](crate::embedding::EmbeddingOptions), with changing the rows of a table, and
+/// with quantizing it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddingError {
@@ -43,4 +46,52 @@ pub enum EmbeddingError {
         /// The id.
         id: i64,
     },
+    /// Rows that are not made of whole blocks.
+    #[error(
+        "rows of {width} numbers are not made of whole {block_type:?} blocks of {}: {}",
+        block_type.block_size(),
+        instead(*width)
+    )]
+    BlockWidth {
+        /// What the table was to be quantized to.
+        block_type: GgmlDType,
+        /// How wide it is.
+        width: usize,
+    },
+    /// A type that is none of the quantized ones that rows are read from.
+    #[error(
+        "tables are not quantized to {block_type:?}: use Q8_0, Q5_1, Q5_0, Q4_1 or Q4_0, or Q6K, Q5K, Q4K, Q3K or Q2K where 256 divides the width"
+    )]
+    BlockType {
+        /// As given.
+        block_type: GgmlDType,
+    },
+    /// Blocks were asked of a table that has none.
+    #[error("the token table is not quantized: `quantize` it first")]
+    NotQuantized,
+    /// A number that no block can hold.
+    #[error(
+        "row {row} holds a number that is not finite and cannot be quantized: repair it, or leave the table as it is"
+    )]
+    NotFinite {
+        /// The first such row.
+        row: usize,
+    },
+    /// Options that change rows or their gradients, of a table that has only rows to be read.
+    #[error(
+        "max_norm changes rows where they lie, which those of a mapped or quantized table are not: `to_dense` gives numbers"
+    )]
+    MaxNormOfStored,
+}
+
+/// What to do with a table whose rows some type's blocks do not divide.
+fn instead(width: usize) -> String {
+    const SMALL: usize = 32;
+    match width % SMALL {
+        0 => format!(
+            "use Q8_0, Q5_0 or Q4_0, whose blocks hold {SMALL}, or pad the width to {}",
+            width.next_multiple_of(256)
+        ),
+        _ => format!("pad the width to {}, or keep the table in bf16 or f16", width.next_multiple_of(SMALL)),
+    }
 }

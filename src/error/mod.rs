@@ -10,6 +10,7 @@ mod position;
 mod rng;
 mod tokenizer;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Shape};
 
 pub use checkpoint::CheckpointError;
@@ -125,6 +126,16 @@ pub enum Error {
     NotInMemory {
         /// `wte` or `wpe`.
         table: &'static str,
+    },
+    /// Something that needs the numbers of a table was asked of quantized blocks.
+    #[error(
+        "{table} is quantized to {block_type:?}, which is read, not trained or changed: `to_dense` gives its numbers, and `save` to a path that ends in `.gguf` keeps its blocks"
+    )]
+    Quantized {
+        /// `wte` or `wpe`.
+        table: &'static str,
+        /// What it is quantized to.
+        block_type: GgmlDType,
     },
     /// `trainable` met a variable of the same name.
     #[error("the VarMap already holds a variable `{name}`: pass another prefix")]

@@ -46,7 +46,7 @@ pub(super) struct Rows<'a, E> {
 
 impl<'a, E> Rows<'a, E> {
     #[inline(always)]
-    fn get(&self, row: usize) -> Result<&'a [E], Outside> {
+    pub(super) fn get(&self, row: usize) -> Result<&'a [E], Outside> {
         let start = row.checked_mul(self.width).ok_or(Outside)?;
         self.values.get(start..).and_then(|rest| rest.get(..self.width)).ok_or(Outside)
     }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::element::Id;
-use super::mapped::MappedTable;
+use super::stored::StoredTable;
 use crate::error::{CheckpointError, Result};
 use crate::ranges::{ByteRanges, RowBytes, read_all};
 
-impl MappedTable {
+impl StoredTable {
     /// The table and the ids as they are; where its bytes are elsewhere, a table of the rows of `ids` alone, each once, and
     /// the ids in it.
     pub(super) fn with_rows(&self, ids: Tensor) -> Result<(Cow<'_, Self>, Tensor)> {
@@ -39,6 +39,6 @@ impl MappedTable {
         let ranges: Vec<_> = rows.map(|row| self.range(row)).map(|row| row.start as u64..row.end as u64).collect();
         let bytes = read_all(&**source, &ranges)
             .map_err(|error| CheckpointError::Io { path: PathBuf::from(source.name()), source: error })?;
-        Ok(Self { bytes: RowBytes::Fetched(bytes.into()), start: 0, n_rows: ranges.len(), ..self.clone() })
+        Ok(Self { bytes: RowBytes::Held(bytes.into()), start: 0, n_rows: ranges.len(), ..self.clone() })
     }
 }

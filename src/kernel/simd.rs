@@ -7,7 +7,7 @@ use super::element::Element;
 
 /// `to = from`, with `next`, a row that is read soon, on its way meanwhile.
 #[inline(always)]
-pub(super) fn copy<E: Element>(to: &mut [MaybeUninit<E>], from: &[E], next: &[E], stream: bool) {
+pub(super) fn copy<E: Element, N>(to: &mut [MaybeUninit<E>], from: &[E], next: &[N], stream: bool) {
     #[cfg(target_arch = "x86_64")]
     if x86::has_avx2() {
         // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
@@ -19,11 +19,11 @@ pub(super) fn copy<E: Element>(to: &mut [MaybeUninit<E>], from: &[E], next: &[E]
 
 /// `to = left + right`, in the wide type, rounded once; `next`, a row that is read soon, is on its way meanwhile.
 #[inline(always)]
-pub(super) fn add<E: Element, O: Element<Wide = E::Wide>>(
+pub(super) fn add<E: Element, O: Element<Wide = E::Wide>, N>(
     to: &mut [MaybeUninit<O>],
     left: &[E],
     right: &[E],
-    next: &[E],
+    next: &[N],
     stream: bool,
 ) {
     #[cfg(target_arch = "x86_64")]
@@ -45,6 +45,17 @@ fn map<E: Element, O: Element>(to: &mut [MaybeUninit<O>], left: &[E], right: &[E
     for ((to, &left), &right) in to.iter_mut().zip(left).zip(right) {
         to.write(combine(left, right));
     }
+}
+
+/// Calls `f`, compiled for AVX2 where the CPU has it; what `f` calls must be `inline(always)` to be compiled so too.
+#[inline(always)]
+pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::call(f) };
+    }
+    f()
 }
 
 /// `sums += row`.
@@ -120,18 +131,18 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,f16c")]
-    pub(super) fn copy<E: Element>(to: &mut [MaybeUninit<E>], from: &[E], next: &[E], stream: bool) {
+    pub(super) fn copy<E: Element, N>(to: &mut [MaybeUninit<E>], from: &[E], next: &[N], stream: bool) {
         // SAFETY: `each_vector` hands out addresses of whole vectors.
         each_vector(to, from, from, next, stream, |from, _| unsafe { load(from) }, |value, _| value);
     }
 
     /// `to = left + right`, a vector of numbers at a time where both sides have the same type.
     #[target_feature(enable = "avx2,f16c")]
-    pub(super) fn add<E: Element, O: Element<Wide = E::Wide>>(
+    pub(super) fn add<E: Element, O: Element<Wide = E::Wide>, N>(
         to: &mut [MaybeUninit<O>],
         left: &[E],
         right: &[E],
-        next: &[E],
+        next: &[N],
         stream: bool,
     ) {
         /// The sum of two vectors, by `$add`.
@@ -165,15 +176,15 @@ mod x86 {
     }
 
     /// Writes `to`, of numbers as large as those of `left`, a vector of `combine` at a time, and what no whole vector is left
-    /// for with `edge`. What of `next` the numbers of a cache line stand beside is asked for with them: all of it at once
+    /// for with `edge`. What of `next` the bytes of a cache line stand beside is asked for with them: all of it at once
     /// would take every buffer that the core has for what is under way.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn each_vector<E: Element, O: Element>(
+    fn each_vector<E: Element, O: Element, N>(
         to: &mut [MaybeUninit<O>],
         left: &[E],
         right: &[E],
-        next: &[E],
+        next: &[N],
         stream: bool,
         combine: impl Fn(*const E, *const E) -> __m256i,
         edge: impl Fn(E, E) -> O,
@@ -187,8 +198,8 @@ mod x86 {
         super::map(&mut to[..head], left, right, &edge);
         let mut at = head;
         while at < end {
-            if at < next.len() {
-                prefetch_line(&next[at]);
+            if let Some(number) = next.get(at * size_of::<E>() / size_of::<N>()) {
+                prefetch_line(number);
             }
             for _ in 0..CACHE_LINE / VECTOR {
                 // SAFETY: the vector from `at` on ends before `end`, which all three slices reach; streamed ones are aligned,
@@ -254,6 +265,11 @@ mod x86 {
         let low_sum = rounded(_mm256_add_ps(low(left), low(right)));
         let high_sum = rounded(_mm256_add_ps(high(left), high(right)));
         _mm256_set_m128i(high_sum, low_sum)
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn call<R>(f: impl FnOnce() -> R) -> R {
+        f()
     }
 
     #[target_feature(enable = "avx2")]

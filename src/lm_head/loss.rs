@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::TiedLmHead;
 use crate::error::{Error, Result};
-use crate::kernel::{Counted, CrossEntropy, LossParts, Wanted, attach, same_device, to_host, unravel};
+use crate::kernel::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach, same_device, to_host, unravel};
 
 /// What PyTorch ignores by default.
 const IGNORE_INDEX: i64 = -100;
@@ -108,7 +108,8 @@ impl TiedLmHead {
     /// so that every sum is made in f32.
     ///
     /// The value agrees with PyTorch's to 1e-6 and each gradient to 1e-5 of its largest element; the bits are the same
-    /// for any number of threads. As in PyTorch the mean over no target at all is NaN (the sum 0); the gradients are zero
+    /// for any number of threads. Mapped and quantized tables are converted block by block, too, and are not trained: the
+    /// gradient of the hidden states goes on below them. As in PyTorch the mean over no target at all is NaN (the sum 0); the gradients are zero
     /// then. On devices other than the CPU the same is done in plain Candle operations.
     ///
     /// ```
@@ -137,10 +138,13 @@ impl TiedLmHead {
     /// [`Error::TableMismatch`], [`Error::IdDType`] or [`Error::MaskValue`] for tensors that do not go together; all
     /// before anything is computed.
     pub fn loss(&self, hidden_states: &Tensor, target_ids: &Tensor, options: impl Into<LossOptions>) -> Result<Tensor> {
-        let wte = self.wte.dense()?.weight();
-        let wanted = Wanted { hidden: hidden_states.track_op(), table: wte.track_op() };
+        let table = self.table()?;
+        let wanted = Wanted { hidden: hidden_states.track_op(), table: table.is_tracked() };
         let (flat, parts, _) = self.loss_parts(hidden_states, target_ids, &options.into(), wanted)?;
-        attach(&flat, wte, parts)
+        match table {
+            HeadTable::Dense(wte) => attach(&flat, &wte, parts),
+            HeadTable::Stored(_) => attach(&flat, &flat.detach(), parts),
+        }
     }
 
     /// The same [`loss`](Self::loss) with its gradients as they are, not recorded in Candle's graph.
@@ -174,7 +178,7 @@ impl TiedLmHead {
         target_ids: &Tensor,
         options: impl Into<LossOptions>,
     ) -> Result<LossGrads> {
-        let wanted = Wanted { hidden: true, table: self.wte.dense()?.weight().track_op() };
+        let wanted = Wanted { hidden: true, table: self.table()?.is_tracked() };
         let (flat, parts, n_counted) = self.loss_parts(hidden_states, target_ids, &options.into(), wanted)?;
         let dtype = flat.dtype();
         let hidden_grad = match parts.hidden_grad {
@@ -185,6 +189,13 @@ impl TiedLmHead {
         Ok(LossGrads { loss: parts.loss, hidden_grad, wte_grad, n_counted })
     }
 
+    fn table(&self) -> Result<HeadTable<'_>> {
+        match self.wte.stored() {
+            Some(table) => Ok(HeadTable::Stored(table)),
+            None => Ok(HeadTable::Dense(self.wte.dense()?.weight().clone())),
+        }
+    }
+
     /// The hidden states as `[N, C]`, what was computed from them, and how many targets counted.
     fn loss_parts(
         &self,
@@ -193,10 +204,9 @@ impl TiedLmHead {
         options: &LossOptions,
         wanted: Wanted,
     ) -> Result<(Tensor, LossParts, usize)> {
-        let table = self.wte.dense()?;
-        let (vocab_size, n_embd) = table.dims()?;
-        let outer = table.outer_dims("hidden_states", hidden_states)?;
-        same_device(("hidden_states", hidden_states.device()), ("wte", table.device()))?;
+        let (vocab_size, n_embd) = self.wte.dims()?;
+        let outer = self.outer_dims(hidden_states)?;
+        same_device(("hidden_states", hidden_states.device()), ("wte", self.wte.device()))?;
         expect_dims("target_ids", target_ids, outer)?;
         let counted = counted(target_ids, options, vocab_size)?;
         let scale = match options.reduction {
@@ -204,7 +214,7 @@ impl TiedLmHead {
             Reduction::Sum => 1.0,
         };
         let flat = hidden_states.reshape((outer.iter().product::<usize>(), n_embd))?;
-        let parts = CrossEntropy::new(&flat, table.weight(), &counted, scale, options.chunk_rows)?.run(wanted)?;
+        let parts = CrossEntropy::new(&flat, self.table()?, &counted, scale, options.chunk_rows)?.run(wanted)?;
         Ok((flat, parts, counted.len()))
     }
 }

@@ -5,13 +5,17 @@ mod loss;
 use candle_core::{Module, Tensor};
 
 use crate::embedding::TokenTable;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::kernel::{StoredTable, Table, outer_dims};
 
 pub use loss::{LossGrads, LossOptions, Reduction};
 
 /// logits = hidden_states · `wte`ᵀ, as GPT-2 ties its output to its input (Press & Wolf 2017, arXiv:1608.05859).
 ///
-/// It holds the token table itself, not a copy: in training the gradients of both uses add up in the one table.
+/// It holds the token table itself, not a copy: in training the gradients of both uses add up in the one table. Of a mapped
+/// or quantized table the rows are converted piece by piece in every call, so that the numbers of the whole table never
+/// exist; the logits are those of its numbers (Candle's `QMatMul` is faster and rounds the hidden states to 8 bits:
+/// [`TokenTable::to_qtensor`]).
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -32,10 +36,13 @@ impl TiedLmHead {
     ///
     /// # Errors
     /// [`Error::InvalidTable`](crate::Error::InvalidTable) if it is no matrix of floating-point numbers,
-    /// [`Error::NotInMemory`](crate::Error::NotInMemory) if it is mapped.
+    /// [`Error::NotInMemory`](crate::Error::NotInMemory) if its bytes are elsewhere: every call would fetch all of them.
     pub fn new(wte: impl Into<TokenTable>) -> Result<Self> {
         let wte = wte.into();
-        wte.dense()?.dims()?;
+        wte.dims()?;
+        if let Some(table) = wte.stored() {
+            table.bytes_here()?;
+        }
         Ok(Self { wte })
     }
 
@@ -46,13 +53,44 @@ impl TiedLmHead {
     /// # Errors
     /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if the last dimension is not C, [`Error::TableMismatch`](crate::Error::TableMismatch) if the type is not the table's.
     pub fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
-        let table = self.wte.dense()?;
-        let (vocab_size, n_embd) = table.dims()?;
-        let outer = table.outer_dims("hidden_states", hidden_states)?;
-        let n_rows: usize = outer.iter().product();
+        let (vocab_size, n_embd) = self.wte.dims()?;
+        let outer = self.outer_dims(hidden_states)?;
         let dims: Vec<usize> = outer.iter().copied().chain([vocab_size]).collect();
-        Ok(hidden_states.reshape((n_rows, n_embd))?.matmul(&table.weight().t()?)?.reshape(dims)?)
+        let flat = hidden_states.reshape((outer.iter().product::<usize>(), n_embd))?;
+        let logits = match self.wte.stored() {
+            Some(table) => by_pieces(&flat, table)?,
+            None => flat.matmul(&self.wte.dense()?.weight().t()?)?,
+        };
+        Ok(logits.reshape(dims)?)
     }
+
+    /// The outer dimensions of hidden states that go with the table.
+    fn outer_dims<'a>(&self, hidden_states: &'a Tensor) -> Result<&'a [usize]> {
+        outer_dims("hidden_states", hidden_states, (Table::Tokens, self.wte.dims()?.1, self.wte.dtype()))
+    }
+}
+
+/// Bytes of a piece of the table whose rows are converted at a time.
+const PIECE_BYTES: usize = 16 << 20;
+
+/// `hidden` `[N, C]` times the rows of `table`: `[N, V]`.
+fn by_pieces(hidden: &Tensor, table: &StoredTable) -> Result<Tensor> {
+    let n_rows = (PIECE_BYTES / (table.width * table.dtype.size_in_bytes())).clamp(1, table.n_rows);
+    let pieces = (0..table.n_rows).step_by(n_rows).map(|first| {
+        let rows = table.narrow(first, n_rows.min(table.n_rows - first))?;
+        Ok::<_, Error>((first, hidden.matmul(&rows.t()?)?))
+    });
+    if hidden.track_op() {
+        // For the gradient, which keeps the pieces until then.
+        let pieces = pieces.map(|piece| Ok(piece?.1)).collect::<Result<Vec<_>>>()?;
+        return Ok(Tensor::cat(&pieces, 1)?);
+    }
+    let logits = Tensor::zeros((hidden.dim(0)?, table.n_rows), hidden.dtype(), hidden.device())?;
+    for piece in pieces {
+        let (first, piece) = piece?;
+        logits.slice_set(&piece, 1, first)?;
+    }
+    Ok(logits)
 }
 
 impl Module for TiedLmHead {

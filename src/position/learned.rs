@@ -5,7 +5,7 @@ use candle_nn::Embedding;
 
 use super::{Positions, Resolved};
 use crate::error::{Error, Result};
-use crate::kernel::{DenseTable, IdChecks, MappedTable, Places, Table};
+use crate::kernel::{DenseTable, IdChecks, Places, StoredTable, Table};
 
 /// The position table `wpe` `[P, C]` of the GPTs (Radford et al. 2018, 2019; first in Gehring et al. 2017,
 /// arXiv:1705.03122).
@@ -19,8 +19,8 @@ pub struct PositionTable {
 #[derive(Clone, Debug)]
 enum Kind {
     Dense(DenseTable),
-    /// Its rows stay in a file.
-    Mapped(MappedTable),
+    /// Its rows stay in a file, or elsewhere.
+    Mapped(StoredTable),
 }
 
 impl PositionTable {
@@ -63,7 +63,7 @@ impl PositionTable {
         }
     }
 
-    pub(crate) fn mapped(&self) -> Option<&MappedTable> {
+    pub(crate) fn stored(&self) -> Option<&StoredTable> {
         if let Kind::Mapped(table) = &self.kind { Some(table) } else { None }
     }
 
@@ -134,8 +134,8 @@ impl From<Tensor> for PositionTable {
     }
 }
 
-impl From<MappedTable> for PositionTable {
-    fn from(table: MappedTable) -> Self {
+impl From<StoredTable> for PositionTable {
+    fn from(table: StoredTable) -> Self {
         Self { kind: Kind::Mapped(table) }
     }
 }

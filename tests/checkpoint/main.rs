@@ -13,6 +13,7 @@ mod hub;
 mod mapped;
 mod memory;
 mod names;
+mod quantized;
 #[cfg(feature = "hub")]
 mod remote;
 mod saving;

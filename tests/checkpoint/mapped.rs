@@ -1,6 +1,7 @@
 //! Tables that stay in their file give what tables in memory give.
 
 use candle_gpt_input::Error;
+use candle_gpt_input::embedding::NewRows;
 
 use super::*;
 
@@ -103,8 +104,10 @@ fn ids_of_mapped_tables_are_held_to_the_contract() -> Result<()> {
 fn what_needs_a_table_in_memory_says_so() -> Result<()> {
     let layer = mapped(format("tables.safetensors"), DType::F32)?;
     let folder = TempDir::new().unwrap();
+    let wte_row = Tensor::zeros((1, 32), DType::F32, &Device::Cpu)?;
     let expected = "wte is mapped from its file, and this needs it in memory: use `from_pretrained`";
-    assert_eq!(error_text(layer.lm_head()), expected);
+    assert_eq!(error_text(layer.resize_vocab(20, NewRows::Mean)), expected);
+    assert_eq!(error_text(layer.replace_rows(&Tensor::new(&[1u32], &Device::Cpu)?, &wte_row)), expected);
     assert_eq!(error_text(layer.save(folder.path().join("x"))), expected);
     assert_eq!(error_text(layer.to_dtype(DType::F16)), expected);
     assert_eq!(error_text(layer.trainable(&candle_nn::VarMap::new(), "")), expected);
@@ -115,13 +118,28 @@ fn what_needs_a_table_in_memory_says_so() -> Result<()> {
     Ok(())
 }
 
+/// Rows are read in every call; a table that is elsewhere is refused (`remote.rs`).
+#[test]
+fn the_tied_head_works_on_mapped_rows() -> Result<()> {
+    let path = format("tables.safetensors");
+    let (layer, resident) = (mapped(&path, DType::F32)?, load(&path)?);
+    let hidden = resident.forward(&Tensor::new(&[[0u32, 12, 5]], &Device::Cpu)?)?;
+    let (ours, theirs) = (layer.lm_head()?, resident.lm_head()?);
+    assert_bits_eq(&ours.forward(&hidden)?, &theirs.forward(&hidden)?);
+    let targets = Tensor::new(&[[1u32, 2, 3]], &Device::Cpu)?;
+    assert_bits_eq(&ours.loss(&hidden, &targets, None)?, &theirs.loss(&hidden, &targets, None)?);
+    // All of it in memory is a layer like any other.
+    let dense = layer.to_dense()?;
+    assert_eq!(dense.trainable(&candle_nn::VarMap::new(), "")?.vars().len(), 2);
+    assert_same_rows(&layer, &dense)
+}
+
 #[test]
 fn tables_that_cannot_be_mapped_are_refused() {
     for (name, expected) in [
-        ("deflated.npz", "`tok_emb.weight` cannot be mapped, for it is compressed or quantized"),
+        ("deflated.npz", "`tok_emb.weight` cannot be mapped, for it is compressed"),
         ("fortran.npz", "`wte.weight` cannot be mapped, for it is stored column after column, or with gaps"),
         ("strided.pth", "cannot be mapped, for it is stored column after column, or with gaps"),
-        ("q8_0.gguf", "`token_embd.weight` cannot be mapped, for it is compressed or quantized"),
     ] {
         let text = error_text(mapped(format(name), DType::F32));
         assert!(text.contains(expected), "{text}");

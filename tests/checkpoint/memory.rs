@@ -34,3 +34,54 @@ fn only_the_tables_are_read_into_memory() -> Result<()> {
     assert!(beyond < 60_000_000, "{beyond} bytes more than the tables");
     Ok(())
 }
+
+/// A table of 1.6 GB in a process that may have 512 MB of memory of its own (a limit of anonymous memory, `ulimit -d`):
+/// mapped it is embedded, loaded it is not. And a file of 6.4 GB costs no more.
+#[cfg(target_os = "linux")]
+#[test]
+fn tables_larger_than_memory_are_embedded() -> Result<()> {
+    const PATH: &str = "CHECKPOINT_TO_MAP";
+    if let Ok(path) = std::env::var(PATH) {
+        let own = || {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap().to_string();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        let before = own();
+        let (layer, _) = GptInputLayer::from_pretrained_mapped(&path, DType::BF16, &Device::Cpu)?;
+        let ids: Vec<u32> = (0..1024).map(|i| i * 7919 % layer.config().vocab_size as u32).collect();
+        let hidden = layer.forward(&Tensor::from_vec(ids, (1, 1024), &Device::Cpu)?)?;
+        println!("embedded {:?} {}", hidden.dims(), own() - before);
+        GptInputLayer::from_pretrained(&path, DType::BF16, &Device::Cpu)?;
+        println!("loaded");
+        return Ok(());
+    }
+    let folder = TempDir::new().unwrap();
+    for (dtype, size, v, c, n_file) in
+        [("BF16", 2, 256_000u64, 3072u64, 1_700_000_000u64), ("F32", 4, 50257, 1600, 6_430_000_000)]
+    {
+        let (wte, tables) = (v * c * size, (v + 1024) * c * size);
+        let header = format!(
+            r#"{{"wte.weight":{{"dtype":"{dtype}","shape":[{v},{c}],"data_offsets":[0,{wte}]}},"wpe.weight":{{"dtype":"{dtype}","shape":[1024,{c}],"data_offsets":[{wte},{tables}]}},"rest":{{"dtype":"U8","shape":[{}],"data_offsets":[{tables},{n_file}]}}}}"#,
+            n_file - tables
+        );
+        let path = file(folder.path().join("model.safetensors"), &header, n_file);
+        let output = std::process::Command::new("sh")
+            .args([
+                "-c",
+                r#"ulimit -d 524288; exec "$0" --exact memory::tables_larger_than_memory_are_embedded --nocapture"#,
+            ])
+            .arg(std::env::current_exe().unwrap())
+            .env(PATH, path)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find(|line| line.contains("embedded")).unwrap_or_else(|| panic!("{text}"));
+        assert!(line.contains(&format!("embedded [1, 1024, {c}]")), "{line}");
+        let own_kb: u64 = line.split_whitespace().last().unwrap().parse().unwrap();
+        // The hidden states are 6.3 or 3.3 MB of it; threads and the header the rest.
+        assert!(own_kb < 24_000, "{own_kb} kB");
+        assert_eq!(text.contains("loaded"), v * c * 2 < 512 << 20, "{text}");
+    }
+    Ok(())
+}

@@ -47,7 +47,9 @@ fn ids() -> Tensor {
 
 #[test]
 fn remote_rows_are_those_in_memory() -> Result<()> {
-    for name in ["tables.safetensors", "state_dict.pth", "legacy.bin", "stored.npz", "bf16.gguf", "llmc_f32.bin"] {
+    for name in
+        ["tables.safetensors", "state_dict.pth", "legacy.bin", "stored.npz", "bf16.gguf", "q4_0.gguf", "llmc_f32.bin"]
+    {
         let path = golden("formats").join(name);
         let hub = serve(fs::read(&path).unwrap());
         for dtype in [DType::F32, DType::BF16, DType::F16, DType::F64] {
@@ -58,6 +60,7 @@ fn remote_rows_are_those_in_memory() -> Result<()> {
             mapped::assert_same_rows(&remote, &resident)?;
             let (whole, _) = GptInputLayer::from_checkpoint(&checkpoint, dtype, &Device::Cpu)?;
             assert_bits_eq(&tables_of(&whole)[0], &tables_of(&resident)[0]);
+            assert!(error_text(remote.lm_head()).ends_with("and this needs it in memory: use `from_pretrained`"));
         }
     }
     Ok(())

@@ -52,14 +52,26 @@ fn every_example_has_help() {
 fn bench_compares_and_times_every_case() {
     let table: serde_json::Value = serde_json::from_str(&stdout(example("bench").args(["--quick", "--json"]))).unwrap();
     let cases = table["cases"].as_array().unwrap();
-    for name in ["forward", "forward_into", "backward", "step_dense", "step_rows", "step_tied", "rotate", "alibi", "t5"]
-    {
+    for name in [
+        "forward",
+        "forward_into",
+        "backward",
+        "step_dense",
+        "step_rows",
+        "step_tied",
+        "rotate",
+        "alibi",
+        "t5",
+        "mapped",
+    ] {
         let rows: Vec<_> = cases.iter().filter(|row| row["case"] == name).collect();
         assert!(!rows.is_empty(), "{name}");
         assert!(rows.iter().all(|row| row["ours_ms"].as_f64().unwrap() > 0.0 && row["torch_ms"].is_null()), "{name}");
     }
     let text = stdout(example("bench").args(["--cases", "forward", "--shapes", "2x3x4,2x3x4:bf16", "--quick"]));
     assert_eq!(text.lines().filter(|line| line.starts_with("forward")).count(), 2, "{text}");
+    let text = stdout(example("bench").args(["--cases", "quantized", "--shapes", "2x3x64", "--quick"]));
+    assert!(text.contains(" x resident"), "{text}");
     assert!(failure(example("bench").args(["--shapes", "2x3"]), 2).contains("use BxTxC"));
     assert!(failure(example("bench").args(["--quick", "--torch", "no-such-python"]), 1).contains("no-such-python"));
 }
@@ -91,6 +103,15 @@ fn bench_reports() {
     let missing = folder.path().join("no-folder").join("report.md");
     let error = failure(example("bench").args(["--quick", "--cases", "forward", "--report"]).arg(missing), 1);
     assert!(error.contains("no-folder"), "{error}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn bench_opens_a_large_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--shapes", "1x8x64", "--vocab-size", "100", "--large"];
+    let text = stdout(example("bench").args(arguments).arg(folder.path()));
+    assert!(text.contains("6.43 GB") && text.contains("ours") && text.contains("candle"), "{text}");
 }
 
 #[test]
@@ -169,6 +190,22 @@ fn embed_writes_what_transformers_computes() {
             }
         }
     }
+}
+
+#[test]
+fn embed_quantizes_and_says_what_it_lost() {
+    let text = stdout(example("embed").args(["--quantized", "q8_0", "--ids", "0,50256"]));
+    assert!(text.contains("wte quantized to Q8_0: 3.4 MB of 12.9; error at most "), "{text}");
+    let text = failure(example("embed").args(["--quantized", "Q4K"]), 1);
+    assert!(text.contains("rows of 64 numbers are not made of whole Q4K blocks of 256: use Q8_0"), "{text}");
+    assert!(failure(example("embed").args(["--quantized", "q9"]), 2).contains("use one of [q8_0, "));
+    // Blocks of the file are taken as they are.
+    let file = golden("formats/q8_0.gguf");
+    let text = stdout(example("embed").args(["--quantized", "q8_0", "--ids", "0,12", "--weights"]).arg(&file));
+    let mapped = stdout(example("embed").args(["--mapped", "--ids", "0,12", "--weights"]).arg(&file));
+    let vectors = |text: &str| text.lines().filter(|line| line.ends_with(char::is_numeric)).count();
+    assert!(!text.contains("quantized to") && text.contains("Q8_0 -> F32"), "{text}");
+    assert_eq!(vectors(&text), vectors(&mapped), "{mapped}");
 }
 
 #[test]

@@ -13,7 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, IndexOp, Tensor};
+use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::rng::Generator;
 
@@ -39,7 +40,23 @@ fn use_checkpoint(path: &Path) -> Result<(), String> {
     let tables = checkpoint.load_tables(DType::F64, &Device::Cpu).map_err(|error| one_line(&error))?;
     let (rows, width) = tables.wte.dims2().map_err(|error| error.to_string())?;
     assert_eq!((tables.config.vocab_size, tables.config.n_embd), (rows, width));
+    let ids = Tensor::new(&[[rows as i64 - 1, 0]], &Device::Cpu).map_err(|error| error.to_string())?;
+    let expected = numbers(tables.wte.i((rows - 1, ..)));
+    for stored in [
+        GptInputLayer::from_checkpoint_mapped(&checkpoint, DType::F64, &Device::Cpu),
+        GptInputLayer::from_checkpoint_quantized(&checkpoint, DType::F64, &Device::Cpu),
+    ] {
+        let Ok((layer, _)) = stored.inspect_err(|error| drop(one_line(error))) else { continue };
+        let found = numbers(layer.embed_tokens(&ids).map_err(Into::into).and_then(|rows| rows.i((0, 0))));
+        // Not every way of converting keeps the payload of a NaN.
+        let same = |(x, y): (&f64, &f64)| x == y || (x.is_nan() && y.is_nan());
+        assert!(found.iter().zip(&expected).all(same) && found.len() == expected.len(), "{found:?} {expected:?}");
+    }
     Ok(())
+}
+
+fn numbers(row: candle_core::Result<Tensor>) -> Vec<f64> {
+    row.and_then(|row| row.to_vec1()).unwrap()
 }
 
 /// Damages `seeds` (files of `tests/golden/formats`) for the time that is given; `name` is what each is written as.

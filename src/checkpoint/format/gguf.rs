@@ -12,7 +12,7 @@ use super::super::stored::{Contents, Kind, StoredDType, StoredTensor};
 
 pub(in super::super) const MAGIC: &[u8; 4] = b"GGUF";
 /// Where tensors begin, unless the file says otherwise.
-const ALIGNMENT: u64 = 32;
+pub(in super::super) const ALIGNMENT: u64 = 32;
 /// The fewest bytes that a tensor's entry and a key with its value take: what bounds the counts.
 const MIN_TENSOR_BYTES: u64 = 24;
 const MIN_PAIR_BYTES: u64 = 9;
@@ -184,31 +184,42 @@ fn scalar_bytes(kind: u32) -> Parse<u64> {
 }
 
 /// Types by number: <https://github.com/ggml-org/ggml/blob/master/include/ggml.h>, `enum ggml_type`.
+const FLOATS: [(u32, DType); 4] = [(0, DType::F32), (1, DType::F16), (28, DType::F64), (30, DType::BF16)];
+const BLOCKS: [(u32, GgmlDType); 10] = [
+    (2, GgmlDType::Q4_0),
+    (3, GgmlDType::Q4_1),
+    (6, GgmlDType::Q5_0),
+    (7, GgmlDType::Q5_1),
+    (8, GgmlDType::Q8_0),
+    (10, GgmlDType::Q2K),
+    (11, GgmlDType::Q3K),
+    (12, GgmlDType::Q4K),
+    (13, GgmlDType::Q5K),
+    (14, GgmlDType::Q6K),
+];
+
+pub(in super::super) fn number_of(dtype: DType) -> Option<u32> {
+    FLOATS.iter().find(|(_, known)| *known == dtype).map(|&(number, _)| number)
+}
+
+pub(in super::super) fn number_of_blocks(block_type: GgmlDType) -> Option<u32> {
+    BLOCKS.iter().find(|(_, known)| *known == block_type).map(|&(number, _)| number)
+}
+
 fn stored_dtype(number: u32, name: &str) -> Parse<StoredDType> {
-    let blocks = match number {
-        0 => return Ok(StoredDType::float(DType::F32)),
-        1 => return Ok(StoredDType::float(DType::F16)),
-        28 => return Ok(StoredDType::float(DType::F64)),
-        30 => return Ok(StoredDType::float(DType::BF16)),
-        2 => GgmlDType::Q4_0,
-        3 => GgmlDType::Q4_1,
-        6 => GgmlDType::Q5_0,
-        7 => GgmlDType::Q5_1,
-        8 => GgmlDType::Q8_0,
-        10 => GgmlDType::Q2K,
-        11 => GgmlDType::Q3K,
-        12 => GgmlDType::Q4K,
-        13 => GgmlDType::Q5K,
-        14 => GgmlDType::Q6K,
-        _ => {
-            let Some(&(_, name, block, block_bytes)) = OTHER_TYPES.iter().find(|(known, ..)| *known == number) else {
-                return invalid(format!("`{name}` has the unknown type {number}"));
-            };
-            return Ok(StoredDType { name: name.to_string(), kind: Kind::Other, block, block_bytes });
+    if let Some(&(_, dtype)) = FLOATS.iter().find(|(known, _)| *known == number) {
+        return Ok(StoredDType::float(dtype));
+    }
+    if let Some(&(_, blocks)) = BLOCKS.iter().find(|(known, _)| *known == number) {
+        let (block, block_bytes) = (blocks.block_size(), blocks.type_size());
+        return Ok(StoredDType { name: format!("{blocks:?}"), kind: Kind::Blocks(blocks), block, block_bytes });
+    }
+    match OTHER_TYPES.iter().find(|(known, ..)| *known == number) {
+        Some(&(_, name, block, block_bytes)) => {
+            Ok(StoredDType { name: name.to_string(), kind: Kind::Other, block, block_bytes })
         }
-    };
-    let (block, block_bytes) = (blocks.block_size(), blocks.type_size());
-    Ok(StoredDType { name: format!("{blocks:?}"), kind: Kind::Blocks(blocks), block, block_bytes })
+        None => invalid(format!("`{name}` has the unknown type {number}")),
+    }
 }
 
 /// Types that Candle does not dequantize, for lists: number, name, elements and bytes of a block.

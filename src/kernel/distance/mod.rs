@@ -199,7 +199,7 @@ impl Columns {
                 let to = unsafe { out.row(row) };
                 if in_pieces {
                     let first = self.t_q - 1 - i;
-                    simd::copy(to, &from[first..first + self.t_k], &[], out.stream);
+                    simd::copy(to, &from[first..first + self.t_k], &[0u8; 0], out.stream);
                 } else {
                     for (to, &column) in to.iter_mut().zip(self.of(i)) {
                         to.write(from[column as usize]);

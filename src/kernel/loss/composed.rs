@@ -9,7 +9,8 @@ use crate::error::Result;
 pub(super) fn run(job: &CrossEntropy<'_>, wanted: Wanted) -> Result<LossParts> {
     let (real, device) = (job.real(), job.hidden.device());
     let mut loss = Tensor::zeros((), real, device)?;
-    let mut table_grad = wanted.table.then(|| Tensor::zeros(job.table.shape(), real, device)).transpose()?;
+    let table = job.table.dense()?;
+    let mut table_grad = wanted.table.then(|| Tensor::zeros(table.shape(), real, device)).transpose()?;
     let mut hidden_grad = wanted.hidden.then(|| Tensor::zeros(job.hidden.shape(), real, device)).transpose()?;
     for chunk in job.counted.chunks(job.chunk_rows) {
         let index = |value: fn(&super::Counted) -> usize| {
@@ -18,7 +19,7 @@ pub(super) fn run(job: &CrossEntropy<'_>, wanted: Wanted) -> Result<LossParts> {
         };
         let (rows, targets) = (index(|counted| counted.row)?, index(|counted| counted.target)?.unsqueeze(1)?);
         let hidden = job.hidden.index_select(&rows, 0)?;
-        let logits = hidden.matmul(&job.table.t()?)?.to_dtype(real)?;
+        let logits = hidden.matmul(&table.t()?)?.to_dtype(real)?;
         let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
         let exps = shifted.exp()?;
         let sums = exps.sum_keepdim(1)?;
@@ -29,9 +30,9 @@ pub(super) fn run(job: &CrossEntropy<'_>, wanted: Wanted) -> Result<LossParts> {
         }
         let minus_one = Tensor::full(-1f32, targets.shape(), device)?.to_dtype(real)?;
         let slopes = exps.broadcast_div(&sums)?.scatter_add(&targets, &minus_one, 1)?;
-        let slopes = slopes.to_dtype(job.table.dtype())?;
+        let slopes = slopes.to_dtype(table.dtype())?;
         if let Some(grad) = hidden_grad.take() {
-            hidden_grad = Some(grad.index_add(&rows, &slopes.matmul(&job.table)?.to_dtype(real)?, 0)?);
+            hidden_grad = Some(grad.index_add(&rows, &slopes.matmul(&table)?.to_dtype(real)?, 0)?);
         }
         if let Some(grad) = table_grad.take() {
             table_grad = Some((grad + slopes.t()?.matmul(&hidden)?.to_dtype(real)?)?);

@@ -14,6 +14,7 @@
 
 use rayon::prelude::*;
 
+use super::super::StoredTable;
 use super::super::element::Element;
 use super::matmul::Update;
 use super::real::{Real, widened};
@@ -31,13 +32,20 @@ pub(super) struct Job<'a, S> {
     /// `[n_rows, n_embd]`
     pub(super) hidden: &'a [S],
     /// `[vocab_size, n_embd]`
-    pub(super) table: &'a [S],
+    pub(super) table: Rows<'a, S>,
     pub(super) n_rows: usize,
     pub(super) n_embd: usize,
     pub(super) vocab_size: usize,
     pub(super) counted: &'a [Counted],
     pub(super) scale: f64,
     pub(super) chunk_rows: usize,
+}
+
+/// The rows of the table, which are widened block by block where they are not what sums are made of.
+#[derive(Clone, Copy)]
+pub(super) enum Rows<'a, S> {
+    Values(&'a [S]),
+    Stored(&'a StoredTable),
 }
 
 pub(super) struct Found<T> {
@@ -127,6 +135,13 @@ impl<S: Element<Wide: Real>> Job<'_, S> {
         let len = self.blocks().len;
         let first = index * len;
         let n = len.min(self.vocab_size - first);
-        (first, n, widened(&self.table[first * self.n_embd..][..n * self.n_embd], scratch))
+        let values = match self.table {
+            Rows::Values(values) => widened(&values[first * self.n_embd..][..n * self.n_embd], scratch),
+            Rows::Stored(table) => {
+                table.widen_rows::<S>(first, n, scratch);
+                scratch
+            }
+        };
+        (first, n, values)
     }
 }

@@ -15,8 +15,10 @@ mod sweeps;
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 
+use super::StoredTable;
 use super::element::Element;
 use crate::error::Result;
+use fused::Rows;
 pub(crate) use op::attach;
 use real::{Real, with_values};
 
@@ -34,11 +36,34 @@ pub(crate) struct Wanted {
     pub(crate) table: bool,
 }
 
+/// The table of the head, `[V, C]`: in memory, or converted while it is read.
+#[derive(Clone, Debug)]
+pub(crate) enum HeadTable<'a> {
+    Dense(Tensor),
+    Stored(&'a StoredTable),
+}
+
+impl HeadTable<'_> {
+    /// Whether a gradient of it is wanted.
+    pub(crate) fn is_tracked(&self) -> bool {
+        matches!(self, Self::Dense(table) if table.track_op())
+    }
+
+    /// All of its numbers in one tensor.
+    fn dense(&self) -> Result<Tensor> {
+        match self {
+            Self::Dense(table) => Ok(table.clone()),
+            Self::Stored(table) => table.narrow(0, table.n_rows),
+        }
+    }
+}
+
 /// What is to be computed, all checked: `hidden` `[N, C]` and `table` `[V, C]` of one type on one device.
 #[derive(Clone, Debug)]
 pub(crate) struct CrossEntropy<'a> {
     hidden: Tensor,
-    table: Tensor,
+    table: HeadTable<'a>,
+    vocab_size: usize,
     counted: &'a [Counted],
     scale: f64,
     chunk_rows: usize,
@@ -64,20 +89,24 @@ impl<'a> CrossEntropy<'a> {
     /// `scale` times the sum of the losses of the rows `counted`.
     pub(crate) fn new(
         hidden: &Tensor,
-        table: &Tensor,
+        table: HeadTable<'a>,
         counted: &'a [Counted],
         scale: f64,
         chunk_rows: Option<usize>,
     ) -> Result<Self> {
-        let (vocab_size, n_embd) = table.dims2()?;
+        let (_, n_embd) = hidden.dims2()?;
+        let (table, vocab_size) = match table {
+            HeadTable::Dense(table) => (HeadTable::Dense(table.detach().contiguous()?), table.dim(0)?),
+            HeadTable::Stored(stored) => (table, stored.n_rows),
+        };
         // As many partial gradients of the hidden states as logits, at most.
         let width = vocab_size.max(fused::GROUPS * n_embd);
         let most = chunk_rows.unwrap_or((CHUNK_LOGITS / width).clamp(16, 2048)).max(1);
         // Chunks of the same size, so that the last one is no sliver.
         let n_chunks = counted.len().div_ceil(most).max(1);
         let chunk_rows = counted.len().div_ceil(n_chunks).max(1);
-        let (hidden, table) = (hidden.detach().contiguous()?, table.detach().contiguous()?);
-        Ok(Self { hidden, table, counted, scale, chunk_rows })
+        let hidden = hidden.detach().contiguous()?;
+        Ok(Self { hidden, table, vocab_size, counted, scale, chunk_rows })
     }
 
     pub(crate) fn run(&self, wanted: Wanted) -> Result<LossParts> {
@@ -100,22 +129,27 @@ impl<'a> CrossEntropy<'a> {
 
     /// No row counts: 0 · `scale`, which is NaN for a mean (0/0, as PyTorch), and gradients of zero.
     fn nothing(&self, wanted: Wanted) -> Result<LossParts> {
-        let zeros = |like: &Tensor| Tensor::zeros(like.shape(), self.real(), like.device());
+        let (n_rows, n_embd) = self.hidden.dims2()?;
+        let zeros = |n_rows| Tensor::zeros((n_rows, n_embd), self.real(), self.hidden.device());
         Ok(LossParts {
             loss: (Tensor::zeros((), self.real(), self.hidden.device())? * self.scale)?,
-            hidden_grad: wanted.hidden.then(|| zeros(&self.hidden)).transpose()?,
-            table_grad: wanted.table.then(|| zeros(&self.table)).transpose()?,
+            hidden_grad: wanted.hidden.then(|| zeros(n_rows)).transpose()?,
+            table_grad: wanted.table.then(|| zeros(self.vocab_size)).transpose()?,
         })
     }
 
     fn fused<S: Element<Wide: Real>>(&self, wanted: Wanted) -> Result<LossParts> {
         let (n_rows, n_embd) = self.hidden.dims2()?;
-        let (vocab_size, _) = self.table.dims2()?;
+        let vocab_size = self.vocab_size;
         let found = with_values::<S, _>(&self.hidden, |hidden| {
-            with_values::<S, _>(&self.table, |table| {
+            let run = |table: Rows<'_, S>| {
                 let (counted, scale, chunk_rows) = (self.counted, self.scale, self.chunk_rows);
                 fused::Job { hidden, table, n_rows, n_embd, vocab_size, counted, scale, chunk_rows }.run(wanted)
-            })
+            };
+            match &self.table {
+                HeadTable::Dense(table) => with_values::<S, _>(table, |values| run(Rows::Values(values))),
+                HeadTable::Stored(table) => Ok(run(Rows::Stored(table))),
+            }
         })??;
         let device = self.hidden.device();
         let tensor = |values, rows| Tensor::from_vec(values, (rows, n_embd), device);
@@ -132,7 +166,7 @@ mod tests {
     use candle_core::{DType, Device, Tensor};
     use proptest::prelude::*;
 
-    use super::{Counted, CrossEntropy, LossParts, Wanted, composed};
+    use super::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, composed};
     use crate::error::Result;
 
     const BOTH: Wanted = Wanted { hidden: true, table: true };
@@ -161,7 +195,7 @@ mod tests {
             .map(|row| Counted { row, target: (row * 7919 + seed as usize % 1000) % vocab_size })
             .collect();
         let (hidden, table) = (hidden.to_dtype(dtype)?, table.to_dtype(dtype)?);
-        let job = CrossEntropy::new(&hidden, &table, &counted, 0.3, Some(chunk_rows))?;
+        let job = CrossEntropy::new(&hidden, HeadTable::Dense(table.clone()), &counted, 0.3, Some(chunk_rows))?;
         Ok((job.run(BOTH)?, composed::run(&job, BOTH)?))
     }
 
@@ -221,7 +255,8 @@ mod tests {
     fn only_what_is_wanted_is_computed() -> Result<()> {
         let tensor = |rows, seed| Tensor::from_vec(values(rows * 3, seed, 1.0), (rows, 3), &Device::Cpu);
         let counted = [Counted { row: 1, target: 4 }];
-        let job = CrossEntropy::new(&tensor(2, 1)?, &tensor(5, 2)?, &counted, 1.0, None)?;
+        let table = tensor(5, 2)?;
+        let job = CrossEntropy::new(&tensor(2, 1)?, HeadTable::Dense(table.clone()), &counted, 1.0, None)?;
         let all = job.run(BOTH)?;
         for (hidden, table) in [(false, false), (true, false), (false, true)] {
             let parts = job.run(Wanted { hidden, table })?;

@@ -1,0 +1,135 @@
+//! The two tables as GGUF, for this crate and whatever reads that format: numbers, or quantized blocks as they are.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device, Tensor};
+
+use super::format::gguf::{ALIGNMENT, MAGIC, number_of, number_of_blocks};
+use super::keys;
+use super::save::{write_atomically, write_elements};
+use crate::config::GptInputConfig;
+use crate::error::{CheckpointError, Result};
+
+/// A token table on its way into a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TableData<'a> {
+    Numbers(&'a Tensor),
+    /// Blocks of `[n_rows, width]` numbers.
+    Blocks {
+        block_type: GgmlDType,
+        dims: (usize, usize),
+        bytes: &'a [u8],
+    },
+}
+
+impl TableData<'_> {
+    fn dims(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Numbers(table) => Ok(table.dims2()?),
+            Self::Blocks { dims, .. } => Ok(*dims),
+        }
+    }
+
+    fn number(&self) -> Result<u32, CheckpointError> {
+        match self {
+            Self::Numbers(table) => {
+                let dtype = table.dtype();
+                number_of(dtype).ok_or(CheckpointError::UnsupportedDType { dtype })
+            }
+            // A table of other blocks cannot be made.
+            Self::Blocks { block_type, .. } => {
+                number_of_blocks(*block_type).ok_or(CheckpointError::UnsupportedDType { dtype: DType::F32 })
+            }
+        }
+    }
+
+    fn n_bytes(&self) -> u64 {
+        match self {
+            Self::Numbers(table) => (table.elem_count() * table.dtype().size_in_bytes()) as u64,
+            Self::Blocks { bytes, .. } => bytes.len() as u64,
+        }
+    }
+
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            Self::Numbers(table) => write_elements(out, table),
+            Self::Blocks { bytes, .. } => out.write_all(bytes),
+        }
+    }
+}
+
+/// Writes version 3 with the dimensions of `config` under llama.cpp's keys of a GPT-2; of the rest of the configuration the
+/// format has no keys.
+pub(crate) fn save_gguf(path: &Path, wte: TableData<'_>, wpe: &Tensor, config: &GptInputConfig) -> Result<()> {
+    let on_host = |table: &Tensor| table.to_device(&Device::Cpu)?.contiguous();
+    let wpe = on_host(wpe)?;
+    let dense;
+    let wte = match wte {
+        TableData::Numbers(table) => {
+            dense = on_host(table)?;
+            TableData::Numbers(&dense)
+        }
+        blocks => blocks,
+    };
+    let tables = [(keys::GGUF.0, wte), (keys::GGUF.1, TableData::Numbers(&wpe))];
+    let header = header_of(&tables, config)?;
+    write_atomically(path, |out| {
+        out.write_all(&header)?;
+        for (_, table) in &tables {
+            table.write(out)?;
+            out.write_all(&padding(table.n_bytes()))?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Everything in front of the tables, padded.
+fn header_of(tables: &[(&str, TableData<'_>)], config: &GptInputConfig) -> Result<Vec<u8>> {
+    const VERSION: u32 = 3;
+    const TEXT: u32 = 8;
+    const U32: u32 = 4;
+    let numbers = [
+        ("context_length", config.n_positions),
+        ("embedding_length", config.n_embd),
+        ("block_count", config.n_layer),
+        ("attention.head_count", config.n_head),
+        ("vocab_size", config.vocab_size),
+    ];
+    let mut header = MAGIC.to_vec();
+    header.extend(VERSION.to_le_bytes());
+    header.extend((tables.len() as u64).to_le_bytes());
+    header.extend((numbers.len() as u64 + 1).to_le_bytes());
+    text(&mut header, "general.architecture");
+    header.extend(TEXT.to_le_bytes());
+    text(&mut header, "gpt2");
+    for (key, number) in numbers {
+        text(&mut header, &format!("gpt2.{key}"));
+        header.extend(U32.to_le_bytes());
+        header.extend(u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
+    }
+    let mut start = 0u64;
+    for (name, table) in tables {
+        let (n_rows, width) = table.dims()?;
+        text(&mut header, name);
+        header.extend(2u32.to_le_bytes());
+        header.extend((width as u64).to_le_bytes()); // the dimension whose elements are neighbours comes first
+        header.extend((n_rows as u64).to_le_bytes());
+        header.extend(table.number()?.to_le_bytes());
+        header.extend(start.to_le_bytes());
+        start += table.n_bytes().next_multiple_of(ALIGNMENT);
+    }
+    header.extend(padding(header.len() as u64));
+    Ok(header)
+}
+
+fn text(header: &mut Vec<u8>, text: &str) {
+    header.extend((text.len() as u64).to_le_bytes());
+    header.extend(text.as_bytes());
+}
+
+fn padding(n_bytes: u64) -> Vec<u8> {
+    vec![0; (n_bytes.next_multiple_of(ALIGNMENT) - n_bytes) as usize]
+}

@@ -1,0 +1,225 @@
+//! Token tables in GGUF's quantized blocks: a quarter to a tenth of the memory, dequantized row by row.
+
+use std::fmt;
+
+use candle_core::quantized::ggml_file::qtensor_from_ggml;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+
+use super::{Kind, TokenTable};
+use crate::error::{EmbeddingError, Error, Result};
+use crate::kernel::{StoredTable, Table, can_dequantize};
+use crate::ranges::{RowBytes, RowType};
+
+/// Rows that are quantized, or copied, at a time.
+const ROWS: usize = 256;
+
+/// How far a quantized table is from the one it was made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QuantizeReport {
+    /// The blocks it is made of.
+    pub block_type: GgmlDType,
+    /// The largest difference of any number.
+    pub max_abs: f64,
+    /// The root of the mean squared difference.
+    pub rmse: f64,
+    /// `rmse` over the root of the mean squared number; 0 for a table of zeros.
+    pub relative: f64,
+    /// Bytes of the blocks.
+    pub n_bytes: usize,
+    /// Bytes of the table as it was, in its type.
+    pub n_bytes_before: usize,
+}
+
+impl fmt::Display for QuantizeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mb = |n_bytes: usize| n_bytes as f64 / 1e6;
+        let Self { block_type, max_abs, rmse, relative, n_bytes, n_bytes_before } = *self;
+        write!(
+            f,
+            "wte quantized to {block_type:?}: {:.1} MB of {:.1}; error at most {max_abs:.3e}, rmse {rmse:.3e}, {:.3} % of the numbers' own size",
+            mb(n_bytes),
+            mb(n_bytes_before),
+            100.0 * relative
+        )
+    }
+}
+
+impl TokenTable {
+    /// The table in quantized blocks, in memory, and how far it is from this one; look-ups go on giving its type.
+    ///
+    /// Of a row's numbers, 32 (`Q8_0` to `Q4_0`) or 256 (`Q6K` to `Q2K`) share a scale. Numbers are quantized as Candle does
+    /// it, from f32, and what a look-up gives are the bits of dequantizing the whole table (`QTensor::dequantize`, rounded to
+    /// the table's type) and looking up there. It can neither be trained nor changed ([`to_dense`](Self::to_dense)); it keeps
+    /// its [`options`](Self::options).
+    ///
+    /// ```
+    /// use candle_core::quantized::GgmlDType;
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::embedding::TokenTable;
+    ///
+    /// let rows: Vec<f32> = (0..64).map(|i| (i % 32 - 16) as f32 * 0.5).collect(); // two rows, -8 to 7.5
+    /// let wte = TokenTable::from(Tensor::from_vec(rows, (2, 32), &Device::Cpu)?);
+    /// let (quantized, report) = wte.quantize(GgmlDType::Q8_0)?;
+    /// assert_eq!((report.n_bytes, report.n_bytes_before), (68, 256)); // a scale in f16 and 32 bytes, two times
+    /// assert!(report.max_abs <= 8.0 / 127.0 / 2.0 * 1.001);
+    /// let row = quantized.forward(&Tensor::new(&[1u32], &Device::Cpu)?)?;
+    /// assert_eq!(row.get(0)?.get(0)?.to_scalar::<f32>()?, -8.001953); // -127 times the scale of 8/127 in f16
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`EmbeddingError::BlockWidth`] if blocks do not divide the width, saying which would
+    /// - [`EmbeddingError::BlockType`] for a type that is no quantized one, or of which no row is read
+    /// - [`EmbeddingError::NotFinite`] for a table with NaN or infinities
+    pub fn quantize(&self, block_type: GgmlDType) -> Result<(Self, QuantizeReport)> {
+        let (n_rows, width) = self.dims()?;
+        must_divide(block_type, width)?;
+        let pieces: Vec<Piece> = (0..n_rows)
+            .step_by(ROWS)
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .map(|first| self.quantize_rows(block_type, first, ROWS.min(n_rows - first)))
+            .collect::<Result<_>>()?;
+        let mut bytes = crate::memory::with_capacity(n_rows * RowType::Blocks(block_type).row_bytes(width));
+        let (mut max_abs, mut of_errors, mut of_numbers) = (0.0f64, 0.0, 0.0);
+        for piece in pieces {
+            bytes.extend_from_slice(&piece.bytes);
+            max_abs = max_abs.max(piece.max_abs);
+            of_errors += piece.of_errors;
+            of_numbers += piece.of_numbers;
+        }
+        let n = (n_rows * width) as f64;
+        let report = QuantizeReport {
+            block_type,
+            max_abs,
+            rmse: (of_errors / n).sqrt(),
+            relative: if of_numbers > 0.0 { (of_errors / of_numbers).sqrt() } else { 0.0 },
+            n_bytes: bytes.len(),
+            n_bytes_before: n_rows * width * self.dtype().size_in_bytes(),
+        };
+        let table = held(bytes, (n_rows, width), block_type, self.dtype(), self.device());
+        Ok((Self { options: self.options, ..Self::from(table) }, report))
+    }
+
+    fn quantize_rows(&self, block_type: GgmlDType, first: usize, n: usize) -> Result<Piece> {
+        let (_, width) = self.dims()?;
+        let numbers = self.narrow(first, n)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let values = numbers.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(at) = values.iter().position(|x| !x.is_finite()) {
+            return Err(EmbeddingError::NotFinite { row: first + at / width }.into());
+        }
+        // Of a view Candle would quantize what its storage begins with.
+        let blocks = QTensor::quantize(&numbers.force_contiguous()?, block_type)?;
+        let found = blocks.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+        let mut piece = Piece { bytes: blocks.data()?.into_owned(), max_abs: 0.0, of_errors: 0.0, of_numbers: 0.0 };
+        for (x, y) in values.iter().map(|&x| f64::from(x)).zip(found.iter().map(|&y| f64::from(y))) {
+            piece.max_abs = piece.max_abs.max((x - y).abs());
+            piece.of_errors += (x - y) * (x - y);
+            piece.of_numbers += x * x;
+        }
+        Ok(piece)
+    }
+
+    /// Rows `first..first + n` as numbers `[n, C]`, without history.
+    fn narrow(&self, first: usize, n: usize) -> Result<Tensor> {
+        match &self.kind {
+            Kind::Dense(table) => Ok(table.weight().detach().narrow(0, first, n)?),
+            Kind::Mapped(table) | Kind::Quantized(table, _) => table.narrow(first, n),
+        }
+    }
+
+    /// What the table is quantized to, if it is.
+    pub fn block_type(&self) -> Option<GgmlDType> {
+        if let Kind::Quantized(_, block_type) = self.kind { Some(block_type) } else { None }
+    }
+
+    /// The table with its numbers in memory, in its type and on its device: what trains, changes and saves. A dense table is
+    /// itself.
+    ///
+    /// # Errors
+    /// What reading the rows reports, for those that are elsewhere.
+    pub fn to_dense(&self) -> Result<Self> {
+        let (n_rows, _) = self.dims()?;
+        match &self.kind {
+            Kind::Dense(_) => Ok(self.clone()),
+            Kind::Mapped(_) | Kind::Quantized(..) => Ok(self.with_weight(self.narrow(0, n_rows)?)),
+        }
+    }
+
+    /// A table `[V, C]` on a copy of Candle's quantized one; look-ups give `dtype` (f32, f16, bf16 or f64) on `device`.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if it is no matrix, [`EmbeddingError::BlockType`] if it is not quantized or no row of its type
+    /// is read, [`Error::InvalidTable`] for another `dtype`.
+    pub fn from_qtensor(qtensor: &QTensor, dtype: DType, device: &Device) -> Result<Self> {
+        let Ok((n_rows, width)) = qtensor.shape().dims2() else {
+            let expected = "[V, C]".to_string();
+            return Err(Error::ShapeMismatch { what: "qtensor", got: qtensor.shape().clone(), expected });
+        };
+        must_divide(qtensor.dtype(), width)?;
+        if n_rows == 0 || !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
+            let shape = qtensor.shape().clone();
+            return Err(Error::InvalidTable { table: Table::Tokens.name(), shape, dtype });
+        }
+        let bytes = qtensor.data()?.into_owned();
+        Ok(held(bytes, (n_rows, width), qtensor.dtype(), dtype, device).into())
+    }
+
+    /// The table as Candle's own quantized tensor, on the host: a copy of its blocks, for `QMatMul` or a GGUF file of yours.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::NotQuantized`] for a table of numbers, [`Error::NotInMemory`] for one that is elsewhere.
+    pub fn to_qtensor(&self) -> Result<QTensor> {
+        let Kind::Quantized(table, block_type) = &self.kind else {
+            return Err(EmbeddingError::NotQuantized.into());
+        };
+        let blocks = table.bytes_here()?;
+        // Candle reads the bytes as a slice of blocks, whose alignment is that of an f16.
+        let mut copy = vec![0; blocks.len() + 1];
+        let start = copy.as_ptr().align_offset(align_of::<u16>());
+        let aligned = &mut copy[start..start + blocks.len()];
+        aligned.copy_from_slice(blocks);
+        Ok(qtensor_from_ggml(*block_type, aligned, vec![table.n_rows, table.width], &Device::Cpu)?)
+    }
+}
+
+/// Some rows in blocks, with sums over their numbers.
+struct Piece {
+    bytes: Vec<u8>,
+    max_abs: f64,
+    /// Of squared errors.
+    of_errors: f64,
+    /// Of squared numbers.
+    of_numbers: f64,
+}
+
+fn must_divide(block_type: GgmlDType, width: usize) -> Result<(), EmbeddingError> {
+    if !can_dequantize(block_type) {
+        return Err(EmbeddingError::BlockType { block_type });
+    }
+    match width % block_type.block_size() {
+        0 => Ok(()),
+        _ => Err(EmbeddingError::BlockWidth { block_type, width }),
+    }
+}
+
+fn held(
+    bytes: Vec<u8>,
+    (n_rows, width): (usize, usize),
+    block_type: GgmlDType,
+    dtype: DType,
+    device: &Device,
+) -> StoredTable {
+    StoredTable {
+        bytes: RowBytes::Held(bytes.into()),
+        start: 0,
+        n_rows,
+        width,
+        stored: RowType::Blocks(block_type),
+        dtype,
+        device: device.clone(),
+        table: Table::Tokens,
+    }
+}
