@@ -55,8 +55,10 @@ mod tests {
                 for (&bits, sum) in left.iter().zip(sums) {
                     let exact = bf16::from_bits(bits).to_f32() + bf16::from_bits(partner).to_f32();
                     let expected = bf16::from_f32(exact);
+                    // Where AVX-512 rounds to bf16, Candle lets it, and it takes subnormals (below 1.2e-38) for zeros.
+                    let is_flushed = exact.is_subnormal() && sum == bf16::ZERO;
                     assert!(
-                        sum.to_bits() == expected.to_bits() || (sum.is_nan() && expected.is_nan()),
+                        sum.to_bits() == expected.to_bits() || (sum.is_nan() && expected.is_nan()) || is_flushed,
                         "bf16 {bits:#06x} + {partner:#06x}: {sum:?}, expected {expected:?}"
                     );
                 }
