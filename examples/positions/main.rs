@@ -112,8 +112,9 @@ fn scores(layer: &GptInputLayer, length: usize) -> Result<Vec<f32>> {
         Place::Bias => product(&heads, &heads)?.broadcast_add(&positions.attention_bias(length, length, 0)?)?,
         Place::Scores => positions.attention_scores(&heads, &heads, 0, 0)?,
     };
-    let scores = scores.get(0)?.get(0)?;
-    Ok(scores.broadcast_sub(&scores.mean_all()?)?.flatten_all()?.to_vec1()?)
+    let scores: Vec<f32> = scores.get(0)?.get(0)?.flatten_all()?.to_vec1()?;
+    let mean = scores.iter().copied().map(f64::from).sum::<f64>() / scores.len() as f64;
+    Ok(scores.into_iter().map(|score| (f64::from(score) - mean) as f32).collect())
 }
 
 fn draw(path: &Path, panels: &[(&str, Vec<f32>)]) -> Result<()> {
