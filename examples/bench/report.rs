@@ -93,8 +93,8 @@ fn table_of_times(text: &mut String, timed: &[Timed], copy: Result<f64>) {
         let number = |key: &str| row[key].as_f64();
         let milliseconds = |key: &str| number(key).map(|ms| format!("{ms:.5}")).unwrap_or_default();
         let speed = number("n_bytes").zip(number("ours_ms")).map(|(n_bytes, ms)| n_bytes / ms / 1e6);
-        let share = speed.zip(copy).map(|(speed, copy)| format!("{:.2}", speed / copy)).unwrap_or_default();
-        let speed = speed.map(|speed| format!("{speed:.1}")).unwrap_or_default();
+        let share = speed.zip(copy).map(|(speed, copy)| format!("{:.3}", speed / copy)).unwrap_or_default();
+        let speed = speed.map(|speed| format!("{speed:.2}")).unwrap_or_default();
         let (ours, candle) = (milliseconds("ours_ms"), milliseconds("candle_ms"));
         let _ = writeln!(text, "| `{case}` | {shape} | {ours} | {candle} | {speed} | {share} |");
     }
