@@ -79,7 +79,7 @@ impl Case {
         let n_logits = shape.n_tokens() * shape.vocab_size;
         match self {
             Self::Forward | Self::ForwardInto | Self::Rotate | Self::Mapped => true,
-            Self::Quantized => shape.n_embd % 32 == 0, // blocks of Q8_0
+            Self::Quantized => shape.n_embd.is_multiple_of(32), // blocks of Q8_0
             // The same bias for the whole batch.
             Self::Alibi | Self::T5 => shape.batch == 1 && shape.dtype == DType::F32,
             Self::Backward | Self::StepDense | Self::StepRows => shape.dtype == DType::F32,
