@@ -53,7 +53,7 @@ impl TokenTable {
     /// A fresh table `[vocab_size, n_embd]`, its padding row zeroed: `torch.nn.Embedding(vocab_size, n_embd, …)`.
     ///
     /// # Errors
-    /// [`EmbeddingError`](crate::error::EmbeddingError) for options that make no sense, and as [`Init::wte`].
+    /// [`EmbeddingError`] for options that make no sense, and as [`Init::wte`].
     pub fn init(
         (vocab_size, n_embd): (usize, usize),
         options: EmbeddingOptions,
@@ -73,7 +73,7 @@ impl TokenTable {
     /// The same table with options of `torch.nn.Embedding`; no row is changed (as `Embedding.from_pretrained`).
     ///
     /// # Errors
-    /// [`EmbeddingError`](crate::error::EmbeddingError) for options that make no sense.
+    /// [`EmbeddingError`] for options that make no sense.
     pub fn with_options(mut self, options: EmbeddingOptions) -> Result<Self> {
         let (vocab_size, _) = self.dims()?;
         options.validate(vocab_size)?;

@@ -20,7 +20,7 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// As [`from_pretrained`](Self::from_pretrained), and
-    /// [`CheckpointError::NotQuantized`](crate::error::CheckpointError::NotQuantized) for a table of numbers, which
+    /// [`CheckpointError::NotQuantized`] for a table of numbers, which
     /// [`quantize`](Self::quantize) quantizes.
     pub fn from_pretrained_quantized(
         path: impl AsRef<Path>,

@@ -35,8 +35,8 @@ impl TiedLmHead {
     /// A head on the token table `wte` `[V, C]`.
     ///
     /// # Errors
-    /// [`Error::InvalidTable`](crate::Error::InvalidTable) if it is no matrix of floating-point numbers,
-    /// [`Error::NotInMemory`](crate::Error::NotInMemory) if its bytes are elsewhere: every call would fetch all of them.
+    /// [`Error::InvalidTable`] if it is no matrix of floating-point numbers,
+    /// [`Error::NotInMemory`] if its bytes are elsewhere: every call would fetch all of them.
     pub fn new(wte: impl Into<TokenTable>) -> Result<Self> {
         let wte = wte.into();
         wte.dims()?;
@@ -51,7 +51,7 @@ impl TiedLmHead {
     /// - returns: `[.., V]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if the last dimension is not C, [`Error::TableMismatch`](crate::Error::TableMismatch) if the type is not the table's.
+    /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the type is not the table's.
     pub fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
         let (vocab_size, n_embd) = self.wte.dims()?;
         let outer = self.outer_dims(hidden_states)?;
