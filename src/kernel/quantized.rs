@@ -7,7 +7,19 @@ use half::f16;
 
 use super::cpu::Outside;
 use super::element::Element;
-use super::simd;
+
+/// Calls a loop of this file, compiled for AVX2 where the CPU has it: as functions of their own, for the compiler does not
+/// bring every closure into [`super::simd::vectorised`].
+macro_rules! vectorised {
+    ($name:ident, $from:expr, $to:expr) => {
+        match () {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the CPU has AVX2, as was just seen.
+            () if is_x86_feature_detected!("avx2") => unsafe { avx2::$name($from, $to) },
+            () => $name($from, $to),
+        }
+    };
+}
 
 /// A task's own room for one row.
 pub(super) struct Scratch<E> {
@@ -41,12 +53,7 @@ impl<E: Element> Scratch<E> {
             return Ok(row);
         }
         self.numbers.resize(self.width, E::zero());
-        let (to, from) = (&mut self.numbers, &self.dequantized);
-        simd::vectorised(|| {
-            for (to, &from) in to.iter_mut().zip(from) {
-                *to = E::narrow(E::Wide::from_f64(f64::from(from)));
-            }
-        });
+        vectorised!(narrow, &self.dequantized, &mut self.numbers);
         Ok(&self.numbers)
     }
 }
@@ -57,21 +64,15 @@ pub(crate) fn can_dequantize(blocks: GgmlDType) -> bool {
     matches!(blocks, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2K | Q3K | Q4K | Q5K | Q6K)
 }
 
-/// Calls a loop of this file, compiled for AVX2 where the CPU has it: as functions of their own, for the compiler does not
-/// bring every closure into [`simd::vectorised`].
-macro_rules! vectorised {
-    ($name:ident, $bytes:expr, $to:expr) => {{
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the CPU has AVX2, as was just seen.
-            return Ok(unsafe { avx2::$name($bytes, $to) });
-        }
-        $name($bytes, $to)
-    }};
-}
-
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
+    use super::Element;
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn narrow<E: Element>(from: &[f32], to: &mut [E]) {
+        super::narrow(from, to);
+    }
+
     #[target_feature(enable = "avx2")]
     pub(super) fn q8_0(bytes: &[u8], to: &mut [f32]) {
         super::q8_0(bytes, to);
@@ -103,6 +104,14 @@ fn dequantize(blocks: GgmlDType, bytes: &[u8], to: &mut [f32], aligned: &mut Vec
         _ => return Err(Outside), // `can_dequantize` has refused it before
     }
     Ok(())
+}
+
+/// Each number rounded to `E`.
+#[inline(always)]
+fn narrow<E: Element>(from: &[f32], to: &mut [E]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = E::narrow(E::Wide::from_f64(f64::from(from)));
+    }
 }
 
 /// Blocks of 32: a scale in f16, a byte a number.

@@ -143,7 +143,7 @@ impl StoredTable {
 
     /// How many rows ahead the memory is asked.
     fn n_ahead(&self) -> usize {
-        (BYTES_AHEAD / self.stored.row_bytes(self.width).max(1)).clamp(1, 64)
+        (2 * BYTES_AHEAD / self.stored.row_bytes(self.width).max(1)).clamp(2, 64)
     }
 
     /// A row that is read later, or nothing.
