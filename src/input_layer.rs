@@ -1,25 +1,21 @@
 //! [`GptInputLayer`]: token ids in, the tensor that enters the first transformer block out.
 
+mod files;
 mod quantized;
+mod training;
 mod vocabulary;
 
-use std::path::Path;
+use candle_core::{DType, Device, Module, ModuleT, Tensor};
 
-use candle_core::{DType, Device, Module, ModuleT, Tensor, Var};
-use candle_nn::{VarBuilder, VarMap};
-
-use crate::checkpoint::{Checkpoint, LoadReport, StoredRows, StoredTables, save_tables};
 use crate::config::GptInputConfig;
-use crate::dropout::dropout;
 use crate::embedding::{IdCheck, TokenTable};
-use crate::error::{Error, OptimError, Result};
+use crate::error::{Error, Result};
 use crate::init::Init;
 use crate::kernel::{
-    DenseTable, IdChecks, Places, StoredTable, Table, Wpe, add_rows, copy_into, gather_add, gather_add_into,
-    gather_into, new_var, outer_dims, same_device,
+    IdChecks, Places, Table, Wpe, add_rows, copy_into, gather_add, gather_add_into, gather_into, outer_dims,
+    same_device,
 };
 use crate::lm_head::TiedLmHead;
-use crate::optim::{RowGrad, RowOptimizer};
 use crate::position::{PositionEncoding, PositionScheme, PositionTable, Positions, Resize, resized};
 use crate::rng::Generator;
 
@@ -183,140 +179,6 @@ impl GptInputLayer {
         &self.generator
     }
 
-    /// The Candle way: `wte.weight` and `wpe.weight` of any [`VarBuilder`], in exactly the shapes of `config`; with other
-    /// positions their tables, under the names of [`PositionEncoding::tables`].
-    ///
-    /// On a [`VarMap`] that lacks them they are drawn from N(0, `initializer_range`²) and are trained as usual.
-    ///
-    /// # Errors
-    /// [`ConfigError`](crate::error::ConfigError) if the configuration makes no sense, [`Error::Candle`] if a table is
-    /// missing or has another shape.
-    pub fn load(vb: VarBuilder, config: &GptInputConfig) -> Result<Self> {
-        config.validate()?;
-        let init = candle_nn::Init::Randn { mean: 0.0, stdev: config.initializer_range };
-        let wte = vb.get_with_hints((config.vocab_size, config.n_embd), "wte.weight", init)?;
-        let positions = PositionEncoding::build(config, vb.dtype(), vb.device(), |spec| {
-            let init = if spec.drawn { init } else { candle_nn::Init::Const(0.0) };
-            Ok(vb.get_with_hints(&*spec.shape, &spec.name, init)?)
-        })?;
-        Self::with_config(wte.into(), positions, config.clone())
-    }
-
-    /// Reads the two tables, and nothing else, out of a GPT-2 checkpoint: a safetensors file, a folder of Hugging Face's
-    /// layout, or one with an index and shards. Where the configuration says other positions, their tables take the place
-    /// of `wpe`, under the names of [`PositionEncoding::tables`].
-    ///
-    /// The tables are found by their names under any prefix (`wte.weight`, `tok_emb.weight`, …) and converted to `dtype`
-    /// (f32, f16, bf16 or f64) while they are read.
-    ///
-    /// # Errors
-    /// [`CheckpointError`](crate::error::CheckpointError), naming the file and what is wrong with it.
-    pub fn from_pretrained(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
-        Ok(Self::from_pretrained_with_report(path, dtype, device)?.0)
-    }
-
-    /// As [`from_pretrained`](Self::from_pretrained), and says what came from where.
-    ///
-    /// # Errors
-    /// As [`from_pretrained`](Self::from_pretrained).
-    pub fn from_pretrained_with_report(
-        path: impl AsRef<Path>,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<(Self, LoadReport)> {
-        Self::from_checkpoint(&Checkpoint::open(path)?, dtype, device)
-    }
-
-    /// As [`from_pretrained_with_report`](Self::from_pretrained_with_report), from a checkpoint that is already open.
-    ///
-    /// # Errors
-    /// As [`from_pretrained`](Self::from_pretrained).
-    pub fn from_checkpoint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<(Self, LoadReport)> {
-        let tables = checkpoint.load_tables(dtype, device)?;
-        let positions = positions_of(&tables.config, tables.position_tables, dtype, device)?;
-        Ok((Self::with_config(tables.wte.into(), positions, tables.config)?, tables.report))
-    }
-
-    /// As [`from_pretrained`](Self::from_pretrained), but the tables stay in their file: its header is read, and of the
-    /// tables the rows that a call asks for, converted to `dtype` on the way and brought to `device` together.
-    ///
-    /// Opening takes milliseconds and next to no memory, however large the file; rows that the system keeps in its cache are
-    /// looked up as fast as those of a table in memory. Any format whose tensors lie row after row and uncompressed will
-    /// do, aligned or not; GGUF's quantized blocks are dequantized row by row. What needs all numbers in memory (training,
-    /// saving) does not work on it; [`lm_head`](Self::lm_head) reads the whole file in every call.
-    ///
-    /// The file is mapped: while the layer lives, nobody may change it or cut it off (replacing it, as every writer of this
-    /// crate does, is fine). The numbers of a changed file are unspecified; a row beyond the end of a file that was cut
-    /// off ends the process (`SIGBUS`), which no library can turn into an error.
-    ///
-    /// # Errors
-    /// As [`from_pretrained`](Self::from_pretrained), and
-    /// [`CheckpointError::NotMappable`](crate::error::CheckpointError::NotMappable) for tables that are compressed,
-    /// big-endian or not stored row after row.
-    pub fn from_pretrained_mapped(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<(Self, LoadReport)> {
-        Self::from_checkpoint_mapped(&Checkpoint::open(path)?, dtype, device)
-    }
-
-    /// As [`from_pretrained_mapped`](Self::from_pretrained_mapped), from a checkpoint that is already open.
-    ///
-    /// Of a checkpoint whose bytes are elsewhere ([`Checkpoint::from_ranges`]) a call fetches the rows that it needs, each
-    /// once, in one request for the token table and one for the position table; that can fail as any reading can. Nothing
-    /// is kept here: who fetches may keep it.
-    ///
-    /// # Errors
-    /// As [`from_pretrained_mapped`](Self::from_pretrained_mapped).
-    pub fn from_checkpoint_mapped(
-        checkpoint: &Checkpoint,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<(Self, LoadReport)> {
-        Self::from_stored(checkpoint.map_tables(dtype, device)?, dtype, device)
-    }
-
-    fn from_stored(tables: StoredTables, dtype: DType, device: &Device) -> Result<(Self, LoadReport)> {
-        let table = |rows: StoredRows, table| {
-            let StoredRows { bytes, start, n_rows, width, stored } = rows;
-            StoredTable { bytes, start, n_rows, width, stored, dtype, device: device.clone(), table }
-        };
-        let positions = match tables.wpe {
-            Some(wpe) => PositionEncoding::learned(&tables.config, table(wpe, Table::Positions).into()),
-            None => positions_of(&tables.config, tables.position_tables, dtype, device)?,
-        };
-        let wte = table(tables.wte, Table::Tokens);
-        Ok((Self::with_config(wte.into(), positions, tables.config)?, tables.report))
-    }
-
-    /// Asks the system to have the rows of `input_ids` in memory soon: those of the next batch, while this one is computed.
-    ///
-    /// For tables that stay in a file; of tables in memory nothing is asked. Rows that are elsewhere are fetched and
-    /// dropped, for the cache of who fetches them.
-    ///
-    /// # Errors
-    /// [`Error::TokenOutOfRange`], [`Error::IdDType`], and what fetching reports.
-    pub fn prefetch(&self, input_ids: &Tensor) -> Result<()> {
-        let ids = self.wte.check(input_ids)?;
-        self.wte.stored().map_or(Ok(()), |table| table.prefetch(&ids))
-    }
-
-    /// Writes the two tables (or `wte` and the tables of other positions) in their own type under Hugging Face's names, for
-    /// this crate and for transformers to open.
-    ///
-    /// A path that ends in `.safetensors` becomes one file (the configuration goes into its metadata), one that ends in
-    /// `.gguf` a GGUF file (of the configuration its dimensions, and learned positions only; a quantized table keeps its
-    /// blocks), any other a folder with `model.safetensors` and `config.json`. Files appear whole or not at all, and are on
-    /// disk when this returns.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path; [`Error::Quantized`] for a quantized table in
-    /// another format than GGUF.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        if path.extension().is_some_and(|extension| extension == "gguf") && !path.is_dir() {
-            return self.save_as_gguf(path);
-        }
-        save_tables(path, self.wte.dense()?.weight(), self.positions.tables(), &self.config)
-    }
-
     /// The same layer with its tables in another type (f32, f16, bf16 or f64).
     ///
     /// # Errors
@@ -393,106 +255,6 @@ impl GptInputLayer {
             Some((wpe, places)) => gather_add_into(buffer, weight, &ids, wpe.dense()?.weight(), &places),
             None => gather_into(buffer, weight, &ids),
         }
-    }
-
-    /// Embeds into a variable of its own, which is not connected to the tables: where `loss.backward()` is to end.
-    ///
-    /// Its gradient goes to [`backward_step`](Self::backward_step) or [`row_grads`](Self::row_grads), so that no gradient of
-    /// a whole table is ever made (the page of [`optim`](crate::optim) has an example).
-    ///
-    /// # Shapes
-    /// As [`forward`](Self::forward).
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn forward_leaf(&self, input_ids: &Tensor) -> Result<Var> {
-        self.forward_leaf_at(input_ids, 0)
-    }
-
-    /// As [`forward_leaf`](Self::forward_leaf), at given positions.
-    ///
-    /// # Errors
-    /// As [`forward_at`](Self::forward_at).
-    pub fn forward_leaf_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<Var> {
-        let mut dims = input_ids.dims().to_vec();
-        dims.push(self.config.n_embd);
-        let leaf = Var::zeros(dims, self.dtype(), self.device())?;
-        self.forward_into(input_ids, positions, &leaf)?;
-        Ok(leaf)
-    }
-
-    /// The gradients of the tables' rows, from the gradient of the hidden states: `wte` first, then `wpe`, those that are
-    /// variables.
-    ///
-    /// `padding_idx` and `scale_grad_by_freq` of the table are obeyed. Ids and positions are those of the forward pass.
-    ///
-    /// # Shapes
-    /// - `input_ids`: `[.., T]`
-    /// - `grad`: `[.., T, C]`
-    ///
-    /// # Errors
-    /// As [`forward_at`](Self::forward_at), [`Error::ShapeMismatch`] or [`Error::TableMismatch`] for a gradient that does
-    /// not go with the ids, and [`OptimError::NotTrainable`] if no table is a variable.
-    pub fn row_grads(
-        &self,
-        input_ids: &Tensor,
-        positions: impl Into<Positions>,
-        grad: &Tensor,
-    ) -> Result<Vec<RowGrad>> {
-        let (wte, dims) = (self.wte.dense()?, input_ids.dims());
-        let ids = wte.check(input_ids)?;
-        let places = self.places(&positions.into(), dims, &IdChecks::default())?;
-        let mut rows = Vec::with_capacity(2);
-        if let Some(var) = variable(wte.weight()) {
-            rows.push(RowGrad::checked(wte, var, grad, dims, || self.wte.row_groups(&ids))?);
-        }
-        if let Some((wpe, places)) = places
-            && let wpe = wpe.dense()?
-            && let Some(var) = variable(wpe.weight())
-        {
-            rows.push(RowGrad::checked(wpe, var, grad, dims, || places.groups(dims))?);
-        }
-        if rows.is_empty() { Err(OptimError::NotTrainable.into()) } else { Ok(rows) }
-    }
-
-    /// One step of the tables, from the gradient of the hidden states that [`forward_leaf`](Self::forward_leaf) gave.
-    ///
-    /// With [`RowAdamW`](crate::optim::RowAdamW) only the rows of the batch are read and written. With
-    /// [`AdamW`](crate::optim::AdamW) every row takes its step; to take it together with the rest of the model (one norm for
-    /// clipping, a tied head), pass [`row_grads`](Self::row_grads) to
-    /// [`AdamW::step_with_rows`](crate::optim::AdamW::step_with_rows).
-    ///
-    /// # Errors
-    /// As [`row_grads`](Self::row_grads), and [`OptimError::UnknownVar`] if a table that is a variable is none of the
-    /// optimizer's parameters; nothing is changed then.
-    pub fn backward_step(
-        &self,
-        input_ids: &Tensor,
-        positions: impl Into<Positions>,
-        grad: &Tensor,
-        optimizer: &mut impl RowOptimizer,
-    ) -> Result<()> {
-        optimizer.step_rows(&self.row_grads(input_ids, positions, grad)?)
-    }
-
-    /// Embeds, with dropout of `embd_pdrop` when `train`; [`ModuleT`] calls this.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn forward_t(&self, input_ids: &Tensor, train: bool) -> Result<Tensor> {
-        self.forward_at_t(input_ids, 0, train)
-    }
-
-    /// [`forward_at`](Self::forward_at), with dropout of `embd_pdrop` when `train`.
-    ///
-    /// The mask is the one that torch draws on the CPU from the same state of the [`generator`](Self::generator), on every
-    /// device.
-    ///
-    /// # Errors
-    /// As [`forward_at`](Self::forward_at).
-    pub fn forward_at_t(&self, input_ids: &Tensor, positions: impl Into<Positions>, train: bool) -> Result<Tensor> {
-        let hidden_states = self.forward_at(input_ids, positions)?;
-        if train { dropout(&hidden_states, self.config.embd_pdrop, &self.generator) } else { Ok(hidden_states) }
     }
 
     /// The first half: token embeddings without positions, for ids of any rank (a scalar gives `[C]`).
@@ -590,39 +352,6 @@ impl GptInputLayer {
         TiedLmHead::new(self.wte.clone())
     }
 
-    /// The same layer with its tables as variables `{prefix}.wte.weight` and `{prefix}.wpe.weight` of `varmap` (with other
-    /// positions, under the names of [`PositionEncoding::tables`]).
-    ///
-    /// Tables that are variables already are shared; others are copied. An empty prefix gives the bare names.
-    ///
-    /// # Errors
-    /// [`Error::VarExists`] if `varmap` has one of the names already; nothing is changed then.
-    pub fn trainable(&self, varmap: &VarMap, prefix: &str) -> Result<Self> {
-        let mut vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let dot = if prefix.is_empty() { "" } else { "." };
-        let full = |name: &str| format!("{prefix}{dot}{name}");
-        let names = ["wte.weight"].into_iter().chain(self.positions.tables().iter().map(|(name, _)| name.as_str()));
-        if let Some(name) = names.map(full).find(|name| vars.contains_key(name)) {
-            return Err(Error::VarExists { name });
-        }
-        let wte = new_var(self.wte.dense()?.weight())?;
-        let mut made = vec![(full("wte.weight"), wte.clone())];
-        let layer = self.with_tables(wte.as_tensor().clone(), |name, table| {
-            let var = new_var(table)?;
-            made.push((full(name), var.clone()));
-            Ok(var.as_tensor().clone())
-        })?;
-        vars.extend(made);
-        Ok(layer)
-    }
-
-    /// Those of the tables that are variables, `wte` first: what an optimizer of this layer alone is given.
-    pub fn vars(&self) -> Vec<Var> {
-        let positional = self.positions.tables().iter().map(|(_, table)| table);
-        let wte = self.wte.dense().ok().map(DenseTable::weight);
-        wte.into_iter().chain(positional).filter_map(variable).collect()
-    }
-
     /// The token table.
     pub fn wte(&self) -> &TokenTable {
         &self.wte
@@ -655,23 +384,6 @@ impl GptInputLayer {
     pub fn device(&self) -> &Device {
         self.wte.device()
     }
-}
-
-fn variable(weight: &Tensor) -> Option<Var> {
-    if weight.is_variable() { Var::from_tensor(weight).ok() } else { None }
-}
-
-/// The scheme of a configuration on the tables that a checkpoint has for it, in their order.
-fn positions_of(
-    config: &GptInputConfig,
-    tables: Vec<Tensor>,
-    dtype: DType,
-    device: &Device,
-) -> Result<PositionEncoding> {
-    let mut tables = tables.into_iter();
-    PositionEncoding::build(config, dtype, device, |spec| {
-        tables.next().ok_or_else(|| candle_core::Error::CannotFindTensor { path: spec.name.clone() }.into())
-    })
 }
 
 fn agree_on_all(wte: &TokenTable, wpe: &PositionTable) -> Result<()> {

@@ -62,16 +62,16 @@ impl Alibi {
     /// # Errors
     /// [`Error::Candle`](crate::Error::Candle) if there is no room.
     pub fn attention_bias(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<Tensor> {
-        let of_head = |slope: &f32| {
-            let slope = *slope;
-            distances(t_q, t_k, start_pos as i64).map(move |distance| slope * distance as f32)
-        };
-        let values: Vec<f32> = self.slopes.iter().flat_map(of_head).collect();
-        let n_head = self.slopes.len();
-        let n = values.len() / n_head;
+        let distances: Vec<f32> = distances(t_q, t_k, start_pos as i64).map(|distance| distance as f32).collect();
+        let (n_head, n) = (self.slopes.len(), distances.len());
+        let mut values = Vec::with_capacity(n_head * n);
+        for slope in &self.slopes {
+            values.extend(distances.iter().map(|distance| slope * distance));
+        }
         let by_head = Tensor::from_vec(values, (1, n_head, 1, n), &self.device)?;
         by_distance(&by_head, Columns::each(t_q, t_k))
     }
+
     /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.
     ///
     /// # Shapes

@@ -180,12 +180,15 @@ impl Columns {
         n_columns: usize,
     ) -> Result<(), Outside> {
         let n_bytes = size_of_val(out);
-        // What all queries share is looked up once for each distance; then every row is a piece of it.
+        // What several queries share is looked up once for each distance; then every row is a piece of it.
         let n = self.columns.len();
-        let expanded: Vec<E> = match n_rows == 1 && !self.is_identity {
-            true => x.chunks_exact(n_columns).flat_map(|x| self.columns.iter().map(|&c| x[c as usize])).collect(),
-            false => Vec::new(),
-        };
+        let mut expanded: Vec<E> = Vec::new();
+        if n_rows == 1 && self.t_q > 1 && !self.is_identity {
+            expanded.reserve_exact(x.len() / n_columns * n);
+            for x in x.chunks_exact(n_columns) {
+                expanded.extend(self.columns.iter().map(|&column| x[column as usize]));
+            }
+        }
         let (x, width) = if expanded.is_empty() { (x, n_columns) } else { (&expanded[..], n) };
         let in_pieces = self.is_identity || !expanded.is_empty();
         let n_out = out.len() / self.t_k.max(1);
