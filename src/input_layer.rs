@@ -49,7 +49,7 @@ pub struct GptInputLayer {
 impl GptInputLayer {
     /// A layer of two tables, each a [`candle_nn::Embedding`], a [`Tensor`] or one of this crate's tables.
     ///
-    /// The configuration is read off their shapes; there is no dropout. Tables that are [`Var`]s (those of a [`VarMap`],
+    /// The configuration is read off their shapes; there is no dropout. Tables that are [`Var`](candle_core::Var)s (those of a [`VarMap`](candle_nn::VarMap),
     /// for one) stay what they are: the layer sees every step of an optimizer.
     ///
     /// # Shapes

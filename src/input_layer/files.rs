@@ -16,10 +16,10 @@ impl GptInputLayer {
     /// The Candle way: `wte.weight` and `wpe.weight` of any [`VarBuilder`], in exactly the shapes of `config`; with other
     /// positions their tables, under the names of [`PositionEncoding::tables`].
     ///
-    /// On a [`VarMap`] that lacks them they are drawn from N(0, `initializer_range`²) and are trained as usual.
+    /// On a [`VarMap`](candle_nn::VarMap) that lacks them they are drawn from N(0, `initializer_range`²) and are trained as usual.
     ///
     /// # Errors
-    /// [`ConfigError`](crate::error::ConfigError) if the configuration makes no sense, [`Error::Candle`] if a table is
+    /// [`ConfigError`](crate::error::ConfigError) if the configuration makes no sense, [`Error::Candle`](crate::Error::Candle) if a table is
     /// missing or has another shape.
     pub fn load(vb: VarBuilder, config: &GptInputConfig) -> Result<Self> {
         config.validate()?;
@@ -122,7 +122,7 @@ impl GptInputLayer {
     /// dropped, for the cache of who fetches them.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`], [`Error::IdDType`], and what fetching reports.
+    /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange), [`Error::IdDType`](crate::Error::IdDType), and what fetching reports.
     pub fn prefetch(&self, input_ids: &Tensor) -> Result<()> {
         let ids = self.wte.check(input_ids)?;
         self.wte.stored().map_or(Ok(()), |table| table.prefetch(&ids))
@@ -137,7 +137,7 @@ impl GptInputLayer {
     /// disk when this returns.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path; [`Error::Quantized`] for a quantized table in
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path; [`Error::Quantized`](crate::Error::Quantized) for a quantized table in
     /// another format than GGUF.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();

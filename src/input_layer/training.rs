@@ -91,7 +91,7 @@ impl GptInputLayer {
         optimizer.step_rows(&self.row_grads(input_ids, positions, grad)?)
     }
 
-    /// Embeds, with dropout of `embd_pdrop` when `train`; [`ModuleT`] calls this.
+    /// Embeds, with dropout of `embd_pdrop` when `train`; [`ModuleT`](candle_core::ModuleT) calls this.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
@@ -112,7 +112,7 @@ impl GptInputLayer {
     }
 
     /// The same layer with its tables as variables `{prefix}.wte.weight` and `{prefix}.wpe.weight` of `varmap` (with other
-    /// positions, under the names of [`PositionEncoding::tables`]).
+    /// positions, under the names of [`PositionEncoding::tables`](crate::position::PositionEncoding::tables)).
     ///
     /// Tables that are variables already are shared; others are copied. An empty prefix gives the bare names.
     ///
