@@ -228,12 +228,14 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
     Ok(row)
 }
 
-/// The seconds of `n` times, after one that is not counted, in memory that no other contender has left behind: PyTorch has a
-/// process of its own.
+/// The seconds of `n` times, in memory that no other contender has left behind, for PyTorch has a process of its own; what is
+/// short begins with one time that is not counted.
 fn turn(contender: &mut Contender, n: usize, device: &Device) -> Result<f64> {
     memory::give_back();
-    (contender.run)()?;
-    device.synchronize()?;
+    if n > 1 {
+        (contender.run)()?;
+        device.synchronize()?;
+    }
     let mut seconds = 0.0;
     let start = Instant::now();
     for _ in 0..n {
