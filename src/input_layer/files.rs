@@ -71,7 +71,7 @@ impl GptInputLayer {
     /// tables the rows that a call asks for, converted to `dtype` on the way and brought to `device` together.
     ///
     /// Opening takes milliseconds and next to no memory, however large the file; rows that the system keeps in its cache are
-    /// looked up as fast as those of a table in memory. Any format whose tensors lie row after row and uncompressed will
+    /// looked up nearly as fast as those of a table in memory. Any format whose tensors lie row after row and uncompressed will
     /// do, aligned or not; GGUF's quantized blocks are dequantized row by row. What needs all numbers in memory (training,
     /// saving) does not work on it; [`lm_head`](Self::lm_head) reads the whole file in every call.
     ///
