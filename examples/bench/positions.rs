@@ -65,44 +65,46 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
         }
     };
     if device.is_cpu() {
-        let n_bytes = match case {
-            Case::Rotate => vec![batch * length * n_embd * inputs.hidden.dtype().size_in_bytes(); 2],
-            _ => vec![n_head * length * n_keys * size_of::<f32>()],
+        let shapes = match case {
+            Case::Rotate => vec![([batch, n_head, length, head_dim], inputs.hidden.dtype().size_in_bytes()); 2],
+            _ => vec![([1, n_head, length, n_keys], size_of::<f32>())],
         };
-        all.push(copy(&n_bytes)?);
+        all.push(copy(&shapes)?);
     }
     Ok(all)
 }
 
-/// Copies into new tensors of so many bytes, on as large pages as the library's, on all cores where that is worth it.
-fn copy(n_bytes: &[usize]) -> Result<Contender> {
-    let from: Vec<Vec<u32>> = n_bytes.iter().map(|n| vec![1; n / size_of::<u32>()]).collect();
-    let n_words: usize = from.iter().map(Vec::len).sum();
+/// Copies into new tensors of these shapes and sizes of a number, on as large pages as the library's, on all cores where that
+/// is worth it.
+fn copy(shapes: &[([usize; 4], usize)]) -> Result<Contender> {
+    let word = size_of::<u32>();
+    // In words: heads of half types have half as many.
+    let shapes = shapes.iter().map(|&([b, h, t, d], size)| [b, h, t, d * size / word]);
+    let from: Vec<([usize; 4], Vec<u32>)> = shapes.map(|shape| (shape, vec![1; shape.iter().product()])).collect();
+    let n_words: usize = from.iter().map(|(_, from)| from.len()).sum();
     let each = n_words.div_ceil(4 * rayon::current_num_threads());
     contender("copy", move || {
-        let mut to: Vec<Vec<u32>> = from.iter().map(|from| room(from.len())).collect();
+        let mut to: Vec<Vec<u32>> = from.iter().map(|(_, from)| room(from.len())).collect();
         if n_words < PARALLEL_WORDS {
-            for (to, from) in to.iter_mut().zip(&from) {
+            for (to, (_, from)) in to.iter_mut().zip(&from) {
                 to.extend_from_slice(from);
             }
         } else {
-            let pieces = to
-                .iter_mut()
-                .zip(&from)
-                .flat_map(|(to, from)| to.spare_capacity_mut()[..from.len()].chunks_mut(each).zip(from.chunks(each)));
+            let pieces = to.iter_mut().zip(&from).flat_map(|(to, (_, from))| {
+                to.spare_capacity_mut()[..from.len()].chunks_mut(each).zip(from.chunks(each))
+            });
             pieces.collect::<Vec<_>>().into_par_iter().for_each(|(to, from)| {
                 for (to, from) in to.iter_mut().zip(from) {
                     to.write(*from);
                 }
             });
-            for (to, from) in to.iter_mut().zip(&from) {
+            for (to, (_, from)) in to.iter_mut().zip(&from) {
                 // SAFETY: the pieces are all of it, and were just written.
                 unsafe { to.set_len(from.len()) };
             }
         }
-        for (to, from) in to.into_iter().zip(&from) {
-            std::hint::black_box(Tensor::from_vec(to, from.len(), &Device::Cpu)?);
-        }
+        let tensors = to.into_iter().zip(&from).map(|(to, (shape, _))| Tensor::from_vec(to, shape, &Device::Cpu));
+        std::hint::black_box(tensors.collect::<candle_core::Result<Vec<_>>>()?);
         Ok((None, Vec::new()))
     })
 }

@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use ops::{Gather, GatherAdd, GatherAddInto, PlacesOf};
 
 pub(crate) use adam::AdamStep;
-pub(crate) use distance::{Columns, by_distance, distances, sum_by_distance};
+pub(crate) use distance::{Columns, bias_in_runs, by_distance, distances, linear_bias, sum_by_distance};
 pub(crate) use gradient::{BatchRows, Gradient};
 pub use ids::IdCheck;
 pub(crate) use ids::{CheckedIds, IdChecks, Table, to_host, unravel};

@@ -91,6 +91,32 @@ fn extend_widened_portable(to: &mut Vec<u32>, ids: &[u16]) {
     to.extend(ids.iter().map(|&id| u32::from(id)));
 }
 
+/// Writes runs of a number, one after the other, which fill `to`.
+pub(super) fn fill_runs<E: Element>(to: &mut [MaybeUninit<E>], runs: impl Iterator<Item = (E, usize)>) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::fill_runs(to, runs) };
+    }
+    fill_runs_portable(to, runs);
+}
+
+#[inline(always)]
+fn fill_runs_portable<E: Element>(to: &mut [MaybeUninit<E>], runs: impl Iterator<Item = (E, usize)>) {
+    const VECTOR: usize = 16;
+    let mut rest = to;
+    for (value, n) in runs {
+        let value = MaybeUninit::new(value);
+        match rest.first_chunk_mut::<VECTOR>() {
+            // A whole vector at once: what is too much of it is written again by the next run.
+            Some(vector) if n <= VECTOR => *vector = [value; VECTOR],
+            _ => rest[..n].fill(value),
+        }
+        rest = &mut rest[n..];
+    }
+    assert!(rest.is_empty(), "the runs do not fill the row");
+}
+
 /// Asks for a row that will be read next.
 #[inline(always)]
 pub(crate) fn prefetch<E>(row: &[E]) {
@@ -280,6 +306,11 @@ mod x86 {
     #[target_feature(enable = "avx2")]
     pub(super) fn extend_widened(to: &mut Vec<u32>, ids: &[u16]) {
         super::extend_widened_portable(to, ids);
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn fill_runs<E: Element>(to: &mut [MaybeUninit<E>], runs: impl Iterator<Item = (E, usize)>) {
+        super::fill_runs_portable(to, runs);
     }
 
     #[inline(always)]

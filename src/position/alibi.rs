@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::scores::Distances;
 use crate::error::{PositionError, Result};
-use crate::kernel::{Columns, by_distance, distances};
+use crate::kernel::linear_bias;
 
 /// ALiBi (Press et al. 2021, arXiv:2108.12409, section 3): `score(i, j) += -m_h (i - j)`, with the slopes
 /// `m_h = 2^(-8h / H)`, h = 1 … H.
@@ -62,14 +62,7 @@ impl Alibi {
     /// # Errors
     /// [`Error::Candle`](crate::Error::Candle) if there is no room.
     pub fn attention_bias(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<Tensor> {
-        let distances: Vec<f32> = distances(t_q, t_k, start_pos as i64).map(|distance| distance as f32).collect();
-        let (n_head, n) = (self.slopes.len(), distances.len());
-        let mut values = Vec::with_capacity(n_head * n);
-        for slope in &self.slopes {
-            values.extend(distances.iter().map(|distance| slope * distance));
-        }
-        let by_head = Tensor::from_vec(values, (1, n_head, 1, n), &self.device)?;
-        by_distance(&by_head, Columns::each(t_q, t_k))
+        linear_bias(&self.slopes, (t_q, t_k), start_pos, &self.device)
     }
 
     /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.

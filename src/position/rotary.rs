@@ -58,8 +58,8 @@ impl Rotary {
     pub fn new(config: &RotaryConfig, head_dim: usize, n_positions: usize, device: &Device) -> Result<Self> {
         config.validate(head_dim)?;
         let n_pairs = config.rotary_dim(head_dim).div_ceil(2);
-        let empty = Tensor::zeros((0, n_pairs), candle_core::DType::F32, device)?;
-        let kept = Kept { angles: Angles { cos: empty.clone(), sin: empty }, n_rows: 0, seq_len: 0 };
+        let empty = Tensor::zeros((0, 2, n_pairs), candle_core::DType::F32, device)?;
+        let kept = Kept { angles: Angles(empty), n_rows: 0, seq_len: 0 };
         let (config, device) = (config.clone(), device.clone());
         Ok(Self { config, head_dim, n_positions, device, kept: Arc::new(Mutex::new(kept)) })
     }
@@ -164,16 +164,7 @@ impl Rotary {
     /// As [`rotate`](Self::rotate).
     pub fn cos_sin(&self, positions: impl Into<Positions>, (b, t): (usize, usize)) -> Result<(Tensor, Tensor)> {
         let (angles, rows) = self.angles(&positions.into(), b, t)?;
-        let of = |table: &Tensor| -> Result<Tensor> {
-            Ok(match &rows {
-                AngleRows::From(start) => table.narrow(0, *start, t)?.unsqueeze(0)?,
-                AngleRows::Each(ids) => {
-                    let ids = Tensor::from_slice(ids, ids.len(), table.device())?;
-                    table.index_select(&ids, 0)?.reshape((b, t, ()))?
-                }
-            })
-        };
-        Ok((of(&angles.cos)?, of(&angles.sin)?))
+        Ok(angles.cos_sin(&rows, (b, t))?)
     }
 
     fn dims(
@@ -247,13 +238,15 @@ impl Rotary {
 
     fn make(&self, positions: &[u64], seq_len: usize) -> Result<Angles> {
         let (frequencies, scaling) = self.inv_freq(seq_len);
-        let of = |position: &u64| {
-            let position = *position as f32;
-            frequencies.iter().map(move |&frequency| cos_sin(position, frequency))
-        };
-        let (cos, sin): (Vec<f32>, Vec<f32>) =
-            positions.par_iter().flat_map_iter(of).map(|(cos, sin)| (cos * scaling, sin * scaling)).unzip();
-        let table = |values| Tensor::from_vec(values, (positions.len(), frequencies.len()), &self.device);
-        Ok(Angles { cos: table(cos)?, sin: table(sin)? })
+        let n_pairs = frequencies.len();
+        let mut values = vec![0f32; 2 * positions.len() * n_pairs];
+        values.par_chunks_mut((2 * n_pairs).max(1)).zip(positions).for_each(|(row, &position)| {
+            let (cos_row, sin_row) = row.split_at_mut(n_pairs);
+            for ((cos_to, sin_to), &frequency) in cos_row.iter_mut().zip(sin_row).zip(&frequencies) {
+                let (cos, sin) = cos_sin(position as f32, frequency);
+                (*cos_to, *sin_to) = (cos * scaling, sin * scaling);
+            }
+        });
+        Ok(Angles(Tensor::from_vec(values, (positions.len(), 2, n_pairs), &self.device)?))
     }
 }

@@ -1,12 +1,13 @@
 //! T5's positions: a learned number for each bucket of distances and each head, added to the scores.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
 use super::scores::Distances;
 use crate::error::{Error, Result};
-use crate::kernel::{Columns, by_distance};
+use crate::kernel::{Columns, bias_in_runs, by_distance, distances};
 
 /// T5's relative bias (Raffel et al. 2019, arXiv:1910.10683, section 2.1; the buckets are those of its code):
 /// `score(i, j) += b_h[bucket(j - i)]`.
@@ -17,15 +18,9 @@ use crate::kernel::{Columns, by_distance};
 #[derive(Clone, Debug)]
 pub struct T5Bias {
     table: Tensor,
-    num_buckets: usize,
-    max_distance: usize,
-    bidirectional: bool,
-    /// The buckets of the distances from 0 on in one direction, as far as they differ or [`LISTED`] reaches.
-    listed: Arc<[u32]>,
+    /// Runs of distances that share a bucket: the least distance of each, from the least up, and its bucket.
+    runs: Arc<[(i64, usize)]>,
 }
-
-/// A list of so many buckets spares a call their logarithms; what lies further is computed.
-const LISTED: usize = 1 << 12;
 
 impl T5Bias {
     /// On the table `relative_attention_bias.weight`.
@@ -37,58 +32,29 @@ impl T5Bias {
     /// [`Error::ShapeMismatch`] for a table with fewer buckets than a direction needs, or no heads, or a `max_distance` that
     /// the buckets with a distance of their own already reach.
     pub fn new(table: Tensor, max_distance: usize, bidirectional: bool) -> Result<Self> {
-        let num_buckets = match *table.dims() {
+        match *table.dims() {
             [num_buckets, n_head]
                 if n_head > 0
                     && num_buckets >= if bidirectional { 4 } else { 2 }
                     && max_distance > num_buckets / if bidirectional { 4 } else { 2 } =>
             {
-                num_buckets
+                let runs = runs(num_buckets, max_distance.min(i64::MAX as usize) as u64, bidirectional);
+                Ok(Self { table, runs })
             }
             _ => {
                 let expected = format!("[num_buckets, H] that go with max_distance {max_distance}");
-                return Err(Error::ShapeMismatch {
-                    what: "relative_attention_bias",
-                    got: table.shape().clone(),
-                    expected,
-                });
+                let (what, got) = ("relative_attention_bias", table.shape().clone());
+                Err(Error::ShapeMismatch { what, got, expected })
             }
-        };
-        let mut bias = Self { table, num_buckets, max_distance, bidirectional, listed: Arc::new([]) };
-        bias.listed = (0..max_distance.min(LISTED) as u64).map(|distance| bias.logarithmic(distance) as u32).collect();
-        Ok(bias)
+        }
     }
 
     /// The bucket of the distance from a query to a key (key minus query).
     ///
     /// The logarithm is that of f32 operations, as transformers has them: it decides which bucket a border belongs to.
     pub fn bucket(&self, distance: i64) -> usize {
-        let (base, distance) = match self.bidirectional {
-            true => (if distance > 0 { self.n_buckets() } else { 0 }, distance.unsigned_abs()),
-            false => (0, distance.min(0).unsigned_abs()),
-        };
-        let listed = usize::try_from(distance).ok().and_then(|distance| self.listed.get(distance));
-        base + listed.map_or_else(|| self.logarithmic(distance), |&bucket| bucket as usize)
-    }
-
-    /// Buckets of one direction.
-    fn n_buckets(&self) -> usize {
-        if self.bidirectional { self.num_buckets / 2 } else { self.num_buckets }
-    }
-
-    fn logarithmic(&self, distance: u64) -> usize {
-        let n_buckets = self.n_buckets();
-        let max_exact = n_buckets / 2;
-        if distance < max_exact as u64 {
-            return distance as usize;
-        }
-        if distance >= self.max_distance as u64 {
-            return n_buckets - 1;
-        }
-        let log = f64::from(distance as f32 / max_exact as f32).ln() as f32;
-        let whole = (self.max_distance as f64 / max_exact as f64).ln() as f32;
-        let further = (log / whole * (n_buckets - max_exact) as f32) as usize;
-        max_exact.saturating_add(further).min(n_buckets - 1)
+        let next = self.runs.partition_point(|&(least, _)| least <= distance);
+        self.runs[next - 1].1 // the first run begins at the least number
     }
 
     /// What is added to the scores of `t_q` queries, the first of them at `start_pos`, and `t_k` keys from position 0 on.
@@ -101,10 +67,30 @@ impl T5Bias {
     /// # Errors
     /// [`Error::Candle`] if there is no room.
     pub fn attention_bias(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<Tensor> {
-        let wide = if self.table.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-        let by_head = self.table.to_dtype(wide)?.t()?.contiguous()?.unsqueeze(1)?.unsqueeze(0)?;
-        by_distance(&by_head, Columns::new(t_q, t_k, start_pos as i64, |distance| self.bucket(distance) as u32))
+        let table = self.wide_table()?;
+        if table.track_op() || !table.device().is_cpu() {
+            let by_head = table.t()?.contiguous()?.unsqueeze(1)?.unsqueeze(0)?;
+            let columns = Columns::new(t_q, t_k, start_pos as i64, |distance| self.bucket(distance) as u32);
+            return by_distance(&by_head, columns);
+        }
+        let Range { start, end } = distances(t_q, t_k, start_pos as i64);
+        let mut runs = Vec::with_capacity(self.runs.len());
+        for (i, &(least, bucket)) in self.runs.iter().enumerate() {
+            let next = self.runs.get(i + 1).map_or(i64::MAX, |&(next, _)| next);
+            let (from, to) = (least.max(start), next.min(end));
+            if from < to {
+                runs.push((bucket, (to - from) as usize));
+            }
+        }
+        bias_in_runs(&table, &runs, (t_q, t_k))
     }
+
+    /// In f32, or f64 if it is.
+    fn wide_table(&self) -> Result<Tensor> {
+        let wide = if self.table.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        Ok(self.table.to_dtype(wide)?)
+    }
+
     /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.
     ///
     /// # Shapes
@@ -117,8 +103,45 @@ impl T5Bias {
         let Distances { b, t_q, t_k, values } = Distances::of(q_positions, k_positions)?;
         let buckets: Vec<u32> = values.into_iter().map(|distance| self.bucket(distance) as u32).collect();
         let buckets = Tensor::from_vec(buckets, b * t_q * t_k, self.table.device())?;
-        let wide = if self.table.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-        let rows = self.table.to_dtype(wide)?.index_select(&buckets, 0)?;
+        let rows = self.wide_table()?.index_select(&buckets, 0)?;
         Ok(rows.reshape((b, t_q, t_k, self.table.dim(1)?))?.permute((0, 3, 1, 2))?.contiguous()?)
     }
+}
+
+/// The least distance of each run of distances that share a bucket, and their bucket.
+fn runs(num_buckets: usize, max_distance: u64, bidirectional: bool) -> Arc<[(i64, usize)]> {
+    let n_buckets = if bidirectional { num_buckets / 2 } else { num_buckets };
+    // One direction: distances from 0 on. Buckets grow with the distance, and not every one of them need be met.
+    let bucket = |distance| bucket_of(distance, n_buckets, max_distance);
+    let mut one_way = vec![(0u64, 0)];
+    while let Some(&(_, last)) = one_way.last().filter(|&&(_, last)| last < bucket(max_distance)) {
+        let (mut low, mut high) = (0, max_distance); // the bucket of `low` is at most `last`, that of `high` is above
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if bucket(middle) > last { high = middle } else { low = middle }
+        }
+        one_way.push((high, bucket(high)));
+    }
+    let backwards = one_way.iter().enumerate().rev().map(|(i, &(_, bucket))| {
+        let least = one_way.get(i + 1).map_or(i64::MIN, |&(next, _)| 1 - next as i64);
+        (least, bucket)
+    });
+    let forwards =
+        one_way[1..].iter().filter(|_| bidirectional).map(|&(least, bucket)| (least as i64, n_buckets + bucket));
+    backwards.chain(forwards).collect()
+}
+
+/// The bucket of a distance in one direction.
+fn bucket_of(distance: u64, n_buckets: usize, max_distance: u64) -> usize {
+    let max_exact = n_buckets / 2;
+    if distance < max_exact as u64 {
+        return distance as usize;
+    }
+    if distance >= max_distance {
+        return n_buckets - 1;
+    }
+    let log = f64::from(distance as f32 / max_exact as f32).ln() as f32;
+    let whole = (max_distance as f64 / max_exact as f64).ln() as f32;
+    let further = (log / whole * (n_buckets - max_exact) as f32) as usize;
+    max_exact.saturating_add(further).min(n_buckets - 1)
 }

@@ -1,9 +1,11 @@
 //! What depends on the distance between a query and a key, laid out for every pair of them.
 
+mod bias;
 #[cfg(test)]
 mod tests;
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
@@ -15,6 +17,8 @@ use crate::kernel::cpu::{Out, Outside, in_parallel};
 use crate::kernel::element::{Element, by_dtype};
 use crate::kernel::simd;
 use crate::kernel::storage::{slice, written};
+
+pub(crate) use bias::{bias_in_runs, linear_bias};
 
 type CandleResult<T> = candle_core::Result<T>;
 
@@ -60,9 +64,9 @@ fn n_distances(t_q: usize, t_k: usize) -> usize {
 }
 
 /// Every distance (key minus query) between `t_q` queries from `start_pos` on and `t_k` keys from 0 on, from the least up.
-pub(crate) fn distances(t_q: usize, t_k: usize, start_pos: i64) -> impl Iterator<Item = i64> {
+pub(crate) fn distances(t_q: usize, t_k: usize, start_pos: i64) -> Range<i64> {
     let least = 1 - start_pos.saturating_add_unsigned(t_q as u64);
-    (0..n_distances(t_q, t_k)).map(move |i| least + i as i64)
+    least..least + n_distances(t_q, t_k) as i64
 }
 
 /// `out[.., i, j] = x[.., i, column of the distance from query i to key j]`.

@@ -4,6 +4,7 @@
 //! prefetching is made for. Stores go through the caches; past them was no faster, and attention reads the result at once.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use candle_core::Layout;
 
@@ -11,16 +12,20 @@ use super::AngleRows;
 use crate::kernel::cpu::{Out, Outside, in_parallel};
 use crate::kernel::element::Element;
 
-/// Positions of a block, at most; fewer where heads lie strided, so that the rows of the next head are still in a cache when
-/// their turn comes.
-const BLOCK_ROWS: usize = 256;
+/// Angles of so many bytes stay in a cache while heads stream by, which all read them.
+const ANGLE_BYTES: usize = 512 << 10;
+/// Positions of a block where heads lie strided: few, so that the rows of the next head are still in a cache when their turn
+/// comes.
 const STRIDED_ROWS: usize = 128;
+/// What is read so many bytes later is asked from memory where rows lie behind one another.
+const BYTES_AHEAD: usize = 2 << 10;
+/// What has fewer bytes is likely in a cache.
+const FAR_BYTES: usize = 1 << 18;
 
 /// What is done to every row: by which angles, and how its pairs lie.
 pub(super) struct Turn<'a> {
-    /// `[P, n_pairs]`; all of them numbers (no NaN), which the rounding of bf16 relies on.
-    pub(super) cos: &'a [f32],
-    pub(super) sin: &'a [f32],
+    /// `[P, 2, n_pairs]`, cosines and sines; all of them numbers (no NaN), which the rounding of bf16 relies on.
+    pub(super) angles: &'a [f32],
     pub(super) n_pairs: usize,
     pub(super) rows: &'a AngleRows,
     pub(super) interleaved: bool,
@@ -74,19 +79,74 @@ impl<'a, E: Element> Heads<'a, E> {
     }
 }
 
+impl<E> Heads<'_, E> {
+    fn n_rows(&self) -> usize {
+        self.dims[..3].iter().product()
+    }
+
+    /// How far apart rows lie that lie evenly, and how many of them do: those of a sequence, or all.
+    fn even(&self) -> Option<(usize, usize)> {
+        let ([b, n_head, t, _], [by_batch, by_head, by_step]) = (self.dims, self.strides);
+        let stride = if t == 1 { by_head } else { by_step };
+        let of_sequence = n_head * t;
+        let is_even = n_head == 1 || by_head == t * stride;
+        let are_all = b == 1 || by_batch == of_sequence * stride;
+        is_even.then_some((stride, if are_all { b * of_sequence } else { of_sequence }))
+    }
+}
+
 /// Rows that lie behind one another where they go.
 pub(super) struct Block<'a, E> {
     pub(super) to: &'a mut [MaybeUninit<E>],
     /// From the first row on; they are `stride` apart.
     pub(super) from: &'a [E],
     pub(super) stride: usize,
-    /// How much further the block begins that is asked from memory meanwhile.
-    pub(super) ahead: Option<usize>,
-    /// Where the angles of each row begin.
-    pub(super) angles: &'a [usize],
+    pub(super) n_rows: usize,
+    /// How much further on lies what is asked from memory meanwhile.
+    pub(super) ahead: usize,
+    pub(super) steps: Steps<'a>,
 }
 
-impl Turn<'_> {
+/// The rows of angles that rows take: step by step, and from the first again.
+#[derive(Clone, Copy)]
+pub(super) struct Steps<'a> {
+    rows: RowsOfSteps<'a>,
+    t: usize,
+    step: usize,
+}
+
+#[derive(Clone, Copy)]
+enum RowsOfSteps<'a> {
+    From(usize),
+    Each(&'a [u32]),
+}
+
+/// Rows whose angles lie evenly.
+pub(super) struct Run {
+    pub(super) row: usize,
+    /// How many rows further on those of the next row lie: 0 or 1.
+    pub(super) by: usize,
+    pub(super) n: usize,
+}
+
+impl Steps<'_> {
+    /// The next rows, `n` at most.
+    #[inline(always)]
+    pub(super) fn next(&mut self, n: usize) -> Result<Run, Outside> {
+        let row = match self.rows {
+            RowsOfSteps::From(start) => start + self.step,
+            RowsOfSteps::Each(rows) => *rows.get(self.step).ok_or(Outside)? as usize,
+        };
+        if self.t == 1 {
+            return Ok(Run { row, by: 0, n });
+        }
+        let n = if let RowsOfSteps::From(_) = self.rows { n.min(self.t - self.step) } else { 1 };
+        self.step = if self.step + n == self.t { 0 } else { self.step + n };
+        Ok(Run { row, by: 1, n })
+    }
+}
+
+impl<'a> Turn<'a> {
     /// Turns all heads of all parts, which agree in B, T and D.
     pub(super) fn run<E: Element>(&self, parts: &[Heads<E>]) -> Result<(), Outside> {
         let Some(&[b, _, t, d]) = parts.first().map(|part| &part.dims) else { return Ok(()) };
@@ -95,28 +155,28 @@ impl Turn<'_> {
         if d == 0 || 2 * self.n_pairs > d || !parts.iter().all(agree) {
             return Err(Outside);
         }
-        let in_order = parts.iter().all(|part| part.strides[2] == d);
-        let n_rows = if in_order { BLOCK_ROWS } else { STRIDED_ROWS };
-        in_parallel(b * t, parts.iter().map(|part| part.n_bytes).sum(), |range| {
-            let mut angles = [0; BLOCK_ROWS];
+        let n_bytes = parts.iter().map(|part| part.n_bytes).sum();
+        let angle_bytes = 2 * self.n_pairs * size_of::<f32>();
+        let n_kept = (ANGLE_BYTES / angle_bytes.max(1)).max(1);
+        if t <= n_kept && parts.iter().all(|part| part.even().is_some()) {
+            return in_parallel(parts.iter().map(Heads::n_rows).sum(), n_bytes, |range| {
+                let mut offset = 0;
+                parts.iter().try_for_each(|part| {
+                    let rows = range.start.max(offset) - offset..range.end.max(offset) - offset;
+                    offset += part.n_rows();
+                    self.rows(part, rows.start..rows.end.min(part.n_rows()))
+                })
+            });
+        }
+        let is_strided = parts.iter().any(|part| part.strides[2] != d);
+        let n_rows = if is_strided { STRIDED_ROWS } else { n_kept };
+        in_parallel(b * t, n_bytes, |range| {
             let mut first = range.start;
             while first < range.end {
-                let (batch, step) = (first / t, first % t);
+                let step = first % t;
                 let n = n_rows.min(range.end - first).min(t - step);
-                for (i, angles) in angles[..n].iter_mut().enumerate() {
-                    let row = match self.rows {
-                        AngleRows::From(start) => start + step + i,
-                        AngleRows::Each(rows) => *rows.get(first + i).ok_or(Outside)? as usize,
-                    };
-                    *angles = row * self.n_pairs;
-                }
                 for part in parts {
-                    if t == 1 {
-                        angles = [angles[0]; BLOCK_ROWS];
-                        self.heads(part, batch, &angles)?;
-                    } else {
-                        self.positions(part, batch, step, &angles[..n])?;
-                    }
+                    self.positions(part, first / t, step..step + n)?;
                 }
                 first += n;
             }
@@ -124,64 +184,79 @@ impl Turn<'_> {
         })
     }
 
-    /// Every head of a part at some positions of one sequence, from `step` on.
-    fn positions<E: Element>(
-        &self,
-        part: &Heads<E>,
-        batch: usize,
-        step: usize,
-        angles: &[usize],
-    ) -> Result<(), Outside> {
-        let ([_, n_head, t, d], [by_batch, by_head, by_step]) = (part.dims, part.strides);
-        let ahead = (by_step != d).then_some(by_head);
-        for head in 0..n_head {
-            let start = part.start + batch * by_batch + head * by_head + step * by_step;
-            let from = part.from.get(start..).ok_or(Outside)?;
-            // SAFETY: these positions are of this task alone, and so are their rows in every head.
-            let to = unsafe { part.to.rows((batch * n_head + head) * t + step, angles.len()) };
-            self.block(Block { to, from, stride: by_step, ahead, angles })?;
+    /// The rows of a sequence's angles, from a step on.
+    fn steps(&self, batch: usize, t: usize, step: usize) -> Result<Steps<'a>, Outside> {
+        let rows = match self.rows {
+            AngleRows::From(start) => RowsOfSteps::From(*start),
+            AngleRows::Each(rows) => RowsOfSteps::Each(rows.get(batch * t..(batch + 1) * t).ok_or(Outside)?),
+        };
+        Ok(Steps { rows, t, step })
+    }
+
+    /// Rows of a part that lie evenly, heads and sequences behind one another.
+    fn rows<E: Element>(&self, part: &Heads<E>, rows: Range<usize>) -> Result<(), Outside> {
+        let ([_, n_head, t, d], Some((stride, n_even))) = (part.dims, part.even()) else { return Err(Outside) };
+        let of_sequence = n_head * t;
+        let n_even = if matches!(self.rows, AngleRows::From(_)) { n_even } else { of_sequence };
+        let mut first = rows.start;
+        while first < rows.end {
+            let in_run = first % n_even;
+            let (batch, n_rows) = ((first - in_run) / of_sequence, (n_even - in_run).min(rows.end - first));
+            let from = part.from.get(part.start + batch * part.strides[0] + in_run * stride..).ok_or(Outside)?;
+            // SAFETY: these rows are of this task alone.
+            let to = unsafe { part.to.rows(first, n_rows) };
+            let is_far = stride == d && part.n_bytes >= FAR_BYTES;
+            let ahead = if is_far { BYTES_AHEAD / size_of::<E>() } else { 0 };
+            self.block(Block { to, from, stride, n_rows, ahead, steps: self.steps(batch, t, in_run % t)? })?;
+            first += n_rows;
         }
         Ok(())
     }
 
-    /// Every head of a part at the only position of one sequence: heads take the place of positions.
-    fn heads<E: Element>(&self, part: &Heads<E>, batch: usize, angles: &[usize]) -> Result<(), Outside> {
-        let ([_, n_head, ..], [by_batch, by_head, _]) = (part.dims, part.strides);
-        for head in (0..n_head).step_by(angles.len()) {
-            let n = angles.len().min(n_head - head);
-            let from = part.from.get(part.start + batch * by_batch + head * by_head..).ok_or(Outside)?;
-            // SAFETY: this sequence is of this task alone, and so are its rows.
-            let to = unsafe { part.to.rows(batch * n_head + head, n) };
-            self.block(Block { to, from, stride: by_head, ahead: None, angles: &angles[..n] })?;
+    /// Every head of a part at some positions of one sequence.
+    fn positions<E: Element>(&self, part: &Heads<E>, batch: usize, steps: Range<usize>) -> Result<(), Outside> {
+        let ([_, n_head, t, d], [by_batch, by_head, stride]) = (part.dims, part.strides);
+        let ahead = if stride == d { BYTES_AHEAD / size_of::<E>() } else { by_head };
+        let n_rows = steps.len();
+        for head in 0..n_head {
+            let start = part.start + batch * by_batch + head * by_head + steps.start * stride;
+            let from = part.from.get(start..).ok_or(Outside)?;
+            // SAFETY: these positions are of this task alone, and so are their rows in every head.
+            let to = unsafe { part.to.rows((batch * n_head + head) * t + steps.start, n_rows) };
+            self.block(Block { to, from, stride, n_rows, ahead, steps: self.steps(batch, t, steps.start)? })?;
         }
         Ok(())
     }
 
     fn block<E: Element>(&self, block: Block<E>) -> Result<(), Outside> {
+        if block.n_rows == 0 {
+            return Ok(());
+        }
         #[cfg(target_arch = "x86_64")]
         if self.vectors != Vectors::One && super::x86::knows::<E>() {
             return super::x86::turn(self, block);
         }
-        let Block { to, from, stride, angles, .. } = block;
-        let d = to.len() / angles.len();
-        for (i, (to, &at)) in to.chunks_exact_mut(d).zip(angles).enumerate() {
+        let Block { to, from, stride, n_rows, mut steps, .. } = block;
+        let d = to.len() / n_rows;
+        for (i, to) in to.chunks_exact_mut(d).enumerate() {
             let from = from.get(i * stride..i * stride + d).ok_or(Outside)?;
-            let at = at..at + self.n_pairs;
-            self.row(to, from, self.cos.get(at.clone()).ok_or(Outside)?, self.sin.get(at).ok_or(Outside)?, 0);
+            self.row(to, from, self.angles_of(&steps.next(1)?)?, 0);
         }
         Ok(())
     }
 
+    /// Cosines and sines of the first row, and as far as the other rows need them.
+    #[inline(always)]
+    pub(super) fn angles_of(&self, run: &Run) -> Result<&'a [f32], Outside> {
+        let n_rows = 1 + (run.n - 1) * run.by;
+        let (start, n) = (2 * self.n_pairs * run.row, 2 * self.n_pairs * n_rows);
+        self.angles.get(start..start + n).ok_or(Outside)
+    }
+
     /// One row from pair `first` on, and what is behind the pairs.
-    pub(super) fn row<E: Element>(
-        &self,
-        to: &mut [MaybeUninit<E>],
-        from: &[E],
-        cos: &[f32],
-        sin: &[f32],
-        first: usize,
-    ) {
-        let n = cos.len();
+    pub(super) fn row<E: Element>(&self, to: &mut [MaybeUninit<E>], from: &[E], angles: &[f32], first: usize) {
+        let n = self.n_pairs;
+        let (cos, sin) = angles[..2 * n].split_at(n);
         for i in first..n {
             let (left, right) = if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + n) };
             let (x, y) = (from[left].widen(), from[right].widen());

@@ -6,6 +6,7 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
@@ -18,11 +19,24 @@ use crate::error::Result;
 
 type CandleResult<T> = candle_core::Result<T>;
 
-/// Cosines and sines `[P, r / 2]` in f32, contiguous: a row for each position, a column for each pair.
+/// Cosines and sines of angles, `[P, 2, r / 2]` in f32, contiguous: for each position a row of cosines and one of sines, with a
+/// column for each pair.
 #[derive(Clone, Debug)]
-pub(crate) struct Angles {
-    pub(crate) cos: Tensor,
-    pub(crate) sin: Tensor,
+pub(crate) struct Angles(pub(crate) Tensor);
+
+impl Angles {
+    /// Cosines and sines of tokens `[B, T]`: `[B, T, r / 2]` each, contiguous; B is 1 where all sequences have the same.
+    pub(crate) fn cos_sin(&self, rows: &AngleRows, (b, t): (usize, usize)) -> CandleResult<(Tensor, Tensor)> {
+        let of_tokens = match rows {
+            AngleRows::From(start) => self.0.narrow(0, *start, t)?.unsqueeze(0)?,
+            AngleRows::Each(rows) => {
+                let rows = Tensor::from_slice(rows, b * t, self.0.device())?;
+                self.0.index_select(&rows, 0)?.reshape((b, t, 2, self.0.dim(2)?))?
+            }
+        };
+        let half = |i| of_tokens.narrow(2, i, 1)?.squeeze(2)?.contiguous();
+        Ok((half(0)?, half(1)?))
+    }
 }
 
 /// The rows of [`Angles`] that the tokens `[B, T]` of a call take, all of them inside the table.
@@ -49,35 +63,27 @@ pub(crate) fn rotate(
         let each = |x: &Tensor| reference(x, &angles, &rows, interleaved);
         return Ok((each(q)?, each(k)?));
     }
-    let (q, k) = (in_pieces(q)?, in_pieces(k)?);
+    let (q, k) = (&*in_pieces(q)?, &*in_pieces(k)?);
     let op = Rotate { angles, rows, interleaved, back: false, vectors: Vectors::widest() };
     if q.track_op() || k.track_op() || q.dtype() != k.dtype() {
-        let each = |x: Tensor| if x.track_op() { x.apply_op1(op.clone()) } else { x.apply_op1_no_bwd(&op) };
+        let each = |x: &Tensor| if x.track_op() { x.apply_op1(op.clone()) } else { x.apply_op1_no_bwd(&op) };
         return Ok((each(q)?, each(k)?));
     }
-    Ok(op.both(&q, &k)?)
+    Ok(op.both(q, k)?)
 }
 
 /// Heads cut out of a projection lie strided, which costs nothing as long as each of them is in one piece.
-fn in_pieces(x: &Tensor) -> CandleResult<Tensor> {
-    if x.stride().last() == Some(&1) { Ok(x.clone()) } else { x.contiguous() }
+fn in_pieces(x: &Tensor) -> CandleResult<Cow<'_, Tensor>> {
+    Ok(if x.stride().last() == Some(&1) { Cow::Borrowed(x) } else { Cow::Owned(x.contiguous()?) })
 }
 
 /// The same in plain Candle operations.
 pub(super) fn reference(x: &Tensor, angles: &Angles, rows: &AngleRows, interleaved: bool) -> Result<Tensor> {
     let (b, h, t, d) = x.dims4()?;
-    let (_, n_pairs) = angles.cos.dims2()?;
-    let factors = |table: &Tensor| -> Result<Tensor> {
-        Ok(match rows {
-            AngleRows::From(start) => table.narrow(0, *start, t)?,
-            AngleRows::Each(ids) => {
-                let ids = Tensor::from_slice(ids, ids.len(), table.device())?;
-                table.index_select(&ids, 0)?.reshape((b, 1, t, n_pairs))?
-            }
-        })
-    };
+    let (_, _, n_pairs) = angles.0.dims3()?;
     let wide = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-    let (cos, sin) = (factors(&angles.cos)?.to_dtype(wide)?, factors(&angles.sin)?.to_dtype(wide)?);
+    let (cos, sin) = angles.cos_sin(rows, (b, t))?;
+    let (cos, sin) = (cos.unsqueeze(1)?.to_dtype(wide)?, sin.unsqueeze(1)?.to_dtype(wide)?);
     let rotated = x.narrow(D::Minus1, 0, 2 * n_pairs)?.to_dtype(wide)?;
     let (first, second) = if interleaved {
         let pairs = rotated.reshape((b, h, t, n_pairs, 2))?;
@@ -126,12 +132,11 @@ impl Rotate {
     }
 
     fn with_turn<R>(&self, run: impl FnOnce(&Turn) -> CandleResult<R>) -> CandleResult<R> {
-        let (cos, cos_layout) = self.angles.cos.storage_and_layout();
-        let (sin, sin_layout) = self.angles.sin.storage_and_layout();
-        let (_, n_pairs) = cos_layout.shape().dims2()?;
-        let (cos, sin) = (slice::<f32>(on_host(&cos)?, cos_layout)?, slice::<f32>(on_host(&sin)?, sin_layout)?);
+        let (storage, layout) = self.angles.0.storage_and_layout();
+        let (_, _, n_pairs) = layout.shape().dims3()?;
         let &Self { ref rows, interleaved, back, vectors, .. } = self;
-        run(&Turn { cos, sin, n_pairs, rows, interleaved, back, vectors })
+        let angles = slice::<f32>(on_host(&storage)?, layout)?;
+        run(&Turn { angles, n_pairs, rows, interleaved, back, vectors })
     }
 }
 

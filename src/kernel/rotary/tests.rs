@@ -72,13 +72,14 @@ fn heads(case: &Case, h: usize, seed: u32) -> Result<Tensor> {
     })
 }
 
+fn random_angles(n: usize, n_pairs: usize, seed: u32) -> Result<Angles> {
+    Ok(Angles(table(2 * n, n_pairs, DType::F32, seed ^ 1)?.reshape((n, 2, n_pairs))?.contiguous()?))
+}
+
 fn check(case: &Case) -> Result<()> {
     let &Case { b, h, h_k, t, n_pairs, start, each, interleaved, seed, .. } = case;
     let n = start + t + 3;
-    let angles = Angles {
-        cos: table(n, n_pairs, DType::F32, seed ^ 1)?.contiguous()?,
-        sin: table(n, n_pairs, DType::F32, seed ^ 2)?.contiguous()?,
-    };
+    let angles = random_angles(n, n_pairs, seed)?;
     let rows = match each {
         true => AngleRows::Each((0..b * t).map(|i| ((i * 7919 + seed as usize) % n) as u32).collect()),
         false => AngleRows::From(start),
@@ -95,7 +96,7 @@ fn check(case: &Case) -> Result<()> {
         let alone = q.apply_op1_no_bwd(&op)?;
         assert_eq!(bits(&alone)?, bits(&expected[0])?);
         let back = q.apply_op1_no_bwd(&Rotate { back: true, ..op })?;
-        let opposite = Angles { cos: angles.cos.clone(), sin: angles.sin.neg()? };
+        let opposite = Angles(angles.0.broadcast_mul(&Tensor::new(&[[1f32], [-1.]], q.device())?)?);
         assert_eq!(bits(&back)?, bits(&reference(&q, &opposite, &rows, interleaved)?)?, "{vectors:?} back");
     }
     // Gradients: those of the plain operations.
@@ -156,7 +157,7 @@ fn angles_outside_are_an_error() -> Result<()> {
         seed: 4,
     };
     let q = heads(&case, 2, 4)?;
-    let angles = Angles { cos: table(4, 16, DType::F32, 1)?, sin: table(4, 16, DType::F32, 2)? };
+    let angles = random_angles(4, 16, 1)?;
     for vectors in widths() {
         for rows in [AngleRows::From(2), AngleRows::Each([0, 4, 1].into()), AngleRows::Each([0, 1].into())] {
             let op = Rotate { angles: angles.clone(), rows, interleaved: false, back: false, vectors };

@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use super::blocks::{Block, Turn, Vectors};
 use crate::kernel::cpu::Outside;
 use crate::kernel::element::Element;
+use crate::kernel::simd::prefetch;
 
 /// Proof that the CPU has AVX2 and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,13 +20,14 @@ impl HasAvx2 {
     }
 }
 
-/// Proof that the CPU has AVX-512F, and AVX2 and F16C.
+/// Proof that the CPU has AVX-512F and AVX-512BW, and AVX2 and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HasAvx512(());
 
 impl HasAvx512 {
     pub(super) fn seen() -> Option<Self> {
-        HasAvx2::seen().filter(|_| is_x86_feature_detected!("avx512f")).map(|_| Self(()))
+        let has_both = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+        HasAvx2::seen().filter(|_| has_both).map(|_| Self(()))
     }
 }
 
@@ -45,10 +47,13 @@ pub(super) fn turn<E: Element>(turn: &Turn, block: Block<E>) -> Result<(), Outsi
     }
 }
 
-/// One row: the numbers, where they go, and the cosines and sines of the pairs that vectors take.
-struct Row<E> {
+/// Rows with the same angles: the numbers, where they go, and the cosines and sines of the pairs that vectors take.
+struct Rows<E> {
     to: *mut MaybeUninit<E>,
     from: *const E,
+    n_rows: usize,
+    /// How far apart rows are where they go, and where they come from.
+    strides: (usize, usize),
     cos: *const f32,
     sin: *const f32,
     /// How far apart the halves are.
@@ -56,37 +61,61 @@ struct Row<E> {
     n_whole: usize,
 }
 
-/// Calls `vectors` for every row, which turns the first `n_whole` of its pairs; the rest is done here.
+/// Rows that are turned by one vector of angles before the next: few, so that they are still in the nearest cache then.
+const SAME_ROWS: usize = 8;
+
+/// Calls `one` or `several` for all rows, which turn the first `n_whole` of their pairs; the rest is done here.
 #[inline(always)]
 fn rows<E: Element>(
     turn: &Turn,
     block: Block<E>,
     pairs_at_a_time: usize,
-    vectors: impl Fn(&Row<E>),
+    one: impl Fn(&Rows<E>),
+    several: impl Fn(&Rows<E>),
 ) -> Result<(), Outside> {
-    let Block { to, from, stride, ahead, angles } = block;
-    let (n_pairs, n_rows) = (turn.n_pairs, angles.len());
-    let (d, n_angles) = (to.len() / n_rows, turn.cos.len().min(turn.sin.len()));
-    let is_inside = (n_rows - 1) * stride + d <= from.len() && 2 * n_pairs <= d;
-    if !is_inside || angles.iter().any(|at| at + n_pairs > n_angles) {
+    let Block { to, from, stride, n_rows, ahead, mut steps } = block;
+    let (n_pairs, d) = (turn.n_pairs, to.len() / n_rows);
+    if (n_rows - 1) * stride + d > from.len() || 2 * n_pairs > d {
         return Err(Outside);
     }
     let n_whole = n_pairs / pairs_at_a_time * pairs_at_a_time;
-    for (i, &at) in angles.iter().enumerate() {
-        if let Some(next) = ahead.and_then(|ahead| from.get(ahead + i * stride..)).and_then(|next| next.get(..d)) {
-            crate::kernel::simd::prefetch(next);
+    let (to_start, from_start) = (to.as_mut_ptr(), from.as_ptr());
+    let rows_at = |row: usize, n_rows: usize, angles: &[f32]| {
+        // SAFETY: the rows are inside both slices, as was just seen; their cosines and sines are behind one another.
+        unsafe {
+            let (to, from, cos) = (to_start.add(row * d), from_start.add(row * stride), angles.as_ptr());
+            Rows { to, from, n_rows, strides: (d, stride), cos, sin: cos.add(n_pairs), n_pairs, n_whole }
         }
-        // SAFETY: row i is inside all four slices, as was just seen.
-        let row = unsafe {
-            let (cos, sin) = (turn.cos.as_ptr().add(at), turn.sin.as_ptr().add(at));
-            Row { to: to.as_mut_ptr().add(i * d), from: from.as_ptr().add(i * stride), cos, sin, n_pairs, n_whole }
-        };
-        vectors(&row);
+    };
+    let mut first = 0;
+    while first < n_rows {
+        let run = steps.next(n_rows - first)?;
+        let (angles, by, n) = (turn.angles_of(&run)?, run.by, run.n);
+        if by == 0 {
+            let mut row = 0;
+            while row < n {
+                let n_same = SAME_ROWS.min(n - row);
+                several(&rows_at(first + row, n_same, angles));
+                row += n_same;
+            }
+        } else {
+            for (row, angles) in (first..first + n).zip(angles.chunks_exact(2 * n_pairs)) {
+                if ahead > 0
+                    && let Some(next) = from.get(ahead + row * stride..ahead + row * stride + d)
+                {
+                    prefetch(next);
+                }
+                one(&rows_at(row, 1, angles));
+            }
+        }
         if 2 * n_whole < d {
-            let at = at..at + n_pairs;
-            let (to, from) = (&mut to[i * d..(i + 1) * d], &from[i * stride..i * stride + d]);
-            turn.row(to, from, &turn.cos[at.clone()], &turn.sin[at], n_whole);
+            for i in 0..n {
+                let row = first + i;
+                let (to, from) = (&mut to[row * d..(row + 1) * d], &from[row * stride..row * stride + d]);
+                turn.row(to, from, &angles[2 * n_pairs * by * i..], n_whole);
+            }
         }
+        first += n;
     }
     Ok(())
 }
@@ -98,22 +127,29 @@ macro_rules! loops {
         pub(super) fn turn<E: Element>(turn: &Turn, block: Block<E>) -> Result<(), Outside> {
             let sign = signs(turn.back);
             match turn.interleaved {
-                true => rows(turn, block, LANES, |row| neighbours(row, sign)),
-                false => rows(turn, block, LANES, |row| halves(row, sign)),
+                true => {
+                    rows(turn, block, LANES, |x| neighbours::<E, true>(x, sign), |x| neighbours::<E, false>(x, sign))
+                }
+                false => rows(turn, block, LANES, |x| halves::<E, true>(x, sign), |x| halves::<E, false>(x, sign)),
             }
         }
 
         /// Pairs (i, i + n).
         #[target_feature(enable = $features)]
         #[inline]
-        fn halves<E: Element>(&Row { to, from, cos, sin, n_pairs, n_whole }: &Row<E>, sign: $vector) {
-            for i in (0..n_whole).step_by(LANES) {
-                // SAFETY: i + LANES is at most n_whole, which is at most n_pairs; the row has two times those.
+        fn halves<E: Element, const ONE: bool>(rows: &Rows<E>, sign: $vector) {
+            let n_rows = if ONE { 1 } else { rows.n_rows };
+            for i in (0..rows.n_whole).step_by(LANES) {
+                // SAFETY: i + LANES is at most n_whole, which is at most n_pairs; a row has two times those.
                 unsafe {
-                    let (x, y) = (load(from.add(i)), load(from.add(n_pairs + i)));
-                    let (cos, sin) = (load(cos.add(i)), $xor(load(sin.add(i)), sign));
-                    store(to.add(i), $sub($mul(x, cos), $mul(y, sin)));
-                    store(to.add(n_pairs + i), $add($mul(y, cos), $mul(x, sin)));
+                    let (cos, sin) = (load(rows.cos.add(i)), $xor(load(rows.sin.add(i)), sign));
+                    for row in 0..n_rows {
+                        let (from, to) =
+                            (rows.from.add(row * rows.strides.1 + i), rows.to.add(row * rows.strides.0 + i));
+                        let (x, y) = (load(from), load(from.add(rows.n_pairs)));
+                        store(to, $sub($mul(x, cos), $mul(y, sin)));
+                        store(to.add(rows.n_pairs), $add($mul(y, cos), $mul(x, sin)));
+                    }
                 }
             }
         }
@@ -121,15 +157,19 @@ macro_rules! loops {
         /// Pairs (2i, 2i + 1).
         #[target_feature(enable = $features)]
         #[inline]
-        fn neighbours<E: Element>(&Row { to, from, cos, sin, n_whole, .. }: &Row<E>, sign: $vector) {
-            for i in (0..n_whole).step_by(LANES) {
+        fn neighbours<E: Element, const ONE: bool>(rows: &Rows<E>, sign: $vector) {
+            let n_rows = if ONE { 1 } else { rows.n_rows };
+            for i in (0..rows.n_whole).step_by(LANES) {
                 // SAFETY: as in `halves`.
                 unsafe {
-                    let (cos, sin) = (load(cos.add(i)), $xor(load(sin.add(i)), sign));
+                    let (cos, sin) = (load(rows.cos.add(i)), $xor(load(rows.sin.add(i)), sign));
                     let ((low_cos, high_cos), (low_sin, high_sin)) = (twice(cos), twice(sin));
-                    let (from, to) = (from.add(2 * i), to.add(2 * i));
-                    store(to, $turned(load(from), low_cos, low_sin));
-                    store(to.add(LANES), $turned(load(from.add(LANES)), high_cos, high_sin));
+                    for row in 0..n_rows {
+                        let from = rows.from.add(row * rows.strides.1 + 2 * i);
+                        let to = rows.to.add(row * rows.strides.0 + 2 * i);
+                        store(to, $turned(load(from), low_cos, low_sin));
+                        store(to.add(LANES), $turned(load(from.add(LANES)), high_cos, high_sin));
+                    }
                 }
             }
         }
@@ -226,23 +266,47 @@ mod sixteen {
 
     const LANES: usize = 16;
 
-    loops!("avx512f,avx2,f16c", __m512, _mm512_sub_ps, _mm512_add_ps, _mm512_mul_ps, flipped, turned);
+    /// The upper word of every number, as a mask of words.
+    const UPPER: u32 = 0xAAAA_AAAA;
+    /// Where each word comes from when halves are widened, and when the upper words are packed.
+    const EACH_TWICE: [u16; 32] = words_from(1, 0);
+    const UPPER_ONES: [u16; 32] = words_from(4, 1);
+
+    /// `[first, first + step / 2, ..]`, rounded down, among the words of a vector.
+    const fn words_from(step: u16, first: u16) -> [u16; 32] {
+        let mut from = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            from[i as usize] = (first + i * step / 2) % 32;
+            i += 1;
+        }
+        from
+    }
 
     #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn words(words: &[u16; 32]) -> __m512i {
+        // SAFETY: an array of 64 bytes; no alignment is needed.
+        unsafe { _mm512_loadu_si512(std::ptr::from_ref(words).cast()) }
+    }
+
+    loops!("avx512f,avx512bw,avx2,f16c", __m512, _mm512_sub_ps, _mm512_add_ps, _mm512_mul_ps, flipped, turned);
+
+    #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
     fn signs(back: bool) -> __m512 {
         _mm512_set1_ps(if back { -0.0 } else { 0.0 })
     }
 
     /// The exclusive or of numbers needs AVX-512DQ; that of integers does not.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
     fn flipped(numbers: __m512, sign: __m512) -> __m512 {
         _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(numbers), _mm512_castps_si512(sign)))
     }
 
     /// x cos - y sin, y cos + x sin of pairs (x, y).
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
     fn turned(xy: __m512, cos: __m512, sin: __m512) -> __m512 {
         let (same, other) = (_mm512_mul_ps(xy, cos), _mm512_mul_ps(_mm512_permute_ps::<0b10_11_00_01>(xy), sin));
@@ -250,7 +314,7 @@ mod sixteen {
     }
 
     /// Each number twice: the lower half, the upper half.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
     fn twice(numbers: __m512) -> (__m512, __m512) {
         let low = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
@@ -260,14 +324,14 @@ mod sixteen {
 
     /// # Safety
     /// Sixteen numbers from there on belong to one slice.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
     unsafe fn load<E: Element>(from: *const E) -> __m512 {
         // SAFETY: the caller's promise; no alignment is needed.
         unsafe {
             if TypeId::of::<E>() == TypeId::of::<bf16>() {
-                let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
-                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+                let halves = _mm512_castsi256_si512(_mm256_loadu_si256(from.cast()));
+                _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(UPPER, words(&EACH_TWICE), halves))
             } else if TypeId::of::<E>() == TypeId::of::<f16>() {
                 _mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))
             } else {
@@ -280,7 +344,7 @@ mod sixteen {
     ///
     /// # Safety
     /// Sixteen numbers from there on belong to one slice; E is f32, bf16 or f16.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
     unsafe fn store<E: Element>(to: *mut MaybeUninit<E>, wide: __m512) {
         // SAFETY: the caller's promise; no alignment is needed.
@@ -288,9 +352,11 @@ mod sixteen {
             if TypeId::of::<E>() == TypeId::of::<bf16>() {
                 // As eight are: NaN has no low half.
                 let bits = _mm512_castps_si512(wide);
-                let is_odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-                let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), is_odd);
-                _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded)));
+                let is_odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(1 << 16));
+                let (down, up) = (_mm512_set1_epi32(0x7FFF), _mm512_set1_epi32(0x8000));
+                let rounded = _mm512_add_epi32(bits, _mm512_mask_blend_epi32(is_odd, down, up));
+                let packed = _mm512_permutexvar_epi16(words(&UPPER_ONES), rounded);
+                _mm256_storeu_si256(to.cast(), _mm512_castsi512_si256(packed));
             } else if TypeId::of::<E>() == TypeId::of::<f16>() {
                 _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(wide));
             } else {
