@@ -1,6 +1,6 @@
 //! Against loops in f64, at random sizes; and the fused kernels' types and strides.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use candle_gpt_input::position::{Alibi, Deberta, Rotary, RotaryConfig, Shaw, T5Bias, TransformerXl};
 use proptest::prelude::*;
 
@@ -42,7 +42,8 @@ proptest! {
 
     #[test]
     fn biases_are_those_of_the_loops((_, h, t_q, t_k, _, start) in sizes(), n in 4usize..40, bidirectional: bool) {
-        let n_head = 7 * h - 6;
+        // As far apart as the last bucket reaches, and further, on either side.
+        let (n_head, t_k, start) = (7 * h - 6, 20 * t_k, 20 * start);
         let (q, k) = (normal((1, n_head, t_q, 1), 1), normal((1, n_head, t_k, 1), 2));
         let alibi = Alibi::new(n_head, &Device::Cpu).unwrap().attention_bias(t_q, t_k, start).unwrap();
         assert_eq!(alibi.dims(), [1, n_head, t_q, t_k]);
@@ -56,6 +57,13 @@ proptest! {
         let bucket = |distance| naive::t5_bucket(distance, n, 97, bidirectional);
         let expected = naive::scores(&q, &k, start, |h, _, _, i, j| values[bucket(j - i) * n_head + h]);
         assert_near(&t5, &expected, 0., "t5");
+        // A table that is trained is laid out by an operation that is recorded.
+        let var = Var::from_tensor(&table).unwrap();
+        let recorded = T5Bias::new(var.as_tensor().clone(), 97, bidirectional).unwrap();
+        assert_near(&recorded.attention_bias(t_q, t_k, start).unwrap(), &expected, 0., "t5, recorded");
+        for distance in -300..300 {
+            assert_eq!(recorded.bucket(distance), bucket(distance));
+        }
     }
 
     #[test]

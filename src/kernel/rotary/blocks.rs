@@ -1,7 +1,8 @@
 //! The rotation on the CPU, block by block.
 //!
-//! A block is a run of positions of one head, a piece of output without gaps: long runs are what the processor's own
-//! prefetching is made for. Stores go through the caches; past them was no faster, and attention reads the result at once.
+//! A task writes a piece of the output from its beginning to its end, as a copy would: pages of new memory are met one after
+//! the other. What every head reads again, the angles, stays in a cache meanwhile. Stores go through the caches; past them was
+//! no faster in new memory, which is in a cache when the system has cleared it, and attention reads the result at once.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -41,6 +42,9 @@ pub(super) enum Vectors {
     Eight(super::x86::HasAvx2),
     #[cfg(target_arch = "x86_64")]
     Sixteen(super::x86::HasAvx512),
+    /// Sixteen, and an instruction that rounds to bf16.
+    #[cfg(target_arch = "x86_64")]
+    Converting(super::x86::HasBf16),
 }
 
 impl Vectors {
@@ -48,8 +52,9 @@ impl Vectors {
     pub(super) fn widest() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            let eight = super::x86::HasAvx2::seen().map(Self::Eight);
-            super::x86::HasAvx512::seen().map(Self::Sixteen).or(eight).unwrap_or(Self::One)
+            use super::x86::{HasAvx2, HasAvx512, HasBf16};
+            let narrower = || HasAvx512::seen().map(Self::Sixteen).or_else(|| HasAvx2::seen().map(Self::Eight));
+            HasBf16::seen().map(Self::Converting).or_else(narrower).unwrap_or(Self::One)
         }
         #[cfg(not(target_arch = "x86_64"))]
         Self::One
@@ -157,8 +162,7 @@ impl<'a> Turn<'a> {
         }
         let n_bytes = parts.iter().map(|part| part.n_bytes).sum();
         let angle_bytes = 2 * self.n_pairs * size_of::<f32>();
-        let n_kept = (ANGLE_BYTES / angle_bytes.max(1)).max(1);
-        if t <= n_kept && parts.iter().all(|part| part.even().is_some()) {
+        if t.saturating_mul(angle_bytes) <= ANGLE_BYTES && parts.iter().all(|part| part.even().is_some()) {
             return in_parallel(parts.iter().map(Heads::n_rows).sum(), n_bytes, |range| {
                 let mut offset = 0;
                 parts.iter().try_for_each(|part| {
@@ -169,7 +173,7 @@ impl<'a> Turn<'a> {
             });
         }
         let is_strided = parts.iter().any(|part| part.strides[2] != d);
-        let n_rows = if is_strided { STRIDED_ROWS } else { n_kept };
+        let n_rows = if is_strided { STRIDED_ROWS } else { (ANGLE_BYTES / angle_bytes.max(1)).max(1) };
         in_parallel(b * t, n_bytes, |range| {
             let mut first = range.start;
             while first < range.end {
@@ -200,8 +204,9 @@ impl<'a> Turn<'a> {
         let n_even = if matches!(self.rows, AngleRows::From(_)) { n_even } else { of_sequence };
         let mut first = rows.start;
         while first < rows.end {
-            let in_run = first % n_even;
-            let (batch, n_rows) = ((first - in_run) / of_sequence, (n_even - in_run).min(rows.end - first));
+            let run = first / n_even;
+            let in_run = first - run * n_even;
+            let (batch, n_rows) = (run * (n_even / of_sequence), (n_even - in_run).min(rows.end - first));
             let from = part.from.get(part.start + batch * part.strides[0] + in_run * stride..).ok_or(Outside)?;
             // SAFETY: these rows are of this task alone.
             let to = unsafe { part.to.rows(first, n_rows) };

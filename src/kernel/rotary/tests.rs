@@ -11,10 +11,11 @@ use crate::kernel::tests::{bits, table};
 fn widths() -> Vec<Vectors> {
     #[cfg(target_arch = "x86_64")]
     {
-        use super::x86::{HasAvx2, HasAvx512};
+        use super::x86::{HasAvx2, HasAvx512, HasBf16};
         let eight = HasAvx2::seen().map(Vectors::Eight);
         let sixteen = HasAvx512::seen().map(Vectors::Sixteen);
-        [Some(Vectors::One), eight, sixteen].into_iter().flatten().collect()
+        let converting = HasBf16::seen().map(Vectors::Converting);
+        [Some(Vectors::One), eight, sixteen, converting].into_iter().flatten().collect()
     }
     #[cfg(not(target_arch = "x86_64"))]
     vec![Vectors::One]
@@ -126,15 +127,43 @@ proptest! {
     }
 }
 
-/// Several blocks, several tasks.
+/// Several blocks, several tasks, positions whose angles do not stay in a cache, many sequences of one token.
 #[test]
 fn long_sequences_are_as_short_ones() -> Result<()> {
-    for (dtype, strided, each) in
-        [(DType::F32, false, false), (DType::BF16, true, true), (DType::F16, true, false), (DType::F32, true, true)]
-    {
-        let (b, h, h_k, t) = (2, 3, 1, 700);
+    for (dtype, strided, each, (b, h, h_k, t)) in [
+        (DType::F32, false, false, (2, 3, 1, 700)),
+        (DType::BF16, true, true, (2, 3, 1, 700)),
+        (DType::F16, true, false, (2, 3, 1, 700)),
+        (DType::F32, true, true, (2, 3, 1, 700)),
+        (DType::BF16, false, true, (3, 2, 2, 301)),
+        (DType::F32, false, false, (1, 2, 1, 2100)),
+        (DType::F16, false, true, (1, 2, 1, 2100)),
+        (DType::F32, true, false, (900, 3, 2, 1)),
+        (DType::BF16, false, false, (900, 3, 2, 1)),
+        (DType::F32, false, true, (900, 3, 2, 1)),
+    ] {
         let (n_pairs, rest, start, interleaved, seed) = (32, 0, 5, each, 9);
         check(&Case { b, h, h_k, t, n_pairs, rest, start, each, strided, interleaved, dtype, seed })?;
+    }
+    Ok(())
+}
+
+/// What f32 has below its normal numbers is not lost, although an instruction that rounds to bf16 would lose it.
+#[test]
+fn the_least_numbers_are_rounded_as_others() -> Result<()> {
+    let angles = random_angles(8, 32, 3)?;
+    let tiny = (table(2 * 8, 64, DType::F32, 5)? * f64::from(f32::MIN_POSITIVE))?.to_dtype(DType::BF16)?;
+    let q = tiny.reshape((1, 2, 8, 64))?;
+    for interleaved in [false, true] {
+        let rows = AngleRows::From(0);
+        let expected = reference(&q, &angles, &rows, interleaved)?;
+        let is_least = |value: &f32| *value != 0.0 && value.abs() < f32::MIN_POSITIVE;
+        let numbers = expected.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        assert!(numbers.iter().any(is_least) && !numbers.iter().all(is_least));
+        for vectors in widths() {
+            let op = Rotate { angles: angles.clone(), rows: rows.clone(), interleaved, back: false, vectors };
+            assert_eq!(bits(&q.apply_op1_no_bwd(&op)?)?, bits(&expected)?, "{vectors:?}");
+        }
     }
     Ok(())
 }

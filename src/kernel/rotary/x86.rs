@@ -31,6 +31,17 @@ impl HasAvx512 {
     }
 }
 
+/// Proof that the CPU has AVX-512BF16 and AVX-512DQ, and all of [`HasAvx512`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HasBf16(());
+
+impl HasBf16 {
+    pub(super) fn seen() -> Option<Self> {
+        let has_both = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512dq");
+        HasAvx512::seen().filter(|_| has_both).map(|_| Self(()))
+    }
+}
+
 /// Whether vectors are filled with numbers of that type.
 pub(super) fn knows<E: Element>() -> bool {
     [TypeId::of::<f32>(), TypeId::of::<bf16>(), TypeId::of::<f16>()].contains(&TypeId::of::<E>())
@@ -38,11 +49,20 @@ pub(super) fn knows<E: Element>() -> bool {
 
 /// Turns a block of f32, bf16 or f16.
 pub(super) fn turn<E: Element>(turn: &Turn, block: Block<E>) -> Result<(), Outside> {
+    let is_bf16 = TypeId::of::<E>() == TypeId::of::<bf16>();
     match turn.vectors {
         // SAFETY: the CPU has the features, as the proofs say.
-        Vectors::Sixteen(HasAvx512(())) if turn.n_pairs.is_multiple_of(16) => unsafe { sixteen::turn(turn, block) },
+        Vectors::Converting(HasBf16(())) if is_bf16 && turn.n_pairs.is_multiple_of(16) => unsafe {
+            converting::turn(turn, block)
+        },
         // SAFETY: as above.
-        Vectors::Sixteen(_) | Vectors::Eight(HasAvx2(())) => unsafe { eight::turn(turn, block) },
+        Vectors::Converting(HasBf16(())) | Vectors::Sixteen(HasAvx512(())) if turn.n_pairs.is_multiple_of(16) => unsafe {
+            sixteen::turn(turn, block)
+        },
+        // SAFETY: as above.
+        Vectors::Converting(_) | Vectors::Sixteen(_) | Vectors::Eight(HasAvx2(())) => unsafe {
+            eight::turn(turn, block)
+        },
         Vectors::One => Err(Outside),
     }
 }
@@ -56,8 +76,8 @@ struct Rows<E> {
     strides: (usize, usize),
     cos: *const f32,
     sin: *const f32,
-    /// How far apart the halves are.
-    n_pairs: usize,
+    /// Where the halves begin; the other way round, they are turned back.
+    halves: (usize, usize),
     n_whole: usize,
 }
 
@@ -79,12 +99,13 @@ fn rows<E: Element>(
         return Err(Outside);
     }
     let n_whole = n_pairs / pairs_at_a_time * pairs_at_a_time;
+    let halves = if turn.back { (n_pairs, 0) } else { (0, n_pairs) };
     let (to_start, from_start) = (to.as_mut_ptr(), from.as_ptr());
     let rows_at = |row: usize, n_rows: usize, angles: &[f32]| {
         // SAFETY: the rows are inside both slices, as was just seen; their cosines and sines are behind one another.
         unsafe {
             let (to, from, cos) = (to_start.add(row * d), from_start.add(row * stride), angles.as_ptr());
-            Rows { to, from, n_rows, strides: (d, stride), cos, sin: cos.add(n_pairs), n_pairs, n_whole }
+            Rows { to, from, n_rows, strides: (d, stride), cos, sin: cos.add(n_pairs), halves, n_whole }
         }
     };
     let mut first = 0;
@@ -120,7 +141,7 @@ fn rows<E: Element>(
     Ok(())
 }
 
-/// The loops for one width of vector; the module that calls it has `load`, `store`, `twice` and `LANES`.
+/// The loops for one width of vector; the module that calls it has `load`, `store`, `store_two`, `twice` and `LANES`.
 macro_rules! loops {
     ($features:literal, $vector:ty, $sub:ident, $add:ident, $mul:ident, $xor:ident, $turned:ident) => {
         #[target_feature(enable = $features)]
@@ -130,27 +151,45 @@ macro_rules! loops {
                 true => {
                     rows(turn, block, LANES, |x| neighbours::<E, true>(x, sign), |x| neighbours::<E, false>(x, sign))
                 }
-                false => rows(turn, block, LANES, |x| halves::<E, true>(x, sign), |x| halves::<E, false>(x, sign)),
+                false => rows(turn, block, LANES, |x| halves::<E, true>(x), |x| halves::<E, false>(x)),
             }
         }
 
         /// Pairs (i, i + n).
         #[target_feature(enable = $features)]
         #[inline]
-        fn halves<E: Element, const ONE: bool>(rows: &Rows<E>, sign: $vector) {
+        fn halves<E: Element, const ONE: bool>(rows: &Rows<E>) {
+            let &Rows { to, from, strides, cos, sin, halves: (first, second), n_whole, .. } = rows;
             let n_rows = if ONE { 1 } else { rows.n_rows };
-            for i in (0..rows.n_whole).step_by(LANES) {
-                // SAFETY: i + LANES is at most n_whole, which is at most n_pairs; a row has two times those.
+            let mut i = 0;
+            while i < n_whole {
+                // SAFETY: i + LANES is at most n_whole, or i + 2 LANES is, which is at most the number of pairs; a row has two
+                // times those.
                 unsafe {
-                    let (cos, sin) = (load(rows.cos.add(i)), $xor(load(rows.sin.add(i)), sign));
-                    for row in 0..n_rows {
-                        let (from, to) =
-                            (rows.from.add(row * rows.strides.1 + i), rows.to.add(row * rows.strides.0 + i));
-                        let (x, y) = (load(from), load(from.add(rows.n_pairs)));
-                        store(to, $sub($mul(x, cos), $mul(y, sin)));
-                        store(to.add(rows.n_pairs), $add($mul(y, cos), $mul(x, sin)));
+                    let (cos_0, sin_0) = (load(cos.add(i)), load(sin.add(i)));
+                    if n_whole - i < 2 * LANES {
+                        for row in 0..n_rows {
+                            let (from, to) = (from.add(row * strides.1 + i), to.add(row * strides.0 + i));
+                            let (x, y) = (load(from.add(first)), load(from.add(second)));
+                            store(to.add(first), $sub($mul(x, cos_0), $mul(y, sin_0)));
+                            store(to.add(second), $add($mul(y, cos_0), $mul(x, sin_0)));
+                        }
+                    } else {
+                        let (cos_1, sin_1) = (load(cos.add(i + LANES)), load(sin.add(i + LANES)));
+                        for row in 0..n_rows {
+                            let (from, to) = (from.add(row * strides.1 + i), to.add(row * strides.0 + i));
+                            let (x_0, y_0) = (load(from.add(first)), load(from.add(second)));
+                            let (x_1, y_1) = (load(from.add(first + LANES)), load(from.add(second + LANES)));
+                            let new_x_0 = $sub($mul(x_0, cos_0), $mul(y_0, sin_0));
+                            let new_x_1 = $sub($mul(x_1, cos_1), $mul(y_1, sin_1));
+                            store_two(to.add(first), new_x_0, new_x_1);
+                            let new_y_0 = $add($mul(y_0, cos_0), $mul(x_0, sin_0));
+                            let new_y_1 = $add($mul(y_1, cos_1), $mul(x_1, sin_1));
+                            store_two(to.add(second), new_y_0, new_y_1);
+                        }
                     }
                 }
+                i += 2 * LANES;
             }
         }
 
@@ -160,15 +199,15 @@ macro_rules! loops {
         fn neighbours<E: Element, const ONE: bool>(rows: &Rows<E>, sign: $vector) {
             let n_rows = if ONE { 1 } else { rows.n_rows };
             for i in (0..rows.n_whole).step_by(LANES) {
-                // SAFETY: as in `halves`.
+                // SAFETY: i + LANES is at most n_whole, which is at most the number of pairs; a row has two times those.
                 unsafe {
                     let (cos, sin) = (load(rows.cos.add(i)), $xor(load(rows.sin.add(i)), sign));
                     let ((low_cos, high_cos), (low_sin, high_sin)) = (twice(cos), twice(sin));
                     for row in 0..n_rows {
                         let from = rows.from.add(row * rows.strides.1 + 2 * i);
                         let to = rows.to.add(row * rows.strides.0 + 2 * i);
-                        store(to, $turned(load(from), low_cos, low_sin));
-                        store(to.add(LANES), $turned(load(from.add(LANES)), high_cos, high_sin));
+                        let low = $turned(load(from), low_cos, low_sin);
+                        store_two(to, low, $turned(load(from.add(LANES)), high_cos, high_sin));
                     }
                 }
             }
@@ -255,6 +294,20 @@ mod eight {
             }
         }
     }
+
+    /// Both, one behind the other.
+    ///
+    /// # Safety
+    /// As [`store`], for sixteen numbers.
+    #[target_feature(enable = "avx2,f16c")]
+    #[inline]
+    unsafe fn store_two<E: Element>(to: *mut MaybeUninit<E>, first: __m256, second: __m256) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            store(to, first);
+            store(to.add(LANES), second);
+        }
+    }
 }
 
 mod sixteen {
@@ -264,7 +317,7 @@ mod sixteen {
 
     use super::*;
 
-    const LANES: usize = 16;
+    pub(super) const LANES: usize = 16;
 
     /// The upper word of every number, as a mask of words.
     const UPPER: u32 = 0xAAAA_AAAA;
@@ -294,21 +347,21 @@ mod sixteen {
 
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
-    fn signs(back: bool) -> __m512 {
+    pub(super) fn signs(back: bool) -> __m512 {
         _mm512_set1_ps(if back { -0.0 } else { 0.0 })
     }
 
     /// The exclusive or of numbers needs AVX-512DQ; that of integers does not.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
-    fn flipped(numbers: __m512, sign: __m512) -> __m512 {
+    pub(super) fn flipped(numbers: __m512, sign: __m512) -> __m512 {
         _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(numbers), _mm512_castps_si512(sign)))
     }
 
     /// x cos - y sin, y cos + x sin of pairs (x, y).
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
-    fn turned(xy: __m512, cos: __m512, sin: __m512) -> __m512 {
+    pub(super) fn turned(xy: __m512, cos: __m512, sin: __m512) -> __m512 {
         let (same, other) = (_mm512_mul_ps(xy, cos), _mm512_mul_ps(_mm512_permute_ps::<0b10_11_00_01>(xy), sin));
         _mm512_mask_sub_ps(_mm512_add_ps(same, other), 0x5555, same, other)
     }
@@ -316,7 +369,7 @@ mod sixteen {
     /// Each number twice: the lower half, the upper half.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
-    fn twice(numbers: __m512) -> (__m512, __m512) {
+    pub(super) fn twice(numbers: __m512) -> (__m512, __m512) {
         let low = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
         let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
         (_mm512_permutexvar_ps(low, numbers), _mm512_permutexvar_ps(high, numbers))
@@ -326,7 +379,7 @@ mod sixteen {
     /// Sixteen numbers from there on belong to one slice.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
-    unsafe fn load<E: Element>(from: *const E) -> __m512 {
+    pub(super) unsafe fn load<E: Element>(from: *const E) -> __m512 {
         // SAFETY: the caller's promise; no alignment is needed.
         unsafe {
             if TypeId::of::<E>() == TypeId::of::<bf16>() {
@@ -346,7 +399,7 @@ mod sixteen {
     /// Sixteen numbers from there on belong to one slice; E is f32, bf16 or f16.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
-    unsafe fn store<E: Element>(to: *mut MaybeUninit<E>, wide: __m512) {
+    pub(super) unsafe fn store<E: Element>(to: *mut MaybeUninit<E>, wide: __m512) {
         // SAFETY: the caller's promise; no alignment is needed.
         unsafe {
             if TypeId::of::<E>() == TypeId::of::<bf16>() {
@@ -361,6 +414,60 @@ mod sixteen {
                 _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(wide));
             } else {
                 _mm512_storeu_ps(to.cast(), wide);
+            }
+        }
+    }
+
+    /// Both, one behind the other.
+    ///
+    /// # Safety
+    /// As [`store`], for 32 numbers.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    unsafe fn store_two<E: Element>(to: *mut MaybeUninit<E>, first: __m512, second: __m512) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            store(to, first);
+            store(to.add(LANES), second);
+        }
+    }
+}
+
+/// bf16, rounded by AVX-512BF16.
+mod converting {
+    use std::arch::x86_64::*;
+
+    use super::sixteen::{LANES, flipped, load, signs, store, turned, twice};
+    use super::*;
+
+    loops!(
+        "avx512f,avx512bw,avx512dq,avx512bf16,avx2,f16c",
+        __m512,
+        _mm512_sub_ps,
+        _mm512_add_ps,
+        _mm512_mul_ps,
+        flipped,
+        turned
+    );
+
+    /// Both, one behind the other. The instruction rounds to nearest even and takes what f32 has below its normal numbers for
+    /// zero; where there are such, it is not used.
+    ///
+    /// # Safety
+    /// 32 numbers from there on belong to one slice of bf16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[inline]
+    unsafe fn store_two<E: Element>(to: *mut MaybeUninit<E>, first: __m512, second: __m512) {
+        const SUBNORMAL: i32 = 0x20;
+        let subnormal = _mm512_fpclass_ps_mask::<SUBNORMAL>(first) | _mm512_fpclass_ps_mask::<SUBNORMAL>(second);
+        // SAFETY: the caller's promise; a vector of 32 bf16 is one of 64 bytes.
+        unsafe {
+            if subnormal == 0 {
+                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, first));
+                _mm512_storeu_si512(to.cast(), both);
+            } else {
+                store(to, first);
+                store(to.add(LANES), second);
             }
         }
     }
