@@ -2,7 +2,7 @@
 
 use candle_core::{D, Tensor};
 
-use super::scores::{Dims, dot, dot_rows};
+use super::scores::{Dims, Distances, dot, dot_rows};
 use crate::error::{Error, Result};
 use crate::kernel::{Columns, by_distance};
 
@@ -85,20 +85,60 @@ impl Deberta {
     /// # Errors
     /// [`Error::ShapeMismatch`] for other shapes.
     pub fn attention_scores(&self, q: &Tensor, k: &Tensor, start_pos: usize) -> Result<Tensor> {
+        let (t_q, t_k, start, buckets) = (q.dim(2)?, k.dim(2)?, start_pos as i64, self.buckets);
+        self.scores(
+            (q, k),
+            |by_row| by_distance(by_row, Columns::new(t_q, t_k, start, |distance| buckets.row(-distance))),
+            // Keys take the place of queries: the first of them stands `start` before the first query.
+            |by_row| by_distance(by_row, Columns::new(t_k, t_q, -start, |distance| buckets.row(distance))),
+        )
+    }
+
+    /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.
+    ///
+    /// # Shapes
+    /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
+    /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
+    /// - returns: `[B, H, T_q, T_k]`
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] and [`Error::IdDType`] for other shapes and positions.
+    pub fn attention_scores_at(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        q_positions: &Tensor,
+        k_positions: &Tensor,
+    ) -> Result<Tensor> {
+        let (buckets, h) = (self.buckets, q.dim(1)?);
+        let of_queries = Distances::between(q, k, q_positions, k_positions)?;
+        let of_keys = Distances::between(k, q, k_positions, q_positions)?;
+        let (c2p, p2c) = (
+            of_queries.columns(h, |distance| buckets.row(-distance), q.device())?,
+            of_keys.columns(h, |distance| buckets.row(distance), q.device())?,
+        );
+        let gather = |by_row: &Tensor, columns| Ok(by_row.gather(columns, D::Minus1)?);
+        self.scores((q, k), |by_row| gather(by_row, &c2p), |by_row| gather(by_row, &p2c))
+    }
+
+    /// The sum of the terms, given what picks for queries, of scores `[B, H, T_q, 2 S]`, those of the keys' distances, and the
+    /// other way round.
+    fn scores(
+        &self,
+        (q, k): (&Tensor, &Tensor),
+        pick_for_queries: impl Fn(&Tensor) -> Result<Tensor>,
+        pick_for_keys: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let (_, h, _, d) = q.dims4()?;
-        let Dims { t_q, t_k, .. } = Dims::of(q, k, Some(h), d)?;
+        Dims::of(q, k, Some(h), d)?;
         let mut scores = dot(q, k)?;
         let mut n_terms = 1.0;
-        let (start, buckets) = (start_pos as i64, self.buckets);
         if let Some(projection) = &self.c2p {
-            let columns = Columns::new(t_q, t_k, start, |distance| buckets.row(-distance));
-            scores = (scores + by_distance(&dot_rows(q, &self.project(projection, h, d)?)?, columns)?)?;
+            scores = (scores + pick_for_queries(&dot_rows(q, &self.project(projection, h, d)?)?)?)?;
             n_terms += 1.0;
         }
         if let Some(projection) = &self.p2c {
-            // Keys take the place of queries: the first of them stands `start` before the first query.
-            let columns = Columns::new(t_k, t_q, -start, |distance| buckets.row(distance));
-            let by_key = by_distance(&dot_rows(k, &self.project(projection, h, d)?)?, columns)?;
+            let by_key = pick_for_keys(&dot_rows(k, &self.project(projection, h, d)?)?)?;
             scores = (scores + by_key.transpose(D::Minus1, D::Minus2)?)?;
             n_terms += 1.0;
         }

@@ -232,7 +232,9 @@ impl PositionEncoding {
             Place::Bias => {
                 "call `attention_bias_at(q_positions, k_positions)`, or move the padding to one side of its row"
             }
-            Place::Scores => "move the padding to one side of its row",
+            Place::Scores => {
+                "call `attention_scores_at(q, k, block, q_positions, k_positions)`, or move the padding to one side of its row"
+            }
         };
         let Some(&n_columns) = attention_mask.dims().last().filter(|&&n| n > 0) else { return Ok(()) };
         for (row, mask) in to_host(attention_mask, "attention_mask")?.chunks_exact(n_columns).enumerate() {
@@ -278,6 +280,58 @@ impl PositionEncoding {
         match &self.kind {
             Kind::Shaw(blocks) => self.block(blocks, block)?.attention_output(weights, v, start_pos),
             _ => Ok(weights.matmul(v)?),
+        }
+    }
+
+    /// The same scores for queries and keys at positions of their own, which need not be those of their columns.
+    ///
+    /// # Shapes
+    /// - `block`: which block asks, counted from 0
+    /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
+    /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
+    /// - returns: `[B, H, T_q, T_k]` in the type of `q`
+    ///
+    /// # Errors
+    /// As [`attention_scores`](Self::attention_scores), and [`Error::IdDType`](crate::Error::IdDType).
+    pub fn attention_scores_at(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        block: usize,
+        q_positions: &Tensor,
+        k_positions: &Tensor,
+    ) -> Result<Tensor> {
+        match &self.kind {
+            Kind::TransformerXl(blocks) => {
+                self.block(blocks, block)?.attention_scores_at(q, k, q_positions, k_positions)
+            }
+            Kind::Shaw(blocks) => self.block(blocks, block)?.attention_scores_at(q, k, q_positions, k_positions),
+            Kind::Deberta(blocks) => self.block(blocks, block)?.attention_scores_at(q, k, q_positions, k_positions),
+            _ => Err(self.wrong_place("compute no scores")),
+        }
+    }
+
+    /// [`attention_output`](Self::attention_output) for queries and keys at positions of their own.
+    ///
+    /// # Shapes
+    /// - `weights`: `[B, H, T_q, T_k]`, after the softmax, `v`: `[B, H, T_k, D]`
+    /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
+    /// - returns: `[B, H, T_q, D]`
+    ///
+    /// # Errors
+    /// As [`attention_scores_at`](Self::attention_scores_at), and [`Error::Candle`](crate::Error::Candle) for shapes that do
+    /// not go together.
+    pub fn attention_output_at(
+        &self,
+        weights: &Tensor,
+        v: &Tensor,
+        block: usize,
+        q_positions: &Tensor,
+        k_positions: &Tensor,
+    ) -> Result<Tensor> {
+        match &self.kind {
+            Kind::Shaw(blocks) => self.block(blocks, block)?.attention_output_at(weights, v, q_positions, k_positions),
+            _ => Ok(weights.contiguous()?.matmul(&v.contiguous()?)?),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the schemes that act on scores have in common: shapes of queries and keys, distances between their positions.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::kernel::to_host;
@@ -56,6 +56,30 @@ impl Distances {
             q.iter().flat_map(move |q| k.iter().map(move |k| k.saturating_sub(*q)))
         };
         Ok(Self { b, t_q, t_k, values: (0..b).flat_map(of_row).collect() })
+    }
+}
+
+impl Distances {
+    /// Those of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of), and [`Error::ShapeMismatch`] if there are not as many positions as queries and keys.
+    pub(super) fn between(q: &Tensor, k: &Tensor, q_positions: &Tensor, k_positions: &Tensor) -> Result<Self> {
+        for (what, positions, of) in [("q_positions", q_positions, q), ("k_positions", k_positions, k)] {
+            let (b, _, t, _) = of.dims4()?;
+            if positions.dims() != [b, t] {
+                let (got, expected) = (positions.shape().clone(), format!("[{b}, {t}]"));
+                return Err(Error::ShapeMismatch { what, got, expected });
+            }
+        }
+        Self::of(q_positions, k_positions)
+    }
+
+    /// A column for each, the same for all heads: `[B, H, T_q, T_k]`.
+    pub(super) fn columns(&self, n_head: usize, column: impl Fn(i64) -> u32, device: &Device) -> Result<Tensor> {
+        let columns: Vec<u32> = self.values.iter().map(|&distance| column(distance)).collect();
+        let columns = Tensor::from_vec(columns, (self.b, 1, self.t_q, self.t_k), device)?;
+        Ok(columns.broadcast_as((self.b, n_head, self.t_q, self.t_k))?.contiguous()?)
     }
 }
 

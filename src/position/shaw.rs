@@ -1,8 +1,8 @@
 //! Shaw's positions: a learned vector for each clipped distance, added to the keys and the values.
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 
-use super::scores::{Dims, dot, dot_rows};
+use super::scores::{Dims, Distances, dot, dot_rows};
 use crate::error::{Error, Result};
 use crate::kernel::{Columns, by_distance, sum_by_distance};
 
@@ -40,9 +40,13 @@ impl Shaw {
 
     fn columns(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<(Columns, usize)> {
         let n = self.keys.dim(0)?;
+        Ok((Columns::new(t_q, t_k, start_pos as i64, |distance| self.column(distance, n)), n))
+    }
+
+    /// The row for a distance (key minus query) in tables of `n`.
+    fn column(&self, distance: i64, n: usize) -> u32 {
         let (left, right) = (self.left as i64, (n - 1 - self.left) as i64);
-        let column = |distance: i64| (distance.clamp(-left, right) + left) as u32;
-        Ok((Columns::new(t_q, t_k, start_pos as i64, column), n))
+        (distance.clamp(-left, right) + left) as u32
     }
 
     /// The scores of queries that begin at position `start_pos` of the keys, divided by √D; a mask is still to be added.
@@ -62,6 +66,30 @@ impl Shaw {
         Ok(((dot(q, k)? + position)? * (1.0 / (d as f64).sqrt()))?)
     }
 
+    /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.
+    ///
+    /// # Shapes
+    /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
+    /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
+    /// - returns: `[B, H, T_q, T_k]`
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] and [`Error::IdDType`] for other shapes and positions.
+    pub fn attention_scores_at(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        q_positions: &Tensor,
+        k_positions: &Tensor,
+    ) -> Result<Tensor> {
+        let (n, width) = self.keys.dims2()?;
+        let Dims { d, .. } = Dims::of(q, k, None, width)?;
+        let distances = Distances::between(q, k, q_positions, k_positions)?;
+        let columns = distances.columns(q.dim(1)?, |distance| self.column(distance, n), q.device())?;
+        let position = dot_rows(q, &self.keys.unsqueeze(0)?)?.gather(&columns, D::Minus1)?;
+        Ok(((dot(q, k)? + position)? * (1.0 / (d as f64).sqrt()))?)
+    }
+
     /// What the attention gives: the weighted values, and the weighted vectors of the distances where values have some.
     ///
     /// # Shapes
@@ -76,6 +104,42 @@ impl Shaw {
         let (b, h, t_q, t_k) = weights.dims4()?;
         let (columns, n) = self.columns(t_q, t_k, start_pos)?;
         let by_vector = sum_by_distance(weights, columns, n)?.reshape((b * h * t_q, n))?;
+        Ok((output + by_vector.matmul(values)?.reshape((b, h, t_q, ()))?)?)
+    }
+
+    /// The same for queries and keys at positions of their own.
+    ///
+    /// # Shapes
+    /// - `weights`: `[B, H, T_q, T_k]`, after the softmax, `v`: `[B, H, T_k, D]`
+    /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
+    /// - returns: `[B, H, T_q, D]`
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`], [`Error::IdDType`], and [`Error::Candle`] for shapes that do not go together.
+    pub fn attention_output_at(
+        &self,
+        weights: &Tensor,
+        v: &Tensor,
+        q_positions: &Tensor,
+        k_positions: &Tensor,
+    ) -> Result<Tensor> {
+        let weights = weights.contiguous()?;
+        let output = weights.matmul(&v.contiguous()?)?;
+        let Some(values) = &self.values else { return Ok(output) };
+        let (b, h, t_q, t_k) = weights.dims4()?;
+        let n = values.dim(0)?;
+        let distances = Distances::between(&output, v, q_positions, k_positions)?;
+        // Every weight has a place of its own among B·H·T_q·N sums; Candle's `scatter_add` has no gradient for such shapes.
+        let of_row = |row: usize| {
+            let (sequence, query) = (row / (h * t_q), row % t_q);
+            let distances = &distances.values[(sequence * t_q + query) * t_k..][..t_k];
+            distances.iter().map(move |&distance| (row * n) as i64 + i64::from(self.column(distance, n)))
+        };
+        let n_rows = b * h * t_q;
+        let places: Vec<i64> = (0..n_rows).flat_map(of_row).collect();
+        let places = Tensor::from_vec(places, n_rows * t_k, weights.device())?;
+        let zeros = Tensor::zeros(n_rows * n, weights.dtype(), weights.device())?;
+        let by_vector = zeros.index_add(&places, &weights.flatten_all()?, 0)?.reshape((n_rows, n))?;
         Ok((output + by_vector.matmul(values)?.reshape((b, h, t_q, ()))?)?)
     }
 }

@@ -117,14 +117,20 @@ impl DistanceRows {
     }
 
     fn make(&self, far: i64, dtype: DType, device: &Device) -> Result<Tensor> {
+        let distances: Vec<i64> = (-far..=far).rev().collect();
+        self.each(&distances, dtype, device)
+    }
+
+    /// The rows of these distances, `[N, width]`.
+    pub(super) fn each(&self, distances: &[i64], dtype: DType, device: &Device) -> Result<Tensor> {
         let frequencies = inverse_frequencies(BASE, self.width);
         let n_cosines = self.width / 2;
-        let row = |i: i64| {
-            let at = move |frequency: &f32| cos_sin((far - i) as f32, *frequency);
+        let row = |&distance: &i64| {
+            let at = move |frequency: &f32| cos_sin(distance as f32, *frequency);
             let sines = frequencies.iter().map(move |frequency| at(frequency).1);
             sines.chain(frequencies[..n_cosines].iter().map(move |frequency| at(frequency).0))
         };
-        let values: Vec<f32> = (0..2 * far + 1).into_par_iter().flat_map_iter(row).collect();
-        Ok(Tensor::from_vec(values, ((2 * far + 1) as usize, self.width), device)?.to_dtype(dtype)?)
+        let values: Vec<f32> = distances.par_iter().flat_map_iter(row).collect();
+        Ok(Tensor::from_vec(values, (distances.len(), self.width), device)?.to_dtype(dtype)?)
     }
 }

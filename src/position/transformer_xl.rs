@@ -1,8 +1,8 @@
 //! Transformer-XL's positions: scores of content and of distance.
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 
-use super::scores::{Dims, dot, dot_rows};
+use super::scores::{Dims, Distances, dot, dot_rows};
 use super::sinusoidal::DistanceRows;
 use crate::error::{Error, Result};
 use crate::kernel::{Columns, by_distance};
@@ -61,18 +61,59 @@ impl TransformerXl {
     /// # Errors
     /// [`Error::ShapeMismatch`] for other shapes.
     pub fn attention_scores(&self, q: &Tensor, k: &Tensor, start_pos: usize) -> Result<Tensor> {
-        let Dims { t_q, t_k, d } = Dims::of(q, k, Some(self.n_head), self.head_dim)?;
-        let with = |bias: &Tensor| q.broadcast_add(&bias.reshape((1, self.n_head, 1, self.head_dim))?);
-        let content = dot(&with(&self.u)?, k)?;
+        let Dims { t_q, t_k, .. } = Dims::of(q, k, Some(self.n_head), self.head_dim)?;
         if t_q * t_k == 0 {
-            return Ok(content);
+            return dot(q, k);
         }
         // In the order of the columns: from the key that is furthest behind (i - j greatest) to the one furthest ahead.
         let furthest = (start_pos + t_q - 1) as i64;
-        let r = self.rows.down_from(furthest, t_q + t_k - 1, self.r_net.dtype(), self.r_net.device())?;
-        let r = r.matmul(&self.r_net.t()?)?.reshape((t_q + t_k - 1, self.n_head, self.head_dim))?;
-        let position = dot_rows(&with(&self.v)?, &r.transpose(0, 1)?)?;
-        let position = by_distance(&position, Columns::each(t_q, t_k))?;
-        Ok(((content + position)? * (1.0 / (d as f64).sqrt()))?)
+        let rows = self.rows.down_from(furthest, t_q + t_k - 1, self.r_net.dtype(), self.r_net.device())?;
+        self.scores(q, k, &rows, |position| by_distance(position, Columns::each(t_q, t_k)))
+    }
+
+    /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.
+    ///
+    /// # Shapes
+    /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
+    /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
+    /// - returns: `[B, H, T_q, T_k]`
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] and [`Error::IdDType`] for other shapes and positions.
+    pub fn attention_scores_at(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        q_positions: &Tensor,
+        k_positions: &Tensor,
+    ) -> Result<Tensor> {
+        Dims::of(q, k, Some(self.n_head), self.head_dim)?;
+        let distances = Distances::between(q, k, q_positions, k_positions)?;
+        if distances.values.is_empty() {
+            return dot(q, k);
+        }
+        // A row for each distance that there is.
+        let mut met: Vec<i64> = distances.values.clone();
+        met.sort_unstable();
+        met.dedup();
+        let behind: Vec<i64> = met.iter().map(|distance| distance.saturating_neg()).collect();
+        let rows = self.rows.each(&behind, self.r_net.dtype(), self.r_net.device())?;
+        let column = |distance: i64| met.partition_point(|&other| other < distance) as u32;
+        let columns = distances.columns(self.n_head, column, q.device())?;
+        self.scores(q, k, &rows, |position| Ok(position.gather(&columns, D::Minus1)?))
+    }
+
+    /// With rows of `R` `[N, C]`, and what picks those of every key from scores `[B, H, T_q, N]`.
+    fn scores(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        rows: &Tensor,
+        pick: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let with = |bias: &Tensor| q.broadcast_add(&bias.reshape((1, self.n_head, 1, self.head_dim))?);
+        let r = rows.matmul(&self.r_net.t()?)?.reshape((rows.dim(0)?, self.n_head, self.head_dim))?;
+        let position = pick(&dot_rows(&with(&self.v)?, &r.transpose(0, 1)?)?)?;
+        Ok(((dot(&with(&self.u)?, k)? + position)? * (1.0 / (self.head_dim as f64).sqrt()))?)
     }
 }

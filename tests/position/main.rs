@@ -5,6 +5,7 @@ mod golden;
 mod laws;
 mod layer;
 mod oracle;
+mod own_positions;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -1,0 +1,220 @@
+//! Eight or sixteen pairs at a time, with AVX2 or AVX-512: the same loops over the vectors of either.
+
+use std::any::TypeId;
+use std::mem::MaybeUninit;
+
+use half::{bf16, f16};
+
+use super::blocks::{Block, Turn, Vectors};
+use crate::kernel::cpu::Outside;
+use crate::kernel::element::Element;
+use crate::kernel::simd::prefetch;
+
+/// Proof that the CPU has AVX2 and F16C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HasAvx2(());
+
+impl HasAvx2 {
+    pub(super) fn seen() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")).then_some(Self(()))
+    }
+}
+
+/// Proof that the CPU has AVX-512F and AVX-512BW, and AVX2 and F16C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HasAvx512(());
+
+impl HasAvx512 {
+    pub(super) fn seen() -> Option<Self> {
+        let has_both = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+        HasAvx2::seen().filter(|_| has_both).map(|_| Self(()))
+    }
+}
+
+/// Proof that the CPU has AVX-512BF16 and AVX-512DQ, and all of [`HasAvx512`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HasBf16(());
+
+impl HasBf16 {
+    pub(super) fn seen() -> Option<Self> {
+        let has_both = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512dq");
+        HasAvx512::seen().filter(|_| has_both).map(|_| Self(()))
+    }
+}
+
+/// Whether vectors are filled with numbers of that type.
+pub(super) fn knows<E: Element>() -> bool {
+    [TypeId::of::<f32>(), TypeId::of::<bf16>(), TypeId::of::<f16>()].contains(&TypeId::of::<E>())
+}
+
+/// Turns a block of f32, bf16 or f16.
+pub(super) fn turn<E: Element>(turn: &Turn, block: Block<E>) -> Result<(), Outside> {
+    let is_bf16 = TypeId::of::<E>() == TypeId::of::<bf16>();
+    match turn.vectors {
+        // SAFETY: the CPU has the features, as the proofs say.
+        Vectors::Converting(HasBf16(())) if is_bf16 && turn.n_pairs.is_multiple_of(16) => unsafe {
+            converting::turn(turn, block)
+        },
+        // SAFETY: as above.
+        Vectors::Converting(HasBf16(())) | Vectors::Sixteen(HasAvx512(())) if turn.n_pairs.is_multiple_of(16) => unsafe {
+            sixteen::turn(turn, block)
+        },
+        // SAFETY: as above.
+        Vectors::Converting(_) | Vectors::Sixteen(_) | Vectors::Eight(HasAvx2(())) => unsafe {
+            eight::turn(turn, block)
+        },
+        Vectors::One => Err(Outside),
+    }
+}
+
+/// Rows with the same angles: the numbers, where they go, and the cosines and sines of the pairs that vectors take.
+struct Rows<E> {
+    to: *mut MaybeUninit<E>,
+    from: *const E,
+    n_rows: usize,
+    /// How far apart rows are where they go, and where they come from.
+    strides: (usize, usize),
+    cos: *const f32,
+    sin: *const f32,
+    /// Where the halves begin; the other way round, they are turned back.
+    halves: (usize, usize),
+    n_whole: usize,
+}
+
+/// Rows that are turned by one vector of angles before the next: few, so that they are still in the nearest cache then.
+const SAME_ROWS: usize = 8;
+
+/// Calls `one` or `several` for all rows, which turn the first `n_whole` of their pairs; the rest is done here.
+#[inline(always)]
+fn rows<E: Element>(
+    turn: &Turn,
+    block: Block<E>,
+    pairs_at_a_time: usize,
+    one: impl Fn(&Rows<E>),
+    several: impl Fn(&Rows<E>),
+) -> Result<(), Outside> {
+    let Block { to, from, stride, n_rows, ahead, mut steps } = block;
+    let (n_pairs, d) = (turn.n_pairs, to.len() / n_rows);
+    if (n_rows - 1) * stride + d > from.len() || 2 * n_pairs > d {
+        return Err(Outside);
+    }
+    let n_whole = n_pairs / pairs_at_a_time * pairs_at_a_time;
+    let halves = if turn.back { (n_pairs, 0) } else { (0, n_pairs) };
+    let (to_start, from_start) = (to.as_mut_ptr(), from.as_ptr());
+    let rows_at = |row: usize, n_rows: usize, angles: &[f32]| {
+        // SAFETY: the rows are inside both slices, as was just seen; their cosines and sines are behind one another.
+        unsafe {
+            let (to, from, cos) = (to_start.add(row * d), from_start.add(row * stride), angles.as_ptr());
+            Rows { to, from, n_rows, strides: (d, stride), cos, sin: cos.add(n_pairs), halves, n_whole }
+        }
+    };
+    let mut first = 0;
+    while first < n_rows {
+        let run = steps.next(n_rows - first)?;
+        let (angles, by, n) = (turn.angles_of(&run)?, run.by, run.n);
+        if by == 0 {
+            let mut row = 0;
+            while row < n {
+                let n_same = SAME_ROWS.min(n - row);
+                several(&rows_at(first + row, n_same, angles));
+                row += n_same;
+            }
+        } else {
+            for (row, angles) in (first..first + n).zip(angles.chunks_exact(2 * n_pairs)) {
+                if ahead > 0
+                    && let Some(next) = from.get(ahead + row * stride..ahead + row * stride + d)
+                {
+                    prefetch(next);
+                }
+                one(&rows_at(row, 1, angles));
+            }
+        }
+        if 2 * n_whole < d {
+            for i in 0..n {
+                let row = first + i;
+                let (to, from) = (&mut to[row * d..(row + 1) * d], &from[row * stride..row * stride + d]);
+                turn.row(to, from, &angles[2 * n_pairs * by * i..], n_whole);
+            }
+        }
+        first += n;
+    }
+    Ok(())
+}
+
+/// The loops for one width of vector; the module that calls it has `load`, `store`, `store_two`, `twice` and `LANES`.
+macro_rules! loops {
+    ($features:literal, $vector:ty, $sub:ident, $add:ident, $mul:ident, $xor:ident, $turned:ident) => {
+        #[target_feature(enable = $features)]
+        pub(super) fn turn<E: Element>(turn: &Turn, block: Block<E>) -> Result<(), Outside> {
+            let sign = signs(turn.back);
+            match turn.interleaved {
+                true => {
+                    rows(turn, block, LANES, |x| neighbours::<E, true>(x, sign), |x| neighbours::<E, false>(x, sign))
+                }
+                false => rows(turn, block, LANES, |x| halves::<E, true>(x), |x| halves::<E, false>(x)),
+            }
+        }
+
+        /// Pairs (i, i + n).
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn halves<E: Element, const ONE: bool>(rows: &Rows<E>) {
+            let &Rows { to, from, strides, cos, sin, halves: (first, second), n_whole, .. } = rows;
+            let n_rows = if ONE { 1 } else { rows.n_rows };
+            let mut i = 0;
+            while i < n_whole {
+                // SAFETY: i + LANES is at most n_whole, or i + 2 LANES is, which is at most the number of pairs; a row has two
+                // times those.
+                unsafe {
+                    let (cos_0, sin_0) = (load(cos.add(i)), load(sin.add(i)));
+                    if n_whole - i < 2 * LANES {
+                        for row in 0..n_rows {
+                            let (from, to) = (from.add(row * strides.1 + i), to.add(row * strides.0 + i));
+                            let (x, y) = (load(from.add(first)), load(from.add(second)));
+                            store(to.add(first), $sub($mul(x, cos_0), $mul(y, sin_0)));
+                            store(to.add(second), $add($mul(y, cos_0), $mul(x, sin_0)));
+                        }
+                    } else {
+                        let (cos_1, sin_1) = (load(cos.add(i + LANES)), load(sin.add(i + LANES)));
+                        for row in 0..n_rows {
+                            let (from, to) = (from.add(row * strides.1 + i), to.add(row * strides.0 + i));
+                            let (x_0, y_0) = (load(from.add(first)), load(from.add(second)));
+                            let (x_1, y_1) = (load(from.add(first + LANES)), load(from.add(second + LANES)));
+                            let new_x_0 = $sub($mul(x_0, cos_0), $mul(y_0, sin_0));
+                            let new_x_1 = $sub($mul(x_1, cos_1), $mul(y_1, sin_1));
+                            store_two(to.add(first), new_x_0, new_x_1);
+                            let new_y_0 = $add($mul(y_0, cos_0), $mul(x_0, sin_0));
+                            let new_y_1 = $add($mul(y_1, cos_1), $mul(x_1, sin_1));
+                            store_two(to.add(second), new_y_0, new_y_1);
+                        }
+                    }
+                }
+                i += 2 * LANES;
+            }
+        }
+
+        /// Pairs (2i, 2i + 1).
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn neighbours<E: Element, const ONE: bool>(rows: &Rows<E>, sign: $vector) {
+            let n_rows = if ONE { 1 } else { rows.n_rows };
+            for i in (0..rows.n_whole).step_by(LANES) {
+                // SAFETY: i + LANES is at most n_whole, which is at most the number of pairs; a row has two times those.
+                unsafe {
+                    let (cos, sin) = (load(rows.cos.add(i)), $xor(load(rows.sin.add(i)), sign));
+                    let ((low_cos, high_cos), (low_sin, high_sin)) = (twice(cos), twice(sin));
+                    for row in 0..n_rows {
+                        let from = rows.from.add(row * rows.strides.1 + 2 * i);
+                        let to = rows.to.add(row * rows.strides.0 + 2 * i);
+                        let low = $turned(load(from), low_cos, low_sin);
+                        store_two(to, low, $turned(load(from.add(LANES)), high_cos, high_sin));
+                    }
+                }
+            }
+        }
+    };
+}
+
+mod converting;
+mod eight;
+mod sixteen;
