@@ -121,7 +121,13 @@ fn draw(path: &Path, panels: &[Panel]) -> Result<()> {
             Line { name: name.to_string(), color: *color, points }
         };
         let all: Vec<Line> = LINES.iter().enumerate().map(line).collect();
-        chart::lines(area, panel.title, (x.log_scale(), panel.x), (y.log_scale(), "milliseconds"), &all)?;
+        chart::lines(
+            area,
+            panel.title,
+            (x.log_scale(), panel.x),
+            (y.log_scale(), "milliseconds"),
+            (&all, SeriesLabelPosition::UpperLeft),
+        )?;
     }
     Ok(area.present()?)
 }

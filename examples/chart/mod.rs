@@ -24,7 +24,13 @@ pub struct Line {
 }
 
 /// Lines with points over a title, axes and a legend; the axes may be logarithmic.
-pub fn lines<X, Y>(area: &Area, title: &str, (x, x_desc): (X, &str), (y, y_desc): (Y, &str), all: &[Line]) -> Result<()>
+pub fn lines<X, Y>(
+    area: &Area,
+    title: &str,
+    (x, x_desc): (X, &str),
+    (y, y_desc): (Y, &str),
+    (all, names_at): (&[Line], SeriesLabelPosition),
+) -> Result<()>
 where
     X: AsRangedCoord<Value = f64>,
     X::CoordDescType: ValueFormatter<f64>,
@@ -64,7 +70,7 @@ where
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(names_at)
         .background_style(WHITE.mix(0.8))
         .label_font(("sans-serif", 13))
         .draw()?;

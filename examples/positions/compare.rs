@@ -162,9 +162,21 @@ fn draw(path: &Path, curves: &[Line], by_length: &[Line]) -> Result<()> {
     };
     let last = curves.iter().flat_map(|line| &line.points).map(|point| point.0).fold(1.0, f64::max);
     let title = format!("training, {TRAINED} tokens a sequence");
-    chart::lines(&panels[0], &title, (0.0..last, "step"), (losses(curves), "loss"), curves)?;
+    chart::lines(
+        &panels[0],
+        &title,
+        (0.0..last, "step"),
+        (losses(curves), "loss"),
+        (curves, SeriesLabelPosition::UpperRight),
+    )?;
     let x = chart::ends(LENGTHS.iter().map(|&length| length as f64)).log_scale();
     let title = "held-out text, last 8 tokens of a sequence";
-    chart::lines(&panels[1], title, (x, "tokens a sequence"), (losses(by_length), "loss"), by_length)?;
+    chart::lines(
+        &panels[1],
+        title,
+        (x, "tokens a sequence"),
+        (losses(by_length), "loss"),
+        (by_length, SeriesLabelPosition::UpperRight),
+    )?;
     Ok(area.present()?)
 }

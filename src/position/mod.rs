@@ -72,7 +72,8 @@ enum Kind {
 
 impl Positions {
     /// Positions counted over the tokens of an attention mask, padding left out: what `generate` of transformers does
-    /// (`cumsum(mask) - 1`, and 0 at padding), for padding on either side.
+    /// (`cumsum(mask) - 1`, and 0 at padding), wherever padding lies. Schemes that count columns refuse padding between tokens:
+    /// [`PositionEncoding::check_mask`].
     ///
     /// The mask is read on the host (a copy, if it lives on a device). It may be longer than the ids, as it is with a
     /// key/value cache: it counts from its end. Where that is not what the columns are, [`after`](Self::after) says where

@@ -11,6 +11,7 @@ mod fuzz;
 #[allow(dead_code)] // of the examples, only what opens a file by its URL is tested here
 mod hub;
 mod mapped;
+#[cfg(target_os = "linux")]
 mod memory;
 mod names;
 mod quantized;

@@ -4,7 +4,6 @@ use super::*;
 
 /// Two tables of GPT-2 small in a file of half a gigabyte: loading them in a process of its own needs little more than
 /// the tables.
-#[cfg(target_os = "linux")]
 #[test]
 fn only_the_tables_are_read_into_memory() -> Result<()> {
     const PATH: &str = "CHECKPOINT_TO_LOAD";
@@ -37,7 +36,6 @@ fn only_the_tables_are_read_into_memory() -> Result<()> {
 
 /// A table of 1.6 GB in a process that may have 512 MB of memory of its own (a limit of anonymous memory, `ulimit -d`):
 /// mapped it is embedded, loaded it is not. And a file of 6.4 GB costs no more.
-#[cfg(target_os = "linux")]
 #[test]
 fn tables_larger_than_memory_are_embedded() -> Result<()> {
     const PATH: &str = "CHECKPOINT_TO_MAP";

@@ -241,7 +241,8 @@ impl<'a> Turn<'a> {
         if self.vectors != Vectors::One && super::x86::knows::<E>() {
             return super::x86::turn(self, block);
         }
-        let Block { to, from, stride, n_rows, mut steps, .. } = block;
+        let Block { to, from, stride, n_rows, ahead, mut steps } = block;
+        let _ = (self.vectors, ahead); // for those who have vectors
         let d = to.len() / n_rows;
         for (i, to) in to.chunks_exact_mut(d).enumerate() {
             let from = from.get(i * stride..i * stride + d).ok_or(Outside)?;
