@@ -69,7 +69,10 @@ pub(super) struct Heads<'a, E> {
     /// Of batch, head and position.
     strides: [usize; 3],
     to: Out<'a, E>,
+    n_rows: usize,
     n_bytes: usize,
+    /// How far apart rows lie that lie evenly, and how many of them do: those of a sequence, or all.
+    even: Option<(usize, usize)>,
 }
 
 impl<'a, E: Element> Heads<'a, E> {
@@ -78,25 +81,13 @@ impl<'a, E: Element> Heads<'a, E> {
         let (&[b, h, t, d], &[by_batch, by_head, by_step, 1]) = (layout.dims(), layout.stride()) else {
             return Err(Outside);
         };
-        let (start, n_bytes) = (layout.start_offset(), size_of_val(to));
-        let strides = [by_batch, by_head, by_step];
-        Ok(Self { from, start, dims: [b, h, t, d], strides, to: Out::new(to, d), n_bytes })
-    }
-}
-
-impl<E> Heads<'_, E> {
-    fn n_rows(&self) -> usize {
-        self.dims[..3].iter().product()
-    }
-
-    /// How far apart rows lie that lie evenly, and how many of them do: those of a sequence, or all.
-    fn even(&self) -> Option<(usize, usize)> {
-        let ([b, n_head, t, _], [by_batch, by_head, by_step]) = (self.dims, self.strides);
+        let (start, n_bytes, of_sequence) = (layout.start_offset(), size_of_val(to), h * t);
         let stride = if t == 1 { by_head } else { by_step };
-        let of_sequence = n_head * t;
-        let is_even = n_head == 1 || by_head == t * stride;
+        let is_even = h == 1 || by_head == t * stride;
         let are_all = b == 1 || by_batch == of_sequence * stride;
-        is_even.then_some((stride, if are_all { b * of_sequence } else { of_sequence }))
+        let even = is_even.then_some((stride, if are_all { b * of_sequence } else { of_sequence }));
+        let (dims, strides) = ([b, h, t, d], [by_batch, by_head, by_step]);
+        Ok(Self { from, start, dims, strides, to: Out::new(to, d), n_rows: b * of_sequence, n_bytes, even })
     }
 }
 
@@ -162,13 +153,13 @@ impl<'a> Turn<'a> {
         }
         let n_bytes = parts.iter().map(|part| part.n_bytes).sum();
         let angle_bytes = 2 * self.n_pairs * size_of::<f32>();
-        if t.saturating_mul(angle_bytes) <= ANGLE_BYTES && parts.iter().all(|part| part.even().is_some()) {
-            return in_parallel(parts.iter().map(Heads::n_rows).sum(), n_bytes, |range| {
+        if t.saturating_mul(angle_bytes) <= ANGLE_BYTES && parts.iter().all(|part| part.even.is_some()) {
+            return in_parallel(parts.iter().map(|part| part.n_rows).sum(), n_bytes, |range| {
                 let mut offset = 0;
                 parts.iter().try_for_each(|part| {
                     let rows = range.start.max(offset) - offset..range.end.max(offset) - offset;
-                    offset += part.n_rows();
-                    self.rows(part, rows.start..rows.end.min(part.n_rows()))
+                    offset += part.n_rows;
+                    self.rows(part, rows.start..rows.end.min(part.n_rows))
                 })
             });
         }
@@ -199,7 +190,7 @@ impl<'a> Turn<'a> {
 
     /// Rows of a part that lie evenly, heads and sequences behind one another.
     fn rows<E: Element>(&self, part: &Heads<E>, rows: Range<usize>) -> Result<(), Outside> {
-        let ([_, n_head, t, d], Some((stride, n_even))) = (part.dims, part.even()) else { return Err(Outside) };
+        let ([_, n_head, t, d], Some((stride, n_even))) = (part.dims, part.even) else { return Err(Outside) };
         let of_sequence = n_head * t;
         let n_even = if matches!(self.rows, AngleRows::From(_)) { n_even } else { of_sequence };
         let mut first = rows.start;
