@@ -106,15 +106,11 @@ pub(super) struct Block<'a, E> {
 /// The rows of angles that rows take: step by step, and from the first again.
 #[derive(Clone, Copy)]
 pub(super) struct Steps<'a> {
-    rows: RowsOfSteps<'a>,
+    rows: &'a AngleRows,
+    /// The first token of the sequence.
+    first: usize,
     t: usize,
     step: usize,
-}
-
-#[derive(Clone, Copy)]
-enum RowsOfSteps<'a> {
-    From(usize),
-    Each(&'a [u32]),
 }
 
 /// Rows whose angles lie evenly.
@@ -130,13 +126,13 @@ impl Steps<'_> {
     #[inline(always)]
     pub(super) fn next(&mut self, n: usize) -> Result<Run, Outside> {
         let row = match self.rows {
-            RowsOfSteps::From(start) => start + self.step,
-            RowsOfSteps::Each(rows) => *rows.get(self.step).ok_or(Outside)? as usize,
+            AngleRows::From(start) => start + self.step,
+            AngleRows::Each(rows) => *rows.get(self.first + self.step).ok_or(Outside)? as usize,
         };
         if self.t == 1 {
             return Ok(Run { row, by: 0, n });
         }
-        let n = if let RowsOfSteps::From(_) = self.rows { n.min(self.t - self.step) } else { 1 };
+        let n = if let AngleRows::From(_) = self.rows { n.min(self.t - self.step) } else { 1 };
         self.step = if self.step + n == self.t { 0 } else { self.step + n };
         Ok(Run { row, by: 1, n })
     }
@@ -179,15 +175,6 @@ impl<'a> Turn<'a> {
         })
     }
 
-    /// The rows of a sequence's angles, from a step on.
-    fn steps(&self, batch: usize, t: usize, step: usize) -> Result<Steps<'a>, Outside> {
-        let rows = match self.rows {
-            AngleRows::From(start) => RowsOfSteps::From(*start),
-            AngleRows::Each(rows) => RowsOfSteps::Each(rows.get(batch * t..(batch + 1) * t).ok_or(Outside)?),
-        };
-        Ok(Steps { rows, t, step })
-    }
-
     /// Rows of a part that lie evenly, heads and sequences behind one another.
     fn rows<E: Element>(&self, part: &Heads<E>, rows: Range<usize>) -> Result<(), Outside> {
         let ([_, n_head, t, d], Some((stride, n_even))) = (part.dims, part.even) else { return Err(Outside) };
@@ -203,23 +190,25 @@ impl<'a> Turn<'a> {
             let to = unsafe { part.to.rows(first, n_rows) };
             let is_far = stride == d && part.n_bytes >= FAR_BYTES;
             let ahead = if is_far { BYTES_AHEAD / size_of::<E>() } else { 0 };
-            self.block(Block { to, from, stride, n_rows, ahead, steps: self.steps(batch, t, in_run % t)? })?;
+            let steps = Steps { rows: self.rows, first: batch * t, t, step: in_run % t };
+            self.block(Block { to, from, stride, n_rows, ahead, steps })?;
             first += n_rows;
         }
         Ok(())
     }
 
     /// Every head of a part at some positions of one sequence.
-    fn positions<E: Element>(&self, part: &Heads<E>, batch: usize, steps: Range<usize>) -> Result<(), Outside> {
+    fn positions<E: Element>(&self, part: &Heads<E>, batch: usize, range: Range<usize>) -> Result<(), Outside> {
         let ([_, n_head, t, d], [by_batch, by_head, stride]) = (part.dims, part.strides);
         let ahead = if stride == d { BYTES_AHEAD / size_of::<E>() } else { by_head };
-        let n_rows = steps.len();
+        let n_rows = range.len();
+        let steps = Steps { rows: self.rows, first: batch * t, t, step: range.start };
         for head in 0..n_head {
-            let start = part.start + batch * by_batch + head * by_head + steps.start * stride;
+            let start = part.start + batch * by_batch + head * by_head + range.start * stride;
             let from = part.from.get(start..).ok_or(Outside)?;
             // SAFETY: these positions are of this task alone, and so are their rows in every head.
-            let to = unsafe { part.to.rows((batch * n_head + head) * t + steps.start, n_rows) };
-            self.block(Block { to, from, stride, n_rows, ahead, steps: self.steps(batch, t, steps.start)? })?;
+            let to = unsafe { part.to.rows((batch * n_head + head) * t + range.start, n_rows) };
+            self.block(Block { to, from, stride, n_rows, ahead, steps })?;
         }
         Ok(())
     }
