@@ -111,12 +111,10 @@ impl Deberta {
         k_positions: &Tensor,
     ) -> Result<Tensor> {
         let (buckets, h) = (self.buckets, q.dim(1)?);
-        let of_queries = Distances::between(q, k, q_positions, k_positions)?;
-        let of_keys = Distances::between(k, q, k_positions, q_positions)?;
-        let (c2p, p2c) = (
-            of_queries.columns(h, |distance| buckets.row(-distance), q.device())?,
-            of_keys.columns(h, |distance| buckets.row(distance), q.device())?,
-        );
+        let distances = Distances::between(q, k, q_positions, k_positions)?;
+        // Both terms take the row of query minus key.
+        let c2p = distances.columns(h, |distance| buckets.row(-distance), q.device())?;
+        let p2c = c2p.transpose(D::Minus1, D::Minus2)?.contiguous()?;
         let gather = |by_row: &Tensor, columns| Ok(by_row.gather(columns, D::Minus1)?);
         self.scores((q, k), |by_row| gather(by_row, &c2p), |by_row| gather(by_row, &p2c))
     }
