@@ -60,7 +60,7 @@ pub struct Remote {
 }
 
 #[cfg(feature = "hub")]
-#[allow(dead_code)]
+#[allow(dead_code)] // as above
 impl Remote {
     /// Asks for the length of `model.safetensors`, or, of a sharded model, of the shard that holds both input tables.
     ///
@@ -145,11 +145,11 @@ pub fn download(repo: &str, _: Wanted) -> Result<PathBuf> {
 
 /// Without the feature nothing is opened.
 #[cfg(not(feature = "hub"))]
-#[allow(dead_code)]
+#[allow(dead_code)] // by `embed` alone, here too
 pub enum Remote {}
 
 #[cfg(not(feature = "hub"))]
-#[allow(dead_code)]
+#[allow(dead_code)] // by `embed` alone, here too
 impl Remote {
     pub fn open(repo: &str) -> Result<Self> {
         download(repo, Wanted::InputTables).and_then(|_| anyhow::bail!("--remote needs a build with `--features hub`"))
