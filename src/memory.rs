@@ -40,10 +40,11 @@ fn ask_for_huge_pages<E>(start: *const E, n_bytes: usize) {
         return;
     }
     const PAGE: usize = 4096;
-    let head = start.cast::<u8>().align_offset(PAGE);
-    // SAFETY: the range lies inside one allocation, and the advice changes nothing that a program can read.
+    // Whole pages: what two arrays share must not part them, or the huge page across their border stays small pages.
+    let head = start.addr() % PAGE;
+    // SAFETY: the pages hold this allocation, and the advice changes nothing that a program can read.
     unsafe {
-        libc::madvise(start.cast_mut().cast::<u8>().wrapping_add(head).cast(), n_bytes - head, libc::MADV_HUGEPAGE);
+        libc::madvise(start.cast_mut().wrapping_byte_sub(head).cast(), n_bytes + head, libc::MADV_HUGEPAGE);
     }
 }
 

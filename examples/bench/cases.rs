@@ -363,7 +363,7 @@ pub fn copy_words(to: &mut Vec<u32>, from: &[u32]) {
 
 /// A function of its own, so that the compiler knows that the two do not overlap: it then calls the C library's `memcpy`.
 #[inline(never)]
-fn copy_part(to: &mut [MaybeUninit<u32>], from: &[u32]) {
+pub fn copy_part(to: &mut [MaybeUninit<u32>], from: &[u32]) {
     for (to, from) in to.iter_mut().zip(from) {
         to.write(*from);
     }

@@ -6,7 +6,7 @@ use candle_gpt_input::position::{Alibi, Rotary, RotaryConfig, T5Bias};
 use candle_nn::rotary_emb::rope;
 use rayon::prelude::*;
 
-use super::cases::{Case, Contender, Inputs, contender};
+use super::cases::{Case, Contender, Inputs, contender, copy_part};
 
 pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     let (batch, length, n_embd) = inputs.hidden.dims3()?;
@@ -93,11 +93,7 @@ fn copy(shapes: &[([usize; 4], usize)]) -> Result<Contender> {
             let pieces = to.iter_mut().zip(&from).flat_map(|(to, (_, from))| {
                 to.spare_capacity_mut()[..from.len()].chunks_mut(each).zip(from.chunks(each))
             });
-            pieces.collect::<Vec<_>>().into_par_iter().for_each(|(to, from)| {
-                for (to, from) in to.iter_mut().zip(from) {
-                    to.write(*from);
-                }
-            });
+            pieces.collect::<Vec<_>>().into_par_iter().for_each(|(to, from)| copy_part(to, from));
             for (to, (_, from)) in to.iter_mut().zip(&from) {
                 // SAFETY: the pieces are all of it, and were just written.
                 unsafe { to.set_len(from.len()) };
@@ -117,10 +113,15 @@ fn room(n_words: usize) -> Vec<u32> {
     let room = Vec::<u32>::with_capacity(n_words);
     #[cfg(target_os = "linux")]
     if n_words >= 2 << 20 {
-        let start = room.as_ptr().cast::<u8>();
-        let head = start.align_offset(4096);
-        // SAFETY: the range lies inside one allocation, and the advice changes nothing that a program can read.
-        unsafe { libc::madvise(start.add(head).cast_mut().cast(), 4 * n_words - head, libc::MADV_HUGEPAGE) };
+        let head = room.as_ptr().addr() % 4096;
+        // SAFETY: the pages hold this allocation, and the advice changes nothing that a program can read.
+        unsafe {
+            libc::madvise(
+                room.as_ptr().wrapping_byte_sub(head).cast_mut().cast(),
+                4 * n_words + head,
+                libc::MADV_HUGEPAGE,
+            )
+        };
     }
     room
 }

@@ -114,15 +114,10 @@ impl<'a, O> Out<'a, O> {
         unsafe { self.part(n, 0..self.width) }
     }
 
-    /// Row `n` and those behind it, `n_rows` together.
-    ///
-    /// # Safety
-    /// No other task takes any part of them.
-    pub(super) unsafe fn rows(&self, n: usize, n_rows: usize) -> &'a mut [MaybeUninit<O>] {
-        assert!(n <= self.n_rows && n_rows <= self.n_rows - n);
-        // SAFETY: the rows are inside by the assertion above, so they lie in the slice that `new` borrowed for `'a`; that no
-        // other reference to them exists is the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(n * self.width), n_rows * self.width) }
+    /// Where row `n` begins, for who writes rows that do not lie behind one another.
+    pub(super) fn at(&self, n: usize) -> *mut MaybeUninit<O> {
+        assert!(n < self.n_rows);
+        self.start.wrapping_add(n * self.width)
     }
 }
 

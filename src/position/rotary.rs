@@ -1,7 +1,8 @@
 //! Rotary positions: queries and keys turned by their positions, so that their products depend on the distance alone.
 
+use std::borrow::Cow;
 use std::f32::consts::TAU;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -39,12 +40,21 @@ pub struct Rotary {
     head_dim: usize,
     n_positions: usize,
     device: Device,
-    kept: Arc<Mutex<Kept>>,
+    kept: Arc<Kept>,
 }
 
-/// Angles of positions from 0 on, for sequences of some length (dynamic scaling) or of any (0).
-#[derive(Debug)]
+/// Angles of positions from 0 on, made when they are first asked for.
+#[derive(Debug, Default)]
 struct Kept {
+    /// Those the model is trained on: a call takes them without a lock.
+    trained_on: OnceLock<Angles>,
+    /// More of them, once there was one beyond.
+    beyond: Mutex<Option<Beyond>>,
+}
+
+/// For sequences of some length (dynamic scaling) or of any (0).
+#[derive(Debug)]
+struct Beyond {
     angles: Angles,
     n_rows: usize,
     seq_len: usize,
@@ -57,11 +67,8 @@ impl Rotary {
     /// [`ConfigError`](crate::error::ConfigError) for numbers that make no sense.
     pub fn new(config: &RotaryConfig, head_dim: usize, n_positions: usize, device: &Device) -> Result<Self> {
         config.validate(head_dim)?;
-        let n_pairs = config.rotary_dim(head_dim).div_ceil(2);
-        let empty = Tensor::zeros((0, 2, n_pairs), candle_core::DType::F32, device)?;
-        let kept = Kept { angles: Angles(empty), n_rows: 0, seq_len: 0 };
         let (config, device) = (config.clone(), device.clone());
-        Ok(Self { config, head_dim, n_positions, device, kept: Arc::new(Mutex::new(kept)) })
+        Ok(Self { config, head_dim, n_positions, device, kept: Arc::default() })
     }
 
     /// `inv_freq`, one a pair, and what cosines and sines are multiplied by (`attention_scaling`; 1 but for YaRN), for
@@ -154,7 +161,7 @@ impl Rotary {
         let (b, _, t, _) = self.dims("q", q, None)?;
         self.dims("k", k, Some((b, t)))?;
         let (angles, rows) = self.angles(&positions.into(), b, t)?;
-        rotate(q, k, angles, rows, self.config.interleaved)
+        rotate(q, k, &angles, rows, self.config.interleaved)
     }
 
     /// Cosines and sines of the positions of `[B, T]`, for an attention that rotates by itself: `[B, T, D_r / 2]` each, in
@@ -185,7 +192,7 @@ impl Rotary {
         }
     }
 
-    fn angles(&self, positions: &Positions, b: usize, t: usize) -> Result<(Angles, AngleRows)> {
+    fn angles(&self, positions: &Positions, b: usize, t: usize) -> Result<(Cow<'_, Angles>, AngleRows)> {
         let each = match positions.resolve(&[b, t], usize::MAX)? {
             Resolved::Counted(start) => {
                 let end = start.saturating_add(t);
@@ -219,21 +226,38 @@ impl Rotary {
         let seq_len = each.iter().max().map_or(0, |&last| last.saturating_add(1)) as usize;
         let rows =
             if each.len() == t { (0..t as u32).cycle().take(b * t).collect() } else { (0..(b * t) as u32).collect() };
-        Ok((self.make(&each, seq_len)?, AngleRows::Each(rows)))
+        Ok((Cow::Owned(self.make(&each, seq_len)?), AngleRows::Each(rows)))
     }
 
     /// Angles of at least the positions below `end`.
-    fn kept(&self, end: usize) -> Result<Angles> {
-        let is_dynamic = matches!(self.config.scaling, RotaryScaling::Dynamic { .. });
-        let seq_len = if is_dynamic { end.max(self.n_positions) } else { 0 };
-        let mut kept = self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if kept.n_rows < end || kept.seq_len != seq_len {
-            let n_rows =
-                if seq_len > self.n_positions { end } else { end.next_power_of_two().max(self.n_positions.min(KEPT)) };
-            let positions: Vec<u64> = (0..n_rows as u64).collect();
-            *kept = Kept { angles: self.make(&positions, seq_len)?, n_rows, seq_len };
+    fn kept(&self, end: usize) -> Result<Cow<'_, Angles>> {
+        let n_trained_on = self.n_positions.min(KEPT);
+        if end <= n_trained_on {
+            if let Some(angles) = self.kept.trained_on.get() {
+                return Ok(Cow::Borrowed(angles));
+            }
+            // Two threads may make them at once, and one of them keeps its own.
+            let angles = self.make_first(n_trained_on, self.n_positions)?;
+            return Ok(Cow::Borrowed(self.kept.trained_on.get_or_init(|| angles)));
         }
-        Ok(kept.angles.clone())
+        let is_dynamic = matches!(self.config.scaling, RotaryScaling::Dynamic { .. });
+        let seq_len = if is_dynamic { end } else { 0 };
+        let mut beyond = self.kept.beyond.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let angles = match beyond.as_ref().filter(|kept| kept.n_rows >= end && kept.seq_len == seq_len) {
+            Some(kept) => kept.angles.clone(),
+            None => {
+                let n_rows = if is_dynamic { end } else { end.next_power_of_two() };
+                let angles = self.make_first(n_rows, seq_len)?;
+                *beyond = Some(Beyond { angles: angles.clone(), n_rows, seq_len });
+                angles
+            }
+        };
+        Ok(Cow::Owned(angles))
+    }
+
+    /// Angles of the first positions, of sequences of so many tokens.
+    fn make_first(&self, n_rows: usize, seq_len: usize) -> Result<Angles> {
+        self.make(&(0..n_rows as u64).collect::<Vec<_>>(), seq_len)
     }
 
     fn make(&self, positions: &[u64], seq_len: usize) -> Result<Angles> {

@@ -1,8 +1,12 @@
-//! The rotation on the CPU, block by block.
+//! The rotation on the CPU, block by block: some heads at some positions of one sequence.
 //!
-//! A task writes a piece of the output from its beginning to its end, as a copy would: pages of new memory are met one after
-//! the other. What every head reads again, the angles, stays in a cache meanwhile. Stores go through the caches; past them was
-//! no faster in new memory, which is in a cache when the system has cleared it, and attention reads the result at once.
+//! A row of cosines and sines is as long as a row of f32 and every head reads it again, so that a head at a time would move half
+//! as many bytes again. A few heads are turned together, position by position, by angles that are in registers.
+//!
+//! A task goes from the end of its memory to the beginning. New memory is cleared by the system when it is first touched, 2 MB
+//! at a time and from the other end: touched at the end, it is cleared upwards, which took half as long (Linux 6.18, Zen 4).
+//! Stores go through the caches, where the system has just cleared; past them was no faster, and attention reads the result at
+//! once.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -13,15 +17,20 @@ use super::AngleRows;
 use crate::kernel::cpu::{Out, Outside, in_parallel};
 use crate::kernel::element::Element;
 
+/// Heads of a block. Their rows often lie a power of two apart, where a cache has room for eight lines: three that are read,
+/// three that are written, and the angles.
+const HEADS: usize = 3;
+/// Heads of a block where they lie so close to one another that their rows do not meet in a cache.
+const CLOSE_HEADS: usize = 8;
+/// How close.
+const CLOSE_BYTES: usize = 2 << 10;
 /// Angles of so many bytes stay in a cache while heads stream by, which all read them.
 const ANGLE_BYTES: usize = 512 << 10;
-/// Positions of a block where heads lie strided: few, so that the rows of the next head are still in a cache when their turn
+/// Positions of a block where heads lie strided: few, so that the rows of the next heads are still in a cache when their turn
 /// comes.
-const STRIDED_ROWS: usize = 128;
-/// What is read so many bytes later is asked from memory where rows lie behind one another.
-const BYTES_AHEAD: usize = 2 << 10;
-/// What has fewer bytes is likely in a cache.
-const FAR_BYTES: usize = 1 << 18;
+const STRIDED_STEPS: usize = 128;
+/// With fewer groups of heads, threads share out positions.
+const GROUPS_PER_THREAD: usize = 2;
 
 /// What is done to every row: by which angles, and how its pairs lie.
 pub(super) struct Turn<'a> {
@@ -69,178 +78,190 @@ pub(super) struct Heads<'a, E> {
     /// Of batch, head and position.
     strides: [usize; 3],
     to: Out<'a, E>,
-    n_rows: usize,
     n_bytes: usize,
-    /// How far apart rows lie that lie evenly, and how many of them do: those of a sequence, or all.
-    even: Option<(usize, usize)>,
+    /// How many heads are turned together, and how many such groups a sequence has.
+    n_together: usize,
+    n_groups: usize,
 }
 
 impl<'a, E: Element> Heads<'a, E> {
     /// Their layout may be strided, but for the last dimension.
+    #[inline]
     pub(super) fn new(from: &'a [E], layout: &Layout, to: &'a mut [MaybeUninit<E>]) -> Result<Self, Outside> {
         let (&[b, h, t, d], &[by_batch, by_head, by_step, 1]) = (layout.dims(), layout.stride()) else {
             return Err(Outside);
         };
-        let (start, n_bytes, of_sequence) = (layout.start_offset(), size_of_val(to), h * t);
-        let stride = if t == 1 { by_head } else { by_step };
-        let is_even = h == 1 || by_head == t * stride;
-        let are_all = b == 1 || by_batch == of_sequence * stride;
-        let even = is_even.then_some((stride, if are_all { b * of_sequence } else { of_sequence }));
+        let (start, n_bytes) = (layout.start_offset(), size_of_val(to));
+        let are_close = size_of::<E>() * by_head.max(t * d) <= CLOSE_BYTES;
+        let n_together = if are_close { CLOSE_HEADS } else { HEADS };
         let (dims, strides) = ([b, h, t, d], [by_batch, by_head, by_step]);
-        Ok(Self { from, start, dims, strides, to: Out::new(to, d), n_rows: b * of_sequence, n_bytes, even })
+        let n_groups = h.div_ceil(n_together);
+        Ok(Self { from, start, dims, strides, to: Out::new(to, d), n_bytes, n_together, n_groups })
+    }
+
+    /// Whether the heads of all sequences lie as those of one would.
+    fn are_even(&self) -> bool {
+        let ([b, h, ..], [by_batch, by_head, _]) = (self.dims, self.strides);
+        b == 1 || by_batch == h * by_head
+    }
+
+    /// Takes them for heads of one sequence.
+    fn merge(&mut self) {
+        let [b, h, t, d] = self.dims;
+        self.dims = [1, b * h, t, d];
+        self.n_groups = (b * h).div_ceil(self.n_together);
     }
 }
 
-/// Rows that lie behind one another where they go.
+/// Some heads at some positions of one sequence.
 pub(super) struct Block<'a, E> {
-    pub(super) to: &'a mut [MaybeUninit<E>],
-    /// From the first row on; they are `stride` apart.
+    pub(super) to: &'a Out<'a, E>,
+    /// The row of the first head and position where it goes, and how many rows further on that of the next head lies.
+    pub(super) to_row: usize,
+    pub(super) to_stride: usize,
+    /// From the first row on.
     pub(super) from: &'a [E],
-    pub(super) stride: usize,
-    pub(super) n_rows: usize,
-    /// How much further on lies what is asked from memory meanwhile.
-    pub(super) ahead: usize,
-    pub(super) steps: Steps<'a>,
+    /// Of head and position.
+    pub(super) from_strides: (usize, usize),
+    pub(super) d: usize,
+    pub(super) n_heads: usize,
+    pub(super) n_together: usize,
+    pub(super) n_steps: usize,
+    /// The first position, counted through all sequences of the batch where each has its own.
+    pub(super) first_step: usize,
 }
 
-/// The rows of angles that rows take: step by step, and from the first again.
-#[derive(Clone, Copy)]
-pub(super) struct Steps<'a> {
-    rows: &'a AngleRows,
-    /// The first token of the sequence.
-    first: usize,
-    t: usize,
-    step: usize,
-}
-
-/// Rows whose angles lie evenly.
-pub(super) struct Run {
-    pub(super) row: usize,
-    /// How many rows further on those of the next row lie: 0 or 1.
-    pub(super) by: usize,
-    pub(super) n: usize,
-}
-
-impl Steps<'_> {
-    /// The next rows, `n` at most.
-    #[inline(always)]
-    pub(super) fn next(&mut self, n: usize) -> Result<Run, Outside> {
-        let row = match self.rows {
-            AngleRows::From(start) => start + self.step,
-            AngleRows::Each(rows) => *rows.get(self.first + self.step).ok_or(Outside)? as usize,
-        };
-        if self.t == 1 {
-            return Ok(Run { row, by: 0, n });
-        }
-        let n = if let AngleRows::From(_) = self.rows { n.min(self.t - self.step) } else { 1 };
-        self.step = if self.step + n == self.t { 0 } else { self.step + n };
-        Ok(Run { row, by: 1, n })
+impl<'a, E> Block<'a, E> {
+    /// A row and where it goes.
+    pub(super) fn row(&self, head: usize, step: usize) -> Result<(&'a mut [MaybeUninit<E>], &'a [E]), Outside> {
+        let start = head * self.from_strides.0 + step * self.from_strides.1;
+        let from = self.from.get(start..start + self.d).ok_or(Outside)?;
+        // SAFETY: the rows of a block are of its task alone.
+        Ok((unsafe { self.to.row(self.to_row + head * self.to_stride + step) }, from))
     }
 }
 
 impl<'a> Turn<'a> {
     /// Turns all heads of all parts, which agree in B, T and D.
-    pub(super) fn run<E: Element>(&self, parts: &[Heads<E>]) -> Result<(), Outside> {
+    pub(super) fn run<E: Element>(&self, parts: &mut [Heads<E>]) -> Result<(), Outside> {
+        let counted = matches!(self.rows, AngleRows::From(_));
+        if counted && parts.iter().all(Heads::are_even) {
+            parts.iter_mut().for_each(Heads::merge);
+        }
         let Some(&[b, _, t, d]) = parts.first().map(|part| &part.dims) else { return Ok(()) };
-        let agree =
-            |part: &Heads<E>| matches!(part.dims, [b_part, _, t_part, d_part] if [b_part, t_part, d_part] == [b, t, d]);
-        if d == 0 || 2 * self.n_pairs > d || !parts.iter().all(agree) {
+        // One by one: as arrays they would be compared in memory where they were not yet written.
+        let agree = |&[b_part, _, t_part, d_part]: &[usize; 4]| b_part == b && t_part == t && d_part == d;
+        if d == 0 || 2 * self.n_pairs > d || !parts.iter().all(|part| agree(&part.dims)) {
             return Err(Outside);
         }
+        let parts = &*parts;
         let n_bytes = parts.iter().map(|part| part.n_bytes).sum();
+        let n_groups = parts.iter().map(|part| b * part.n_groups).sum();
         let angle_bytes = 2 * self.n_pairs * size_of::<f32>();
-        if t.saturating_mul(angle_bytes) <= ANGLE_BYTES && parts.iter().all(|part| part.even.is_some()) {
-            return in_parallel(parts.iter().map(|part| part.n_rows).sum(), n_bytes, |range| {
+        let is_strided = parts.iter().any(|part| part.strides[2] != d);
+        let stay = t.saturating_mul(angle_bytes) <= ANGLE_BYTES;
+        if t == 1 || (stay && !is_strided && n_groups >= GROUPS_PER_THREAD * rayon::current_num_threads()) {
+            // Group by group, so that new memory is met in a row.
+            return in_parallel(n_groups, n_bytes, |range| {
                 let mut offset = 0;
                 parts.iter().try_for_each(|part| {
-                    let rows = range.start.max(offset) - offset..range.end.max(offset) - offset;
-                    offset += part.n_rows;
-                    self.rows(part, rows.start..rows.end.min(part.n_rows))
+                    let n = b * part.n_groups;
+                    let groups =
+                        range.start.clamp(offset, offset + n) - offset..range.end.clamp(offset, offset + n) - offset;
+                    offset += n;
+                    self.groups(part, groups)
                 })
             });
         }
-        let is_strided = parts.iter().any(|part| part.strides[2] != d);
-        let n_rows = if is_strided { STRIDED_ROWS } else { (ANGLE_BYTES / angle_bytes.max(1)).max(1) };
+        let n_steps = if is_strided { STRIDED_STEPS } else { (ANGLE_BYTES / angle_bytes.max(1)).max(1) };
         in_parallel(b * t, n_bytes, |range| {
             let mut first = range.start;
             while first < range.end {
-                let step = first % t;
-                let n = n_rows.min(range.end - first).min(t - step);
-                for part in parts {
-                    self.positions(part, first / t, step..step + n)?;
-                }
+                let (batch, step) = (first / t, first % t);
+                let n = n_steps.min(range.end - first).min(t - step);
+                parts.iter().try_for_each(|part| self.block(part, batch, 0..part.n_groups, step..step + n))?;
                 first += n;
             }
             Ok(())
         })
     }
 
-    /// Rows of a part that lie evenly, heads and sequences behind one another.
-    fn rows<E: Element>(&self, part: &Heads<E>, rows: Range<usize>) -> Result<(), Outside> {
-        let ([_, n_head, t, d], Some((stride, n_even))) = (part.dims, part.even) else { return Err(Outside) };
-        let of_sequence = n_head * t;
-        let n_even = if matches!(self.rows, AngleRows::From(_)) { n_even } else { of_sequence };
-        let mut first = rows.start;
-        while first < rows.end {
-            let run = first / n_even;
-            let in_run = first - run * n_even;
-            let (batch, n_rows) = (run * (n_even / of_sequence), (n_even - in_run).min(rows.end - first));
-            let from = part.from.get(part.start + batch * part.strides[0] + in_run * stride..).ok_or(Outside)?;
-            // SAFETY: these rows are of this task alone.
-            let to = unsafe { part.to.rows(first, n_rows) };
-            let is_far = stride == d && part.n_bytes >= FAR_BYTES;
-            let ahead = if is_far { BYTES_AHEAD / size_of::<E>() } else { 0 };
-            let steps = Steps { rows: self.rows, first: batch * t, t, step: in_run % t };
-            self.block(Block { to, from, stride, n_rows, ahead, steps })?;
-            first += n_rows;
+    /// Groups of heads, counted through all sequences, at all positions.
+    fn groups<E: Element>(&self, part: &Heads<E>, groups: Range<usize>) -> Result<(), Outside> {
+        let mut end = groups.end;
+        while end > groups.start {
+            let (batch, last) = ((end - 1) / part.n_groups, (end - 1) % part.n_groups);
+            let n = (last + 1).min(end - groups.start);
+            self.block(part, batch, last + 1 - n..last + 1, 0..part.dims[2])?;
+            end -= n;
         }
         Ok(())
     }
 
-    /// Every head of a part at some positions of one sequence.
-    fn positions<E: Element>(&self, part: &Heads<E>, batch: usize, range: Range<usize>) -> Result<(), Outside> {
-        let ([_, n_head, t, d], [by_batch, by_head, stride]) = (part.dims, part.strides);
-        let ahead = if stride == d { BYTES_AHEAD / size_of::<E>() } else { by_head };
-        let n_rows = range.len();
-        let steps = Steps { rows: self.rows, first: batch * t, t, step: range.start };
-        for head in 0..n_head {
-            let start = part.start + batch * by_batch + head * by_head + range.start * stride;
-            let from = part.from.get(start..).ok_or(Outside)?;
-            // SAFETY: these positions are of this task alone, and so are their rows in every head.
-            let to = unsafe { part.to.rows((batch * n_head + head) * t + range.start, n_rows) };
-            self.block(Block { to, from, stride, n_rows, ahead, steps })?;
-        }
-        Ok(())
-    }
-
-    fn block<E: Element>(&self, block: Block<E>) -> Result<(), Outside> {
-        if block.n_rows == 0 {
-            return Ok(());
-        }
+    /// Groups of heads at some positions of a sequence.
+    #[inline]
+    fn block<E: Element>(
+        &self,
+        part: &Heads<E>,
+        batch: usize,
+        groups: Range<usize>,
+        steps: Range<usize>,
+    ) -> Result<(), Outside> {
+        let ([_, h, t, d], [by_batch, by_head, by_step], n_together) = (part.dims, part.strides, part.n_together);
+        let head = groups.start * n_together;
+        let start = part.start + batch * by_batch + head * by_head + steps.start * by_step;
+        let block = Block {
+            to: &part.to,
+            to_row: (batch * h + head) * t + steps.start,
+            to_stride: t,
+            from: part.from.get(start..).ok_or(Outside)?,
+            from_strides: (by_head, by_step),
+            d,
+            n_heads: (groups.len() * n_together).min(h - head),
+            n_together,
+            n_steps: steps.len(),
+            first_step: if matches!(self.rows, AngleRows::From(_)) { steps.start } else { batch * t + steps.start },
+        };
         #[cfg(target_arch = "x86_64")]
         if self.vectors != Vectors::One && super::x86::knows::<E>() {
-            return super::x86::turn(self, block);
+            return super::x86::turn(self, &block);
         }
-        let Block { to, from, stride, n_rows, ahead, mut steps } = block;
-        let _ = (self.vectors, ahead); // for those who have vectors
-        let d = to.len() / n_rows;
-        for (i, to) in to.chunks_exact_mut(d).enumerate() {
-            let from = from.get(i * stride..i * stride + d).ok_or(Outside)?;
-            self.row(to, from, self.angles_of(&steps.next(1)?)?, 0);
+        let _ = self.vectors; // for those who have vectors
+        for step in 0..block.n_steps {
+            self.rest(&block, 0..block.n_heads, step, self.angles_of(block.first_step + step)?, 0)?;
         }
         Ok(())
     }
 
-    /// Cosines and sines of the first row, and as far as the other rows need them.
+    /// What vectors leave of the rows of a position: pairs from `first` on, and what is behind the pairs.
+    pub(super) fn rest<E: Element>(
+        &self,
+        block: &Block<E>,
+        mut heads: Range<usize>,
+        step: usize,
+        angles: &[f32],
+        first: usize,
+    ) -> Result<(), Outside> {
+        heads.try_for_each(|head| {
+            let (to, from) = block.row(head, step)?;
+            self.row(to, from, angles, first);
+            Ok(())
+        })
+    }
+
+    /// Cosines and sines of a position, counted as a block counts them.
     #[inline(always)]
-    pub(super) fn angles_of(&self, run: &Run) -> Result<&'a [f32], Outside> {
-        let n_rows = 1 + (run.n - 1) * run.by;
-        let (start, n) = (2 * self.n_pairs * run.row, 2 * self.n_pairs * n_rows);
-        self.angles.get(start..start + n).ok_or(Outside)
+    pub(super) fn angles_of(&self, step: usize) -> Result<&'a [f32], Outside> {
+        let row = match self.rows {
+            AngleRows::From(start) => start + step,
+            AngleRows::Each(rows) => *rows.get(step).ok_or(Outside)? as usize,
+        };
+        let start = 2 * self.n_pairs * row;
+        self.angles.get(start..start + 2 * self.n_pairs).ok_or(Outside)
     }
 
     /// One row from pair `first` on, and what is behind the pairs.
-    pub(super) fn row<E: Element>(&self, to: &mut [MaybeUninit<E>], from: &[E], angles: &[f32], first: usize) {
+    fn row<E: Element>(&self, to: &mut [MaybeUninit<E>], from: &[E], angles: &[f32], first: usize) {
         let n = self.n_pairs;
         let (cos, sin) = angles[..2 * n].split_at(n);
         for i in first..n {

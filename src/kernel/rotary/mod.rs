@@ -6,11 +6,12 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor, WithDType};
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Storage, Tensor, WithDType};
 
 use self::blocks::{Heads, Turn, Vectors};
 use super::element::by_dtype;
@@ -55,21 +56,22 @@ pub(crate) enum AngleRows {
 pub(crate) fn rotate(
     q: &Tensor,
     k: &Tensor,
-    angles: Angles,
+    angles: &Angles,
     rows: AngleRows,
     interleaved: bool,
 ) -> Result<(Tensor, Tensor)> {
     if !q.device().is_cpu() || !k.device().is_cpu() {
-        let each = |x: &Tensor| reference(x, &angles, &rows, interleaved);
+        let each = |x: &Tensor| reference(x, angles, &rows, interleaved);
         return Ok((each(q)?, each(k)?));
     }
     let (q, k) = (&*in_pieces(q)?, &*in_pieces(k)?);
-    let op = Rotate { angles, rows, interleaved, back: false, vectors: Vectors::widest() };
+    let vectors = Vectors::widest();
     if q.track_op() || k.track_op() || q.dtype() != k.dtype() {
+        let op = Rotate { angles: angles.clone(), rows, interleaved, back: false, vectors };
         let each = |x: &Tensor| if x.track_op() { x.apply_op1(op.clone()) } else { x.apply_op1_no_bwd(&op) };
         return Ok((each(q)?, each(k)?));
     }
-    Ok(op.both(q, k)?)
+    Ok(Rotate { angles, rows, interleaved, back: false, vectors }.both(q, k)?)
 }
 
 /// Heads cut out of a projection lie strided, which costs nothing as long as each of them is in one piece.
@@ -104,9 +106,10 @@ pub(super) fn reference(x: &Tensor, angles: &Angles, rows: &AngleRows, interleav
     Ok(Tensor::cat(&[rotated, x.narrow(3, 2 * n_pairs, d - 2 * n_pairs)?], 3)?)
 }
 
+/// By angles of its own, where it is recorded, or borrowed ones.
 #[derive(Clone)]
-struct Rotate {
-    angles: Angles,
+struct Rotate<A> {
+    angles: A,
     rows: AngleRows,
     interleaved: bool,
     /// By the negative angle, as a gradient is.
@@ -114,25 +117,28 @@ struct Rotate {
     vectors: Vectors,
 }
 
-impl Rotate {
+impl<A: Borrow<Angles>> Rotate<A> {
     /// Queries and keys in one pass, nothing recorded.
     fn both(&self, q: &Tensor, k: &Tensor) -> CandleResult<(Tensor, Tensor)> {
         let ((q_storage, q_layout), (k_storage, k_layout)) = (q.storage_and_layout(), k.storage_and_layout());
         by_dtype!(q, E => {
             let of = <E as WithDType>::cpu_storage_as_slice;
             let (q_from, k_from) = (of(on_host(&q_storage)?)?, of(on_host(&k_storage)?)?);
-            let (q_new, k_new) = self.with_turn(|turn| {
-                written_two(q.elem_count(), k.elem_count(), |q_to, k_to| {
-                    turn.run::<E>(&[Heads::new(q_from, q_layout, q_to)?, Heads::new(k_from, k_layout, k_to)?])
-                })
-            })?;
-            let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), &Device::Cpu);
-            Ok((tensor(q_new, q)?, tensor(k_new, k)?))
+            self.with_turn(|turn| {
+                let (q_new, k_new) = written_two(q.elem_count(), k.elem_count(), |q_to, k_to| {
+                    turn.run::<E>(&mut [Heads::new(q_from, q_layout, q_to)?, Heads::new(k_from, k_layout, k_to)?])
+                })?;
+                let tensor = |values, like: &Tensor| {
+                    let storage = Storage::Cpu(E::to_cpu_storage_owned(values));
+                    Tensor::from_storage(storage, like.shape(), BackpropOp::none(), false)
+                };
+                Ok((tensor(q_new, q), tensor(k_new, k)))
+            })
         })
     }
 
     fn with_turn<R>(&self, run: impl FnOnce(&Turn) -> CandleResult<R>) -> CandleResult<R> {
-        let (storage, layout) = self.angles.0.storage_and_layout();
+        let (storage, layout) = self.angles.borrow().0.storage_and_layout();
         let (_, _, n_pairs) = layout.shape().dims3()?;
         let &Self { ref rows, interleaved, back, vectors, .. } = self;
         let angles = slice::<f32>(on_host(&storage)?, layout)?;
@@ -140,7 +146,7 @@ impl Rotate {
     }
 }
 
-impl CustomOp1 for Rotate {
+impl CustomOp1 for Rotate<Angles> {
     fn name(&self) -> &'static str {
         "rotate"
     }
@@ -149,7 +155,7 @@ impl CustomOp1 for Rotate {
         let n = layout.shape().elem_count();
         by_dtype!(storage, E => {
             let from = <E as WithDType>::cpu_storage_as_slice(storage)?;
-            self.with_turn(|turn| written(n, |to| turn.run::<E>(&[Heads::new(from, layout, to)?])))
+            self.with_turn(|turn| written(n, |to| turn.run::<E>(&mut [Heads::new(from, layout, to)?])))
         })
         .map(|storage| (storage, layout.shape().clone()))
     }

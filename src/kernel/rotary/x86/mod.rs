@@ -8,7 +8,6 @@ use half::{bf16, f16};
 use super::blocks::{Block, Turn, Vectors};
 use crate::kernel::cpu::Outside;
 use crate::kernel::element::Element;
-use crate::kernel::simd::prefetch;
 
 /// Proof that the CPU has AVX2 and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +47,7 @@ pub(super) fn knows<E: Element>() -> bool {
 }
 
 /// Turns a block of f32, bf16 or f16.
-pub(super) fn turn<E: Element>(turn: &Turn, block: Block<E>) -> Result<(), Outside> {
+pub(super) fn turn<E: Element>(turn: &Turn, block: &Block<E>) -> Result<(), Outside> {
     let is_bf16 = TypeId::of::<E>() == TypeId::of::<bf16>();
     match turn.vectors {
         // SAFETY: the CPU has the features, as the proofs say.
@@ -67,7 +66,7 @@ pub(super) fn turn<E: Element>(turn: &Turn, block: Block<E>) -> Result<(), Outsi
     }
 }
 
-/// Rows with the same angles: the numbers, where they go, and the cosines and sines of the pairs that vectors take.
+/// The rows of one position: the numbers, where they go, and the cosines and sines of the pairs that vectors take.
 struct Rows<E> {
     to: *mut MaybeUninit<E>,
     from: *const E,
@@ -81,62 +80,47 @@ struct Rows<E> {
     n_whole: usize,
 }
 
-/// Rows that are turned by one vector of angles before the next: few, so that they are still in the nearest cache then.
-const SAME_ROWS: usize = 8;
+/// Rows of a single position that are turned by one vector of angles before the next: few, so that they are still in the
+/// nearest cache then.
+const SAME_ROWS: usize = 32;
 
-/// Calls `one` or `several` for all rows, which turn the first `n_whole` of their pairs; the rest is done here.
+/// Calls `turn_rows` for all positions, which turns the first `n_whole` pairs of its rows; the rest is done here.
 #[inline(always)]
-fn rows<E: Element>(
+fn steps<E: Element>(
     turn: &Turn,
-    block: Block<E>,
+    block: &Block<E>,
     pairs_at_a_time: usize,
-    one: impl Fn(&Rows<E>),
-    several: impl Fn(&Rows<E>),
+    turn_rows: impl Fn(&Rows<E>),
 ) -> Result<(), Outside> {
-    let Block { to, from, stride, n_rows, ahead, mut steps } = block;
-    let (n_pairs, d) = (turn.n_pairs, to.len() / n_rows);
-    if (n_rows - 1) * stride + d > from.len() || 2 * n_pairs > d {
+    let &Block { to, to_row, to_stride, from, from_strides: (by_head, by_step), d, .. } = block;
+    let &Block { n_heads, n_together, n_steps, first_step, .. } = block;
+    let (Some(last_head), Some(last_step)) = (n_heads.checked_sub(1), n_steps.checked_sub(1)) else { return Ok(()) };
+    let n_pairs = turn.n_pairs;
+    if last_head * by_head + last_step * by_step + d > from.len() || 2 * n_pairs > d {
         return Err(Outside);
     }
+    // The last row is inside too, or this panics.
+    let (to_start, _) = (to.at(to_row), to.at(to_row + last_head * to_stride + last_step));
     let n_whole = n_pairs / pairs_at_a_time * pairs_at_a_time;
     let halves = if turn.back { (n_pairs, 0) } else { (0, n_pairs) };
-    let (to_start, from_start) = (to.as_mut_ptr(), from.as_ptr());
-    let rows_at = |row: usize, n_rows: usize, angles: &[f32]| {
-        // SAFETY: the rows are inside both slices, as was just seen; their cosines and sines are behind one another.
-        unsafe {
-            let (to, from, cos) = (to_start.add(row * d), from_start.add(row * stride), angles.as_ptr());
-            Rows { to, from, n_rows, strides: (d, stride), cos, sin: cos.add(n_pairs), halves, n_whole }
-        }
-    };
-    let mut first = 0;
-    while first < n_rows {
-        let run = steps.next(n_rows - first)?;
-        let (angles, by, n) = (turn.angles_of(&run)?, run.by, run.n);
-        if by == 0 {
-            let mut row = 0;
-            while row < n {
-                let n_same = SAME_ROWS.min(n - row);
-                several(&rows_at(first + row, n_same, angles));
-                row += n_same;
-            }
-        } else {
-            for (row, angles) in (first..first + n).zip(angles.chunks_exact(2 * n_pairs)) {
-                if ahead > 0
-                    && let Some(next) = from.get(ahead + row * stride..ahead + row * stride + d)
-                {
-                    prefetch(next);
-                }
-                one(&rows_at(row, 1, angles));
+    let n_together = if n_steps == 1 { SAME_ROWS } else { n_together };
+    let mut head = n_heads;
+    while head > 0 {
+        let n_rows = n_together.min(head);
+        head -= n_rows;
+        for step in (0..n_steps).rev() {
+            let angles = turn.angles_of(first_step + step)?;
+            // SAFETY: the rows are inside both arrays, as was just seen; cosines and sines are behind one another.
+            turn_rows(&unsafe {
+                let to = to_start.add((head * to_stride + step) * d);
+                let from = from.as_ptr().add(head * by_head + step * by_step);
+                let (cos, sin) = (angles.as_ptr(), angles.as_ptr().add(n_pairs));
+                Rows { to, from, n_rows, strides: (to_stride * d, by_head), cos, sin, halves, n_whole }
+            });
+            if 2 * n_whole < d {
+                turn.rest(block, head..head + n_rows, step, angles, n_whole)?;
             }
         }
-        if 2 * n_whole < d {
-            for i in 0..n {
-                let row = first + i;
-                let (to, from) = (&mut to[row * d..(row + 1) * d], &from[row * stride..row * stride + d]);
-                turn.row(to, from, &angles[2 * n_pairs * by * i..], n_whole);
-            }
-        }
-        first += n;
     }
     Ok(())
 }
@@ -145,22 +129,19 @@ fn rows<E: Element>(
 macro_rules! loops {
     ($features:literal, $vector:ty, $sub:ident, $add:ident, $mul:ident, $xor:ident, $turned:ident) => {
         #[target_feature(enable = $features)]
-        pub(super) fn turn<E: Element>(turn: &Turn, block: Block<E>) -> Result<(), Outside> {
+        pub(super) fn turn<E: Element>(turn: &Turn, block: &Block<E>) -> Result<(), Outside> {
             let sign = signs(turn.back);
             match turn.interleaved {
-                true => {
-                    rows(turn, block, LANES, |x| neighbours::<E, true>(x, sign), |x| neighbours::<E, false>(x, sign))
-                }
-                false => rows(turn, block, LANES, |x| halves::<E, true>(x), |x| halves::<E, false>(x)),
+                true => steps(turn, block, LANES, |rows| neighbours(rows, sign)),
+                false => steps(turn, block, LANES, |rows| halves(rows)),
             }
         }
 
         /// Pairs (i, i + n).
         #[target_feature(enable = $features)]
         #[inline]
-        fn halves<E: Element, const ONE: bool>(rows: &Rows<E>) {
-            let &Rows { to, from, strides, cos, sin, halves: (first, second), n_whole, .. } = rows;
-            let n_rows = if ONE { 1 } else { rows.n_rows };
+        fn halves<E: Element>(rows: &Rows<E>) {
+            let &Rows { to, from, n_rows, strides, cos, sin, halves: (first, second), n_whole } = rows;
             let mut i = 0;
             while i < n_whole {
                 // SAFETY: i + LANES is at most n_whole, or i + 2 LANES is, which is at most the number of pairs; a row has two
@@ -168,7 +149,7 @@ macro_rules! loops {
                 unsafe {
                     let (cos_0, sin_0) = (load(cos.add(i)), load(sin.add(i)));
                     if n_whole - i < 2 * LANES {
-                        for row in 0..n_rows {
+                        for row in (0..n_rows).rev() {
                             let (from, to) = (from.add(row * strides.1 + i), to.add(row * strides.0 + i));
                             let (x, y) = (load(from.add(first)), load(from.add(second)));
                             store(to.add(first), $sub($mul(x, cos_0), $mul(y, sin_0)));
@@ -176,7 +157,7 @@ macro_rules! loops {
                         }
                     } else {
                         let (cos_1, sin_1) = (load(cos.add(i + LANES)), load(sin.add(i + LANES)));
-                        for row in 0..n_rows {
+                        for row in (0..n_rows).rev() {
                             let (from, to) = (from.add(row * strides.1 + i), to.add(row * strides.0 + i));
                             let (x_0, y_0) = (load(from.add(first)), load(from.add(second)));
                             let (x_1, y_1) = (load(from.add(first + LANES)), load(from.add(second + LANES)));
@@ -196,14 +177,13 @@ macro_rules! loops {
         /// Pairs (2i, 2i + 1).
         #[target_feature(enable = $features)]
         #[inline]
-        fn neighbours<E: Element, const ONE: bool>(rows: &Rows<E>, sign: $vector) {
-            let n_rows = if ONE { 1 } else { rows.n_rows };
+        fn neighbours<E: Element>(rows: &Rows<E>, sign: $vector) {
             for i in (0..rows.n_whole).step_by(LANES) {
                 // SAFETY: i + LANES is at most n_whole, which is at most the number of pairs; a row has two times those.
                 unsafe {
                     let (cos, sin) = (load(rows.cos.add(i)), $xor(load(rows.sin.add(i)), sign));
                     let ((low_cos, high_cos), (low_sin, high_sin)) = (twice(cos), twice(sin));
-                    for row in 0..n_rows {
+                    for row in (0..rows.n_rows).rev() {
                         let from = rows.from.add(row * rows.strides.1 + 2 * i);
                         let to = rows.to.add(row * rows.strides.0 + 2 * i);
                         let low = $turned(load(from), low_cos, low_sin);
