@@ -183,14 +183,16 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
     if torch.is_some() {
         names.extend(torch::variants(case));
     }
-    let rounds = if quick { Rounds { n_rounds: 1, seconds: 0.001 } } else { Rounds { n_rounds: 7, seconds: 0.25 } };
+    // Short turns: who shares the machine disturbs all contenders alike.
+    let rounds = if quick { Rounds { n_rounds: 1, seconds: 0.001 } } else { Rounds { n_rounds: 21, seconds: 0.08 } };
     let mut times = vec![Vec::new(); names.len()];
+    let mut spent = vec![0.0; names.len()];
     let mut n_turns = vec![1; names.len()];
     // Round 0 warms up, and says how often a contender runs in a turn.
     for round in 0..=rounds.n_rounds {
         for (index, name) in names.iter().enumerate() {
             let n = n_turns[index];
-            if round > 3 && times[index].last().is_some_and(|&ms: &f64| ms > 1e3) {
+            if round > 3 && spent[index] > 2.0 {
                 continue; // three rounds of what takes seconds are enough
             }
             let seconds = match (contenders.get_mut(index), &mut torch) {
@@ -198,6 +200,7 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
                 (None, Some(torch)) => torch.time(name, n)?,
                 (None, None) => continue,
             };
+            spent[index] += seconds;
             match round {
                 0 => n_turns[index] = ((rounds.seconds / seconds).ceil() as usize).clamp(1, 1_000_000),
                 _ => times[index].push(1e3 * seconds / n as f64),
