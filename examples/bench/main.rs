@@ -193,7 +193,7 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
         for (index, name) in names.iter().enumerate() {
             let n = n_turns[index];
             if round > 3 && spent[index] > 2.0 {
-                continue; // three rounds of what takes seconds are enough
+                continue; // three rounds, or two seconds, of what takes long are enough
             }
             let seconds = match (contenders.get_mut(index), &mut torch) {
                 (Some(contender), _) => turn(contender, n, device)?,
