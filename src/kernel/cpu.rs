@@ -115,6 +115,7 @@ impl<'a, O> Out<'a, O> {
     }
 
     /// Where row `n` begins, for who writes rows that do not lie behind one another.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn at(&self, n: usize) -> *mut MaybeUninit<O> {
         assert!(n < self.n_rows);
         self.start.wrapping_add(n * self.width)

@@ -29,6 +29,8 @@ const ANGLE_BYTES: usize = 512 << 10;
 /// Positions of a block where heads lie strided: few, so that the rows of the next heads are still in a cache when their turn
 /// comes.
 const STRIDED_STEPS: usize = 128;
+/// Positions before which their rows are asked from memory there: they lie too far apart for the CPU to see them coming.
+const STRIDED_AHEAD: usize = 4;
 /// With fewer groups of heads, threads share out positions.
 const GROUPS_PER_THREAD: usize = 2;
 
@@ -127,6 +129,8 @@ pub(super) struct Block<'a, E> {
     pub(super) n_heads: usize,
     pub(super) n_together: usize,
     pub(super) n_steps: usize,
+    /// Meanwhile the rows so many positions before are asked from memory, if the block has so many.
+    pub(super) n_ahead: usize,
     /// The first position, counted through all sequences of the batch where each has its own.
     pub(super) first_step: usize,
 }
@@ -220,13 +224,14 @@ impl<'a> Turn<'a> {
             n_heads: (groups.len() * n_together).min(h - head),
             n_together,
             n_steps: steps.len(),
+            n_ahead: if by_step == d { usize::MAX } else { STRIDED_AHEAD },
             first_step: if matches!(self.rows, AngleRows::From(_)) { steps.start } else { batch * t + steps.start },
         };
         #[cfg(target_arch = "x86_64")]
         if self.vectors != Vectors::One && super::x86::knows::<E>() {
             return super::x86::turn(self, &block);
         }
-        let _ = self.vectors; // for those who have vectors
+        let _ = (self.vectors, block.n_together, block.n_ahead); // for those who have vectors
         for step in 0..block.n_steps {
             self.rest(&block, 0..block.n_heads, step, self.angles_of(block.first_step + step)?, 0)?;
         }

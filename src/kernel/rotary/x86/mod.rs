@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use super::blocks::{Block, Turn, Vectors};
 use crate::kernel::cpu::Outside;
 use crate::kernel::element::Element;
+use crate::kernel::simd::prefetch;
 
 /// Proof that the CPU has AVX2 and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +94,7 @@ fn steps<E: Element>(
     turn_rows: impl Fn(&Rows<E>),
 ) -> Result<(), Outside> {
     let &Block { to, to_row, to_stride, from, from_strides: (by_head, by_step), d, .. } = block;
-    let &Block { n_heads, n_together, n_steps, first_step, .. } = block;
+    let &Block { n_heads, n_together, n_steps, n_ahead, first_step, .. } = block;
     let (Some(last_head), Some(last_step)) = (n_heads.checked_sub(1), n_steps.checked_sub(1)) else { return Ok(()) };
     let n_pairs = turn.n_pairs;
     if last_head * by_head + last_step * by_step + d > from.len() || 2 * n_pairs > d {
@@ -110,6 +111,11 @@ fn steps<E: Element>(
         head -= n_rows;
         for step in (0..n_steps).rev() {
             let angles = turn.angles_of(first_step + step)?;
+            if let Some(next) = step.checked_sub(n_ahead) {
+                for head in head..head + n_rows {
+                    prefetch(&from[head * by_head + next * by_step..][..d]);
+                }
+            }
             // SAFETY: the rows are inside both arrays, as was just seen; cosines and sines are behind one another.
             turn_rows(&unsafe {
                 let to = to_start.add((head * to_stride + step) * d);
