@@ -60,7 +60,7 @@ pub struct Remote {
 }
 
 #[cfg(feature = "hub")]
-#[allow(dead_code)] // as above
+#[allow(dead_code)] // by `embed` alone
 impl Remote {
     /// Asks for the length of `model.safetensors`, or, of a sharded model, of the shard that holds both input tables.
     ///
