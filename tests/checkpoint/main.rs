@@ -1,11 +1,8 @@
 //! Checkpoints in and out: every format, every known name, every way to be broken, and what saving promises.
 
 mod broken;
-mod broken_formats;
 mod conversions;
 mod formats;
-#[path = "../fuzz/mod.rs"]
-mod fuzz;
 #[cfg(feature = "hub")]
 #[path = "../../examples/hub/mod.rs"]
 #[allow(dead_code)] // of the examples, only what opens a file by its URL is tested here

@@ -1,5 +1,6 @@
 //! The examples as programs, and the GPT-2 among them as a model.
 
+mod dataloader;
 mod explore;
 mod gpt2;
 mod pretrain;

@@ -1,45 +1,43 @@
-//! How much memory a thread has at once: an allocator that counts.
+//! How much memory the process has at once, whichever thread asks for it: an allocator that counts.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 /// Larger single requests are refused, as a machine without that much memory would.
-const LIMIT: usize = 4 << 30;
+const LIMIT: usize = 1 << 30;
 
 struct Counting;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-thread_local! {
-    static NOW: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// Calls `f`, and returns with its result how many bytes the process had at once, beyond those that it had before. One call
+/// at a time: the others wait, so that nothing but a test's own input is counted with it.
+pub fn peak<T>(f: impl FnOnce() -> T) -> (T, usize) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = NOW.load(Relaxed);
+    PEAK.store(before, Relaxed);
+    let result = f();
+    (result, PEAK.load(Relaxed).saturating_sub(before))
 }
 
-/// Begins to count anew.
-pub fn reset() {
-    NOW.set(0);
-    PEAK.set(0);
-}
-
-/// The most bytes that this thread has had at once since [`reset`].
-pub fn peak() -> usize {
-    usize::try_from(PEAK.get()).unwrap_or(0)
-}
-
-fn count(n_bytes: isize) {
-    // A thread that ends has no counters any more.
-    let _ = NOW.try_with(|now| {
-        now.set(now.get() + n_bytes);
-        PEAK.set(PEAK.get().max(now.get()));
-    });
+/// Whether the system is to be asked for `n_bytes`. What is refused counts in the peak.
+fn granted(n_bytes: usize) -> bool {
+    let granted = n_bytes <= LIMIT;
+    let now = if granted { NOW.fetch_add(n_bytes, Relaxed) } else { NOW.load(Relaxed) };
+    PEAK.fetch_max(now.saturating_add(n_bytes), Relaxed);
+    granted
 }
 
 // SAFETY: every call is handed to the system's allocator as it came, or refused with a null pointer.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        if layout.size() > LIMIT {
+        if !granted(layout.size()) {
             return std::ptr::null_mut();
         }
         // SAFETY: the caller's promise is the system's.
@@ -47,8 +45,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        if layout.size() > LIMIT {
+        if !granted(layout.size()) {
             return std::ptr::null_mut();
         }
         // SAFETY: the caller's promise is the system's.
@@ -56,7 +53,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
+        NOW.fetch_sub(layout.size(), Relaxed);
         // SAFETY: the caller's promise is the system's.
         unsafe { System.dealloc(start, layout) };
     }

@@ -2,11 +2,14 @@
 //! a panic and within bounded memory.
 //!
 //! A second or so each among the tests; for as long as wanted with
-//! `FUZZ_SECONDS=600 cargo test --release --features hub --test checkpoint fuzz -- --nocapture`. What was found is kept in
+//! `FUZZ_SECONDS=600 cargo test --release --features hub --test fuzz fuzz_ -- --nocapture`. What was found is kept in
 //! `broken_formats.rs`. Inputs follow from a seed that a failure prints.
 
-pub mod memory;
+mod broken_formats;
+mod memory;
 mod mutate;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,8 +21,8 @@ use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::rng::Generator;
 
-use crate::support::golden;
 use mutate::{Field, mutate};
+use support::golden;
 
 /// More than any of the small files needs: a table of one of them, in f64, and the parsers' own buffers.
 const MAX_BYTES: usize = 48 << 20;
@@ -78,9 +81,7 @@ fn fuzz(target: &str, seeds: &[&str], name: &str, fields: &[Field]) {
         for _ in 0..64 {
             let bytes = mutate(&seeds, fields, &generator);
             fs::write(&path, &bytes).unwrap();
-            memory::reset();
-            let result = catch_unwind(AssertUnwindSafe(|| use_checkpoint(&path)));
-            let n_bytes = memory::peak();
+            let (result, n_bytes) = memory::peak(|| catch_unwind(AssertUnwindSafe(|| use_checkpoint(&path))));
             if result.is_err() || n_bytes > MAX_BYTES {
                 let kept = std::env::temp_dir().join(format!("fuzz_{target}_{seed}_{n_files}"));
                 fs::write(&kept, &bytes).unwrap();

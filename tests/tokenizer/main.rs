@@ -2,18 +2,20 @@
 
 mod hostile;
 mod sha256;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::{error_text, golden};
 use candle_gpt_input::error::TokenizerError;
 use candle_gpt_input::tokenizer::{END_OF_TEXT, END_OF_TEXT_ID, SpecialTokens, Tokenizer};
 use candle_gpt_input::{Error, Result};
 use proptest::prelude::*;
 use serde_json::Value;
+use support::{error_text, golden};
 
 const GPT2_FILES: [(&str, &str); 2] = [
     ("encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),

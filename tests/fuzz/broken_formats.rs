@@ -1,9 +1,19 @@
 //! Files of each format that are truncated, damaged or hostile: one clear error each, within little memory and stack.
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 
-use super::*;
-use crate::fuzz::memory;
+use candle_core::{DType, Device};
+use candle_gpt_input::{GptInputLayer, Result};
+use tempfile::TempDir;
+
+use crate::memory;
+use crate::support::{error_text, golden};
+
+fn load(path: impl AsRef<Path>) -> Result<GptInputLayer> {
+    GptInputLayer::from_pretrained(path, DType::F32, &Device::Cpu)
+}
 
 /// The error of a file with these bytes, which must be one line that begins with the path, and cost less than 96 MB.
 #[track_caller]
@@ -11,9 +21,9 @@ fn error_of(bytes: &[u8]) -> String {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("x");
     fs::write(&path, bytes).unwrap();
-    memory::reset();
-    let text = error_text(load(&path));
-    assert!(memory::peak() < 96 << 20, "{} bytes: {text}", memory::peak());
+    let (result, n_bytes) = memory::peak(|| load(&path));
+    let text = error_text(result);
+    assert!(n_bytes < 96 << 20, "{n_bytes} bytes: {text}");
     assert!(text.starts_with(&path.display().to_string()) && text.lines().count() == 1, "{text}");
     text
 }

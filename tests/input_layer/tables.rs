@@ -1,0 +1,112 @@
+//! Tables in and out, element types, the two halves, and what the layer is to Candle.
+
+use super::*;
+
+#[test]
+fn tables_that_do_not_fit_are_refused() -> Result<()> {
+    let cpu = Device::Cpu;
+    let table = |v: usize, c: usize| Tensor::zeros((v, c), DType::F32, &cpu).unwrap();
+    let new = |wte: Tensor, wpe: Tensor| error_text(GptInputLayer::new(wte, wpe));
+    assert_eq!(new(table(5, 3), table(4, 2)), "wte has width 3, but wpe has 2");
+    assert_eq!(new(table(5, 3), table(4, 3).to_dtype(DType::F16)?), "wte has dtype F32, but wpe has F16");
+    let shape = "must be a two-dimensional table of f32, f64, f16 or bf16, not";
+    assert_eq!(new(table(5, 3).flatten_all()?, table(4, 3)), format!("wte {shape} [15] of F32"));
+    assert_eq!(new(table(5, 3), table(4, 3).unsqueeze(0)?), format!("wpe {shape} [1, 4, 3] of F32"));
+    assert_eq!(new(table(5, 3).to_dtype(DType::I64)?, table(4, 3)), format!("wte {shape} [5, 3] of I64"));
+    assert_eq!(new(table(0, 3), table(4, 3)), format!("wte {shape} [0, 3] of F32"));
+    // An `Embedding` whose stated width is not its table's.
+    let lying = GptInputLayer::new(Embedding::new(table(5, 3), 4), table(4, 3));
+    assert_eq!(error_text(lying), format!("wte {shape} [5, 3] of F32"));
+    Ok(())
+}
+
+#[test]
+fn embeddings_go_in_and_come_out() -> Result<()> {
+    let cpu = Device::Cpu;
+    let wte = Embedding::new(addressed(0., V, C, &cpu), C);
+    let layer = GptInputLayer::new(wte.clone(), Embedding::new(addressed(0., P, C, &cpu), C))?;
+    let ids = Tensor::new(&[[3u32, 4]], &cpu)?;
+    let back = layer.wte().as_embedding().unwrap();
+    assert_bits_eq(&back.forward(&ids)?, &wte.forward(&ids)?);
+    assert_eq!(layer.wpe().unwrap().as_embedding().unwrap().embeddings().dims(), [P, C]);
+    let config = layer.config();
+    assert_eq!((config.vocab_size, config.n_positions, config.n_embd, config.embd_pdrop), (V, P, C, 0.0));
+    // A transposed table is read as what it is.
+    let strided = GptInputLayer::new(addressed(0., C, V, &cpu).t()?, addressed(0., P, C, &cpu))?;
+    assert_eq!(strided.embed_tokens(&Tensor::new(7u32, &cpu)?)?.to_vec1::<f32>()?, [7., 107., 207.]);
+    Ok(())
+}
+
+#[test]
+fn half_types_round_once() -> Result<()> {
+    for device in complete_devices() {
+        let ids = Tensor::new(&[[0u32, 10, 5], [1, 1, 9]], &device)?;
+        let wte = (addressed(0.3, V, C, &device) / 37.)?;
+        let wpe = (addressed(0.7, P, C, &device) / 41.)?;
+        for dtype in [DType::BF16, DType::F16] {
+            let layer = GptInputLayer::new(wte.to_dtype(dtype)?, wpe.to_dtype(dtype)?)?;
+            let widened = GptInputLayer::new(
+                wte.to_dtype(dtype)?.to_dtype(DType::F32)?,
+                wpe.to_dtype(dtype)?.to_dtype(DType::F32)?,
+            )?;
+            assert_bits_eq(&layer.forward(&ids)?, &widened.forward(&ids)?.to_dtype(dtype)?);
+            assert_eq!((layer.dtype(), layer.to_dtype(DType::F64)?.dtype()), (dtype, DType::F64));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_two_halves_make_the_whole() -> Result<()> {
+    for device in complete_devices() {
+        let layer = layer(&device);
+        let ids = Tensor::new(&[[0u32, 10, 5], [1, 1, 9]], &device)?;
+        let embeds = layer.embed_tokens(&ids)?;
+        assert_bits_eq(&layer.add_positions(&embeds, 2)?, &layer.forward_at(&ids, 2)?);
+        assert_eq!(
+            error_text(layer.add_positions(&embeds.narrow(2, 0, 2)?, 0)),
+            "inputs_embeds has shape [2, 3, 2], expected [.., 3]"
+        );
+        assert_eq!(
+            error_text(layer.add_positions(&embeds.to_dtype(DType::F64)?, 0)),
+            "inputs_embeds has dtype F64, but wpe has F32"
+        );
+        let rows = layer.wpe().unwrap().rows(&2.into(), &[2, 3])?;
+        assert_eq!(rows.dims(), [3, C]);
+        let table: PositionTable = rows.into();
+        assert_eq!(table.dims()?, (3, C));
+    }
+    Ok(())
+}
+
+#[test]
+fn module_t_is_the_layer_and_eval_is_the_module() -> Result<()> {
+    let ids = Tensor::new(&[[0u32, 10, 5]], &Device::Cpu)?;
+    let layer = layer(&Device::Cpu);
+    let expected = layer.forward(&ids)?;
+    assert_bits_eq(&ids.apply_t(&layer, true)?, &expected);
+    assert_bits_eq(&ids.apply(&layer.eval())?, &expected);
+    // An error keeps its text on its way through Candle's type.
+    let bad = Tensor::new(&[[11u32]], &Device::Cpu)?;
+    let text = error_text(layer.eval().forward(&bad));
+    assert!(text.starts_with("token id 11 at [0, 0] is outside the vocabulary of 11"), "{text}");
+    let back: Error = layer.eval().forward(&bad).unwrap_err().into();
+    assert!(back.to_string().starts_with("token id 11"), "{back}");
+    Ok(())
+}
+
+#[test]
+fn everything_public_can_be_shared_between_threads() {
+    fn shared<T: Clone + Send + Sync + std::fmt::Debug>() {}
+    shared::<GptInputLayer>();
+    shared::<GptInputConfig>();
+    shared::<Positions>();
+    shared::<TiedLmHead>();
+    shared::<candle_gpt_input::DeviceSpec>();
+    shared::<candle_gpt_input::embedding::TokenTable>();
+    shared::<PositionTable>();
+    shared::<candle_gpt_input::tokenizer::Tokenizer>();
+    fn sendable<T: Send + Sync + std::fmt::Debug>() {}
+    sendable::<Error>();
+    sendable::<candle_gpt_input::checkpoint::Checkpoint>();
+}
