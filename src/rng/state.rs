@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::mt19937::{Mt19937, N_WORDS};
@@ -19,12 +17,15 @@ const CACHED_NORMAL: usize = 5024;
 const HAS_CACHED_NORMAL: usize = 5040;
 const HAS_CACHED_FLOAT: usize = 5052;
 const N_BYTES: usize = 5056;
+/// What serde writes: seed, index and words; eight bytes more with a cached normal.
+const N_COMPACT: usize = 8 + 4 + 4 * N_WORDS;
 
 /// Where a [`Generator`](super::Generator) stands: enough to go on from there, in this crate or
 /// in PyTorch.
 ///
-/// Serde writes it as a string of 3.4 KB: base64 of the seed, the words given out, the 624 words
-/// and, if there is one, the cached normal, all little-endian.
+/// Serde writes it as a string of 5 KB: the seed, how many words were given out, the 624 words and,
+/// if there is one, the cached normal, all little-endian, each byte as two hexadecimal digits.
+/// Strings of version 0.1 (base64 of the same bytes) are read too.
 #[derive(Clone, PartialEq)]
 pub struct GeneratorState {
     pub(super) engine: Mt19937,
@@ -127,16 +128,55 @@ impl Serialize for GeneratorState {
         bytes.extend((*index as u32).to_le_bytes());
         bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         bytes.extend(self.cached_normal.iter().flat_map(|normal| normal.to_le_bytes()));
-        serializer.serialize_str(&BASE64.encode(bytes))
+        serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     }
 }
 
 impl<'de> Deserialize<'de> for GeneratorState {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let bytes = BASE64.decode(&text).map_err(de::Error::custom)?;
-        from_compact(&bytes).ok_or_else(|| de::Error::custom("not the state of a generator"))
+        // 2508 or 2516 bytes: at six bits a letter fewer letters than at four.
+        let bytes = if text.len() < 2 * N_COMPACT { from_base64(&text) } else { from_hex(&text) };
+        let reason = match bytes {
+            Some(bytes) => match from_compact(&bytes) {
+                Some(state) => return Ok(state),
+                None => "its numbers are none that a generator leaves there",
+            },
+            None => "neither hexadecimal digits nor the base64 that version 0.1 wrote",
+        };
+        Err(de::Error::custom(format!("not the state of a generator, {} letters: {reason}", text.len())))
     }
+}
+
+/// Two digits a byte.
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let byte = |pair: &[u8]| match pair {
+        &[high, low] => Some((char::from(high).to_digit(16)? << 4 | char::from(low).to_digit(16)?) as u8),
+        _ => None,
+    };
+    text.as_bytes().chunks(2).map(byte).collect()
+}
+
+/// Base64 without padding.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let (mut bytes, mut bits, mut n_bits) = (Vec::new(), 0u32, 0);
+    for letter in text.bytes() {
+        let six = match letter {
+            b'A'..=b'Z' => letter - b'A',
+            b'a'..=b'z' => letter - b'a' + 26,
+            b'0'..=b'9' => letter - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        (bits, n_bits) = (bits << 6 | u32::from(six), n_bits + 6);
+        if n_bits >= 8 {
+            n_bits -= 8;
+            bytes.push((bits >> n_bits) as u8);
+            bits &= (1 << n_bits) - 1;
+        }
+    }
+    (bits == 0 && n_bits < 6).then_some(bytes)
 }
 
 fn from_compact(bytes: &[u8]) -> Option<GeneratorState> {

@@ -1,5 +1,5 @@
 //! [`Tokenizer`]: text ↔ token ids. GPT-2's byte-pair encoding is compiled in; any byte-level BPE `tokenizer.json` can be
-//! read instead.
+//! read instead. Needs the feature `tokenizer`, which is on by default.
 //!
 //! # What is matched
 //!

@@ -84,7 +84,7 @@ fn bench_reports() {
     let text = stdout(example("bench").args(["--quick", "--device", "cpu", "--report"]).arg(&path));
     assert!(text.lines().last().unwrap().ends_with("report.md: 9 checks passed, 22 cases timed"), "{text}");
     let report = std::fs::read_to_string(&path).unwrap();
-    assert!(report.starts_with("# candle-gpt-input 0.1.0 on the CPU\n"), "{report}");
+    assert!(report.starts_with(concat!("# candle-gpt-input ", env!("CARGO_PKG_VERSION"), " on the CPU\n")), "{report}");
     let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_string()).collect::<Vec<_>>();
     let checks: Vec<_> = report.lines().filter(|line| line.contains("| yes |")).map(cells).collect();
     assert_eq!(checks.len(), 9, "{report}");

@@ -12,7 +12,6 @@ from the saved state of the generator. The exit status is 1 if a loss differs by
 its value, or a gradient by more than 1e-5 of its tensor's largest.
 """
 import argparse
-import base64
 import json
 import math
 import os
@@ -42,7 +41,7 @@ def options(settings, **others):
 
 def torch_state(saved):
     """What `torch.set_rng_state` takes, from the generator's state as `pretrain` saves it."""
-    data = base64.b64decode(saved + "=" * (-len(saved) % 4))
+    data = bytes.fromhex(saved)
     index = int.from_bytes(data[8:12], "little")
     state = numpy.zeros(5056, numpy.uint8)
     state[0:8] = numpy.frombuffer(data[0:8], numpy.uint8)

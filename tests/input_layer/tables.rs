@@ -105,6 +105,7 @@ fn everything_public_can_be_shared_between_threads() {
     shared::<candle_gpt_input::DeviceSpec>();
     shared::<candle_gpt_input::embedding::TokenTable>();
     shared::<PositionTable>();
+    #[cfg(feature = "tokenizer")]
     shared::<candle_gpt_input::tokenizer::Tokenizer>();
     fn sendable<T: Send + Sync + std::fmt::Debug>() {}
     sendable::<Error>();
