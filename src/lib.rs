@@ -18,8 +18,6 @@
 //! 0.2 of this crate is made for Candle 0.11, whose types are in its signatures: [`candle_core`] and [`candle_nn`] are
 //! re-exported, so that a program can take exactly those.
 
-#[doc = include_str!("adopting.md")]
-pub mod adopting {}
 pub mod checkpoint;
 mod config;
 pub mod data;
@@ -27,6 +25,7 @@ pub mod device;
 pub mod dropout;
 pub mod embedding;
 pub mod error;
+pub mod guide;
 pub mod init;
 pub mod input_layer;
 mod kernel;
@@ -34,8 +33,9 @@ pub mod lm_head;
 mod memory;
 pub mod optim;
 pub mod position;
-mod ranges;
 pub mod rng;
+mod rows;
+mod shape;
 #[cfg(feature = "tokenizer")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokenizer")))]
 pub mod tokenizer;

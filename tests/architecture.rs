@@ -10,7 +10,8 @@ const LEVELS: &[(&str, u8)] = &[
     ("config", 1),
     ("device", 1),
     ("memory", 1),
-    ("ranges", 1),
+    ("rows", 1),
+    ("shape", 1),
     ("kernel", 2),
     ("checkpoint", 2),
     ("rng", 2),
@@ -38,7 +39,7 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
             found.extend(files(&path, extension));
         } else if path.extension().is_some_and(|e| e == extension)
             && !path.ends_with("tests.rs")
-            && !path.ends_with("src/kernel/build.rs")
+            && !path.ends_with("src/kernel/cuda/build.rs")
         {
             found.push(path);
         }

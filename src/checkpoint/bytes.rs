@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::pages::Pages;
 use crate::error::CheckpointError;
-use crate::ranges::ByteRanges;
+use crate::rows::ByteRanges;
 
 /// Why a parser gave up; the path and the format are added by who called it.
 #[derive(Debug)]

@@ -14,16 +14,7 @@ use super::{Checkpoint, LoadReport};
 use crate::config::GptInputConfig;
 use crate::error::{CheckpointError, Result};
 use crate::memory;
-use crate::ranges::{RowBytes, RowType};
-
-/// A table `[n_rows, width]` of little-endian numbers or quantized blocks that begins at byte `start`.
-pub(crate) struct StoredRows {
-    pub(crate) bytes: RowBytes,
-    pub(crate) start: usize,
-    pub(crate) n_rows: usize,
-    pub(crate) width: usize,
-    pub(crate) stored: RowType,
-}
+use crate::rows::{RowBytes, RowType, StoredRows};
 
 /// The two tables of an input layer, not converted.
 pub(crate) struct StoredTables {

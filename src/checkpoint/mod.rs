@@ -28,10 +28,10 @@ use bytes::ByteFile;
 use locate::{Located, LocatedTable};
 use stored::StoredTensor;
 
-pub use crate::ranges::ByteRanges;
+pub use crate::rows::ByteRanges;
 pub use format::Format;
 pub use keys::Role;
-pub(crate) use mapped::{StoredRows, StoredTables};
+pub(crate) use mapped::StoredTables;
 pub use report::{ConfigSource, LoadReport, LoadedTable};
 pub(crate) use save::save_tables;
 pub use save::save_tensors;

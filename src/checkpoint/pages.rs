@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use crate::ranges::{ByteRanges, read_all};
+use crate::rows::{ByteRanges, read_all};
 
 /// The header of GPT-2's own file fits one page.
 const PAGE_BYTES: u64 = 16 << 10;

@@ -11,8 +11,8 @@ use candle_nn::Embedding;
 use crate::error::{EmbeddingError, Error, Result};
 use crate::init::Init;
 use crate::kernel::{CheckedIds, DenseTable, IdChecks, RowGroups, StoredTable, Table, to_host};
-use crate::ranges::RowType;
 use crate::rng::Generator;
+use crate::rows::RowType;
 
 pub use crate::kernel::IdCheck;
 pub use options::EmbeddingOptions;
@@ -106,7 +106,7 @@ impl TokenTable {
     pub fn dims(&self) -> Result<(usize, usize)> {
         match &self.kind {
             Kind::Dense(table) => table.dims(),
-            Kind::Mapped(table) | Kind::Quantized(table, _) => Ok((table.n_rows, table.width)),
+            Kind::Mapped(table) | Kind::Quantized(table, _) => Ok((table.rows.n_rows, table.rows.width)),
         }
     }
 
@@ -223,7 +223,7 @@ impl From<Tensor> for TokenTable {
 
 impl From<StoredTable> for TokenTable {
     fn from(table: StoredTable) -> Self {
-        let kind = match table.stored {
+        let kind = match table.rows.stored {
             RowType::Numbers(_) => Kind::Mapped(table),
             RowType::Blocks(block_type) => Kind::Quantized(table, block_type),
         };

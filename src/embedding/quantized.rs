@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{Kind, TokenTable};
 use crate::error::{EmbeddingError, Error, Result};
 use crate::kernel::{StoredTable, Table, can_dequantize};
-use crate::ranges::{RowBytes, RowType};
+use crate::rows::{RowBytes, RowType, StoredRows};
 
 /// Rows that are quantized, or copied, at a time.
 const ROWS: usize = 256;
@@ -181,7 +181,7 @@ impl TokenTable {
         let start = copy.as_ptr().align_offset(align_of::<u16>());
         let aligned = &mut copy[start..start + blocks.len()];
         aligned.copy_from_slice(blocks);
-        Ok(qtensor_from_ggml(*block_type, aligned, vec![table.n_rows, table.width], &Device::Cpu)?)
+        Ok(qtensor_from_ggml(*block_type, aligned, vec![table.rows.n_rows, table.rows.width], &Device::Cpu)?)
     }
 }
 
@@ -212,14 +212,12 @@ fn held(
     dtype: DType,
     device: &Device,
 ) -> StoredTable {
-    StoredTable {
+    let rows = StoredRows {
         bytes: RowBytes::Held(bytes.into()),
         start: 0,
         n_rows,
         width,
         stored: RowType::Blocks(block_type),
-        dtype,
-        device: device.clone(),
-        table: Table::Tokens,
-    }
+    };
+    StoredTable { rows, dtype, device: device.clone(), table: Table::Tokens }
 }

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use super::GptInputLayer;
-use crate::checkpoint::{Checkpoint, LoadReport, StoredRows, StoredTables, save_tables};
+use crate::checkpoint::{Checkpoint, LoadReport, StoredTables, save_tables};
 use crate::config::GptInputConfig;
 use crate::error::Result;
 use crate::kernel::{StoredTable, Table};
@@ -104,10 +104,7 @@ impl GptInputLayer {
     }
 
     pub(super) fn from_stored(tables: StoredTables, dtype: DType, device: &Device) -> Result<(Self, LoadReport)> {
-        let table = |rows: StoredRows, table| {
-            let StoredRows { bytes, start, n_rows, width, stored } = rows;
-            StoredTable { bytes, start, n_rows, width, stored, dtype, device: device.clone(), table }
-        };
+        let table = |rows, table| StoredTable { rows, dtype, device: device.clone(), table };
         let positions = match tables.wpe {
             Some(wpe) => PositionEncoding::learned(&tables.config, table(wpe, Table::Positions).into()),
             None => positions_of(&tables.config, tables.position_tables, dtype, device)?,

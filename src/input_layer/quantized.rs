@@ -59,13 +59,13 @@ impl GptInputLayer {
         }
         let wte = match (self.wte.stored(), self.wte.block_type()) {
             (Some(table), Some(block_type)) => {
-                let dims = (table.n_rows, table.width);
+                let dims = (table.rows.n_rows, table.rows.width);
                 TableData::Blocks { block_type, dims, bytes: table.bytes_here()? }
             }
             _ => TableData::Numbers(self.wte.dense()?.weight()),
         };
         let wpe = match self.wpe()?.stored() {
-            Some(wpe) => wpe.narrow(0, wpe.n_rows)?,
+            Some(wpe) => wpe.narrow(0, wpe.rows.n_rows)?,
             None => self.wpe()?.dense()?.weight().clone(),
         };
         save_gguf(path, wte, &wpe, &self.config)
@@ -79,7 +79,7 @@ impl GptInputLayer {
     pub fn to_dense(&self) -> Result<Self> {
         let wte = self.wte.to_dense()?;
         let positions = match self.positions.input_table().and_then(|wpe| wpe.stored()) {
-            Some(wpe) => PositionEncoding::learned(&self.config, wpe.narrow(0, wpe.n_rows)?.into()),
+            Some(wpe) => PositionEncoding::learned(&self.config, wpe.narrow(0, wpe.rows.n_rows)?.into()),
             None => self.positions.clone(),
         };
         Ok(Self { wte, positions, ..self.clone() })

@@ -4,7 +4,8 @@ use candle_core::Tensor;
 
 use super::TiedLmHead;
 use crate::error::{Error, Result};
-use crate::kernel::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach, same_device, to_host, unravel};
+use crate::kernel::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach, to_host, unravel};
+use crate::shape::same_device;
 
 /// What PyTorch ignores by default.
 const IGNORE_INDEX: i64 = -100;
@@ -191,7 +192,7 @@ impl TiedLmHead {
 
     fn table(&self) -> Result<HeadTable<'_>> {
         match self.wte.stored() {
-            Some(table) => Ok(HeadTable::Stored(table)),
+            Some(table) => Ok(HeadTable::Stored(&table.rows)),
             None => Ok(HeadTable::Dense(self.wte.dense()?.weight().clone())),
         }
     }

@@ -6,7 +6,8 @@ use candle_core::{Module, Tensor};
 
 use crate::embedding::TokenTable;
 use crate::error::{Error, Result};
-use crate::kernel::{StoredTable, Table, outer_dims};
+use crate::kernel::StoredTable;
+use crate::shape::outer_dims;
 
 pub use loss::{LossGrads, LossOptions, Reduction};
 
@@ -66,7 +67,7 @@ impl TiedLmHead {
 
     /// The outer dimensions of hidden states that go with the table.
     fn outer_dims<'a>(&self, hidden_states: &'a Tensor) -> Result<&'a [usize]> {
-        outer_dims("hidden_states", hidden_states, (Table::Tokens, self.wte.dims()?.1, self.wte.dtype()))
+        outer_dims("hidden_states", hidden_states, ("wte", self.wte.dims()?.1, self.wte.dtype()))
     }
 }
 
@@ -75,9 +76,10 @@ const PIECE_BYTES: usize = 16 << 20;
 
 /// `hidden` `[N, C]` times the rows of `table`: `[N, V]`.
 fn by_pieces(hidden: &Tensor, table: &StoredTable) -> Result<Tensor> {
-    let n_rows = (PIECE_BYTES / (table.width * table.dtype.size_in_bytes())).clamp(1, table.n_rows);
-    let pieces = (0..table.n_rows).step_by(n_rows).map(|first| {
-        let rows = table.narrow(first, n_rows.min(table.n_rows - first))?;
+    let (vocab_size, width) = (table.rows.n_rows, table.rows.width);
+    let n_rows = (PIECE_BYTES / (width * table.dtype.size_in_bytes())).clamp(1, vocab_size);
+    let pieces = (0..vocab_size).step_by(n_rows).map(|first| {
+        let rows = table.narrow(first, n_rows.min(vocab_size - first))?;
         Ok::<_, Error>((first, hidden.matmul(&rows.t()?)?))
     });
     if hidden.track_op() {
@@ -85,7 +87,7 @@ fn by_pieces(hidden: &Tensor, table: &StoredTable) -> Result<Tensor> {
         let pieces = pieces.map(|piece| Ok(piece?.1)).collect::<Result<Vec<_>>>()?;
         return Ok(Tensor::cat(&pieces, 1)?);
     }
-    let logits = Tensor::zeros((hidden.dim(0)?, table.n_rows), hidden.dtype(), hidden.device())?;
+    let logits = Tensor::zeros((hidden.dim(0)?, vocab_size), hidden.dtype(), hidden.device())?;
     for piece in pieces {
         let (first, piece) = piece?;
         logits.slice_set(&piece, 1, first)?;

@@ -3,7 +3,8 @@
 use candle_core::{Tensor, Var};
 
 use crate::error::{Error, Result};
-use crate::kernel::{BatchRows, DenseTable, RowGroups, Table, dense_gradient, same_device};
+use crate::kernel::{BatchRows, DenseTable, RowGroups, Table, dense_gradient};
+use crate::shape::same_device;
 
 /// The gradient of a table `[V, C]` as one row for each id of a batch, whose ids say which rows of the table they belong to;
 /// ids that repeat stand for the sum. No `[V, C]` tensor is ever made of it.

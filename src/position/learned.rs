@@ -31,7 +31,7 @@ impl PositionTable {
     pub fn dims(&self) -> Result<(usize, usize)> {
         match &self.kind {
             Kind::Dense(table) => table.dims(),
-            Kind::Mapped(table) => Ok((table.n_rows, table.width)),
+            Kind::Mapped(table) => Ok((table.rows.n_rows, table.rows.width)),
         }
     }
 

@@ -513,7 +513,7 @@ fn adopting_the_layer_changes_no_logit() {
 
 #[test]
 fn the_page_shows_the_difference_that_is_tested() {
-    let page = include_str!("../../src/adopting.md");
+    let page = include_str!("../../src/guide/adopting.md");
     let diff = page.split("```diff\n").nth(1).unwrap().split("```").next().unwrap();
     let shown = |sign| diff.lines().filter_map(|line| line.strip_prefix(sign)).collect::<Vec<_>>();
     let lines = |text: &'static str| text.lines().filter(|line| !line.starts_with("//!")).collect::<Vec<_>>();

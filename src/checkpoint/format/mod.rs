@@ -3,7 +3,6 @@
 pub(super) mod gguf;
 pub(super) mod llmc;
 mod npz;
-mod opcodes;
 mod pickle;
 pub(super) mod safetensors;
 mod sstable;

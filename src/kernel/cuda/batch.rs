@@ -8,20 +8,21 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Result, Shape, Storage, Tensor};
 
 use super::{Module, Number, Operand, by_dtype, grid, launch, on_cuda, view};
-use crate::kernel::{BatchRows, RowGroups};
+use crate::kernel::ids::RowGroups;
+use crate::kernel::step::BatchRows;
 
 const SCATTER_ADD: Module = ("gpt-input-scatter-add", include_str!(concat!(env!("OUT_DIR"), "/scatter_add.ptx")));
 
 /// `Batch` of gradient.cuh, field by field.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub(super) struct BatchArg {
-    pub(super) grad: u64,
-    pub(super) rows: u64,
-    pub(super) starts: u64,
-    pub(super) places: u64,
-    pub(super) factors: u64,
-    pub(super) n_groups: u64,
+pub(crate) struct BatchArg {
+    pub(crate) grad: u64,
+    pub(crate) rows: u64,
+    pub(crate) starts: u64,
+    pub(crate) places: u64,
+    pub(crate) factors: u64,
+    pub(crate) n_groups: u64,
 }
 
 /// `Scatter` of scatter_add.cu, field by field.
@@ -36,7 +37,7 @@ struct ScatterJob {
 unsafe impl DeviceRepr for ScatterJob {}
 
 /// Groups of a batch and the rows that they sum, on the device.
-pub(super) struct Batch<'a, E> {
+pub(crate) struct Batch<'a, E> {
     grad: CudaView<'a, E>,
     /// Rows, starts, places and factors behind one another: one copy to the device.
     table: CudaSlice<u64>,
@@ -46,7 +47,7 @@ pub(super) struct Batch<'a, E> {
 
 impl<'a, E: Number> Batch<'a, E> {
     /// The groups whose row `is_wanted`; their sums are multiplied by `scale` as well. Rows are below `n_rows`.
-    pub(super) fn new(
+    pub(crate) fn new(
         device: &CudaDevice,
         grad: Operand<'a>,
         (groups, scale): (&RowGroups, f64),
@@ -74,12 +75,12 @@ impl<'a, E: Number> Batch<'a, E> {
     }
 
     /// How many groups there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.n_groups
     }
 
     /// What a kernel is given, and what the stream is told when the launch is behind it.
-    pub(super) fn argument<'b>(&'b self, stream: &'b CudaStream) -> (BatchArg, [SyncOnDrop<'b>; 2]) {
+    pub(crate) fn argument<'b>(&'b self, stream: &'b CudaStream) -> (BatchArg, [SyncOnDrop<'b>; 2]) {
         let (grad, grad_used) = self.grad.device_ptr(stream);
         let (rows, table_used) = self.table.device_ptr(stream);
         let behind = |address: u64, n: usize| address + (n * size_of::<u64>()) as u64;

@@ -27,7 +27,7 @@ pub(crate) struct Notes {
 /// `Shape` of gather_add.cu, field by field.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub(super) struct ShapeArg {
+pub(crate) struct ShapeArg {
     rank: u64,
     dims: [u64; MAX_RANK],
 }
@@ -36,7 +36,7 @@ pub(super) struct ShapeArg {
 unsafe impl DeviceRepr for ShapeArg {}
 
 impl ShapeArg {
-    pub(super) fn new(dims: &[usize]) -> Self {
+    pub(crate) fn new(dims: &[usize]) -> Self {
         let mut shape = Self { rank: dims.len() as u64, ..Self::default() };
         for (to, &dim) in shape.dims.iter_mut().zip(dims) {
             *to = dim as u64;
@@ -51,12 +51,12 @@ impl Notes {
         Ok(Self { device: device.clone(), memory, last_call: Arc::default() })
     }
 
-    pub(super) fn next_call(&self) -> u64 {
+    pub(crate) fn next_call(&self) -> u64 {
         self.last_call.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The memory, while a launch that writes to it is prepared.
-    pub(super) fn lock(&self) -> MutexGuard<'_, CudaSlice<u64>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, CudaSlice<u64>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -73,7 +73,7 @@ impl Notes {
 }
 
 /// Where the note on a table is.
-pub(super) fn address<'a>(
+pub(crate) fn address<'a>(
     memory: &'a mut CudaSlice<u64>,
     stream: &'a CudaStream,
 ) -> (impl Fn(Table) -> u64 + use<>, SyncOnDrop<'a>) {

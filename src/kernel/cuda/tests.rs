@@ -4,12 +4,12 @@
 use candle_core::{CustomOp2, CustomOp3, DType, Device, Tensor, Var};
 use candle_nn::VarMap;
 
-use super::super::ops::{Gather, GatherAdd};
-use super::super::tests::{bits, table};
 use super::*;
 use crate::GptInputLayer;
 use crate::error::{Error, Result};
-use crate::kernel::{CheckedIds, IdCheck, IdChecks, Places, Table, gather as gather_rows, gather_add, gather_add_into};
+use crate::kernel::core::samples::{bits, table};
+use crate::kernel::gather::{Gather, GatherAdd, gather as gather_rows, gather_add, gather_add_into};
+use crate::kernel::ids::{CheckedIds, IdCheck, IdChecks, Places, Table};
 
 pub(super) const TYPES: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
 const ID_TYPES: [DType; 3] = [DType::U8, DType::U32, DType::I64];

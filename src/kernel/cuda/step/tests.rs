@@ -8,7 +8,8 @@ use super::super::{CHUNK_BYTES, THREADS_Y};
 use super::*;
 use crate::GptInputLayer;
 use crate::error::Result;
-use crate::kernel::{RowGroups, update};
+use crate::kernel::ids::RowGroups;
+use crate::kernel::step as update;
 use crate::optim::{AdamW, ParamGroup, RowAdamW, RowGrad, RowOptimizer};
 
 /// Numbers behind those that a step may write.

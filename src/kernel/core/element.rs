@@ -1,0 +1,241 @@
+//! The types of number that tables hold: how each is widened for arithmetic and rounded back.
+//!
+//! Half types are converted with integer arithmetic that the compiler vectorises, bit for bit as the `half` crate does it
+//! (the payload of a NaN excepted).
+
+use std::any::TypeId;
+
+use candle_core::{CpuStorage, DType, WithDType};
+use half::{bf16, f16};
+
+/// A type that arithmetic is done in: f32, or f64 for f64.
+pub(crate) trait Real: WithDType + Default + Into<f64> + From<f32> {
+    fn mul_add(self, factor: Self, summand: Self) -> Self;
+    fn sqrt(self) -> Self;
+}
+
+macro_rules! real {
+    ($type:ty) => {
+        impl Real for $type {
+            #[inline(always)]
+            fn mul_add(self, factor: Self, summand: Self) -> Self {
+                <$type>::mul_add(self, factor, summand)
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                <$type>::sqrt(self)
+            }
+        }
+    };
+}
+real!(f32);
+real!(f64);
+
+/// A number of a table. Sums are taken in `Wide` and rounded once, to nearest even.
+pub(crate) trait Element: WithDType {
+    type Wide: Real;
+    fn widen(self) -> Self::Wide;
+    fn narrow(wide: Self::Wide) -> Self;
+    /// As `narrow`, for a sum of two numbers of `E`.
+    #[inline(always)]
+    fn narrow_sum<E: Element<Wide = Self::Wide>>(wide: Self::Wide) -> Self {
+        Self::narrow(wide)
+    }
+    /// The numbers as they are, where nothing is to be widened.
+    fn as_wide(values: &[Self]) -> Option<&[Self::Wide]> {
+        let _ = values;
+        None
+    }
+    /// All of a storage, if it holds this type.
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Element for f32 {
+    type Wide = f32;
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn narrow(wide: f32) -> Self {
+        wide
+    }
+    fn as_wide(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
+}
+
+impl Element for f64 {
+    type Wide = f64;
+    #[inline(always)]
+    fn widen(self) -> f64 {
+        self
+    }
+    #[inline(always)]
+    fn narrow(wide: f64) -> Self {
+        wide
+    }
+    fn as_wide(values: &[Self]) -> Option<&[f64]> {
+        Some(values)
+    }
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F64(values) = storage { Some(values) } else { None }
+    }
+}
+
+impl Element for bf16 {
+    type Wide = f32;
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn narrow(wide: f32) -> Self {
+        let bits = wide.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        let nan = (bits >> 16) | 0x40; // quiet, and never rounded into an infinity
+        Self::from_bits(if wide.is_nan() { nan } else { rounded } as u16)
+    }
+    #[inline(always)]
+    fn narrow_sum<E: Element<Wide = f32>>(wide: f32) -> Self {
+        if TypeId::of::<E>() != TypeId::of::<Self>() {
+            return Self::narrow(wide);
+        }
+        // A NaN among two bf16 leaves the low half of the sum at zero: it cannot be rounded into anything else.
+        let bits = wide.to_bits();
+        Self::from_bits(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) as u16)
+    }
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::BF16(values) = storage { Some(values) } else { None }
+    }
+}
+
+impl Element for f16 {
+    type Wide = f32;
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        let bits = u32::from(self.to_bits());
+        let magnitude = bits & 0x7fff;
+        // The exponents of the two types differ by 112; the product is exact, also for subnormals.
+        let finite = (f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23)).to_bits();
+        let special = (magnitude << 13) | 0x7f80_0000; // infinity or NaN
+        let magnitude = if magnitude >= 0x7c00 { special } else { finite };
+        f32::from_bits(magnitude | ((bits & 0x8000) << 16))
+    }
+    #[inline(always)]
+    fn narrow(wide: f32) -> Self {
+        let bits = wide.to_bits();
+        let magnitude = bits & 0x7fff_ffff;
+        // Below 2^-14 the sum with 0.5 leaves the rounded mantissa of a subnormal in the low bits.
+        let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+        let odd = (magnitude >> 13) & 1;
+        let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + odd) >> 13;
+        let special = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
+        let magnitude = if magnitude >= 0x4780_0000 {
+            special // 65536 and above
+        } else if magnitude < 0x3880_0000 {
+            subnormal
+        } else {
+            normal // 65520 and above carry into the infinity
+        };
+        Self::from_bits((magnitude | ((bits >> 16) & 0x8000)) as u16)
+    }
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F16(values) = storage { Some(values) } else { None }
+    }
+}
+
+/// A type of id, known to be inside its table.
+pub(crate) trait Id: Copy + Send + Sync + 'static {
+    fn row(self) -> usize;
+}
+
+impl Id for u8 {
+    #[inline(always)]
+    fn row(self) -> usize {
+        usize::from(self)
+    }
+}
+
+impl Id for u32 {
+    #[inline(always)]
+    fn row(self) -> usize {
+        self as usize
+    }
+}
+
+impl Id for i64 {
+    #[inline(always)]
+    fn row(self) -> usize {
+        // A negative id is a row beyond every table.
+        usize::try_from(self).unwrap_or(usize::MAX)
+    }
+}
+
+/// Evaluates `$call` with `$E` as the floating-point type of `$storage`: anything that has a `dtype()`.
+macro_rules! by_dtype {
+    ($storage:expr, $E:ident => $call:expr) => {
+        match $storage.dtype() {
+            candle_core::DType::F32 => {
+                type $E = f32;
+                $call
+            }
+            candle_core::DType::F64 => {
+                type $E = f64;
+                $call
+            }
+            candle_core::DType::F16 => {
+                type $E = half::f16;
+                $call
+            }
+            candle_core::DType::BF16 => {
+                type $E = half::bf16;
+                $call
+            }
+            dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "table of rows").bt()),
+        }
+    };
+}
+
+pub(crate) use by_dtype;
+
+/// What [`by_dtype`] asks for its type, where there is a dtype alone.
+pub(crate) struct AsIf(pub(crate) DType);
+
+impl AsIf {
+    pub(crate) fn dtype(&self) -> DType {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_number_widens_as_the_library_does() {
+        for bits in 0..=u16::MAX {
+            let (ours, theirs) = (Element::widen(f16::from_bits(bits)), f16::from_bits(bits).to_f32());
+            assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "f16 {bits:#x}");
+            let (ours, theirs) = (Element::widen(bf16::from_bits(bits)), bf16::from_bits(bits).to_f32());
+            assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "bf16 {bits:#x}");
+        }
+    }
+
+    #[test]
+    fn every_exponent_and_border_narrows_as_the_library_does() {
+        // All signs and exponents with the upper mantissa bits, and every way the rounding can go below them.
+        for high in 0..=u16::MAX {
+            for low in [0u32, 1, 0x0fff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let wide = f32::from_bits((u32::from(high) << 16) | low);
+                let (ours, theirs) = (<f16 as Element>::narrow(wide), f16::from_f32(wide));
+                assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "f16 {wide:e}");
+                let (ours, theirs) = (<bf16 as Element>::narrow(wide), bf16::from_f32(wide));
+                assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "bf16 {wide:e}");
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! What every wing computes with: element types, memory of tensors, parallel output, SIMD, rows in bytes.
+
+pub(crate) mod dequantize;
+pub(crate) mod element;
+pub(crate) mod in_place;
+pub(crate) mod parallel;
+pub(crate) mod rows;
+#[cfg(test)]
+pub(crate) mod samples;
+pub(crate) mod simd;
+pub(crate) mod storage;
+mod stored_rows;

@@ -1,0 +1,91 @@
+//! An output that several threads write, each its own rows.
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+/// Below this many bytes of output one thread is done before others are awake.
+const PARALLEL_BYTES: usize = 1 << 18;
+/// From this many bytes of output on the caches would keep nothing of use: stores go past them.
+const STREAM_BYTES: usize = 1 << 23;
+/// Tasks for each thread, so that a slow one is caught up with.
+const TASKS_PER_THREAD: usize = 4;
+
+/// An id that its table does not have: the ids were changed after they were checked.
+#[derive(Debug)]
+pub(crate) struct Outside;
+
+/// An output whose rows are written by several tasks, each row by one.
+#[derive(Clone, Copy)]
+pub(crate) struct Out<'a, O> {
+    start: *mut MaybeUninit<O>,
+    pub(crate) n_rows: usize,
+    width: usize,
+    pub(crate) stream: bool,
+    lifetime: PhantomData<&'a mut [MaybeUninit<O>]>,
+}
+
+// SAFETY: a task gets at the memory only through `part`, whose caller promises that no two tasks take the same part.
+unsafe impl<O: Send> Sync for Out<'_, O> {}
+// SAFETY: as above; the numbers themselves are `Send`.
+unsafe impl<O: Send> Send for Out<'_, O> {}
+
+impl<'a, O> Out<'a, O> {
+    pub(crate) fn new(out: &'a mut [MaybeUninit<O>], width: usize) -> Self {
+        Self {
+            start: out.as_mut_ptr(),
+            n_rows: out.len().checked_div(width).unwrap_or(0),
+            width,
+            stream: size_of_val(out) >= STREAM_BYTES,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// Columns `columns` of row `n`.
+    ///
+    /// # Safety
+    /// No other task takes any of them.
+    #[inline(always)]
+    pub(crate) unsafe fn part(&self, n: usize, columns: Range<usize>) -> &'a mut [MaybeUninit<O>] {
+        assert!(n < self.n_rows && columns.start <= columns.end && columns.end <= self.width);
+        // SAFETY: row and columns are inside by the assertion above, so they lie in the slice that `new` borrowed for `'a`;
+        // that no other reference to them exists is the caller's promise.
+        unsafe {
+            let start = self.start.add(n * self.width + columns.start);
+            std::slice::from_raw_parts_mut(start, columns.len())
+        }
+    }
+
+    /// Row `n`.
+    ///
+    /// # Safety
+    /// No other task takes any part of it.
+    #[inline(always)]
+    pub(crate) unsafe fn row(&self, n: usize) -> &'a mut [MaybeUninit<O>] {
+        // SAFETY: the caller's promise is that of `part` for all of the row.
+        unsafe { self.part(n, 0..self.width) }
+    }
+
+    /// Where row `n` begins, for who writes rows that do not lie behind one another.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn at(&self, n: usize) -> *mut MaybeUninit<O> {
+        assert!(n < self.n_rows);
+        self.start.wrapping_add(n * self.width)
+    }
+}
+
+/// Splits `0..n` among threads where `n_bytes` are worth it.
+pub(crate) fn in_parallel(
+    n: usize,
+    n_bytes: usize,
+    task: impl Fn(Range<usize>) -> Result<(), Outside> + Sync,
+) -> Result<(), Outside> {
+    if n_bytes < PARALLEL_BYTES || n < 2 {
+        return task(0..n);
+    }
+    let n_tasks = (rayon::current_num_threads() * TASKS_PER_THREAD).min(n);
+    let border = |i: usize| i * n / n_tasks;
+    (0..n_tasks).into_par_iter().try_for_each(|i| task(border(i)..border(i + 1)))
+}

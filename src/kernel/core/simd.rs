@@ -1,0 +1,335 @@
+//! One row at a time: copied, added, accumulated. Portable loops that the compiler vectorises, compiled a second time for
+//! AVX2; and what no portable loop can say, prefetching and stores that go past the caches.
+
+use std::mem::MaybeUninit;
+
+use super::element::Element;
+
+/// `to = from`, with `next`, a row that is read soon, on its way meanwhile.
+#[inline(always)]
+pub(crate) fn copy<E: Element, N>(to: &mut [MaybeUninit<E>], from: &[E], next: &[N], stream: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::copy(to, from, next, stream) };
+    }
+    let _ = (next, stream);
+    map(to, from, from, |value, _| value);
+}
+
+/// `to = left + right`, in the wide type, rounded once; `next`, a row that is read soon, is on its way meanwhile.
+#[inline(always)]
+pub(crate) fn add<E: Element, O: Element<Wide = E::Wide>, N>(
+    to: &mut [MaybeUninit<O>],
+    left: &[E],
+    right: &[E],
+    next: &[N],
+    stream: bool,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::add(to, left, right, next, stream) };
+    }
+    let _ = (next, stream);
+    map(to, left, right, sum::<E, O>);
+}
+
+#[inline(always)]
+fn sum<E: Element, O: Element<Wide = E::Wide>>(left: E, right: E) -> O {
+    O::narrow_sum::<E>(left.widen() + right.widen())
+}
+
+#[inline(always)]
+fn map<E: Element, O: Element>(to: &mut [MaybeUninit<O>], left: &[E], right: &[E], combine: impl Fn(E, E) -> O) {
+    for ((to, &left), &right) in to.iter_mut().zip(left).zip(right) {
+        to.write(combine(left, right));
+    }
+}
+
+/// Calls `f`, compiled for AVX2 where the CPU has it; what `f` calls must be `inline(always)` to be compiled so too.
+#[inline(always)]
+pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::call(f) };
+    }
+    f()
+}
+
+/// `sums += row`.
+#[inline(always)]
+pub(crate) fn accumulate<E: Element>(sums: &mut [E::Wide], row: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::accumulate(sums, row) };
+    }
+    accumulate_portable(sums, row);
+}
+
+#[inline(always)]
+fn accumulate_portable<E: Element>(sums: &mut [E::Wide], row: &[E]) {
+    for (sum, &value) in sums.iter_mut().zip(row) {
+        *sum += value.widen();
+    }
+}
+
+/// Appends `ids`, twice as wide.
+pub(crate) fn extend_widened(to: &mut Vec<u32>, ids: &[u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::extend_widened(to, ids) };
+    }
+    extend_widened_portable(to, ids);
+}
+
+#[inline(always)]
+fn extend_widened_portable(to: &mut Vec<u32>, ids: &[u16]) {
+    to.extend(ids.iter().map(|&id| u32::from(id)));
+}
+
+/// Writes runs of a number, one after the other, which fill `to`.
+pub(crate) fn fill_runs<E: Element>(to: &mut [MaybeUninit<E>], runs: impl Iterator<Item = (E, usize)>) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_avx2() {
+        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        return unsafe { x86::fill_runs(to, runs) };
+    }
+    fill_runs_portable(to, runs);
+}
+
+#[inline(always)]
+fn fill_runs_portable<E: Element>(to: &mut [MaybeUninit<E>], runs: impl Iterator<Item = (E, usize)>) {
+    const VECTOR: usize = 16;
+    let mut rest = to;
+    for (value, n) in runs {
+        let value = MaybeUninit::new(value);
+        match rest.first_chunk_mut::<VECTOR>() {
+            // A whole vector at once: what is too much of it is written again by the next run.
+            Some(vector) if n <= VECTOR => *vector = [value; VECTOR],
+            _ => rest[..n].fill(value),
+        }
+        rest = &mut rest[n..];
+    }
+    assert!(rest.is_empty(), "the runs do not fill the row");
+}
+
+/// Asks for a row that will be read next.
+#[inline(always)]
+pub(crate) fn prefetch<E>(row: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(row);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
+}
+
+/// Makes streamed stores visible to other threads before the task ends.
+#[inline(always)]
+pub(crate) fn fence(stream: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if stream {
+        x86::fence();
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = stream;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::any::TypeId;
+    use std::arch::x86_64::*;
+    use std::mem::MaybeUninit;
+
+    use half::{bf16, f16};
+
+    use super::super::element::Element;
+
+    /// Bytes of a vector.
+    const VECTOR: usize = 32;
+    const CACHE_LINE: usize = 64;
+
+    #[inline(always)]
+    pub(crate) fn has_avx2() -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")
+    }
+
+    #[target_feature(enable = "avx2,f16c")]
+    pub(crate) fn copy<E: Element, N>(to: &mut [MaybeUninit<E>], from: &[E], next: &[N], stream: bool) {
+        // SAFETY: `each_vector` hands out addresses of whole vectors.
+        each_vector(to, from, from, next, stream, |from, _| unsafe { load(from) }, |value, _| value);
+    }
+
+    /// `to = left + right`, a vector of numbers at a time where both sides have the same type.
+    #[target_feature(enable = "avx2,f16c")]
+    pub(crate) fn add<E: Element, O: Element<Wide = E::Wide>, N>(
+        to: &mut [MaybeUninit<O>],
+        left: &[E],
+        right: &[E],
+        next: &[N],
+        stream: bool,
+    ) {
+        /// The sum of two vectors, by `$add`.
+        macro_rules! vectors {
+            ($add:expr) => {
+                each_vector(
+                    to,
+                    left,
+                    right,
+                    next,
+                    stream,
+                    // SAFETY: `each_vector` hands out addresses of whole vectors.
+                    |left, right| unsafe { $add(load(left), load(right)) },
+                    super::sum,
+                )
+            };
+        }
+        let is = |element: TypeId| TypeId::of::<E>() == element && TypeId::of::<O>() == element;
+        if is(TypeId::of::<f32>()) {
+            vectors!(add_f32)
+        } else if is(TypeId::of::<f64>()) {
+            vectors!(add_f64)
+        } else if is(TypeId::of::<bf16>()) {
+            vectors!(add_bf16)
+        } else if is(TypeId::of::<f16>()) {
+            vectors!(add_f16)
+        } else {
+            prefetch(next);
+            super::map(to, left, right, super::sum);
+        }
+    }
+
+    /// Writes `to`, of numbers as large as those of `left`, a vector of `combine` at a time, and what no whole vector is left
+    /// for with `edge`. What of `next` the bytes of a cache line stand beside is asked for with them: all of it at once
+    /// would take every buffer that the core has for what is under way.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn each_vector<E: Element, O: Element, N>(
+        to: &mut [MaybeUninit<O>],
+        left: &[E],
+        right: &[E],
+        next: &[N],
+        stream: bool,
+        combine: impl Fn(*const E, *const E) -> __m256i,
+        edge: impl Fn(E, E) -> O,
+    ) {
+        assert!(size_of::<E>() == size_of::<O>());
+        assert!(left.len() >= to.len() && right.len() >= to.len());
+        // Only whole cache lines are streamed: a line that is stored to both ways costs as much as dozens of others.
+        let head = if stream { to.as_ptr().align_offset(CACHE_LINE).min(to.len()) } else { 0 };
+        let per_line = CACHE_LINE / size_of::<E>();
+        let end = head + (to.len() - head) / per_line * per_line;
+        super::map(&mut to[..head], left, right, &edge);
+        let mut at = head;
+        while at < end {
+            if let Some(number) = next.get(at * size_of::<E>() / size_of::<N>()) {
+                prefetch_line(number);
+            }
+            for _ in 0..CACHE_LINE / VECTOR {
+                // SAFETY: the vector from `at` on ends before `end`, which all three slices reach; streamed ones are aligned,
+                // since they begin a whole number of vectors behind the beginning of a cache line.
+                unsafe {
+                    let numbers = combine(left.as_ptr().add(at), right.as_ptr().add(at));
+                    let to = to.as_mut_ptr().add(at).cast::<__m256i>();
+                    if stream { _mm256_stream_si256(to, numbers) } else { _mm256_storeu_si256(to, numbers) }
+                }
+                at += VECTOR / size_of::<E>();
+            }
+        }
+        super::map(&mut to[end..], &left[end..], &right[end..], edge);
+    }
+
+    /// The 32 bytes from there on.
+    ///
+    /// # Safety
+    /// They belong to one slice.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn load<E>(from: *const E) -> __m256i {
+        // SAFETY: the caller's promise; no alignment is needed.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn add_f32(left: __m256i, right: __m256i) -> __m256i {
+        _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(left), _mm256_castsi256_ps(right)))
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn add_f64(left: __m256i, right: __m256i) -> __m256i {
+        _mm256_castpd_si256(_mm256_add_pd(_mm256_castsi256_pd(left), _mm256_castsi256_pd(right)))
+    }
+
+    /// The halves of even and those of odd index are widened where they stand, summed, and rounded to nearest even.
+    #[target_feature(enable = "avx2,f16c")]
+    #[inline]
+    fn add_bf16(left: __m256i, right: __m256i) -> __m256i {
+        let upper = _mm256_set1_epi32(0xFFFF_0000u32 as i32);
+        let even = |halves| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves));
+        let odd = |halves| _mm256_castsi256_ps(_mm256_and_si256(halves, upper));
+        // As `Element::narrow_sum`: a NaN has a low half of zero.
+        let rounded = |sum| {
+            let bits = _mm256_castps_si256(sum);
+            let is_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), is_odd)
+        };
+        let even = rounded(_mm256_add_ps(even(left), even(right)));
+        let odd = rounded(_mm256_add_ps(odd(left), odd(right)));
+        _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(even), odd)
+    }
+
+    #[target_feature(enable = "avx2,f16c")]
+    #[inline]
+    fn add_f16(left: __m256i, right: __m256i) -> __m256i {
+        let low = |halves| _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+        let high = |halves| _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves));
+        let rounded = |sum| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(sum);
+        let low_sum = rounded(_mm256_add_ps(low(left), low(right)));
+        let high_sum = rounded(_mm256_add_ps(high(left), high(right)));
+        _mm256_set_m128i(high_sum, low_sum)
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(crate) fn call<R>(f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(crate) fn accumulate<E: Element>(sums: &mut [E::Wide], row: &[E]) {
+        super::accumulate_portable(sums, row);
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(crate) fn extend_widened(to: &mut Vec<u32>, ids: &[u16]) {
+        super::extend_widened_portable(to, ids);
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(crate) fn fill_runs<E: Element>(to: &mut [MaybeUninit<E>], runs: impl Iterator<Item = (E, usize)>) {
+        super::fill_runs_portable(to, runs);
+    }
+
+    #[inline(always)]
+    pub(crate) fn prefetch<E>(row: &[E]) {
+        for number in row.iter().step_by((CACHE_LINE / size_of::<E>()).max(1)) {
+            prefetch_line(number);
+        }
+    }
+
+    /// Asks for the cache line of `number`.
+    #[inline(always)]
+    fn prefetch_line<E>(number: &E) {
+        // SAFETY: a prefetch reads nothing, and SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(number).cast()) };
+    }
+
+    #[inline(always)]
+    pub(crate) fn fence() {
+        // SAFETY: SSE is part of x86-64.
+        unsafe { _mm_sfence() };
+    }
+}

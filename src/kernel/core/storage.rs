@@ -1,0 +1,104 @@
+//! The memory of tensors on the CPU: what a layout covers of it, and new memory that kernels write.
+
+use std::mem::MaybeUninit;
+
+use candle_core::{CpuStorage, Layout, Storage, Tensor, Var, WithDType};
+
+use super::element::{Element, by_dtype};
+use super::parallel::Outside;
+use crate::memory::{with_capacity, zeros};
+
+type CandleResult<T> = candle_core::Result<T>;
+
+pub(crate) fn changed(_: Outside) -> candle_core::Error {
+    candle_core::Error::Msg("ids were changed by somebody else while they were used".to_string()).bt()
+}
+
+/// The storage of a tensor on the CPU.
+pub(crate) fn on_host(storage: &Storage) -> CandleResult<&CpuStorage> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage),
+        _ => Err(candle_core::Error::Msg("a kernel of the CPU met memory of another device".to_string()).bt()),
+    }
+}
+
+/// The elements of a contiguous layout.
+pub(crate) fn inside<'a, T>(values: &'a [T], layout: &Layout) -> CandleResult<&'a [T]> {
+    let range = layout.contiguous_offsets();
+    range
+        .and_then(|(start, end)| values.get(start..end))
+        .ok_or_else(|| candle_core::Error::RequiresContiguous { op: "gather-add" }.bt())
+}
+
+pub(crate) fn inside_mut<'a, T>(values: &'a mut [T], layout: &Layout) -> CandleResult<&'a mut [T]> {
+    let range = layout.contiguous_offsets();
+    range
+        .and_then(|(start, end)| values.get_mut(start..end))
+        .ok_or_else(|| candle_core::Error::RequiresContiguous { op: "write in place" }.bt())
+}
+
+pub(crate) fn slice<'a, E: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [E]> {
+    inside(E::cpu_storage_as_slice(storage)?, layout)
+}
+
+pub(crate) fn as_uninit<E: Element>(values: &mut [E]) -> &mut [MaybeUninit<E>] {
+    // SAFETY: `MaybeUninit<E>` has the layout of `E`, and the kernels only ever write whole numbers through it.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
+}
+
+/// A new storage of `n` numbers, every one of them written by `write`.
+pub(crate) fn written<E: Element>(
+    n: usize,
+    write: impl FnOnce(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
+) -> CandleResult<CpuStorage> {
+    Ok(E::to_cpu_storage_owned(written_two(n, 0, |values, _| write(values))?.0))
+}
+
+/// Two new arrays of so many numbers, every one of them written by `write`.
+pub(crate) fn written_two<E: Element>(
+    n_first: usize,
+    n_second: usize,
+    write: impl FnOnce(&mut [MaybeUninit<E>], &mut [MaybeUninit<E>]) -> Result<(), Outside>,
+) -> CandleResult<(Vec<E>, Vec<E>)> {
+    let (mut first, mut second): (Vec<E>, Vec<E>) = (with_capacity(n_first), with_capacity(n_second));
+    let room = (&mut first.spare_capacity_mut()[..n_first], &mut second.spare_capacity_mut()[..n_second]);
+    write(room.0, room.1).map_err(changed)?;
+    // SAFETY: the kernels write every row of their outputs, or fail.
+    unsafe {
+        first.set_len(n_first);
+        second.set_len(n_second);
+    }
+    Ok((first, second))
+}
+
+/// A new storage of `n` zeros, into which `write` writes sums.
+pub(crate) fn summed<E: Element>(
+    n: usize,
+    write: impl FnOnce(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
+) -> CandleResult<CpuStorage> {
+    let mut values = zeros::<E>(n);
+    write(as_uninit(&mut values)).map_err(changed)?;
+    Ok(E::to_cpu_storage_owned(values))
+}
+
+/// Zeros of the shape, type and device of `tensor`.
+pub(crate) fn zeros_like(tensor: &Tensor) -> CandleResult<Tensor> {
+    if !tensor.device().is_cpu() {
+        return tensor.zeros_like();
+    }
+    by_dtype!(tensor, E => Tensor::from_vec(zeros::<E>(tensor.elem_count()), tensor.shape(), tensor.device()))
+}
+
+/// A variable with the numbers of `tensor`; the same one if it is a variable already.
+pub(crate) fn new_var(tensor: &Tensor) -> CandleResult<Var> {
+    if tensor.is_variable() || !tensor.device().is_cpu() {
+        return Var::from_tensor(tensor);
+    }
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    by_dtype!(tensor, E => {
+        let mut values = with_capacity(tensor.elem_count());
+        values.extend_from_slice(slice::<E>(on_host(&storage)?, layout)?);
+        Var::from_vec(values, tensor.shape(), tensor.device())
+    })
+}

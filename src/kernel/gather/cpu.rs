@@ -1,0 +1,168 @@
+//! The kernels on the CPU: every byte moved once.
+//!
+//! What bounds them is memory bandwidth. Rows are written in parallel and exactly once, into memory that nothing has
+//! touched before; the next row is prefetched while one is written; an output too large for any cache goes past the
+//! caches. Every sum is taken in a fixed order, so that the bits do not depend on the number of threads.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use crate::kernel::core::element::{Element, Id};
+use crate::kernel::core::parallel::{Out, Outside, in_parallel};
+use crate::kernel::core::rows::Rows;
+use crate::kernel::core::simd;
+use crate::kernel::ids::group;
+
+/// Positions that are added to the whole batch before the next: enough for long runs of stores, and for few rows to keep.
+const TILE: usize = 16;
+/// The position of each row of ids.
+#[derive(Clone, Copy)]
+pub(super) enum Places<'a, P> {
+    /// Row `n` of `B × T` stands at `start + n % t`.
+    Counted { start: usize, t: usize },
+    /// Row `n` stands at `ids[n]`.
+    Given(&'a [P]),
+}
+
+/// `out[n] = table[ids[n]]`.
+pub(super) fn gather<I: Id, E: Element>(out: &mut [MaybeUninit<E>], ids: &[I], table: Rows<E>) -> Result<(), Outside> {
+    let n_bytes = size_of_val(out);
+    let out = Out::new(out, table.width);
+    let n_ahead = table.n_ahead();
+    in_parallel(ids.len(), n_bytes, |range| {
+        for n in range {
+            // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
+            let to = unsafe { out.row(n) };
+            simd::copy(to, table.get(ids[n].row())?, table.next(ids.get(n + n_ahead)), out.stream);
+        }
+        simd::fence(out.stream);
+        Ok(())
+    })
+}
+
+/// `out[n] = wte[ids[n]] + wpe[place of n]`, each sum rounded once to the type of `out`.
+pub(super) fn gather_add<I: Id, P: Id, E: Element, O: Element<Wide = E::Wide>>(
+    out: &mut [MaybeUninit<O>],
+    ids: &[I],
+    wte: Rows<E>,
+    places: Places<P>,
+    wpe: Rows<E>,
+) -> Result<(), Outside> {
+    let n_bytes = size_of_val(out);
+    let out = Out::new(out, wte.width);
+    let n_ahead = wte.n_ahead();
+    match places {
+        Places::Counted { start, t } => {
+            let batch = ids.len().checked_div(t).unwrap_or(0);
+            // A few positions for the whole batch before the next: their rows of `wpe` are read once and stay in the cache.
+            let order = |columns: Range<usize>| {
+                columns.clone().step_by(TILE).flat_map(move |first| {
+                    let tile = first..columns.end.min(first + TILE);
+                    (0..batch).flat_map(move |row| tile.clone().map(move |column| (column, row * t + column)))
+                })
+            };
+            in_parallel(t, n_bytes, |range| {
+                let mut ahead = order(range.start..t).skip(n_ahead);
+                for (column, n) in order(range) {
+                    let next = wte.next(ahead.next().map(|(_, next)| &ids[next]));
+                    // SAFETY: `n % t` is `column`, and the tasks' ranges of columns do not overlap.
+                    let to = unsafe { out.row(n) };
+                    simd::add(to, wte.get(ids[n].row())?, wpe.get(start + column)?, next, out.stream);
+                }
+                simd::fence(out.stream);
+                Ok(())
+            })
+        }
+        Places::Given(places) => in_parallel(ids.len(), n_bytes, |range| {
+            for n in range {
+                let next = wte.next(ids.get(n + n_ahead));
+                let position = places.get(n).ok_or(Outside)?.row();
+                // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
+                let to = unsafe { out.row(n) };
+                simd::add(to, wte.get(ids[n].row())?, wpe.get(position)?, next, out.stream);
+            }
+            simd::fence(out.stream);
+            Ok(())
+        }),
+    }
+}
+
+/// A row that is looked up this often is summed by several tasks, each its own columns.
+const HEAVY: usize = 64;
+/// Columns of such a task.
+const COLUMNS: usize = 256;
+
+/// `out[id] = Σ grad[n] over all n with ids[n] = id`, in the order of n; rows of no id are left as they are (zeros).
+///
+/// Sums are taken in the wide type and rounded once.
+pub(super) fn scatter_add<I: Id, E: Element>(
+    out: &mut [MaybeUninit<E>],
+    ids: &[I],
+    grad: Rows<E>,
+) -> Result<(), Outside> {
+    let groups = group(ids);
+    let width = grad.width;
+    let out = Out::new(out, width);
+    if groups.last().is_some_and(|&(id, _)| id >= out.n_rows) {
+        return Err(Outside);
+    }
+    // One task a run of equal ids, or several if it is long: (first of the run, one past its last, columns).
+    let mut tasks = Vec::new();
+    let mut first = 0;
+    for run in groups.chunk_by(|left, right| left.0 == right.0) {
+        let end = first + run.len();
+        if run.len() < HEAVY {
+            tasks.push((first, end, 0..width));
+        } else {
+            tasks.extend((0..width).step_by(COLUMNS).map(|c| (first, end, c..(c + COLUMNS).min(width))));
+        }
+        first = end;
+    }
+    in_parallel(tasks.len(), size_of_val(grad.values), |range| {
+        let mut sums = vec![E::Wide::default(); width];
+        for (first, end, columns) in &tasks[range] {
+            let run = &groups[*first..*end];
+            let sums = &mut sums[columns.clone()];
+            sums.fill(E::Wide::default());
+            for &(_, n) in run {
+                simd::accumulate(sums, &grad.get(n)?[columns.clone()]);
+            }
+            // SAFETY: every run has a row of its own, and tasks of one run have columns of their own.
+            let to = unsafe { out.part(run[0].0, columns.clone()) };
+            for (to, &sum) in to.iter_mut().zip(sums.iter()) {
+                to.write(E::narrow(sum));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// `out[start + column] = Σ grad[row * t + column] over the rows of the batch`, in their order; other rows are left.
+pub(super) fn sum_batch<E: Element>(
+    out: &mut [MaybeUninit<E>],
+    start: usize,
+    t: usize,
+    grad: Rows<E>,
+) -> Result<(), Outside> {
+    let width = grad.width;
+    let batch = grad.values.len().checked_div(width * t).unwrap_or(0);
+    let out = Out::new(out, width);
+    if start.checked_add(t).is_none_or(|end| end > out.n_rows) {
+        return Err(Outside);
+    }
+    in_parallel(t, size_of_val(grad.values), |range| {
+        let mut sums = vec![E::Wide::default(); width];
+        for column in range {
+            sums.fill(E::Wide::default());
+            for row in 0..batch {
+                simd::accumulate(&mut sums, grad.get(row * t + column)?);
+            }
+            // SAFETY: the tasks' ranges of columns do not overlap.
+            let to = unsafe { out.row(start + column) };
+            for (to, &sum) in to.iter_mut().zip(&sums) {
+                to.write(E::narrow(sum));
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,78 @@
+//! A dense table of rows: what `wte` and `wpe` have in common.
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::Embedding;
+
+use super::look_up::gather;
+use crate::error::{Error, Result};
+use crate::kernel::ids::{CheckedIds, IdChecks, Table};
+use crate::shape::outer_dims;
+
+/// A matrix with one row an id, held as Candle's own [`Embedding`].
+#[derive(Clone, Debug)]
+pub(crate) struct DenseTable {
+    embedding: Embedding,
+    table: Table,
+}
+
+impl DenseTable {
+    pub(crate) fn new(embedding: Embedding, table: Table) -> Self {
+        Self { embedding, table }
+    }
+
+    /// `Embedding` wants the width beside the tensor; a tensor that is no matrix is reported by [`dims`](Self::dims).
+    pub(crate) fn from_tensor(weight: Tensor, table: Table) -> Self {
+        let width = weight.dims().last().copied().unwrap_or(0);
+        Self::new(Embedding::new(weight, width), table)
+    }
+
+    pub(crate) fn embedding(&self) -> &Embedding {
+        &self.embedding
+    }
+
+    pub(crate) fn weight(&self) -> &Tensor {
+        self.embedding.embeddings()
+    }
+
+    /// Rows and columns, once the table is known to be a matrix of floating-point numbers.
+    pub(crate) fn dims(&self) -> Result<(usize, usize)> {
+        let weight = self.weight();
+        match (weight.dims(), weight.dtype()) {
+            (&[n_rows, width], DType::F32 | DType::F64 | DType::F16 | DType::BF16)
+                if n_rows > 0 && width > 0 && width == self.embedding.hidden_size() =>
+            {
+                Ok((n_rows, width))
+            }
+            (_, dtype) => Err(Error::InvalidTable { table: self.table.name(), shape: weight.shape().clone(), dtype }),
+        }
+    }
+
+    /// Holds `ids` to the contract.
+    pub(crate) fn check(&self, ids: &Tensor) -> Result<CheckedIds> {
+        self.check_as(ids, &IdChecks::default())
+    }
+
+    /// The same, now or when `checks` says.
+    pub(crate) fn check_as(&self, ids: &Tensor, checks: &IdChecks) -> Result<CheckedIds> {
+        let (n_rows, _) = self.dims()?;
+        CheckedIds::noted(ids, self.table, (n_rows, self.device()), checks)
+    }
+
+    /// The rows of `ids` `[..]`: `[.., C]`.
+    pub(crate) fn gather(&self, ids: &CheckedIds) -> Result<Tensor> {
+        gather(self.weight(), ids)
+    }
+
+    /// The outer dimensions of `x`, once it is known to be `[.., C]` in the table's type.
+    pub(crate) fn outer_dims<'a>(&self, what: &'static str, x: &'a Tensor) -> Result<&'a [usize]> {
+        outer_dims(what, x, (self.table.name(), self.dims()?.1, self.dtype()))
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.weight().dtype()
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        self.weight().device()
+    }
+}

@@ -1,0 +1,14 @@
+//! The ids: what a table takes, the check of it, where they stand, and which of them are equal.
+
+mod check;
+mod contract;
+mod groups;
+mod places;
+
+pub use check::IdCheck;
+pub(crate) use check::{CheckedIds, IdChecks};
+#[cfg(feature = "cuda")]
+pub(crate) use contract::{MAX_RANK, outside};
+pub(crate) use contract::{Table, to_host, unravel};
+pub(crate) use groups::{RowGroups, group};
+pub(crate) use places::{Places, PlacesOf};

@@ -1,0 +1,169 @@
+//! By which pass a cross-entropy is computed: the fused one on the CPU, plain Candle operations elsewhere.
+
+use candle_core::{DType, Tensor};
+use half::{bf16, f16};
+
+use super::composed;
+use super::cross_entropy::CrossEntropy;
+use super::job::{Job, Rows};
+use super::parts::{HeadTable, LossParts, Wanted};
+use super::real::{Real, with_values};
+use crate::error::Result;
+use crate::kernel::core::element::Element;
+
+impl CrossEntropy<'_> {
+    pub(crate) fn run(&self, wanted: Wanted) -> Result<LossParts> {
+        if self.counted.is_empty() {
+            return self.nothing(wanted);
+        }
+        match (self.hidden.device().is_cpu(), self.hidden.dtype()) {
+            (true, DType::F32) => self.fused::<f32>(wanted),
+            (true, DType::F64) => self.fused::<f64>(wanted),
+            (true, DType::BF16) => self.fused::<bf16>(wanted),
+            (true, DType::F16) => self.fused::<f16>(wanted),
+            _ => composed::run(self, wanted),
+        }
+    }
+
+    /// No row counts: 0 · `scale`, which is NaN for a mean (0/0, as PyTorch), and gradients of zero.
+    fn nothing(&self, wanted: Wanted) -> Result<LossParts> {
+        let (n_rows, n_embd) = self.hidden.dims2()?;
+        let zeros = |n_rows| Tensor::zeros((n_rows, n_embd), self.real(), self.hidden.device());
+        Ok(LossParts {
+            loss: (Tensor::zeros((), self.real(), self.hidden.device())? * self.scale)?,
+            hidden_grad: wanted.hidden.then(|| zeros(n_rows)).transpose()?,
+            table_grad: wanted.table.then(|| zeros(self.vocab_size)).transpose()?,
+        })
+    }
+
+    fn fused<S: Element<Wide: Real>>(&self, wanted: Wanted) -> Result<LossParts> {
+        let (n_rows, n_embd) = self.hidden.dims2()?;
+        let vocab_size = self.vocab_size;
+        let found = with_values::<S, _>(&self.hidden, |hidden| {
+            let run = |table: Rows<'_, S>| {
+                let (counted, scale, chunk_rows) = (self.counted, self.scale, self.chunk_rows);
+                Job { hidden, table, n_rows, n_embd, vocab_size, counted, scale, chunk_rows }.run(wanted)
+            };
+            match &self.table {
+                HeadTable::Dense(table) => with_values::<S, _>(table, |values| run(Rows::Values(values))),
+                HeadTable::Stored(table) => Ok(run(Rows::Stored(table))),
+            }
+        })??;
+        let device = self.hidden.device();
+        let tensor = |values, rows| Tensor::from_vec(values, (rows, n_embd), device);
+        Ok(LossParts {
+            loss: Tensor::new(found.loss, device)?.to_dtype(self.real())?,
+            hidden_grad: found.hidden_grad.map(|values| tensor(values, n_rows)).transpose()?,
+            table_grad: found.table_grad.map(|values| tensor(values, vocab_size)).transpose()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+    use proptest::prelude::*;
+
+    use super::super::parts::{Counted, HeadTable, LossParts, Wanted};
+    use super::{CrossEntropy, composed};
+    use crate::error::Result;
+
+    const BOTH: Wanted = Wanted { hidden: true, table: true };
+
+    fn values(n: usize, seed: u64, scale: f64) -> Vec<f64> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            ((state >> 40) as f64 / (1u64 << 23) as f64 - 1.0) * scale
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// The fused pass and the plain operations on the same random numbers.
+    fn both_ways(
+        (n_rows, n_embd, vocab_size): (usize, usize, usize),
+        chunk_rows: usize,
+        dtype: DType,
+        seed: u64,
+    ) -> Result<(LossParts, LossParts)> {
+        let hidden = Tensor::from_vec(values(n_rows * n_embd, seed, 2.0), (n_rows, n_embd), &Device::Cpu)?;
+        let table = Tensor::from_vec(values(vocab_size * n_embd, !seed, 2.0), (vocab_size, n_embd), &Device::Cpu)?;
+        // Every third row does not count.
+        let counted: Vec<_> = (0..n_rows)
+            .filter(|row| row % 3 != 2)
+            .map(|row| Counted { row, target: (row * 7919 + seed as usize % 1000) % vocab_size })
+            .collect();
+        let (hidden, table) = (hidden.to_dtype(dtype)?, table.to_dtype(dtype)?);
+        let job = CrossEntropy::new(&hidden, HeadTable::Dense(table.clone()), &counted, 0.3, Some(chunk_rows))?;
+        Ok((job.run(BOTH)?, composed::run(&job, BOTH)?))
+    }
+
+    fn assert_near(left: &Tensor, right: &Tensor, bound: f64) {
+        assert_eq!((left.dtype(), left.dims()), (right.dtype(), right.dims()));
+        let read = |tensor: &Tensor| -> Result<Vec<f64>> { Ok(tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?) };
+        let (left, right) = (read(left).unwrap(), read(right).unwrap());
+        let largest = right.iter().fold(0.0f64, |max, x| max.max(x.abs()));
+        let apart = left.iter().zip(&right).fold(0.0f64, |max, (x, y)| max.max((x - y).abs()));
+        assert!(apart <= bound * largest, "{apart} apart, {largest} at most");
+    }
+
+    /// The sums are the same in another order: a few units in the last place of the largest terms.
+    fn assert_parts_near((fused, plain): (LossParts, LossParts), bound: f64) {
+        assert_near(&fused.loss, &plain.loss, bound);
+        assert_near(&fused.hidden_grad.unwrap(), &plain.hidden_grad.unwrap(), bound);
+        assert_near(&fused.table_grad.unwrap(), &plain.table_grad.unwrap(), bound);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn fused_is_composed(
+            n_rows in 1usize..40, n_embd in 1usize..20, vocab_size in 1usize..300, chunk in 1usize..50, seed: u64,
+        ) {
+            let shape = (n_rows, n_embd, vocab_size);
+            assert_parts_near(both_ways(shape, chunk, DType::F32, seed).unwrap(), 1e-5);
+            assert_parts_near(both_ways(shape, chunk, DType::F64, seed).unwrap(), 1e-13);
+        }
+    }
+
+    /// Vocabularies around the ends of blocks and groups.
+    #[test]
+    fn blocks_and_groups_cover_the_vocabulary() -> Result<()> {
+        for vocab_size in [1023, 1024, 1025, 2049, 16384, 16385, 16390, 33000, 50257] {
+            for (n_rows, chunk_rows) in [(1, 1), (7, 3)] {
+                let shape = (n_rows, 3, vocab_size);
+                let (fused, plain) = both_ways(shape, chunk_rows, DType::F64, vocab_size as u64)?;
+                assert_parts_near((fused, plain.clone()), 1e-12);
+                // Candle adds a row's f32 exponentials one after the other, which costs it five digits here: ours are
+                // held against the sums in f64, within the rounding of the logits.
+                let (fused, _) = both_ways(shape, chunk_rows, DType::F32, vocab_size as u64)?;
+                let wide = |tensor: Tensor| tensor.to_dtype(DType::F64);
+                let fused = LossParts {
+                    loss: wide(fused.loss)?,
+                    hidden_grad: fused.hidden_grad.map(wide).transpose()?,
+                    table_grad: fused.table_grad.map(wide).transpose()?,
+                };
+                assert_parts_near((fused, plain), 3e-6);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_computed() -> Result<()> {
+        let tensor = |rows, seed| Tensor::from_vec(values(rows * 3, seed, 1.0), (rows, 3), &Device::Cpu);
+        let counted = [Counted { row: 1, target: 4 }];
+        let table = tensor(5, 2)?;
+        let job = CrossEntropy::new(&tensor(2, 1)?, HeadTable::Dense(table.clone()), &counted, 1.0, None)?;
+        let all = job.run(BOTH)?;
+        for (hidden, table) in [(false, false), (true, false), (false, true)] {
+            let parts = job.run(Wanted { hidden, table })?;
+            assert_near(&parts.loss, &all.loss, 0.0);
+            assert_eq!((parts.hidden_grad.is_some(), parts.table_grad.is_some()), (hidden, table));
+            parts.hidden_grad.iter().for_each(|grad| assert_near(grad, all.hidden_grad.as_ref().unwrap(), 0.0));
+            parts.table_grad.iter().for_each(|grad| assert_near(grad, all.table_grad.as_ref().unwrap(), 0.0));
+        }
+        Ok(())
+    }
+}

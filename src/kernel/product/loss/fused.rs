@@ -1,0 +1,84 @@
+//! The fused pass on the CPU.
+//!
+//! The vocabulary is cut into blocks, and the blocks into groups, both by V alone. A chunk of rows takes two sweeps over
+//! the blocks, each block being the work of one thread:
+//!
+//! 1. its logits, each row's largest one and the sum of the exponentials relative to it, while they are in the cache;
+//!    the exponentials stay in the block's part of the buffer. (A row's total is known when all blocks are done.)
+//! 2. its share of both gradients: what turns exponentials into probabilities is one factor for a row and a block, so
+//!    that it is the `[rows, C]` operand or result of each product that is scaled, never the logits.
+//!
+//! Every sum has a fixed order, so that the bits do not depend on the number of threads. The target's own logit is left
+//! out of the sums and put back by itself: `p - 1` is computed as minus the share of all others, which loses no digits
+//! when p is near 1.
+
+use rayon::prelude::*;
+
+use super::job::{GROUPS, Job};
+use super::matmul::Update;
+use super::parts::{Counted, Wanted};
+use super::real::{Real, widened};
+use super::sweeps::{Chunk, Partials};
+use crate::kernel::core::element::Element;
+use crate::memory::zeros;
+
+pub(super) struct Found<T> {
+    pub(super) loss: f64,
+    pub(super) hidden_grad: Option<Vec<T>>,
+    pub(super) table_grad: Option<Vec<T>>,
+}
+
+impl<S: Element<Wide: Real>> Job<'_, S> {
+    pub(super) fn run(&self, wanted: Wanted) -> Found<S::Wide> {
+        let (c, blocks) = (self.n_embd, self.blocks());
+        let mut found = Found {
+            loss: 0.0,
+            hidden_grad: wanted.hidden.then(|| zeros(self.n_rows * c)),
+            table_grad: wanted.table.then(|| zeros(self.vocab_size * c)),
+        };
+        let with_grads = wanted.hidden || wanted.table;
+        let mut exps = with_grads.then(|| zeros(self.chunk_rows * blocks.len * blocks.count));
+        let mut partials = wanted.hidden.then(|| zeros(GROUPS * self.chunk_rows * c));
+        let mut update = Update::Overwrite;
+        for counted in self.counted.chunks(self.chunk_rows) {
+            let chunk = Chunk::new(self, counted, self.pack(counted), exps.as_deref_mut());
+            found.loss += chunk.loss();
+            if let Some(exps) = &exps {
+                let partials: Partials<'_, _> = (partials.as_deref_mut(), found.table_grad.as_deref_mut());
+                chunk.gradients(exps, partials, update);
+                update = Update::Add;
+            }
+            if let (Some(partials), Some(grad)) = (&mut partials, &mut found.hidden_grad) {
+                self.unpack(counted, partials, grad);
+            }
+        }
+        found.loss *= self.scale;
+        found
+    }
+
+    /// The rows that count, next to each other.
+    fn pack(&self, counted: &[Counted]) -> Vec<S::Wide> {
+        let c = self.n_embd;
+        let (mut rows, mut scratch) = (Vec::with_capacity(counted.len() * c), Vec::new());
+        for &Counted { row, .. } in counted {
+            rows.extend_from_slice(widened(&self.hidden[row * c..][..c], &mut scratch));
+        }
+        rows
+    }
+
+    /// Adds up the groups' shares `[groups, rows, C]` in their order and puts the rows where they came from.
+    fn unpack(&self, counted: &[Counted], partials: &mut [S::Wide], grad: &mut [S::Wide]) {
+        let c = self.n_embd;
+        let blocks = self.blocks();
+        let used = blocks.count.div_ceil(blocks.per_group) * counted.len() * c;
+        let (sums, others) = partials[..used].split_at_mut(counted.len() * c);
+        sums.par_chunks_mut(c).enumerate().for_each(|(row, sum)| {
+            for other in others.chunks(counted.len() * c) {
+                S::Wide::add_scaled(sum, S::Wide::ONE, &other[row * c..][..c]);
+            }
+        });
+        for (sum, counted) in sums.chunks(c).zip(counted) {
+            grad[counted.row * c..][..c].copy_from_slice(sum);
+        }
+    }
+}

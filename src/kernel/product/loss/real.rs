@@ -1,0 +1,71 @@
+//! The types of number that the fused loss computes in, and how it reads others.
+
+use candle_core::Tensor;
+
+use super::exp;
+use crate::kernel::core::element::{self, Element};
+use crate::kernel::core::storage::{on_host, slice};
+
+/// What the loss does with rows of the type that sums are computed in: f32 or f64.
+pub(super) trait Real: element::Real {
+    const ZERO: Self;
+    const ONE: Self;
+
+    /// The largest value, -∞ if there is none; a NaN may be passed over, [`exp_row`](Self::exp_row) keeps it.
+    fn row_max(row: &[Self]) -> Self;
+
+    /// Replaces each `x` by `exp(x - shift)`, for `x <= shift`, and returns the sum.
+    fn exp_row(row: &mut [Self], shift: Self) -> f64;
+
+    /// `out += factor * row`
+    fn add_scaled(out: &mut [Self], factor: Self, row: &[Self]);
+
+    /// `out = factor * row`
+    fn set_scaled(out: &mut [Self], factor: Self, row: &[Self]);
+}
+
+macro_rules! real {
+    ($t:ty, $row_max:path, $exp_row:path) => {
+        impl Real for $t {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+
+            fn row_max(row: &[Self]) -> Self {
+                $row_max(row)
+            }
+
+            fn exp_row(row: &mut [Self], shift: Self) -> f64 {
+                $exp_row(row, shift)
+            }
+
+            fn add_scaled(out: &mut [Self], factor: Self, row: &[Self]) {
+                for (out, x) in out.iter_mut().zip(row) {
+                    *out += factor * x;
+                }
+            }
+
+            fn set_scaled(out: &mut [Self], factor: Self, row: &[Self]) {
+                for (out, x) in out.iter_mut().zip(row) {
+                    *out = factor * x;
+                }
+            }
+        }
+    };
+}
+real!(f32, exp::row_max_f32, exp::exp_row_f32);
+real!(f64, exp::row_max_f64, exp::exp_row_f64);
+
+/// The values in the type they are computed in: themselves, or exact copies in `scratch`.
+pub(super) fn widened<'a, S: Element>(values: &'a [S], scratch: &'a mut Vec<S::Wide>) -> &'a [S::Wide] {
+    S::as_wide(values).unwrap_or_else(|| {
+        scratch.clear();
+        scratch.extend(values.iter().map(|x| x.widen()));
+        scratch
+    })
+}
+
+/// Calls `f` with the values of a contiguous tensor on the CPU.
+pub(super) fn with_values<S: Element, R>(tensor: &Tensor, f: impl FnOnce(&[S]) -> R) -> candle_core::Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    Ok(f(slice(on_host(&storage)?, layout)?))
+}

@@ -1,0 +1,200 @@
+//! The steps on the CPU: parallel, in a fixed order.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, Result, Tensor};
+use rayon::prelude::*;
+
+use super::gradient::{BatchRows, Gradient, RowSum, SliceRows, Slices, is_frozen};
+use super::moments::Moments;
+use super::norm::{NormTasks, TASK_ELEMENTS};
+use super::rules::{self, AdamStep, AdamWRule, RowRule, Rule, Run};
+use crate::kernel::core::element::Element;
+use crate::kernel::core::in_place::write_in_place;
+use crate::kernel::core::storage::{inside_mut, on_host, slice};
+use crate::memory::zeros;
+
+/// Elements below which a tensor is updated by the calling thread: the pool costs more than it saves.
+const PARALLEL_ELEMENTS: usize = 1 << 15;
+
+pub(super) fn dense_gradient<E: Element>(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
+    let (storage, layout) = batch.rows.storage_and_layout();
+    let rows = SliceRows::new(batch, slice::<E>(on_host(&storage)?, layout)?);
+    let mut dense = zeros::<E>(param.elem_count());
+    fill_rows(rows, 0..batch.groups.len(), 0, &mut dense, row_width(param));
+    Tensor::from_vec(dense, param.shape(), param.device())
+}
+
+/// Writes the sums of `groups` into the part of a table that begins at row `first`; halves go to other threads.
+fn fill_rows<E: Element>(batch: SliceRows<E>, groups: Range<usize>, first: usize, part: &mut [E], width: usize) {
+    if let Some(cut) = batch.groups.halve(&groups, TASK_ELEMENTS / width) {
+        let row = batch.groups.row(cut);
+        let (part, rest) = part.split_at_mut((row - first) * width);
+        rayon::join(
+            || fill_rows(batch, groups.start..cut, first, part, width),
+            || fill_rows(batch, cut..groups.end, row, rest, width),
+        );
+        return;
+    }
+    let mut summed = RowSum::new();
+    for group in groups {
+        let at = (batch.groups.row(group) - first) * width;
+        part[at..at + width].copy_from_slice(summed.sum(batch, group, width, None));
+    }
+}
+
+pub(super) fn adamw<E: Element>(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
+    let rule = AdamWRule::new(step);
+    with_slices::<E>(tensors, gradient.dense, gradient.rows, |p, m, v, dense, rows| {
+        let gradient = Slices { dense, rows, frozen: gradient.frozen };
+        // Without rows to tell apart any cut will do; one that the shape does not make uneven is the best.
+        let width = if gradient.rows.is_none() && gradient.frozen.is_empty() { 1 } else { row_width(tensors.param) };
+        let rows_per_task = (TASK_ELEMENTS / width).max(1);
+        let task = |index: usize, p: &mut [E], m: &mut [E], v: &mut [E]| {
+            let first = index * rows_per_task;
+            gradient.visit(first..first + p.len() / width, width, |rows, g| {
+                let at = (rows.start - first) * width..(rows.end - first) * width;
+                Run { p: &mut p[at.clone()], m: &mut m[at.clone()], v: &mut v[at], g }.step(&rule);
+            });
+        };
+        let n = rows_per_task * width;
+        if p.len() < PARALLEL_ELEMENTS {
+            p.chunks_mut(n)
+                .zip(m.chunks_mut(n))
+                .zip(v.chunks_mut(n))
+                .enumerate()
+                .for_each(|(index, ((p, m), v))| task(index, p, m, v));
+        } else {
+            p.par_chunks_mut(n)
+                .zip(m.par_chunks_mut(n))
+                .zip(v.par_chunks_mut(n))
+                .enumerate()
+                .for_each(|(index, ((p, m), v))| task(index, p, m, v));
+        }
+    })
+}
+
+pub(super) fn row_adam<E: Element>(
+    tensors: Moments,
+    batch: BatchRows,
+    frozen: &[Range<usize>],
+    step: &AdamStep,
+) -> Result<()> {
+    let width = row_width(tensors.param);
+    let rule = RowRule::new(step);
+    with_slices::<E>(tensors, None, Some(batch), |p, m, v, _, rows| {
+        if let Some(batch) = rows {
+            let job = RowJob { rule, batch, frozen, width };
+            job.run(0..batch.groups.len(), 0, Run { p, m, v, g: None });
+        }
+    })
+}
+
+struct RowJob<'a, E: Element> {
+    rule: RowRule<E::Wide>,
+    batch: SliceRows<'a, E>,
+    frozen: &'a [Range<usize>],
+    width: usize,
+}
+
+impl<E: Element> RowJob<'_, E> {
+    /// Updates the rows of `groups`, given the part of the table that begins at row `first`; halves go to other threads.
+    fn run(&self, groups: Range<usize>, first: usize, table: Run<E>) {
+        let (batch, width) = (self.batch, self.width);
+        let Run { p, m, v, .. } = table;
+        if let Some(cut) = batch.groups.halve(&groups, TASK_ELEMENTS / width) {
+            let row = batch.groups.row(cut);
+            let at = (row - first) * width;
+            let ((p, p_rest), (m, m_rest), (v, v_rest)) = (p.split_at_mut(at), m.split_at_mut(at), v.split_at_mut(at));
+            rayon::join(
+                || self.run(groups.start..cut, first, Run { p, m, v, g: None }),
+                || self.run(cut..groups.end, row, Run { p: p_rest, m: m_rest, v: v_rest, g: None }),
+            );
+            return;
+        }
+        let mut summed = RowSum::new();
+        for group in groups.filter(|&group| !is_frozen(self.frozen, batch.groups.row(group))) {
+            let start = (batch.groups.row(group) - first) * width;
+            let at = start..start + width;
+            let g = Some(summed.sum(batch, group, width, None));
+            Run { p: &mut p[at.clone()], m: &mut m[at.clone()], v: &mut v[at], g }.step(&self.rule);
+        }
+    }
+}
+
+pub(super) fn sum_of_squares<E: Element>(param: &Tensor, gradient: Gradient) -> Result<f64> {
+    let batch = gradient.rows;
+    let (dense, rows) = (gradient.dense.map(Tensor::storage_and_layout), batch.map(|b| b.rows.storage_and_layout()));
+    let dense = match (&dense, gradient.dense) {
+        (Some((storage, _)), Some(tensor)) => Some(slice::<E>(on_host(storage)?, tensor.layout())?),
+        _ => None,
+    };
+    let rows = match (&rows, batch) {
+        (Some((storage, _)), Some(batch)) => {
+            Some(SliceRows::new(batch, slice::<E>(on_host(storage)?, batch.rows.layout())?))
+        }
+        _ => None,
+    };
+    let cut = NormTasks::new(param);
+    let NormTasks { n_rows, width, rows_per_task } = cut;
+    let slices = Slices { dense, rows, frozen: gradient.frozen };
+    let task = |index: usize| {
+        let first = index * rows_per_task;
+        let mut sum = 0.0;
+        slices.visit(first..(first + rows_per_task).min(n_rows), width, |_, g| {
+            if let Some(g) = g {
+                g.chunks(width).for_each(|row| sum += rules::sum_of_squares(row));
+            }
+        });
+        sum
+    };
+    let tasks = 0..cut.len();
+    let sums: Vec<f64> = if param.elem_count() < PARALLEL_ELEMENTS {
+        tasks.map(task).collect()
+    } else {
+        tasks.into_par_iter().map(task).collect()
+    };
+    Ok(sums.iter().sum())
+}
+
+/// The length of the rows that a tensor is cut into: those of a matrix are its own.
+fn row_width(param: &Tensor) -> usize {
+    match *param.dims() {
+        [_, width] => width.max(1),
+        _ => 1,
+    }
+}
+
+/// The elements of a contiguous tensor of type `E` in its storage.
+fn typed_mut<'a, E: Element>(storage: &'a mut CpuStorage, tensor: &Tensor) -> Result<&'a mut [E]> {
+    match E::slice_mut(storage) {
+        Some(values) => inside_mut(values, tensor.layout()),
+        None => Err(candle_core::Error::UnsupportedDTypeForOp(tensor.dtype(), "optimizer step").bt()),
+    }
+}
+
+/// Calls `f` with the elements of all tensors: parameter, `exp_avg`, `exp_avg_sq`, dense gradient, rows of the batch.
+fn with_slices<E: Element>(
+    tensors: Moments,
+    dense: Option<&Tensor>,
+    rows: Option<BatchRows>,
+    f: impl FnOnce(&mut [E], &mut [E], &mut [E], Option<&[E]>, Option<SliceRows<E>>),
+) -> Result<()> {
+    let Moments { param, exp_avg, exp_avg_sq } = tensors;
+    let sources: Vec<&Tensor> = dense.into_iter().chain(rows.map(|batch| batch.rows)).collect();
+    write_in_place(exp_avg, &[], |m: &mut CpuStorage, _| {
+        write_in_place(exp_avg_sq, &[], |v: &mut CpuStorage, _| {
+            write_in_place(param, &sources, |p: &mut CpuStorage, storages| {
+                let mut slices = Vec::with_capacity(storages.len());
+                for (storage, tensor) in storages.iter().zip(&sources) {
+                    slices.push(slice::<E>(storage, tensor.layout())?);
+                }
+                let mut slices = slices.into_iter();
+                let dense = dense.and_then(|_| slices.next());
+                let rows = rows.zip(slices.next()).map(|(batch, rows)| SliceRows::new(batch, rows));
+                f(typed_mut(p, param)?, typed_mut(m, exp_avg)?, typed_mut(v, exp_avg_sq)?, dense, rows);
+                Ok(())
+            })
+        })
+    })
+}

@@ -1,0 +1,65 @@
+//! One optimizer step of one tensor, in place, by the kernel of its device: checks done by the caller, sums in a fixed order.
+
+use std::ops::Range;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::cpu;
+use super::gradient::{BatchRows, Gradient};
+use super::moments::Moments;
+use super::reference;
+use super::rules::AdamStep;
+use crate::kernel::core::element::by_dtype;
+#[cfg(feature = "cuda")]
+use crate::kernel::cuda;
+
+/// AdamW on every element (every row that is not frozen): reads four tensors, writes three, in one pass.
+pub(crate) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
+    match tensors.param.device() {
+        Device::Cpu => by_dtype!(tensors.param, E => cpu::adamw::<E>(tensors, gradient, step)),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::adamw(tensors, gradient, step),
+        _ => reference::adamw(tensors, gradient, step),
+    }
+}
+
+/// Adam on the rows of the batch that are not `frozen`: no other row is read or written.
+pub(crate) fn row_adam(tensors: Moments, batch: BatchRows, frozen: &[Range<usize>], step: &AdamStep) -> Result<()> {
+    match tensors.param.device() {
+        Device::Cpu => by_dtype!(tensors.param, E => cpu::row_adam::<E>(tensors, batch, frozen, step)),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::row_adam(tensors, batch, frozen, step),
+        _ => reference::row_adam(tensors, batch, frozen, step),
+    }
+}
+
+/// The sum of the squares of gradients, in f64: of each in an order that depends on its shape alone, then in their own.
+pub(crate) fn sum_of_squares(gradients: &[(&Tensor, Gradient)]) -> Result<f64> {
+    #[cfg(feature = "cuda")]
+    if let Some((Device::Cuda(device), others)) =
+        gradients.split_first().map(|(first, others)| (first.0.device(), others))
+        && others.iter().all(|(param, _)| param.device().same_device(gradients[0].0.device()))
+    {
+        return Ok(cuda::sums_of_squares(gradients, device)?.iter().sum());
+    }
+    let mut sum = 0.0;
+    for &(param, gradient) in gradients {
+        sum += match param.device() {
+            Device::Cpu => by_dtype!(param, E => cpu::sum_of_squares::<E>(param, gradient))?,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => cuda::sums_of_squares(&[(param, gradient)], device)?.iter().sum(),
+            _ => reference::grad_sum_of_squares(param, gradient)?,
+        };
+    }
+    Ok(sum)
+}
+
+/// The gradient of all of `param` `[V, C]`, zeros included.
+pub(crate) fn dense_gradient(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
+    match param.device() {
+        Device::Cpu => by_dtype!(param, E => cpu::dense_gradient::<E>(param, batch)),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::dense_gradient(param, batch),
+        _ => reference::materialized(param, Gradient { dense: None, rows: Some(batch), frozen: &[] }),
+    }
+}

@@ -1,0 +1,20 @@
+//! Optimizer steps in place: AdamW, Adam by rows, the norm of gradients.
+
+mod cpu;
+mod dispatch;
+mod gradient;
+mod moments;
+mod norm;
+mod reference;
+mod rules;
+
+pub(crate) use dispatch::{adamw, dense_gradient, row_adam, sum_of_squares};
+pub(crate) use gradient::{BatchRows, Gradient};
+pub(crate) use moments::Moments;
+pub(crate) use rules::AdamStep;
+#[cfg(feature = "cuda")]
+pub(crate) use {
+    gradient::is_frozen,
+    norm::NormTasks,
+    rules::{AdamWRule, LANES, RowRule, Rule},
+};

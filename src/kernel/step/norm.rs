@@ -1,0 +1,29 @@
+//! How the sum of squares of a tensor is cut into tasks, on every device.
+
+use candle_core::Tensor;
+
+/// Elements that one task updates: 64 KiB of each f32 operand.
+pub(super) const TASK_ELEMENTS: usize = 1 << 14;
+
+/// How the sum of squares of a tensor is cut: rows first, then runs of rows, each of which one task adds.
+pub(crate) struct NormTasks {
+    pub(crate) n_rows: usize,
+    pub(crate) width: usize,
+    pub(crate) rows_per_task: usize,
+}
+
+impl NormTasks {
+    pub(crate) fn new(param: &Tensor) -> Self {
+        let (n_rows, width) = match *param.dims() {
+            [n_rows, width] if width > 0 => (n_rows, width),
+            // One row of what is no matrix is a task's worth of it.
+            _ => (param.elem_count().div_ceil(TASK_ELEMENTS), TASK_ELEMENTS),
+        };
+        Self { n_rows, width, rows_per_task: (TASK_ELEMENTS / width).max(1) }
+    }
+
+    /// How many tasks there are.
+    pub(crate) fn len(&self) -> usize {
+        self.n_rows.div_ceil(self.rows_per_task)
+    }
+}

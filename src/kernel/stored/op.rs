@@ -1,0 +1,150 @@
+//! The gather out of bytes as a Candle operation: rows converted or dequantized on the way.
+
+use std::borrow::Cow;
+use std::mem::MaybeUninit;
+
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, WithDType};
+
+use crate::kernel::core::dequantize::Scratch;
+use crate::kernel::core::element::{AsIf, Element, Id, by_dtype};
+use crate::kernel::core::parallel::{Out, Outside, in_parallel};
+use crate::kernel::core::rows::Rows;
+use crate::kernel::core::simd;
+use crate::kernel::core::storage::{inside, on_host, slice, written};
+use crate::rows::StoredRows;
+
+type CandleResult<T> = candle_core::Result<T>;
+
+/// The same, once its rows are on this machine.
+pub(super) enum Added<'a> {
+    Stored(Cow<'a, StoredRows>),
+    Dense(Tensor),
+}
+
+/// Where the ids stand.
+pub(super) enum Of {
+    Counted { start: usize, t: usize },
+    Given(Tensor),
+}
+
+/// `wte[ids] + wpe[places]`, or `wte[ids]`: argument ids `[..]`, `i64`, contiguous, on the host.
+pub(super) struct GatherBytes<'a> {
+    pub(super) wte: Cow<'a, StoredRows>,
+    /// What comes out.
+    pub(super) dtype: DType,
+    pub(super) wpe: Option<(Added<'a>, Of)>,
+}
+
+impl CustomOp1 for GatherBytes<'_> {
+    fn name(&self) -> &'static str {
+        "gather-mapped"
+    }
+
+    fn cpu_fwd(&self, ids: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let ids = inside(i64::cpu_storage_as_slice(ids)?, layout)?;
+        let width = self.wte.width;
+        let shape: Shape = layout.dims().iter().copied().chain([width]).collect::<Vec<_>>().into();
+        let storage = by_dtype!(AsIf(self.dtype), E => match &self.wpe {
+            None => written(ids.len() * width, |out| gather::<E>(out, ids, &self.wte)),
+            Some((Added::Stored(wpe), of)) => add_of::<E>(ids, &self.wte, PositionRows::Stored(wpe), of),
+            Some((Added::Dense(wpe), of)) => {
+                let (storage, layout) = wpe.storage_and_layout();
+                let rows = Rows { values: slice::<E>(on_host(&storage)?, layout)?, width: wpe.dim(1)? };
+                add_of::<E>(ids, &self.wte, PositionRows::Dense(rows), of)
+            }
+        })?;
+        Ok((storage, shape))
+    }
+}
+
+/// Rows that are added: stored as they may be, or numbers in memory.
+#[derive(Clone, Copy)]
+enum PositionRows<'a, E> {
+    Stored(&'a StoredRows),
+    Dense(Rows<'a, E>),
+}
+
+impl<'a, E: Element> PositionRows<'a, E> {
+    fn width(&self) -> usize {
+        match self {
+            Self::Stored(table) => table.width,
+            Self::Dense(rows) => rows.width,
+        }
+    }
+
+    #[inline(always)]
+    fn row<'s>(&'s self, place: usize, scratch: &'s mut Scratch<E>) -> Result<&'s [E], Outside> {
+        match self {
+            Self::Stored(table) => table.row(place, scratch),
+            Self::Dense(rows) => rows.get(place),
+        }
+    }
+}
+
+/// `out[n] = wte[ids[n]]`.
+fn gather<E: Element>(out: &mut [MaybeUninit<E>], ids: &[i64], wte: &StoredRows) -> Result<(), Outside> {
+    let n_bytes = size_of_val(out);
+    let out = Out::new(out, wte.width);
+    let n_ahead = wte.n_ahead();
+    in_parallel(ids.len(), n_bytes, |range| {
+        let mut scratch = Scratch::new(wte.width);
+        for n in range {
+            let next = wte.next(ids.get(n + n_ahead));
+            let row = wte.row(ids[n].row(), &mut scratch)?;
+            // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
+            simd::copy(unsafe { out.row(n) }, row, next, out.stream);
+        }
+        simd::fence(out.stream);
+        Ok(())
+    })
+}
+
+fn add_of<E: Element>(ids: &[i64], wte: &StoredRows, wpe: PositionRows<E>, of: &Of) -> CandleResult<CpuStorage> {
+    let n = ids.len() * wte.width;
+    match of {
+        Of::Counted { start, t } => {
+            let batch = ids.len().checked_div(*t).unwrap_or(0);
+            // Positions outermost: a row of `wpe` is converted once for the whole batch.
+            let outputs_of = |column| (start + column, (0..batch).map(move |row| row * t + column));
+            written(n, |out| add(out, ids, wte, wpe, *t, outputs_of))
+        }
+        Of::Given(places) => {
+            let (storage, layout) = places.storage_and_layout();
+            let places = inside(i64::cpu_storage_as_slice(on_host(&storage)?)?, layout)?;
+            written(n, |out| add(out, ids, wte, wpe, places.len(), |n| (places[n].row(), n..n + 1)))
+        }
+    }
+}
+
+/// `out[n] = wte[ids[n]] + wpe[place]` for each of `n_places` places and the outputs `n` that stand there.
+fn add<E: Element, N: Iterator<Item = usize>>(
+    out: &mut [MaybeUninit<E>],
+    ids: &[i64],
+    wte: &StoredRows,
+    wpe: PositionRows<E>,
+    n_places: usize,
+    outputs_of: impl Fn(usize) -> (usize, N) + Sync,
+) -> Result<(), Outside> {
+    let n_bytes = size_of_val(out);
+    if wpe.width() != wte.width {
+        return Err(Outside);
+    }
+    let out = Out::new(out, wte.width);
+    let n_ahead = wte.n_ahead();
+    in_parallel(n_places, n_bytes, |range| {
+        let (mut token, mut position) = (Scratch::new(wte.width), Scratch::new(wte.width));
+        let mut ahead = range.clone().flat_map(|i| outputs_of(i).1).skip(n_ahead);
+        for i in range.clone() {
+            let (place, outputs) = outputs_of(i);
+            let position = wpe.row(place, &mut position)?;
+            for n in outputs {
+                let next = wte.next(ahead.next().map(|next| &ids[next]));
+                let row = wte.row(ids[n].row(), &mut token)?;
+                // SAFETY: each output stands at one place, and the tasks' ranges of places do not overlap.
+                simd::add(unsafe { out.row(n) }, row, position, next, out.stream);
+            }
+        }
+        simd::fence(out.stream);
+        Ok(())
+    })
+}

@@ -1,0 +1,102 @@
+//! A table whose rows stay as they are stored: in a file, in memory or remote.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::op::{Added, GatherBytes, Of};
+use crate::error::{Error, Result};
+use crate::kernel::core::element::Id;
+use crate::kernel::ids::{CheckedIds, Places, Table};
+use crate::rows::{RowBytes, StoredRows};
+
+/// Rows that lie somewhere in bytes, as a table of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredTable {
+    pub(crate) rows: StoredRows,
+    /// What rows are converted to, and where they go.
+    pub(crate) dtype: DType,
+    pub(crate) device: Device,
+    pub(crate) table: Table,
+}
+
+/// The table whose rows are added.
+#[derive(Clone, Copy)]
+pub(crate) enum Wpe<'a> {
+    Stored(&'a StoredTable),
+    /// Of the type of what comes out, on the host.
+    Dense(&'a Tensor),
+}
+
+impl StoredTable {
+    /// Holds `ids` to the contract; they stay on the host.
+    pub(crate) fn check(&self, ids: &Tensor) -> Result<CheckedIds> {
+        CheckedIds::new(&ids.to_device(&Device::Cpu)?, self.table, self.rows.n_rows, &Device::Cpu)
+    }
+
+    /// The rows of `ids` `[..]`: `[.., C]`.
+    pub(crate) fn gather(&self, ids: &CheckedIds) -> Result<Tensor> {
+        self.run(ids, None)
+    }
+
+    /// Rows of this table plus rows of `wpe` for their places, in one pass.
+    pub(crate) fn gather_add(&self, ids: &CheckedIds, wpe: Wpe<'_>, places: &Places) -> Result<Tensor> {
+        self.run(ids, Some((wpe, places)))
+    }
+
+    /// Whether [`gather_add`](Self::gather_add) can read the rows of `wpe`: on the host, and of no graph.
+    pub(crate) fn can_add(&self, wpe: &Tensor) -> bool {
+        self.device.is_cpu() && wpe.device().is_cpu() && !wpe.track_op()
+    }
+
+    /// Rows `start..start + t`.
+    pub(crate) fn narrow(&self, start: usize, t: usize) -> Result<Tensor> {
+        let ids: Vec<i64> = (start..start + t).map(|row| row as i64).collect();
+        self.gather(&self.check(&Tensor::new(ids, &Device::Cpu)?)?)
+    }
+
+    /// All of its bytes, if they are on this machine.
+    pub(crate) fn bytes_here(&self) -> Result<&[u8]> {
+        let end = self.rows.range(self.rows.n_rows).start;
+        self.rows.bytes.here().get(self.rows.start..end).ok_or(Error::NotInMemory { table: self.table.name() })
+    }
+
+    /// Asks the system, or who fetches the bytes, for the rows of `ids` before they are needed.
+    pub(crate) fn prefetch(&self, ids: &CheckedIds) -> Result<()> {
+        let RowBytes::Mapped(map) = &self.rows.bytes else {
+            return self.rows.with_rows(ids.on_host()?.to_dtype(DType::I64)?).map(drop);
+        };
+        for id in ids.on_host()?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()? {
+            let range = self.rows.range(id.row());
+            // Advice may be ignored, and so may its failure.
+            #[cfg(unix)]
+            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+            #[cfg(not(unix))]
+            let _ = (range, map);
+        }
+        Ok(())
+    }
+
+    fn run(&self, ids: &CheckedIds, wpe: Option<(Wpe<'_>, &Places)>) -> Result<Tensor> {
+        let wide = |ids: &CheckedIds| Ok::<_, Error>(ids.on_host()?.to_dtype(DType::I64)?);
+        let (wte, input_ids) = self.rows.with_rows(wide(ids)?)?;
+        let given = |places: &Tensor| Ok::<_, Error>(places.broadcast_as(ids.dims())?.contiguous()?);
+        let wpe = match wpe {
+            Some((Wpe::Stored(wpe), &Places::Counted { start, t })) => {
+                let (wpe, start) = wpe.rows.with_counted(start, t)?;
+                Some((Added::Stored(wpe), Of::Counted { start, t }))
+            }
+            Some((Wpe::Stored(wpe), Places::Given(places))) => {
+                let (wpe, places) = wpe.rows.with_rows(wide(places)?)?;
+                Some((Added::Stored(wpe), Of::Given(given(&places)?)))
+            }
+            Some((Wpe::Dense(wpe), &Places::Counted { start, t })) => {
+                Some((Added::Dense(wpe.contiguous()?), Of::Counted { start, t }))
+            }
+            Some((Wpe::Dense(wpe), Places::Given(places))) => {
+                Some((Added::Dense(wpe.contiguous()?), Of::Given(given(&wide(places)?)?)))
+            }
+            None => None,
+        };
+        let rows = input_ids.apply_op1_no_bwd(&GatherBytes { wte, dtype: self.dtype, wpe })?;
+        Ok(rows.to_device(&self.device)?)
+    }
+}

@@ -1,0 +1,59 @@
+//! Checks of shapes, dtypes and devices, each written once.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+
+/// What is named `left` and lies on one device, and what is named `right` and lies on the other, go together.
+pub(crate) fn same_device(
+    (left, left_device): (&'static str, &Device),
+    (right, right_device): (&'static str, &Device),
+) -> Result<()> {
+    if left_device.same_device(right_device) {
+        return Ok(());
+    }
+    Err(Error::TableMismatch {
+        left,
+        right,
+        property: "device",
+        left_value: format!("{:?}", left_device.location()),
+        right_value: format!("{:?}", right_device.location()),
+    })
+}
+
+/// What is named `left` and what is named `right` are of one type.
+pub(crate) fn same_dtype(
+    (left, left_dtype): (&'static str, DType),
+    (right, right_dtype): (&'static str, DType),
+) -> Result<()> {
+    if left_dtype == right_dtype {
+        return Ok(());
+    }
+    let (left_value, right_value) = (format!("{left_dtype:?}"), format!("{right_dtype:?}"));
+    Err(Error::TableMismatch { left, right, property: "dtype", left_value, right_value })
+}
+
+/// The outer dimensions of `x`, once it is known to be `[.., width]` of `dtype`, as `table` is.
+pub(crate) fn outer_dims<'a>(
+    what: &'static str,
+    x: &'a Tensor,
+    (table, width, dtype): (&'static str, usize, DType),
+) -> Result<&'a [usize]> {
+    same_dtype((what, x.dtype()), (table, dtype))?;
+    match x.dims().split_last() {
+        Some((&last, outer)) if last == width => Ok(outer),
+        _ => Err(Error::ShapeMismatch { what, got: x.shape().clone(), expected: format!("[.., {width}]") }),
+    }
+}
+
+/// A buffer for ids of shape `ids_dims`.
+pub(crate) fn fits_buffer(buffer: &Tensor, ids_dims: &[usize], width: usize) -> Result<()> {
+    match buffer.dims().split_last() {
+        Some((&last, outer)) if last == width && outer == ids_dims && buffer.is_contiguous() => Ok(()),
+        _ => Err(Error::ShapeMismatch {
+            what: "buffer",
+            got: buffer.shape().clone(),
+            expected: format!("{ids_dims:?} followed by the width of the tables, contiguous"),
+        }),
+    }
+}
