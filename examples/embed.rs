@@ -13,18 +13,17 @@ mod hub;
 mod input;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
-use candle_gpt_input::checkpoint::{LoadReport, save_tensors};
+use candle_gpt_input::checkpoint::{Checkpoint, LoadReport, save_tensors};
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
 use clap::Parser;
-use hub::{Remote, Wanted};
 use input::{Batch, tokenizer_for};
 
 /// Embedded when nothing else is asked for.
@@ -45,18 +44,18 @@ struct Args {
     /// A GPT-2 checkpoint: a safetensors file, a folder, or a sharded folder
     #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
     weights: PathBuf,
-    /// A model to download from the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
+    /// A model on the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
     #[arg(long, value_name = "REPO", conflicts_with = "weights")]
     hub: Option<String>,
     /// Leaves the tables in their file: only the rows that are asked for are read
-    #[arg(long)]
+    #[arg(long, conflicts_with = "hub")]
     mapped: bool,
     /// Keeps the token table in quantized blocks, those of the file if it has them: q8_0, q5_1, q5_0, q4_1, q4_0, or q6k to
     /// q2k where 256 divides the width
     #[arg(long, value_name = "TYPE", value_parser = parse_block_type, conflicts_with_all = ["mapped", "remote"])]
     quantized: Option<GgmlDType>,
     /// Leaves the tables on the hub: only the rows that are asked for are fetched, and kept for the next time
-    #[arg(long, requires = "hub", conflicts_with = "mapped")]
+    #[arg(long, requires = "hub")]
     remote: bool,
     /// A byte-level BPE tokenizer.json [default: the one beside the weights, else GPT-2's]
     #[arg(long, value_name = "F")]
@@ -81,20 +80,22 @@ fn main() -> ExitCode {
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
-    let remote = args.hub.as_deref().filter(|_| args.remote).map(Remote::open).transpose()?;
-    let weights = match (&args.hub, &remote) {
-        (Some(_), Some(remote)) => remote.folder().unwrap_or(&args.weights).to_path_buf(),
-        (Some(repo), None) => hub::download(repo, Wanted::InputTables)?,
-        (None, _) => args.weights.clone(),
-    };
-    let (rows, tokenizer, tokenizing) = token_ids(&args, &weights)?;
+    let remote = args.hub.as_deref().map(|repo| hub::open(repo, true)).transpose()?;
+    let (rows, tokenizer, tokenizing) = token_ids(&args)?;
     let start = Instant::now();
     let own_before = own_memory();
-    let (layer, report) = match &remote {
-        Some(remote) => GptInputLayer::from_checkpoint_mapped(&remote.checkpoint()?, args.dtype, &device)?,
-        None if args.mapped => GptInputLayer::from_pretrained_mapped(&weights, args.dtype, &device)?,
-        None if args.quantized.is_some() => quantized(&args, &weights, &device, out)?,
-        None => GptInputLayer::from_pretrained_with_report(&weights, args.dtype, &device)?,
+    let opened;
+    let checkpoint = match &remote {
+        Some(remote) => &remote.checkpoint,
+        None => {
+            opened = Checkpoint::open(&args.weights)?;
+            &opened
+        }
+    };
+    let (layer, report) = match args.quantized {
+        Some(block_type) => quantized(checkpoint, block_type, args.dtype, &device, out)?,
+        None if args.mapped || args.remote => GptInputLayer::from_checkpoint_mapped(checkpoint, args.dtype, &device)?,
+        None => GptInputLayer::from_checkpoint(checkpoint, args.dtype, &device)?,
     };
     let loading = start.elapsed();
     writeln!(out, "{report}\ndevice {chosen}")?;
@@ -122,7 +123,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         )?;
     }
     if let Some(remote) = &remote {
-        writeln!(out, "{}", remote.fetched())?;
+        writeln!(out, "{}", (remote.fetched)())?;
     }
     if let Some(path) = &args.output {
         let input_ids = batch.input_ids.to_dtype(DType::U32)?;
@@ -138,18 +139,18 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
 
 /// The layer on blocks of the type that is asked for: the file's own, or made of its numbers.
 fn quantized(
-    args: &Args,
-    weights: &Path,
+    checkpoint: &Checkpoint,
+    block_type: GgmlDType,
+    dtype: DType,
     device: &Device,
     out: &mut impl Write,
 ) -> Result<(GptInputLayer, LoadReport)> {
-    if let Ok((layer, report)) = GptInputLayer::from_pretrained_quantized(weights, args.dtype, device)
-        && layer.wte().block_type() == args.quantized
+    if let Ok((layer, report)) = GptInputLayer::from_checkpoint_quantized(checkpoint, dtype, device)
+        && layer.wte().block_type() == Some(block_type)
     {
         return Ok((layer, report));
     }
-    let (layer, report) = GptInputLayer::from_pretrained_with_report(weights, args.dtype, device)?;
-    let Some(block_type) = args.quantized else { return Ok((layer, report)) };
+    let (layer, report) = GptInputLayer::from_checkpoint(checkpoint, dtype, device)?;
     let (layer, lost) = layer.quantize(block_type)?;
     writeln!(out, "{lost}")?;
     Ok((layer, report))
@@ -177,14 +178,15 @@ fn own_memory() -> Option<u64> {
 }
 
 /// One row of ids a text, with the tokenizer that made them, if one did.
-fn token_ids(args: &Args, weights: &Path) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>, Duration)> {
+fn token_ids(args: &Args) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>, Duration)> {
     let start = Instant::now();
     if !args.ids.is_empty() {
         return Ok((vec![args.ids.clone()], None, start.elapsed()));
     }
-    let tokenizer = match &args.tokenizer {
-        Some(file) => Tokenizer::from_file(file)?,
-        None => tokenizer_for(weights)?,
+    let tokenizer = match (&args.tokenizer, &args.hub) {
+        (Some(file), _) => Tokenizer::from_file(file)?,
+        (None, Some(repo)) => hub::tokenizer(repo)?,
+        (None, None) => tokenizer_for(&args.weights)?,
     };
     let mut texts = args.texts.clone();
     for file in &args.text_files {

@@ -5,7 +5,8 @@
 //!
 //! - `tokenizer` (default): [`tokenizer`], with GPT-2's merges compiled in. Without it neither its dependencies nor the 456 kB
 //!   of merges are built.
-//! - `hub`: the examples open models of the Hugging Face Hub.
+//! - `hub`: `hub`, which opens files of the Hugging Face Hub and of other servers by ranges. Without it nothing here touches
+//!   the network.
 //! - `cuda`: NVIDIA GPUs, by Candle's kernels and those of this crate; needs `nvcc`.
 //! - `metal`: Apple GPUs, by Candle's kernels.
 //! - `accelerate`: matrix products on Apple CPUs by Apple's library.
@@ -26,6 +27,9 @@ pub mod dropout;
 pub mod embedding;
 pub mod error;
 pub mod guide;
+#[cfg(feature = "hub")]
+#[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
+pub mod hub;
 pub mod init;
 pub mod input_layer;
 mod kernel;

@@ -11,9 +11,8 @@ use memmap2::Mmap;
 
 /// A file that is not on this machine, or not a file at all: its length, and its bytes at places.
 ///
-/// This crate never touches the network; who does implements this (`examples/hub/remote.rs` over HTTP) and hands it to
-/// [`Checkpoint::from_ranges`](crate::checkpoint::Checkpoint::from_ranges). What a call needs is asked for in one
-/// [`read`](Self::read), so that an implementation can coalesce ranges, fetch several at once and keep them by their places:
+/// [`Checkpoint::from_ranges`](crate::checkpoint::Checkpoint::from_ranges) takes one; the module `hub` (a feature) has one
+/// for files of HTTP servers. What a call needs is asked for in one [`read`](Self::read), so that an implementation can coalesce ranges, fetch several at once and keep them by their places:
 /// a row of a table is always the same range.
 pub trait ByteRanges: fmt::Debug + Send + Sync {
     /// What it is called in messages and reports: a URL, for one.

@@ -18,6 +18,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("tokenizer", 2),
     ("data", 3),
     ("dropout", 3),
+    ("hub", 3),
     ("init", 3),
     ("embedding", 4),
     ("optim", 4),

@@ -43,7 +43,7 @@ struct Args {
     /// A complete GPT-2 checkpoint: a safetensors file, a folder, or a sharded folder
     #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
     weights: PathBuf,
-    /// A model to download from the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
+    /// A model on the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
     #[arg(long, value_name = "REPO", conflicts_with = "weights")]
     hub: Option<String>,
     /// A text to go on from; several make a batch, padded on the left
@@ -91,22 +91,29 @@ fn main() -> ExitCode {
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
-    let weights = match &args.hub {
-        Some(repo) => hub::download(repo, hub::Wanted::Model)?,
-        None => args.weights.clone(),
+    let remote = args.hub.as_deref().map(|repo| hub::open(repo, false)).transpose()?;
+    let (rows, tokenizer) = prompts(&args)?;
+    let opened;
+    let checkpoint = match &remote {
+        Some(remote) => &remote.checkpoint,
+        None => {
+            opened = Checkpoint::open(&args.weights)?;
+            &opened
+        }
     };
-    let (rows, tokenizer) = prompts(&args, &weights)?;
-    let checkpoint = Checkpoint::open(&weights)?;
     let config = checkpoint.config()?;
     check_length(&rows, args.max_new_tokens, &config)?;
 
     let start = Instant::now();
-    let model =
-        Gpt2::from_checkpoint(&checkpoint, args.dtype, &device).with_context(|| weights.display().to_string())?;
+    let origin = || args.hub.clone().unwrap_or_else(|| args.weights.display().to_string());
+    let model = Gpt2::from_checkpoint(checkpoint, args.dtype, &device).with_context(origin)?;
     let GptInputConfig { n_layer, n_head, n_embd, .. } = config;
     let loading = start.elapsed().as_secs_f64();
     writeln!(out, "{n_layer} blocks, {n_head} heads, {n_embd} dimensions, {:?}, read in {loading:.2} s", args.dtype)?;
     writeln!(out, "device {chosen}")?;
+    if let Some(remote) = &remote {
+        writeln!(out, "{}", (remote.fetched)())?;
+    }
 
     let batch = Batch::left_padded(&rows, config.vocab_size)?;
     if args.logits_output.is_some() || args.max_new_tokens == 0 {
@@ -121,11 +128,14 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
 }
 
 /// One row of ids a prompt, with the tokenizer that made them, if one did.
-fn prompts(args: &Args, weights: &Path) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>)> {
+fn prompts(args: &Args) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>)> {
     if !args.ids.is_empty() {
         return Ok((vec![args.ids.clone()], None));
     }
-    let tokenizer = input::tokenizer_for(weights)?;
+    let tokenizer = match &args.hub {
+        Some(repo) => hub::tokenizer(repo)?,
+        None => input::tokenizer_for(&args.weights)?,
+    };
     let default = [DEFAULT_PROMPT.to_string()];
     let texts = if args.prompts.is_empty() { &default[..] } else { &args.prompts };
     let encode = |text: &String| {

@@ -1,141 +1,54 @@
-//! Downloads a model, or what the input layer needs of it, from the Hugging Face Hub (feature `hub`); or opens its weights
-//! where they are.
-
-#[cfg(feature = "hub")]
-pub mod cache;
-#[cfg(feature = "hub")]
-pub mod remote;
-#[cfg(feature = "hub")]
-pub mod request;
-
-use std::path::{Path, PathBuf};
+//! What `--hub REPO` opens (feature `hub`): weights by ranges, configuration and tokenizer whole.
 
 use anyhow::Result;
+use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::tokenizer::Tokenizer;
 
-/// What of a repository is wanted.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[allow(dead_code)] // each example wants one of them
-pub enum Wanted {
-    /// `config.json` and the weights; of a sharded model only the shards with the input tables.
-    InputTables,
-    /// `config.json`, all weights and, if there is one, `tokenizer.json`.
-    Model,
-}
-
-/// Downloads what is wanted of `repo`, and returns its folder. Honours `HF_ENDPOINT`, `HF_HOME` and the token of
-/// `hf auth login`; what is there already is not downloaded again, and what was cut short goes on where it stopped.
-#[cfg(feature = "hub")]
-pub fn download(repo: &str, wanted: Wanted) -> Result<PathBuf> {
-    use anyhow::{Context, bail};
-    use candle_gpt_input::checkpoint::ShardIndex;
-
-    let repo = hf_hub::api::sync::ApiBuilder::from_env().build()?.model(repo.to_string());
-    fetch(&repo, "config.json")?;
-    if wanted == Wanted::Model {
-        fetch(&repo, "tokenizer.json")?;
-    }
-    let weights = match fetch(&repo, "model.safetensors")? {
-        Some(file) => file,
-        None => {
-            let Some(index) = fetch(&repo, "model.safetensors.index.json")? else {
-                bail!("{} has neither model.safetensors nor model.safetensors.index.json", repo.url(""));
-            };
-            let shards = ShardIndex::open(&index)?;
-            let names = if wanted == Wanted::Model { shards.shards() } else { shards.shards_of_input_tables() };
-            for shard in names {
-                fetch(&repo, shard)?.with_context(|| format!("{} is missing", repo.url(shard)))?;
-            }
-            index
-        }
-    };
-    Ok(weights.parent().context("a file has a folder")?.to_path_buf())
-}
-
-/// The weights of a repository where they are, and its configuration, which is downloaded.
-#[cfg(feature = "hub")]
-#[allow(dead_code)] // by `embed` alone
+/// A repository's weights, open where they are.
 pub struct Remote {
-    file: std::sync::Arc<remote::RemoteFile>,
-    config: Option<PathBuf>,
+    pub checkpoint: Checkpoint,
+    /// What its files took so far, in words.
+    pub fetched: Box<dyn Fn() -> String>,
 }
 
+/// Opens the weights of a repository, or only those files of them that hold the input tables.
 #[cfg(feature = "hub")]
-#[allow(dead_code)] // by `embed` alone
-impl Remote {
-    /// Asks for the length of `model.safetensors`, or, of a sharded model, of the shard that holds both input tables.
-    ///
-    /// What is fetched is kept in the folder `ranges` of the hub's cache.
-    pub fn open(repo: &str) -> Result<Self> {
-        use anyhow::{Context, bail};
-        use candle_gpt_input::checkpoint::ShardIndex;
-        use request::RemoteError;
+pub fn open(repo: &str, only_input_tables: bool) -> Result<Remote> {
+    use std::sync::Arc;
 
-        let cache = hf_hub::Cache::from_env();
-        let (token, ranges) = (cache.token(), cache.path().join("ranges"));
-        let repo = hf_hub::api::sync::ApiBuilder::from_env().build()?.model(repo.to_string());
-        let open = |name: &str| remote::RemoteFile::open(&repo.url(name), token.as_deref(), Some(&ranges));
-        let config = fetch(&repo, "config.json")?;
-        let mut name = "model.safetensors".to_string();
-        let mut file = open(&name);
-        if let Err(RemoteError::NotFound) = file {
-            let Some(index) = fetch(&repo, "model.safetensors.index.json")? else {
-                bail!("{} has neither model.safetensors nor model.safetensors.index.json", repo.url(""));
-            };
-            let index = ShardIndex::open(&index)?;
-            let shards: Vec<&str> = index.shards_of_input_tables().into_iter().collect();
-            let [shard] = shards[..] else {
-                bail!("{}: {} shards hold the input tables: leave out --remote", repo.url(""), shards.len());
-            };
-            name = shard.to_string();
-            file = open(&name);
-        }
-        Ok(Self { file: file.with_context(|| repo.url(&name))?.into(), config })
-    }
+    use candle_gpt_input::checkpoint::ByteRanges;
+    use candle_gpt_input::hub::{RemoteFile, Repo};
 
-    /// Where its configuration lies on this machine.
-    pub fn folder(&self) -> Option<&Path> {
-        self.config.as_deref()?.parent()
-    }
-
-    /// Its header is fetched.
-    pub fn checkpoint(&self) -> Result<candle_gpt_input::checkpoint::Checkpoint> {
-        Ok(candle_gpt_input::checkpoint::Checkpoint::from_ranges(self.file.clone(), self.config.as_deref())?)
-    }
-
-    /// What it took so far, in words.
-    pub fn fetched(&self) -> String {
-        use candle_gpt_input::checkpoint::ByteRanges;
-
-        let (n_requests, n_bytes) = self.file.fetched();
-        format!("fetched {n_bytes} of {} bytes in {n_requests} requests", self.file.n_bytes())
-    }
+    let repo = Repo::from_env(repo)?;
+    let files = if only_input_tables { repo.input_tables()? } else { repo.weights()? };
+    let files: Vec<Arc<RemoteFile>> = files.into_iter().map(Arc::new).collect();
+    let shards = files.iter().map(|file| file.clone() as Arc<dyn ByteRanges>).collect();
+    let checkpoint = Checkpoint::from_shards(shards, repo.text("config.json")?.as_deref())?;
+    let fetched = move || {
+        let (n_requests, n_bytes) = files.iter().fold((0, 0), |(n_requests, n_bytes), file| {
+            let (more_requests, more_bytes) = file.fetched();
+            (n_requests + more_requests, n_bytes + more_bytes)
+        });
+        let all: u64 = files.iter().map(|file| file.n_bytes()).sum();
+        format!("fetched {n_bytes} of {all} bytes in {n_requests} requests")
+    };
+    Ok(Remote { checkpoint, fetched: Box::new(fetched) })
 }
 
-/// One file, or `None` if the repository does not have it. Each try begins where the last one was cut.
+/// The tokenizer of a repository, or else GPT-2's.
 #[cfg(feature = "hub")]
-fn fetch(repo: &hf_hub::api::sync::ApiRepo, name: &str) -> Result<Option<PathBuf>> {
-    use anyhow::Context;
+pub fn tokenizer(repo: &str) -> Result<Tokenizer> {
+    use candle_gpt_input::hub::Repo;
 
-    const TRIES: u32 = 4;
-    let mut tried = 0;
-    loop {
-        match repo.get(name) {
-            Ok(path) => return Ok(Some(path)),
-            Err(error) if error.to_string().contains("status: 404") => return Ok(None),
-            Err(error) => {
-                tried += 1;
-                if tried == TRIES {
-                    return Err(error).with_context(|| format!("cannot download {}", repo.url(name)));
-                }
-                std::thread::sleep(std::time::Duration::from_millis(100 << tried));
-            }
-        }
-    }
+    Ok(match Repo::from_env(repo)?.text("tokenizer.json")? {
+        Some(text) => Tokenizer::from_json(&text)?,
+        None => Tokenizer::gpt2()?.clone(),
+    })
 }
 
 /// Without the feature: how to get it.
 #[cfg(not(feature = "hub"))]
-pub fn download(repo: &str, _: Wanted) -> Result<PathBuf> {
+pub fn open(repo: &str, _: bool) -> Result<Remote> {
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_string());
     anyhow::bail!(
         "--hub needs a build with `--features hub`; or put {endpoint}/{repo}/resolve/main/model.safetensors and \
@@ -143,27 +56,8 @@ pub fn download(repo: &str, _: Wanted) -> Result<PathBuf> {
     )
 }
 
-/// Without the feature nothing is opened.
+/// Nothing gets this far.
 #[cfg(not(feature = "hub"))]
-#[allow(dead_code)] // by `embed` alone, here too
-pub enum Remote {}
-
-#[cfg(not(feature = "hub"))]
-#[allow(dead_code)] // by `embed` alone, here too
-impl Remote {
-    pub fn open(repo: &str) -> Result<Self> {
-        download(repo, Wanted::InputTables).and_then(|_| anyhow::bail!("--remote needs a build with `--features hub`"))
-    }
-
-    pub fn folder(&self) -> Option<&Path> {
-        match *self {}
-    }
-
-    pub fn checkpoint(&self) -> Result<candle_gpt_input::checkpoint::Checkpoint> {
-        match *self {}
-    }
-
-    pub fn fetched(&self) -> String {
-        match *self {}
-    }
+pub fn tokenizer(repo: &str) -> Result<Tokenizer> {
+    anyhow::bail!("{repo}: --hub needs a build with `--features hub`")
 }

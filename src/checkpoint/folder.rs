@@ -46,7 +46,7 @@ pub(super) fn weights_at(path: &Path) -> Result<(PathBuf, bool), CheckpointError
 pub(super) fn is_index(path: &Path) -> bool {
     let Ok(file) = ByteFile::open(path) else { return false };
     let front = file.bytes_at(0, file.n_bytes.min(64)).unwrap_or_default();
-    Format::of(&file).is_none() && front.trim_ascii_start().first() == Some(&b'{')
+    matches!(Format::of(&file), Ok(None)) && front.trim_ascii_start().first() == Some(&b'{')
 }
 
 /// The file in a folder that its weights begin with.
@@ -61,7 +61,7 @@ fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
     let mut others = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        if let Some(format) = ByteFile::open(&path).ok().as_ref().and_then(Format::of) {
+        if let Some(format) = ByteFile::open(&path).ok().and_then(|file| Format::of(&file).ok()?) {
             others.push((path, format));
         }
     }
@@ -113,12 +113,17 @@ pub(super) fn config_file(
     }
 }
 
+/// The text of a configuration that belongs to the checkpoint at `path`.
+pub(super) fn parse_config(path: &Path, text: &str) -> Result<ConfigFile, CheckpointError> {
+    ConfigFile::parse(text)
+        .map_err(|source| CheckpointError::Config { path: path.to_path_buf(), source: source.into() })
+}
+
 /// What a single file says of itself.
 pub(super) fn embedded_config(weights: &Weights) -> Result<Option<(ConfigSource, ConfigFile)>, CheckpointError> {
     let Weights::File(opened) = weights else { return Ok(None) };
     let Some(text) = opened.metadata().get(CONFIG_METADATA) else { return Ok(None) };
-    let config = ConfigFile::parse(text)
-        .map_err(|source| CheckpointError::Config { path: opened.path().to_path_buf(), source: source.into() })?;
+    let config = parse_config(opened.path(), text)?;
     Ok(Some((ConfigSource::Metadata(opened.path().to_path_buf()), config)))
 }
 

@@ -40,8 +40,8 @@ pub use sharded::ShardIndex;
 pub(crate) use weights::WeightsFile;
 
 const CONFIG_FILE: &str = "config.json";
-const WEIGHTS_FILE: &str = "model.safetensors";
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The key of a safetensors file's metadata under which a single file carries its configuration.
 const CONFIG_METADATA: &str = "gpt_input_config";
 /// The key of a configuration under which a header states how many rows a padded table has.
@@ -116,7 +116,7 @@ impl Checkpoint {
     }
 
     /// Opens a single file of any [`Format`] but TensorFlow's whose bytes are asked for by their places: over a network,
-    /// for one. `config` is its `config.json`, if there is one on this machine.
+    /// for one. `config` is the text of its `config.json`, if there is one.
     ///
     /// Only the header is fetched, in pages of 16 KiB. [`GptInputLayer::from_checkpoint_mapped`] then fetches the rows that a call
     /// asks for, everything else fetches what it reads.
@@ -126,11 +126,20 @@ impl Checkpoint {
     /// # Errors
     /// As [`open`](Self::open); what `ranges` reports is
     /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with its name.
-    pub fn from_ranges(ranges: Arc<dyn ByteRanges>, config: Option<&Path>) -> Result<Self> {
-        let path = PathBuf::from(ranges.name());
-        let weights = Weights::File(WeightsFile::parse(ByteFile::elsewhere(ranges))?);
+    pub fn from_ranges(ranges: Arc<dyn ByteRanges>, config: Option<&str>) -> Result<Self> {
+        Self::from_shards(vec![ranges], config)
+    }
+
+    /// Opens several such files as one checkpoint; their tensors have different names.
+    ///
+    /// # Errors
+    /// As [`from_ranges`](Self::from_ranges).
+    pub fn from_shards(shards: Vec<Arc<dyn ByteRanges>>, config: Option<&str>) -> Result<Self> {
+        let path = PathBuf::from(shards.first().map(|shard| shard.name()).unwrap_or_default());
+        let files = shards.into_iter().map(|shard| WeightsFile::parse(ByteFile::elsewhere(shard)));
+        let weights = Weights::File(WeightsFile::joined(files.collect::<Result<_, _>>()?)?);
         let config = match config {
-            Some(config) => Some(folder::config_file(config.to_path_buf(), ConfigFile::parse)?),
+            Some(text) => Some((ConfigSource::Given, folder::parse_config(&path, text)?)),
             None => folder::embedded_config(&weights)?,
         };
         Ok(Self { path, weights, config, prefix: None })

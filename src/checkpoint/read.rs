@@ -13,6 +13,8 @@ use crate::memory;
 
 /// About how much of a tensor is read before it is converted.
 const PIECE_BYTES: usize = 1 << 20;
+/// The same of bytes elsewhere: enough for several requests at once.
+const PIECE_BYTES_ELSEWHERE: usize = 16 << 20;
 
 /// All numbers of `tensor`, in the order of its rows: one pass over its bytes, one allocation of the result.
 ///
@@ -44,7 +46,8 @@ fn convert<T: Element>(tensor: &StoredTensor, bytes: &mut dyn Read, elsewhere: b
         Place::Plain { .. } if !elsewhere => memory::with_capacity(tensor.n_elements()),
         _ => Vec::new(),
     };
-    let whole_blocks = (PIECE_BYTES / tensor.dtype.block_bytes).max(1) * tensor.dtype.block_bytes;
+    let piece_bytes = if elsewhere { PIECE_BYTES_ELSEWHERE } else { PIECE_BYTES };
+    let whole_blocks = (piece_bytes / tensor.dtype.block_bytes).max(1) * tensor.dtype.block_bytes;
     let mut piece = vec![0; whole_blocks.min(left)];
     while left > 0 {
         let n_bytes = whole_blocks.min(left);

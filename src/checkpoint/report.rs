@@ -46,6 +46,8 @@ pub enum ConfigSource {
     File(PathBuf),
     /// The metadata of the safetensors file.
     Metadata(PathBuf),
+    /// The text that [`Checkpoint::from_ranges`](crate::checkpoint::Checkpoint::from_ranges) was given.
+    Given,
     /// Nowhere: dimensions from the tables' shapes, the number of blocks from the names, the rest from the defaults.
     Shapes,
 }
@@ -70,6 +72,7 @@ impl fmt::Display for LoadReport {
         match &self.config_source {
             ConfigSource::File(path) => write!(f, "config from {}", path.display())?,
             ConfigSource::Metadata(path) => write!(f, "config from the metadata of {}", path.display())?,
+            ConfigSource::Given => write!(f, "config as given")?,
             ConfigSource::Shapes => write!(f, "no config: dimensions from the tables' shapes")?,
         }
         write!(f, "; {} other tensors left", self.unused.len())

@@ -27,11 +27,17 @@ impl ShardIndex {
     /// # Errors
     /// [`CheckpointError::Io`], or [`CheckpointError::InvalidIndex`] if it is no index or a shard's name leaves its folder.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
-        let path = path.as_ref().to_path_buf();
+        let path = path.as_ref();
         let text =
-            std::fs::read_to_string(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+            std::fs::read_to_string(path).map_err(|source| CheckpointError::Io { path: path.to_path_buf(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads the text of an index file that lies at `path`, or would.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, CheckpointError> {
+        let path = path.to_path_buf();
         let invalid = |reason: String| CheckpointError::InvalidIndex { path: path.clone(), reason };
-        let IndexFile { weight_map } = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        let IndexFile { weight_map } = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
         if weight_map.is_empty() {
             return Err(invalid("its weight_map is empty".to_string()));
         }

@@ -39,7 +39,11 @@ impl WeightsFile {
     /// The same of bytes wherever they are.
     pub(super) fn parse(file: ByteFile) -> Result<Self, CheckpointError> {
         let path = file.path.clone();
-        let recognised = Format::of(&file);
+        let recognised = match Format::of(&file) {
+            Ok(format) => format,
+            Err(ParseError::Io(source)) => return Err(CheckpointError::Io { path, source }),
+            Err(_) => None,
+        };
         let format = recognised.unwrap_or(Format::Safetensors);
         // What a file says reaches the message, but not what it does to a terminal.
         let printable = |text: String| text.replace(char::is_control, "?");
@@ -71,6 +75,35 @@ impl WeightsFile {
         };
         contents.check(&files).map_err(at_path)?;
         Ok(Self { format, contents, files })
+    }
+
+    /// Several files as one, known by the first.
+    pub(super) fn joined(files: Vec<Self>) -> Result<Self, CheckpointError> {
+        let mut files = files.into_iter();
+        let Some(mut joined) = files.next() else {
+            return Err(CheckpointError::NoWeights { path: PathBuf::new(), found: "none".to_string() });
+        };
+        for file in files {
+            let n_before = joined.files.len();
+            for (name, mut tensor) in file.contents.tensors {
+                let invalid = |reason| {
+                    let (path, format) = (file.files[0].path.clone(), file.format.to_string());
+                    CheckpointError::InvalidFile { path, format, reason }
+                };
+                match &mut tensor.place {
+                    Place::Plain { file, .. } => *file += n_before,
+                    Place::Deflated { .. } => {
+                        return Err(invalid(format!("`{name}` is compressed, in one of several files")));
+                    }
+                }
+                if joined.contents.tensors.contains_key(&name) {
+                    return Err(invalid(format!("it holds `{name}`, and so does a file before it")));
+                }
+                joined.contents.tensors.insert(name, tensor);
+            }
+            joined.files.extend(file.files);
+        }
+        Ok(joined)
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -5,6 +5,8 @@ mod config;
 mod data;
 mod device;
 mod embedding;
+#[cfg(feature = "hub")]
+mod hub;
 mod optim;
 mod position;
 mod rng;
@@ -18,6 +20,9 @@ pub use config::ConfigError;
 pub use data::DataError;
 pub use device::DeviceError;
 pub use embedding::EmbeddingError;
+#[cfg(feature = "hub")]
+#[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
+pub use hub::{FetchError, HubError};
 pub use optim::OptimError;
 pub use position::PositionError;
 pub use rng::RngError;
@@ -170,6 +175,11 @@ pub enum Error {
     /// Positions that were asked for what their scheme does not do, or given what does not go with it.
     #[error(transparent)]
     Position(#[from] PositionError),
+    /// A server that does not give what was asked of it. Needs the feature `hub`.
+    #[cfg(feature = "hub")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// Anything Candle reports.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

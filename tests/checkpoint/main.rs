@@ -3,10 +3,6 @@
 mod broken;
 mod conversions;
 mod formats;
-#[cfg(feature = "hub")]
-#[path = "../../examples/hub/mod.rs"]
-#[allow(dead_code)] // of the examples, only what opens a file by its URL is tested here
-mod hub;
 mod mapped;
 #[cfg(target_os = "linux")]
 mod memory;

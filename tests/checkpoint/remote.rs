@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use candle_gpt_input::Error;
 use candle_gpt_input::checkpoint::ByteRanges;
+use candle_gpt_input::error::{FetchError, HubError};
+use candle_gpt_input::hub::{Client, RemoteFile, Repo};
 
-use super::hub::remote::RemoteFile;
-use super::hub::request::RemoteError;
 use super::support::http::{Fault, Hub};
 use super::*;
 
@@ -27,6 +28,20 @@ fn serve(bytes: Vec<u8>) -> Hub {
 
 fn url(hub: &Hub) -> String {
     format!("{}/someone/gpt2/resolve/main/x", hub.url())
+}
+
+/// Without a token, keeping nothing.
+fn open(hub: &Hub) -> RemoteFile {
+    Client::new().open(&url(hub)).unwrap()
+}
+
+/// Why a file was not fetched.
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T>) -> FetchError {
+    match result {
+        Err(Error::Hub(HubError::Fetch { source, .. })) => source,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn layer(file: RemoteFile) -> Result<GptInputLayer> {
@@ -53,8 +68,7 @@ fn remote_rows_are_those_in_memory() -> Result<()> {
         let path = golden("formats").join(name);
         let hub = serve(fs::read(&path).unwrap());
         for dtype in [DType::F32, DType::BF16, DType::F16, DType::F64] {
-            let checkpoint =
-                Checkpoint::from_ranges(Arc::new(RemoteFile::open(&url(&hub), None, None).unwrap()), None)?;
+            let checkpoint = Checkpoint::from_ranges(Arc::new(open(&hub)), None)?;
             let (remote, _) = GptInputLayer::from_checkpoint_mapped(&checkpoint, dtype, &Device::Cpu)?;
             let resident = GptInputLayer::from_pretrained(&path, dtype, &Device::Cpu)?;
             mapped::assert_same_rows(&remote, &resident)?;
@@ -70,7 +84,7 @@ fn remote_rows_are_those_in_memory() -> Result<()> {
 fn only_the_rows_are_fetched_and_only_once() -> Result<()> {
     let (bytes, cache) = (weights(0.), TempDir::new().unwrap());
     let hub = serve(bytes.clone());
-    let open = || RemoteFile::open(&url(&hub), None, Some(cache.path()));
+    let open = || Client::new().with_cache(cache.path()).open(&url(&hub));
     let remote = layer(open().unwrap())?;
     let n_header = hub.requests().len();
     assert_eq!(n_header, 2, "the first byte and one page");
@@ -99,7 +113,7 @@ fn only_the_rows_are_fetched_and_only_once() -> Result<()> {
 #[test]
 fn ranges_come_at_the_same_time_but_not_all() -> Result<()> {
     let hub = serve(weights(0.));
-    let remote = layer(RemoteFile::open(&url(&hub), None, None).unwrap())?;
+    let remote = layer(open(&hub))?;
     hub.delay(Duration::from_millis(100));
     let far_apart: Vec<u32> = (0..25).map(|i| i * 20).collect();
     remote.embed_tokens(&Tensor::new(far_apart, &Device::Cpu)?)?;
@@ -113,7 +127,7 @@ fn what_passes_is_tried_again() -> Result<()> {
     let bytes = weights(0.);
     let hub = serve(bytes.clone());
     let expected = resident(&bytes).forward(&ids())?;
-    let remote = layer(RemoteFile::open(&url(&hub), None, None).unwrap())?;
+    let remote = layer(open(&hub))?;
     for fault in [Fault::Cut(0), Fault::Cut(100), Fault::Status(503, 0), Fault::Status(429, 0)] {
         hub.misbehave(3, fault);
         assert_bits_eq(&remote.forward(&ids())?, &expected);
@@ -129,12 +143,12 @@ fn what_passes_is_tried_again() -> Result<()> {
 fn a_server_that_misbehaves_is_an_error() -> Result<()> {
     let hub = serve(weights(0.));
     let at = url(&hub);
-    let remote = layer(RemoteFile::open(&at, None, None).unwrap())?;
+    let remote = layer(open(&hub))?;
     for (fault, expected) in [
-        (Fault::NoRanges, "the server does not serve ranges: download the file instead (without --remote)"),
+        (Fault::NoRanges, "the server does not serve ranges: download the file instead"),
         (Fault::Status(500, 0), "the server answers with status 500"),
         (Fault::Status(403, 0), "the server answers with status 403"),
-        (Fault::Status(404, 0), "it is not there (status 404)"),
+        (Fault::Status(404, 0), "the server has no such file (status 404)"),
         (Fault::Cut(10), "the connection was cut after 10 of 148 bytes"),
         (Fault::TooLong, "148 bytes were asked for, but the server sent more"),
         (Fault::Shifted, "but the server sent bytes "),
@@ -159,28 +173,123 @@ fn a_server_that_misbehaves_is_an_error() -> Result<()> {
 #[test]
 fn opening_says_what_is_wrong() {
     let hub = serve(weights(0.));
-    let open = |url: &str| RemoteFile::open(url, None, None);
-    assert!(matches!(open(&format!("{}y", url(&hub))), Err(RemoteError::NotFound)));
+    let open = |url: &str| Client::new().open(url);
+    assert!(matches!(refused(open(&format!("{}y", url(&hub)))), FetchError::NotFound));
     hub.misbehave(1, Fault::NoRanges);
-    assert!(matches!(open(&url(&hub)), Err(RemoteError::NoRanges)));
+    assert!(matches!(refused(open(&url(&hub))), FetchError::NoRanges));
     // It speaks no TLS.
-    let error = open(&url(&hub).replace("http:", "https:"));
-    assert!(matches!(error, Err(RemoteError::Tls(_) | RemoteError::Unreachable(_))), "{error:?}");
+    let error = refused(open(&url(&hub).replace("http:", "https:")));
+    assert!(matches!(error, FetchError::Tls { .. } | FetchError::Unreachable { .. }), "{error:?}");
     // Nobody listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let nobody = open(&format!("http://127.0.0.1:{port}/x"));
-    assert!(matches!(nobody, Err(RemoteError::Unreachable(_))), "{nobody:?}");
+    let nobody = refused(open(&format!("http://127.0.0.1:{port}/x")));
+    assert!(matches!(nobody, FetchError::Unreachable { .. }), "{nobody:?}");
+    for address in ["", "x", "/x", "ftp://127.0.0.1/x", "file:///etc/passwd"] {
+        assert!(matches!(refused(open(address)), FetchError::Address), "{address}");
+    }
+    assert!(matches!(refused(open("http://127.0.0.1/a b")), FetchError::Address));
+    let error = refused(Client::new().with_token("a\nb").open(&url(&hub)));
+    assert!(matches!(error, FetchError::Request { .. }), "{error:?}");
 }
 
 #[test]
-fn a_redirection_is_followed_and_the_token_stays() -> Result<()> {
+fn a_token_stays_with_the_server_that_it_is_for() -> Result<()> {
     let bytes = weights(0.);
     let (hub, elsewhere) = (serve(bytes.clone()), serve(bytes.clone()));
-    hub.misbehave(usize::MAX, Fault::Redirect(elsewhere.url()));
-    let remote = layer(RemoteFile::open(&url(&hub), Some("secret"), None).unwrap())?;
-    assert_bits_eq(&remote.forward(&ids())?, &resident(&bytes).forward(&ids())?);
+    let client = Client::new().with_token("secret");
+    // Another port of the same machine, and the same port under another name, are other servers.
+    for to in [elsewhere.url(), elsewhere.url().replace("127.0.0.1", "localhost")] {
+        hub.misbehave(usize::MAX, Fault::Redirect(to));
+        let remote = layer(client.open(&url(&hub)).unwrap())?;
+        assert_bits_eq(&remote.forward(&ids())?, &resident(&bytes).forward(&ids())?);
+        assert_eq!(client.read(&url(&hub), 1 << 30)?, bytes);
+    }
     assert!(hub.requests().iter().all(|request| request.authorized));
     assert!(elsewhere.requests().iter().all(|request| !request.authorized) && !elsewhere.requests().is_empty());
+    assert!(!format!("{client:?}").contains("secret"));
+    Ok(())
+}
+
+/// No byte of the cache lies anywhere but below its folder.
+#[test]
+fn names_that_a_server_chooses_stay_in_the_cache() -> Result<()> {
+    let bytes = weights(0.);
+    let hub = serve(bytes.clone());
+    let outer = TempDir::new().unwrap();
+    let (cache, target) = (outer.path().join("a/b"), outer.path().join("target"));
+    for etag in [target.to_str().unwrap(), "../../../target", "..", "\\..\\target"] {
+        hub.misbehave(usize::MAX, Fault::ETag(format!("\"{etag}\"")));
+        let remote = layer(Client::new().with_cache(&cache).open(&url(&hub))?)?;
+        assert_bits_eq(&remote.forward(&ids())?, &resident(&bytes).forward(&ids())?);
+    }
+    let beside =
+        |folder: &Path| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!((beside(outer.path()), beside(&outer.path().join("a"))), (vec!["a".into()], vec!["b".into()]));
+    Ok(())
+}
+
+#[test]
+fn a_server_that_takes_its_time_is_left() {
+    let hub = serve(weights(0.));
+    let client = Client::new().with_timeout(Duration::from_millis(300));
+    let remote = layer(client.open(&url(&hub)).unwrap()).unwrap();
+    for fault in [Fault::Silent, Fault::Dripping] {
+        hub.misbehave(usize::MAX, fault);
+        let start = Instant::now();
+        let too_long = [refused(client.open(&url(&hub)).map(drop)), refused(client.read(&url(&hub), 1 << 30))];
+        // A single byte is not slow.
+        assert!(matches!(too_long[1], FetchError::TimedOut { .. }), "{too_long:?}");
+        let text = format!("{:?}", remote.embed_tokens(&Tensor::new(3u32, &Device::Cpu).unwrap()).unwrap_err());
+        assert!(text.contains("TimedOut"), "{text}");
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn whole_files_are_bounded() -> Result<()> {
+    let hub = serve(vec![7; 1000]);
+    let read = |max_bytes| Client::new().read(&url(&hub), max_bytes);
+    assert_eq!(read(1000)?, [7; 1000]);
+    assert!(matches!(refused(read(999)), FetchError::TooLarge { max_bytes: 999 }));
+    hub.misbehave(usize::MAX, Fault::Cut(10));
+    assert!(matches!(refused(read(1000)), FetchError::Cut { got: 10, wanted: 1000 }));
+    hub.misbehave(3, Fault::Cut(10));
+    assert_eq!(read(1000)?, [7; 1000]);
+    hub.misbehave(usize::MAX, Fault::Redirect(hub.url()));
+    assert!(matches!(refused(read(1000)), FetchError::TooManyRedirects { max: 5 }));
+    Ok(())
+}
+
+#[test]
+fn shards_are_one_checkpoint() -> Result<()> {
+    let folder = golden("gpt2_sharded");
+    let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_string();
+    let hub = Hub::serve(entries.map(|path| (name(&path), fs::read(&path).unwrap())).collect());
+    let repo = Repo::new(Client::new(), &hub.url(), "someone/gpt2")?;
+    let shards = repo.weights()?.into_iter().map(|file| Arc::new(file) as Arc<dyn ByteRanges>).collect();
+    let remote = Checkpoint::from_shards(shards, repo.text("config.json")?.as_deref())?;
+    let here = Checkpoint::open(&folder)?;
+    assert_eq!(remote.config()?, here.config()?);
+    let names = |checkpoint: &Checkpoint| -> Result<Vec<_>> {
+        Ok(checkpoint.tensors()?.into_iter().map(|entry| (entry.name, entry.shape)).collect())
+    };
+    assert_eq!(names(&remote)?, names(&here)?);
+    for (name, _) in names(&here)? {
+        let tensor = |checkpoint: &Checkpoint| {
+            checkpoint.var_builder(DType::F32, &Device::Cpu).get_unchecked_dtype(&name, DType::F32).unwrap()
+        };
+        assert_bits_eq(&tensor(&remote), &tensor(&here));
+    }
+    assert_eq!(repo.input_tables()?.len(), 1);
+    assert_eq!(repo.text("none.txt")?, None);
+    for name in ["", "a/b/c", "../b", "a/..", "a b", "a/", "/a", "a?b"] {
+        assert!(matches!(Repo::new(Client::new(), &hub.url(), name), Err(Error::Hub(HubError::RepoName { .. }))));
+    }
+    // The same shard twice holds the same names.
+    let twice = vec![Arc::new(repo.input_tables()?.remove(0)) as Arc<dyn ByteRanges>; 2];
+    let text = error_text(Checkpoint::from_shards(twice, None));
+    assert!(text.contains("and so does a file before it"), "{text}");
     Ok(())
 }
 

@@ -457,7 +457,7 @@ fn without_the_feature_hub_says_how_to_get_the_file() {
 #[cfg(feature = "hub")]
 mod hub {
     use super::*;
-    use crate::support::http::Hub;
+    use crate::support::http::{Fault, Hub};
 
     fn embed(hub: &Hub, home: &Path) -> Command {
         with_hub("embed", hub, home)
@@ -479,19 +479,21 @@ mod hub {
     }
 
     #[test]
-    fn a_model_is_downloaded_once() {
+    fn a_model_is_fetched_once() {
         let home = TempDir::new().unwrap();
         let hub = Hub::serve(files("gpt2_one_file"));
         let text = stdout(&mut embed(&hub, home.path()));
-        assert!(text.contains("hidden_states [1, 3, 12] F32"), "{text}");
-        assert!(text.contains("config from "), "{text}");
+        assert!(text.contains("hidden_states [1, 3, 12] F32") && text.contains("\nfetched "), "{text}");
+        assert!(text.contains("config as given"), "{text}");
         let n_requests = hub.requests().len();
         stdout(&mut embed(&hub, home.path()));
-        assert_eq!(hub.requests().len(), n_requests, "the second run finds it in the cache");
+        // Whether the weights are the same, and the configuration, which is small.
+        let again: Vec<_> = hub.requests().split_off(n_requests).into_iter().map(|r| (r.file, r.end)).collect();
+        assert_eq!(again, [("model.safetensors".to_string(), 1), ("config.json".to_string(), usize::MAX)]);
     }
 
     #[test]
-    fn only_the_shards_with_tables_are_downloaded() {
+    fn only_the_shards_with_tables_are_fetched() {
         let home = TempDir::new().unwrap();
         let hub = Hub::serve(files("gpt2_sharded"));
         let text = stdout(&mut embed(&hub, home.path()));
@@ -499,6 +501,23 @@ mod hub {
         let shards: std::collections::BTreeSet<String> =
             hub.requests().into_iter().map(|r| r.file).filter(|file| file.starts_with("model-")).collect();
         assert_eq!(shards.len(), 1, "{shards:?}");
+    }
+
+    /// Of the real hub, weights lie on another server: the token is for the first only.
+    #[test]
+    fn the_token_goes_to_the_first_server_only() {
+        let home = TempDir::new().unwrap();
+        for folder in ["gpt2_one_file", "gpt2_sharded"] {
+            let (hub, elsewhere) = (Hub::serve(files(folder)), Hub::serve(files(folder)));
+            hub.misbehave(usize::MAX, Fault::Redirect(elsewhere.url()));
+            std::fs::write(home.path().join("token"), "hf_of_the_file\n").unwrap();
+            for args in [&[][..], &["--remote"]] {
+                stdout(embed(&hub, home.path()).args(args).env("HF_TOKEN", "hf_secret"));
+                stdout(embed(&hub, home.path()).args(args));
+            }
+            assert!(hub.requests().iter().all(|request| request.authorized));
+            assert!(elsewhere.requests().len() > 4 && elsewhere.requests().iter().all(|request| !request.authorized));
+        }
     }
 
     #[test]
@@ -510,7 +529,7 @@ mod hub {
                 text.lines().skip_while(|line| !line.starts_with("ids[0]")).take(5).collect::<Vec<_>>().join("\n")
             };
             let text = stdout(embed(&hub, home.path()).arg("--remote"));
-            assert!(text.contains("config from ") && text.contains("\nfetched "), "{text}");
+            assert!(text.contains("\nfetched "), "{text}");
             let weights = |r: &crate::support::http::Request| r.file.ends_with(".safetensors");
             let remote: Vec<_> = hub.requests().into_iter().filter(weights).collect();
             assert!(remote.iter().all(|r| r.end < usize::MAX), "{remote:?}");
@@ -523,7 +542,7 @@ mod hub {
     }
 
     #[test]
-    fn gpt2_downloads_every_shard() {
+    fn gpt2_fetches_every_shard() {
         let home = TempDir::new().unwrap();
         let hub = Hub::serve(files("gpt2_sharded"));
         let text = stdout(with_hub("gpt2", &hub, home.path()).args(["--max-new-tokens", "4"]));
@@ -535,21 +554,35 @@ mod hub {
     }
 
     #[test]
-    fn a_download_that_was_cut_goes_on_where_it_stopped() {
+    fn a_server_that_cuts_is_an_error_and_leaves_nothing_behind() {
         let home = TempDir::new().unwrap();
-        let files = files("gpt2_one_file");
-        let hub = Hub::serve(files.clone());
-        // Every answer is cut after 1000 bytes: four tries are not enough, and the error says so.
-        hub.cut_after(Some(1000));
-        let text = embed(&hub, home.path()).output().unwrap();
-        assert_eq!(text.status.code(), Some(1));
-        assert!(String::from_utf8_lossy(&text.stderr).contains("error: cannot download"), "{text:?}");
+        let hub = Hub::serve(files("gpt2_one_file"));
+        hub.cut_after(Some(100));
+        let text = failure(&mut embed(&hub, home.path()), 1);
+        assert!(text.contains("the connection was cut after 100 of "), "{text}");
         hub.cut_after(None);
-        let before = hub.requests().len();
         let text = stdout(&mut embed(&hub, home.path()));
         assert!(text.contains("hidden_states [1, 3, 12] F32"), "{text}");
-        let later: Vec<_> = hub.requests().into_iter().skip(before).filter(|r| r.file == "model.safetensors").collect();
-        assert!(later.iter().any(|r| r.start == 4000), "{later:?}");
+    }
+
+    #[test]
+    fn the_tokenizer_of_the_repository_is_used() {
+        let home = TempDir::new().unwrap();
+        let mut files = files("gpt2_one_file");
+        let tokenizer = byte_tokenizer(home.path(), &[("h", "e")]);
+        files.insert("tokenizer.json".to_string(), std::fs::read(tokenizer).unwrap());
+        let hub = Hub::serve(files);
+        for name in ["embed", "gpt2"] {
+            let mut command = Command::new(example(name).get_program());
+            let text = if name == "gpt2" { &["--max-new-tokens", "0", "--prompt", "!!"][..] } else { &["!!"] };
+            command
+                .args(["--hub", "someone/gpt2"])
+                .args(text)
+                .env("HF_ENDPOINT", hub.url())
+                .env("HF_HOME", home.path());
+            assert!(command.output().unwrap().status.success());
+            assert!(hub.requests().iter().any(|request| request.file == "tokenizer.json"), "{name}");
+        }
     }
 
     #[test]

@@ -35,6 +35,12 @@ pub enum Fault {
     NoContentRange,
     /// To the same path behind this address.
     Redirect(String),
+    /// The right bytes under this `ETag`.
+    ETag(String),
+    /// Nothing, and the connection stays open.
+    Silent,
+    /// The headers, and then a byte every 20 ms.
+    Dripping,
 }
 
 pub struct Hub {
@@ -106,19 +112,24 @@ impl Hub {
 fn answer(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let request = lines.next().unwrap_or_else(|| Ok(String::new()))?;
-    let (mut start, mut end, mut authorized, mut if_range) = (0, usize::MAX, false, None);
+    let (mut start, mut end, mut is_range, mut authorized, mut if_range) = (0, usize::MAX, false, false, None);
     for line in lines {
-        let line = line?.to_ascii_lowercase();
+        let line = line?;
         if line.is_empty() {
             break;
         }
-        if let Some(range) = line.strip_prefix("range: bytes=") {
-            let (from, to) = range.split_once('-').unwrap();
-            start = from.parse().unwrap();
-            end = to.parse().map_or(usize::MAX, |last: usize| last + 1);
+        let (name, value) = line.split_once(": ").unwrap_or_default();
+        match &name.to_ascii_lowercase()[..] {
+            "range" => {
+                let (from, to) = value.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+                is_range = true;
+                start = from.parse().unwrap();
+                end = to.parse().map_or(usize::MAX, |last: usize| last + 1);
+            }
+            "authorization" => authorized = true,
+            "if-range" => if_range = Some(value.to_string()),
+            _ => {}
         }
-        authorized |= line.starts_with("authorization: bearer ");
-        if_range = line.strip_prefix("if-range: ").map(str::to_string).or(if_range);
     }
     let path = request.split(' ').nth(1).unwrap_or_default();
     let file = path.split_once("/resolve/main/").map_or("", |(_, file)| file).to_string();
@@ -139,7 +150,7 @@ fn answer(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
     };
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
-    let etag = format!("\"{:016x}\"", hasher.finish());
+    let mut etag = format!("\"{:016x}\"", hasher.finish());
     let (total, mut start, mut end) = (bytes.len(), start, end.min(bytes.len()));
     let asked_end = end;
     let mut status = "206 Partial Content".to_string();
@@ -154,11 +165,13 @@ fn answer(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
             more = format!("Location: {to}{path}\r\n");
         }
         Some(Fault::TooLong) => end = total,
+        Some(Fault::ETag(other)) => etag = other.clone(),
+        Some(Fault::Silent) => std::thread::sleep(Duration::from_secs(60)),
         Some(Fault::Shifted) => (start, end) = (start + 1, (end + 1).min(total)),
         _ => {}
     }
     let has_changed = if_range.is_some_and(|expected| expected != etag);
-    if has_changed || matches!(fault, Some(Fault::NoRanges)) {
+    if has_changed || (status.starts_with("206") && (!is_range || matches!(fault, Some(Fault::NoRanges)))) {
         (status, start, end) = ("200 OK".to_string(), 0, total);
     } else if status.starts_with("206") && !matches!(fault, Some(Fault::NoContentRange)) {
         let last = if matches!(fault, Some(Fault::TooLong)) { asked_end } else { end }.saturating_sub(1);
@@ -170,6 +183,13 @@ fn answer(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
         "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{more}ETag: {etag}\r\nx-repo-commit: 0123abcd\r\nConnection: close\r\n\r\n",
         body.len(),
     )?;
+    if let Some(Fault::Dripping) = fault {
+        for byte in body {
+            stream.write_all(&[*byte])?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        return Ok(());
+    }
     let n_sent = if let Some(Fault::Cut(n)) = fault { n } else { usize::MAX };
     stream.write_all(&body[..n_sent.min(body.len())])
 }

@@ -12,7 +12,7 @@ mod zip;
 
 use std::fmt;
 
-use super::bytes::{ByteFile, Parse, invalid};
+use super::bytes::{ByteFile, Parse, ParseError, invalid};
 use super::stored::Contents;
 
 /// A format of weights.
@@ -50,31 +50,32 @@ impl fmt::Display for Format {
 
 impl Format {
     /// The format of a file, if it has one of ours. Every other file is taken for safetensors, which has no magic number.
-    pub(super) fn of(file: &ByteFile) -> Option<Self> {
+    pub(super) fn of(file: &ByteFile) -> Parse<Option<Self>> {
         let mut head = [0; torch::LEGACY_MAGIC.len()];
         let n_head = (file.n_bytes as usize).min(head.len());
-        file.read_exact_at(&mut head[..n_head], 0).ok()?;
+        file.read_exact_at(&mut head[..n_head], 0)?;
         if head.starts_with(b"PK\x03\x04") {
             // What is in the zip file is known once its directory is read. Where that is gone, PyTorch's has its pickle first.
             let is_torch = match zip::directory(file) {
                 Ok(members) => torch::is_torch(&members),
+                Err(error @ ParseError::Io(_)) => return Err(error),
                 Err(_) => {
-                    let front = file.bytes_at(0, file.n_bytes.min(256)).unwrap_or_default();
+                    let front = file.bytes_at(0, file.n_bytes.min(256))?;
                     front.windows(torch::PICKLE.len()).any(|window| window == torch::PICKLE.as_bytes())
                 }
             };
-            return Some(if is_torch { Self::Torch } else { Self::Npz });
+            return Ok(Some(if is_torch { Self::Torch } else { Self::Npz }));
         }
-        match head {
+        Ok(match head {
             _ if head == *torch::LEGACY_MAGIC => Some(Self::TorchLegacy),
             _ if head.starts_with(gguf::MAGIC) => Some(Self::Gguf),
             _ if head.starts_with(&llmc::MAGIC) => Some(Self::LlmC),
             // The length of a header, at most 100 MB, and the brace that it begins with.
             _ if head[4..8] == [0; 4] && head[8] == b'{' => Some(Self::Safetensors),
             // The only format that is known by its end, which costs a second look.
-            _ if sstable::is_sstable(file) => Some(Self::TensorFlow),
+            _ if sstable::is_sstable(file)? => Some(Self::TensorFlow),
             _ => None,
-        }
+        })
     }
 
     /// Reads what a file of this format holds; a bundle of several files is not read here.

@@ -16,8 +16,8 @@ const MAX_KEY_BYTES: usize = 1 << 10;
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-pub(super) fn is_sstable(file: &ByteFile) -> bool {
-    file.n_bytes >= FOOTER_BYTES && file.array_at(file.n_bytes - 8).is_ok_and(|end: [u8; 8]| end == MAGIC)
+pub(super) fn is_sstable(file: &ByteFile) -> Parse<bool> {
+    Ok(file.n_bytes >= FOOTER_BYTES && file.array_at::<8>(file.n_bytes - 8)? == MAGIC)
 }
 
 /// All keys, ascending, with their values.

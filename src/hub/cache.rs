@@ -7,26 +7,26 @@ use std::path::{Path, PathBuf};
 
 /// What one version of a file has given so far.
 #[derive(Debug)]
-pub struct RangeCache {
+pub(super) struct RangeCache {
     folder: PathBuf,
 }
 
 impl RangeCache {
     /// Below `root`; `etag` and the length stand for the content. `None` if there is no folder of that name.
-    pub fn new(root: &Path, url: &str, etag: &str, n_bytes: u64) -> Option<Self> {
+    pub(super) fn new(root: &Path, url: &str, etag: &str, n_bytes: u64) -> Option<Self> {
         let (url, content) = (file_name(url), file_name(&format!("{etag}-{n_bytes}")));
         // File systems take names of 255 bytes: what has a longer one is fetched again each time.
         (url.len().max(content.len()) <= 255).then(|| Self { folder: root.join(url).join(content) })
     }
 
     /// The bytes of a range, if exactly it was kept.
-    pub fn get(&self, range: &Range<u64>) -> Option<Vec<u8>> {
+    pub(super) fn get(&self, range: &Range<u64>) -> Option<Vec<u8>> {
         let bytes = fs::read(self.path(range)).ok()?;
         (bytes.len() as u64 == range.end - range.start).then_some(bytes)
     }
 
     /// Keeps a range, whole or not at all; a disk that is full only means that it is fetched again.
-    pub fn put(&self, range: &Range<u64>, bytes: &[u8]) {
+    pub(super) fn put(&self, range: &Range<u64>, bytes: &[u8]) {
         let _ = fs::create_dir_all(&self.folder).and_then(|()| {
             let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
             file.write_all(bytes)?;

@@ -1,0 +1,24 @@
+//! Files of the Hugging Face Hub, or of any server that serves ranges: opened where they are, without a download. Needs the
+//! feature `hub`.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use candle_core::{DType, Device};
+//! use candle_gpt_input::checkpoint::{ByteRanges, Checkpoint};
+//! use candle_gpt_input::{GptInputLayer, hub::Repo};
+//!
+//! let repo = Repo::from_env("openai-community/gpt2")?;
+//! let files = repo.input_tables()?.into_iter().map(|file| Arc::new(file) as Arc<dyn ByteRanges>);
+//! let checkpoint = Checkpoint::from_shards(files.collect(), repo.text("config.json")?.as_deref())?;
+//! let (layer, _) = GptInputLayer::from_checkpoint_mapped(&checkpoint, DType::F32, &Device::Cpu)?; // fetches rows when asked
+//! # Ok::<(), candle_gpt_input::Error>(())
+//! ```
+
+mod cache;
+mod file;
+mod repo;
+mod request;
+
+pub use file::{Client, RemoteFile};
+pub use repo::Repo;
