@@ -81,7 +81,7 @@ impl WeightsFile {
     pub(super) fn joined(files: Vec<Self>) -> Result<Self, CheckpointError> {
         let mut files = files.into_iter();
         let Some(mut joined) = files.next() else {
-            return Err(CheckpointError::NoWeights { path: PathBuf::new(), found: "none".to_string() });
+            return Err(CheckpointError::NoWeights { path: "(no files)".into(), found: "none".to_string() });
         };
         for file in files {
             let n_before = joined.files.len();

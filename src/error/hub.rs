@@ -76,7 +76,7 @@ pub enum FetchError {
     /// An answer that took too long to come, or to come whole.
     #[error("the server took longer than {timeout:?}")]
     TimedOut {
-        /// How long a request may take.
+        /// How long a connection, the next bytes or a whole request may take.
         timeout: Duration,
     },
     /// A body that ended too early.

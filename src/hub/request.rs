@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ureq::http::header::HeaderMap;
 use ureq::http::{Response, Uri};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, Timeout};
 
 use crate::error::FetchError;
 
@@ -201,6 +201,8 @@ impl Requests {
 
     fn unanswered(&self, error: ureq::Error) -> FetchError {
         match error {
+            ureq::Error::Timeout(Timeout::Connect) => FetchError::TimedOut { timeout: CONNECT_TIMEOUT },
+            ureq::Error::Timeout(Timeout::PerRead) => FetchError::TimedOut { timeout: READ_TIMEOUT },
             ureq::Error::Timeout(_) => FetchError::TimedOut { timeout: self.timeout },
             ureq::Error::Http(_) | ureq::Error::BadUri(_) => FetchError::Request { source: error.into() },
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) => FetchError::Tls { source: error.into() },

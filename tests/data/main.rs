@@ -429,7 +429,7 @@ fn rest(loader: &Loader, generator: &Generator) -> Vec<(u64, Vec<u32>, i64)> {
 
 fn through_serde(state: &LoaderState) -> LoaderState {
     let text = serde_json::to_string(state).unwrap();
-    assert!(text.len() < 8192, "{} bytes", text.len());
+    assert!(text.len() < 10_752, "{} bytes", text.len());
     serde_json::from_str(&text).unwrap()
 }
 
