@@ -50,5 +50,5 @@ pub use config::GptInputConfig;
 pub use device::DeviceSpec;
 pub use error::{Error, Result};
 pub use input_layer::GptInputLayer;
-pub use lm_head::TiedLmHead;
+pub use lm_head::LmHead;
 pub use position::Positions;

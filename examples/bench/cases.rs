@@ -241,7 +241,7 @@ pub fn ours(case: Case, inputs: &Inputs) -> Result<Contender> {
             let (hidden, targets) = (inputs.hidden.clone(), inputs.targets.clone());
             contender("ours", move || {
                 std::hint::black_box(layer.forward_leaf(&ids)?);
-                let found = head.loss_and_grads(&hidden, &targets, None)?;
+                let found = head.loss_and_grads(&hidden, &targets, &Default::default())?;
                 let mut grads = found.loss.backward()?; // none yet: the loss has no history
                 found.wte_grad.map(|grad| grads.insert(&tables[0], grad));
                 adamw.step_with_rows(&grads, &layer.row_grads(&ids, 0, &grad)?)?;

@@ -265,7 +265,7 @@ fn checked_later(on: &Setup) -> Result<Found> {
 
 fn loss(on: &Setup) -> Result<Found> {
     let targets = on.there(&on.ids.to_dtype(DType::U32)?)?;
-    let found = on.layer.lm_head()?.loss_and_grads(&on.grad, &targets, None)?;
+    let found = on.layer.lm_head()?.loss_and_grads(&on.grad, &targets, &Default::default())?;
     let near = [Some(found.loss.reshape((1, 1))?), Some(found.hidden_grad), found.wte_grad];
     Ok(Found { near: near.into_iter().flatten().collect(), ..Found::default() })
 }

@@ -13,7 +13,7 @@ use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::dropout::dropout;
 use candle_gpt_input::position::{Place, PositionEncoding};
 use candle_gpt_input::rng::Generator;
-use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, TiedLmHead};
+use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead, Positions};
 use candle_nn::{Init, VarBuilder, ops};
 use serde::Deserialize;
 
@@ -122,7 +122,7 @@ pub struct Gpt2 {
     input: GptInputLayer,
     blocks: Vec<Block>,
     ln_f: LayerNorm,
-    lm_head: TiedLmHead,
+    lm_head: LmHead,
 }
 
 impl Gpt2 {
@@ -139,7 +139,7 @@ impl Gpt2 {
 
     /// The same model with a head of its own, `[V, C]`.
     pub fn with_head(self, lm_head: Tensor) -> Result<Self> {
-        Ok(Self { lm_head: TiedLmHead::new(lm_head)?, ..self })
+        Ok(Self { lm_head: LmHead::new(lm_head)?, ..self })
     }
 
     /// Reads a whole Hugging Face checkpoint: one file or shards, tied or untied, under any prefix.
@@ -172,7 +172,7 @@ impl Gpt2 {
         &self.input
     }
 
-    pub fn lm_head(&self) -> &TiedLmHead {
+    pub fn lm_head(&self) -> &LmHead {
         &self.lm_head
     }
 

@@ -61,7 +61,7 @@ impl Trainer {
         let embeds = input.forward_leaf(&batch.input_ids)?;
         let dropped = dropout(&embeds, input.config().embd_pdrop, input.generator())?;
         let hidden_states = self.model.transform(dropped, 0.into(), None, None, true)?;
-        let head = self.model.lm_head().loss_and_grads(&hidden_states, &batch.target_ids, None)?;
+        let head = self.model.lm_head().loss_and_grads(&hidden_states, &batch.target_ids, &Default::default())?;
         let loss = head.loss.to_scalar::<f32>()?;
         ensure!(loss.is_finite(), "the loss is {loss}: begin again with a lower --learning-rate");
         let mut grads = (hidden_states * head.hidden_grad)?.sum_all()?.backward()?;
@@ -83,9 +83,9 @@ impl Trainer {
             let batch = batch?;
             let mask = batch.loss_mask.as_ref().context("tails that are kept are masked")?;
             let hidden_states = self.evaluated.hidden_states(&batch.input_ids, None, None)?;
-            let options = LossOptions::from(mask).with_reduction(Reduction::Sum);
+            let options = LossOptions::default().with_mask(mask).with_reduction(Reduction::Sum);
             sum += f64::from(
-                self.evaluated.lm_head().loss(&hidden_states, &batch.target_ids, options)?.to_scalar::<f32>()?,
+                self.evaluated.lm_head().loss(&hidden_states, &batch.target_ids, &options)?.to_scalar::<f32>()?,
             );
             n_targets += f64::from(mask.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?);
         }

@@ -12,7 +12,7 @@ use crate::embedding::{IdCheck, TokenTable};
 use crate::error::{Error, Result};
 use crate::init::Init;
 use crate::kernel::{IdChecks, Places, Table, Wpe, add_rows, copy_into, gather_add, gather_add_into, gather_into};
-use crate::lm_head::TiedLmHead;
+use crate::lm_head::LmHead;
 use crate::position::{PositionEncoding, PositionScheme, PositionTable, Positions, Resize, resized};
 use crate::rng::Generator;
 use crate::shape::{outer_dims, same_device};
@@ -346,8 +346,8 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// [`Error::NotInMemory`] for a table whose bytes are elsewhere.
-    pub fn lm_head(&self) -> Result<TiedLmHead> {
-        TiedLmHead::new(self.wte.clone())
+    pub fn lm_head(&self) -> Result<LmHead> {
+        LmHead::new(self.wte.clone())
     }
 
     /// The token table.

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::TiedLmHead;
+use super::LmHead;
 use crate::error::{Error, Result};
 use crate::kernel::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach, to_host, unravel};
 use crate::shape::same_device;
@@ -11,7 +11,8 @@ use crate::shape::same_device;
 const IGNORE_INDEX: i64 = -100;
 
 /// How the losses of the targets become one number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Reduction {
     /// Their sum over their number: `reduction="mean"`.
     #[default]
@@ -20,9 +21,23 @@ pub enum Reduction {
     Sum,
 }
 
-/// Which targets count, and how they are put together: the options of `torch.nn.functional.cross_entropy`.
+/// Which targets count, and how their losses are put together: the options of `torch.nn.functional.cross_entropy`.
 ///
-/// A mask (`&Tensor`, `Option<&Tensor>`) converts into the options that differ from the default by it alone.
+/// By default every target but -100 counts, and the loss is their mean.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::LmHead;
+/// use candle_gpt_input::lm_head::{LossOptions, Reduction};
+///
+/// let head = LmHead::new(Tensor::new(&[[1f32], [1.]], &Device::Cpu)?)?; // two tokens, alike: each loss is ln 2
+/// let hidden_states = Tensor::new(&[[1f32], [2.], [3.]], &Device::Cpu)?;
+/// let target_ids = Tensor::new(&[0u32, 1, 1], &Device::Cpu)?;
+/// let mask = Tensor::new(&[1u8, 1, 0], &Device::Cpu)?; // the last one is padding
+/// let options = LossOptions::default().with_mask(&mask).with_reduction(Reduction::Sum);
+/// assert_eq!(head.loss(&hidden_states, &target_ids, &options)?.to_scalar::<f32>()?, 2.0 * 2f32.ln());
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct LossOptions {
     mask: Option<Tensor>,
@@ -39,53 +54,45 @@ impl Default for LossOptions {
 }
 
 impl LossOptions {
-    /// Only targets at which `mask` is 1 count, the others (0) are not looked at. `u8`, `u32` or `i64`, of the shape of
-    /// the targets.
+    /// Counts only targets at which `mask` is 1; the others (0) are not looked at.
+    ///
+    /// The mask is `u8`, `u32` or `i64`, of the shape of the targets: a batch's
+    /// [`loss_mask`](crate::data::Batch::loss_mask), or the attention mask shifted by one.
+    #[doc(alias("loss_mask", "attention_mask"))]
+    #[must_use]
     pub fn with_mask(mut self, mask: &Tensor) -> Self {
         self.mask = Some(mask.clone());
         self
     }
 
-    /// The target that does not count, -100 unless said otherwise. It may be a valid id (of padding, say).
+    /// Sets the target that does not count, by default -100. It may be a valid id, such as that of padding.
+    #[must_use]
     pub fn with_ignore_index(mut self, ignore_index: i64) -> Self {
         self.ignore_index = ignore_index;
         self
     }
 
-    /// Mean or sum.
+    /// Sets whether the losses are averaged or summed.
+    #[must_use]
     pub fn with_reduction(mut self, reduction: Reduction) -> Self {
         self.reduction = reduction;
         self
     }
 
-    /// At most so many rows of logits exist at a time (at least 1): `4 * rows * V` bytes in f32. The default keeps them at
-    /// 64 MB. It is worth choosing only where memory is scarcer; it decides the order of summation, and so the last bits.
+    /// Computes logits in chunks of at most `chunk_rows` rows (at least 1): `4 * chunk_rows * V` bytes in f32.
+    ///
+    /// The default keeps a chunk at 64 MB. Choose it only where memory is scarcer; it decides the order of summation, and so
+    /// the last bits.
+    #[must_use]
     pub fn with_chunk_rows(mut self, chunk_rows: usize) -> Self {
         self.chunk_rows = Some(chunk_rows);
         self
     }
 }
 
-impl From<&LossOptions> for LossOptions {
-    fn from(options: &LossOptions) -> Self {
-        options.clone()
-    }
-}
-
-impl From<&Tensor> for LossOptions {
-    fn from(mask: &Tensor) -> Self {
-        Self::default().with_mask(mask)
-    }
-}
-
-impl From<Option<&Tensor>> for LossOptions {
-    fn from(mask: Option<&Tensor>) -> Self {
-        mask.map_or_else(Self::default, Self::from)
-    }
-}
-
 /// A loss with its gradients, for a training loop that does without Candle's graph here.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LossGrads {
     /// A scalar without history: f64 for f64 inputs, else f32.
     pub loss: Tensor,
@@ -97,9 +104,9 @@ pub struct LossGrads {
     pub n_counted: usize,
 }
 
-impl TiedLmHead {
-    /// Cross-entropy of the next tokens: `cross_entropy(hidden_states · wteᵀ, target_ids)`, without ever holding the
-    /// logits `[.., V]`.
+impl LmHead {
+    /// Computes the cross-entropy of the next tokens, `cross_entropy(hidden_states · wteᵀ, target_ids)`, without ever holding
+    /// the logits `[.., V]`.
     ///
     /// `loss = mean(ln Σ_v exp(h · wte_v) - h · wte_target)` over the targets that count. Rows are taken in chunks, and
     /// what the gradients need is computed with them (as Liger-Kernel does, arXiv:2410.10989): when a tracked tensor goes
@@ -115,12 +122,12 @@ impl TiedLmHead {
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor, Var};
-    /// use candle_gpt_input::TiedLmHead;
+    /// use candle_gpt_input::LmHead;
     ///
     /// let wte = Var::zeros((4, 2), DType::F32, &Device::Cpu)?; // four tokens, all alike
     /// let hidden_states = Tensor::new(&[[1f32, 0.], [0., 2.]], &Device::Cpu)?;
     /// let target_ids = Tensor::new(&[3i64, -100], &Device::Cpu)?; // -100 does not count
-    /// let loss = TiedLmHead::new(wte.as_tensor().clone())?.loss(&hidden_states, &target_ids, None)?;
+    /// let loss = LmHead::new(wte.as_tensor().clone())?.loss(&hidden_states, &target_ids, &Default::default())?;
     /// assert_eq!(loss.to_scalar::<f32>()?, 4f32.ln());
     /// let grads = loss.backward()?;
     /// // Each token had a quarter of the probability; the target should have had it all.
@@ -138,17 +145,18 @@ impl TiedLmHead {
     /// [`Error::TokenOutOfRange`] for a target that counts and is no row of the table, [`Error::ShapeMismatch`],
     /// [`Error::TableMismatch`], [`Error::IdDType`] or [`Error::MaskValue`] for tensors that do not go together; all
     /// before anything is computed.
-    pub fn loss(&self, hidden_states: &Tensor, target_ids: &Tensor, options: impl Into<LossOptions>) -> Result<Tensor> {
-        let table = self.table()?;
+    #[doc(alias("cross_entropy", "CrossEntropyLoss", "LigerFusedLinearCrossEntropyLoss"))]
+    pub fn loss(&self, hidden_states: &Tensor, target_ids: &Tensor, options: &LossOptions) -> Result<Tensor> {
+        let table = self.head_table()?;
         let wanted = Wanted { hidden: hidden_states.track_op(), table: table.is_tracked() };
-        let (flat, parts, _) = self.loss_parts(hidden_states, target_ids, &options.into(), wanted)?;
+        let (flat, parts, _) = self.loss_parts(hidden_states, target_ids, options, wanted)?;
         match table {
             HeadTable::Dense(wte) => attach(&flat, &wte, parts),
             HeadTable::Stored(_) => attach(&flat, &flat.detach(), parts),
         }
     }
 
-    /// The same [`loss`](Self::loss) with its gradients as they are, not recorded in Candle's graph.
+    /// Computes the same [`loss`](Self::loss) with its gradients, not recorded in Candle's graph.
     ///
     /// For a training loop that hands gradients to an optimizer itself: `GradStore` would fill one more table with zeros
     /// and add this gradient to it, two passes over `[V, C]`. Continue into the blocks below with
@@ -157,11 +165,11 @@ impl TiedLmHead {
     ///
     /// ```
     /// # use candle_core::{DType, Device, Tensor, Var};
-    /// # use candle_gpt_input::TiedLmHead;
+    /// # use candle_gpt_input::LmHead;
     /// let wte = Var::new(&[[1f32, 0.], [1., 0.]], &Device::Cpu)?;
     /// let hidden_states = Tensor::new(&[[4f32, 8.]], &Device::Cpu)?;
     /// let target_ids = Tensor::new(&[1u32], &Device::Cpu)?;
-    /// let found = TiedLmHead::new(wte.as_tensor().clone())?.loss_and_grads(&hidden_states, &target_ids, None)?;
+    /// let found = LmHead::new(wte.as_tensor().clone())?.loss_and_grads(&hidden_states, &target_ids, &Default::default())?;
     /// assert_eq!(found.loss.to_scalar::<f32>()?, 2f32.ln());
     /// assert_eq!(found.hidden_grad.to_vec2::<f32>()?, [[0., 0.]]);
     /// assert_eq!(found.wte_grad.unwrap().to_vec2::<f32>()?, [[2., 4.], [-2., -4.]]);
@@ -169,18 +177,19 @@ impl TiedLmHead {
     /// ```
     ///
     /// # Shapes
-    /// As [`loss`](Self::loss).
+    /// Those of [`loss`](Self::loss).
     ///
     /// # Errors
-    /// As [`loss`](Self::loss).
+    /// Those of [`loss`](Self::loss): [`Error::TokenOutOfRange`], [`Error::ShapeMismatch`], [`Error::TableMismatch`],
+    /// [`Error::IdDType`], [`Error::MaskValue`].
     pub fn loss_and_grads(
         &self,
         hidden_states: &Tensor,
         target_ids: &Tensor,
-        options: impl Into<LossOptions>,
+        options: &LossOptions,
     ) -> Result<LossGrads> {
-        let wanted = Wanted { hidden: true, table: self.table()?.is_tracked() };
-        let (flat, parts, n_counted) = self.loss_parts(hidden_states, target_ids, &options.into(), wanted)?;
+        let wanted = Wanted { hidden: true, table: self.head_table()?.is_tracked() };
+        let (flat, parts, n_counted) = self.loss_parts(hidden_states, target_ids, options, wanted)?;
         let dtype = flat.dtype();
         let hidden_grad = match parts.hidden_grad {
             Some(grad) => grad.to_dtype(dtype)?.reshape(hidden_states.shape())?,
@@ -190,7 +199,7 @@ impl TiedLmHead {
         Ok(LossGrads { loss: parts.loss, hidden_grad, wte_grad, n_counted })
     }
 
-    fn table(&self) -> Result<HeadTable<'_>> {
+    fn head_table(&self) -> Result<HeadTable<'_>> {
         match self.wte.stored() {
             Some(table) => Ok(HeadTable::Stored(&table.rows)),
             None => Ok(HeadTable::Dense(self.wte.dense()?.weight().clone())),
@@ -215,7 +224,7 @@ impl TiedLmHead {
             Reduction::Sum => 1.0,
         };
         let flat = hidden_states.reshape((outer.iter().product::<usize>(), n_embd))?;
-        let parts = CrossEntropy::new(&flat, self.table()?, &counted, scale, options.chunk_rows)?.run(wanted)?;
+        let parts = CrossEntropy::new(&flat, self.head_table()?, &counted, scale, options.chunk_rows)?.run(wanted)?;
         Ok((flat, parts, counted.len()))
     }
 }

@@ -1,4 +1,4 @@
-//! [`TiedLmHead`]: the output head that shares the token table, and its loss.
+//! [`LmHead`]: the output head that shares the token table, and its loss.
 
 mod loss;
 
@@ -11,29 +11,31 @@ use crate::shape::outer_dims;
 
 pub use loss::{LossGrads, LossOptions, Reduction};
 
-/// logits = hidden_states · `wte`ᵀ, as GPT-2 ties its output to its input (Press & Wolf 2017, arXiv:1608.05859).
+/// The output head: `logits = hidden_states · wteᵀ`, tied to the token table as in GPT-2 (Press & Wolf 2017,
+/// arXiv:1608.05859).
 ///
-/// It holds the token table itself, not a copy: in training the gradients of both uses add up in the one table. Of a mapped
-/// or quantized table the rows are converted piece by piece in every call, so that the numbers of the whole table never
-/// exist; the logits are those of its numbers (Candle's `QMatMul` is faster and rounds the hidden states to 8 bits:
-/// [`TokenTable::to_qtensor`]).
+/// It holds the table itself, not a copy: in training the gradients of both uses add up in the one table. An untied head is
+/// a table `[V, C]` of its own. Mapped and quantized tables are converted in 16 MB pieces on each call and never
+/// materialized as a whole; the logits are the same. Candle's `QMatMul` is faster and rounds the hidden states to 8 bits
+/// ([`TokenTable::to_qtensor`] makes what it takes).
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
-/// use candle_gpt_input::TiedLmHead;
+/// use candle_gpt_input::LmHead;
 ///
 /// let wte = Tensor::new(&[[1f32, 0.], [0., 1.], [2., 3.]], &Device::Cpu)?;
-/// let logits = TiedLmHead::new(wte)?.forward(&Tensor::new(&[[[10f32, 1.]]], &Device::Cpu)?)?;
+/// let logits = LmHead::new(wte)?.forward(&Tensor::new(&[[[10f32, 1.]]], &Device::Cpu)?)?;
 /// assert_eq!(logits.to_vec3::<f32>()?, [[[10., 1., 23.]]]);
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
+#[doc(alias("lm_head", "TiedLmHead", "nn.Linear"))]
 #[derive(Clone, Debug)]
-pub struct TiedLmHead {
+pub struct LmHead {
     wte: TokenTable,
 }
 
-impl TiedLmHead {
-    /// A head on the token table `wte` `[V, C]`.
+impl LmHead {
+    /// Makes a head on the token table `wte` `[V, C]`.
     ///
     /// # Errors
     /// [`Error::InvalidTable`] if it is no matrix of floating-point numbers,
@@ -47,6 +49,14 @@ impl TiedLmHead {
         Ok(Self { wte })
     }
 
+    /// Returns the table it multiplies by: the layer's own `wte` where the two are tied.
+    #[doc(alias("tie_weights", "get_output_embeddings"))]
+    pub fn table(&self) -> &TokenTable {
+        &self.wte
+    }
+
+    /// Computes the logits.
+    ///
     /// # Shapes
     /// - `hidden_states`: `[.., C]`, usually `[B, T, C]`
     /// - returns: `[.., V]`
@@ -95,7 +105,15 @@ fn by_pieces(hidden: &Tensor, table: &StoredTable) -> Result<Tensor> {
     Ok(logits)
 }
 
-impl Module for TiedLmHead {
+impl TryFrom<TokenTable> for LmHead {
+    type Error = Error;
+
+    fn try_from(wte: TokenTable) -> Result<Self> {
+        Self::new(wte)
+    }
+}
+
+impl Module for LmHead {
     fn forward(&self, hidden_states: &Tensor) -> candle_core::Result<Tensor> {
         Ok(Self::forward(self, hidden_states)?)
     }

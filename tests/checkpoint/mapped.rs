@@ -133,7 +133,10 @@ fn the_tied_head_works_on_mapped_rows() -> Result<()> {
     let (ours, theirs) = (layer.lm_head()?, resident.lm_head()?);
     assert_bits_eq(&ours.forward(&hidden)?, &theirs.forward(&hidden)?);
     let targets = Tensor::new(&[[1u32, 2, 3]], &Device::Cpu)?;
-    assert_bits_eq(&ours.loss(&hidden, &targets, None)?, &theirs.loss(&hidden, &targets, None)?);
+    assert_bits_eq(
+        &ours.loss(&hidden, &targets, &Default::default())?,
+        &theirs.loss(&hidden, &targets, &Default::default())?,
+    );
     // All of it in memory is a layer like any other.
     let dense = layer.to_dense()?;
     assert_eq!(dense.trainable(&candle_nn::VarMap::new(), "")?.vars().len(), 2);

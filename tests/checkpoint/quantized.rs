@@ -1,7 +1,7 @@
 //! Tables in quantized blocks give the bits of dequantizing all of them and looking up there.
 
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
-use candle_gpt_input::TiedLmHead;
+use candle_gpt_input::LmHead;
 use candle_gpt_input::embedding::{EmbeddingOptions, NewRows, TokenTable};
 use proptest::prelude::*;
 
@@ -239,7 +239,7 @@ fn the_tied_head_works_on_blocks() -> Result<()> {
     for (n_rows, dtype) in [(13, DType::F32), (9000, DType::F32), (2500, DType::BF16), (300, DType::F64)] {
         let blocks = QTensor::quantize(&numbers(n_rows, 1024, 7), GgmlDType::Q6K)?;
         let wte = TokenTable::from_qtensor(&blocks, dtype, &Device::Cpu)?;
-        let (head, dense) = (TiedLmHead::new(wte.clone())?, TiedLmHead::new(wte.to_dense()?)?);
+        let (head, dense) = (LmHead::new(wte.clone())?, LmHead::new(wte.to_dense()?)?);
         let hidden =
             candle_core::Var::from_tensor(&(numbers(6, 1024, 8) * 0.01)?.reshape((2, 3, 1024))?.to_dtype(dtype)?)?;
         let near = |left: &Tensor, right: &Tensor| -> Result<()> {
@@ -251,19 +251,21 @@ fn the_tied_head_works_on_blocks() -> Result<()> {
             Ok(())
         };
         near(&head.forward(&hidden.detach())?, &dense.forward(&hidden.detach())?)?;
-        let gradient = |head: &TiedLmHead| -> Result<Tensor> {
+        let gradient = |head: &LmHead| -> Result<Tensor> {
             let grads = head.forward(&hidden)?.sqr()?.sum_all()?.backward()?;
             Ok(grads.get(&hidden).unwrap().clone())
         };
         near(&gradient(&head)?, &gradient(&dense)?)?;
         // Block by block in both: the same sums.
         let targets = Tensor::new(&[[0i64, -100, 12], [5, 1, n_rows as i64 - 1]], &Device::Cpu)?;
-        let (ours, theirs) =
-            (head.loss_and_grads(&hidden, &targets, None)?, dense.loss_and_grads(&hidden, &targets, None)?);
+        let (ours, theirs) = (
+            head.loss_and_grads(&hidden, &targets, &Default::default())?,
+            dense.loss_and_grads(&hidden, &targets, &Default::default())?,
+        );
         assert_bits_eq(&ours.loss, &theirs.loss);
         assert_bits_eq(&ours.hidden_grad, &theirs.hidden_grad);
         assert!(ours.wte_grad.is_none());
-        let loss = head.loss(&hidden, &targets, None)?;
+        let loss = head.loss(&hidden, &targets, &Default::default())?;
         assert_bits_eq(loss.backward()?.get(&hidden).unwrap(), &theirs.hidden_grad);
         let wrong = Tensor::zeros((1, 1023), dtype, &Device::Cpu)?;
         assert!(error_text(head.forward(&wrong)).contains("expected [.., 1024]"));

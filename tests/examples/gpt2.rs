@@ -242,7 +242,7 @@ fn loss_and_gradients(
     let ids = Tensor::from_vec(ids, (b, t + 1), &device).unwrap();
     let embeds = model.input().forward(&ids.i((.., ..t)).unwrap()).unwrap();
     let hidden_states = model.transform(embeds, 0.into(), None, None, true).unwrap();
-    let loss = model.lm_head().loss(&hidden_states, &ids.i((.., 1..)).unwrap(), None).unwrap();
+    let loss = model.lm_head().loss(&hidden_states, &ids.i((.., 1..)).unwrap(), &Default::default()).unwrap();
     let grads = loss.backward().unwrap();
     let named = vars.iter().map(|(name, var)| (name.to_string(), grads.get(var).expect(name).clone()));
     std::iter::once(("loss".to_string(), loss.clone())).chain(named).collect()

@@ -10,7 +10,7 @@ mod training;
 use candle_core::{DType, Device, IndexOp, Module, Tensor, Var};
 use candle_gpt_input::embedding::IdCheck;
 use candle_gpt_input::position::PositionTable;
-use candle_gpt_input::{Error, GptInputConfig, GptInputLayer, Positions, Result, TiedLmHead};
+use candle_gpt_input::{Error, GptInputConfig, GptInputLayer, LmHead, Positions, Result};
 use candle_nn::{Embedding, Optimizer, VarBuilder, VarMap};
 use proptest::prelude::*;
 use support::{addressed, assert_bits_eq, complete_devices, devices, error_text, golden_tensors};

@@ -101,7 +101,7 @@ fn everything_public_can_be_shared_between_threads() {
     shared::<GptInputLayer>();
     shared::<GptInputConfig>();
     shared::<Positions>();
-    shared::<TiedLmHead>();
+    shared::<LmHead>();
     shared::<candle_gpt_input::DeviceSpec>();
     shared::<candle_gpt_input::embedding::TokenTable>();
     shared::<PositionTable>();

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::support::{addressed, assert_bits_eq, complete_devices, error_text, golden_tensors};
 use candle_core::{DType, Device, IndexOp, Tensor, Var};
 use candle_gpt_input::lm_head::{LossOptions, Reduction};
-use candle_gpt_input::{Error, GptInputLayer, Result, TiedLmHead};
+use candle_gpt_input::{Error, GptInputLayer, LmHead, Result};
 use proptest::prelude::*;
 
 /// Sums of as many terms, in another order: values of f32 agree to a few units in the last place, gradients to a few of
@@ -26,8 +26,8 @@ fn assert_near(left: &Tensor, right: &Tensor, bound: f64) {
     assert!(left.iter().all(|x| x.is_finite()) && apart <= bound * largest, "{apart} apart, {largest} at most");
 }
 
-fn head(wte: &Tensor) -> TiedLmHead {
-    TiedLmHead::new(wte.clone()).unwrap()
+fn head(wte: &Tensor) -> LmHead {
+    LmHead::new(wte.clone()).unwrap()
 }
 
 /// Loss and gradients through Candle's graph.
@@ -98,7 +98,7 @@ fn torch_options() -> Result<()> {
     assert_golden(&golden, "gpt.ignore_index", [hidden, wte, &targets.to_dtype(DType::U8)?], &options, bounds)?;
     // A mask says the same as ignored targets, whatever stands under it.
     let mask = ignored.ne(-100i64)?;
-    let options = LossOptions::from(&mask);
+    let options = LossOptions::default().with_mask(&mask);
     assert_golden(&golden, "gpt.ignored", [hidden, wte, targets], &options, bounds)?;
     assert_golden(&golden, "gpt.ignored", [hidden, wte, ignored], &options, bounds)
 }
@@ -149,15 +149,16 @@ fn nothing_that_counts() -> Result<()> {
     let mask = targets.zeros_like()?;
     let empty = (hidden.narrow(1, 0, 0)?, targets.narrow(1, 0, 0)?);
     for (hidden, targets, mask) in [(hidden, targets, Some(&mask)), (&empty.0, &empty.1, None)] {
+        let options = mask.map_or_else(LossOptions::default, |mask| LossOptions::default().with_mask(mask));
         for compute in [through_the_graph, directly] {
-            let [loss, hidden_grad, wte_grad] = compute(hidden, wte, targets, &mask.into())?;
+            let [loss, hidden_grad, wte_grad] = compute(hidden, wte, targets, &options)?;
             assert!(loss.to_scalar::<f32>()?.is_nan());
             assert_bits_eq(&hidden_grad, &hidden.zeros_like()?);
             assert_bits_eq(&wte_grad, &golden["gpt.all_ignored.wte_grad"].abs()?);
-            let sum = LossOptions::from(mask).with_reduction(Reduction::Sum);
+            let sum = options.clone().with_reduction(Reduction::Sum);
             assert_eq!(compute(hidden, wte, targets, &sum)?[0].to_scalar::<f32>()?, 0.0);
         }
-        assert_eq!(head(wte).loss_and_grads(hidden, targets, mask)?.n_counted, 0);
+        assert_eq!(head(wte).loss_and_grads(hidden, targets, &options)?.n_counted, 0);
     }
     Ok(())
 }
@@ -175,7 +176,7 @@ fn tied_to_the_input() -> Result<()> {
         let layer = GptInputLayer::new(wte.as_tensor().clone(), wpe)?;
         let x = layer.forward(&on("input_ids")?)?;
         let x = x.broadcast_matmul(&on("tied.weight")?)?.tanh()?;
-        let loss = layer.lm_head()?.loss(&x, &on("targets")?, None)?;
+        let loss = layer.lm_head()?.loss(&x, &on("targets")?, &Default::default())?;
         assert_near(&loss, &golden["gpt.tied.loss"], VALUE);
         let grads = (loss * 3.0)?.backward()?;
         assert_near(grads.get(&wte).unwrap(), &golden["gpt.tied.wte_grad"], GRADIENT);
@@ -189,7 +190,7 @@ fn a_factor_on_the_loss_scales_both_gradients() -> Result<()> {
         let hidden = Var::from_tensor(&(addressed(0., 3, 2, &device) / 100.)?)?;
         let wte = Var::from_tensor(&(addressed(-200., 5, 2, &device) / 100.)?)?;
         let targets = Tensor::new(&[4u32, 0, 2], &device)?;
-        let loss = head(&wte).loss(&hidden, &targets, None)?;
+        let loss = head(&wte).loss(&hidden, &targets, &Default::default())?;
         let (once, twice) = (loss.backward()?, (&loss * 3.0)?.backward()?);
         for var in [&hidden, &wte] {
             assert_bits_eq(twice.get(var).unwrap(), &(once.get(var).unwrap() * 3.0)?);
@@ -206,17 +207,17 @@ fn what_is_not_tracked_gets_no_gradient() -> Result<()> {
     let (hidden, wte) = ((hidden / 100.)?, (wte / 100.)?);
     let targets = Tensor::new(&[4u32, 0, 2], &Device::Cpu)?;
     let [loss, hidden_grad, wte_grad] = through_the_graph(&hidden, &wte, &targets, &LossOptions::default())?;
-    let plain = head(&wte).loss(&hidden, &targets, None)?;
+    let plain = head(&wte).loss(&hidden, &targets, &Default::default())?;
     assert!(!plain.track_op());
     assert_bits_eq(&plain, &loss);
     let hidden_var = Var::from_tensor(&hidden)?;
-    let grads = head(&wte).loss(&hidden_var, &targets, None)?.backward()?;
+    let grads = head(&wte).loss(&hidden_var, &targets, &Default::default())?.backward()?;
     assert_bits_eq(grads.get(&hidden_var).unwrap(), &hidden_grad);
     assert!(grads.get(&wte).is_none());
     let wte_var = Var::from_tensor(&wte)?;
-    let grads = head(&wte_var).loss(&hidden, &targets, None)?.backward()?;
+    let grads = head(&wte_var).loss(&hidden, &targets, &Default::default())?.backward()?;
     assert_bits_eq(grads.get(&wte_var).unwrap(), &wte_grad);
-    assert!(head(&wte).loss_and_grads(&hidden, &targets, None)?.wte_grad.is_none());
+    assert!(head(&wte).loss_and_grads(&hidden, &targets, &Default::default())?.wte_grad.is_none());
     Ok(())
 }
 
@@ -250,7 +251,7 @@ fn logits_that_are_not_finite_are_seen() -> Result<()> {
     let targets = Tensor::new(&[1u32], &Device::Cpu)?;
     let loss = |hidden: [f32; 1], wte: [[f32; 1]; 3]| -> Result<f32> {
         let wte = Tensor::new(&wte, &Device::Cpu)?;
-        Ok(head(&wte).loss(&Tensor::new(&[hidden], &Device::Cpu)?, &targets, None)?.to_scalar()?)
+        Ok(head(&wte).loss(&Tensor::new(&[hidden], &Device::Cpu)?, &targets, &Default::default())?.to_scalar()?)
     };
     assert!(loss([f32::NAN], [[1.], [2.], [3.]])?.is_nan());
     assert!(loss([1.], [[f32::NAN], [2.], [3.]])?.is_nan());
@@ -319,12 +320,12 @@ fn any_leading_shape_and_type_of_target() -> Result<()> {
         let hidden = (addressed(0., 6, 3, &device) / 500.)?;
         let wte = Var::from_tensor(&(addressed(2., 7, 3, &device) / 500.)?)?;
         let targets = Tensor::new(&[0i64, 6, 3, 3, 1, 5], &device)?;
-        let expected = head(&wte).loss_and_grads(&hidden, &targets, None)?;
+        let expected = head(&wte).loss_and_grads(&hidden, &targets, &Default::default())?;
         for dims in [&[6][..], &[2, 3], &[1, 3, 2], &[6, 1]] {
             for dtype in [DType::U8, DType::U32, DType::I64] {
                 let (hidden, targets) =
                     (hidden.reshape([dims, &[3]].concat())?, targets.reshape(dims)?.to_dtype(dtype)?);
-                let found = head(&wte).loss_and_grads(&hidden, &targets, None)?;
+                let found = head(&wte).loss_and_grads(&hidden, &targets, &Default::default())?;
                 assert_eq!((found.hidden_grad.dims(), found.n_counted), (hidden.dims(), 6));
                 assert_bits_eq(&found.loss, &expected.loss);
                 assert_bits_eq(&found.hidden_grad.flatten_to(dims.len() - 1)?, &expected.hidden_grad);
@@ -332,8 +333,8 @@ fn any_leading_shape_and_type_of_target() -> Result<()> {
             }
         }
         // One hidden state without a batch, and a scalar target.
-        let scalar = head(&wte).loss(&hidden.i(1)?, &Tensor::new(6u32, &device)?, None)?;
-        let row = head(&wte).loss(&hidden.i(1..2)?, &Tensor::new(&[6u32], &device)?, None)?;
+        let scalar = head(&wte).loss(&hidden.i(1)?, &Tensor::new(6u32, &device)?, &Default::default())?;
+        let row = head(&wte).loss(&hidden.i(1..2)?, &Tensor::new(&[6u32], &device)?, &Default::default())?;
         assert_bits_eq(&scalar, &row);
     }
     Ok(())
@@ -346,50 +347,54 @@ fn what_does_not_go_together_is_named() -> Result<()> {
     for device in complete_devices() {
         let head = head(&addressed(0., 5, 3, &device));
         let hidden = Tensor::zeros((2, 2, 3), DType::F32, &device)?;
-        let text = |targets: Tensor, options: LossOptions| error_text(head.loss(&hidden, &targets, options));
+        let text = |targets: Tensor, options: LossOptions| error_text(head.loss(&hidden, &targets, &options));
         let outside = |id: i64| format!("token id {id} at [1, 0] is outside the vocabulary of 5 (valid ids: 0 to 4)");
         for id in [5, -1, -99, i64::MAX, i64::MIN] {
-            assert_eq!(text(Tensor::new(&[[0i64, 4], [id, -100]], &device)?, None.into()), outside(id));
+            assert_eq!(text(Tensor::new(&[[0i64, 4], [id, -100]], &device)?, LossOptions::default()), outside(id));
         }
-        assert_eq!(text(Tensor::new(&[[0u8, 4], [255, 7]], &device)?, None.into()), outside(255));
-        assert_eq!(text(Tensor::new(&[[0u32, 4], [u32::MAX, 7]], &device)?, None.into()), outside(4294967295));
+        assert_eq!(text(Tensor::new(&[[0u8, 4], [255, 7]], &device)?, LossOptions::default()), outside(255));
+        assert_eq!(
+            text(Tensor::new(&[[0u32, 4], [u32::MAX, 7]], &device)?, LossOptions::default()),
+            outside(4294967295)
+        );
         // Once another id is ignored, -100 is an id like any other.
         let options = LossOptions::default().with_ignore_index(0);
         assert_eq!(text(Tensor::new(&[[0i64, 4], [-100, 0]], &device)?, options), outside(-100));
-        let error = head.loss(&hidden, &Tensor::new(&[[0u32, 1], [2, 9]], &device)?, None).unwrap_err();
+        let error = head.loss(&hidden, &Tensor::new(&[[0u32, 1], [2, 9]], &device)?, &Default::default()).unwrap_err();
         assert!(matches!(error, Error::TokenOutOfRange { id: 9, vocab_size: 5, ref at } if at == &[1, 1]));
 
         let targets = Tensor::new(&[[0u32, 1], [2, 3]], &device)?;
         assert_eq!(
-            text(targets.to_dtype(DType::F32)?, None.into()),
+            text(targets.to_dtype(DType::F32)?, LossOptions::default()),
             "target_ids must be u8, u32 or i64, not F32: convert with `.to_dtype(DType::U32)`"
         );
         assert_eq!(
-            text(targets.flatten_all()?, None.into()),
+            text(targets.flatten_all()?, LossOptions::default()),
             "target_ids has shape [4], expected [2, 2], one for each of the hidden_states"
         );
         let mask = Tensor::new(&[[1u8, 1], [0, 2]], &device)?;
         assert_eq!(
-            text(targets.clone(), LossOptions::from(&mask)),
+            text(targets.clone(), LossOptions::default().with_mask(&mask)),
             "loss_mask holds 2 at [1, 1]: it must be 1 (token) or 0 (padding)"
         );
         assert_eq!(
-            text(targets.clone(), LossOptions::from(&mask.i(0)?)),
+            text(targets.clone(), LossOptions::default().with_mask(&mask.i(0)?)),
             "loss_mask has shape [2], expected [2, 2], one for each of the hidden_states"
         );
         assert_eq!(
-            text(targets.clone(), LossOptions::from(&hidden.i((.., .., 0))?)),
+            text(targets.clone(), LossOptions::default().with_mask(&hidden.i((.., .., 0))?)),
             "loss_mask must be u8, u32 or i64, not F32: convert with `.to_dtype(DType::U32)`"
         );
         // A target under the mask is not looked at.
         let masked = Tensor::new(&[[0i64, 1], [2, 99]], &device)?;
-        assert!(head.loss(&hidden, &masked, &Tensor::new(&[[1u8, 1], [1, 0]], &device)?).is_ok());
+        let options = LossOptions::default().with_mask(&Tensor::new(&[[1u8, 1], [1, 0]], &device)?);
+        assert!(head.loss(&hidden, &masked, &options).is_ok());
         assert_eq!(
-            error_text(head.loss(&hidden.i((.., .., ..2))?, &targets, None)),
+            error_text(head.loss(&hidden.i((.., .., ..2))?, &targets, &Default::default())),
             "hidden_states has shape [2, 2, 2], expected [.., 3]"
         );
         assert_eq!(
-            error_text(head.loss(&hidden.to_dtype(DType::F64)?, &targets, None)),
+            error_text(head.loss(&hidden.to_dtype(DType::F64)?, &targets, &Default::default())),
             "hidden_states has dtype F64, but wte has F32"
         );
     }

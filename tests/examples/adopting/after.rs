@@ -1,13 +1,13 @@
 //! A small GPT on a `GptInputLayer`.
 
 use candle_core::{Module, Result, Tensor};
-use candle_gpt_input::{GptInputConfig, GptInputLayer, TiedLmHead};
+use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead};
 use candle_nn::{Linear, VarBuilder};
 
 pub struct Gpt {
     input: GptInputLayer,
     block: Linear,
-    lm_head: TiedLmHead,
+    lm_head: LmHead,
 }
 
 impl Gpt {
