@@ -40,6 +40,8 @@ pub mod position;
 pub mod rng;
 mod rows;
 mod shape;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "tokenizer")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokenizer")))]
 pub mod tokenizer;

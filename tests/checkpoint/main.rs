@@ -11,6 +11,7 @@ mod quantized;
 #[cfg(feature = "hub")]
 mod remote;
 mod saving;
+mod sources;
 #[path = "../support/mod.rs"]
 mod support;
 mod transformers;
@@ -22,7 +23,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::checkpoint::{Checkpoint, ConfigSource, Role, ShardIndex, save_tensors};
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, Result};
 use half::{bf16, f16};
-use support::{addressed, assert_bits_eq, bits, error_text, golden, golden_tensors};
+use support::{Failures, addressed, assert_bits_eq, bits, error_text, golden, golden_tensors, properties};
 use tempfile::TempDir;
 
 fn load(path: impl AsRef<Path>) -> Result<GptInputLayer> {

@@ -49,7 +49,7 @@ fn gguf(path: &Path, wte: &QTensor, wpe: &Tensor) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(properties(48))]
 
     #[test]
     fn a_look_up_gives_the_bits_of_dequantizing_first(

@@ -12,7 +12,7 @@ use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{Error, Result};
 use proptest::prelude::*;
 use serde_json::Value;
-use support::{devices, error_text, golden};
+use support::{devices, error_text, golden, properties};
 
 fn rows(ids: &Tensor) -> Vec<Vec<u32>> {
     ids.to_vec2().unwrap()
@@ -203,6 +203,8 @@ fn documents() -> impl Strategy<Value = Vec<Vec<u32>>> {
 }
 
 proptest! {
+    #![proptest_config(properties(256))]
+
     #[test]
     fn windows_are_those_of_the_books_loop(documents in documents(), max_length in 1usize..9, stride in 1usize..12) {
         let mut expected = Vec::new();
@@ -385,6 +387,8 @@ fn what_cannot_be_loaded_is_an_error() {
 // ---- shards ----
 
 proptest! {
+    #![proptest_config(properties(256))]
+
     #[test]
     fn shards_side_by_side_are_one_loader(
         n in 1u32..60, batch_size in 1usize..6, world_size in 1usize..6, drop_last: bool, seed: u64,
@@ -434,6 +438,8 @@ fn through_serde(state: &LoaderState) -> LoaderState {
 }
 
 proptest! {
+    #![proptest_config(properties(256))]
+
     #[test]
     fn a_resumed_loader_gives_exactly_the_remaining_batches(
         n in 1u32..40, batch_size in 1usize..7, shuffle: bool, drop_last: bool, in_explicit: bool, seed: u64, k in 0usize..80,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::example;
+use crate::example;
 use candle_core::Device;
 
 fn run(arguments: &str, folder: &Path) -> (bool, String, String) {

@@ -5,8 +5,8 @@ use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::tokenizer::Tokenizer;
 use tempfile::TempDir;
 
+use crate::example;
 use crate::programs::{failure, stdout};
-use crate::support::example;
 
 const WIDTH: usize = 4;
 

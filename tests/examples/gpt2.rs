@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{assert_bits_eq, error_text, example, golden, golden_tensors};
+use crate::example;
+use crate::support::{assert_bits_eq, error_text, golden, golden_tensors};
 use candle_core::{D, DType, Device, IndexOp, Tensor, Var};
 use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
 use candle_gpt_input::rng::Generator;

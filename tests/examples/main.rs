@@ -7,3 +7,53 @@ mod pretrain;
 mod programs;
 #[path = "../support/mod.rs"]
 mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// An example's program. `cargo test --test examples` builds none, so that an old one could be found: it is built before it
+/// is first run.
+fn example(name: &str) -> Command {
+    static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let test = std::env::current_exe().unwrap(); // TARGET/PROFILE/deps/examples-HASH
+    let folder = test.ancestors().nth(2).unwrap();
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if !built.contains(name) {
+        build(name, folder);
+        built.insert(name.to_string());
+    }
+    let mut command = Command::new(folder.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX)));
+    command.current_dir(std::env::temp_dir()); // defaults must not depend on where they are run
+    command
+}
+
+/// Builds an example with the profile, the target folder and the features of this test.
+fn build(name: &str, folder: &Path) {
+    let profile = match folder.file_name().unwrap().to_str().unwrap() {
+        "debug" => "test",
+        other => other,
+    };
+    let features = [
+        (cfg!(feature = "default"), "default"),
+        (cfg!(feature = "tokenizer"), "tokenizer"),
+        (cfg!(feature = "hub"), "hub"),
+        (cfg!(feature = "cuda"), "cuda"),
+        (cfg!(feature = "metal"), "metal"),
+        (cfg!(feature = "accelerate"), "accelerate"),
+    ];
+    let features: Vec<_> = features.into_iter().filter_map(|(enabled, name)| enabled.then_some(name)).collect();
+    let mut build = Command::new(env!("CARGO"));
+    build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--offline", "--example", name]);
+    build.args(["--profile", profile, "--no-default-features", "--features", &features.join(",")]);
+    build.arg("--target-dir").arg(folder.parent().unwrap());
+    // What cargo tells a test about its package would make build scripts (ours, ring's) run again.
+    let of_cargo = ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR", "LD_LIBRARY_PATH"];
+    for (key, _) in std::env::vars_os() {
+        if key.to_str().is_some_and(|key| of_cargo.iter().any(|start| key.starts_with(start))) {
+            build.env_remove(key);
+        }
+    }
+    assert!(build.status().unwrap().success(), "the example `{name}` does not build");
+}

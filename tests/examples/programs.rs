@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::support::{assert_bits_eq, example, golden, golden_tensors};
+use crate::example;
+use crate::support::{assert_bits_eq, golden, golden_tensors};
 use candle_core::{DType, Device, Tensor};
 use tempfile::TempDir;
 

@@ -13,7 +13,7 @@ use candle_gpt_input::position::PositionTable;
 use candle_gpt_input::{Error, GptInputConfig, GptInputLayer, LmHead, Positions, Result};
 use candle_nn::{Embedding, Optimizer, VarBuilder, VarMap};
 use proptest::prelude::*;
-use support::{addressed, assert_bits_eq, complete_devices, devices, error_text, golden_tensors};
+use support::{addressed, assert_bits_eq, complete_devices, devices, error_text, golden_tensors, properties};
 
 const V: usize = 11;
 const P: usize = 7;

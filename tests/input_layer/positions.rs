@@ -133,7 +133,7 @@ fn padded_equals_unpadded() -> Result<()> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(properties(256))]
     #[test]
     fn splitting_a_sequence_changes_nothing(
         ids in prop::collection::vec(0..V as u32, 2 * P), cut in 0..=P,

@@ -5,6 +5,7 @@ use candle_gpt_input::position::{Alibi, Deberta, Rotary, RotaryConfig, Shaw, T5B
 use proptest::prelude::*;
 
 use crate::support::naive::{self, Projected};
+use crate::support::properties;
 use crate::{NEAR, assert_near, normal};
 
 /// B, H, T_q, T_k, D and where the first query stands.
@@ -13,7 +14,7 @@ fn sizes() -> impl Strategy<Value = (usize, usize, usize, usize, usize, usize)> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(properties(60))]
 
     #[test]
     fn scores_are_those_of_the_loops((b, h, t_q, t_k, d, start) in sizes(), seed in 0u64..1000) {

@@ -1,34 +1,39 @@
 //! What the tests share: the devices of this machine, tables whose values are their own addresses, and plain loops.
 
-#![allow(dead_code)] // each test binary uses its own part
+#![allow(dead_code, unused_imports)] // each test binary uses its own part
 
 #[cfg(feature = "hub")]
 pub mod http;
 pub mod naive;
+#[path = "../../src/tests.rs"]
+mod shared;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
+pub use shared::properties;
 
-/// The CPU, and a CUDA device where this build and this machine have one.
+/// The CPU, and in a build with CUDA its first device.
 pub fn devices() -> Vec<Device> {
-    let mut devices = vec![Device::Cpu];
-    if cfg!(feature = "cuda") {
-        match Device::new_cuda(0) {
-            Ok(device) => devices.push(device),
-            Err(error) => eprintln!("skipped on CUDA: {error}"),
-        }
-    }
-    devices
+    [
+        Some(Device::Cpu),
+        #[cfg(feature = "cuda")]
+        shared::cuda(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Those with kernels of Candle's own, which the stand-in of `tests/cuda_host` has not.
 pub fn complete_devices() -> Vec<Device> {
-    let has_all = |device: &Device| device.is_cpu() || std::env::var_os("CUDA_HOST_STAND_IN").is_none();
-    devices().into_iter().filter(has_all).collect()
+    #[cfg(feature = "cuda")]
+    if std::env::var_os("CUDA_HOST_STAND_IN").is_some() {
+        shared::skipped("on the stand-in, which has no kernels of Candle's");
+        return vec![Device::Cpu];
+    }
+    devices()
 }
 
 /// A table `[n_rows, width]` whose value is `base + row * 100 + column`: a transposed or shifted read cannot pass.
@@ -80,32 +85,27 @@ pub fn golden_tensors(name: &str) -> HashMap<String, Tensor> {
     candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap()
 }
 
-/// An example's program. `cargo test --test NAME` builds no examples, so that an old one could be found: this builds them,
-/// once a process, with the features and the profile of the test.
-pub fn example(name: &str) -> Command {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let mut build = Command::new(env!("CARGO"));
-        build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--offline", "--examples"]);
-        // What cargo tells a test about its package would make build scripts (ours, ring's) run again.
-        let of_cargo = ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR", "LD_LIBRARY_PATH"];
-        for (key, _) in std::env::vars_os() {
-            if key.to_str().is_some_and(|key| of_cargo.iter().any(|start| key.starts_with(start))) {
-                build.env_remove(key);
-            }
+/// What did not hold in a table of cases. All of it is shown at the end, so that the first failure does not hide the rest.
+#[derive(Default)]
+pub struct Failures(Vec<String>);
+
+impl Failures {
+    /// Notes a call that does not end in an error whose text contains `expected`.
+    pub fn error<T>(&mut self, result: Result<T, impl std::fmt::Display>, expected: &str) {
+        let text = result.err().map_or("no error".to_string(), |error| error.to_string());
+        self.holds(text.contains(expected), format_args!("{text}\n  expected {expected}"));
+    }
+
+    /// Notes `what` unless it holds.
+    pub fn holds(&mut self, holds: bool, what: impl std::fmt::Display) {
+        if !holds {
+            self.0.push(what.to_string());
         }
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        for (enabled, feature) in [(cfg!(feature = "hub"), "hub"), (cfg!(feature = "cuda"), "cuda")] {
-            if enabled {
-                build.args(["--features", feature]);
-            }
-        }
-        assert!(build.status().unwrap().success(), "the examples do not build");
-    });
-    let test = std::env::current_exe().unwrap();
-    let mut command = Command::new(test.parent().unwrap().parent().unwrap().join("examples").join(name));
-    command.current_dir(std::env::temp_dir()); // defaults must not depend on where they are run
-    command
+    }
+}
+
+impl Drop for Failures {
+    fn drop(&mut self) {
+        assert!(self.0.is_empty() || std::thread::panicking(), "{} failed:\n{}", self.0.len(), self.0.join("\n"));
+    }
 }

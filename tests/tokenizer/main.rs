@@ -15,7 +15,7 @@ use candle_gpt_input::tokenizer::{END_OF_TEXT, END_OF_TEXT_ID, SpecialTokens, To
 use candle_gpt_input::{Error, Result};
 use proptest::prelude::*;
 use serde_json::Value;
-use support::{error_text, golden};
+use support::{error_text, golden, properties};
 
 const GPT2_FILES: [(&str, &str); 2] = [
     ("encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
@@ -373,6 +373,8 @@ fn texts() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #![proptest_config(properties(256))]
+
     #[test]
     fn decoding_gives_the_text_back(text in texts()) {
         for policy in [SpecialTokens::Recognize, SpecialTokens::AsText] {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::support::{addressed, assert_bits_eq, complete_devices, error_text, golden_tensors};
+use crate::support::{addressed, assert_bits_eq, complete_devices, error_text, golden_tensors, properties};
 use candle_core::{DType, Device, IndexOp, Tensor, Var};
 use candle_gpt_input::lm_head::{LossOptions, Reduction};
 use candle_gpt_input::{Error, GptInputLayer, LmHead, Result};
@@ -271,7 +271,7 @@ fn plain(hidden: &Tensor, wte: &Tensor, targets: &Tensor) -> Result<[Tensor; 3]>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(properties(48))]
 
     #[test]
     fn chunks_masks_and_strides_change_nothing(

@@ -9,7 +9,7 @@ use candle_nn::{Optimizer, ParamsAdamW, VarMap};
 use proptest::prelude::*;
 
 use crate::optim::{assert_close, numbers};
-use crate::support::{addressed, assert_bits_eq, error_text, golden_tensors};
+use crate::support::{addressed, assert_bits_eq, error_text, golden_tensors, properties};
 
 const CPU: Device = Device::Cpu;
 
@@ -80,7 +80,7 @@ fn drawn_rows_have_the_mean_and_the_covariance() -> Result<()> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(properties(48))]
     #[test]
     fn new_rows_are_what_was_asked_for(
         vocab_size in 1usize..40, n_embd in 1usize..20, n_new in 1usize..20, seed in 0u64..1000,

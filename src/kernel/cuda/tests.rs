@@ -115,7 +115,7 @@ impl Case {
 
 #[test]
 fn every_alignment_of_every_operand() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     for dtype in TYPES {
         let per_chunk = CHUNK_BYTES / dtype.size_in_bytes();
         for width in [3 * per_chunk, 3 * per_chunk + 1, 3 * per_chunk - 1, per_chunk, 1] {
@@ -132,7 +132,7 @@ fn every_alignment_of_every_operand() -> Result<()> {
 
 #[test]
 fn every_type_of_id_and_many_shapes() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     for dtype in TYPES {
         for id_dtype in ID_TYPES {
             for given in [false, true] {
@@ -150,7 +150,7 @@ fn every_type_of_id_and_many_shapes() -> Result<()> {
 /// More rows than a grid has blocks for: each block takes several.
 #[test]
 fn more_rows_than_blocks() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     let t = MAX_BLOCKS_X * THREADS_Y as usize + 77;
     Case {
         dtype: DType::BF16,
@@ -166,7 +166,7 @@ fn more_rows_than_blocks() -> Result<()> {
 
 #[test]
 fn nothing_is_launched_for_nothing() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     for dtype in TYPES {
         for ids in [(0, 5), (3, 0), (0, 0)] {
             for given in [false, true] {
@@ -206,7 +206,7 @@ fn text<T>(result: Result<T>) -> String {
 /// Ids on the device that nobody has checked: rows of NaN, all other rows as ever, and later the error that the host gives.
 #[test]
 fn ids_that_are_checked_later() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     let good = Tensor::new(&[[5i64, 0, 2], [1, 1, 4]], &Device::Cpu)?;
     for dtype in TYPES {
         for width in [8, 7, 100, 3000] {
@@ -243,7 +243,7 @@ fn ids_that_are_checked_later() -> Result<()> {
 /// The same for position ids in each of the shapes that they come in, alone and beside bad tokens.
 #[test]
 fn positions_that_are_checked_later() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     let ids = Tensor::new(&[[5u32, 0, 2], [1, 1, 4]], &Device::Cpu)?;
     let bad_ids = Tensor::new(&[[5u32, 0, 2], [1, 9, 4]], &Device::Cpu)?;
     for dtype in TYPES {
@@ -285,7 +285,7 @@ fn positions_that_are_checked_later() -> Result<()> {
 /// for itself.
 #[test]
 fn the_first_bad_id_of_the_first_bad_call() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     let [_, there] = deferred(16, DType::F32, &cuda)?;
     let trained = there.trainable(&VarMap::new(), "")?;
     trained.forward(&Tensor::new(&[6u32], &cuda)?)?;
@@ -318,7 +318,7 @@ fn the_first_bad_id_of_the_first_bad_call() -> Result<()> {
 /// The backward pass of ids that nobody has checked: gradients of bad ones go nowhere.
 #[test]
 fn gradients_of_bad_ids_go_nowhere() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     let checks = IdChecks::new(IdCheck::Deferred, &cuda)?;
     let (good, bad) = (Tensor::new(&[[5i64, 0, 2]], &Device::Cpu)?, Tensor::new(&[[5i64, -1, 6]], &Device::Cpu)?);
     for dtype in TYPES {
@@ -352,7 +352,7 @@ fn gradients_of_bad_ids_go_nowhere() -> Result<()> {
 /// From the outside: ids on the host and on the device, positions in each form, into a buffer, and the errors.
 #[test]
 fn the_layer_stands_on_them() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     for dtype in TYPES {
         let (wte, wpe) = (shifted(11, 24, 0, dtype, 1)?, shifted(7, 24, 0, dtype, 2)?);
         let here = GptInputLayer::new(wte.clone(), wpe.clone())?;
@@ -379,7 +379,7 @@ fn the_layer_stands_on_them() -> Result<()> {
 
 #[test]
 fn what_does_not_fit_is_refused() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     let (wte, wpe) = (shifted(6, 8, 0, DType::F32, 1)?, shifted(4, 7, 0, DType::F32, 2)?);
     let ids = CheckedIds::new(&Tensor::new(&[1u32, 2], &Device::Cpu)?, Table::Tokens, 6, &cuda)?;
     let places = Places::Counted { start: 0, t: 2 };

@@ -70,7 +70,7 @@ fn check(case: &Case) -> Result<()> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::tests::properties(200))]
     #[test]
     fn kernels_are_the_plain_operations(case in case()) {
         check(&case).unwrap_or_else(|error| panic!("{error}"));

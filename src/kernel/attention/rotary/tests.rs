@@ -121,7 +121,7 @@ fn check(case: &Case) -> Result<()> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::tests::properties(200))]
     #[test]
     fn the_kernel_is_the_plain_rotation(case in case()) {
         check(&case).unwrap_or_else(|error| panic!("{error}"));

@@ -100,7 +100,7 @@ fn matrix(dtype: DType, (n_rows, width): (usize, usize), n_ids: usize, leads: [u
 
 #[test]
 fn every_alignment_of_every_operand_of_a_step() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     for dtype in TYPES {
         let per_chunk = CHUNK_BYTES / dtype.size_in_bytes();
         for width in [3 * per_chunk, 3 * per_chunk + 1, 1] {
@@ -120,7 +120,7 @@ fn every_alignment_of_every_operand_of_a_step() -> Result<()> {
 
 #[test]
 fn steps_of_many_shapes() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     for dtype in TYPES {
         for (n_rows, width, n_ids) in [(5, 768, 3), (300, 130, 900), (7, 1600, 40), (3, 20_000, 6), (2000, 8, 64)] {
             matrix(dtype, (n_rows, width), n_ids, [0; 5], &cuda)?;
@@ -133,7 +133,7 @@ fn steps_of_many_shapes() -> Result<()> {
 /// Norms, biases, kernels of convolutions: no rows that mean anything.
 #[test]
 fn steps_of_what_is_no_table() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     for dtype in TYPES {
         let shapes: [&[usize]; 9] =
             [&[], &[1], &[768], &[1023], &[1025], &[4096], &[3, 5, 7], &[40_000], &[2, 3, 4, 1024]];
@@ -165,7 +165,7 @@ fn steps_of_what_is_no_table() -> Result<()> {
 /// From the outside: both optimizers over a layer's tables, with clipping and frozen rows, for several steps.
 #[test]
 fn optimizers_stand_on_them() -> Result<()> {
-    let cuda = Device::new_cuda(0)?;
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     for dtype in TYPES {
         let run = |device: &Device| -> Result<[Vec<Tensor>; 2]> {
             let mut all = [Vec::new(), Vec::new()];
