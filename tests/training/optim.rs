@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::support::{assert_bits_eq, error_text, golden_tensors};
+use crate::support::{Failures, assert_bits_eq, bits, golden, golden_tensors, properties};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_gpt_input::embedding::{EmbeddingOptions, TokenTable};
@@ -338,9 +338,8 @@ fn frozen_rows_keep_every_bit() -> Result<()> {
             step(&mut adamw, &mut row_adamw, t)?;
         }
         for row in 0..50 {
-            let same = |now: &Tensor, before: &Tensor| -> Result<bool> {
-                Ok(crate::support::bits(&now.get(row)?) == crate::support::bits(&before.get(row)?))
-            };
+            let same =
+                |now: &Tensor, before: &Tensor| -> Result<bool> { Ok(bits(&now.get(row)?) == bits(&before.get(row)?)) };
             assert_eq!(same(&table, &free)?, frozen.contains(&row), "row {row}");
             assert_eq!(same(adamw.state(&table).unwrap().1, &state)?, frozen.contains(&row), "state of row {row}");
         }
@@ -355,74 +354,90 @@ fn frozen_rows_keep_every_bit() -> Result<()> {
     Ok(())
 }
 
+/// Four variables, an optimizer of the first three in two groups, and one by rows of the last.
+fn two_optimizers(dtype: DType) -> Result<(Vec<Var>, AdamW, RowAdamW)> {
+    let vars = vec![var(&[6, 3], 1, dtype), var(&[4], 2, dtype), var(&[2], 3, dtype), var(&[5, 2], 4, dtype)];
+    let groups = [
+        ParamGroup::new([("a", vars[0].clone()), ("b", vars[1].clone())]).with_weight_decay(0.3),
+        ParamGroup::new([("never", vars[2].clone())]),
+    ];
+    let adamw = AdamW::with_groups(groups, params(1e-3, (0.9, 0.99), 1e-8, 0.1))?;
+    let rows =
+        RowAdamW::with_groups([ParamGroup::new([("rows", vars[3].clone())])], params(1e-2, (0.8, 0.9), 1e-7, 0.2))?;
+    Ok((vars, adamw, rows))
+}
+
+/// Steps of both: the second variable has a gradient in every other one, the third never.
+fn step_both(vars: &[Var], adamw: &mut AdamW, rows: &mut RowAdamW, steps: std::ops::Range<usize>) -> Result<()> {
+    for t in steps {
+        let mut grads = GradStore::default();
+        grads.insert(&vars[0], numbers(&[6, 3], t, vars[0].dtype()));
+        if t % 2 == 0 {
+            grads.insert(&vars[1], numbers(&[4], t + 1, vars[1].dtype()));
+        }
+        adamw.step(&grads)?;
+        rows.step_rows(&[RowGrad::new(&vars[3], &ids(7, t, 5), &numbers(&[7, 2], t, vars[3].dtype()))?])?;
+    }
+    Ok(())
+}
+
 #[test]
 fn resuming_gives_the_bits_of_not_having_stopped() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("optimizer.safetensors");
-    let make = |dtype| -> Result<(Vec<Var>, AdamW, RowAdamW)> {
-        let vars = vec![var(&[6, 3], 1, dtype), var(&[4], 2, dtype), var(&[2], 3, dtype), var(&[5, 2], 4, dtype)];
-        let groups = [
-            ParamGroup::new([("a", vars[0].clone()), ("b", vars[1].clone())]).with_weight_decay(0.3),
-            ParamGroup::new([("never", vars[2].clone())]),
-        ];
-        let adamw = AdamW::with_groups(groups, params(1e-3, (0.9, 0.99), 1e-8, 0.1))?;
-        let rows =
-            RowAdamW::with_groups([ParamGroup::new([("rows", vars[3].clone())])], params(1e-2, (0.8, 0.9), 1e-7, 0.2))?;
-        Ok((vars, adamw, rows))
-    };
-    let run = |vars: &[Var], adamw: &mut AdamW, rows: &mut RowAdamW, steps: std::ops::Range<usize>| -> Result<()> {
-        for t in steps {
-            let mut grads = GradStore::default();
-            grads.insert(&vars[0], numbers(&[6, 3], t, vars[0].dtype()));
-            if t % 2 == 0 {
-                grads.insert(&vars[1], numbers(&[4], t + 1, vars[1].dtype()));
-            }
-            adamw.step(&grads)?;
-            rows.step_rows(&[RowGrad::new(&vars[3], &ids(7, t, 5), &numbers(&[7, 2], t, vars[3].dtype()))?])?;
-        }
-        Ok(())
-    };
+    let (path, rows_path) = (folder.path().join("optimizer.safetensors"), folder.path().join("rows.safetensors"));
     for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
-        let (vars, mut adamw, mut rows) = make(dtype)?;
+        let (vars, mut adamw, mut rows) = two_optimizers(dtype)?;
         // Numbers that JSON readers like to miss by a unit in the last place.
         adamw.set_learning_rate(1.0 / 3.0 * 1e-3);
         adamw.set_max_grad_norm(Some(0.1 + 0.2))?;
         adamw.freeze_rows(&vars[0], [1, 2, 5])?;
-        run(&vars, &mut adamw, &mut rows, 0..7)?;
+        step_both(&vars, &mut adamw, &mut rows, 0..7)?;
         adamw.save(&path)?;
-        let rows_path = folder.path().join("rows.safetensors");
         rows.save(&rows_path)?;
-        let (later, mut resumed, mut resumed_rows) = make(dtype)?;
+        let (later, mut resumed, mut resumed_rows) = two_optimizers(dtype)?;
         for (later, var) in later.iter().zip(&vars) {
             later.set(var)?;
         }
         resumed.load(&path)?;
         resumed_rows.load(&rows_path)?;
         assert_eq!(resumed.learning_rate(), adamw.learning_rate());
-        run(&vars, &mut adamw, &mut rows, 7..12)?;
-        run(&later, &mut resumed, &mut resumed_rows, 7..12)?;
+        step_both(&vars, &mut adamw, &mut rows, 7..12)?;
+        step_both(&later, &mut resumed, &mut resumed_rows, 7..12)?;
         for (later, var) in later.iter().zip(&vars) {
             assert_bits_eq(later, var);
         }
         assert_eq!(resumed.state(&later[0]).unwrap().0, 12);
         assert_eq!(resumed.state(&later[1]).unwrap().0, 6);
         assert!(resumed.state(&later[2]).is_none());
-        // What does not go with the file is refused, and changes nothing.
-        let text = error_text(RowAdamW::new(vec![vars[0].clone()], 1.0)?.load(&path));
-        assert!(text.ends_with("the state of AdamW, not of RowAdamW"), "{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_state_of_another_optimizer_is_refused_and_changes_nothing() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("optimizer.safetensors");
+    for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
+        let (vars, mut adamw, mut rows) = two_optimizers(dtype)?;
+        adamw.set_learning_rate(0.5);
+        step_both(&vars, &mut adamw, &mut rows, 0..12)?;
+        adamw.save(&path)?;
+        let mut failures = Failures::default();
+        let of_rows = RowAdamW::new(vec![vars[0].clone()], 1.0)?.load(&path);
+        failures.error(of_rows, "the state of AdamW, not of RowAdamW");
         let group = |name: &str, shape: &[usize]| ParamGroup::new([(name.to_string(), var(shape, 1, dtype))]);
-        let mut other = AdamW::with_groups([group("a", &[6, 3]), group("c", &[4])], Default::default())?;
-        let text = error_text(other.load(&path));
-        assert!(text.ends_with("not in the file: c; only in the file: b, never"), "{text}");
-        let mut other = AdamW::with_groups([group("a", &[6, 3])], Default::default())?;
-        let text = error_text(other.load(&path));
-        assert!(text.ends_with("the state has 2 groups of parameters, not 1"), "{text}");
         let a_and_b = ParamGroup::new([("a", var(&[3, 6], 1, dtype)), ("b", var(&[4], 1, dtype))]);
-        let mut other = AdamW::with_groups([a_and_b, group("never", &[2])], Default::default())?;
-        let text = error_text(other.load(&path));
-        assert!(text.contains("the state of `a` is") && other.learning_rate() == 1e-3, "{text}");
-        let text = error_text(adamw.load(crate::support::golden("optim.safetensors")));
-        assert!(text.ends_with("not the state of an optimizer"), "{text}");
+        for (groups, expected) in [
+            (vec![group("a", &[6, 3]), group("c", &[4])], "not in the file: c; only in the file: b, never"),
+            (vec![group("a", &[6, 3])], "the state has 2 groups of parameters, not 1"),
+            (vec![a_and_b, group("never", &[2])], "the state of `a` is"),
+        ] {
+            let mut other = AdamW::with_groups(groups, Default::default())?;
+            let before = other.learning_rate();
+            failures.error(other.load(&path), expected);
+            failures.holds(other.learning_rate() == before, format_args!("{expected}: the learning rate has changed"));
+        }
+        failures.error(adamw.load(golden("optim.safetensors")), "not the state of an optimizer");
         assert_eq!(adamw.state(&vars[0]).unwrap().0, 12);
     }
     Ok(())
@@ -566,7 +581,7 @@ fn a_step_by_rows_allocates_little() -> Result<()> {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_and_changes_nothing() -> Result<()> {
+fn gradients_that_do_not_fit_are_refused_and_change_nothing() -> Result<()> {
     let (table, bias) = (var(&[4, 3], 1, DType::F32), var(&[5], 2, DType::F32));
     let before = table.copy()?;
     let mut adamw =
@@ -577,65 +592,96 @@ fn what_does_not_fit_is_refused_and_changes_nothing() -> Result<()> {
         grads.insert(&bias, bias_grad);
         grads
     };
-    let text = error_text(adamw.step_with_rows(&store(numbers(&[4], 1, DType::F32)), &[]));
-    assert_eq!(text, "optimizer: the gradient of `bias` has shape [4], expected [5]");
-    let text = error_text(adamw.step_with_rows(&store(numbers(&[5], 1, DType::F64)), &[]));
-    assert_eq!(text, "optimizer: the gradient of `bias` has dtype F64, expected F32");
-    let text = error_text(adamw.step_with_rows(&store(bias.as_tensor().clone()), &[]));
-    assert_eq!(text, "optimizer: the gradient of `bias` shares its memory: pass a copy");
+    let mut failures = Failures::default();
+    for (bias_grad, expected) in [
+        (numbers(&[4], 1, DType::F32), "optimizer: the gradient of `bias` has shape [4], expected [5]"),
+        (numbers(&[5], 1, DType::F64), "optimizer: the gradient of `bias` has dtype F64, expected F32"),
+        (bias.as_tensor().clone(), "optimizer: the gradient of `bias` shares its memory: pass a copy"),
+    ] {
+        failures.error(adamw.step_with_rows(&store(bias_grad), &[]), expected);
+    }
     adamw.set_learning_rate(f64::NAN);
-    let text = error_text(adamw.step_with_rows(&store(numbers(&[5], 1, DType::F32)), &[]));
-    assert_eq!(text, "optimizer: `learning_rate` is NaN, which is not a finite number of at least 0");
+    let not_finite = "optimizer: `learning_rate` is NaN, which is not a finite number of at least 0";
+    failures.error(adamw.step_with_rows(&store(numbers(&[5], 1, DType::F32)), &[]), not_finite);
     adamw.set_learning_rate(1e-3);
     let (three, rows) = (ids(3, 1, 4), numbers(&[3, 3], 1, DType::F32));
     let row_grad = RowGrad::new(&table, &three, &rows)?;
-    let text = error_text(adamw.step_rows(&[row_grad.clone(), row_grad]));
-    assert!(text.starts_with("optimizer: two gradients of rows for `table` in one step"), "{text}");
+    let twice = adamw.step_rows(&[row_grad.clone(), row_grad]);
+    failures.error(twice, "optimizer: two gradients of rows for `table` in one step");
     let stranger = var(&[4, 3], 1, DType::F32);
-    let text = error_text(adamw.step_rows(&[RowGrad::new(&stranger, &three, &rows)?]));
-    assert_eq!(text, "optimizer: a variable of shape [4, 3] is none of its 2 parameters");
+    let of_none = adamw.step_rows(&[RowGrad::new(&stranger, &three, &rows)?]);
+    failures.error(of_none, "optimizer: a variable of shape [4, 3] is none of its 2 parameters");
     assert_bits_eq(&table, &before);
     assert!(adamw.state(&table).is_none());
+    Ok(())
+}
 
-    let text = error_text(RowGrad::new(&table, &Tensor::new(&[0u32, 4, 1], &CPU)?, &rows));
-    assert!(text.starts_with("token id 4 at [1] is outside the vocabulary of 4"), "{text}");
-    let text = error_text(RowGrad::new(&table, &three, &numbers(&[4, 3], 1, DType::F32)));
-    assert_eq!(text, "the gradient has shape [4, 3], expected the shape of the ids, [3], followed by 3");
-    let text = error_text(RowGrad::new(&table, &three, &numbers(&[3, 3], 1, DType::BF16)));
-    assert_eq!(text, "the gradient has dtype BF16, but wte has F32");
-    let text = error_text(RowGrad::new(&bias, &three, &rows));
-    assert!(text.contains("two-dimensional"), "{text}");
+#[test]
+fn gradients_of_rows_must_fit_their_ids_and_table() -> Result<()> {
+    let (table, bias) = (var(&[4, 3], 1, DType::F32), var(&[5], 2, DType::F32));
+    let (three, rows) = (ids(3, 1, 4), numbers(&[3, 3], 1, DType::F32));
+    let outside = Tensor::new(&[0u32, 4, 1], &CPU)?;
+    let mut failures = Failures::default();
+    for (var, ids, rows, expected) in [
+        (&table, &outside, &rows, "token id 4 at [1] is outside the vocabulary of 4"),
+        (
+            &table,
+            &three,
+            &numbers(&[4, 3], 1, DType::F32),
+            "the gradient has shape [4, 3], expected the shape of the ids, [3], followed by 3",
+        ),
+        (&table, &three, &numbers(&[3, 3], 1, DType::BF16), "the gradient has dtype BF16, but wte has F32"),
+        (&bias, &three, &rows, "two-dimensional"),
+    ] {
+        failures.error(RowGrad::new(var, ids, rows), expected);
+    }
+    Ok(())
+}
 
-    let text = error_text(adamw.freeze_rows(&table, 2..5));
-    assert_eq!(text, "optimizer: row 4 is outside `table`, which has 4 rows");
-    let text = error_text(adamw.freeze_rows(&bias, 0..1));
-    assert_eq!(text, "optimizer: `bias` has shape [5]; only a matrix has rows to freeze");
-    let text = error_text(AdamW::new_lr(vec![table.clone(), bias.clone(), table.clone()], 1e-3));
-    assert_eq!(text, "optimizer: `0` and `2` are one variable: give it once");
-    let twice = ParamGroup::new([("a", table.clone()), ("a", bias.clone())]);
-    let text = error_text(AdamW::with_groups([twice], Default::default()));
-    assert_eq!(text, "optimizer: two parameters are called `a`");
-    let integers = Var::zeros(3, DType::U32, &CPU)?;
-    let text = error_text(AdamW::new_lr(vec![integers], 1e-3));
-    assert_eq!(text, "optimizer: `0` holds U32, expected f32, f64, f16 or bf16");
-    let text = error_text(AdamW::with_groups([], ParamsAdamW { beta1: 1.0, ..Default::default() }));
-    assert_eq!(text, "optimizer: `beta1` is 1, which is not at least 0 and below 1");
-    assert!(error_text(adamw.set_max_grad_norm(Some(-1.0))).contains("`max_grad_norm` is -1"));
+#[test]
+fn settings_that_make_no_sense_are_refused() -> Result<()> {
+    let (table, bias) = (var(&[4, 3], 1, DType::F32), var(&[5], 2, DType::F32));
+    let group = ParamGroup::new([("table", table.clone()), ("bias", bias.clone())]);
+    let mut adamw = AdamW::with_groups([group], Default::default())?;
+    let mut failures = Failures::default();
+    let outside = adamw.freeze_rows(&table, 2..5);
+    failures.error(outside, "optimizer: row 4 is outside `table`, which has 4 rows");
+    let no_matrix = adamw.freeze_rows(&bias, 0..1);
+    failures.error(no_matrix, "optimizer: `bias` has shape [5]; only a matrix has rows to freeze");
+    failures.error(adamw.set_max_grad_norm(Some(-1.0)), "`max_grad_norm` is -1");
+    let one_variable = AdamW::new_lr(vec![table.clone(), bias.clone(), table.clone()], 1e-3);
+    failures.error(one_variable, "optimizer: `0` and `2` are one variable: give it once");
+    let one_name = AdamW::with_groups([ParamGroup::new([("a", table), ("a", bias)])], Default::default());
+    failures.error(one_name, "optimizer: two parameters are called `a`");
+    let integers = AdamW::new_lr(vec![Var::zeros(3, DType::U32, &CPU)?], 1e-3);
+    failures.error(integers, "optimizer: `0` holds U32, expected f32, f64, f16 or bf16");
+    let beta1 = AdamW::with_groups([], ParamsAdamW { beta1: 1.0, ..Default::default() });
+    failures.error(beta1, "optimizer: `beta1` is 1, which is not at least 0 and below 1");
+    Ok(())
+}
 
-    let fixed = GptInputLayer::new(numbers(&[4, 3], 1, DType::F32), numbers(&[6, 3], 1, DType::F32))?;
-    let text = error_text(fixed.backward_step(&three, 0, &rows, &mut adamw));
-    assert!(text.starts_with("neither table of the layer is a variable"), "{text}");
-    let layer = GptInputLayer::new(table.as_tensor().clone(), numbers(&[6, 3], 1, DType::F32))?;
-    let text = error_text(layer.backward_step(&three, 4, &rows, &mut adamw));
-    assert!(text.starts_with("the sequence ends at position 7"), "{text}");
-    let text = error_text(layer.backward_step(&Tensor::new(&[9i64, 0, 0], &CPU)?, 0, &rows, &mut adamw));
-    assert!(text.starts_with("token id 9"), "{text}");
+#[test]
+fn a_layer_steps_variables_and_valid_ids_alone() -> Result<()> {
+    let table = var(&[4, 3], 1, DType::F32);
+    let before = table.copy()?;
+    let mut adamw = AdamW::new_lr(vec![table.clone()], 1e-3)?;
+    let (three, rows) = (ids(3, 1, 4), numbers(&[3, 3], 1, DType::F32));
+    let wpe = numbers(&[6, 3], 1, DType::F32);
+    let mut failures = Failures::default();
+    let fixed = GptInputLayer::new(numbers(&[4, 3], 1, DType::F32), wpe.clone())?;
+    let no_variable = fixed.backward_step(&three, 0, &rows, &mut adamw);
+    failures.error(no_variable, "neither table of the layer is a variable");
+    let layer = GptInputLayer::new(table.as_tensor().clone(), wpe)?;
+    let too_long = layer.backward_step(&three, 4, &rows, &mut adamw);
+    failures.error(too_long, "the sequence ends at position 7");
+    let outside = layer.backward_step(&Tensor::new(&[9i64, 0, 0], &CPU)?, 0, &rows, &mut adamw);
+    failures.error(outside, "token id 9");
     assert_bits_eq(&table, &before);
     Ok(())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(properties(60))]
 
     /// Odd widths, one column, no ids, repeated ids, ids and gradients of any stride, every type: a step by rows is a step
     /// of a copy of those rows alone.
