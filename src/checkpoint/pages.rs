@@ -65,3 +65,39 @@ impl Pages {
         Ok(page)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+
+    /// Each byte is the number of its page.
+    #[derive(Debug)]
+    struct Numbered;
+
+    impl ByteRanges for Numbered {
+        fn name(&self) -> String {
+            "numbered".to_string()
+        }
+
+        fn n_bytes(&self) -> u64 {
+            200 * PAGE_BYTES
+        }
+
+        fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>> {
+            Ok(ranges.iter().map(|range| range.clone().map(|at| (at / PAGE_BYTES) as u8).collect()).collect())
+        }
+    }
+
+    #[test]
+    fn few_pages_are_kept() {
+        let pages = Pages::new(Arc::new(Numbered));
+        for page in 0..200 {
+            let mut byte = [0];
+            assert_eq!(pages.read_at(&mut byte, page * PAGE_BYTES + 5).ok(), Some(1));
+            assert_eq!(u64::from(byte[0]), page);
+            assert!(pages.pages.lock().unwrap().len() <= MAX_PAGES);
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Types converted on the way.
+//! Types converted on the way, and files split on the way.
 
 use super::*;
 
@@ -42,5 +42,33 @@ fn tables_larger_than_a_piece_are_read_whole() -> Result<()> {
     let (wte, wpe) = tables(12_345, 7, 31);
     save_tensors(&path, &[("wpe.weight", &wpe), ("wte.weight", &wte)], &[])?;
     assert_bits_eq(&tables_of(&load(&path)?)[0], &wte);
+    Ok(())
+}
+
+#[test]
+fn a_shard_may_have_all_the_bytes_it_is_allowed() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let tensor = |n: usize| Tensor::zeros(n, DType::F32, &Device::Cpu).unwrap();
+    save_tensors(&path, &[("a", &tensor(3)), ("b", &tensor(4)), ("c", &tensor(7)), ("d", &tensor(1))], &[])?;
+    let checkpoint = Checkpoint::open(&path)?;
+    for (max_bytes, expected) in [
+        (28, vec![vec!["a", "b"], vec!["c"], vec!["d"]]),
+        (27, vec![vec!["a"], vec!["b"], vec!["c"], vec!["d"]]),
+        (60, vec![vec!["a", "b", "c", "d"]]),
+        (1, vec![vec!["a"], vec!["b"], vec!["c"], vec!["d"]]),
+    ] {
+        let to = folder.path().join(max_bytes.to_string());
+        let written = checkpoint.convert(&to, None, Some(max_bytes))?;
+        let weights =
+            written.iter().filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+        let mut names = Vec::new();
+        for path in weights {
+            let mut tensors: Vec<_> = candle_core::safetensors::load(path, &Device::Cpu)?.into_keys().collect();
+            tensors.sort();
+            names.push(tensors);
+        }
+        assert_eq!(names, expected, "{max_bytes} bytes");
+    }
     Ok(())
 }

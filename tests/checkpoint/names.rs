@@ -1,5 +1,7 @@
 //! Names, prefixes, configuration.
 
+use candle_gpt_input::checkpoint::Format;
+
 use super::*;
 
 #[test]
@@ -104,6 +106,20 @@ fn a_padded_vocabulary_is_reported_and_its_rows_are_ids() -> Result<()> {
         assert_eq!(layer.config().vocab_size, n_rows);
         layer.forward(&Tensor::new(&[n_rows as u32 - 1], &Device::Cpu)?)?;
     }
+    Ok(())
+}
+
+/// Beside the weights lies what an optimizer needed, which PyTorch pickles: it is not taken for them.
+#[test]
+fn in_a_folder_safetensors_are_the_weights() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    fs::copy(golden("formats/state_dict.pth"), folder.path().join("optimizer.pt")).unwrap();
+    assert_eq!(Checkpoint::open(folder.path())?.format()?, Format::Torch, "alone, it is all that there is");
+    let (wte, wpe) = tables(9, 5, 3);
+    save_tensors(folder.path().join("z.safetensors"), &[("wte.weight", &wte), ("wpe.weight", &wpe)], &[])?;
+    assert_eq!(load(folder.path())?.config().vocab_size, 9);
+    fs::copy(golden("formats/state_dict.pth"), folder.path().join("scheduler.pt")).unwrap();
+    assert_eq!(load(folder.path())?.config().vocab_size, 9);
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use candle_gpt_input::{GptInputLayer, Result};
 use tempfile::TempDir;
 
 use crate::memory;
+use crate::mutate::checksum;
 use crate::support::{error_text, golden};
 
 fn load(path: impl AsRef<Path>) -> Result<GptInputLayer> {
@@ -100,6 +101,47 @@ fn a_truncated_file_says_what_it_should_be() {
         let bytes = fs::read(golden("formats").join(name)).unwrap();
         assert_error(&bytes[..bytes.len() - if name == "f32.gguf" { 300 } else { 1 }], expected);
     }
+}
+
+#[test]
+fn an_encrypted_member_is_named() {
+    let mut bytes = torch_of(&tensor_pickle(b"K\x00K\x02K\x02\x86K\x02K\x01\x86"));
+    let entry = bytes.windows(4).position(|window| window == b"PK\x01\x02").unwrap();
+    bytes[entry + 8] |= 1;
+    assert_error(&bytes, "not a valid PyTorch file: `a/data.pkl` is encrypted");
+}
+
+/// A table of these keys in one block, each with an empty value, and sound checksums.
+fn sstable_of(keys: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut add = |entries: &[(&[u8], &[u8])]| -> Vec<u8> {
+        let mut block = Vec::new();
+        for (key, value) in entries {
+            block.extend([&[0, key.len() as u8, value.len() as u8], *key, value].concat());
+        }
+        block.extend([0u32, 1].map(u32::to_le_bytes).concat()); // one restart, at 0
+        let handle = vec![bytes.len() as u8, block.len() as u8];
+        block.push(0); // not compressed
+        let checksum = checksum(&block);
+        bytes.extend([&block[..], &checksum].concat());
+        handle
+    };
+    let entries: Vec<(&[u8], &[u8])> = keys.iter().map(|key| (*key, &b""[..])).collect();
+    let data = add(&entries);
+    let filters = add(&[]);
+    let index = add(&[(b"z", &data)]);
+    let mut footer = [filters, index].concat();
+    footer.resize(40, 0);
+    [&bytes[..], &footer, b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"].concat()
+}
+
+#[test]
+fn keys_out_of_order_are_refused() {
+    for keys in [[&b"b"[..], b"a"], [b"a", b"a"]] {
+        assert_error(&sstable_of(&keys), "not a valid TensorFlow index file: its keys are not in order");
+    }
+    assert_error(&sstable_of(&[b"a", b"b"]), "not a valid TensorFlow index file: ");
+    assert!(!error_of(&sstable_of(&[b"a", b"b"])).contains("order"));
 }
 
 #[test]

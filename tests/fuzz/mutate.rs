@@ -107,10 +107,15 @@ fn repair_checksums(bytes: &mut [u8]) {
     let handles = [(numbers[0], numbers[1]), (numbers[2], numbers[3]), (0, numbers[0].saturating_sub(5))];
     for (start, n_bytes) in handles {
         let Some(end) = start.checked_add(n_bytes).filter(|end| *end < footer && end + 5 <= footer) else { continue };
-        let crc = !bytes[start..=end].iter().fold(!0u32, |crc, &byte| {
-            (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1)))
-        });
-        let masked = crc.rotate_right(15).wrapping_add(0xa282_ead8);
-        bytes[end + 1..end + 5].copy_from_slice(&masked.to_le_bytes());
+        let checksum = checksum(&bytes[start..=end]);
+        bytes[end + 1..end + 5].copy_from_slice(&checksum);
     }
+}
+
+/// What stands behind a block and the byte that says how it is compressed: CRC-32C, masked.
+pub fn checksum(bytes: &[u8]) -> [u8; 4] {
+    let crc = !bytes.iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1)))
+    });
+    crc.rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
 }

@@ -80,6 +80,27 @@ fn the_two_halves_make_the_whole() -> Result<()> {
 }
 
 #[test]
+fn a_buffer_must_have_the_shape_and_be_contiguous() -> Result<()> {
+    for device in devices() {
+        let layer = layer(&device);
+        let ids = Tensor::new(&[[0u32, 10, 5], [1, 1, 9]], &device)?;
+        let buffer = Tensor::zeros((2, 3, C), DType::F32, &device)?;
+        layer.forward_into(&ids, 1, &buffer)?;
+        assert_bits_eq(&buffer, &layer.forward_at(&ids, 1)?);
+        let transposed = Tensor::zeros((3, 2, C), DType::F32, &device)?.transpose(0, 1)?;
+        let wide = Tensor::zeros((2, 3, C + 1), DType::F32, &device)?;
+        let narrowed = wide.narrow(2, 0, C)?;
+        for wrong in [&transposed, &wide, &narrowed] {
+            let error = layer.forward_into(&ids, 1, wrong).unwrap_err();
+            assert!(matches!(&error, Error::ShapeMismatch { what: "buffer", got, .. } if got.dims() == wrong.dims()));
+            let expected = "expected [2, 3] followed by the width of the tables, contiguous";
+            assert!(error.to_string().ends_with(expected), "{error}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn module_t_is_the_layer_and_eval_is_the_module() -> Result<()> {
     let ids = Tensor::new(&[[0u32, 10, 5]], &Device::Cpu)?;
     let layer = layer(&Device::Cpu);

@@ -1,12 +1,13 @@
 //! What holds whatever the numbers: cached decode is one pass, shifts change nothing, norms stay, padding counts for nothing.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Device, IndexOp, Tensor};
 use candle_gpt_input::init::Init;
-use candle_gpt_input::position::{Place, PositionScheme, Rotary, RotaryConfig};
+use candle_gpt_input::position::{Place, PositionScheme, Rotary, RotaryConfig, T5Bias};
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, Result};
 use proptest::prelude::*;
 
+use crate::support::{assert_bits_eq, error_text, properties};
 use crate::{NEAR, assert_close, normal};
 
 const H: usize = 3;
@@ -121,6 +122,47 @@ fn shifted(
     (attend(layer, &there_q, &keys, &values, start, Some(&mask)), here)
 }
 
+/// Half the buckets of a direction have a distance of their own: the largest distance lies beyond them.
+#[test]
+fn a_t5_bias_has_room_for_its_distances() -> Result<()> {
+    let table = Tensor::zeros((32, H), DType::F32, &Device::Cpu)?;
+    for (bidirectional, least) in [(false, 17), (true, 9)] {
+        assert!(T5Bias::new(table.clone(), least, bidirectional).is_ok());
+        for max_distance in [0, least - 1] {
+            assert_eq!(
+                error_text(T5Bias::new(table.clone(), max_distance, bidirectional)),
+                format!(
+                    "relative_attention_bias has shape [32, 3], expected [num_buckets, H] that go with max_distance {max_distance}"
+                )
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Positions so far out that their angles are not kept: each sequence of a batch is turned by its own.
+#[test]
+fn far_positions_belong_to_their_sequence() -> Result<()> {
+    const FAR: i64 = 1 << 17;
+    let rope = Rotary::new(&RotaryConfig::default(), D, 40, &Device::Cpu)?;
+    let [q, k] = [1, 2].map(|seed| normal((2, H, 3, D), seed));
+    let positions = Tensor::new(&[[FAR, FAR + 1, FAR + 2], [3, 2 * FAR, FAR + 7]], &Device::Cpu)?;
+    let together = rope.rotate(&q, &k, &positions)?;
+    let (cos, sin) = rope.cos_sin(&positions, (2, 3))?;
+    for row in 0..2 {
+        let of_row = |x: &Tensor| x.narrow(0, row, 1).unwrap();
+        let alone = rope.rotate(&of_row(&q), &of_row(&k), &of_row(&positions))?;
+        assert_bits_eq(&of_row(&together.0), &alone.0);
+        assert_bits_eq(&of_row(&together.1), &alone.1);
+        // The first pair turns by 1 a position: the angle is the position.
+        for (t, position) in of_row(&positions).flatten_all()?.to_vec1::<i64>()?.into_iter().enumerate() {
+            let expected = [(position as f64).cos() as f32, (position as f64).sin() as f32];
+            assert_eq!([&cos, &sin].map(|x| x.i((row, t, 0)).unwrap().to_scalar::<f32>().unwrap()), expected);
+        }
+    }
+    Ok(())
+}
+
 /// A start that is off by one breaks the laws: they say something.
 #[test]
 fn a_wrong_start_is_seen() {
@@ -136,7 +178,7 @@ fn a_wrong_start_is_seen() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(properties(40))]
 
     #[test]
     fn cached_decode_is_one_pass((h, d) in heads(), t in 2usize..12, cut in 1usize..11, seed in 0u64..1000) {

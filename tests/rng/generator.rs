@@ -210,6 +210,23 @@ fn damaged_states_are_refused_by_field() {
     assert!(matches!(error, RngError::StateField { field: "normal_y", .. }));
 }
 
+/// 624 words can have been given out, and not one more: the next draw would be of a word that is not there.
+#[test]
+fn a_state_beyond_its_words_is_refused_by_serde() {
+    let text = serde_json::to_string(&Generator::manual_seed(1).state()).unwrap();
+    // Two digits a byte: the seed, then the number of words given out.
+    let with = |index: &str| {
+        let mut text = text.clone();
+        text.replace_range(17..25, index);
+        serde_json::from_str::<GeneratorState>(&text)
+    };
+    let used_up = with("70020000").unwrap();
+    assert_eq!((used_up.initial_seed(), used_up.index()), (1, 624));
+    for beyond in ["71020000", "ffffffff"] {
+        assert!(with(beyond).unwrap_err().to_string().starts_with("not the state of a generator"), "{beyond}");
+    }
+}
+
 #[test]
 fn states_go_through_serde_in_little_space() {
     let generator = Generator::manual_seed(u64::MAX - 5);
@@ -234,7 +251,10 @@ fn states_go_through_serde_in_little_space() {
             &text.replace('"', "\"AAAA"),
         ] {
             let error = serde_json::from_str::<GeneratorState>(damaged).unwrap_err();
-            assert!(damaged.is_empty() || error.to_string().starts_with("not the state of a generator"), "{error}");
+            assert!(
+                !damaged.ends_with('"') || error.to_string().starts_with("not the state of a generator"),
+                "{error}"
+            );
         }
     }
 }

@@ -184,6 +184,20 @@ fn rows_beyond_the_norm_are_scaled_in_the_table() -> Result<()> {
     Ok(())
 }
 
+/// torch divides by `norm + 1e-7`, which shows where the norm is as small: 5e-7 becomes 1e-7 * 5 / 6, not 1e-7.
+#[test]
+fn small_norms_are_scaled_as_torch_does() -> Result<()> {
+    let var = Var::new(&[[3e-7f64, 4e-7], [3e-8, 4e-8]], &Device::Cpu)?;
+    let options = EmbeddingOptions { max_norm: Some(1e-7), ..Default::default() };
+    let table = TokenTable::from(var.as_tensor().clone()).with_options(options)?;
+    let rows = table.forward(&Tensor::new(&[0u32, 1], &Device::Cpu)?)?.to_vec2::<f64>()?;
+    for (found, expected) in rows[0].iter().zip([3e-7 / 6., 4e-7 / 6.]) {
+        assert!((found - expected).abs() <= 1e-12 * expected, "{found} is not {expected}");
+    }
+    assert_eq!(rows[1], [3e-8, 4e-8]);
+    Ok(())
+}
+
 #[test]
 fn padding_is_zeroed_at_init_and_not_by_loading() -> Result<()> {
     let golden = golden_tensors("embedding_options.safetensors");

@@ -1,0 +1,93 @@
+//! Sources of bytes that do not keep to their contract: one clear error each, and no memory for what they claim.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use candle_gpt_input::checkpoint::ByteRanges;
+
+use super::*;
+
+/// Bytes in memory, zeros behind them, and a length that is only claimed.
+#[derive(Debug, Default)]
+struct Liar {
+    bytes: Vec<u8>,
+    n_bytes: u64,
+    /// How many answers it leaves out, and how many bytes of each.
+    n_missing: AtomicUsize,
+    n_short: AtomicUsize,
+}
+
+impl Liar {
+    fn new(bytes: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self { n_bytes: bytes.len() as u64, bytes, ..Default::default() })
+    }
+
+    fn endless(bytes: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self { n_bytes: u64::MAX, bytes, ..Default::default() })
+    }
+}
+
+impl ByteRanges for Liar {
+    fn name(&self) -> String {
+        "liar".to_string()
+    }
+
+    fn n_bytes(&self) -> u64 {
+        self.n_bytes
+    }
+
+    fn read(&self, ranges: &[Range<u64>]) -> std::io::Result<Vec<Vec<u8>>> {
+        let n_short = self.n_short.load(Ordering::Relaxed);
+        let piece = |range: &Range<u64>| {
+            let mut piece = self.bytes.get(range.start as usize..).unwrap_or_default().to_vec();
+            piece.resize((range.end - range.start) as usize - n_short, 0);
+            piece
+        };
+        Ok(ranges.iter().skip(self.n_missing.load(Ordering::Relaxed)).map(piece).collect())
+    }
+}
+
+fn open(liar: &Arc<Liar>) -> Result<Checkpoint> {
+    Checkpoint::from_ranges(liar.clone(), None)
+}
+
+fn weights() -> Vec<u8> {
+    fs::read(golden("formats/tables.safetensors")).unwrap()
+}
+
+#[test]
+fn answers_of_another_number_or_length_are_refused() -> Result<()> {
+    let liar = Liar::new(weights());
+    let n_bytes = liar.n_bytes;
+    assert!(n_bytes < 16 << 10, "the file is one page");
+    let (layer, _) = GptInputLayer::from_checkpoint_mapped(&open(&liar)?, DType::F32, &Device::Cpu)?;
+    let row = |id: u32| layer.embed_tokens(&Tensor::new(id, &Device::Cpu).unwrap());
+    assert_eq!(row(3)?.dims(), [32]);
+    liar.n_missing.store(1, Ordering::Relaxed);
+    assert_eq!(error_text(open(&liar)), "liar: 1 ranges were asked for, but 0 came");
+    assert_eq!(error_text(row(4)), "liar: 1 ranges were asked for, but 0 came");
+    liar.n_missing.store(0, Ordering::Relaxed);
+    liar.n_short.store(1, Ordering::Relaxed);
+    let text = error_text(open(&liar));
+    assert_eq!(text, format!("liar: bytes 0 to {n_bytes} were asked for, but {} bytes came", n_bytes - 1));
+    let text = error_text(row(5));
+    assert!(text.starts_with("liar: bytes ") && text.ends_with(" were asked for, but 127 bytes came"), "{text}");
+    Ok(())
+}
+
+/// The length of a file is a fact; what a source claims is not.
+#[test]
+fn no_memory_is_set_aside_for_a_claim() {
+    let mut gguf = b"GGUF\x03\0\0\0".to_vec();
+    gguf.extend([1u64, 1, 1 << 50].map(u64::to_le_bytes).concat());
+    let text = error_text(open(&Liar::endless(gguf)));
+    assert!(text.starts_with("liar: not a valid GGUF file: "), "{text}");
+    // A text in the pickle of an old PyTorch file, a byte longer than what is fetched at once.
+    let magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+    let torch = [&magic[..], b"\x80\x02X", &((1u32 << 27) + 1).to_le_bytes()].concat();
+    assert_eq!(
+        error_text(open(&Liar::endless(torch))),
+        "liar: not a valid PyTorch file: its header wants 134217729 bytes at once, more than 134217728 are fetched for"
+    );
+}
