@@ -1,0 +1,6 @@
+use super::core;
+use super::ids::Ids;
+
+pub(crate) fn gather() -> u8 {
+    core::rows()
+}

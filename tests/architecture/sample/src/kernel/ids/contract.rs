@@ -1,0 +1,1 @@
+pub(crate) struct Id(u8);

@@ -1,0 +1,5 @@
+mod moments;
+
+#[cfg(feature = "cuda")]
+use super::cuda::stepped;
+use moments::Moments;

@@ -1,0 +1,5 @@
+mod deep;
+
+pub unsafe fn unchecked() -> u8 {
+    None.expect("a test")
+}

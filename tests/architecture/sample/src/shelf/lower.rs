@@ -1,0 +1,3 @@
+pub(crate) struct Lower;
+
+pub(in crate::shelf) fn lower() {}
