@@ -9,10 +9,11 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::json;
 
+use super::Checkpoint;
+use super::names::{CONFIG_FILE, CONFIG_METADATA, INDEX_FILE, WEIGHTS_FILE};
 use super::save::{header_of, stored_as, write_atomically, write_elements};
 use super::stored::{Kind, StoredTensor};
-use super::weights::WeightsFile;
-use super::{CONFIG_FILE, CONFIG_METADATA, Checkpoint, INDEX_FILE, WEIGHTS_FILE, Weights};
+use super::weights::{Weights, WeightsFile};
 use crate::error::{CheckpointError, Result};
 
 /// A tensor on its way: where it is, and what it becomes.

@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 
 use super::bytes::ByteFile;
 use super::format::Format;
-use super::{CONFIG_FILE, CONFIG_METADATA, ConfigSource, Weights};
+use super::names::{CONFIG_FILE, CONFIG_METADATA};
+use super::report::ConfigSource;
+use super::weights::Weights;
 use crate::config::ConfigFile;
 use crate::error::{CheckpointError, ConfigError};
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::keys::{self, Found, find_tables};
+use super::names::PADDED_VOCAB;
 use super::stored::Kind;
-use super::weights::{TableInfo, WeightsFile};
-use super::{Checkpoint, LoadedTable, PADDED_VOCAB, Weights};
+use super::weights::{TableInfo, Weights, WeightsFile};
+use super::{Checkpoint, LoadedTable};
 use crate::config::{GptInputConfig, PositionScheme};
 use crate::error::{CheckpointError, Result};
 

@@ -7,6 +7,7 @@ mod format;
 mod keys;
 mod locate;
 mod mapped;
+mod names;
 mod pages;
 mod read;
 mod report;
@@ -14,38 +15,32 @@ mod save;
 mod save_gguf;
 mod sharded;
 mod stored;
+mod tables;
 mod var_builder;
 mod weights;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
-
-use crate::config::{ConfigFile, GptInputConfig};
+use crate::config::ConfigFile;
 use crate::error::Result;
 use bytes::ByteFile;
-use locate::{Located, LocatedTable};
 use stored::StoredTensor;
+use weights::Weights;
 
 pub use crate::rows::ByteRanges;
 pub use format::Format;
 pub use keys::Role;
 pub(crate) use mapped::StoredTables;
+#[cfg(feature = "hub")]
+pub(crate) use names::{INDEX_FILE, WEIGHTS_FILE};
 pub use report::{ConfigSource, LoadReport, LoadedTable};
 pub(crate) use save::save_tables;
 pub use save::save_tensors;
 pub(crate) use save_gguf::{TableData, save_gguf};
 pub use sharded::ShardIndex;
+pub use tables::InputTables;
 pub(crate) use weights::WeightsFile;
-
-const CONFIG_FILE: &str = "config.json";
-pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
-pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
-/// The key of a safetensors file's metadata under which a single file carries its configuration.
-const CONFIG_METADATA: &str = "gpt_input_config";
-/// The key of a configuration under which a header states how many rows a padded table has.
-const PADDED_VOCAB: &str = "padded_vocab_size";
 
 /// A checkpoint whose headers have been read and checked; tensors are read when they are asked for.
 #[derive(Debug)]
@@ -55,12 +50,6 @@ pub struct Checkpoint {
     /// Where the configuration is, if anywhere, and what it states.
     config: Option<(ConfigSource, ConfigFile)>,
     prefix: Option<String>,
-}
-
-#[derive(Debug)]
-enum Weights {
-    File(WeightsFile),
-    Shards(ShardIndex),
 }
 
 /// One tensor of a checkpoint, from its header.
@@ -78,19 +67,6 @@ pub struct TensorEntry {
     pub file: PathBuf,
     /// What it is to this crate.
     pub role: Role,
-}
-
-/// The tables of an input layer, and what is known about them.
-#[derive(Debug)]
-pub struct InputTables {
-    /// The token table `[V, C]`.
-    pub wte: Tensor,
-    /// The learned tables of the positions: `wpe` `[P, C]`, or those that the configuration's scheme has.
-    pub position_tables: Vec<Tensor>,
-    /// The checkpoint's configuration, in agreement with the tables' shapes.
-    pub config: GptInputConfig,
-    /// What came from where.
-    pub report: LoadReport,
 }
 
 impl Checkpoint {
@@ -182,55 +158,6 @@ impl Checkpoint {
         };
         entries.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(entries)
-    }
-
-    /// The checkpoint's configuration, in agreement with the shapes of its input tables; no tensor is read.
-    ///
-    /// # Errors
-    /// [`CheckpointError`](crate::error::CheckpointError) if there are no such tables, or the configuration says otherwise.
-    pub fn config(&self) -> Result<GptInputConfig> {
-        Ok(self.locate()?.config)
-    }
-
-    /// Reads the input tables as `dtype` (f32, f16, bf16 or f64) onto `device`.
-    ///
-    /// Shapes, types and the configuration are checked before any data is read. Beside the tables themselves a megabyte
-    /// is allocated.
-    ///
-    /// # Errors
-    /// [`CheckpointError`](crate::error::CheckpointError), naming the file and the numbers that disagree.
-    pub fn load_tables(&self, dtype: DType, device: &Device) -> Result<InputTables> {
-        let located = self.locate()?;
-        let report = self.report(&located, dtype);
-        let position_tables = self.position_tables(&located, dtype, device)?;
-        let Located { wte, config, .. } = located;
-        Ok(InputTables { wte: wte.read(dtype, device)?, position_tables, config, report })
-    }
-
-    /// The learned tables of the positions, read.
-    fn position_tables(&self, located: &Located, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
-        if let Some(wpe) = &located.wpe {
-            return Ok(vec![wpe.read(dtype, device)?]);
-        }
-        let vb = self.var_builder(dtype, device);
-        located.positional().into_iter().map(|(name, shape)| Ok(vb.get(shape, &name)?)).collect()
-    }
-
-    fn report(&self, located: &Located, dtype: DType) -> LoadReport {
-        let Located { names, wte, wpe, padded_vocab, .. } = located;
-        let positional = located.positional();
-        let is_used = |name: &str| {
-            let is_wpe = wpe.as_ref().is_some_and(|wpe| wpe.name == name);
-            is_wpe || wte.name == name || positional.iter().any(|(positional, _)| positional == name)
-        };
-        LoadReport {
-            wte: wte.report(),
-            wpe: wpe.as_ref().map(LocatedTable::report),
-            dtype,
-            config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
-            padded_vocab: *padded_vocab,
-            unused: names.iter().filter(|name| !is_used(name)).map(|name| name.to_string()).collect(),
-        }
     }
 }
 

@@ -10,7 +10,8 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::format::Format;
-use super::{CONFIG_FILE, CONFIG_METADATA, WEIGHTS_FILE, keys};
+use super::keys;
+use super::names::{CONFIG_FILE, CONFIG_METADATA, WEIGHTS_FILE};
 use crate::config::GptInputConfig;
 use crate::error::{CheckpointError, Result};
 

@@ -11,7 +11,7 @@ use super::bytes::{ByteFile, Parse, invalid};
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) tensors: BTreeMap<String, StoredTensor>,
-    /// What else the file says of itself; its configuration under [`CONFIG_METADATA`](super::CONFIG_METADATA).
+    /// What else the file says of itself; its configuration under [`CONFIG_METADATA`](super::names::CONFIG_METADATA).
     pub(super) metadata: BTreeMap<String, String>,
 }
 

@@ -7,9 +7,9 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
+use super::Checkpoint;
 use super::locate::Shard;
-use super::weights::WeightsFile;
-use super::{Checkpoint, Weights};
+use super::weights::{Weights, WeightsFile};
 use crate::error::{CheckpointError, Result};
 
 impl Checkpoint {

@@ -10,8 +10,16 @@ use half::{bf16, f16};
 use super::bytes::{ByteFile, ParseError};
 use super::format::{Format, tensorflow};
 use super::read::{self, Element, read_elements};
+use super::sharded::ShardIndex;
 use super::stored::{Contents, Kind, Place, StoredTensor};
 use crate::error::{CheckpointError, Result};
+
+/// What a checkpoint is read from.
+#[derive(Debug)]
+pub(super) enum Weights {
+    File(WeightsFile),
+    Shards(ShardIndex),
+}
 
 /// An open file whose header agrees with its length.
 #[derive(Debug)]

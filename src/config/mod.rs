@@ -1,5 +1,6 @@
 //! [`GptInputConfig`]: the dimensions of an input layer, as Hugging Face's `config.json` spells them.
 
+mod fields;
 mod position;
 mod rotary;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{CheckpointError, ConfigError, Result};
+use fields::{as_usize, brief, take};
 
 pub(crate) use position::TableSpec;
 pub use position::{PositionScheme, SinusoidalLayout};
@@ -244,48 +246,6 @@ impl ConfigFile {
             initializer_range: self.initializer_range.unwrap_or(default.initializer_range),
             other: self.other,
         }
-    }
-}
-
-/// Removes every spelling of a field from `map`; all that are there must agree.
-fn take<T: PartialEq>(
-    map: &mut Map<String, Value>,
-    names: &[&'static str],
-    expected: &'static str,
-    read: impl Fn(&Value) -> Option<T>,
-) -> Result<Option<T>, ConfigError> {
-    let mut found: Option<(T, &'static str, Value)> = None;
-    for name in names {
-        let Some(value) = map.remove(*name).filter(|value| !value.is_null()) else { continue };
-        let Some(number) = read(&value) else {
-            return Err(ConfigError::FieldType { key: name.to_string(), got: brief(&value), expected });
-        };
-        match &found {
-            Some((first_number, first, first_value)) if *first_number != number => {
-                return Err(ConfigError::Contradiction {
-                    first,
-                    first_value: first_value.to_string(),
-                    second: name,
-                    second_value: value.to_string(),
-                });
-            }
-            Some(_) => {}
-            None => found = Some((number, name, value)),
-        }
-    }
-    Ok(found.map(|(number, ..)| number))
-}
-
-fn as_usize(value: &Value) -> Option<usize> {
-    value.as_u64().and_then(|n| usize::try_from(n).ok())
-}
-
-/// A JSON value, short enough for an error message.
-fn brief(value: &Value) -> String {
-    match value {
-        Value::Array(_) => "an array".to_string(),
-        Value::Object(_) => "an object".to_string(),
-        scalar => scalar.to_string().chars().take(40).collect(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{as_usize, brief, take};
+use super::fields::{as_usize, brief, take};
 use crate::error::ConfigError;
 
 const PARAMETERS: &str = "rope_parameters";

@@ -6,7 +6,7 @@ use std::ops::Range;
 use tokenizers::pipeline::{NormalizerChain, PipelineNormalizer, PipelinePatternMatcher};
 use tokenizers::vocab::bucket_added_vocabulary::{AddedToken, AddedVocabulary};
 
-use super::SpecialTokens;
+use super::encoding::SpecialTokens;
 use crate::error::TokenizerError;
 
 /// The added tokens of a vocabulary, and the library's search for them.

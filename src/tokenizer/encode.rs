@@ -11,8 +11,8 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::utils::Grammar;
 
 use super::added::AddedTokens;
+use super::encoding::{Encoding, SpecialTokens};
 use super::vocabulary::TokenBytes;
-use super::{Encoding, SpecialTokens};
 use crate::error::TokenizerError;
 
 /// About how much text the library is given at once. Its buffers have nine bytes for each byte of text, and stay; and it is

@@ -15,6 +15,7 @@
 
 mod added;
 mod encode;
+mod encoding;
 mod gpt2;
 mod json;
 mod stream;
@@ -23,7 +24,6 @@ mod vocabulary;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -31,39 +31,12 @@ use rayon::prelude::*;
 
 use crate::error::{Result, TokenizerError};
 use encode::Encoder;
+pub use encoding::{Encoding, SpecialTokens};
 pub use gpt2::{END_OF_TEXT, END_OF_TEXT_ID};
 pub use stream::DecodeStream;
 
 /// The largest `tokenizer.json` that is read; the largest known has 33 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
-
-/// What [`Tokenizer::encode`] makes of a special token such as `<|endoftext|>` that it finds in the text.
-///
-/// It is a property of the tokenizer ([`Tokenizer::with_special_tokens`]), so that it reaches every place where the tokenizer
-/// goes. Text from strangers should not be able to end a document: use [`AsText`](Self::AsText) or [`Refuse`](Self::Refuse).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SpecialTokens {
-    /// Its one id, as Hugging Face's tokenizers do (tiktoken: `allowed_special="all"`).
-    #[default]
-    Recognize,
-    /// The ids of its characters, as of any other text (Hugging Face: `split_special_tokens=True`; tiktoken:
-    /// `disallowed_special=()`).
-    AsText,
-    /// [`TokenizerError::SpecialToken`] with its place, as tiktoken does by default.
-    Refuse,
-}
-
-/// Token ids, and where in the text each of them stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Encoding {
-    /// The ids.
-    pub ids: Vec<u32>,
-    /// The bytes of the text that each id stands for: consecutive, from 0 to the length of the text. A character of several
-    /// bytes may be shared by several tokens, so slice `text.as_bytes()`, not `text`. A token that the tokenizer puts around
-    /// every text has an empty range.
-    pub offsets: Vec<Range<usize>>,
-}
 
 /// Turns text into token ids and back. Cheap to clone: clones share one vocabulary.
 ///
@@ -202,23 +175,6 @@ impl Tokenizer {
             Ok(text) => text,
             Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
         })
-    }
-
-    /// Decodes ids one at a time, as a model makes them.
-    ///
-    /// ```
-    /// use candle_gpt_input::tokenizer::Tokenizer;
-    ///
-    /// let mut stream = Tokenizer::gpt2()?.decode_stream();
-    /// assert_eq!(stream.step(64)?, Some("a".to_string()));
-    /// assert_eq!(stream.step(12520)?, Some(" ".to_string())); // and the first half of an emoji, kept back
-    /// assert_eq!(stream.step(97)?, None);
-    /// assert_eq!(stream.step(245)?, Some("🤗".to_string()));
-    /// assert_eq!(stream.flush(), None);
-    /// # Ok::<(), candle_gpt_input::Error>(())
-    /// ```
-    pub fn decode_stream(&self) -> DecodeStream<'_> {
-        DecodeStream::new(self)
     }
 
     /// The bytes that token `id` stands for; `None` if there is no such token.

@@ -15,11 +15,26 @@ pub struct DecodeStream<'t> {
     n_steps: usize,
 }
 
-impl<'t> DecodeStream<'t> {
-    pub(super) fn new(tokenizer: &'t Tokenizer) -> Self {
-        Self { tokenizer, pending: Vec::new(), n_steps: 0 }
+impl Tokenizer {
+    /// Decodes ids one at a time, as a model makes them.
+    ///
+    /// ```
+    /// use candle_gpt_input::tokenizer::Tokenizer;
+    ///
+    /// let mut stream = Tokenizer::gpt2()?.decode_stream();
+    /// assert_eq!(stream.step(64)?, Some("a".to_string()));
+    /// assert_eq!(stream.step(12520)?, Some(" ".to_string())); // and the first half of an emoji, kept back
+    /// assert_eq!(stream.step(97)?, None);
+    /// assert_eq!(stream.step(245)?, Some("🤗".to_string()));
+    /// assert_eq!(stream.flush(), None);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    pub fn decode_stream(&self) -> DecodeStream<'_> {
+        DecodeStream { tokenizer: self, pending: Vec::new(), n_steps: 0 }
     }
+}
 
+impl DecodeStream<'_> {
     /// Takes the next id and gives the text that is complete with it; `None` while a character still lacks bytes (or if the
     /// token stands for none).
     ///

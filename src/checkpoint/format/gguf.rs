@@ -6,8 +6,8 @@ use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use serde_json::{Map, Value};
 
-use super::super::CONFIG_METADATA;
 use super::super::bytes::{ByteFile, Header, Parse, invalid};
+use super::super::names::CONFIG_METADATA;
 use super::super::stored::{Contents, Kind, StoredDType, StoredTensor};
 
 pub(in super::super) const MAGIC: &[u8; 4] = b"GGUF";

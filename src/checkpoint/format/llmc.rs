@@ -6,8 +6,8 @@ use candle_core::DType;
 use serde_json::json;
 
 use super::super::bytes::{ByteFile, Parse, ParseError, invalid};
+use super::super::names::{CONFIG_METADATA, PADDED_VOCAB};
 use super::super::stored::{Contents, StoredDType, StoredTensor};
-use super::super::{CONFIG_METADATA, PADDED_VOCAB};
 
 pub(in super::super) const MAGIC: [u8; 4] = 20_240_326u32.to_le_bytes();
 const HEADER_BYTES: u64 = 1024;

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use candle_core::DType;
 use serde_json::{Map, Value as Json};
 
-use super::super::CONFIG_METADATA;
 use super::super::bytes::{ByteFile, Header, Parse, ParseError, invalid};
+use super::super::names::CONFIG_METADATA;
 use super::super::stored::{Contents, Place, StoredDType, StoredTensor};
 use super::pickle::{Id, Pickle, Value};
 use super::zip::Member;

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{PositionScheme, SinusoidalLayout};
+use crate::config::fields::{as_usize, brief, take};
 use crate::config::rotary::RotaryConfig;
-use crate::config::{as_usize, brief, take};
 use crate::error::ConfigError;
 
 const KEY: &str = "position_embedding_type";
