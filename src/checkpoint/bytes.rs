@@ -89,20 +89,25 @@ impl ByteFile {
         if start.checked_add(n).is_none_or(|end| end > self.n_bytes) {
             return invalid(format!("{n} bytes are wanted at {start}, but the file ends at {}", self.n_bytes));
         }
-        self.must_be_there(n)?;
-        let mut bytes = vec![0; n as usize];
+        let mut bytes = self.room_for(n)?;
         self.read_exact_at(&mut bytes, start)?;
         Ok(bytes)
     }
 
-    /// The length of a file is a fact; of bytes elsewhere it is a claim, for which no memory is set aside.
-    fn must_be_there(&self, n: u64) -> Parse<()> {
-        match &self.bytes {
-            Bytes::Elsewhere(_) if n > MAX_HEADER_ELSEWHERE => {
-                invalid(format!("its header wants {n} bytes at once, more than {MAX_HEADER_ELSEWHERE} are fetched for"))
-            }
-            _ => Ok(()),
+    /// Allocates `n` bytes. The length of a file is a fact; of bytes elsewhere it is a claim, which has a limit.
+    fn room_for(&self, n: u64) -> Parse<Vec<u8>> {
+        if matches!(self.bytes, Bytes::Elsewhere(_)) && n > MAX_HEADER_ELSEWHERE {
+            return invalid(format!(
+                "its header wants {n} bytes at once, more than {MAX_HEADER_ELSEWHERE} are fetched for"
+            ));
         }
+        let mut bytes = Vec::new();
+        // A file may be larger than memory, and on 32 bits than any address.
+        match usize::try_from(n).ok().filter(|&n| bytes.try_reserve_exact(n).is_ok()) {
+            Some(n) => bytes.resize(n, 0),
+            None => return invalid(format!("{n} bytes are wanted at once, more than this machine's memory can hold")),
+        }
+        Ok(bytes)
     }
 
     /// The `N` bytes at `start`.
@@ -123,9 +128,21 @@ impl ByteFile {
             Bytes::File(file) => std::os::unix::fs::FileExt::read_at(file, bytes, start),
             #[cfg(windows)]
             Bytes::File(file) => std::os::windows::fs::FileExt::seek_read(file, bytes, start),
+            #[cfg(not(any(unix, windows)))]
+            Bytes::File(file) => seek_and_read(file, bytes, start),
             Bytes::Elsewhere(pages) => pages.read_at(bytes, start),
         }
     }
+}
+
+/// Reads where the system has no positioned reads: one thread at a time moves the position that all of them share.
+#[cfg(not(any(unix, windows)))]
+fn seek_and_read(mut file: &File, bytes: &mut [u8], start: u64) -> io::Result<usize> {
+    use std::sync::{Mutex, PoisonError};
+    static POSITION: Mutex<()> = Mutex::new(());
+    let _guard = POSITION.lock().unwrap_or_else(PoisonError::into_inner);
+    io::Seek::seek(&mut file, io::SeekFrom::Start(start))?;
+    file.read(bytes)
 }
 
 /// Part of a file, as a stream.
@@ -194,8 +211,7 @@ impl<'a> Header<'a> {
     /// `n` bytes, allocated once they are known to be there.
     pub(super) fn bytes(&mut self, n: u64) -> Parse<Vec<u8>> {
         self.must_hold(n)?;
-        self.reader.get_ref().file.must_be_there(n)?;
-        let mut bytes = vec![0; n as usize];
+        let mut bytes = self.reader.get_ref().file.room_for(n)?;
         self.reader.read_exact(&mut bytes)?;
         self.position += n;
         Ok(bytes)
@@ -204,13 +220,14 @@ impl<'a> Header<'a> {
     pub(super) fn skip(&mut self, n: u64) -> Parse<()> {
         self.must_hold(n)?;
         // Small steps stay inside the buffer, large ones do not read what they pass.
-        let n_buffered = self.reader.buffer().len() as u64;
-        if n <= n_buffered {
-            self.reader.consume(n as usize);
-        } else {
-            let inner = self.reader.get_ref();
-            let (file, end) = (inner.file, inner.end);
-            self.reader = BufReader::new(file.reader(self.position + n, end));
+        let n_buffered = self.reader.buffer().len();
+        match usize::try_from(n) {
+            Ok(n) if n <= n_buffered => self.reader.consume(n),
+            _ => {
+                let inner = self.reader.get_ref();
+                let (file, end) = (inner.file, inner.end);
+                self.reader = BufReader::new(file.reader(self.position + n, end));
+            }
         }
         self.position += n;
         Ok(())

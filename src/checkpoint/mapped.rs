@@ -92,7 +92,7 @@ fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<S
     }
     let (n_rows, width) = (table.info.n_rows, table.info.width);
     let no_longer_there = || refused("no longer all there");
-    let start = usize::try_from(start).map_err(|_| no_longer_there())?;
+    let start = usize::try_from(start).map_err(|_| refused("beyond the addresses of this machine"))?;
     if let Some(source) = table.file.get().bytes_of(at).and_then(ByteFile::source) {
         return Ok(StoredRows { bytes: RowBytes::Elsewhere(source.clone()), start, n_rows, width, stored });
     }

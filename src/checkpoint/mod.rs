@@ -1,5 +1,8 @@
 //! [`Checkpoint`]: GPT-2 weights on disk, or wherever their bytes can be asked for. Names → tensors; it knows no layer.
 
+// Lengths come from files of any size, and `usize` has 32 bits on some targets.
+#![warn(clippy::cast_possible_truncation)]
+
 mod bytes;
 mod convert;
 mod folder;

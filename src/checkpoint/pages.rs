@@ -44,7 +44,7 @@ impl Pages {
             }
             None => self.fetch(first)?,
         };
-        let page = page.get((start - first) as usize..).unwrap_or_default();
+        let page = page.get((start % PAGE_BYTES) as usize..).unwrap_or_default();
         let n = page.len().min(bytes.len());
         bytes[..n].copy_from_slice(&page[..n]);
         Ok(n)

@@ -24,10 +24,10 @@ pub(super) fn read_elements<T: Element>(files: &[ByteFile], tensor: &StoredTenso
     let elsewhere = files.iter().any(|file| file.source().is_some());
     let element = tensor.dtype.block_bytes;
     if let Some(strides) = &tensor.strides {
-        let n_bytes = tensor.extent().unwrap_or(0) as usize;
+        let n_bytes = tensor.extent().unwrap_or(0);
         let mut span = Vec::new();
-        (&mut bytes).take(n_bytes as u64).read_to_end(&mut span)?;
-        if span.len() < n_bytes {
+        (&mut bytes).take(n_bytes).read_to_end(&mut span)?;
+        if (span.len() as u64) < n_bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let gathered =
@@ -135,6 +135,7 @@ pub(super) trait Element: Copy {
     fn from_le(bytes: &[u8]) -> Self;
 
     /// Appends the little-endian elements of type `stored` in `bytes`.
+    #[expect(clippy::cast_possible_truncation, reason = "f64 is rounded to f32, as PyTorch does it")]
     fn extend(elements: &mut Vec<Self>, bytes: &[u8], stored: DType) {
         let of = |size: usize| bytes.chunks_exact(size);
         match stored {

@@ -1,7 +1,6 @@
 //! Writing the tables: atomic, synced, with ordinary permissions, in pieces.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -140,6 +139,7 @@ pub(super) fn write_atomically(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "permissions are set on unix only"))]
     let mut builder = tempfile::Builder::new();
     // A temporary file is private by default; this one becomes an ordinary file, as the umask says.
     #[cfg(unix)]
@@ -150,6 +150,6 @@ pub(super) fn write_atomically(
     temporary.persist(path).map_err(|error| io(error.error))?;
     // The new name is on disk only once its folder is.
     #[cfg(unix)]
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
     Ok(())
 }

@@ -130,6 +130,7 @@ fn text(header: &mut Vec<u8>, text: &str) {
     header.extend(text.as_bytes());
 }
 
+/// What `n_bytes` lack of a multiple of the alignment, which is a power of two.
 fn padding(n_bytes: u64) -> Vec<u8> {
-    vec![0; (n_bytes.next_multiple_of(ALIGNMENT) - n_bytes) as usize]
+    vec![0; (n_bytes.wrapping_neg() % ALIGNMENT) as usize]
 }

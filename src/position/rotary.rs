@@ -207,12 +207,12 @@ impl Rotary {
                 let values = to_host(&ids, "position_ids")?;
                 let mut checked = Vec::with_capacity(values.len());
                 for (index, value) in values.into_iter().enumerate() {
-                    let below_0 = |_| Error::PositionOutOfRange {
+                    let out_of_range = |_| Error::PositionOutOfRange {
                         position: value,
                         at: unravel(index, &[b, t]),
                         n_positions: i64::MAX as usize,
                     };
-                    checked.push(u64::try_from(value).map_err(below_0)?);
+                    checked.push(usize::try_from(value).map_err(out_of_range)? as u64);
                 }
                 let end = checked.iter().max().map_or(0, |&last| last.saturating_add(1));
                 if end <= KEPT as u64 {
@@ -223,7 +223,8 @@ impl Rotary {
             }
         };
         // Far out: a row a token.
-        let seq_len = each.iter().max().map_or(0, |&last| last.saturating_add(1)) as usize;
+        let seq_len = each.iter().max().map_or(0, |&last| last.saturating_add(1));
+        let seq_len = usize::try_from(seq_len).unwrap_or(usize::MAX);
         let rows =
             if each.len() == t { (0..t as u32).cycle().take(b * t).collect() } else { (0..(b * t) as u32).collect() };
         Ok((Cow::Owned(self.make(&each, seq_len)?), AngleRows::Each(rows)))

@@ -52,7 +52,7 @@ impl Format {
     /// The format of a file, if it has one of ours. Every other file is taken for safetensors, which has no magic number.
     pub(super) fn of(file: &ByteFile) -> Parse<Option<Self>> {
         let mut head = [0; torch::LEGACY_MAGIC.len()];
-        let n_head = (file.n_bytes as usize).min(head.len());
+        let n_head = usize::try_from(file.n_bytes).unwrap_or(usize::MAX).min(head.len());
         file.read_exact_at(&mut head[..n_head], 0)?;
         if head.starts_with(b"PK\x03\x04") {
             // What is in the zip file is known once its directory is read. Where that is gone, PyTorch's has its pickle first.

@@ -8,8 +8,8 @@ use super::super::bytes::{ByteFile, Parse, ParseError, invalid};
 const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57u64.to_le_bytes();
 const FOOTER_BYTES: u64 = 48;
 /// Behind each block: how it is compressed, and a checksum.
-const TRAILER_BYTES: u64 = 5;
-const MAX_BLOCK_BYTES: u64 = 1 << 26;
+const TRAILER_BYTES: usize = 5;
+const MAX_BLOCK_BYTES: usize = 1 << 26;
 /// Names of tensors: this many, this long.
 const MAX_ENTRIES: usize = 1 << 17;
 const MAX_KEY_BYTES: usize = 1 << 10;
@@ -43,11 +43,11 @@ pub(super) fn read(file: &ByteFile) -> Parse<Pairs> {
 
 /// A block, its checksum compared, inflated if it must be.
 fn block(file: &ByteFile, start: u64, n_bytes: u64) -> Parse<Vec<u8>> {
-    if n_bytes > MAX_BLOCK_BYTES || start > file.n_bytes {
+    if n_bytes > MAX_BLOCK_BYTES as u64 || start > file.n_bytes {
         return invalid(format!("a block of {n_bytes} bytes at {start}"));
     }
-    let mut bytes = file.bytes_at(start, n_bytes + TRAILER_BYTES)?;
-    let trailer = bytes.split_off(n_bytes as usize);
+    let mut bytes = file.bytes_at(start, n_bytes + TRAILER_BYTES as u64)?;
+    let trailer = bytes.split_off(bytes.len() - TRAILER_BYTES);
     let stored = u32::from_le_bytes([trailer[1], trailer[2], trailer[3], trailer[4]]);
     if masked(crc32c(bytes.iter().chain(&trailer[..1]))) != stored {
         return invalid(format!("the block at {start} does not have its checksum: the file is damaged"));
@@ -63,17 +63,16 @@ fn block(file: &ByteFile, start: u64, n_bytes: u64) -> Parse<Vec<u8>> {
 fn entries(block: &[u8], max: usize) -> Parse<Pairs> {
     let damaged = || ParseError::Invalid("a block is damaged".to_string());
     let n_restarts = block.last_chunk().map(|bytes: &[u8; 4]| u32::from_le_bytes(*bytes)).ok_or_else(damaged)?;
-    let n_tail = (u64::from(n_restarts) + 1) * 4;
-    let n_entries = (block.len() as u64).checked_sub(n_tail).ok_or_else(damaged)? as usize;
+    let n_tail = usize::try_from((u64::from(n_restarts) + 1) * 4).map_err(|_| damaged())?;
+    let n_entries = block.len().checked_sub(n_tail).ok_or_else(damaged)?;
     let mut left = Varints(&block[..n_entries]);
     let mut found = Pairs::new();
     let mut key = Vec::new();
     while !left.0.is_empty() {
         let [n_shared, n_own, n_value] = [left.next()?, left.next()?, left.next()?];
-        if n_shared > key.len() as u64 || n_shared.saturating_add(n_own) > MAX_KEY_BYTES as u64 || found.len() >= max {
-            return Err(damaged());
-        }
-        key.truncate(n_shared as usize);
+        let fits = n_shared.saturating_add(n_own) <= MAX_KEY_BYTES as u64 && found.len() < max;
+        let n_shared = usize::try_from(n_shared).ok().filter(|&n| fits && n <= key.len()).ok_or_else(damaged)?;
+        key.truncate(n_shared);
         key.extend(left.bytes(n_own)?);
         found.push((key.clone(), left.bytes(n_value)?.to_vec()));
     }
@@ -110,12 +109,13 @@ impl<'a> Varints<'a> {
 /// Snappy without its framing: <https://github.com/google/snappy/blob/main/format_description.txt>.
 fn snappy(compressed: &[u8]) -> Parse<Vec<u8>> {
     let mut left = Varints(compressed);
-    let n_bytes = left.next()?;
+    let claimed = left.next()?;
     // A copy of 64 bytes takes 3, so that nothing shrinks more than that.
-    if n_bytes > MAX_BLOCK_BYTES.min((compressed.len() as u64).saturating_mul(64)) {
-        return invalid(format!("a block claims to inflate to {n_bytes} bytes"));
-    }
-    let mut out = Vec::with_capacity(n_bytes as usize);
+    let max = compressed.len().saturating_mul(64).min(MAX_BLOCK_BYTES);
+    let Some(n_bytes) = usize::try_from(claimed).ok().filter(|&n| n <= max) else {
+        return invalid(format!("a block claims to inflate to {claimed} bytes"));
+    };
+    let mut out = Vec::with_capacity(n_bytes);
     while let [tag, ..] = *left.0 {
         left.bytes(1)?;
         let high = usize::from(tag >> 2);
@@ -138,11 +138,11 @@ fn snappy(compressed: &[u8]) -> Parse<Vec<u8>> {
         for i in start..start + n {
             out.push(out[i]);
         }
-        if out.len() as u64 > n_bytes {
+        if out.len() > n_bytes {
             break;
         }
     }
-    match out.len() as u64 == n_bytes {
+    match out.len() == n_bytes {
         true => Ok(out),
         false => invalid(format!("a block inflates to {} bytes, not {n_bytes}", out.len())),
     }

@@ -86,10 +86,10 @@ fn entry(message: &[u8], bundle: &Bundle) -> Parse<Option<StoredTensor>> {
         Ok(())
     })?;
     let (Some(dtype), false) = (stored_dtype(dtype), sliced) else { return Ok(None) };
-    if shard >= bundle.n_shards {
+    let Some(shard) = usize::try_from(shard).ok().filter(|_| shard < bundle.n_shards) else {
         return invalid(format!("it lies in data file {shard} of {}", bundle.n_shards));
-    }
-    let mut tensor = StoredTensor::plain(shape, dtype, shard as usize + 1, offset);
+    };
+    let mut tensor = StoredTensor::plain(shape, dtype, shard + 1, offset);
     tensor.big_endian = bundle.big_endian && tensor.dtype.kind != Kind::Other;
     match tensor.extent() == Some(size) {
         true => Ok(Some(tensor)),

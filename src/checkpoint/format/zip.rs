@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use super::super::bytes::{ByteFile, Parse, ParseError, invalid};
 
 const END: &[u8; 4] = b"PK\x05\x06";
-const END_BYTES: u64 = 22;
+const END_BYTES: usize = 22;
 const END_64_LOCATOR: &[u8; 4] = b"PK\x06\x07";
 const END_64: &[u8; 4] = b"PK\x06\x06";
 const MEMBER: &[u8; 4] = b"PK\x01\x02";
 const MEMBER_BYTES: usize = 46;
 const LOCAL: &[u8; 4] = b"PK\x03\x04";
-const LOCAL_BYTES: u64 = 30;
+const LOCAL_BYTES: usize = 30;
 /// The extra field with sizes that do not fit 32 bits.
 const ZIP_64: u16 = 1;
 /// No checkpoint has a directory of this size: that is a million members.
@@ -34,14 +34,15 @@ pub(super) struct Member {
 impl Member {
     /// Where its bytes begin, once they are known to be in the file.
     pub(super) fn data_start(&self, file: &ByteFile) -> Parse<u64> {
-        if file.n_bytes.checked_sub(LOCAL_BYTES).is_none_or(|last| self.header_at > last) {
+        if file.n_bytes.checked_sub(LOCAL_BYTES as u64).is_none_or(|last| self.header_at > last) {
             return invalid("a member of the zip lies outside of the file");
         }
-        let header: [u8; LOCAL_BYTES as usize] = file.array_at(self.header_at)?;
+        let header: [u8; LOCAL_BYTES] = file.array_at(self.header_at)?;
         if !header.starts_with(LOCAL) {
             return invalid(format!("no member of the zip at {}", self.header_at));
         }
-        let start = self.header_at + LOCAL_BYTES + u64::from(u16_at(&header, 26)) + u64::from(u16_at(&header, 28));
+        let start =
+            self.header_at + LOCAL_BYTES as u64 + u64::from(u16_at(&header, 26)) + u64::from(u16_at(&header, 28));
         if start.checked_add(self.n_compressed).is_none_or(|end| end > file.n_bytes) {
             return invalid(format!("a member of {} bytes at {start} reaches beyond the file", self.n_compressed));
         }
@@ -89,14 +90,14 @@ pub(super) fn directory(file: &ByteFile) -> Parse<BTreeMap<String, Member>> {
 /// Where the directory begins, and its length.
 fn place_of_directory(file: &ByteFile) -> Parse<(u64, u64)> {
     // The last record is followed by a comment of at most 64 KiB.
-    let n_tail = file.n_bytes.min(END_BYTES + u64::from(u16::MAX));
+    let n_tail = file.n_bytes.min(END_BYTES as u64 + u64::from(u16::MAX));
     let tail_start = file.n_bytes - n_tail;
     let tail = file.bytes_at(tail_start, n_tail)?;
     let is_end = |at: &usize| {
         let record = &tail[*at..];
-        record.starts_with(END) && record.len() == END_BYTES as usize + usize::from(u16_at(record, 20))
+        record.starts_with(END) && record.len() == END_BYTES + usize::from(u16_at(record, 20))
     };
-    let Some(at) = (0..=tail.len().saturating_sub(END_BYTES as usize)).rev().find(is_end) else {
+    let Some(at) = (0..=tail.len().saturating_sub(END_BYTES)).rev().find(is_end) else {
         return invalid("its zip directory is missing: the file is truncated or damaged");
     };
     let record = &tail[at..];

@@ -259,7 +259,10 @@ impl Machine {
                 let key = header.u32()?;
                 self.remember(key)?;
             }
-            0x94 => self.remember(self.memo.len() as u32)?,
+            0x94 => match u32::try_from(self.memo.len()) {
+                Ok(key) => self.remember(key)?,
+                Err(_) => return invalid("its pickle remembers too many values"),
+            },
             b'h' => {
                 let key = header.u8()?;
                 self.recall(key.into())?;
