@@ -89,3 +89,36 @@ pub(crate) fn in_parallel(
     let border = |i: usize| i * n / n_tasks;
     (0..n_tasks).into_par_iter().try_for_each(|i| task(border(i)..border(i + 1)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small, for the interpreter and the sanitizers that watch it.
+    #[test]
+    fn every_row_is_written_by_one_task() {
+        let (n_rows, width) = (37, 3);
+        let mut values: Vec<usize> = Vec::with_capacity(n_rows * width);
+        let out = Out::new(&mut values.spare_capacity_mut()[..n_rows * width], width);
+        in_parallel(n_rows, PARALLEL_BYTES, |rows| {
+            for row in rows {
+                // SAFETY: `in_parallel` hands out each row once.
+                let cells = unsafe { out.row(row) };
+                cells.iter_mut().enumerate().for_each(|(column, cell)| _ = cell.write(row * 100 + column));
+            }
+            Ok(())
+        })
+        .unwrap();
+        // SAFETY: the tasks have written all of it.
+        unsafe { values.set_len(n_rows * width) };
+        let addresses = (0..n_rows).flat_map(|row| (0..width).map(move |column| row * 100 + column));
+        assert!(values.into_iter().eq(addresses));
+    }
+
+    #[test]
+    fn a_task_that_fails_fails_the_whole() {
+        let last_fails = |rows: Range<usize>| if rows.contains(&36) { Err(Outside) } else { Ok(()) };
+        assert!(in_parallel(37, PARALLEL_BYTES, last_fails).is_err());
+        assert!(in_parallel(37, PARALLEL_BYTES - 1, last_fails).is_err());
+    }
+}
