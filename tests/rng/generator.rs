@@ -240,21 +240,18 @@ fn states_go_through_serde_in_little_space() {
         let text = serde_json::to_string(&state).unwrap();
         assert!(text.len() < 5100, "{} bytes", text.len());
         assert_eq!(serde_json::from_str::<GeneratorState>(&text).unwrap(), state);
+        let digits = text.trim_matches('"');
         for damaged in [
             "",
-            "\"\"",
-            "\"!\"",
-            &text.replacen("f", "", 1),
-            &text.replacen("f", "+", 1),
-            &text.replacen("f", "ü", 1),
-            &text[..text.len() - 5],
-            &text.replace('"', "\"AAAA"),
+            "!",
+            &digits.replacen('f', "", 1),
+            &digits.replacen('f', "+", 1),
+            &digits.replacen('f', "ü", 1),
+            &digits[..digits.len() - 4],
+            &format!("AAAA{digits}"),
         ] {
-            let error = serde_json::from_str::<GeneratorState>(damaged).unwrap_err();
-            assert!(
-                !damaged.ends_with('"') || error.to_string().starts_with("not the state of a generator"),
-                "{error}"
-            );
+            let error = serde_json::from_value::<GeneratorState>(damaged.into()).unwrap_err();
+            assert!(error.to_string().starts_with("not the state of a generator"), "{damaged}: {error}");
         }
     }
 }
