@@ -124,8 +124,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     writeln!(out, "{n_batches} batches in this run, in {milliseconds:.2} ms")?;
 
     if let Some(path) = &args.output {
-        let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        save_tensors(path, &tensors, &[])?;
+        save_tensors(path, tensors.iter().map(|(name, tensor)| (name, tensor)), [])?;
         writeln!(out, "wrote {}", path.display())?;
     }
     if let Some(path) = &args.state_file {

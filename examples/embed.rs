@@ -131,7 +131,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         if batch.is_padded() {
             tensors.push(("attention_mask", &batch.attention_mask));
         }
-        save_tensors(path, &tensors, &[])?;
+        save_tensors(path, tensors, [])?;
         writeln!(out, "wrote {}", path.display())?;
     }
     Ok(())

@@ -56,7 +56,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     writeln!(out, "{}", cli::tensor(&shown)?)?;
     writeln!(out, "weight {:?} {:?} drawn in {:.1} ms", weight.dims(), weight.dtype(), drawing.as_secs_f64() * 1e3)?;
     if let Some(path) = &args.output {
-        save_tensors(path, &[("weight", &weight)], &[])?;
+        save_tensors(path, [("weight", &weight)], [])?;
         writeln!(out, "wrote {}", path.display())?;
     }
     Ok(())

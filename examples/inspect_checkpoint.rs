@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use candle_core::DType;
-use candle_gpt_input::checkpoint::{Checkpoint, Role};
+use candle_gpt_input::checkpoint::Checkpoint;
 use clap::Parser;
 
 /// Lists the tensors of a GPT-2 checkpoint.
@@ -43,13 +43,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let tensors = checkpoint.tensors()?;
     let width = tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
     for tensor in &tensors {
-        let role = match tensor.role {
-            Role::TokenTable => "token table wte",
-            Role::PositionTable => "position table wpe",
-            Role::OutputHead => "output head, if it is not tied to wte",
-            _ => "not used by the input layer",
-        };
-        let shape = format!("{:?}", tensor.shape);
+        let (shape, role) = (format!("{:?}", tensor.shape), tensor.role);
         writeln!(out, "{:width$}  {:<5} {shape:<16} {:>10}  {role}", tensor.name, tensor.dtype, size(tensor.n_bytes))?;
     }
     let n_bytes = tensors.iter().map(|tensor| tensor.n_bytes).sum();

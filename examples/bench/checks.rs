@@ -5,7 +5,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_gpt_input::embedding::IdCheck;
 use candle_gpt_input::init::Init;
-use candle_gpt_input::optim::{AdamW, ParamGroup, RowAdamW, RowGrad, RowOptimizer};
+use candle_gpt_input::optim::{AdamState, AdamW, ParamGroup, RowAdamW, RowGrad, RowOptimizer};
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions};
 use candle_nn::{ParamsAdamW, VarMap};
@@ -179,11 +179,11 @@ fn params() -> ParamsAdamW {
     ParamsAdamW { lr: 1e-2, weight_decay: 0.1, ..Default::default() }
 }
 
-fn states<'a>(vars: &[Var], state: impl Fn(&Var) -> Option<(u64, &'a Tensor, &'a Tensor)>) -> Result<Vec<Tensor>> {
+fn states<'a>(vars: &[Var], state: impl Fn(&Var) -> Option<&'a AdamState>) -> Result<Vec<Tensor>> {
     let mut all = Vec::new();
     for var in vars {
-        let (_, exp_avg, exp_avg_sq) = state(var).context("a variable made no step")?;
-        all.extend([var.as_tensor().clone(), exp_avg.clone(), exp_avg_sq.clone()]);
+        let state = state(var).context("a variable made no step")?;
+        all.extend([var.as_tensor().clone(), state.exp_avg.clone(), state.exp_avg_sq.clone()]);
     }
     Ok(all)
 }

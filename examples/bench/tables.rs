@@ -16,7 +16,7 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     if case == Case::Mapped {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("tables.safetensors");
-        save_tensors(&path, &[("wte.weight", &inputs.wte), ("wpe.weight", &inputs.wpe)], &[])?;
+        save_tensors(&path, [("wte.weight", &inputs.wte), ("wpe.weight", &inputs.wpe)], [])?;
         let (layer, _) = GptInputLayer::from_pretrained_mapped(&path, dense.dtype(), dense.device())?;
         let mapped = contender("ours", move || {
             let _kept = &folder;

@@ -184,6 +184,6 @@ fn prompt_logits(
     let input_ids = batch.input_ids.to_dtype(DType::U32)?;
     let mut tensors = vec![("input_ids", &input_ids), ("logits", &logits)];
     tensors.extend(mask.map(|mask| ("attention_mask", mask)));
-    save_tensors(path, &tensors, &[])?;
+    save_tensors(path, tensors, [])?;
     Ok(writeln!(out, "wrote {}", path.display())?)
 }

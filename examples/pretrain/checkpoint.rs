@@ -86,8 +86,7 @@ pub fn save_model(folder: &Path, trainer: &Trainer, settings: &Settings, dtype: 
     config.other.insert("dtype".to_string(), name.into());
     let weights = trainer.weights().into_iter().map(|(name, var)| Ok((name, var.to_dtype(dtype)?)));
     let weights = weights.collect::<Result<Vec<(String, Tensor)>>>()?;
-    let named: Vec<(&str, &Tensor)> = weights.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    save_tensors(folder.join(WEIGHTS), &named, &[])?;
+    save_tensors(folder.join(WEIGHTS), weights.iter().map(|(name, tensor)| (name, tensor)), [])?;
     write(&folder.join(CONFIG), &config.to_json())
 }
 

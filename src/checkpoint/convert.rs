@@ -58,9 +58,9 @@ impl Checkpoint {
             }
         }
         let config = self.config().ok().map(|config| config.to_json());
-        let metadata: Vec<_> = config.iter().map(|config| (CONFIG_METADATA, config.clone())).collect();
+        let metadata = config.clone().map(|config| (CONFIG_METADATA.to_string(), config));
         if to.extension().is_some_and(|extension| extension == "safetensors") && !to.is_dir() {
-            write(to, &files, &planned, &metadata)?;
+            write(to, &files, &planned, metadata)?;
             return Ok(vec![to.to_path_buf()]);
         }
         std::fs::create_dir_all(to).map_err(|source| CheckpointError::Io { path: to.to_path_buf(), source })?;
@@ -72,7 +72,7 @@ impl Checkpoint {
                 1 => WEIGHTS_FILE.to_string(),
                 n_shards => format!("model-{:05}-of-{n_shards:05}.safetensors", i + 1),
             };
-            write(&to.join(&name), &files, shard, &metadata)?;
+            write(&to.join(&name), &files, shard, metadata.clone())?;
             weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone())));
             written.push(to.join(name));
         }
@@ -130,7 +130,7 @@ fn in_shards(planned: &[Planned], max_bytes: u64) -> Vec<&[Planned]> {
     shards
 }
 
-fn write(path: &Path, files: &[&WeightsFile], planned: &[Planned], metadata: &[(&str, String)]) -> Result<()> {
+fn write(path: &Path, files: &[&WeightsFile], planned: &[Planned], metadata: Option<(String, String)>) -> Result<()> {
     let mut infos = Vec::with_capacity(planned.len());
     let mut end = 0;
     for Planned { name, tensor, to, n_bytes, .. } in planned {

@@ -1,5 +1,7 @@
 //! The names under which GPT-2 checkpoints keep the two input tables.
 
+use std::fmt;
+
 /// (token table, position table), as the name ends; any prefix may stand before it (`transformer.`, `_orig_mod.`, `model/`, …).
 const TABLE_NAMES: [(&str, &str); 4] = [
     ("wte.weight", "wpe.weight"),                  // Hugging Face, nanoGPT, minGPT
@@ -21,7 +23,7 @@ pub(super) const GGUF: (&str, &str) = TABLE_NAMES[2];
 const LM_HEADS: [&str; 3] = ["lm_head.weight", "out_head.weight", "output.weight"];
 
 /// What a tensor is to this crate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
     /// `wte`.
@@ -35,7 +37,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// What the tensor called `name` is.
+    /// Returns what the tensor called `name` is.
     pub fn of(name: &str) -> Self {
         let is = |suffix: &str| prefix_before(name, suffix).is_some();
         if TABLE_NAMES.iter().any(|(wte, _)| is(wte)) {
@@ -47,6 +49,17 @@ impl Role {
         } else {
             Self::Other
         }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TokenTable => "token table wte",
+            Self::PositionTable => "position table wpe",
+            Self::OutputHead => "output head, if it is not tied to wte",
+            Self::Other => "not used by the input layer",
+        })
     }
 }
 

@@ -37,7 +37,7 @@ pub use keys::Role;
 pub(crate) use mapped::StoredTables;
 #[cfg(feature = "hub")]
 pub(crate) use names::{INDEX_FILE, WEIGHTS_FILE};
-pub use report::{ConfigSource, LoadReport, LoadedTable};
+pub use report::{ConfigSource, LoadReport, LoadedTable, PaddedVocab};
 pub(crate) use save::save_tables;
 pub use save::save_tensors;
 pub(crate) use save_gguf::{TableData, save_gguf};

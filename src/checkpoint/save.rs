@@ -26,13 +26,13 @@ pub(crate) fn save_tables(
     config: &GptInputConfig,
 ) -> Result<()> {
     let positional = positional.iter().map(|(name, table)| (name.as_str(), table));
-    let tensors: Vec<(&str, &Tensor)> = [(keys::SAVED.0, wte)].into_iter().chain(positional).collect();
-    let metadata = [(CONFIG_METADATA, config.to_json())];
+    let tensors = [(keys::SAVED.0, wte)].into_iter().chain(positional);
+    let metadata = [(CONFIG_METADATA.to_string(), config.to_json())];
     if path.extension().is_some_and(|extension| extension == "safetensors") && !path.is_dir() {
-        return save_tensors(path, &tensors, &metadata);
+        return save_tensors(path, tensors, metadata);
     }
     std::fs::create_dir_all(path).map_err(|source| CheckpointError::Io { path: path.to_path_buf(), source })?;
-    save_tensors(path.join(WEIGHTS_FILE), &tensors, &metadata)?;
+    save_tensors(path.join(WEIGHTS_FILE), tensors, metadata)?;
     write_atomically(&path.join(CONFIG_FILE), |out| out.write_all(config.to_json().as_bytes()))?;
     Ok(())
 }
@@ -43,20 +43,37 @@ pub(crate) fn save_tables(
 /// on disk when this returns, and has ordinary permissions. Beside tensors that live on a device or are strided, which are
 /// copied to the host, a megabyte is allocated.
 ///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bias.safetensors");
+/// let bias = Tensor::new(&[1f32, 2.], &Device::Cpu)?;
+/// save_tensors(&path, [("ln_f.bias", &bias)], [("step".to_string(), "3".to_string())])?;
+/// let read = Checkpoint::open(&path)?.var_builder(DType::F32, &Device::Cpu).get(2, "ln_f.bias")?;
+/// assert_eq!(read.to_vec1::<f32>()?, [1., 2.]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// [`CheckpointError::Io`] with the path, [`CheckpointError::UnsupportedDType`] for any other type.
-pub fn save_tensors(path: impl AsRef<Path>, tensors: &[(&str, &Tensor)], metadata: &[(&str, String)]) -> Result<()> {
+#[doc(alias("save_file", "safetensors"))]
+pub fn save_tensors<'a>(
+    path: impl AsRef<Path>,
+    tensors: impl IntoIterator<Item = (impl AsRef<str>, &'a Tensor)>,
+    metadata: impl IntoIterator<Item = (String, String)>,
+) -> Result<()> {
     let path = path.as_ref();
-    let on_host = |(_, tensor): &(&str, &Tensor)| tensor.to_device(&Device::Cpu)?.contiguous();
-    let on_host: Vec<Tensor> = tensors.iter().map(on_host).collect::<candle_core::Result<_>>()?;
-    let mut infos = Vec::with_capacity(tensors.len());
+    let (mut infos, mut on_host) = (Vec::new(), Vec::new());
     let mut end = 0;
-    for ((name, _), tensor) in tensors.iter().zip(&on_host) {
+    for (name, tensor) in tensors {
         let start = end;
         end += tensor.elem_count() * tensor.dtype().size_in_bytes();
         let info =
             TensorInfo { dtype: stored_as(tensor.dtype())?, shape: tensor.dims().to_vec(), data_offsets: (start, end) };
-        infos.push((name.to_string(), info));
+        infos.push((name.as_ref().to_string(), info));
+        on_host.push(tensor.to_device(&Device::Cpu)?.contiguous()?);
     }
     let header = header_of(path, infos, metadata)?;
     write_atomically(path, |out| {
@@ -70,10 +87,10 @@ pub fn save_tensors(path: impl AsRef<Path>, tensors: &[(&str, &Tensor)], metadat
 pub(super) fn header_of(
     path: &Path,
     infos: Vec<(String, TensorInfo)>,
-    metadata: &[(&str, String)],
+    metadata: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<u8>, CheckpointError> {
     let mut all_metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    all_metadata.extend(metadata.iter().map(|(key, value)| (key.to_string(), value.clone())));
+    all_metadata.extend(metadata);
     let invalid = |reason: String| CheckpointError::InvalidFile {
         path: path.to_path_buf(),
         format: Format::Safetensors.to_string(),

@@ -25,7 +25,7 @@ impl Checkpoint {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("model.safetensors");
     /// let bias = Tensor::new(&[1f32, 2.], &Device::Cpu)?;
-    /// save_tensors(&path, &[("transformer.ln_f.bias", &bias)], &[])?;
+    /// save_tensors(&path, [("transformer.ln_f.bias", &bias)], [])?;
     /// let checkpoint = Checkpoint::open(&path)?;
     /// let vb = checkpoint.var_builder(DType::F64, &Device::Cpu);
     /// assert_eq!(vb.pp("transformer.ln_f").get(2, "bias")?.to_vec1::<f64>()?, [1., 2.]);

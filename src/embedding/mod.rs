@@ -33,7 +33,9 @@ pub use resize::NewRows;
 /// assert_eq!(rows.to_vec2::<f32>()?, [[20., 21.], [0., 1.]]);
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
+#[doc(alias("wte", "nn.Embedding", "torch.nn.Embedding"))]
 #[derive(Clone, Debug)]
+#[must_use = "a table is not changed in place: use the one that is returned"]
 pub struct TokenTable {
     kind: Kind,
     options: EmbeddingOptions,
@@ -50,18 +52,19 @@ enum Kind {
 }
 
 impl TokenTable {
-    /// A fresh table `[vocab_size, n_embd]`, its padding row zeroed: `torch.nn.Embedding(vocab_size, n_embd, …)`.
+    /// Draws a fresh table of dimensions (V, C), its padding row zeroed: `torch.nn.Embedding(vocab_size, n_embd, …)`.
     ///
     /// # Errors
     /// [`EmbeddingError`] for options that make no sense, and as [`Init::wte`].
     pub fn init(
-        (vocab_size, n_embd): (usize, usize),
+        dims: (usize, usize),
         options: EmbeddingOptions,
         init: Init,
         generator: &Generator,
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
+        let (vocab_size, n_embd) = dims;
         let weight = init.wte(vocab_size, n_embd, generator, dtype, device)?;
         let table = Self::from(weight).with_options(options)?;
         if let Some(row) = options.padding_row(vocab_size)? {
@@ -81,7 +84,8 @@ impl TokenTable {
         Ok(self)
     }
 
-    /// The same table, sharing its numbers, cut off from gradients: `weight.requires_grad_(False)`.
+    /// Returns the table, sharing its elements, cut off from gradients: `weight.requires_grad_(False)`.
+    #[doc(alias = "requires_grad_")]
     pub fn freeze(self) -> Self {
         match &self.kind {
             Kind::Dense(table) => self.with_weight(table.weight().detach()),

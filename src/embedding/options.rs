@@ -2,6 +2,7 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, MetalStorage, Shape, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{EmbeddingError, Result};
 use crate::kernel::{CheckedIds, to_host};
@@ -13,13 +14,15 @@ use crate::kernel::{CheckedIds, to_host};
 /// use candle_gpt_input::embedding::{EmbeddingOptions, TokenTable};
 ///
 /// let weight = Tensor::new(&[[3f32, 4.], [0.3, 0.4]], &Device::Cpu)?;
-/// let options = EmbeddingOptions { max_norm: Some(1.0), ..Default::default() };
+/// let options = EmbeddingOptions::default().with_max_norm(1.0);
 /// let wte = TokenTable::from(weight).with_options(options)?;
 /// let rows = wte.forward(&Tensor::new(&[0u32, 1], &Device::Cpu)?)?; // row 0 is scaled to length 1, in the table too
 /// assert_eq!(format!("{:.4?}", rows.to_vec2::<f32>()?), "[[0.6000, 0.8000], [0.3000, 0.4000]]");
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+#[serde(default, deny_unknown_fields)]
 pub struct EmbeddingOptions {
     /// The row that gets no gradient; a negative one counts from the end. A look-up reads whatever the row holds.
     pub padding_idx: Option<i64>,
@@ -27,7 +30,7 @@ pub struct EmbeddingOptions {
     pub max_norm: Option<f64>,
     /// The p of the norm that `max_norm` means.
     pub norm_type: f64,
-    /// Divide the gradient of a row by how often it was looked up in the call.
+    /// Whether the gradient of a row is divided by how often it was looked up in the call.
     pub scale_grad_by_freq: bool,
 }
 
@@ -38,6 +41,34 @@ impl Default for EmbeddingOptions {
 }
 
 impl EmbeddingOptions {
+    /// Sets the row that gets no gradient; a negative one counts from the end.
+    #[must_use]
+    pub fn with_padding_idx(mut self, padding_idx: impl Into<Option<i64>>) -> Self {
+        self.padding_idx = padding_idx.into();
+        self
+    }
+
+    /// Sets the norm above which rows are scaled down when they are looked up.
+    #[must_use]
+    pub fn with_max_norm(mut self, max_norm: impl Into<Option<f64>>) -> Self {
+        self.max_norm = max_norm.into();
+        self
+    }
+
+    /// Sets the p of the norm that `max_norm` means, by default 2.
+    #[must_use]
+    pub fn with_norm_type(mut self, norm_type: f64) -> Self {
+        self.norm_type = norm_type;
+        self
+    }
+
+    /// Sets whether the gradient of a row is divided by how often it was looked up in the call.
+    #[must_use]
+    pub fn with_scale_grad_by_freq(mut self, scale_grad_by_freq: bool) -> Self {
+        self.scale_grad_by_freq = scale_grad_by_freq;
+        self
+    }
+
     /// The row of `padding_idx`, counted from the start.
     pub(super) fn padding_row(&self, vocab_size: usize) -> Result<Option<usize>, EmbeddingError> {
         let Some(padding_idx) = self.padding_idx else { return Ok(None) };

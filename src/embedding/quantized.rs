@@ -17,6 +17,7 @@ const ROWS: usize = 256;
 
 /// How far a quantized table is from the one it was made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct QuantizeReport {
     /// The blocks it is made of.
     pub block_type: GgmlDType,

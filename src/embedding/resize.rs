@@ -11,10 +11,12 @@ use crate::kernel::{Table, new_var, to_host};
 use crate::rng::Generator;
 use crate::shape::outer_dims;
 
-/// What the rows of new tokens begin as.
+/// What the rows of new tokens begin as: `mean_resizing` of transformers, and others.
 ///
 /// Means are taken in f64 and rounded once to the table's type (through f32, if it is a half type).
+#[doc(alias = "mean_resizing")]
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum NewRows {
     /// The mean of all rows: the same for every new token (Hewitt 2021, "Initializing New Word Embeddings for Pretrained
     /// Language Models").
@@ -44,7 +46,7 @@ const COVARIANCE_SCALE: f64 = 1e-9;
 const ROWS: usize = 4096;
 
 impl TokenTable {
-    /// A table of `vocab_size` rows: those that both have are the same bits, new ones come behind them.
+    /// Returns a table of `vocab_size` rows: those that both have are the same bits, new ones come behind them.
     ///
     /// A table that is a variable gives a variable, a new one. An untied head is resized by this, too: its weight is a
     /// table `[V, C]`. A negative `padding_idx` goes on meaning the row that it meant.
@@ -64,9 +66,10 @@ impl TokenTable {
     /// # Errors
     /// - [`ConfigError::Zero`] for a vocabulary of none
     /// - [`EmbeddingError::PaddingIdx`] if the padding row would be cut off
-    /// - [`EmbeddingError::SubTokens`], [`Error::TokenOutOfRange`] for sub-tokens that do not go with the rows,
+    /// - [`EmbeddingError::SubTokens`], [`Error::TokenOutOfRange`] for sub-tokens of which a new row has none or the table none,
     ///   [`RngError`](crate::error::RngError) for a standard deviation below 0
     /// - [`Error::NotInMemory`] for a mapped table
+    #[doc(alias = "resize_token_embeddings")]
     pub fn resize(&self, vocab_size: usize, new_rows: NewRows, generator: &Generator) -> Result<Self> {
         let (n_old, n_embd) = self.dims()?;
         if vocab_size == 0 {
@@ -89,7 +92,7 @@ impl TokenTable {
         self.replaced_by(resized)?.with_options(options)
     }
 
-    /// The same table with the rows of `ids` replaced; a table that is a variable gives a variable, a new one.
+    /// Returns the table with the rows of `ids` replaced; a table that is a variable gives a variable, a new one.
     ///
     /// # Shapes
     /// - `ids`: `[..]`
@@ -97,7 +100,7 @@ impl TokenTable {
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`], [`Error::IdDType`], [`EmbeddingError::RepeatedRow`] for an id given twice,
-    /// [`Error::ShapeMismatch`] or [`Error::TableMismatch`] for rows that do not go with ids or table, and
+    /// [`Error::ShapeMismatch`] or [`Error::TableMismatch`] for rows of another shape or dtype, and
     /// [`Error::NotInMemory`] for a mapped table.
     pub fn replace_rows(&self, ids: &Tensor, rows: &Tensor) -> Result<Self> {
         let table = self.dense()?;

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use candle_core::Var;
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
 use candle_nn::{Optimizer, ParamsAdamW, VarMap};
 
 use super::clip::coefficient;
 use super::params::{Job, Params, in_range};
-use super::{ParamGroup, RowGrad, RowOptimizer, state};
+use super::{AdamState, ParamGroup, RowGrad, RowOptimizer, state};
 use crate::error::Result;
 use crate::kernel::adamw;
 
@@ -38,6 +38,7 @@ use crate::kernel::adamw;
 /// assert_eq!(format!("{:.2?}", x.to_vec1::<f32>()?), "[0.45, -1.40]");
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
+#[doc(alias("Adam", "torch.optim.AdamW"))]
 #[derive(Clone, Debug)]
 pub struct AdamW {
     params: Params,
@@ -49,27 +50,28 @@ pub struct AdamW {
 const ALGORITHM: &str = "AdamW";
 
 impl AdamW {
-    /// Groups of named parameters; `defaults` is for what a group does not set.
+    /// Makes an optimizer of groups of named parameters; `defaults` is for what a group does not set.
     ///
     /// # Errors
     /// [`OptimError`](crate::error::OptimError) for settings out of range, a name or a variable given twice, or a variable
     /// of integers.
+    #[doc(alias = "param_groups")]
     pub fn with_groups(groups: impl IntoIterator<Item = ParamGroup>, defaults: ParamsAdamW) -> Result<Self> {
         Ok(Self { params: Params::new(groups, &defaults)?, max_grad_norm: None, grad_norm: None })
     }
 
-    /// All variables of a [`VarMap`] as one group, ordered by name.
+    /// Takes all variables of a [`VarMap`] as one group, ordered by name.
     ///
     /// # Errors
-    /// As [`with_groups`](Self::with_groups).
+    /// [`OptimError`](crate::error::OptimError) for settings out of range or a variable of integers.
     pub fn from_varmap(varmap: &VarMap, params: ParamsAdamW) -> Result<Self> {
         Self::with_groups([ParamGroup::from_varmap(varmap, |_, _| true)], params)
     }
 
-    /// One group with the default settings.
+    /// Takes `vars` as one group with the default settings.
     ///
     /// # Errors
-    /// As [`with_groups`](Self::with_groups).
+    /// [`OptimError`](crate::error::OptimError) for a learning rate out of range, a variable given twice or of integers.
     pub fn new_lr(vars: Vec<Var>, learning_rate: f64) -> Result<Self> {
         Self::with_groups([Params::unnamed(vars)], ParamsAdamW { lr: learning_rate, ..Default::default() })
     }
@@ -82,6 +84,7 @@ impl AdamW {
     ///
     /// # Errors
     /// [`OptimError::OutOfRange`](crate::error::OptimError::OutOfRange) if it is negative or not a number.
+    #[doc(alias = "clip_grad_norm_")]
     pub fn set_max_grad_norm(&mut self, max_norm: Option<f64>) -> Result<()> {
         if let Some(max_norm) = max_norm {
             in_range("max_grad_norm", max_norm, 0.0.., "at least 0")?;
@@ -90,7 +93,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// The gradient's global norm in the last step, before clipping; `None` if it was not clipped.
+    /// Returns the gradient's global norm in the last step, before clipping; `None` without clipping.
     pub fn grad_norm(&self) -> Option<f64> {
         self.grad_norm
     }
@@ -112,12 +115,12 @@ impl AdamW {
     ///
     /// # Errors
     /// [`OptimError`](crate::error::OptimError): the variable is not a parameter or not a matrix, or has no such row.
-    pub fn freeze_rows(&mut self, var: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+    pub fn freeze_rows(&mut self, var: &Var, rows: impl IntoIterator<Item = usize>) -> Result<()> {
         self.params.freeze_rows(var, rows)
     }
 
-    /// Goes on with the table `new` in the place of `old`, which it differs from in its number of rows:
-    /// after [`GptInputLayer::resize_vocab`](crate::GptInputLayer::resize_vocab).
+    /// Replaces the table `old` by `new`, which has another number of rows: after
+    /// [`GptInputLayer::resize_vocab`](crate::GptInputLayer::resize_vocab).
     ///
     /// State and frozen rows stay as they are, to the bit, for rows that both have; new rows begin with a state of zeros, at
     /// the step that the table has reached. The same table again changes nothing.
@@ -125,25 +128,26 @@ impl AdamW {
     /// # Errors
     /// [`OptimError`](crate::error::OptimError): `old` is not a parameter, `new` is one already, or they differ in width, type
     /// or device.
-    pub fn resize_table(&mut self, old: &Tensor, new: &Var) -> Result<()> {
+    pub fn resize_table(&mut self, old: &Var, new: &Var) -> Result<()> {
         self.params.resize_table(old, new)
     }
 
-    /// Zeros the state of rows: after [`GptInputLayer::replace_rows`](crate::GptInputLayer::replace_rows), say.
+    /// Zeros the state of rows, as after [`GptInputLayer::replace_rows`](crate::GptInputLayer::replace_rows).
     ///
     /// # Errors
-    /// As [`freeze_rows`](Self::freeze_rows).
-    pub fn reset_rows(&mut self, table: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
-        self.params.reset_rows(table, rows)
+    /// [`OptimError`](crate::error::OptimError): the variable is not a parameter or not a matrix, or has no such row.
+    pub fn reset_rows(&mut self, var: &Var, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+        self.params.reset_rows(var, rows)
     }
 
-    /// One step with gradients of rows beside (or on top of) those of `grads`.
+    /// Makes one step with gradients of rows beside (or on top of) those of `grads`.
     ///
-    /// Bit for bit what `step` would do with whole tables of gradients, rows of zeros included; a table that has both (a
-    /// tied `wte`: the head's gradient in `grads`, the input's as rows) gets their sum, still in one pass.
+    /// The bits are those of `step` with whole tables of gradients, rows of zeros included. A table that has both (a tied
+    /// `wte`: the head's gradient in `grads`, the input's as rows) gets their sum, still in one pass.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError) for a gradient that does not go with its parameter; nothing is changed then.
+    /// [`OptimError`](crate::error::OptimError) for a gradient of another shape, dtype or device than its parameter; nothing is
+    /// changed then.
     pub fn step_with_rows(&mut self, grads: &GradStore, rows: &[RowGrad]) -> Result<()> {
         let jobs = self.params.jobs(|var| grads.get(var).cloned(), rows)?;
         self.run(&jobs)
@@ -163,9 +167,9 @@ impl AdamW {
         self.params.step(jobs, grad_scale, adamw)
     }
 
-    /// The state of a parameter: its number of steps, `exp_avg` and `exp_avg_sq`. Read them, do not write to them.
-    pub fn state(&self, var: &Tensor) -> Option<(u64, &Tensor, &Tensor)> {
-        self.params.state_of(var).map(|state| (state.step, &state.exp_avg, &state.exp_avg_sq))
+    /// Returns the state of a parameter; `None` before its first step.
+    pub fn state(&self, var: &Var) -> Option<&AdamState> {
+        self.params.state_of(var)
     }
 
     /// Writes the state to a safetensors file: `{name}.exp_avg` and `{name}.exp_avg_sq` for each parameter that has made a
@@ -175,16 +179,18 @@ impl AdamW {
     ///
     /// # Errors
     /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path.
+    #[doc(alias = "state_dict")]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         state::save(path.as_ref(), ALGORITHM, &self.params, self.max_grad_norm)
     }
 
-    /// Goes on where [`save`](Self::save) was called: with the parameters as they were then, the next steps have the same
-    /// bits as if there had been no pause. Settings are those of the file, as with torch's `load_state_dict`.
+    /// Continues where [`save`](Self::save) was called: with the parameters as they were then, the next steps have the same
+    /// bits as if there had been no pause. Settings are those of the file.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError) or [`CheckpointError`](crate::error::CheckpointError) if the file is no
-    /// state of an optimizer of these names, shapes, types and groups; nothing is changed then.
+    /// [`OptimError`](crate::error::OptimError) or [`CheckpointError`](crate::error::CheckpointError) if the file is not the
+    /// state of an optimizer of these names, shapes, dtypes and groups; nothing is changed then.
+    #[doc(alias = "load_state_dict")]
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let (params, max_grad_norm) = state::load(path.as_ref(), ALGORITHM, &self.params)?;
         (self.params, self.max_grad_norm) = (params, max_grad_norm);

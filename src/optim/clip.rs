@@ -14,7 +14,9 @@ use crate::error::Result;
 /// writing the gradients. Counted are the gradients of `vars`, and `rows`, whose tables may be among `vars` or not.
 ///
 /// # Errors
-/// [`OptimError`](crate::error::OptimError) for a gradient that does not go with its variable; nothing is changed then.
+/// [`OptimError`](crate::error::OptimError) for a gradient of another shape, dtype or device than its variable; nothing is
+/// changed then.
+#[doc(alias = "clip_grad_norm_")]
 pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, rows: &mut [RowGrad], max_norm: f64) -> Result<f64> {
     let mut all = vars.to_vec();
     for rows in rows.iter() {
@@ -36,7 +38,7 @@ pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, rows: &mut [RowGrad],
     Ok(norm)
 }
 
-/// What gradients of norm `norm` are multiplied by. Not a number if the norm is none, as in PyTorch.
+/// What gradients of norm `norm` are multiplied by: NaN if the norm is NaN, as in PyTorch.
 pub(super) fn coefficient(norm: f64, max_norm: f64) -> f64 {
     let coefficient = max_norm / (norm + 1e-6);
     if coefficient > 1.0 { 1.0 } else { coefficient }

@@ -18,6 +18,7 @@ use candle_nn::VarMap;
 /// adamw.set_learning_rate(6e-4);
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
+#[doc(alias = "param_groups")]
 #[derive(Clone, Debug, Default)]
 pub struct ParamGroup {
     pub(super) vars: Vec<(String, Var)>,
@@ -28,12 +29,12 @@ pub struct ParamGroup {
 }
 
 impl ParamGroup {
-    /// Named variables, in the order in which they are updated and in which the gradient's norm is summed.
+    /// Makes a group of named variables, in the order in which they are updated and in which the gradient's norm is summed.
     pub fn new(vars: impl IntoIterator<Item = (impl Into<String>, Var)>) -> Self {
         Self { vars: vars.into_iter().map(|(name, var)| (name.into(), var)).collect(), ..Self::default() }
     }
 
-    /// The variables of `varmap` that `keep` wants, ordered by name (a [`VarMap`] itself has another order each run).
+    /// Takes the variables of `varmap` that `keep` wants, ordered by name (a [`VarMap`] itself has another order each run).
     pub fn from_varmap(varmap: &VarMap, keep: impl Fn(&str, &Var) -> bool) -> Self {
         let vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut vars: Vec<(String, Var)> =
@@ -42,25 +43,29 @@ impl ParamGroup {
         Self { vars, ..Self::default() }
     }
 
-    /// What the optimizer's learning rate is multiplied by; 1 if not set.
+    /// Sets what the optimizer's learning rate is multiplied by, by default 1.
+    #[must_use]
     pub fn with_lr_scale(mut self, lr_scale: f64) -> Self {
         self.lr_scale = Some(lr_scale);
         self
     }
 
-    /// How fast the averages of the gradient and of its square forget.
+    /// Sets how fast the averages of the gradient and of its square forget.
+    #[must_use]
     pub fn with_betas(mut self, beta1: f64, beta2: f64) -> Self {
         self.betas = Some((beta1, beta2));
         self
     }
 
-    /// What keeps the denominator from zero.
+    /// Sets what keeps the denominator from zero.
+    #[must_use]
     pub fn with_eps(mut self, eps: f64) -> Self {
         self.eps = Some(eps);
         self
     }
 
-    /// How fast the parameters decay: by this times the learning rate at every step.
+    /// Sets how fast the parameters decay: by this times the learning rate at every step.
+    #[must_use]
     pub fn with_weight_decay(mut self, weight_decay: f64) -> Self {
         self.weight_decay = Some(weight_decay);
         self

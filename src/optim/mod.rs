@@ -57,3 +57,4 @@ pub use clip::clip_grad_norm;
 pub use group::ParamGroup;
 pub use row_adamw::RowAdamW;
 pub use row_grad::{RowGrad, RowOptimizer};
+pub use state::AdamState;

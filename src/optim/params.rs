@@ -6,7 +6,7 @@ use std::ops::Range;
 use candle_core::{DType, Storage, Tensor, TensorId, Var};
 use candle_nn::ParamsAdamW;
 
-use super::{ParamGroup, RowGrad};
+use super::{AdamState, ParamGroup, RowGrad};
 use crate::error::{OptimError, Result};
 use crate::kernel::{AdamStep, Gradient, Moments, sum_of_squares, zeros_like};
 
@@ -30,15 +30,7 @@ pub(super) struct Param {
     /// Rows that no step changes: ascending, disjoint.
     pub(super) frozen: Vec<Range<usize>>,
     /// None before the first step.
-    pub(super) state: Option<State>,
-}
-
-/// What Adam remembers of a parameter's gradients.
-#[derive(Clone, Debug)]
-pub(super) struct State {
-    pub(super) step: u64,
-    pub(super) exp_avg: Tensor,
-    pub(super) exp_avg_sq: Tensor,
+    pub(super) state: Option<AdamState>,
 }
 
 /// A parameter that has a gradient in this step.
@@ -109,12 +101,12 @@ impl Params {
         in_range("learning_rate", self.learning_rate, 0.0..=f64::MAX, "a finite number of at least 0")
     }
 
-    pub(super) fn index_of(&self, var: &Tensor) -> Result<usize, OptimError> {
+    pub(super) fn index_of(&self, var: &Var) -> Result<usize, OptimError> {
         let unknown = || OptimError::UnknownVar { shape: var.shape().clone(), n_params: self.params.len() };
         self.index.get(&var.id()).copied().ok_or_else(unknown)
     }
 
-    pub(super) fn state_of(&self, var: &Tensor) -> Option<&State> {
+    pub(super) fn state_of(&self, var: &Var) -> Option<&AdamState> {
         self.index_of(var).ok().and_then(|index| self.params[index].state.as_ref())
     }
 
@@ -164,7 +156,7 @@ impl Params {
             let param = &mut self.params[job.param];
             if param.state.is_none() {
                 let zeros = || zeros_like(&param.var);
-                param.state = Some(State { step: 0, exp_avg: zeros()?, exp_avg_sq: zeros()? });
+                param.state = Some(AdamState { step: 0, exp_avg: zeros()?, exp_avg_sq: zeros()? });
             }
         }
         Ok(())

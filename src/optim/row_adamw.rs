@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use candle_core::{Tensor, Var};
+use candle_core::Var;
 use candle_nn::ParamsAdamW;
 
 use super::params::Params;
-use super::{ParamGroup, RowGrad, RowOptimizer, state};
+use super::{AdamState, ParamGroup, RowGrad, RowOptimizer, state};
 use crate::error::Result;
 use crate::kernel::row_adam;
 
@@ -26,6 +26,7 @@ use crate::kernel::row_adam;
 /// the steps that use it. f16 and bf16 are summed and computed in f32 and rounded once (PyTorch rounds after every
 /// operation). Memory: the state of all rows, of which the system provides only pages that were written; a step allocates a
 /// row or two for each thread.
+#[doc(alias("SparseAdam", "torch.optim.SparseAdam", "lazy Adam"))]
 #[derive(Clone, Debug)]
 pub struct RowAdamW {
     params: Params,
@@ -35,75 +36,81 @@ pub struct RowAdamW {
 const ALGORITHM: &str = "RowAdamW";
 
 impl RowAdamW {
-    /// Tables `[V, C]` with PyTorch's settings: betas 0.9 and 0.999, eps 1e-8, no decay.
+    /// Makes an optimizer of tables `[V, C]` with PyTorch's settings: betas 0.9 and 0.999, eps 1e-8, no decay.
     ///
     /// # Errors
-    /// As [`with_groups`](Self::with_groups).
+    /// [`OptimError`](crate::error::OptimError) for a learning rate out of range, a variable given twice or of integers.
     pub fn new(tables: Vec<Var>, learning_rate: f64) -> Result<Self> {
         let defaults = ParamsAdamW { lr: learning_rate, weight_decay: 0.0, ..Default::default() };
         Self::with_groups([Params::unnamed(tables)], defaults)
     }
 
-    /// Groups of named tables; `defaults` is for what a group does not set. Mind that [`ParamsAdamW::default`] decays.
+    /// Makes an optimizer of groups of named tables; `defaults` is for what a group does not set. Mind that
+    /// [`ParamsAdamW::default`] decays.
     ///
     /// # Errors
     /// [`OptimError`](crate::error::OptimError) for settings out of range, a name or a variable given twice, or a variable
     /// of integers.
+    #[doc(alias = "param_groups")]
     pub fn with_groups(groups: impl IntoIterator<Item = ParamGroup>, defaults: ParamsAdamW) -> Result<Self> {
         Ok(Self { params: Params::new(groups, &defaults)? })
     }
 
-    /// As [`AdamW::freeze_rows`](super::AdamW::freeze_rows).
+    /// Freezes rows of a table, as [`AdamW::freeze_rows`](super::AdamW::freeze_rows) does.
     ///
     /// # Errors
     /// [`OptimError`](crate::error::OptimError): the variable is not a parameter or not a matrix, or has no such row.
-    pub fn freeze_rows(&mut self, table: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+    pub fn freeze_rows(&mut self, table: &Var, rows: impl IntoIterator<Item = usize>) -> Result<()> {
         self.params.freeze_rows(table, rows)
     }
 
-    /// As [`AdamW::resize_table`](super::AdamW::resize_table).
+    /// Replaces the table `old` by `new`, as [`AdamW::resize_table`](super::AdamW::resize_table) does.
     ///
     /// # Errors
-    /// As there.
-    pub fn resize_table(&mut self, old: &Tensor, new: &Var) -> Result<()> {
+    /// [`OptimError`](crate::error::OptimError): `old` is not a parameter, `new` is one already, or they differ in width, dtype
+    /// or device.
+    pub fn resize_table(&mut self, old: &Var, new: &Var) -> Result<()> {
         self.params.resize_table(old, new)
     }
 
-    /// As [`AdamW::reset_rows`](super::AdamW::reset_rows).
+    /// Zeros the state of rows, as [`AdamW::reset_rows`](super::AdamW::reset_rows) does.
     ///
     /// # Errors
-    /// As there.
-    pub fn reset_rows(&mut self, table: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+    /// [`OptimError`](crate::error::OptimError): the variable is not a parameter or not a matrix, or has no such row.
+    pub fn reset_rows(&mut self, table: &Var, rows: impl IntoIterator<Item = usize>) -> Result<()> {
         self.params.reset_rows(table, rows)
     }
 
-    /// What every group's learning rate is a multiple of.
+    /// Returns what every group's learning rate is a multiple of.
     pub fn learning_rate(&self) -> f64 {
         self.params.learning_rate
     }
 
-    /// Sets it, for a schedule.
+    /// Sets what every group's learning rate is a multiple of, for a schedule.
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
         self.params.learning_rate = learning_rate;
     }
 
-    /// The state of a table: its number of steps, `exp_avg` and `exp_avg_sq`. Read them, do not write to them.
-    pub fn state(&self, table: &Tensor) -> Option<(u64, &Tensor, &Tensor)> {
-        self.params.state_of(table).map(|state| (state.step, &state.exp_avg, &state.exp_avg_sq))
+    /// Returns the state of a table; `None` before its first step.
+    pub fn state(&self, table: &Var) -> Option<&AdamState> {
+        self.params.state_of(table)
     }
 
-    /// As [`AdamW::save`](super::AdamW::save).
+    /// Writes the state to a safetensors file, as [`AdamW::save`](super::AdamW::save) does.
     ///
     /// # Errors
     /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path.
+    #[doc(alias = "state_dict")]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         state::save(path.as_ref(), ALGORITHM, &self.params, None)
     }
 
-    /// As [`AdamW::load`](super::AdamW::load).
+    /// Continues where [`save`](Self::save) was called, as [`AdamW::load`](super::AdamW::load) does.
     ///
     /// # Errors
-    /// As there.
+    /// [`OptimError`](crate::error::OptimError) or [`CheckpointError`](crate::error::CheckpointError) if the file is not the
+    /// state of an optimizer of these names, shapes, dtypes and groups; nothing is changed then.
+    #[doc(alias = "load_state_dict")]
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.params = state::load(path.as_ref(), ALGORITHM, &self.params)?.0;
         Ok(())

@@ -10,7 +10,9 @@ use crate::shape::same_device;
 /// ids that repeat stand for the sum. No `[V, C]` tensor is ever made of it.
 ///
 /// Made by [`GptInputLayer::row_grads`](crate::GptInputLayer::row_grads), or for any table by [`RowGrad::new`].
+#[doc(alias("sparse gradient", "sparse_coo_tensor"))]
 #[derive(Clone, Debug)]
+#[must_use = "a gradient does nothing until an optimizer steps with it"]
 pub struct RowGrad {
     var: Var,
     groups: RowGroups,
@@ -21,7 +23,7 @@ pub struct RowGrad {
 }
 
 impl RowGrad {
-    /// The gradient `rows` of the rows `ids` of a table.
+    /// Makes the gradient `rows` of the rows `ids` of a table.
     ///
     /// Ids are sorted here, once, on the host; rows that are contiguous are shared, not copied.
     ///
@@ -77,24 +79,24 @@ impl RowGrad {
         Ok(Self { var, groups, rows, scale: 1.0 })
     }
 
-    /// The table whose gradient this is.
+    /// Returns the table whose gradient this is.
     pub fn var(&self) -> &Var {
         &self.var
     }
 
-    /// How many rows of the table have a gradient.
+    /// Returns how many rows of the table have a gradient.
     pub fn n_rows(&self) -> usize {
         self.groups.len()
     }
 
-    /// The same gradient times `scale`; costs nothing, the next step multiplies.
+    /// Multiplies the gradient by `scale`; costs nothing, the next step multiplies.
     pub fn with_scale(mut self, scale: f64) -> Self {
         self.scale *= scale;
         self
     }
 
-    /// The same as a whole table `[V, C]`, zeros where no id points: one buffer of that size, in which only the batch's rows
-    /// are written. For an optimizer that knows no rows; `GradStore::insert` takes it.
+    /// Returns the gradient as a whole table `[V, C]`, zeros where no id points: one buffer of that size, in which only the
+    /// batch's rows are written. For an optimizer that knows no rows; `GradStore::insert` takes it.
     ///
     /// ```
     /// # use candle_core::{Device, Tensor, Var};
@@ -106,7 +108,7 @@ impl RowGrad {
     /// ```
     ///
     /// # Errors
-    /// Those of the device.
+    /// [`Error::Candle`] if the device has no memory for it.
     pub fn to_dense(&self) -> Result<Tensor> {
         Ok(dense_gradient(&self.var, self.batch())?)
     }
@@ -116,11 +118,12 @@ impl RowGrad {
     }
 }
 
-/// An optimizer that takes gradients of rows.
+/// An optimizer that takes gradients of rows; [`AdamW`](super::AdamW) and [`RowAdamW`](super::RowAdamW) are.
 pub trait RowOptimizer {
-    /// One step of the tables that `rows` are gradients of; other parameters are left alone.
+    /// Makes one step of the tables that `rows` are gradients of; other parameters are left alone.
     ///
     /// # Errors
-    /// As the optimizer's own steps; nothing is changed then.
+    /// [`OptimError`](crate::error::OptimError) if a table is not a parameter of the optimizer, or is given twice; nothing is
+    /// changed then.
     fn step_rows(&mut self, rows: &[RowGrad]) -> Result<()>;
 }

@@ -4,12 +4,13 @@ use std::ops::Range;
 
 use candle_core::{Tensor, Var};
 
-use super::params::{Params, State};
+use super::AdamState;
+use super::params::Params;
 use crate::error::{OptimError, Result};
 use crate::kernel::zeros_like;
 
 impl Params {
-    pub(super) fn freeze_rows(&mut self, var: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+    pub(super) fn freeze_rows(&mut self, var: &Var, rows: impl IntoIterator<Item = usize>) -> Result<()> {
         let (index, rows) = self.rows_of(var, rows)?;
         let mut frozen: Vec<Range<usize>> = Vec::new();
         for row in rows {
@@ -23,7 +24,7 @@ impl Params {
     }
 
     /// The parameter that `var` is, a matrix, and `rows` of it in ascending order.
-    fn rows_of(&self, var: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<(usize, Vec<usize>)> {
+    fn rows_of(&self, var: &Var, rows: impl IntoIterator<Item = usize>) -> Result<(usize, Vec<usize>)> {
         let index = self.index_of(var)?;
         let name = || self.params[index].name.clone();
         let &[n_rows, _] = var.dims() else {
@@ -38,9 +39,9 @@ impl Params {
     }
 
     /// Zeros the state of some rows.
-    pub(super) fn reset_rows(&mut self, var: &Tensor, rows: impl IntoIterator<Item = usize>) -> Result<()> {
+    pub(super) fn reset_rows(&mut self, var: &Var, rows: impl IntoIterator<Item = usize>) -> Result<()> {
         let (index, rows) = self.rows_of(var, rows)?;
-        let Some(State { exp_avg, exp_avg_sq, .. }) = &self.params[index].state else { return Ok(()) };
+        let Some(AdamState { exp_avg, exp_avg_sq, .. }) = &self.params[index].state else { return Ok(()) };
         for moment in [exp_avg, exp_avg_sq] {
             let zeros = moment.narrow(0, 0, 1)?.zeros_like()?;
             rows.iter().try_for_each(|&row| moment.slice_set(&zeros, 0, row))?;
@@ -49,7 +50,7 @@ impl Params {
     }
 
     /// Puts the table `new` in the place of `old`: the state of rows that both have stays, that of new rows is zeros.
-    pub(super) fn resize_table(&mut self, old: &Tensor, new: &Var) -> Result<()> {
+    pub(super) fn resize_table(&mut self, old: &Var, new: &Var) -> Result<()> {
         let (index, _) = self.rows_of(old, [])?;
         if old.id() == new.id() {
             return Ok(());
@@ -74,7 +75,7 @@ impl Params {
         }
         let n_kept = n_old.min(n_rows);
         let param = &mut self.params[index];
-        if let Some(State { exp_avg, exp_avg_sq, .. }) = &mut param.state {
+        if let Some(AdamState { exp_avg, exp_avg_sq, .. }) = &mut param.state {
             let resized = |moment: &Tensor| -> Result<Tensor> {
                 let zeros = zeros_like(new)?;
                 zeros.slice_set(&moment.narrow(0, 0, n_kept)?, 0, 0)?;

@@ -4,11 +4,24 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
+use candle_core::Tensor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::params::{Params, Settings, State, in_range};
+use super::params::{Params, Settings, in_range};
 use crate::checkpoint::{WeightsFile, save_tensors};
 use crate::error::{OptimError, Result};
+
+/// What Adam remembers of a parameter's gradients. The tensors are those the next step goes on with: do not write to them.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AdamState {
+    /// How many steps the parameter has made.
+    pub step: u64,
+    /// The running average of the gradient.
+    pub exp_avg: Tensor,
+    /// The running average of the gradient's square.
+    pub exp_avg_sq: Tensor,
+}
 
 /// The metadata's key for everything that is no tensor.
 const METADATA: &str = "optimizer";
@@ -80,12 +93,11 @@ pub(super) fn save(path: &Path, algorithm: &str, params: &Params, max_grad_norm:
     let json = serde_json::to_string(&saved).map_err(|error| unreadable(path, error.to_string()))?;
     let mut tensors = Vec::new();
     for param in &params.params {
-        if let Some(State { exp_avg, exp_avg_sq, .. }) = &param.state {
+        if let Some(AdamState { exp_avg, exp_avg_sq, .. }) = &param.state {
             tensors.extend(tensor_names(&param.name).into_iter().zip([exp_avg, exp_avg_sq]));
         }
     }
-    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), *tensor)).collect();
-    save_tensors(path, &tensors, &[(METADATA, json)])
+    save_tensors(path, tensors, [(METADATA.to_string(), json)])
 }
 
 /// The parameters of `current` with the state and the settings of the file, and the file's `max_grad_norm`.
@@ -146,7 +158,7 @@ pub(super) fn load(path: &Path, algorithm: &str, current: &Params) -> Result<(Pa
                 tensors.push(file.read(&at, param.var.dtype(), param.var.device())?);
             }
             if let (Some(exp_avg_sq), Some(exp_avg)) = (tensors.pop(), tensors.pop()) {
-                param.state = Some(State { step: saved.step, exp_avg, exp_avg_sq });
+                param.state = Some(AdamState { step: saved.step, exp_avg, exp_avg_sq });
             }
         }
     }

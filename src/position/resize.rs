@@ -6,9 +6,11 @@ use crate::error::{PositionError, Result};
 use crate::init::Init;
 use crate::rng::Generator;
 
-/// How a table of learned positions gets another length; see
+/// How a table of learned positions gets another length, in
 /// [`GptInputLayer::resize_positions`](crate::GptInputLayer::resize_positions).
+#[doc(alias = "crop_block_size")]
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Resize {
     /// The first rows stay (nanoGPT's `crop_block_size`).
     Crop,

@@ -109,7 +109,7 @@ fn broken_folders_are_named_errors() -> Result<()> {
     }
     // An index that names a tensor which its shard does not hold.
     let (wte, _) = tables(9, 5, 3);
-    save_tensors(folder.path().join("a.safetensors"), &[("wte.weight", &wte)], &[])?;
+    save_tensors(folder.path().join("a.safetensors"), [("wte.weight", &wte)], [])?;
     assert!(
         error_text(with(&map("a.safetensors")))
             .ends_with("the index says that tensor `wpe.weight` is here, but it is not")

@@ -11,7 +11,7 @@ fn types_convert_as_in_pytorch() -> Result<()> {
     let wte = Tensor::new(&[values], &Device::Cpu)?;
     let save = |dtype: DType| -> Result<()> {
         let wte = wte.to_dtype(dtype)?;
-        save_tensors(&path, &[("wte.weight", &wte), ("wpe.weight", &wte)], &[])
+        save_tensors(&path, [("wte.weight", &wte), ("wpe.weight", &wte)], [])
     };
     let table = |dtype: DType| -> Result<Tensor> {
         Ok(tables_of(&GptInputLayer::from_pretrained(&path, dtype, &Device::Cpu)?)[0].clone())
@@ -40,7 +40,7 @@ fn tables_larger_than_a_piece_are_read_whole() -> Result<()> {
     let path = folder.path().join("x.safetensors");
     // 1.5 MB and some: more than one piece of a megabyte, and no multiple of one.
     let (wte, wpe) = tables(12_345, 7, 31);
-    save_tensors(&path, &[("wpe.weight", &wpe), ("wte.weight", &wte)], &[])?;
+    save_tensors(&path, [("wpe.weight", &wpe), ("wte.weight", &wte)], [])?;
     assert_bits_eq(&tables_of(&load(&path)?)[0], &wte);
     Ok(())
 }
@@ -50,7 +50,7 @@ fn a_shard_may_have_all_the_bytes_it_is_allowed() -> Result<()> {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("x.safetensors");
     let tensor = |n: usize| Tensor::zeros(n, DType::F32, &Device::Cpu).unwrap();
-    save_tensors(&path, &[("a", &tensor(3)), ("b", &tensor(4)), ("c", &tensor(7)), ("d", &tensor(1))], &[])?;
+    save_tensors(&path, [("a", &tensor(3)), ("b", &tensor(4)), ("c", &tensor(7)), ("d", &tensor(1))], [])?;
     let checkpoint = Checkpoint::open(&path)?;
     for (max_bytes, expected) in [
         (28, vec![vec!["a", "b"], vec!["c"], vec!["d"]]),

@@ -71,7 +71,7 @@ fn tables_are_read_wherever_they_begin() -> Result<()> {
             let wte = (addressed(-300., 41, 1237, &Device::Cpu) / 7.)?.to_dtype(stored)?;
             let wpe = (addressed(0.1, 50, 1237, &Device::Cpu) / 3.)?.to_dtype(stored)?;
             let before = Tensor::zeros(n_before, DType::U8, &Device::Cpu)?;
-            save_tensors(&path, &[("before", &before), ("wte.weight", &wte), ("wpe.weight", &wpe)], &[])?;
+            save_tensors(&path, [("before", &before), ("wte.weight", &wte), ("wpe.weight", &wpe)], [])?;
             let ids: Vec<u32> = (0..150).map(|i| (i * 17 + i / 7) % 41).collect();
             let ids = Tensor::from_vec(ids, (3, 50), &Device::Cpu)?;
             for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {

@@ -16,7 +16,7 @@ fn every_known_name_is_found_under_any_prefix() -> Result<()> {
         ("tok_emb.weight", "pos_emb.weight"),
         ("module.model.tok_emb.weight", "module.model.pos_emb.weight"),
     ] {
-        save_tensors(&path, &[(wpe_name, &wpe), ("lm_head.weight", &wte), (wte_name, &wte)], &[])?;
+        save_tensors(&path, [(wpe_name, &wpe), ("lm_head.weight", &wte), (wte_name, &wte)], [])?;
         let (layer, report) = GptInputLayer::from_pretrained_with_report(&path, DType::F32, &Device::Cpu)?;
         assert_bits_eq(&tables_of(&layer)[0], &wte);
         assert_bits_eq(&tables_of(&layer)[1], &wpe);
@@ -26,7 +26,7 @@ fn every_known_name_is_found_under_any_prefix() -> Result<()> {
         );
     }
     let both = [("a.wte.weight", &wte), ("a.wpe.weight", &wpe), ("b.wte.weight", &wte), ("b.wpe.weight", &wpe)];
-    save_tensors(&path, &both, &[])?;
+    save_tensors(&path, both, [])?;
     assert!(
         error_text(load(&path))
             .ends_with("several input tables: a.wte.weight, b.wte.weight; choose one with `with_prefix`")
@@ -43,7 +43,7 @@ fn a_missing_config_is_inferred_from_the_shapes() -> Result<()> {
     let (wte, wpe) = tables(9, 5, 128);
     let block = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
     let path = folder.path().join("model.safetensors");
-    save_tensors(&path, &[("wte.weight", &wte), ("wpe.weight", &wpe), ("h.2.ln_1.bias", &block)], &[])?;
+    save_tensors(&path, [("wte.weight", &wte), ("wpe.weight", &wpe), ("h.2.ln_1.bias", &block)], [])?;
     for path in [path.as_path(), folder.path()] {
         let (layer, report) = GptInputLayer::from_pretrained_with_report(path, DType::F32, &Device::Cpu)?;
         let config = layer.config();
@@ -58,7 +58,7 @@ fn a_missing_config_is_inferred_from_the_shapes() -> Result<()> {
 fn a_config_must_agree_with_the_tables() -> Result<()> {
     let folder = TempDir::new().unwrap();
     let (wte, wpe) = tables(9, 5, 3);
-    save_tensors(folder.path().join("model.safetensors"), &[("wte.weight", &wte), ("wpe.weight", &wpe)], &[])?;
+    save_tensors(folder.path().join("model.safetensors"), [("wte.weight", &wte), ("wpe.weight", &wpe)], [])?;
     let with = |config: &str| {
         fs::write(folder.path().join("config.json"), config).unwrap();
         load(folder.path())
@@ -93,7 +93,7 @@ fn a_padded_vocabulary_is_reported_and_its_rows_are_ids() -> Result<()> {
         (63, 192, false),
     ] {
         let (wte, wpe) = tables(n_rows, 5, 3);
-        save_tensors(folder.path().join("model.safetensors"), &[("wte.weight", &wte), ("wpe.weight", &wpe)], &[])?;
+        save_tensors(folder.path().join("model.safetensors"), [("wte.weight", &wte), ("wpe.weight", &wpe)], [])?;
         fs::write(folder.path().join("config.json"), format!(r#"{{"vocab_size": {vocab_size}}}"#)).unwrap();
         let loaded = GptInputLayer::from_pretrained_with_report(folder.path(), DType::F32, &Device::Cpu);
         if !padded && vocab_size != n_rows {
@@ -101,7 +101,8 @@ fn a_padded_vocabulary_is_reported_and_its_rows_are_ids() -> Result<()> {
             continue;
         }
         let (layer, report) = loaded?;
-        assert_eq!(report.padded_vocab, padded.then_some((vocab_size, n_rows)));
+        let found = report.padded_vocab.map(|padded| (padded.vocab_size, padded.padded_to));
+        assert_eq!(found, padded.then_some((vocab_size, n_rows)));
         assert_eq!(report.to_string().contains("padded vocabulary"), padded);
         assert_eq!(layer.config().vocab_size, n_rows);
         layer.forward(&Tensor::new(&[n_rows as u32 - 1], &Device::Cpu)?)?;
@@ -116,7 +117,7 @@ fn in_a_folder_safetensors_are_the_weights() -> Result<()> {
     fs::copy(golden("formats/state_dict.pth"), folder.path().join("optimizer.pt")).unwrap();
     assert_eq!(Checkpoint::open(folder.path())?.format()?, Format::Torch, "alone, it is all that there is");
     let (wte, wpe) = tables(9, 5, 3);
-    save_tensors(folder.path().join("z.safetensors"), &[("wte.weight", &wte), ("wpe.weight", &wpe)], &[])?;
+    save_tensors(folder.path().join("z.safetensors"), [("wte.weight", &wte), ("wpe.weight", &wpe)], [])?;
     assert_eq!(load(folder.path())?.config().vocab_size, 9);
     fs::copy(golden("formats/state_dict.pth"), folder.path().join("scheduler.pt")).unwrap();
     assert_eq!(load(folder.path())?.config().vocab_size, 9);
@@ -128,7 +129,7 @@ fn a_folder_with_one_other_safetensors_file_is_a_checkpoint() -> Result<()> {
     let folder = TempDir::new().unwrap();
     let (wte, wpe) = tables(9, 5, 3);
     let save =
-        |name: &str| save_tensors(folder.path().join(name), &[("tok_emb.weight", &wte), ("pos_emb.weight", &wpe)], &[]);
+        |name: &str| save_tensors(folder.path().join(name), [("tok_emb.weight", &wte), ("pos_emb.weight", &wpe)], []);
     assert!(error_text(load(folder.path())).ends_with("found none)"));
     save("gpt2-small-124M.safetensors")?;
     fs::write(folder.path().join("config.json"), r#"{"n_layer": 7}"#).unwrap();

@@ -201,7 +201,7 @@ fn what_needs_numbers_says_so() -> Result<()> {
     assert_eq!(error_text(layer.row_grads(&ids.unsqueeze(0)?, 0, &grad)), expected);
     // The position table is in memory, and may be trained.
     assert_eq!(layer.vars().len(), 0);
-    let options = EmbeddingOptions { max_norm: Some(1.0), ..Default::default() };
+    let options = EmbeddingOptions::default().with_max_norm(1.0);
     let text = error_text(layer.wte().clone().with_options(options)?.forward(&ids));
     assert!(text.starts_with("max_norm changes rows where they lie"), "{text}");
     // What it says to do does it.

@@ -18,7 +18,7 @@ fn weights(base: f32) -> Vec<u8> {
     let wte = (addressed(base, 500, 37, &Device::Cpu) / 7.).unwrap();
     let wpe = (addressed(0.5, 64, 37, &Device::Cpu) / 3.).unwrap();
     let other = Tensor::zeros(1 << 18, DType::F32, &Device::Cpu).unwrap();
-    save_tensors(&path, &[("wte.weight", &wte), ("h.0.attn.bias", &other), ("wpe.weight", &wpe)], &[]).unwrap();
+    save_tensors(&path, [("wte.weight", &wte), ("h.0.attn.bias", &other), ("wpe.weight", &wpe)], []).unwrap();
     fs::read(path).unwrap()
 }
 

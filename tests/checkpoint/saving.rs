@@ -46,7 +46,7 @@ fn save_and_load_give_back_every_bit_and_the_whole_config() -> Result<()> {
             }
         };
         let (wte, wpe) = (table(9)?, table(5)?);
-        save_tensors(source.join("model.safetensors"), &[("wte.weight", &wte), ("wpe.weight", &wpe)], &[])?;
+        save_tensors(source.join("model.safetensors"), [("wte.weight", &wte), ("wpe.weight", &wpe)], [])?;
         let layer = GptInputLayer::from_pretrained(&source, dtype, &Device::Cpu)?;
         assert_eq!(layer.config(), &config);
         for target in [folder.path().join("one.safetensors"), folder.path().join("a folder")] {
@@ -103,12 +103,12 @@ fn strided_and_shared_tensors_are_saved_as_they_are_seen() -> Result<()> {
     assert_bits_eq(&back_wpe, &wpe.contiguous()?);
     let ids = Tensor::new(&[[1u8, 2]], &Device::Cpu)?;
     let wide = ids.to_dtype(DType::I64)?;
-    save_tensors(&path, &[("u8", &ids), ("i64", &wide), ("u32", &ids.to_dtype(DType::U32)?)], &[])?;
+    save_tensors(&path, [("u8", &ids), ("i64", &wide), ("u32", &ids.to_dtype(DType::U32)?)], [])?;
     let back = candle_core::safetensors::load(&path, &Device::Cpu)?;
     assert_eq!(back["i64"].to_vec2::<i64>()?, [[1, 2]]);
     assert_eq!((back["u8"].to_vec2::<u8>()?, back["u32"].to_vec2::<u32>()?), (vec![vec![1, 2]], vec![vec![1, 2]]));
     assert!(
-        error_text(save_tensors(&path, &[("x", &ids.to_dtype(DType::I16)?)], &[])).starts_with("I16 is not supported")
+        error_text(save_tensors(&path, [("x", &ids.to_dtype(DType::I16)?)], [])).starts_with("I16 is not supported")
     );
     Ok(())
 }

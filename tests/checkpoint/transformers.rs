@@ -36,7 +36,7 @@ fn a_var_builder_gives_scalars_and_blocks_and_no_integers() -> Result<()> {
     let (half, scalar) = (block.to_dtype(DType::F16)?, Tensor::new(0.5f64, &Device::Cpu)?);
     let (empty, mask) = (Tensor::zeros((0, 3), DType::F32, &Device::Cpu)?, Tensor::new(&[1u8], &Device::Cpu)?);
     let tensors = [("block", &half), ("scalar", &scalar), ("empty", &empty), ("mask", &mask)];
-    save_tensors(&path, &tensors, &[])?;
+    save_tensors(&path, tensors, [])?;
     let checkpoint = Checkpoint::open(&path)?;
     let vb = checkpoint.var_builder(DType::F32, &Device::Cpu);
     assert_bits_eq(&vb.get((3, 2, 2), "block")?, &block);

@@ -49,9 +49,8 @@ fn assert_close(what: &str, left: &Tensor, right: &Tensor, bound: f32) {
 /// A checkpoint of the weights of `plain` with another configuration.
 fn variant(config: &str, folder: &TempDir) -> Checkpoint {
     let expected = golden_tensors("gpt2_plain.safetensors");
-    let weights: Vec<_> = expected.iter().filter(|(name, _)| !name.starts_with("golden.")).collect();
-    let weights: Vec<(&str, &Tensor)> = weights.iter().map(|(name, tensor)| (name.as_str(), *tensor)).collect();
-    save_tensors(folder.path().join("model.safetensors"), &weights, &[]).unwrap();
+    let weights = expected.iter().filter(|(name, _)| !name.starts_with("golden."));
+    save_tensors(folder.path().join("model.safetensors"), weights, []).unwrap();
     std::fs::write(folder.path().join("config.json"), config).unwrap();
     Checkpoint::open(folder.path()).unwrap()
 }
@@ -333,7 +332,7 @@ fn a_head_that_differs_is_not_tied_whatever_the_config_says() {
     let mut weights: Vec<(&str, &Tensor)> = weights.map(|(name, tensor)| (name.as_str(), tensor)).collect();
     std::fs::write(folder.path().join("config.json"), config.replace(r#"embeddings": false"#, r#"embeddings": true"#))
         .unwrap();
-    save_tensors(&path, &weights, &[]).unwrap();
+    save_tensors(&path, weights.iter().copied(), []).unwrap();
     let forward = |path: &Path| {
         load(&Checkpoint::open(path).unwrap(), DType::F32).forward(&expected["golden.input_ids"], None).unwrap()
     };
@@ -342,7 +341,7 @@ fn a_head_that_differs_is_not_tied_whatever_the_config_says() {
     let ones = Tensor::ones((1, 1, 83, 83), DType::U8, &Device::Cpu).unwrap();
     weights.iter_mut().for_each(|(name, _)| *name = name.strip_prefix("transformer.").unwrap_or(name));
     weights.push(("h.0.attn.bias", &ones));
-    save_tensors(&path, &weights, &[]).unwrap();
+    save_tensors(&path, weights, []).unwrap();
     assert_close("no prefix", &forward(folder.path()), &expected["golden.logits"], SUMS);
 }
 
@@ -417,7 +416,7 @@ fn counting(folder: &TempDir, n_positions: usize) {
         ("ln_f.bias", &zeros),
         ("lm_head.weight", &one_hot(1)),
     ];
-    save_tensors(folder.path().join("model.safetensors"), &tensors, &[]).unwrap();
+    save_tensors(folder.path().join("model.safetensors"), tensors, []).unwrap();
     let config = GptInputConfig { n_layer: 0, n_head: 1, ..GptInputConfig::new(vocab_size, n_positions, n_embd) };
     std::fs::write(folder.path().join("config.json"), config.to_json()).unwrap();
 }

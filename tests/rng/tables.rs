@@ -134,7 +134,8 @@ fn gradients_of_padding_and_frequency_are_torchs() -> Result<()> {
             ("both", Some(6), true),
         ] {
             let var = Var::from_tensor(&tensor("weight")?)?;
-            let options = EmbeddingOptions { padding_idx, scale_grad_by_freq, ..Default::default() };
+            let options =
+                EmbeddingOptions::default().with_padding_idx(padding_idx).with_scale_grad_by_freq(scale_grad_by_freq);
             let table = TokenTable::from(var.as_tensor().clone()).with_options(options)?;
             let rows = table.forward(&tensor("input_ids")?)?;
             assert_bits_eq(&rows, &golden[&format!("{name}.out")]);
@@ -149,7 +150,7 @@ fn gradients_of_padding_and_frequency_are_torchs() -> Result<()> {
 #[test]
 fn an_infinite_gradient_at_padding_is_no_nan() -> Result<()> {
     let var = Var::ones((3, 2), DType::F32, &Device::Cpu)?;
-    let options = EmbeddingOptions { padding_idx: Some(0), ..Default::default() };
+    let options = EmbeddingOptions::default().with_padding_idx(0);
     let table = TokenTable::from(var.as_tensor().clone()).with_options(options)?;
     let rows = table.forward(&Tensor::new(&[0u32, 2], &Device::Cpu)?)?;
     let grads = (rows * f64::INFINITY)?.sum_all()?.backward()?;
@@ -164,7 +165,7 @@ fn rows_beyond_the_norm_are_scaled_in_the_table() -> Result<()> {
     for device in devices() {
         for (name, norm_type) in [("1.0", 1.0), ("2.0", 2.0), ("3.0", 3.0), ("inf", f64::INFINITY)] {
             let var = Var::from_tensor(&golden["weight"].to_device(&device)?)?;
-            let options = EmbeddingOptions { max_norm: Some(3.0), norm_type, ..Default::default() };
+            let options = EmbeddingOptions::default().with_max_norm(3.0).with_norm_type(norm_type);
             let table = TokenTable::from(var.as_tensor().clone()).with_options(options)?;
             let rows = table.forward(&golden["input_ids"].to_device(&device)?)?;
             for (ours, torchs) in
@@ -188,7 +189,7 @@ fn rows_beyond_the_norm_are_scaled_in_the_table() -> Result<()> {
 #[test]
 fn small_norms_are_scaled_as_torch_does() -> Result<()> {
     let var = Var::new(&[[3e-7f64, 4e-7], [3e-8, 4e-8]], &Device::Cpu)?;
-    let options = EmbeddingOptions { max_norm: Some(1e-7), ..Default::default() };
+    let options = EmbeddingOptions::default().with_max_norm(1e-7);
     let table = TokenTable::from(var.as_tensor().clone()).with_options(options)?;
     let rows = table.forward(&Tensor::new(&[0u32, 1], &Device::Cpu)?)?.to_vec2::<f64>()?;
     for (found, expected) in rows[0].iter().zip([3e-7 / 6., 4e-7 / 6.]) {
@@ -202,7 +203,7 @@ fn small_norms_are_scaled_as_torch_does() -> Result<()> {
 fn padding_is_zeroed_at_init_and_not_by_loading() -> Result<()> {
     let golden = golden_tensors("embedding_options.safetensors");
     for device in devices() {
-        let options = EmbeddingOptions { padding_idx: Some(-2), ..Default::default() };
+        let options = EmbeddingOptions::default().with_padding_idx(-2);
         let generator = Generator::manual_seed(123);
         let table = TokenTable::init((7, 5), options, Init::TorchEmbedding, &generator, DType::F32, &device)?;
         assert_bits_eq(&weight(&table), &golden["init_with_padding"]);
@@ -225,7 +226,7 @@ fn a_frozen_table_has_no_gradient_and_follows_its_source() -> Result<()> {
 
 #[test]
 fn options_survive_a_change_of_type_and_of_tables() -> Result<()> {
-    let options = EmbeddingOptions { padding_idx: Some(1), ..Default::default() };
+    let options = EmbeddingOptions::default().with_padding_idx(1);
     let wte = TokenTable::from(Tensor::ones((3, 2), DType::F32, &Device::Cpu)?).with_options(options)?;
     let layer = GptInputLayer::new(wte, Tensor::ones((4, 2), DType::F32, &Device::Cpu)?)?;
     assert_eq!(layer.to_dtype(DType::F64)?.wte().options(), &options);
@@ -241,14 +242,14 @@ fn options_that_make_no_sense_are_refused() -> Result<()> {
     };
     let default = EmbeddingOptions::default();
     for padding_idx in [3, -4, i64::MIN, i64::MAX] {
-        let text = with(EmbeddingOptions { padding_idx: Some(padding_idx), ..default });
+        let text = with(default.with_padding_idx(padding_idx));
         assert!(text.starts_with(&format!("padding_idx {padding_idx} is outside the vocabulary of 3")), "{text}");
     }
-    assert!(with(EmbeddingOptions { max_norm: Some(-1.0), ..default }).starts_with("max_norm -1 must be"));
-    assert!(with(EmbeddingOptions { norm_type: 0.0, ..default }).starts_with("norm_type 0 must be"));
+    assert!(with(default.with_max_norm(-1.0)).starts_with("max_norm -1 must be"));
+    assert!(with(default.with_norm_type(0.0)).starts_with("norm_type 0 must be"));
     // A bad id is found before any row is touched.
     let table = TokenTable::from(Tensor::ones((3, 2), DType::F32, &Device::Cpu)?);
-    let table = table.with_options(EmbeddingOptions { max_norm: Some(0.5), ..default })?;
+    let table = table.with_options(default.with_max_norm(0.5))?;
     assert!(error_text(table.forward(&Tensor::new(&[0u32, 3], &Device::Cpu)?)).starts_with("token id 3 at [1]"));
     assert_eq!(weight(&table).to_vec2::<f32>()?, [[1., 1.]; 3]);
     Ok(())

@@ -74,15 +74,15 @@ fn params(lr: f64, (beta1, beta2): (f64, f64), eps: f64, weight_decay: f64) -> P
 
 fn dense_state(optimizer: &AdamW) -> impl Fn(&Var) -> [Tensor; 2] {
     |var| {
-        let (_, exp_avg, exp_avg_sq) = optimizer.state(var).unwrap();
-        [exp_avg.clone(), exp_avg_sq.clone()]
+        let state = optimizer.state(var).unwrap();
+        [state.exp_avg.clone(), state.exp_avg_sq.clone()]
     }
 }
 
 fn row_state(optimizer: &RowAdamW) -> impl Fn(&Var) -> [Tensor; 2] {
     |var| {
-        let (_, exp_avg, exp_avg_sq) = optimizer.state(var).unwrap();
-        [exp_avg.clone(), exp_avg_sq.clone()]
+        let state = optimizer.state(var).unwrap();
+        [state.exp_avg.clone(), state.exp_avg_sq.clone()]
     }
 }
 
@@ -167,7 +167,7 @@ fn rows_case(
 ) -> Result<()> {
     let table = var(&shape, 1000, dtype);
     let wte = TokenTable::from(table.as_tensor().clone())
-        .with_options(EmbeddingOptions { padding_idx, ..Default::default() })?;
+        .with_options(EmbeddingOptions::default().with_padding_idx(padding_idx))?;
     // A position table that is no variable takes no part.
     let layer = GptInputLayer::new(wte, Tensor::zeros((20, shape[1]), dtype, &CPU)?)?;
     let mut optimizer = RowAdamW::with_groups([ParamGroup::new([("wte", table.clone())])], params)?;
@@ -272,9 +272,9 @@ fn rows_are_the_whole_gradient_bit_for_bit() -> Result<()> {
                     assert_bits_eq(&by_rows, &whole);
                 }
                 let ((left, right), n) = ((row_adamw.state(&by_rows).unwrap(), adamw.state(&whole).unwrap()), 5);
-                assert_eq!((left.0, right.0), (n, n));
-                assert_bits_eq(left.1, right.1);
-                assert_bits_eq(left.2, right.2);
+                assert_eq!((left.step, right.step), (n, n));
+                assert_bits_eq(&left.exp_avg, &right.exp_avg);
+                assert_bits_eq(&left.exp_avg_sq, &right.exp_avg_sq);
             }
         }
     }
@@ -333,7 +333,7 @@ fn frozen_rows_keep_every_bit() -> Result<()> {
         adamw.freeze_rows(&table, frozen)?;
         row_adamw.freeze_rows(&table, frozen)?;
         let free = table.copy()?;
-        let state = adamw.state(&table).unwrap().1.copy()?;
+        let state = adamw.state(&table).unwrap().exp_avg.copy()?;
         for t in 1..5 {
             step(&mut adamw, &mut row_adamw, t)?;
         }
@@ -341,7 +341,11 @@ fn frozen_rows_keep_every_bit() -> Result<()> {
             let same =
                 |now: &Tensor, before: &Tensor| -> Result<bool> { Ok(bits(&now.get(row)?) == bits(&before.get(row)?)) };
             assert_eq!(same(&table, &free)?, frozen.contains(&row), "row {row}");
-            assert_eq!(same(adamw.state(&table).unwrap().1, &state)?, frozen.contains(&row), "state of row {row}");
+            assert_eq!(
+                same(&adamw.state(&table).unwrap().exp_avg, &state)?,
+                frozen.contains(&row),
+                "state of row {row}"
+            );
         }
         // A gradient of frozen rows alone has no norm.
         adamw.freeze_rows(&table, 0..50)?;
@@ -406,8 +410,8 @@ fn resuming_gives_the_bits_of_not_having_stopped() -> Result<()> {
         for (later, var) in later.iter().zip(&vars) {
             assert_bits_eq(later, var);
         }
-        assert_eq!(resumed.state(&later[0]).unwrap().0, 12);
-        assert_eq!(resumed.state(&later[1]).unwrap().0, 6);
+        assert_eq!(resumed.state(&later[0]).unwrap().step, 12);
+        assert_eq!(resumed.state(&later[1]).unwrap().step, 6);
         assert!(resumed.state(&later[2]).is_none());
     }
     Ok(())
@@ -438,7 +442,7 @@ fn a_state_of_another_optimizer_is_refused_and_changes_nothing() -> Result<()> {
             failures.holds(other.learning_rate() == before, format_args!("{expected}: the learning rate has changed"));
         }
         failures.error(adamw.load(golden("optim.safetensors")), "not the state of an optimizer");
-        assert_eq!(adamw.state(&vars[0]).unwrap().0, 12);
+        assert_eq!(adamw.state(&vars[0]).unwrap().step, 12);
     }
     Ok(())
 }
@@ -515,7 +519,7 @@ fn clipping_for_several_optimizers_is_the_optimizers_own() -> Result<()> {
 
 #[test]
 fn frequencies_and_padding_are_obeyed() -> Result<()> {
-    let options = EmbeddingOptions { padding_idx: Some(-2), scale_grad_by_freq: true, ..Default::default() };
+    let options = EmbeddingOptions::default().with_padding_idx(-2).with_scale_grad_by_freq(true);
     let (by_rows, whole) = (var(&[7, 4], 1, DType::F32), var(&[7, 4], 1, DType::F32));
     let wpe = Tensor::zeros((9, 4), DType::F32, &CPU)?;
     let layer = |wte: &Var| -> Result<GptInputLayer> {
@@ -536,7 +540,7 @@ fn frequencies_and_padding_are_obeyed() -> Result<()> {
 #[test]
 fn rows_as_a_whole_table_are_the_graphs_gradient() -> Result<()> {
     let plain = EmbeddingOptions::default();
-    let padded = EmbeddingOptions { padding_idx: Some(3), ..plain };
+    let padded = plain.with_padding_idx(3);
     for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
         for (options, (v, p, c), dims) in
             [(plain, (11, 7, 5), (3, 4)), (padded, (40, 300, 130), (2, 290)), (plain, (4, 1, 1), (0, 1))]

@@ -16,7 +16,7 @@ use super::bytes::{ByteFile, Parse, ParseError, invalid};
 use super::stored::Contents;
 
 /// A format of weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
     /// Hugging Face's safetensors.

@@ -19,7 +19,8 @@ type Notes = std::convert::Infallible;
 /// When ids that lie on a CUDA device are checked. Ids on the host are checked there, in every call, for free.
 ///
 /// On Metal (and for tables that stay in a file, or whose options ask for the ids) every call checks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum IdCheck {
     /// In every call, before anything is computed: the ids are copied to the host, which waits for the device.
     ///
