@@ -135,7 +135,7 @@ fn the_batch(args: &Args, out: &mut impl Write) -> Result<(GptInputLayer, Tensor
     let config = GptInputConfig::preset("tutorial")?;
     let layer = GptInputLayer::init(&config, Init::TorchEmbedding, &Generator::manual_seed(123), DType::F32, &cpu)?;
     let tokens = layer.embed_tokens(&batch.input_ids)?;
-    let positions = layer.wpe()?.rows(&0.into(), &[4])?;
+    let positions = layer.wpe().context("positions are learned")?.rows(&0.into(), &[4])?;
     let hidden_states = layer.forward(&batch.input_ids)?;
     writeln!(out, ">>> token_embedding_layer(inputs).shape\ntorch.Size({:?})", tokens.dims())?;
     writeln!(out, ">>> pos_embedding_layer(torch.arange(4)).shape\ntorch.Size({:?})", positions.dims())?;

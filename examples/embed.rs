@@ -21,6 +21,7 @@ use anyhow::{Context, Result};
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::checkpoint::{Checkpoint, LoadReport, save_tensors};
+use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
 use clap::Parser;
@@ -94,8 +95,10 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     };
     let (layer, report) = match args.quantized {
         Some(block_type) => quantized(checkpoint, block_type, args.dtype, &device, out)?,
-        None if args.mapped || args.remote => GptInputLayer::from_checkpoint_mapped(checkpoint, args.dtype, &device)?,
-        None => GptInputLayer::from_checkpoint(checkpoint, args.dtype, &device)?,
+        None => {
+            let storage = if args.mapped || args.remote { TableStorage::Mapped } else { TableStorage::Dense };
+            GptInputLayer::open(checkpoint, &OpenOptions::new(args.dtype, &device).with_storage(storage))?
+        }
     };
     let loading = start.elapsed();
     writeln!(out, "{report}\ndevice {chosen}")?;
@@ -145,12 +148,14 @@ fn quantized(
     device: &Device,
     out: &mut impl Write,
 ) -> Result<(GptInputLayer, LoadReport)> {
-    if let Ok((layer, report)) = GptInputLayer::from_checkpoint_quantized(checkpoint, dtype, device)
+    let options = OpenOptions::new(dtype, device);
+    let as_stored = options.clone().with_storage(TableStorage::Quantized);
+    if let Ok((layer, report)) = GptInputLayer::open(checkpoint, &as_stored)
         && layer.wte().block_type() == Some(block_type)
     {
         return Ok((layer, report));
     }
-    let (layer, report) = GptInputLayer::from_checkpoint(checkpoint, dtype, device)?;
+    let (layer, report) = GptInputLayer::open(checkpoint, &options)?;
     let (layer, lost) = layer.quantize(block_type)?;
     writeln!(out, "{lost}")?;
     Ok((layer, report))

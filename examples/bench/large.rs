@@ -9,6 +9,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::GptInputLayer;
+use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 use candle_nn::{Embedding, Module, VarBuilder};
 use serde_json::json;
 
@@ -106,7 +108,10 @@ pub fn one(contender: &str, path: &Path, shape: &Shape) -> Result<String> {
     let (before, start) = (own_kb()?, Instant::now());
     let (_tables, hidden) = match contender {
         "ours" => {
-            let (layer, _) = GptInputLayer::from_pretrained_mapped(path, shape.dtype, &Device::Cpu)?;
+            let (layer, _) = GptInputLayer::open(
+                &Checkpoint::open(path)?,
+                &OpenOptions::new(shape.dtype, &Device::Cpu).with_storage(TableStorage::Mapped),
+            )?;
             (vec![], layer.forward(&ids)?)
         }
         "candle" => {

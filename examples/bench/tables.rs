@@ -4,7 +4,8 @@ use anyhow::Result;
 use candle_core::Tensor;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_gpt_input::GptInputLayer;
-use candle_gpt_input::checkpoint::save_tensors;
+use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
+use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 use std::time::Instant;
 
 use super::cases::{self, Case, Contender, Inputs, contender};
@@ -17,7 +18,10 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("tables.safetensors");
         save_tensors(&path, [("wte.weight", &inputs.wte), ("wpe.weight", &inputs.wpe)], [])?;
-        let (layer, _) = GptInputLayer::from_pretrained_mapped(&path, dense.dtype(), dense.device())?;
+        let (layer, _) = GptInputLayer::open(
+            &Checkpoint::open(&path)?,
+            &OpenOptions::new(dense.dtype(), dense.device()).with_storage(TableStorage::Mapped),
+        )?;
         let mapped = contender("ours", move || {
             let _kept = &folder;
             Ok((None, vec![layer.forward(&ids)?]))

@@ -27,6 +27,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::init::Init;
+use candle_gpt_input::position::PositionTable;
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::tokenizer::Tokenizer;
 use clap::Parser;
@@ -77,7 +78,10 @@ struct Tables {
 impl Tables {
     fn of(layer: &GptInputLayer) -> Result<Self> {
         let rows = |table: Option<&candle_nn::Embedding>| Rows::new(table.context("no table in memory")?.embeddings());
-        Ok(Self { wte: rows(layer.wte().as_embedding())?, wpe: rows(layer.wpe()?.as_embedding())? })
+        Ok(Self {
+            wte: rows(layer.wte().as_embedding())?,
+            wpe: rows(layer.wpe().and_then(PositionTable::as_embedding))?,
+        })
     }
 }
 

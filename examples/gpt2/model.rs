@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
 use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::dropout::dropout;
+use candle_gpt_input::input_layer::OpenOptions;
 use candle_gpt_input::position::{Place, PositionEncoding};
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead, Positions};
@@ -148,7 +149,7 @@ impl Gpt2 {
         let is_whole = checkpoint.tensors()?.iter().any(|entry| entry.name.ends_with("ln_f.weight"));
         ensure!(is_whole, "no ln_f.weight: not the input tables alone, but the weights of a whole GPT-2 are needed");
         let block_config = BlockConfig::of(&checkpoint.config()?)?;
-        let (input, report) = GptInputLayer::from_checkpoint(checkpoint, dtype, device)?;
+        let (input, report) = GptInputLayer::open(checkpoint, &OpenOptions::new(dtype, device))?;
         let root = checkpoint.var_builder(dtype, device);
         let prefix = report.wte.name.strip_suffix("wte.weight").context("the names are not Hugging Face's")?;
         let vb = match prefix.strip_suffix('.') {

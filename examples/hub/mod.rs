@@ -16,14 +16,16 @@ pub struct Remote {
 pub fn open(repo: &str, only_input_tables: bool) -> Result<Remote> {
     use std::sync::Arc;
 
-    use candle_gpt_input::checkpoint::ByteRanges;
+    use candle_gpt_input::checkpoint::{ByteRanges, CheckpointOptions};
     use candle_gpt_input::hub::{RemoteFile, Repo};
 
     let repo = Repo::from_env(repo)?;
     let files = if only_input_tables { repo.input_tables()? } else { repo.weights()? };
     let files: Vec<Arc<RemoteFile>> = files.into_iter().map(Arc::new).collect();
     let shards = files.iter().map(|file| file.clone() as Arc<dyn ByteRanges>).collect();
-    let checkpoint = Checkpoint::from_shards(shards, repo.text("config.json")?.as_deref())?;
+    let mut options = CheckpointOptions::default();
+    options.config_json = repo.text("config.json")?;
+    let checkpoint = Checkpoint::from_shards(shards, &options)?;
     let fetched = move || {
         let (n_requests, n_bytes) = files.iter().fold((0, 0), |(n_requests, n_bytes), file| {
             let (more_requests, more_bytes) = file.fetched();

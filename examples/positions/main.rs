@@ -80,7 +80,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
 
 fn acts(layer: &GptInputLayer) -> &'static str {
     match layer.positions().place() {
-        Place::Input if layer.wpe().is_err() => "nowhere",
+        Place::Input if layer.wpe().is_none() => "nowhere",
         Place::Input => "added to the input, by the layer",
         Place::Rotation => "rotate(q, k, positions)",
         Place::Bias => "attention_bias(t_q, t_k, start_pos)",

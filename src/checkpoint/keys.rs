@@ -71,11 +71,11 @@ pub(super) enum Found<'a> {
     Several { candidates: Vec<&'a str> },
 }
 
-/// Finds the token table and the position table beside it among `names`; only under `prefix`, where one is given. Without
-/// learned positions the token table is enough.
-pub(super) fn find_tables<'a>(names: &[&'a str], prefix: Option<&str>, has_wpe: bool) -> Found<'a> {
+/// Finds the token table and the position table beside it among `names`; only under `prefix`, and only beside `wte`, where
+/// they are given. Where no position table is looked for, the token table is enough.
+pub(super) fn find_tables<'a>(names: &[&'a str], prefix: Option<&str>, wte: Option<&str>, has_wpe: bool) -> Found<'a> {
     let mut token_tables = Vec::new();
-    for &name in names {
+    for &name in names.iter().filter(|&&name| wte.is_none_or(|wte| wte == name)) {
         for (wte_name, wpe_name) in TABLE_NAMES {
             if let Some(before) = prefix_before(name, wte_name)
                 && prefix.is_none_or(|wanted| before.trim_end_matches(DOTS) == wanted.trim_end_matches(DOTS))
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn found(names: &[&str], prefix: Option<&str>) -> String {
-        match find_tables(names, prefix, true) {
+        match find_tables(names, prefix, None, true) {
             Found::Tables { wte, wpe } => format!("{wte} + {wpe}"),
             Found::NoTokenTable => "no token table".to_string(),
             Found::NoPositionTable { looked_for } => format!("no {looked_for}"),

@@ -49,20 +49,26 @@ impl Checkpoint {
             Weights::File(file) => file.path().to_path_buf(),
             Weights::Shards(index) => index.path().to_path_buf(),
         };
-        match find_tables(names, self.prefix.as_deref(), has_wpe) {
-            Found::Tables { wte, wpe } => Ok((wte, has_wpe.then_some(wpe))),
-            Found::NoTokenTable => Err(CheckpointError::MissingTable {
-                path,
-                what: "token table",
-                looked_for: keys::token_table_names(),
-                closest: keys::closest(names),
-            }),
-            Found::NoPositionTable { looked_for } => Err(CheckpointError::MissingTable {
-                path,
-                what: "position table",
-                looked_for,
-                closest: keys::closest(names),
-            }),
+        let missing = |what, looked_for| CheckpointError::MissingTable {
+            path: path.clone(),
+            what,
+            looked_for,
+            closest: keys::closest(names),
+        };
+        let given = |what, name: &str| {
+            let found = names.iter().copied().find(|&of_file| of_file == name);
+            found.ok_or_else(|| missing(what, name.to_string()))
+        };
+        let wte = self.options.wte.as_deref().map(|name| given("token table", name)).transpose()?;
+        let wpe = self.options.wpe.as_deref().map(|name| given("position table", name)).transpose()?;
+        let wpe = wpe.filter(|_| has_wpe).map(str::to_string);
+        if let Some(wte) = wte.filter(|_| wpe.is_some() || !has_wpe) {
+            return Ok((wte, wpe));
+        }
+        match find_tables(names, self.options.prefix.as_deref(), wte, has_wpe && wpe.is_none()) {
+            Found::Tables { wte, wpe: beside } => Ok((wte, wpe.or_else(|| has_wpe.then_some(beside)))),
+            Found::NoTokenTable => Err(missing("token table", keys::token_table_names())),
+            Found::NoPositionTable { looked_for } => Err(missing("position table", looked_for)),
             Found::Several { candidates } => {
                 Err(CheckpointError::AmbiguousTables { path, candidates: candidates.join(", ") })
             }

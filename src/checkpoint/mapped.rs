@@ -102,7 +102,7 @@ fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<S
         None => {
             let opened = std::fs::File::open(&file).map_err(io)?;
             // SAFETY: the map is only read, as bytes. That nobody changes or cuts off the file while it is mapped is the
-            // promise of whoever asks for a mapped table (`GptInputLayer::from_pretrained_mapped` says so): no system
+            // promise of whoever asks for a mapped table (`GptInputLayer::open` says so): no system
             // lets a process see to that by itself.
             let map = Arc::new(unsafe { Mmap::map(&opened) }.map_err(io)?);
             maps.insert(file.clone(), map.clone());

@@ -11,6 +11,7 @@ mod keys;
 mod locate;
 mod mapped;
 mod names;
+mod options;
 mod pages;
 mod read;
 mod report;
@@ -37,22 +38,22 @@ pub use keys::Role;
 pub(crate) use mapped::StoredTables;
 #[cfg(feature = "hub")]
 pub(crate) use names::{INDEX_FILE, WEIGHTS_FILE};
+pub use options::CheckpointOptions;
 pub use report::{ConfigSource, LoadReport, LoadedTable, PaddedVocab};
-pub(crate) use save::save_tables;
-pub use save::save_tensors;
+pub use save::{SaveFormat, save_tensors};
+pub(crate) use save::{save_folder, save_safetensors};
 pub(crate) use save_gguf::{TableData, save_gguf};
 pub use sharded::ShardIndex;
-pub use tables::InputTables;
 pub(crate) use weights::WeightsFile;
 
 /// A checkpoint whose headers have been read and checked; tensors are read when they are asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     weights: Weights,
     /// Where the configuration is, if anywhere, and what it states.
     config: Option<(ConfigSource, ConfigFile)>,
-    prefix: Option<String>,
+    options: CheckpointOptions,
 }
 
 /// One tensor of a checkpoint, from its header.
@@ -84,44 +85,55 @@ impl Checkpoint {
     /// [`CheckpointError`](crate::error::CheckpointError): nothing there, no weights, a damaged header or index, a
     /// configuration that makes no sense.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, &CheckpointOptions::default())
+    }
+
+    /// Opens a checkpoint as [`open`](Self::open) does, told what its files do not say by themselves.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`CheckpointError::InvalidFile`](crate::error::CheckpointError::InvalidFile) if the file has
+    /// no state dict under the key given.
+    pub fn open_with(path: impl AsRef<Path>, options: &CheckpointOptions) -> Result<Self> {
         let path = path.as_ref();
         let (file, whole_folder) = folder::weights_at(path)?;
         let weights = match folder::is_index(&file) {
             true => Weights::Shards(ShardIndex::open(&file)?),
-            false => Weights::File(WeightsFile::open(&file)?),
+            false => Weights::File(WeightsFile::open_with(&file, options.state_dict.as_deref())?.into()),
         };
-        let config = folder::read_config(&file, &weights, whole_folder)?;
-        Ok(Self { path: path.to_path_buf(), weights, config, prefix: None })
+        let config = match &options.config_json {
+            Some(text) => Some((ConfigSource::Given, folder::parse_config(path, text)?)),
+            None => folder::read_config(&file, &weights, whole_folder)?,
+        };
+        Ok(Self { path: path.to_path_buf(), weights, config, options: options.clone() })
     }
 
-    /// Opens a single file of any [`Format`] but TensorFlow's whose bytes are asked for by their places: over a network,
-    /// for one. `config` is the text of its `config.json`, if there is one.
+    /// Opens a single file of any [`Format`] but TensorFlow's from a random-access byte source, such as a file on a server.
     ///
-    /// Only the header is fetched, in pages of 16 KiB. [`GptInputLayer::from_checkpoint_mapped`] then fetches the rows that a call
-    /// asks for, everything else fetches what it reads.
-    ///
-    /// [`GptInputLayer::from_checkpoint_mapped`]: crate::GptInputLayer::from_checkpoint_mapped
+    /// Opening fetches only the header, in pages of 16 KiB. A [mapped](crate::input_layer::TableStorage::Mapped) layer then
+    /// fetches the rows that a call asks for; everything else fetches what it reads. A remote `config.json` is given as
+    /// [`CheckpointOptions::config_json`].
     ///
     /// # Errors
-    /// As [`open`](Self::open); what `ranges` reports is
+    /// As [`open_with`](Self::open_with); what `ranges` reports is
     /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with its name.
-    pub fn from_ranges(ranges: Arc<dyn ByteRanges>, config: Option<&str>) -> Result<Self> {
-        Self::from_shards(vec![ranges], config)
+    pub fn from_ranges(ranges: Arc<dyn ByteRanges>, options: &CheckpointOptions) -> Result<Self> {
+        Self::from_shards(vec![ranges], options)
     }
 
     /// Opens several such files as one checkpoint; their tensors have different names.
     ///
     /// # Errors
     /// As [`from_ranges`](Self::from_ranges).
-    pub fn from_shards(shards: Vec<Arc<dyn ByteRanges>>, config: Option<&str>) -> Result<Self> {
+    pub fn from_shards(shards: Vec<Arc<dyn ByteRanges>>, options: &CheckpointOptions) -> Result<Self> {
         let path = PathBuf::from(shards.first().map(|shard| shard.name()).unwrap_or_default());
-        let files = shards.into_iter().map(|shard| WeightsFile::parse(ByteFile::elsewhere(shard)));
-        let weights = Weights::File(WeightsFile::joined(files.collect::<Result<_, _>>()?)?);
-        let config = match config {
+        let state_dict = options.state_dict.as_deref();
+        let files = shards.into_iter().map(|shard| WeightsFile::parse(ByteFile::elsewhere(shard), state_dict));
+        let weights = Weights::File(WeightsFile::joined(files.collect::<Result<_, _>>()?)?.into());
+        let config = match &options.config_json {
             Some(text) => Some((ConfigSource::Given, folder::parse_config(&path, text)?)),
             None => folder::embedded_config(&weights)?,
         };
-        Ok(Self { path, weights, config, prefix: None })
+        Ok(Self { path, weights, config, options: options.clone() })
     }
 
     /// The format of its file, or that of the first of its shards.
@@ -136,12 +148,6 @@ impl Checkpoint {
                 Ok(WeightsFile::open(&index.path_of(first))?.format)
             }
         }
-    }
-
-    /// Chooses the tables under this prefix (`transformer` for `transformer.wte.weight`), where there are several.
-    pub fn with_prefix(mut self, prefix: &str) -> Self {
-        self.prefix = Some(prefix.to_string());
-        self
     }
 
     /// Every tensor of the checkpoint, by name; opens every shard.

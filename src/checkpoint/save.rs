@@ -17,9 +17,53 @@ use crate::error::{CheckpointError, Result};
 /// How many elements are converted to bytes at a time.
 const PIECE_ELEMENTS: usize = 1 << 16;
 
-/// Writes `wte`, the tables of the positions and the configuration to `path`: one file if it ends in `.safetensors`, else a
-/// folder.
-pub(crate) fn save_tables(
+/// What a layer is saved as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SaveFormat {
+    /// A folder with `model.safetensors` and `config.json`.
+    Folder,
+    /// One safetensors file, the configuration in its metadata.
+    Safetensors,
+    /// One GGUF file: of the configuration its dimensions, and learned positions only. A quantized table keeps its blocks.
+    Gguf,
+}
+
+impl SaveFormat {
+    /// Returns the format that a path asks for: `.safetensors` and `.gguf` are files, any other path and any existing folder
+    /// is a folder.
+    ///
+    /// ```
+    /// use candle_gpt_input::checkpoint::SaveFormat;
+    ///
+    /// assert_eq!(SaveFormat::of("gpt2.gguf"), SaveFormat::Gguf);
+    /// assert_eq!(SaveFormat::of("my-gpt2"), SaveFormat::Folder);
+    /// ```
+    pub fn of(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("safetensors") if !path.is_dir() => Self::Safetensors,
+            Some("gguf") if !path.is_dir() => Self::Gguf,
+            _ => Self::Folder,
+        }
+    }
+}
+
+/// Writes `wte`, the tables of the positions and the configuration to a folder.
+pub(crate) fn save_folder(
+    path: &Path,
+    wte: &Tensor,
+    positional: &[(String, Tensor)],
+    config: &GptInputConfig,
+) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|source| CheckpointError::Io { path: path.to_path_buf(), source })?;
+    save_safetensors(&path.join(WEIGHTS_FILE), wte, positional, config)?;
+    write_atomically(&path.join(CONFIG_FILE), |out| out.write_all(config.to_json().as_bytes()))?;
+    Ok(())
+}
+
+/// Writes the same to one file.
+pub(crate) fn save_safetensors(
     path: &Path,
     wte: &Tensor,
     positional: &[(String, Tensor)],
@@ -27,14 +71,7 @@ pub(crate) fn save_tables(
 ) -> Result<()> {
     let positional = positional.iter().map(|(name, table)| (name.as_str(), table));
     let tensors = [(keys::SAVED.0, wte)].into_iter().chain(positional);
-    let metadata = [(CONFIG_METADATA.to_string(), config.to_json())];
-    if path.extension().is_some_and(|extension| extension == "safetensors") && !path.is_dir() {
-        return save_tensors(path, tensors, metadata);
-    }
-    std::fs::create_dir_all(path).map_err(|source| CheckpointError::Io { path: path.to_path_buf(), source })?;
-    save_tensors(path.join(WEIGHTS_FILE), tensors, metadata)?;
-    write_atomically(&path.join(CONFIG_FILE), |out| out.write_all(config.to_json().as_bytes()))?;
-    Ok(())
+    save_tensors(path, tensors, [(CONFIG_METADATA.to_string(), config.to_json())])
 }
 
 /// Writes tensors (f32, f64, f16, bf16, u8, u32 or i64) into one safetensors file, in the given order.

@@ -58,7 +58,7 @@ impl ShardIndex {
     /// Empty if the index names no input tables.
     pub fn shards_of_input_tables(&self) -> BTreeSet<&str> {
         let names: Vec<&str> = self.weight_map.keys().map(String::as_str).collect();
-        match find_tables(&names, None, true) {
+        match find_tables(&names, None, None, true) {
             Found::Tables { wte, wpe } => [wte, &wpe].into_iter().filter_map(|name| self.shard_of(name)).collect(),
             _ => BTreeSet::new(),
         }

@@ -9,15 +9,15 @@ use crate::error::Result;
 
 /// The tables of an input layer, and what is known about them.
 #[derive(Debug)]
-pub struct InputTables {
+pub(crate) struct InputTables {
     /// The token table `[V, C]`.
-    pub wte: Tensor,
+    pub(crate) wte: Tensor,
     /// The learned tables of the positions: `wpe` `[P, C]`, or those that the configuration's scheme has.
-    pub position_tables: Vec<Tensor>,
+    pub(crate) position_tables: Vec<Tensor>,
     /// The checkpoint's configuration, in agreement with the tables' shapes.
-    pub config: GptInputConfig,
+    pub(crate) config: GptInputConfig,
     /// What came from where.
-    pub report: LoadReport,
+    pub(crate) report: LoadReport,
 }
 
 impl Checkpoint {
@@ -36,7 +36,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`CheckpointError`](crate::error::CheckpointError), naming the file and the numbers that disagree.
-    pub fn load_tables(&self, dtype: DType, device: &Device) -> Result<InputTables> {
+    pub(crate) fn load_tables(&self, dtype: DType, device: &Device) -> Result<InputTables> {
         let located = self.locate()?;
         let report = self.report(&located, dtype);
         let position_tables = self.position_tables(&located, dtype, device)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -15,9 +16,9 @@ use super::stored::{Contents, Kind, Place, StoredTensor};
 use crate::error::{CheckpointError, Result};
 
 /// What a checkpoint is read from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Weights {
-    File(WeightsFile),
+    File(Arc<WeightsFile>),
     Shards(ShardIndex),
 }
 
@@ -41,11 +42,16 @@ pub(super) struct TableInfo {
 impl WeightsFile {
     /// Opens the file and reads its header; no data is read, and nothing that the header claims is believed unchecked.
     pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
-        Self::parse(ByteFile::open(path)?)
+        Self::open_with(path, None)
+    }
+
+    /// The same of the state dict under this key, where a file holds several.
+    pub(super) fn open_with(path: &Path, state_dict: Option<&str>) -> Result<Self, CheckpointError> {
+        Self::parse(ByteFile::open(path)?, state_dict)
     }
 
     /// The same of bytes wherever they are.
-    pub(super) fn parse(file: ByteFile) -> Result<Self, CheckpointError> {
+    pub(super) fn parse(file: ByteFile, state_dict: Option<&str>) -> Result<Self, CheckpointError> {
         let path = file.path.clone();
         let recognised = match Format::of(&file) {
             Ok(format) => format,
@@ -79,7 +85,7 @@ impl WeightsFile {
                 }
                 contents
             }
-            format => format.parse(&files[0]).map_err(at_path)?,
+            format => format.parse(&files[0], state_dict).map_err(at_path)?,
         };
         contents.check(&files).map_err(at_path)?;
         Ok(Self { format, contents, files })

@@ -28,7 +28,7 @@ pub use resize::NewRows;
 /// use candle_core::{Device, Tensor};
 /// use candle_gpt_input::embedding::TokenTable;
 ///
-/// let wte = TokenTable::from(Tensor::new(&[[0f32, 1.], [10., 11.], [20., 21.]], &Device::Cpu)?);
+/// let wte = TokenTable::try_from(Tensor::new(&[[0f32, 1.], [10., 11.], [20., 21.]], &Device::Cpu)?)?;
 /// let rows = wte.forward(&Tensor::new(&[2u32, 0], &Device::Cpu)?)?;
 /// assert_eq!(rows.to_vec2::<f32>()?, [[20., 21.], [0., 1.]]);
 /// # Ok::<(), candle_gpt_input::Error>(())
@@ -66,7 +66,7 @@ impl TokenTable {
     ) -> Result<Self> {
         let (vocab_size, n_embd) = dims;
         let weight = init.wte(vocab_size, n_embd, generator, dtype, device)?;
-        let table = Self::from(weight).with_options(options)?;
+        let table = Self::try_from(weight)?.with_options(options)?;
         if let Some(row) = options.padding_row(vocab_size)? {
             table.dense()?.weight().slice_set(&Tensor::zeros((1, n_embd), dtype, device)?, 0, row)?;
         }
@@ -78,7 +78,7 @@ impl TokenTable {
     /// # Errors
     /// [`EmbeddingError`] for options that make no sense.
     pub fn with_options(mut self, options: EmbeddingOptions) -> Result<Self> {
-        let (vocab_size, _) = self.dims()?;
+        let (vocab_size, _) = self.dims();
         options.validate(vocab_size)?;
         self.options = options;
         Ok(self)
@@ -86,16 +86,16 @@ impl TokenTable {
 
     /// Returns the table, sharing its elements, cut off from gradients: `weight.requires_grad_(False)`.
     #[doc(alias = "requires_grad_")]
-    pub fn freeze(self) -> Self {
-        match &self.kind {
-            Kind::Dense(table) => self.with_weight(table.weight().detach()),
-            Kind::Mapped(_) | Kind::Quantized(..) => self,
+    pub fn freeze(mut self) -> Self {
+        if let Kind::Dense(table) = &mut self.kind {
+            table.detach();
         }
+        self
     }
 
     /// A table of other numbers with the same options.
-    pub(crate) fn with_weight(&self, weight: Tensor) -> Self {
-        Self { options: self.options, ..Self::from(weight) }
+    pub(crate) fn with_weight(&self, weight: Tensor) -> Result<Self> {
+        Ok(Self { options: self.options, ..Self::try_from(weight)? })
     }
 
     /// The options it looks rows up with.
@@ -103,14 +103,11 @@ impl TokenTable {
         &self.options
     }
 
-    /// V and C.
-    ///
-    /// # Errors
-    /// [`Error::InvalidTable`] if it is no matrix of floating-point numbers.
-    pub fn dims(&self) -> Result<(usize, usize)> {
+    /// Returns V and C.
+    pub fn dims(&self) -> (usize, usize) {
         match &self.kind {
             Kind::Dense(table) => table.dims(),
-            Kind::Mapped(table) | Kind::Quantized(table, _) => Ok((table.rows.n_rows, table.rows.width)),
+            Kind::Mapped(table) | Kind::Quantized(table, _) => (table.rows.n_rows, table.rows.width),
         }
     }
 
@@ -188,7 +185,7 @@ impl TokenTable {
 
     /// The ids grouped by the row that each one's gradient goes to, as the options say.
     pub(crate) fn row_groups(&self, ids: &CheckedIds) -> Result<RowGroups> {
-        let padding_row = self.options.padding_row(self.dims()?.0)?;
+        let padding_row = self.options.padding_row(self.dims().0)?;
         let groups = RowGroups::from_ids(&to_host(ids.tensor(), "input_ids")?, padding_row);
         Ok(groups.by_frequency(self.options.scale_grad_by_freq))
     }
@@ -208,20 +205,32 @@ impl TokenTable {
         if !(self.options.shapes_gradients() && rows.track_op()) {
             return Ok(rows);
         }
-        let padding_row = self.options.padding_row(table.dims()?.0)?;
+        let padding_row = self.options.padding_row(table.dims().0)?;
         options::shape_gradient(&rows, ids, padding_row, self.options.scale_grad_by_freq)
     }
 }
 
-impl From<Embedding> for TokenTable {
-    fn from(embedding: Embedding) -> Self {
-        Self { kind: Kind::Dense(DenseTable::new(embedding, Table::Tokens)), options: EmbeddingOptions::default() }
+impl TryFrom<Embedding> for TokenTable {
+    type Error = Error;
+
+    /// Fails with [`Error::InvalidTable`] if the table is not a matrix of floating-point elements.
+    fn try_from(embedding: Embedding) -> Result<Self> {
+        Ok(DenseTable::new(embedding, Table::Tokens)?.into())
     }
 }
 
-impl From<Tensor> for TokenTable {
-    fn from(weight: Tensor) -> Self {
-        Self { kind: Kind::Dense(DenseTable::from_tensor(weight, Table::Tokens)), options: EmbeddingOptions::default() }
+impl TryFrom<Tensor> for TokenTable {
+    type Error = Error;
+
+    /// Fails with [`Error::InvalidTable`] if the tensor is not a matrix of floating-point elements.
+    fn try_from(weight: Tensor) -> Result<Self> {
+        Ok(DenseTable::from_tensor(weight, Table::Tokens)?.into())
+    }
+}
+
+impl From<DenseTable> for TokenTable {
+    fn from(table: DenseTable) -> Self {
+        Self { kind: Kind::Dense(table), options: EmbeddingOptions::default() }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::kernel::{CheckedIds, to_host};
 ///
 /// let weight = Tensor::new(&[[3f32, 4.], [0.3, 0.4]], &Device::Cpu)?;
 /// let options = EmbeddingOptions::default().with_max_norm(1.0);
-/// let wte = TokenTable::from(weight).with_options(options)?;
+/// let wte = TokenTable::try_from(weight)?.with_options(options)?;
 /// let rows = wte.forward(&Tensor::new(&[0u32, 1], &Device::Cpu)?)?; // row 0 is scaled to length 1, in the table too
 /// assert_eq!(format!("{:.4?}", rows.to_vec2::<f32>()?), "[[0.6000, 0.8000], [0.3000, 0.4000]]");
 /// # Ok::<(), candle_gpt_input::Error>(())

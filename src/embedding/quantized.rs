@@ -61,7 +61,7 @@ impl TokenTable {
     /// use candle_gpt_input::embedding::TokenTable;
     ///
     /// let rows: Vec<f32> = (0..64).map(|i| (i % 32 - 16) as f32 * 0.5).collect(); // two rows, -8 to 7.5
-    /// let wte = TokenTable::from(Tensor::from_vec(rows, (2, 32), &Device::Cpu)?);
+    /// let wte = TokenTable::try_from(Tensor::from_vec(rows, (2, 32), &Device::Cpu)?)?;
     /// let (quantized, report) = wte.quantize(GgmlDType::Q8_0)?;
     /// assert_eq!((report.n_bytes, report.n_bytes_before), (68, 256)); // a scale in f16 and 32 bytes, two times
     /// assert!(report.max_abs <= 8.0 / 127.0 / 2.0 * 1.001);
@@ -75,7 +75,7 @@ impl TokenTable {
     /// - [`EmbeddingError::BlockType`] for a type that is no quantized one, or of which no row is read
     /// - [`EmbeddingError::NotFinite`] for a table with NaN or infinities
     pub fn quantize(&self, block_type: GgmlDType) -> Result<(Self, QuantizeReport)> {
-        let (n_rows, width) = self.dims()?;
+        let (n_rows, width) = self.dims();
         must_divide(block_type, width)?;
         let pieces: Vec<Piece> = (0..n_rows)
             .step_by(ROWS)
@@ -105,7 +105,7 @@ impl TokenTable {
     }
 
     fn quantize_rows(&self, block_type: GgmlDType, first: usize, n: usize) -> Result<Piece> {
-        let (_, width) = self.dims()?;
+        let (_, width) = self.dims();
         let numbers = self.narrow(first, n)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let values = numbers.flatten_all()?.to_vec1::<f32>()?;
         if let Some(at) = values.iter().position(|x| !x.is_finite()) {
@@ -142,10 +142,10 @@ impl TokenTable {
     /// # Errors
     /// What reading the rows reports, for those that are elsewhere.
     pub fn to_dense(&self) -> Result<Self> {
-        let (n_rows, _) = self.dims()?;
+        let (n_rows, _) = self.dims();
         match &self.kind {
             Kind::Dense(_) => Ok(self.clone()),
-            Kind::Mapped(_) | Kind::Quantized(..) => Ok(self.with_weight(self.narrow(0, n_rows)?)),
+            Kind::Mapped(_) | Kind::Quantized(..) => self.with_weight(self.narrow(0, n_rows)?),
         }
     }
 

@@ -56,7 +56,7 @@ impl TokenTable {
     /// use candle_gpt_input::embedding::{NewRows, TokenTable};
     /// use candle_gpt_input::rng::Generator;
     ///
-    /// let wte = TokenTable::from(Tensor::new(&[[0f32, 1.], [10., 11.], [20., 21.]], &Device::Cpu)?);
+    /// let wte = TokenTable::try_from(Tensor::new(&[[0f32, 1.], [10., 11.], [20., 21.]], &Device::Cpu)?)?;
     /// let new_rows = NewRows::AverageOf(vec![vec![0, 1], vec![2]]);
     /// let rows = wte.resize(5, new_rows, &Generator::default())?.forward(&Tensor::new(&[3u32, 4], &Device::Cpu)?)?;
     /// assert_eq!(rows.to_vec2::<f32>()?, [[5., 6.], [20., 21.]]);
@@ -71,7 +71,7 @@ impl TokenTable {
     /// - [`Error::NotInMemory`] for a mapped table
     #[doc(alias = "resize_token_embeddings")]
     pub fn resize(&self, vocab_size: usize, new_rows: NewRows, generator: &Generator) -> Result<Self> {
-        let (n_old, n_embd) = self.dims()?;
+        let (n_old, n_embd) = self.dims();
         if vocab_size == 0 {
             return Err(ConfigError::Zero { name: "vocab_size" }.into());
         }
@@ -104,7 +104,7 @@ impl TokenTable {
     /// [`Error::NotInMemory`] for a mapped table.
     pub fn replace_rows(&self, ids: &Tensor, rows: &Tensor) -> Result<Self> {
         let table = self.dense()?;
-        let (_, n_embd) = table.dims()?;
+        let (_, n_embd) = table.dims();
         if outer_dims("rows", rows, (Table::Tokens.name(), n_embd, table.dtype()))? != ids.dims() {
             let expected = format!("the shape of the ids, {:?}, followed by {n_embd}", ids.dims());
             return Err(Error::ShapeMismatch { what: "rows", got: rows.shape().clone(), expected });
@@ -126,7 +126,7 @@ impl TokenTable {
     /// A table of other numbers with the same options, a variable if this one is.
     fn replaced_by(&self, weight: Tensor) -> Result<Self> {
         let is_variable = self.dense()?.weight().is_variable();
-        Ok(self.with_weight(if is_variable { new_var(&weight)?.into_inner() } else { weight }))
+        self.with_weight(if is_variable { new_var(&weight)?.into_inner() } else { weight })
     }
 }
 

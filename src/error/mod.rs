@@ -200,3 +200,10 @@ fn valid(n: usize) -> String {
         n => format!("0 to {}", n - 1),
     }
 }
+
+/// For conversions that cannot fail, where one that can is asked for as well.
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}

@@ -36,6 +36,14 @@ pub enum PositionError {
         /// How many there are.
         n_layer: usize,
     },
+    /// A scheme with tables of its own, of which one was not given.
+    #[error("{scheme} positions have a table `{name}`, which was not given: load it with `GptInputLayer::load`")]
+    MissingTables {
+        /// The scheme, by the name that the configuration gives it.
+        scheme: &'static str,
+        /// The table's name.
+        name: String,
+    },
     /// Heads that the dimensions of a scheme do not go with.
     #[error("{scheme} positions need {expected}, but {what} is {got}")]
     Dimension {

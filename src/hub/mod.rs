@@ -5,13 +5,17 @@
 //! use std::sync::Arc;
 //!
 //! use candle_core::{DType, Device};
-//! use candle_gpt_input::checkpoint::{ByteRanges, Checkpoint};
+//! use candle_gpt_input::checkpoint::{ByteRanges, Checkpoint, CheckpointOptions};
+//! use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 //! use candle_gpt_input::{GptInputLayer, hub::Repo};
 //!
 //! let repo = Repo::from_env("openai-community/gpt2")?;
 //! let files = repo.input_tables()?.into_iter().map(|file| Arc::new(file) as Arc<dyn ByteRanges>);
-//! let checkpoint = Checkpoint::from_shards(files.collect(), repo.text("config.json")?.as_deref())?;
-//! let (layer, _) = GptInputLayer::from_checkpoint_mapped(&checkpoint, DType::F32, &Device::Cpu)?; // fetches rows when asked
+//! let mut about = CheckpointOptions::default();
+//! about.config_json = repo.text("config.json")?;
+//! let checkpoint = Checkpoint::from_shards(files.collect(), &about)?;
+//! let options = OpenOptions::new(DType::F32, &Device::Cpu).with_storage(TableStorage::Mapped);
+//! let (layer, _) = GptInputLayer::open(&checkpoint, &options)?; // fetches rows when asked
 //! # Ok::<(), candle_gpt_input::Error>(())
 //! ```
 

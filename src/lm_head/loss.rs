@@ -214,7 +214,7 @@ impl LmHead {
         options: &LossOptions,
         wanted: Wanted,
     ) -> Result<(Tensor, LossParts, usize)> {
-        let (vocab_size, n_embd) = self.wte.dims()?;
+        let (vocab_size, n_embd) = self.wte.dims();
         let outer = self.outer_dims(hidden_states)?;
         same_device(("hidden_states", hidden_states.device()), ("wte", self.wte.device()))?;
         expect_dims("target_ids", target_ids, outer)?;

@@ -40,9 +40,11 @@ impl LmHead {
     /// # Errors
     /// [`Error::InvalidTable`] if it is no matrix of floating-point numbers,
     /// [`Error::NotInMemory`] if its bytes are elsewhere: every call would fetch all of them.
-    pub fn new(wte: impl Into<TokenTable>) -> Result<Self> {
-        let wte = wte.into();
-        wte.dims()?;
+    pub fn new<W: TryInto<TokenTable>>(wte: W) -> Result<Self>
+    where
+        Error: From<W::Error>,
+    {
+        let wte = wte.try_into()?;
         if let Some(table) = wte.stored() {
             table.bytes_here()?;
         }
@@ -64,7 +66,7 @@ impl LmHead {
     /// # Errors
     /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the type is not the table's.
     pub fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
-        let (vocab_size, n_embd) = self.wte.dims()?;
+        let (vocab_size, n_embd) = self.wte.dims();
         let outer = self.outer_dims(hidden_states)?;
         let dims: Vec<usize> = outer.iter().copied().chain([vocab_size]).collect();
         let flat = hidden_states.reshape((outer.iter().product::<usize>(), n_embd))?;
@@ -77,7 +79,7 @@ impl LmHead {
 
     /// The outer dimensions of hidden states that go with the table.
     fn outer_dims<'a>(&self, hidden_states: &'a Tensor) -> Result<&'a [usize]> {
-        outer_dims("hidden_states", hidden_states, ("wte", self.wte.dims()?.1, self.wte.dtype()))
+        outer_dims("hidden_states", hidden_states, ("wte", self.wte.dims().1, self.wte.dtype()))
     }
 }
 

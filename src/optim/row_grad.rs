@@ -50,7 +50,7 @@ impl RowGrad {
     /// - [`Error::TokenOutOfRange`] if an id is not below V, [`Error::IdDType`] if the ids are of another type
     /// - [`Error::ShapeMismatch`] or [`Error::TableMismatch`] if `rows` does not go with the table and the ids
     pub fn new(var: &Var, ids: &Tensor, rows: &Tensor) -> Result<Self> {
-        let table = DenseTable::from_tensor(var.as_tensor().clone(), Table::Tokens);
+        let table = DenseTable::from_tensor(var.as_tensor().clone(), Table::Tokens)?;
         let checked = table.check(ids)?;
         Self::checked(&table, var.clone(), rows, ids.dims(), || {
             Ok(RowGroups::from_ids(&crate::kernel::to_host(checked.tensor(), "input_ids")?, None))
@@ -65,7 +65,7 @@ impl RowGrad {
         ids_dims: &[usize],
         groups: impl FnOnce() -> Result<RowGroups>,
     ) -> Result<Self> {
-        let (_, width) = table.dims()?;
+        let (_, width) = table.dims();
         if table.outer_dims("the gradient", rows)? != ids_dims {
             return Err(Error::ShapeMismatch {
                 what: "the gradient",

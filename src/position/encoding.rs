@@ -95,9 +95,9 @@ impl PositionEncoding {
         let (n_positions, n_layer) = (config.n_positions, config.n_layer);
         let kind = match config.position {
             PositionScheme::None => Kind::Input(None),
-            PositionScheme::Learned => Kind::Input(Some(next()?.into())),
+            PositionScheme::Learned => Kind::Input(Some(next()?.try_into()?)),
             PositionScheme::Sinusoidal { layout } => {
-                Kind::Input(Some(sinusoidal(n_positions, config.n_embd, layout, dtype, device)?.into()))
+                Kind::Input(Some(sinusoidal(n_positions, config.n_embd, layout, dtype, device)?.try_into()?))
             }
             PositionScheme::Rotary(ref rotary) => {
                 let head_dim = config.n_embd.checked_div(config.n_head).unwrap_or(0);

@@ -10,7 +10,7 @@ use crate::kernel::{DenseTable, IdChecks, Places, StoredTable, Table};
 /// The position table `wpe` `[P, C]` of the GPTs (Radford et al. 2018, 2019; first in Gehring et al. 2017,
 /// arXiv:1705.03122).
 ///
-/// A [`candle_nn::Embedding`] and a [`Tensor`] convert into one.
+/// [`TryFrom`] makes one of a [`candle_nn::Embedding`] or a [`Tensor`].
 #[derive(Clone, Debug)]
 pub struct PositionTable {
     kind: Kind,
@@ -24,14 +24,11 @@ enum Kind {
 }
 
 impl PositionTable {
-    /// P and C.
-    ///
-    /// # Errors
-    /// [`Error::InvalidTable`] if it is no matrix of floating-point numbers.
-    pub fn dims(&self) -> Result<(usize, usize)> {
+    /// Returns P and C.
+    pub fn dims(&self) -> (usize, usize) {
         match &self.kind {
             Kind::Dense(table) => table.dims(),
-            Kind::Mapped(table) => Ok((table.rows.n_rows, table.rows.width)),
+            Kind::Mapped(table) => (table.rows.n_rows, table.rows.width),
         }
     }
 
@@ -93,7 +90,7 @@ impl PositionTable {
 
     /// Where ids of shape `ids_dims` stand, known to be inside the table, now or when `checks` says.
     pub(crate) fn places(&self, positions: &Positions, ids_dims: &[usize], checks: &IdChecks) -> Result<Places> {
-        let (n_positions, _) = self.dims()?;
+        let (n_positions, _) = self.dims();
         let start = match positions.resolve(ids_dims, n_positions)? {
             Resolved::Given(position_ids) => {
                 return Ok(Places::Given(match &self.kind {
@@ -122,15 +119,21 @@ impl PositionTable {
     }
 }
 
-impl From<Embedding> for PositionTable {
-    fn from(embedding: Embedding) -> Self {
-        Self { kind: Kind::Dense(DenseTable::new(embedding, Table::Positions)) }
+impl TryFrom<Embedding> for PositionTable {
+    type Error = Error;
+
+    /// Fails with [`Error::InvalidTable`] if the table is not a matrix of floating-point elements.
+    fn try_from(embedding: Embedding) -> Result<Self> {
+        Ok(Self { kind: Kind::Dense(DenseTable::new(embedding, Table::Positions)?) })
     }
 }
 
-impl From<Tensor> for PositionTable {
-    fn from(weight: Tensor) -> Self {
-        Self { kind: Kind::Dense(DenseTable::from_tensor(weight, Table::Positions)) }
+impl TryFrom<Tensor> for PositionTable {
+    type Error = Error;
+
+    /// Fails with [`Error::InvalidTable`] if the tensor is not a matrix of floating-point elements.
+    fn try_from(weight: Tensor) -> Result<Self> {
+        Ok(Self { kind: Kind::Dense(DenseTable::from_tensor(weight, Table::Positions)?) })
     }
 }
 

@@ -60,7 +60,7 @@ fn whole_tables_agree_to_the_bit() -> Result<()> {
         assert_bits_eq(&wpe, &expected["wpe.weight"]);
     }
     for name in PADDED_TABLES {
-        let (layer, report) = GptInputLayer::from_pretrained_with_report(format(name), DType::F32, &Device::Cpu)?;
+        let (layer, report) = open(format(name), DType::F32)?;
         let [wte, wpe] = tables_of(&layer);
         let padded = report.padded_vocab.map(|padded| (padded.vocab_size, padded.padded_to));
         assert_eq!((wte.dims(), padded), (&[64, 32][..], Some((13, 64))));
@@ -118,7 +118,7 @@ fn what_a_file_says_of_itself_is_its_configuration() -> Result<()> {
 fn quantized_tables_are_dequantized_as_the_gguf_library_does() -> Result<()> {
     for (name, block_type) in [("q8_0", GgmlDType::Q8_0), ("q4_0", GgmlDType::Q4_0), ("q5_1", GgmlDType::Q5_1)] {
         let path = format(&format!("{name}.gguf"));
-        let (layer, report) = GptInputLayer::from_pretrained_with_report(path, DType::F32, &Device::Cpu)?;
+        let (layer, report) = open(path, DType::F32)?;
         let expected = tables_of(&load(format(&format!("{name}_dequantized.npz")))?);
         assert_bits_eq(&tables_of(&layer)[0], &expected[0]);
         assert_bits_eq(&tables_of(&layer)[1], &expected[1]);

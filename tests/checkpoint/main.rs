@@ -7,6 +7,7 @@ mod mapped;
 #[cfg(target_os = "linux")]
 mod memory;
 mod names;
+mod options;
 mod quantized;
 #[cfg(feature = "hub")]
 mod remote;
@@ -20,10 +21,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use candle_gpt_input::checkpoint::{Checkpoint, ConfigSource, Role, ShardIndex, save_tensors};
+use candle_gpt_input::checkpoint::{Checkpoint, CheckpointOptions, ConfigSource, Role, ShardIndex, save_tensors};
+use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, Result};
 use half::{bf16, f16};
-use support::{Failures, addressed, assert_bits_eq, bits, error_text, golden, golden_tensors, properties};
+use support::{
+    Failures, addressed, assert_bits_eq, bits, error_text, golden, golden_tensors, open, open_as, properties,
+};
 use tempfile::TempDir;
 
 fn load(path: impl AsRef<Path>) -> Result<GptInputLayer> {

@@ -6,7 +6,7 @@ use candle_gpt_input::embedding::NewRows;
 use super::*;
 
 fn mapped(path: impl AsRef<Path>, dtype: DType) -> Result<GptInputLayer> {
-    Ok(GptInputLayer::from_pretrained_mapped(path, dtype, &Device::Cpu)?.0)
+    Ok(open_as(path, dtype, TableStorage::Mapped)?.0)
 }
 
 fn format(name: &str) -> PathBuf {

@@ -17,7 +17,7 @@ fn every_known_name_is_found_under_any_prefix() -> Result<()> {
         ("module.model.tok_emb.weight", "module.model.pos_emb.weight"),
     ] {
         save_tensors(&path, [(wpe_name, &wpe), ("lm_head.weight", &wte), (wte_name, &wte)], [])?;
-        let (layer, report) = GptInputLayer::from_pretrained_with_report(&path, DType::F32, &Device::Cpu)?;
+        let (layer, report) = open(&path, DType::F32)?;
         assert_bits_eq(&tables_of(&layer)[0], &wte);
         assert_bits_eq(&tables_of(&layer)[1], &wpe);
         assert_eq!(
@@ -31,8 +31,10 @@ fn every_known_name_is_found_under_any_prefix() -> Result<()> {
         error_text(load(&path))
             .ends_with("several input tables: a.wte.weight, b.wte.weight; choose one with `with_prefix`")
     );
-    let (_, report) =
-        GptInputLayer::from_checkpoint(&Checkpoint::open(&path)?.with_prefix("b"), DType::F32, &Device::Cpu)?;
+    let (_, report) = GptInputLayer::open(
+        &Checkpoint::open_with(&path, &CheckpointOptions::default().with_prefix("b"))?,
+        &OpenOptions::new(DType::F32, &Device::Cpu),
+    )?;
     assert_eq!(report.wpe.unwrap().name, "b.wpe.weight");
     Ok(())
 }
@@ -45,7 +47,7 @@ fn a_missing_config_is_inferred_from_the_shapes() -> Result<()> {
     let path = folder.path().join("model.safetensors");
     save_tensors(&path, [("wte.weight", &wte), ("wpe.weight", &wpe), ("h.2.ln_1.bias", &block)], [])?;
     for path in [path.as_path(), folder.path()] {
-        let (layer, report) = GptInputLayer::from_pretrained_with_report(path, DType::F32, &Device::Cpu)?;
+        let (layer, report) = open(path, DType::F32)?;
         let config = layer.config();
         assert_eq!((config.vocab_size, config.n_positions, config.n_embd), (9, 5, 128));
         assert_eq!((config.n_layer, config.n_head), (3, 2));
@@ -95,7 +97,7 @@ fn a_padded_vocabulary_is_reported_and_its_rows_are_ids() -> Result<()> {
         let (wte, wpe) = tables(n_rows, 5, 3);
         save_tensors(folder.path().join("model.safetensors"), [("wte.weight", &wte), ("wpe.weight", &wpe)], [])?;
         fs::write(folder.path().join("config.json"), format!(r#"{{"vocab_size": {vocab_size}}}"#)).unwrap();
-        let loaded = GptInputLayer::from_pretrained_with_report(folder.path(), DType::F32, &Device::Cpu);
+        let loaded = open(folder.path(), DType::F32);
         if !padded && vocab_size != n_rows {
             assert!(error_text(loaded).contains(&format!("`vocab_size` is {vocab_size}")));
             continue;

@@ -34,11 +34,11 @@ fn numbers(n_rows: usize, width: usize, seed: u64) -> Tensor {
 }
 
 fn quantized(path: impl AsRef<Path>, dtype: DType) -> Result<GptInputLayer> {
-    Ok(GptInputLayer::from_pretrained_quantized(path, dtype, &Device::Cpu)?.0)
+    Ok(open_as(path, dtype, TableStorage::Quantized)?.0)
 }
 
 fn mapped(path: impl AsRef<Path>, dtype: DType) -> Result<GptInputLayer> {
-    Ok(GptInputLayer::from_pretrained_mapped(path, dtype, &Device::Cpu)?.0)
+    Ok(open_as(path, dtype, TableStorage::Mapped)?.0)
 }
 
 /// Written by Candle.
@@ -143,7 +143,8 @@ fn quantizing_is_candles_and_says_what_it_lost() -> Result<()> {
 
 #[test]
 fn what_blocks_cannot_hold_says_what_to_use() -> Result<()> {
-    let quantize = |width: usize, block_type| error_text(TokenTable::from(numbers(3, width, 1)).quantize(block_type));
+    let quantize =
+        |width: usize, block_type| error_text(TokenTable::try_from(numbers(3, width, 1)).unwrap().quantize(block_type));
     assert_eq!(
         quantize(1600, GgmlDType::Q4K),
         "rows of 1600 numbers are not made of whole Q4K blocks of 256: use Q8_0, Q5_0 or Q4_0, whose blocks hold 32, or pad the width to 1792"
@@ -160,7 +161,7 @@ fn what_blocks_cannot_hold_says_what_to_use() -> Result<()> {
     for bad in [f32::NAN, f32::INFINITY] {
         let wte = numbers(400, 32, 1);
         wte.slice_set(&Tensor::full(bad, (1, 32), &Device::Cpu)?, 0, 333)?;
-        let text = error_text(TokenTable::from(wte).quantize(GgmlDType::Q8_0));
+        let text = error_text(TokenTable::try_from(wte).unwrap().quantize(GgmlDType::Q8_0));
         assert!(text.starts_with("row 333 holds a number that is not finite"), "{text}");
     }
     let blocks = QTensor::quantize(&numbers(4, 32, 1).reshape((2, 2, 32))?, GgmlDType::Q8_0)?;
@@ -169,7 +170,7 @@ fn what_blocks_cannot_hold_says_what_to_use() -> Result<()> {
     );
     let blocks = QTensor::quantize(&numbers(4, 32, 1), GgmlDType::Q8_0)?;
     assert!(error_text(TokenTable::from_qtensor(&blocks, DType::U8, &Device::Cpu)).contains("not [4, 32] of U8"));
-    let dense = TokenTable::from(numbers(4, 32, 1));
+    let dense = TokenTable::try_from(numbers(4, 32, 1)).unwrap();
     assert_eq!(error_text(dense.to_qtensor()), "the token table is not quantized: `quantize` it first");
     let text = error_text(quantized(golden("formats/f32.gguf"), DType::F32));
     assert!(text.ends_with(

@@ -45,8 +45,12 @@ fn refused<T: std::fmt::Debug>(result: Result<T>) -> FetchError {
 }
 
 fn layer(file: RemoteFile) -> Result<GptInputLayer> {
-    let checkpoint = Checkpoint::from_ranges(Arc::new(file), None)?;
-    Ok(GptInputLayer::from_checkpoint_mapped(&checkpoint, DType::F32, &Device::Cpu)?.0)
+    let checkpoint = Checkpoint::from_ranges(Arc::new(file), &CheckpointOptions::default())?;
+    Ok(GptInputLayer::open(
+        &checkpoint,
+        &OpenOptions::new(DType::F32, &Device::Cpu).with_storage(TableStorage::Mapped),
+    )?
+    .0)
 }
 
 fn resident(bytes: &[u8]) -> GptInputLayer {
@@ -68,11 +72,14 @@ fn remote_rows_are_those_in_memory() -> Result<()> {
         let path = golden("formats").join(name);
         let hub = serve(fs::read(&path).unwrap());
         for dtype in [DType::F32, DType::BF16, DType::F16, DType::F64] {
-            let checkpoint = Checkpoint::from_ranges(Arc::new(open(&hub)), None)?;
-            let (remote, _) = GptInputLayer::from_checkpoint_mapped(&checkpoint, dtype, &Device::Cpu)?;
+            let checkpoint = Checkpoint::from_ranges(Arc::new(open(&hub)), &CheckpointOptions::default())?;
+            let (remote, _) = GptInputLayer::open(
+                &checkpoint,
+                &OpenOptions::new(dtype, &Device::Cpu).with_storage(TableStorage::Mapped),
+            )?;
             let resident = GptInputLayer::from_pretrained(&path, dtype, &Device::Cpu)?;
             mapped::assert_same_rows(&remote, &resident)?;
-            let (whole, _) = GptInputLayer::from_checkpoint(&checkpoint, dtype, &Device::Cpu)?;
+            let (whole, _) = GptInputLayer::open(&checkpoint, &OpenOptions::new(dtype, &Device::Cpu))?;
             assert_bits_eq(&tables_of(&whole)[0], &tables_of(&resident)[0]);
             assert!(error_text(remote.lm_head()).ends_with("and this needs it in memory: use `from_pretrained`"));
         }
@@ -269,7 +276,10 @@ fn shards_are_one_checkpoint() -> Result<()> {
     let hub = Hub::serve(entries.map(|path| (name(&path), fs::read(&path).unwrap())).collect());
     let repo = Repo::new(Client::new(), &hub.url(), "someone/gpt2")?;
     let shards = repo.weights()?.into_iter().map(|file| Arc::new(file) as Arc<dyn ByteRanges>).collect();
-    let remote = Checkpoint::from_shards(shards, repo.text("config.json")?.as_deref())?;
+    let remote = Checkpoint::from_shards(
+        shards,
+        &CheckpointOptions::default().with_config_json(repo.text("config.json")?.unwrap()),
+    )?;
     let here = Checkpoint::open(&folder)?;
     assert_eq!(remote.config()?, here.config()?);
     let names = |checkpoint: &Checkpoint| -> Result<Vec<_>> {
@@ -289,7 +299,7 @@ fn shards_are_one_checkpoint() -> Result<()> {
     }
     // The same shard twice holds the same names.
     let twice = vec![Arc::new(repo.input_tables()?.remove(0)) as Arc<dyn ByteRanges>; 2];
-    let text = error_text(Checkpoint::from_shards(twice, None));
+    let text = error_text(Checkpoint::from_shards(twice, &CheckpointOptions::default()));
     assert!(text.contains("and so does a file before it"), "{text}");
     Ok(())
 }

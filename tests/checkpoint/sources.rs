@@ -49,7 +49,7 @@ impl ByteRanges for Liar {
 }
 
 fn open(liar: &Arc<Liar>) -> Result<Checkpoint> {
-    Checkpoint::from_ranges(liar.clone(), None)
+    Checkpoint::from_ranges(liar.clone(), &CheckpointOptions::default())
 }
 
 fn weights() -> Vec<u8> {
@@ -61,7 +61,10 @@ fn answers_of_another_number_or_length_are_refused() -> Result<()> {
     let liar = Liar::new(weights());
     let n_bytes = liar.n_bytes;
     assert!(n_bytes < 16 << 10, "the file is one page");
-    let (layer, _) = GptInputLayer::from_checkpoint_mapped(&open(&liar)?, DType::F32, &Device::Cpu)?;
+    let (layer, _) = GptInputLayer::open(
+        &open(&liar)?,
+        &OpenOptions::new(DType::F32, &Device::Cpu).with_storage(TableStorage::Mapped),
+    )?;
     let row = |id: u32| layer.embed_tokens(&Tensor::new(id, &Device::Cpu).unwrap());
     assert_eq!(row(3)?.dims(), [32]);
     liar.n_missing.store(1, Ordering::Relaxed);

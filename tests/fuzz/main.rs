@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, IndexOp, Tensor};
 use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 use candle_gpt_input::rng::Generator;
 
 use mutate::{Field, mutate};
@@ -40,14 +41,15 @@ fn use_checkpoint(path: &Path) -> Result<(), String> {
     for tensor in &tensors {
         let _ = vb.get_unchecked(&tensor.name);
     }
-    let tables = checkpoint.load_tables(DType::F64, &Device::Cpu).map_err(|error| one_line(&error))?;
-    let (rows, width) = tables.wte.dims2().map_err(|error| error.to_string())?;
-    assert_eq!((tables.config.vocab_size, tables.config.n_embd), (rows, width));
+    let options = OpenOptions::new(DType::F64, &Device::Cpu);
+    let (layer, _) = GptInputLayer::open(&checkpoint, &options).map_err(|error| one_line(&error))?;
+    let (rows, width) = layer.wte().dims();
+    assert_eq!((layer.config().vocab_size, layer.config().n_embd), (rows, width));
     let ids = Tensor::new(&[[rows as i64 - 1, 0]], &Device::Cpu).map_err(|error| error.to_string())?;
-    let expected = numbers(tables.wte.i((rows - 1, ..)));
+    let expected = numbers(layer.embed_tokens(&ids).map_err(Into::into).and_then(|rows| rows.i((0, 0))));
     for stored in [
-        GptInputLayer::from_checkpoint_mapped(&checkpoint, DType::F64, &Device::Cpu),
-        GptInputLayer::from_checkpoint_quantized(&checkpoint, DType::F64, &Device::Cpu),
+        GptInputLayer::open(&checkpoint, &options.clone().with_storage(TableStorage::Mapped)),
+        GptInputLayer::open(&checkpoint, &options.with_storage(TableStorage::Quantized)),
     ] {
         let Ok((layer, _)) = stored.inspect_err(|error| drop(one_line(error))) else { continue };
         let found = numbers(layer.embed_tokens(&ids).map_err(Into::into).and_then(|rows| rows.i((0, 0))));

@@ -73,8 +73,8 @@ fn the_two_halves_make_the_whole() -> Result<()> {
         );
         let rows = layer.wpe().unwrap().rows(&2.into(), &[2, 3])?;
         assert_eq!(rows.dims(), [3, C]);
-        let table: PositionTable = rows.into();
-        assert_eq!(table.dims()?, (3, C));
+        let table: PositionTable = rows.try_into()?;
+        assert_eq!(table.dims(), (3, C));
     }
     Ok(())
 }
@@ -131,4 +131,29 @@ fn everything_public_can_be_shared_between_threads() {
     fn sendable<T: Send + Sync + std::fmt::Debug>() {}
     sendable::<Error>();
     sendable::<candle_gpt_input::checkpoint::Checkpoint>();
+}
+
+#[test]
+fn a_token_table_goes_with_a_scheme_that_needs_no_other() -> Result<()> {
+    let cpu = Device::Cpu;
+    let wte = addressed(0., V, C, &cpu);
+    let mut config = GptInputConfig::new(V, P, C);
+    config.n_head = 1;
+    for name in ["none", "alibi", "rope", "sinusoidal"] {
+        let json = format!(
+            r#"{{"vocab_size": {V}, "n_positions": {P}, "n_embd": {C}, "n_head": 1,
+            "position_embedding_type": "{name}"}}"#
+        );
+        config.position = GptInputConfig::from_json(&json)?.position;
+        let layer = GptInputLayer::with_scheme(wte.clone(), &config)?;
+        assert_eq!(layer.wpe().is_some(), name == "sinusoidal");
+        assert_bits_eq(layer.wte().as_embedding().unwrap().embeddings(), &wte);
+    }
+    config.vocab_size = V + 1;
+    let text = error_text(GptInputLayer::with_scheme(wte.clone(), &config));
+    assert!(text.contains("wte") && text.contains(&format!("[{}, {C}]", V + 1)), "{text}");
+    let learned = GptInputConfig::new(V, P, C);
+    let text = error_text(GptInputLayer::with_scheme(wte, &learned));
+    assert!(text.starts_with("learned positions have a table `wpe.weight`"), "{text}");
+    Ok(())
 }

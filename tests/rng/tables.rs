@@ -136,7 +136,7 @@ fn gradients_of_padding_and_frequency_are_torchs() -> Result<()> {
             let var = Var::from_tensor(&tensor("weight")?)?;
             let options =
                 EmbeddingOptions::default().with_padding_idx(padding_idx).with_scale_grad_by_freq(scale_grad_by_freq);
-            let table = TokenTable::from(var.as_tensor().clone()).with_options(options)?;
+            let table = TokenTable::try_from(var.as_tensor().clone())?.with_options(options)?;
             let rows = table.forward(&tensor("input_ids")?)?;
             assert_bits_eq(&rows, &golden[&format!("{name}.out")]);
             let grads = (rows * tensor("grad")?)?.sum_all()?.backward()?;
@@ -151,7 +151,7 @@ fn gradients_of_padding_and_frequency_are_torchs() -> Result<()> {
 fn an_infinite_gradient_at_padding_is_no_nan() -> Result<()> {
     let var = Var::ones((3, 2), DType::F32, &Device::Cpu)?;
     let options = EmbeddingOptions::default().with_padding_idx(0);
-    let table = TokenTable::from(var.as_tensor().clone()).with_options(options)?;
+    let table = TokenTable::try_from(var.as_tensor().clone())?.with_options(options)?;
     let rows = table.forward(&Tensor::new(&[0u32, 2], &Device::Cpu)?)?;
     let grads = (rows * f64::INFINITY)?.sum_all()?.backward()?;
     let inf = f32::INFINITY;
@@ -166,7 +166,7 @@ fn rows_beyond_the_norm_are_scaled_in_the_table() -> Result<()> {
         for (name, norm_type) in [("1.0", 1.0), ("2.0", 2.0), ("3.0", 3.0), ("inf", f64::INFINITY)] {
             let var = Var::from_tensor(&golden["weight"].to_device(&device)?)?;
             let options = EmbeddingOptions::default().with_max_norm(3.0).with_norm_type(norm_type);
-            let table = TokenTable::from(var.as_tensor().clone()).with_options(options)?;
+            let table = TokenTable::try_from(var.as_tensor().clone())?.with_options(options)?;
             let rows = table.forward(&golden["input_ids"].to_device(&device)?)?;
             for (ours, torchs) in
                 [(&rows, format!("norm_{name}.out")), (var.as_tensor(), format!("norm_{name}.weight"))]
@@ -190,7 +190,7 @@ fn rows_beyond_the_norm_are_scaled_in_the_table() -> Result<()> {
 fn small_norms_are_scaled_as_torch_does() -> Result<()> {
     let var = Var::new(&[[3e-7f64, 4e-7], [3e-8, 4e-8]], &Device::Cpu)?;
     let options = EmbeddingOptions::default().with_max_norm(1e-7);
-    let table = TokenTable::from(var.as_tensor().clone()).with_options(options)?;
+    let table = TokenTable::try_from(var.as_tensor().clone())?.with_options(options)?;
     let rows = table.forward(&Tensor::new(&[0u32, 1], &Device::Cpu)?)?.to_vec2::<f64>()?;
     for (found, expected) in rows[0].iter().zip([3e-7 / 6., 4e-7 / 6.]) {
         assert!((found - expected).abs() <= 1e-12 * expected, "{found} is not {expected}");
@@ -207,7 +207,7 @@ fn padding_is_zeroed_at_init_and_not_by_loading() -> Result<()> {
         let generator = Generator::manual_seed(123);
         let table = TokenTable::init((7, 5), options, Init::TorchEmbedding, &generator, DType::F32, &device)?;
         assert_bits_eq(&weight(&table), &golden["init_with_padding"]);
-        let loaded = TokenTable::from(golden["weight"].to_device(&device)?).with_options(options)?;
+        let loaded = TokenTable::try_from(golden["weight"].to_device(&device)?)?.with_options(options)?;
         assert_bits_eq(&weight(&loaded), &golden["weight"]);
     }
     Ok(())
@@ -216,7 +216,7 @@ fn padding_is_zeroed_at_init_and_not_by_loading() -> Result<()> {
 #[test]
 fn a_frozen_table_has_no_gradient_and_follows_its_source() -> Result<()> {
     let var = Var::ones((3, 2), DType::F32, &Device::Cpu)?;
-    let frozen = TokenTable::from(var.as_tensor().clone()).freeze();
+    let frozen = TokenTable::try_from(var.as_tensor().clone())?.freeze();
     let ids = Tensor::new(&[0u32, 2], &Device::Cpu)?;
     assert!(!frozen.forward(&ids)?.track_op());
     var.set(&Tensor::zeros((3, 2), DType::F32, &Device::Cpu)?)?;
@@ -227,7 +227,7 @@ fn a_frozen_table_has_no_gradient_and_follows_its_source() -> Result<()> {
 #[test]
 fn options_survive_a_change_of_type_and_of_tables() -> Result<()> {
     let options = EmbeddingOptions::default().with_padding_idx(1);
-    let wte = TokenTable::from(Tensor::ones((3, 2), DType::F32, &Device::Cpu)?).with_options(options)?;
+    let wte = TokenTable::try_from(Tensor::ones((3, 2), DType::F32, &Device::Cpu)?)?.with_options(options)?;
     let layer = GptInputLayer::new(wte, Tensor::ones((4, 2), DType::F32, &Device::Cpu)?)?;
     assert_eq!(layer.to_dtype(DType::F64)?.wte().options(), &options);
     assert_eq!(layer.trainable(&VarMap::new(), "")?.wte().options(), &options);
@@ -237,7 +237,7 @@ fn options_survive_a_change_of_type_and_of_tables() -> Result<()> {
 #[test]
 fn options_that_make_no_sense_are_refused() -> Result<()> {
     let with = |options: EmbeddingOptions| {
-        let table = TokenTable::from(Tensor::zeros((3, 2), DType::F32, &Device::Cpu).unwrap());
+        let table = TokenTable::try_from(Tensor::zeros((3, 2), DType::F32, &Device::Cpu).unwrap()).unwrap();
         error_text(table.with_options(options))
     };
     let default = EmbeddingOptions::default();
@@ -248,7 +248,7 @@ fn options_that_make_no_sense_are_refused() -> Result<()> {
     assert!(with(default.with_max_norm(-1.0)).starts_with("max_norm -1 must be"));
     assert!(with(default.with_norm_type(0.0)).starts_with("norm_type 0 must be"));
     // A bad id is found before any row is touched.
-    let table = TokenTable::from(Tensor::ones((3, 2), DType::F32, &Device::Cpu)?);
+    let table = TokenTable::try_from(Tensor::ones((3, 2), DType::F32, &Device::Cpu)?)?;
     let table = table.with_options(default.with_max_norm(0.5))?;
     assert!(error_text(table.forward(&Tensor::new(&[0u32, 3], &Device::Cpu)?)).starts_with("token id 3 at [1]"));
     assert_eq!(weight(&table).to_vec2::<f32>()?, [[1., 1.]; 3]);

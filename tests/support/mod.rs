@@ -12,6 +12,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use candle_gpt_input::GptInputLayer;
+use candle_gpt_input::checkpoint::{Checkpoint, LoadReport};
+use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 pub use shared::properties;
 
 /// The CPU, and in a build with CUDA its first device.
@@ -70,6 +73,20 @@ pub fn error_text<T>(result: Result<T, impl std::fmt::Display>) -> String {
         Ok(_) => panic!("expected an error"),
         Err(error) => error.to_string(),
     }
+}
+
+/// A checkpoint's layer on the CPU, and the report.
+pub fn open(path: impl AsRef<Path>, dtype: DType) -> candle_gpt_input::Result<(GptInputLayer, LoadReport)> {
+    open_as(path, dtype, TableStorage::Dense)
+}
+
+/// The same with its tables mapped or quantized.
+pub fn open_as(
+    path: impl AsRef<Path>,
+    dtype: DType,
+    storage: TableStorage,
+) -> candle_gpt_input::Result<(GptInputLayer, LoadReport)> {
+    GptInputLayer::open(&Checkpoint::open(path)?, &OpenOptions::new(dtype, &Device::Cpu).with_storage(storage))
 }
 
 pub fn golden(name: &str) -> PathBuf {

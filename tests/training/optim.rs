@@ -166,7 +166,7 @@ fn rows_case(
     padding_idx: Option<i64>,
 ) -> Result<()> {
     let table = var(&shape, 1000, dtype);
-    let wte = TokenTable::from(table.as_tensor().clone())
+    let wte = TokenTable::try_from(table.as_tensor().clone())?
         .with_options(EmbeddingOptions::default().with_padding_idx(padding_idx))?;
     // A position table that is no variable takes no part.
     let layer = GptInputLayer::new(wte, Tensor::zeros((20, shape[1]), dtype, &CPU)?)?;
@@ -240,7 +240,7 @@ fn random_rows(n_rows: usize, width: usize, n: usize, seed: usize, dtype: DType)
 
 /// The gradient of a gather of `ids`, as a whole table, by this crate's own kernel.
 fn materialized(table: &Var, ids: &Tensor, rows: &Tensor) -> Result<Tensor> {
-    let layer = TokenTable::from(table.as_tensor().clone());
+    let layer = TokenTable::try_from(table.as_tensor().clone())?;
     let mut grads = (layer.forward(ids)? * rows)?.sum_all()?.backward()?;
     Ok(grads.remove(table).unwrap())
 }
@@ -523,7 +523,7 @@ fn frequencies_and_padding_are_obeyed() -> Result<()> {
     let (by_rows, whole) = (var(&[7, 4], 1, DType::F32), var(&[7, 4], 1, DType::F32));
     let wpe = Tensor::zeros((9, 4), DType::F32, &CPU)?;
     let layer = |wte: &Var| -> Result<GptInputLayer> {
-        GptInputLayer::new(TokenTable::from(wte.as_tensor().clone()).with_options(options)?, wpe.clone())
+        GptInputLayer::new(TokenTable::try_from(wte.as_tensor().clone())?.with_options(options)?, wpe.clone())
     };
     let (row_layer, whole_layer) = (layer(&by_rows)?, layer(&whole)?);
     let (mut rows, mut adamw) = (AdamW::new_lr(row_layer.vars(), 1e-2)?, AdamW::new_lr(whole_layer.vars(), 1e-2)?);
@@ -546,7 +546,7 @@ fn rows_as_a_whole_table_are_the_graphs_gradient() -> Result<()> {
             [(plain, (11, 7, 5), (3, 4)), (padded, (40, 300, 130), (2, 290)), (plain, (4, 1, 1), (0, 1))]
         {
             let (wte, wpe) = (var(&[v, c], 1, dtype), var(&[p, c], 2, dtype));
-            let table = TokenTable::from(wte.as_tensor().clone()).with_options(options)?;
+            let table = TokenTable::try_from(wte.as_tensor().clone())?.with_options(options)?;
             let layer = GptInputLayer::new(table, wpe.as_tensor().clone())?;
             let ids = ids(dims.0 * dims.1, 5, v).reshape(dims)?;
             let grad = numbers(&[dims.0, dims.1, c], 9, dtype);

@@ -23,7 +23,7 @@ fn weight(table: &TokenTable) -> &Tensor {
 }
 
 fn resized(old: &Tensor, vocab_size: usize, new_rows: NewRows, seed: u64) -> Result<Tensor> {
-    let table = TokenTable::from(old.clone()).resize(vocab_size, new_rows, &Generator::manual_seed(seed))?;
+    let table = TokenTable::try_from(old.clone())?.resize(vocab_size, new_rows, &Generator::manual_seed(seed))?;
     Ok(weight(&table).clone())
 }
 
@@ -141,7 +141,7 @@ fn optimizer_head_config_and_varmap_follow() -> Result<()> {
         let (mut adamw, new) = (adamw.clone(), old.resize_vocab(vocab_size, NewRows::CopyOf(2))?);
         let here = VarMap::new();
         here.data().lock().unwrap().extend(varmap.data().lock().unwrap().clone());
-        new.replace_in(&old, &here);
+        new.update_varmap(&old, &here);
         for (old, new) in old.vars().iter().zip(&new.vars()) {
             adamw.resize_table(old, new)?;
         }
@@ -277,7 +277,7 @@ fn what_makes_no_sense_is_refused() -> Result<()> {
 
     // A padding row that counts from the end goes on being the row that it was.
     let options = EmbeddingOptions::default().with_padding_idx(-1);
-    let table = TokenTable::from(addressed(0.0, 5, 2, &CPU)).with_options(options)?;
+    let table = TokenTable::try_from(addressed(0.0, 5, 2, &CPU))?.with_options(options)?;
     let longer = table.resize(8, NewRows::Mean, &Generator::default())?;
     assert_eq!(longer.options().padding_idx, Some(4));
     let text = error_text(longer.resize(4, NewRows::Mean, &Generator::default()));

@@ -78,13 +78,19 @@ impl Format {
         })
     }
 
-    /// Reads what a file of this format holds; a bundle of several files is not read here.
-    pub(super) fn parse(self, file: &ByteFile) -> Parse<Contents> {
+    /// Reads what a file of this format holds, of the state dict under that key alone, if one is given; a bundle of several
+    /// files is not read here.
+    pub(super) fn parse(self, file: &ByteFile, state_dict: Option<&str>) -> Parse<Contents> {
+        match self {
+            Self::Torch | Self::TorchLegacy => {}
+            _ if state_dict.is_some() => return invalid(format!("{self} files hold no state dicts to choose among")),
+            _ => {}
+        }
         match self {
             Self::Safetensors => safetensors::parse(file),
-            Self::Torch => torch::parse_zip(file, &zip::directory(file)?),
+            Self::Torch => torch::parse_zip(file, &zip::directory(file)?, state_dict),
             Self::Npz => npz::parse(file, &zip::directory(file)?),
-            Self::TorchLegacy => torch::parse_legacy(file),
+            Self::TorchLegacy => torch::parse_legacy(file, state_dict),
             Self::Gguf => gguf::parse(file),
             Self::LlmC => llmc::parse(file),
             Self::TensorFlow => invalid("it is an index of other files"),

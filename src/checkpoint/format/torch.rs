@@ -52,7 +52,11 @@ fn prefix_of(members: &BTreeMap<String, Member>) -> Option<&str> {
 }
 
 /// Reads the pickle of a zip file.
-pub(super) fn parse_zip(file: &ByteFile, members: &BTreeMap<String, Member>) -> Parse<Contents> {
+pub(super) fn parse_zip(
+    file: &ByteFile,
+    members: &BTreeMap<String, Member>,
+    state_dict: Option<&str>,
+) -> Parse<Contents> {
     let prefix = prefix_of(members).unwrap_or_default();
     let member = |name: &str| match members.get(&format!("{prefix}{name}")) {
         Some(member) if member.method != 0 => invalid(format!("its `{name}` is compressed, as PyTorch never does")),
@@ -69,11 +73,11 @@ pub(super) fn parse_zip(file: &ByteFile, members: &BTreeMap<String, Member>) -> 
         Some(member) => Ok((member.data_start(file)?, member.n_bytes)),
         None => invalid(format!("its storage `{key}` is missing")),
     };
-    contents(&pickle, big_endian, storage)
+    contents(&pickle, big_endian, state_dict, storage)
 }
 
 /// Reads an old file: four pickles, the list of the storages' keys, the storages.
-pub(in super::super) fn parse_legacy(file: &ByteFile) -> Parse<Contents> {
+pub(in super::super) fn parse_legacy(file: &ByteFile, state_dict: Option<&str>) -> Parse<Contents> {
     let mut header = Header::new(file, LEGACY_MAGIC.len() as u64, file.n_bytes);
     let _protocol = Pickle::read(&mut header)?;
     let system = Pickle::read(&mut header)?;
@@ -94,7 +98,7 @@ pub(in super::super) fn parse_legacy(file: &ByteFile) -> Parse<Contents> {
         storages.insert(key, (header.position(), n_bytes));
         header.skip(n_bytes)?;
     }
-    contents(&pickle, big_endian, |key| match storages.get(key) {
+    contents(&pickle, big_endian, state_dict, |key| match storages.get(key) {
         Some(&place) => Ok(place),
         None => invalid(format!("its storage `{key}` is missing")),
     })
@@ -113,9 +117,23 @@ fn storage_sizes(pickle: &Pickle) -> Parse<BTreeMap<&str, u64>> {
 }
 
 /// Every tensor of a state dict, and what the pickle says of the configuration.
-fn contents(pickle: &Pickle, big_endian: bool, place: impl Fn(&str) -> Parse<(u64, u64)>) -> Parse<Contents> {
+fn contents(
+    pickle: &Pickle,
+    big_endian: bool,
+    state_dict: Option<&str>,
+    place: impl Fn(&str) -> Parse<(u64, u64)>,
+) -> Parse<Contents> {
     let mut contents = Contents::default();
     let mut dict = pickle.root();
+    if let Some(key) = state_dict {
+        let pairs = pickle.pairs(dict).into_iter().flatten();
+        let dicts: Vec<_> = pairs.filter(|&(_, value)| pickle.pairs(value).is_some()).collect();
+        let Some(&(_, chosen)) = dicts.iter().find(|(name, _)| *name == key) else {
+            let names: Vec<_> = dicts.iter().map(|(name, _)| format!("`{name}`")).collect();
+            return invalid(format!("it has no state dict under `{key}`; it has: {}", names.join(", ")));
+        };
+        dict = chosen;
+    }
     for depth in 0..MAX_DEPTH {
         let Some(pairs) = pickle.pairs(dict) else {
             return match depth {

@@ -12,16 +12,26 @@ use crate::shape::outer_dims;
 #[derive(Clone, Debug)]
 pub(crate) struct DenseTable {
     embedding: Embedding,
+    dims: (usize, usize),
     table: Table,
 }
 
 impl DenseTable {
-    pub(crate) fn new(embedding: Embedding, table: Table) -> Self {
-        Self { embedding, table }
+    /// Takes a matrix of floating-point elements, neither of whose dimensions is 0.
+    pub(crate) fn new(embedding: Embedding, table: Table) -> Result<Self> {
+        let weight = embedding.embeddings();
+        match (weight.dims(), weight.dtype()) {
+            (&[n_rows, width], DType::F32 | DType::F64 | DType::F16 | DType::BF16)
+                if n_rows > 0 && width > 0 && width == embedding.hidden_size() =>
+            {
+                Ok(Self { dims: (n_rows, width), embedding, table })
+            }
+            (_, dtype) => Err(Error::InvalidTable { table: table.name(), shape: weight.shape().clone(), dtype }),
+        }
     }
 
-    /// `Embedding` wants the width beside the tensor; a tensor that is no matrix is reported by [`dims`](Self::dims).
-    pub(crate) fn from_tensor(weight: Tensor, table: Table) -> Self {
+    /// `Embedding` wants the width beside the tensor.
+    pub(crate) fn from_tensor(weight: Tensor, table: Table) -> Result<Self> {
         let width = weight.dims().last().copied().unwrap_or(0);
         Self::new(Embedding::new(weight, width), table)
     }
@@ -30,21 +40,18 @@ impl DenseTable {
         &self.embedding
     }
 
+    /// Cuts the table off from gradients; it shares its memory.
+    pub(crate) fn detach(&mut self) {
+        self.embedding = Embedding::new(self.weight().detach(), self.dims.1);
+    }
+
     pub(crate) fn weight(&self) -> &Tensor {
         self.embedding.embeddings()
     }
 
-    /// Rows and columns, once the table is known to be a matrix of floating-point numbers.
-    pub(crate) fn dims(&self) -> Result<(usize, usize)> {
-        let weight = self.weight();
-        match (weight.dims(), weight.dtype()) {
-            (&[n_rows, width], DType::F32 | DType::F64 | DType::F16 | DType::BF16)
-                if n_rows > 0 && width > 0 && width == self.embedding.hidden_size() =>
-            {
-                Ok((n_rows, width))
-            }
-            (_, dtype) => Err(Error::InvalidTable { table: self.table.name(), shape: weight.shape().clone(), dtype }),
-        }
+    /// Rows and columns.
+    pub(crate) fn dims(&self) -> (usize, usize) {
+        self.dims
     }
 
     /// Holds `ids` to the contract.
@@ -54,7 +61,7 @@ impl DenseTable {
 
     /// The same, now or when `checks` says.
     pub(crate) fn check_as(&self, ids: &Tensor, checks: &IdChecks) -> Result<CheckedIds> {
-        let (n_rows, _) = self.dims()?;
+        let (n_rows, _) = self.dims;
         CheckedIds::noted(ids, self.table, (n_rows, self.device()), checks)
     }
 
@@ -65,7 +72,7 @@ impl DenseTable {
 
     /// The outer dimensions of `x`, once it is known to be `[.., C]` in the table's type.
     pub(crate) fn outer_dims<'a>(&self, what: &'static str, x: &'a Tensor) -> Result<&'a [usize]> {
-        outer_dims(what, x, (self.table.name(), self.dims()?.1, self.dtype()))
+        outer_dims(what, x, (self.table.name(), self.dims.1, self.dtype()))
     }
 
     pub(crate) fn dtype(&self) -> DType {

@@ -9,8 +9,32 @@ use crate::error::{Error, OptimError, Result};
 use crate::kernel::{DenseTable, IdChecks, new_var};
 use crate::optim::{RowGrad, RowOptimizer};
 use crate::position::Positions;
+use crate::rng::Generator;
 
+/// # Train
 impl GptInputLayer {
+    /// The same layer with dropout that draws from `generator`; without one it has a stream of its own, seeded as
+    /// `torch.Generator()` is.
+    pub fn with_generator(mut self, generator: &Generator) -> Self {
+        self.generator = generator.clone();
+        self
+    }
+
+    /// The same layer with another probability of dropout.
+    ///
+    /// # Errors
+    /// [`ConfigError::OutOfRange`](crate::error::ConfigError::OutOfRange) if it is not between 0 and 1.
+    pub fn with_embd_pdrop(mut self, embd_pdrop: f64) -> Result<Self> {
+        self.config.embd_pdrop = embd_pdrop;
+        self.config.validate()?;
+        Ok(self)
+    }
+
+    /// Returns what dropout draws from; save its state with your training checkpoint.
+    pub fn generator(&self) -> &Generator {
+        &self.generator
+    }
+
     /// Embeds into a variable of its own, which is not connected to the tables: where `loss.backward()` is to end.
     ///
     /// Its gradient goes to [`backward_step`](Self::backward_step) or [`row_grads`](Self::row_grads), so that no gradient of

@@ -1,19 +1,24 @@
-//! Another vocabulary for the whole layer: its table, the head on it, the configuration, and who holds its variables.
+//! A layer with other tables: another vocabulary, other positions, another dtype, quantized.
 
-use candle_core::Tensor;
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Tensor};
 use candle_nn::VarMap;
 
 use super::GptInputLayer;
 use crate::config::GptInputConfig;
-use crate::embedding::NewRows;
+use crate::embedding::{NewRows, QuantizeReport};
 use crate::error::{ConfigError, Result};
+#[cfg(doc)]
+use crate::init::Init;
+use crate::position::{PositionEncoding, PositionScheme, Resize, resized};
 
+/// # Change the tables
 impl GptInputLayer {
     /// The same layer with a vocabulary of `vocab_size` tokens: `resize_token_embeddings` of transformers.
     ///
     /// Rows that both have are the same bits; new ones come behind them and are drawn from the layer's
     /// [`generator`](Self::generator), where they are drawn. [`lm_head`](Self::lm_head) and [`save`](Self::save) follow. A
-    /// table that is a variable becomes a new variable: [`replace_in`](Self::replace_in) and
+    /// table that is a variable becomes a new variable: [`update_varmap`](Self::update_varmap) and
     /// [`AdamW::resize_table`](crate::optim::AdamW::resize_table) tell those who hold the old one.
     ///
     /// ```
@@ -30,7 +35,7 @@ impl GptInputLayer {
     /// let mut adamw = AdamW::new_lr(old.vars(), 1e-3)?; // and trained for a while
     ///
     /// let layer = old.resize_vocab(3, NewRows::Mean)?; // a token was added
-    /// layer.replace_in(&old, &varmap);
+    /// layer.update_varmap(&old, &varmap);
     /// for (old, new) in old.vars().iter().zip(&layer.vars()) {
     ///     adamw.resize_table(old, new)?;
     /// }
@@ -77,7 +82,7 @@ impl GptInputLayer {
     }
 
     /// Puts the variables of this layer in the place of those of `old`, under whatever names `varmap` has them.
-    pub fn replace_in(&self, old: &Self, varmap: &VarMap) {
+    pub fn update_varmap(&self, old: &Self, varmap: &VarMap) {
         let pairs: Vec<_> = old.vars().into_iter().zip(self.vars()).collect();
         let mut vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for var in vars.values_mut() {
@@ -85,5 +90,71 @@ impl GptInputLayer {
                 *var = new.clone();
             }
         }
+    }
+
+    /// The same layer with `n_positions` positions.
+    ///
+    /// A learned table is copied into a new one, which is no variable (see [`trainable`](Self::trainable)); a sinusoidal one
+    /// is computed. Schemes without a table only note the length, which dynamic scaling of rotary positions asks for.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    /// use candle_gpt_input::position::Resize;
+    ///
+    /// let wpe = Tensor::new(&[[0f32], [2.]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(Tensor::zeros_like(&wpe)?, wpe)?;
+    /// let longer = layer.resize_positions(5, Resize::Interpolate)?;
+    /// let x = longer.forward(&Tensor::new(&[0u32, 0, 0, 0, 0], &Device::Cpu)?)?;
+    /// assert_eq!(x.squeeze(1)?.to_vec1::<f32>()?, [0.0, 0.5, 1.0, 1.5, 2.0]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PositionError::Resize`](crate::error::PositionError::Resize) to crop to more rows or to extend to fewer, and as
+    /// [`Init::wpe`].
+    pub fn resize_positions(&self, n_positions: usize, how: Resize) -> Result<Self> {
+        let config = GptInputConfig { n_positions, ..self.config.clone() };
+        config.validate()?;
+        let is_learned = config.position == PositionScheme::Learned;
+        let positions =
+            self.positions.map_tables(&config, self.dtype(), self.device(), |_, table| match is_learned {
+                true => resized(table, n_positions, how, &self.generator),
+                false => Ok(table.clone()),
+            })?;
+        Ok(Self { positions, config, ..self.clone() })
+    }
+
+    /// The same layer with its tables in another type (f32, f16, bf16 or f64).
+    ///
+    /// # Errors
+    /// [`Error::Candle`] if the device cannot convert.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        let wte = self.wte.dense()?.weight().to_dtype(dtype)?;
+        self.with_tables(wte, |_, table| Ok(table.to_dtype(dtype)?))
+    }
+
+    /// The same layer with its token table in quantized blocks, and how far they are from its numbers:
+    /// [`TokenTable::quantize`](crate::embedding::TokenTable::quantize). The tables of the positions, which are small, stay.
+    ///
+    /// # Errors
+    /// As [`TokenTable::quantize`](crate::embedding::TokenTable::quantize).
+    pub fn quantize(&self, block_type: GgmlDType) -> Result<(Self, QuantizeReport)> {
+        let (wte, report) = self.wte.quantize(block_type)?;
+        Ok((Self { wte, ..self.clone() }, report))
+    }
+
+    /// The same layer with the numbers of its tables in memory, where they are mapped or quantized: what can be trained,
+    /// changed and saved.
+    ///
+    /// # Errors
+    /// What reading the rows reports, for those that are elsewhere.
+    pub fn to_dense(&self) -> Result<Self> {
+        let wte = self.wte.to_dense()?;
+        let positions = match self.positions.input_table().and_then(|wpe| wpe.stored()) {
+            Some(wpe) => PositionEncoding::learned(&self.config, wpe.narrow(0, wpe.rows.n_rows)?.try_into()?),
+            None => self.positions.clone(),
+        };
+        Ok(Self { wte, positions, ..self.clone() })
     }
 }

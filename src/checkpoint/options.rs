@@ -1,0 +1,61 @@
+//! What a checkpoint is told that its files do not say.
+
+/// What [`Checkpoint::open_with`](super::Checkpoint::open_with) is told that the files do not say by themselves.
+///
+/// ```
+/// use candle_gpt_input::checkpoint::CheckpointOptions;
+///
+/// let options = CheckpointOptions::default().with_state_dict("ema").with_config_json(r#"{"n_head": 12}"#);
+/// assert_eq!(options.state_dict.as_deref(), Some("ema"));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckpointOptions {
+    /// What stands before the names of the tables: `transformer` for `transformer.wte.weight`.
+    pub prefix: Option<String>,
+    /// The name of the token table.
+    pub wte: Option<String>,
+    /// The name of the learned position table.
+    pub wpe: Option<String>,
+    /// The key of the state dict in a PyTorch file that holds several.
+    pub state_dict: Option<String>,
+    /// The text of a `config.json`, in the place of any file beside the weights.
+    pub config_json: Option<String>,
+}
+
+impl CheckpointOptions {
+    /// Chooses the tables under this prefix, where there are several.
+    #[must_use]
+    pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = Some(prefix.into());
+        self
+    }
+
+    /// Names the token table.
+    #[must_use]
+    pub fn with_wte(mut self, name: impl Into<String>) -> Self {
+        self.wte = Some(name.into());
+        self
+    }
+
+    /// Names the learned position table.
+    #[must_use]
+    pub fn with_wpe(mut self, name: impl Into<String>) -> Self {
+        self.wpe = Some(name.into());
+        self
+    }
+
+    /// Chooses the state dict under this key of a PyTorch file.
+    #[must_use]
+    pub fn with_state_dict(mut self, key: impl Into<String>) -> Self {
+        self.state_dict = Some(key.into());
+        self
+    }
+
+    /// Gives the text of the configuration.
+    #[must_use]
+    pub fn with_config_json(mut self, text: impl Into<String>) -> Self {
+        self.config_json = Some(text.into());
+        self
+    }
+}
