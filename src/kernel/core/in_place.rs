@@ -1,18 +1,24 @@
 //! Writing to a tensor's own memory through Candle's in-place operations, which refuse operands that share it.
 
 use std::any::Any;
-use std::cell::Cell;
-use std::marker::PhantomData;
+use std::cell::RefCell;
 
 use candle_core::{CpuStorage, CudaStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
 
-/// Calls `f` once with the storage of `dst` to write to, and those of `srcs` (at most two) to read from: all of the kind `S`.
+/// Calls `f` with the storage of `dst` to write to, and those of `srcs` (at most two) to read from: all of the kind `S`.
 pub(crate) fn write_in_place<S: 'static>(
     dst: &Tensor,
     srcs: &[&Tensor],
-    f: impl FnOnce(&mut S, &[&S]) -> Result<()>,
+    f: &mut dyn FnMut(&mut S, &[&S]) -> Result<()>,
 ) -> Result<()> {
-    let op = Once { f: Cell::new(Some(f)), storage: PhantomData };
+    let mut write = |dst: &mut dyn Any, srcs: &[&dyn Any]| {
+        let srcs: Option<Vec<&S>> = srcs.iter().map(|src| src.downcast_ref()).collect();
+        match (dst.downcast_mut(), srcs) {
+            (Some(dst), Some(srcs)) => f(dst, &srcs),
+            _ => candle_core::bail!("an in-place operation met memory of another device"),
+        }
+    };
+    let op = Write(RefCell::new(&mut write));
     match srcs {
         [] => dst.inplace_op1(&op),
         [a] => dst.inplace_op2(a, &op),
@@ -21,36 +27,25 @@ pub(crate) fn write_in_place<S: 'static>(
     }
 }
 
-struct Once<S, F> {
-    f: Cell<Option<F>>,
-    storage: PhantomData<fn(&mut S)>,
-}
+/// One type for whatever is written: Candle's machinery is large, and compiled again for each type of operation.
+struct Write<'a>(RefCell<WriteFn<'a>>);
 
-impl<S: 'static, F: FnOnce(&mut S, &[&S]) -> Result<()>> Once<S, F> {
-    fn call(&self, dst: &mut dyn Any, srcs: &[&dyn Any]) -> Result<()> {
-        let srcs: Option<Vec<&S>> = srcs.iter().map(|src| src.downcast_ref()).collect();
-        match (self.f.take(), dst.downcast_mut(), srcs) {
-            (Some(f), Some(dst), Some(srcs)) => f(dst, &srcs),
-            (None, ..) => candle_core::bail!("an in-place operation ran twice"),
-            _ => candle_core::bail!("an in-place operation met memory of another device"),
-        }
-    }
-}
+type WriteFn<'a> = &'a mut dyn FnMut(&mut dyn Any, &[&dyn Any]) -> Result<()>;
 
 const NAME: &str = "optimizer-step";
 
 /// One of Candle's in-place operations, on the CPU and on CUDA, with its sources.
 macro_rules! in_place {
     ($op:ident, $($src:ident),*) => {
-        impl<S: 'static, F: FnOnce(&mut S, &[&S]) -> Result<()>> $op for Once<S, F> {
+        impl $op for Write<'_> {
             fn name(&self) -> &'static str {
                 NAME
             }
             fn cpu_fwd(&self, dst: &mut CpuStorage, _: &Layout, $($src: &CpuStorage, _: &Layout),*) -> Result<()> {
-                self.call(dst, &[$($src),*])
+                (self.0.borrow_mut())(dst, &[$($src),*])
             }
             fn cuda_fwd(&self, dst: &mut CudaStorage, _: &Layout, $($src: &CudaStorage, _: &Layout),*) -> Result<()> {
-                self.call(dst, &[$($src),*])
+                (self.0.borrow_mut())(dst, &[$($src),*])
             }
         }
     };

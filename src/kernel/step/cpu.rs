@@ -10,7 +10,6 @@ use super::moments::Moments;
 use super::norm::{NormTasks, TASK_ELEMENTS};
 use super::rules::{self, AdamStep, AdamWRule, RowRule, Rule, Run};
 use crate::kernel::core::element::Element;
-use crate::kernel::core::in_place::write_in_place;
 use crate::kernel::core::storage::{inside_mut, on_host, slice};
 use crate::memory::zeros;
 
@@ -45,7 +44,7 @@ fn fill_rows<E: Element>(batch: SliceRows<E>, groups: Range<usize>, first: usize
 
 pub(super) fn adamw<E: Element>(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
     let rule = AdamWRule::new(step);
-    with_slices::<E>(tensors, gradient.dense, gradient.rows, |p, m, v, dense, rows| {
+    with_slices::<E>(tensors, gradient.dense, gradient.rows, &|[p, m, v], dense, rows| {
         let gradient = Slices { dense, rows, frozen: gradient.frozen };
         // Without rows to tell apart any cut will do; one that the shape does not make uneven is the best.
         let width = if gradient.rows.is_none() && gradient.frozen.is_empty() { 1 } else { row_width(tensors.param) };
@@ -82,7 +81,7 @@ pub(super) fn row_adam<E: Element>(
 ) -> Result<()> {
     let width = row_width(tensors.param);
     let rule = RowRule::new(step);
-    with_slices::<E>(tensors, None, Some(batch), |p, m, v, _, rows| {
+    with_slices::<E>(tensors, None, Some(batch), &|[p, m, v], _, rows| {
         if let Some(batch) = rows {
             let job = RowJob { rule, batch, frozen, width };
             job.run(0..batch.groups.len(), 0, Run { p, m, v, g: None });
@@ -178,23 +177,19 @@ fn with_slices<E: Element>(
     tensors: Moments,
     dense: Option<&Tensor>,
     rows: Option<BatchRows>,
-    f: impl FnOnce(&mut [E], &mut [E], &mut [E], Option<&[E]>, Option<SliceRows<E>>),
+    f: &dyn Fn([&mut [E]; 3], Option<&[E]>, Option<SliceRows<E>>),
 ) -> Result<()> {
-    let Moments { param, exp_avg, exp_avg_sq } = tensors;
     let sources: Vec<&Tensor> = dense.into_iter().chain(rows.map(|batch| batch.rows)).collect();
-    write_in_place(exp_avg, &[], |m: &mut CpuStorage, _| {
-        write_in_place(exp_avg_sq, &[], |v: &mut CpuStorage, _| {
-            write_in_place(param, &sources, |p: &mut CpuStorage, storages| {
-                let mut slices = Vec::with_capacity(storages.len());
-                for (storage, tensor) in storages.iter().zip(&sources) {
-                    slices.push(slice::<E>(storage, tensor.layout())?);
-                }
-                let mut slices = slices.into_iter();
-                let dense = dense.and_then(|_| slices.next());
-                let rows = rows.zip(slices.next()).map(|(batch, rows)| SliceRows::new(batch, rows));
-                f(typed_mut(p, param)?, typed_mut(m, exp_avg)?, typed_mut(v, exp_avg_sq)?, dense, rows);
-                Ok(())
-            })
-        })
+    tensors.write(&sources, &mut |[p, m, v]: [&mut CpuStorage; 3], storages| {
+        let mut slices = Vec::with_capacity(storages.len());
+        for (storage, tensor) in storages.iter().zip(&sources) {
+            slices.push(slice::<E>(storage, tensor.layout())?);
+        }
+        let mut slices = slices.into_iter();
+        let dense = dense.and_then(|_| slices.next());
+        let rows = rows.zip(slices.next()).map(|(batch, rows)| SliceRows::new(batch, rows));
+        let Moments { param, exp_avg, exp_avg_sq } = tensors;
+        f([typed_mut(p, param)?, typed_mut(m, exp_avg)?, typed_mut(v, exp_avg_sq)?], dense, rows);
+        Ok(())
     })
 }

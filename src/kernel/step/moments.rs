@@ -1,6 +1,8 @@
 //! The tensors that a step updates.
 
-use candle_core::Tensor;
+use candle_core::{Result, Tensor};
+
+use crate::kernel::core::in_place::write_in_place;
 
 /// A parameter and its state, three tensors of one shape, type and device; the state shares memory with nothing else.
 #[derive(Clone, Copy, Debug)]
@@ -8,4 +10,19 @@ pub(crate) struct Moments<'a> {
     pub(crate) param: &'a Tensor,
     pub(crate) exp_avg: &'a Tensor,
     pub(crate) exp_avg_sq: &'a Tensor,
+}
+
+impl Moments<'_> {
+    /// Calls `f` with the storages of parameter, `exp_avg` and `exp_avg_sq` to write to, and those of `sources` to read from.
+    pub(crate) fn write<S: 'static>(
+        self,
+        sources: &[&Tensor],
+        f: &mut dyn FnMut([&mut S; 3], &[&S]) -> Result<()>,
+    ) -> Result<()> {
+        write_in_place(self.exp_avg, &[], &mut |m: &mut S, _| {
+            write_in_place(self.exp_avg_sq, &[], &mut |v: &mut S, _| {
+                write_in_place(self.param, sources, &mut |p: &mut S, sources| f([p, &mut *m, v], sources))
+            })
+        })
+    }
 }

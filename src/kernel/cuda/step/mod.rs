@@ -12,7 +12,6 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::{CudaDevice, CudaStorage, Result, Tensor};
 
 use crate::kernel::core::element::Element;
-use crate::kernel::core::in_place::write_in_place;
 use crate::kernel::cuda::batch::{Batch, BatchArg};
 use crate::kernel::cuda::{MAX_BLOCKS_X, Module, Number, by_dtype, contiguous, grid, launch, on_cuda, too_short, view};
 use crate::kernel::step::{
@@ -136,51 +135,47 @@ pub(in crate::kernel) fn row_adam(
 }
 
 /// Launches a step over all rows, or over those of the batch but for the frozen ones `rows_but`.
-fn run<E: Number, R>(tensors: Moments, gradient: Gradient, rows_but: Option<&[Range<usize>]>, rule: R) -> Result<()> {
+fn run<E: Number, R: Copy>(tensors: Moments, gradient: Gradient, rows_but: Option<&[Range<usize>]>, rule: R) -> Result<()> {
     let Moments { param, exp_avg, exp_avg_sq } = tensors;
     let (n_rows, width) = cut(param, gradient);
     if param.elem_count() == 0 {
         return Ok(());
     }
     let sources: Vec<&Tensor> = gradient.dense.into_iter().chain(gradient.rows.map(|batch| batch.rows)).collect();
-    write_in_place(exp_avg, &[], |m: &mut CudaStorage, _| {
-        write_in_place(exp_avg_sq, &[], |v: &mut CudaStorage, _| {
-            write_in_place(param, &sources, |p: &mut CudaStorage, storages| {
-                let device = p.device().clone();
-                let stream = device.cuda_stream();
-                let mut storages = storages.iter().copied();
-                let dense = gradient.dense.and_then(|dense| Some((storages.next()?, dense)));
-                let batch = match gradient.rows.zip(storages.next()) {
-                    Some((BatchRows { groups, rows, scale }, storage)) => {
-                        let operand = (storage, rows.layout());
-                        let is_live = |row| !is_frozen(rows_but.unwrap_or_default(), row);
-                        Some(Batch::<E>::new(&device, operand, (groups, scale), n_rows, is_live)?)
-                    }
-                    None => None,
-                };
-                let (name, n_steps) = match (&batch, rows_but) {
-                    (Some(batch), Some(_)) => ("row_adam", batch.len()),
-                    _ => ("adamw", n_rows),
-                };
-                if n_steps == 0 {
-                    return Ok(());
-                }
-                let gradient = OnDevice::new(&device, dense, batch, gradient.frozen)?;
-                let (gradient, _gradient) = gradient.argument(&stream);
-                let (mut p, mut m, mut v) =
-                    (view_mut::<E>(p, param)?, view_mut::<E>(m, exp_avg)?, view_mut::<E>(v, exp_avg_sq)?);
-                let (param_at, _p) = p.device_ptr_mut(&stream);
-                let (exp_avg, _m) = m.device_ptr_mut(&stream);
-                let (exp_avg_sq, _v) = v.device_ptr_mut(&stream);
-                let (n, width) = (param.elem_count() as u64, width as u64);
-                let job = StepJob { param: param_at, exp_avg, exp_avg_sq, gradient, n, width, rule };
-                // A thread takes all of a long row: what is long beside that are the searches for a row's group.
-                let config = grid(n_steps, size_of::<E>(), 1);
-                // SAFETY: the job is that of the kernel's source; the three tensors and the dense gradient have `n` numbers,
-                // which `Params` has checked; rows of groups are below `n_rows`, by `Batch::new`. It writes the three alone.
-                unsafe { launch::<E, _>(&device, ADAM, name, &job, config) }
-            })
-        })
+    tensors.write(&sources, &mut |[p, m, v]: [&mut CudaStorage; 3], storages| {
+        let device = p.device().clone();
+        let stream = device.cuda_stream();
+        let mut storages = storages.iter().copied();
+        let dense = gradient.dense.and_then(|dense| Some((storages.next()?, dense)));
+        let batch = match gradient.rows.zip(storages.next()) {
+            Some((BatchRows { groups, rows, scale }, storage)) => {
+                let operand = (storage, rows.layout());
+                let is_live = |row| !is_frozen(rows_but.unwrap_or_default(), row);
+                Some(Batch::<E>::new(&device, operand, (groups, scale), n_rows, is_live)?)
+            }
+            None => None,
+        };
+        let (name, n_steps) = match (&batch, rows_but) {
+            (Some(batch), Some(_)) => ("row_adam", batch.len()),
+            _ => ("adamw", n_rows),
+        };
+        if n_steps == 0 {
+            return Ok(());
+        }
+        let gradient = OnDevice::new(&device, dense, batch, gradient.frozen)?;
+        let (gradient, _gradient) = gradient.argument(&stream);
+        let (mut p, mut m, mut v) =
+            (view_mut::<E>(p, param)?, view_mut::<E>(m, exp_avg)?, view_mut::<E>(v, exp_avg_sq)?);
+        let (param_at, _p) = p.device_ptr_mut(&stream);
+        let (exp_avg, _m) = m.device_ptr_mut(&stream);
+        let (exp_avg_sq, _v) = v.device_ptr_mut(&stream);
+        let (n, width) = (param.elem_count() as u64, width as u64);
+        let job = StepJob { param: param_at, exp_avg, exp_avg_sq, gradient, n, width, rule };
+        // A thread takes all of a long row: what is long beside that are the searches for a row's group.
+        let config = grid(n_steps, size_of::<E>(), 1);
+        // SAFETY: the job is that of the kernel's source; the three tensors and the dense gradient have `n` numbers,
+        // which `Params` has checked; rows of groups are below `n_rows`, by `Batch::new`. It writes the three alone.
+        unsafe { launch::<E, _>(&device, ADAM, name, &job, config) }
     })
 }
 
