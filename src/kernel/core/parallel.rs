@@ -1,8 +1,12 @@
-//! An output that several threads write, each its own rows.
+//! Work that threads share out, and an output that several of them write, each its own rows.
+//!
+//! Tasks are called through `dyn`: rayon's machinery is compiled again for each type of closure, and a task is long beside
+//! one call.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -80,7 +84,7 @@ impl<'a, O> Out<'a, O> {
 pub(crate) fn in_parallel(
     n: usize,
     n_bytes: usize,
-    task: impl Fn(Range<usize>) -> Result<(), Outside> + Sync,
+    task: &(dyn Fn(Range<usize>) -> Result<(), Outside> + Sync),
 ) -> Result<(), Outside> {
     if n_bytes < PARALLEL_BYTES || n < 2 {
         return task(0..n);
@@ -88,6 +92,31 @@ pub(crate) fn in_parallel(
     let n_tasks = (rayon::current_num_threads() * TASKS_PER_THREAD).min(n);
     let border = |i: usize| i * n / n_tasks;
     (0..n_tasks).into_par_iter().try_for_each(|i| task(border(i)..border(i + 1)))
+}
+
+/// Calls `task` with each of `items` and its index, on any thread.
+pub(crate) fn for_each<T: Send>(items: impl Iterator<Item = T>, task: &(dyn Fn(usize, T) + Sync)) {
+    let items: Vec<Mutex<Option<T>>> = items.map(|item| Mutex::new(Some(item))).collect();
+    for_each_index(items.len(), &|index| {
+        let item = items[index].lock().unwrap_or_else(PoisonError::into_inner).take();
+        item.into_iter().for_each(|item| task(index, item));
+    });
+}
+
+/// What `task` returns for each of `0..n`, in their order.
+pub(crate) fn map<R: Send>(n: usize, task: &(dyn Fn(usize) -> R + Sync)) -> Vec<R> {
+    let mut results: Vec<Option<R>> = (0..n).map(|_| None).collect();
+    for_each(results.iter_mut(), &|index, result| *result = Some(task(index)));
+    results.into_iter().flatten().collect()
+}
+
+fn for_each_index(n: usize, task: &(dyn Fn(usize) + Sync)) {
+    (0..n).into_par_iter().for_each(task);
+}
+
+/// Calls both, on two threads if another one is free.
+pub(crate) fn join(left: &mut (dyn FnMut() + Send), right: &mut (dyn FnMut() + Send)) {
+    rayon::join(left, right);
 }
 
 #[cfg(test)]
@@ -100,7 +129,7 @@ mod tests {
         let (n_rows, width) = (37, 3);
         let mut values: Vec<usize> = Vec::with_capacity(n_rows * width);
         let out = Out::new(&mut values.spare_capacity_mut()[..n_rows * width], width);
-        in_parallel(n_rows, PARALLEL_BYTES, |rows| {
+        in_parallel(n_rows, PARALLEL_BYTES, &|rows| {
             for row in rows {
                 // SAFETY: `in_parallel` hands out each row once.
                 let cells = unsafe { out.row(row) };
@@ -118,7 +147,16 @@ mod tests {
     #[test]
     fn a_task_that_fails_fails_the_whole() {
         let last_fails = |rows: Range<usize>| if rows.contains(&36) { Err(Outside) } else { Ok(()) };
-        assert!(in_parallel(37, PARALLEL_BYTES, last_fails).is_err());
-        assert!(in_parallel(37, PARALLEL_BYTES - 1, last_fails).is_err());
+        assert!(in_parallel(37, PARALLEL_BYTES, &last_fails).is_err());
+        assert!(in_parallel(37, PARALLEL_BYTES - 1, &last_fails).is_err());
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_items() {
+        let squares = map(37, &|i| i * i);
+        assert!(squares.into_iter().eq((0..37).map(|i| i * i)));
+        let mut values = [0; 37];
+        for_each(values.chunks_mut(2), &|index, pair| pair.fill(index));
+        assert!(values.into_iter().eq((0..37).map(|i| i / 2)));
     }
 }

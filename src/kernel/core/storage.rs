@@ -49,16 +49,18 @@ pub(crate) fn as_uninit<E: Element>(values: &mut [E]) -> &mut [MaybeUninit<E>] {
 /// A new storage of `n` numbers, every one of them written by `write`.
 pub(crate) fn written<E: Element>(
     n: usize,
-    write: impl FnOnce(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
+    write: &mut dyn FnMut(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
 ) -> CandleResult<CpuStorage> {
-    Ok(E::to_cpu_storage_owned(written_two(n, 0, |values, _| write(values))?.0))
+    Ok(E::to_cpu_storage_owned(written_two(n, 0, &mut |values, _| write(values))?.0))
 }
+
+type WriteTwo<'a, E> = &'a mut dyn FnMut(&mut [MaybeUninit<E>], &mut [MaybeUninit<E>]) -> Result<(), Outside>;
 
 /// Two new arrays of so many numbers, every one of them written by `write`.
 pub(crate) fn written_two<E: Element>(
     n_first: usize,
     n_second: usize,
-    write: impl FnOnce(&mut [MaybeUninit<E>], &mut [MaybeUninit<E>]) -> Result<(), Outside>,
+    write: WriteTwo<'_, E>,
 ) -> CandleResult<(Vec<E>, Vec<E>)> {
     let (mut first, mut second): (Vec<E>, Vec<E>) = (with_capacity(n_first), with_capacity(n_second));
     let room = (&mut first.spare_capacity_mut()[..n_first], &mut second.spare_capacity_mut()[..n_second]);
@@ -74,7 +76,7 @@ pub(crate) fn written_two<E: Element>(
 /// A new storage of `n` zeros, into which `write` writes sums.
 pub(crate) fn summed<E: Element>(
     n: usize,
-    write: impl FnOnce(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
+    write: &mut dyn FnMut(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
 ) -> CandleResult<CpuStorage> {
     let mut values = zeros::<E>(n);
     write(as_uninit(&mut values)).map_err(changed)?;

@@ -29,7 +29,7 @@ pub(super) fn gather<I: Id, E: Element>(out: &mut [MaybeUninit<E>], ids: &[I], t
     let n_bytes = size_of_val(out);
     let out = Out::new(out, table.width);
     let n_ahead = table.n_ahead();
-    in_parallel(ids.len(), n_bytes, |range| {
+    in_parallel(ids.len(), n_bytes, &|range| {
         for n in range {
             // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
             let to = unsafe { out.row(n) };
@@ -61,7 +61,7 @@ pub(super) fn gather_add<I: Id, P: Id, E: Element, O: Element<Wide = E::Wide>>(
                     (0..batch).flat_map(move |row| tile.clone().map(move |column| (column, row * t + column)))
                 })
             };
-            in_parallel(t, n_bytes, |range| {
+            in_parallel(t, n_bytes, &|range| {
                 let mut ahead = order(range.start..t).skip(n_ahead);
                 for (column, n) in order(range) {
                     let next = wte.next(ahead.next().map(|(_, next)| &ids[next]));
@@ -73,7 +73,7 @@ pub(super) fn gather_add<I: Id, P: Id, E: Element, O: Element<Wide = E::Wide>>(
                 Ok(())
             })
         }
-        Places::Given(places) => in_parallel(ids.len(), n_bytes, |range| {
+        Places::Given(places) => in_parallel(ids.len(), n_bytes, &|range| {
             for n in range {
                 let next = wte.next(ids.get(n + n_ahead));
                 let position = places.get(n).ok_or(Outside)?.row();
@@ -118,7 +118,7 @@ pub(super) fn scatter_add<I: Id, E: Element>(
         }
         first = end;
     }
-    in_parallel(tasks.len(), size_of_val(grad.values), |range| {
+    in_parallel(tasks.len(), size_of_val(grad.values), &|range| {
         let mut sums = vec![E::Wide::default(); width];
         for (first, end, columns) in &tasks[range] {
             let run = &groups[*first..*end];
@@ -150,7 +150,7 @@ pub(super) fn sum_batch<E: Element>(
     if start.checked_add(t).is_none_or(|end| end > out.n_rows) {
         return Err(Outside);
     }
-    in_parallel(t, size_of_val(grad.values), |range| {
+    in_parallel(t, size_of_val(grad.values), &|range| {
         let mut sums = vec![E::Wide::default(); width];
         for column in range {
             sums.fill(E::Wide::default());

@@ -85,7 +85,7 @@ impl CustomOp2 for Gather {
         let (_, width) = l1.shape().dims2()?;
         by_dtype!(table, E => by_ids!(ids, l2, ids => {
             let table = Rows { values: slice::<E>(table, l1)?, width };
-            written(ids.len() * width, |out| cpu::gather::<_, E>(out, ids, table))
+            written(ids.len() * width, &mut |out| cpu::gather::<_, E>(out, ids, table))
         }))
         .map(|storage| (storage, with_width(l2, width)))
     }
@@ -130,7 +130,7 @@ impl CustomOp3 for GatherAdd {
         let (_, width) = l1.shape().dims2()?;
         by_dtype!(wte, E => by_ids!(ids, l3, ids => {
             let (wte, wpe) = (Rows { values: slice::<E>(wte, l1)?, width }, Rows { values: slice::<E>(wpe, l2)?, width });
-            written(ids.len() * width, |out| self.run::<_, E, E>(out, ids, wte, wpe, l3))
+            written(ids.len() * width, &mut |out| self.run::<_, E, E>(out, ids, wte, wpe, l3))
         }))
         .map(|storage| (storage, with_width(l3, width)))
     }
@@ -292,7 +292,7 @@ impl CustomOp1 for ScatterAdd {
         let ids = on_host(&ids)?;
         by_dtype!(grad, E => by_ids!(ids, ids_layout, ids => {
             let grad = Rows { values: slice::<E>(grad, layout)?, width };
-            summed(self.n_rows * width, |out| cpu::scatter_add(out, ids, grad))
+            summed(self.n_rows * width, &mut |out| cpu::scatter_add(out, ids, grad))
         }))
         .map(|storage| (storage, (self.n_rows, width).into()))
     }
@@ -313,7 +313,7 @@ impl CustomOp1 for SumBatch {
         let (_, width) = layout.shape().dims2()?;
         by_dtype!(grad, E => {
             let grad = Rows { values: slice::<E>(grad, layout)?, width };
-            summed(self.n_rows * width, |out| cpu::sum_batch(out, self.start, self.t, grad))
+            summed(self.n_rows * width, &mut |out| cpu::sum_batch(out, self.start, self.t, grad))
         })
         .map(|storage| (storage, (self.n_rows, width).into()))
     }

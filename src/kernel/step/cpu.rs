@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use candle_core::{CpuStorage, Result, Tensor};
-use rayon::prelude::*;
 
 use super::gradient::{BatchRows, Gradient, RowSum, SliceRows, Slices, is_frozen};
 use super::moments::Moments;
 use super::norm::{NormTasks, TASK_ELEMENTS};
 use super::rules::{self, AdamStep, AdamWRule, RowRule, Rule, Run};
 use crate::kernel::core::element::Element;
+use crate::kernel::core::parallel;
 use crate::kernel::core::storage::{inside_mut, on_host, slice};
 use crate::memory::zeros;
 
@@ -29,9 +29,9 @@ fn fill_rows<E: Element>(batch: SliceRows<E>, groups: Range<usize>, first: usize
     if let Some(cut) = batch.groups.halve(&groups, TASK_ELEMENTS / width) {
         let row = batch.groups.row(cut);
         let (part, rest) = part.split_at_mut((row - first) * width);
-        rayon::join(
-            || fill_rows(batch, groups.start..cut, first, part, width),
-            || fill_rows(batch, cut..groups.end, row, rest, width),
+        parallel::join(
+            &mut || fill_rows(batch, groups.start..cut, first, part, width),
+            &mut || fill_rows(batch, cut..groups.end, row, rest, width),
         );
         return;
     }
@@ -49,7 +49,8 @@ pub(super) fn adamw<E: Element>(tensors: Moments, gradient: Gradient, step: &Ada
         // Without rows to tell apart any cut will do; one that the shape does not make uneven is the best.
         let width = if gradient.rows.is_none() && gradient.frozen.is_empty() { 1 } else { row_width(tensors.param) };
         let rows_per_task = (TASK_ELEMENTS / width).max(1);
-        let task = |index: usize, p: &mut [E], m: &mut [E], v: &mut [E]| {
+        let n_elements = p.len();
+        let task = |index: usize, ((p, m), v): ((&mut [E], &mut [E]), &mut [E])| {
             let first = index * rows_per_task;
             gradient.visit(first..first + p.len() / width, width, |rows, g| {
                 let at = (rows.start - first) * width..(rows.end - first) * width;
@@ -57,18 +58,11 @@ pub(super) fn adamw<E: Element>(tensors: Moments, gradient: Gradient, step: &Ada
             });
         };
         let n = rows_per_task * width;
-        if p.len() < PARALLEL_ELEMENTS {
-            p.chunks_mut(n)
-                .zip(m.chunks_mut(n))
-                .zip(v.chunks_mut(n))
-                .enumerate()
-                .for_each(|(index, ((p, m), v))| task(index, p, m, v));
+        let parts = p.chunks_mut(n).zip(m.chunks_mut(n)).zip(v.chunks_mut(n));
+        if n_elements < PARALLEL_ELEMENTS {
+            parts.enumerate().for_each(|(index, part)| task(index, part));
         } else {
-            p.par_chunks_mut(n)
-                .zip(m.par_chunks_mut(n))
-                .zip(v.par_chunks_mut(n))
-                .enumerate()
-                .for_each(|(index, ((p, m), v))| task(index, p, m, v));
+            parallel::for_each(parts, &task);
         }
     })
 }
@@ -105,9 +99,9 @@ impl<E: Element> RowJob<'_, E> {
             let row = batch.groups.row(cut);
             let at = (row - first) * width;
             let ((p, p_rest), (m, m_rest), (v, v_rest)) = (p.split_at_mut(at), m.split_at_mut(at), v.split_at_mut(at));
-            rayon::join(
-                || self.run(groups.start..cut, first, Run { p, m, v, g: None }),
-                || self.run(cut..groups.end, row, Run { p: p_rest, m: m_rest, v: v_rest, g: None }),
+            parallel::join(
+                &mut || self.run(groups.start..cut, first, Run { p, m, v, g: None }),
+                &mut || self.run(cut..groups.end, row, Run { p: p_rest, m: m_rest, v: v_rest, g: None }),
             );
             return;
         }
@@ -147,11 +141,10 @@ pub(super) fn sum_of_squares<E: Element>(param: &Tensor, gradient: Gradient) -> 
         });
         sum
     };
-    let tasks = 0..cut.len();
     let sums: Vec<f64> = if param.elem_count() < PARALLEL_ELEMENTS {
-        tasks.map(task).collect()
+        (0..cut.len()).map(task).collect()
     } else {
-        tasks.into_par_iter().map(task).collect()
+        parallel::map(cut.len(), &task)
     };
     Ok(sums.iter().sum())
 }

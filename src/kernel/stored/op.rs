@@ -45,7 +45,7 @@ impl CustomOp1 for GatherBytes<'_> {
         let width = self.wte.width;
         let shape: Shape = layout.dims().iter().copied().chain([width]).collect::<Vec<_>>().into();
         let storage = by_dtype!(AsIf(self.dtype), E => match &self.wpe {
-            None => written(ids.len() * width, |out| gather::<E>(out, ids, &self.wte)),
+            None => written(ids.len() * width, &mut |out| gather::<E>(out, ids, &self.wte)),
             Some((Added::Stored(wpe), of)) => add_of::<E>(ids, &self.wte, PositionRows::Stored(wpe), of),
             Some((Added::Dense(wpe), of)) => {
                 let (storage, layout) = wpe.storage_and_layout();
@@ -86,7 +86,7 @@ fn gather<E: Element>(out: &mut [MaybeUninit<E>], ids: &[i64], wte: &StoredRows)
     let n_bytes = size_of_val(out);
     let out = Out::new(out, wte.width);
     let n_ahead = wte.n_ahead();
-    in_parallel(ids.len(), n_bytes, |range| {
+    in_parallel(ids.len(), n_bytes, &|range| {
         let mut scratch = Scratch::new(wte.width);
         for n in range {
             let next = wte.next(ids.get(n + n_ahead));
@@ -106,12 +106,12 @@ fn add_of<E: Element>(ids: &[i64], wte: &StoredRows, wpe: PositionRows<E>, of: &
             let batch = ids.len().checked_div(*t).unwrap_or(0);
             // Positions outermost: a row of `wpe` is converted once for the whole batch.
             let outputs_of = |column| (start + column, (0..batch).map(move |row| row * t + column));
-            written(n, |out| add(out, ids, wte, wpe, *t, outputs_of))
+            written(n, &mut |out| add(out, ids, wte, wpe, *t, outputs_of))
         }
         Of::Given(places) => {
             let (storage, layout) = places.storage_and_layout();
             let places = inside(i64::cpu_storage_as_slice(on_host(&storage)?)?, layout)?;
-            written(n, |out| add(out, ids, wte, wpe, places.len(), |n| (places[n].row(), n..n + 1)))
+            written(n, &mut |out| add(out, ids, wte, wpe, places.len(), |n| (places[n].row(), n..n + 1)))
         }
     }
 }
@@ -131,7 +131,7 @@ fn add<E: Element, N: Iterator<Item = usize>>(
     }
     let out = Out::new(out, wte.width);
     let n_ahead = wte.n_ahead();
-    in_parallel(n_places, n_bytes, |range| {
+    in_parallel(n_places, n_bytes, &|range| {
         let (mut token, mut position) = (Scratch::new(wte.width), Scratch::new(wte.width));
         let mut ahead = range.clone().flat_map(|i| outputs_of(i).1).skip(n_ahead);
         for i in range.clone() {

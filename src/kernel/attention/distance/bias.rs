@@ -72,7 +72,7 @@ fn laid_out<E: Element>(
         return Tensor::zeros((1, n_head, t_q, t_k), E::DTYPE, device);
     }
     let n = n_distances(t_q, t_k);
-    let (values, _) = written_two::<E>(n_head * n, 0, |rows, _| {
+    let (values, _) = written_two::<E>(n_head * n, 0, &mut |rows, _| {
         simd::vectorised(|| {
             for (head, row) in rows.chunks_exact_mut(n).enumerate() {
                 write(head, row);

@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
-use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::kernel::core::element::{Element, by_dtype};
-use crate::kernel::core::parallel::{Out, Outside, in_parallel};
+use crate::kernel::core::parallel::{Out, Outside, for_each, in_parallel};
 use crate::kernel::core::simd;
 use crate::kernel::core::storage::{slice, written};
+use crate::memory::zeros;
 
 pub(crate) use bias::{bias_in_runs, linear_bias};
 
@@ -156,7 +156,7 @@ impl CustomOp1 for Columns {
         let (n_matrices, n_rows, n_columns) = layout.shape().dims3()?;
         by_dtype!(storage, E => {
             let x = slice::<E>(storage, layout)?;
-            written(n_matrices * self.t_q * self.t_k, |out| self.lay_out::<E>(out, x, n_rows, n_columns))
+            written(n_matrices * self.t_q * self.t_k, &mut |out| self.lay_out::<E>(out, x, n_rows, n_columns))
         })
         .map(|storage| (storage, (n_matrices, self.t_q, self.t_k).into()))
     }
@@ -197,7 +197,7 @@ impl Columns {
         let in_pieces = self.is_identity || !expanded.is_empty();
         let n_out = out.len() / self.t_k.max(1);
         let out = Out::new(out, self.t_k);
-        in_parallel(n_out, n_bytes, |range| {
+        in_parallel(n_out, n_bytes, &|range| {
             // From the end, as the rotation goes: the system clears new memory faster.
             for row in range.rev() {
                 let (matrix, i) = (row / self.t_q, row % self.t_q);
@@ -257,10 +257,10 @@ impl CustomOp1 for Gathered {
         by_dtype!(storage, E => {
             let grad = slice::<E>(storage, layout)?;
             let rows_each = t_q / n_rows; // all queries for a row that they share, or one
-            let sums = grad.par_chunks(rows_each * t_k).enumerate().flat_map_iter(|(row, grad)| {
-                self.sum::<E>(grad, row % n_rows)
-            });
-            Ok(<E as candle_core::WithDType>::to_cpu_storage_owned(sums.collect::<Vec<E>>()))
+            let mut sums = zeros::<E>(n_matrices * n_rows * n_columns);
+            let parts = grad.chunks(rows_each * t_k).zip(sums.chunks_mut(n_columns));
+            for_each(parts, &|row, (grad, sums)| self.sum::<E>(grad, row % n_rows, sums));
+            Ok(<E as candle_core::WithDType>::to_cpu_storage_owned(sums))
         })
         .map(|storage| (storage, (n_matrices, n_rows, n_columns).into()))
     }
@@ -271,8 +271,8 @@ impl CustomOp1 for Gathered {
 }
 
 impl Gathered {
-    /// The sums for row `row` of the argument. Those of one distance are taken first, so that sums stay short.
-    fn sum<E: Element>(&self, grad: &[E], row: usize) -> Vec<E> {
+    /// Writes the sums for row `row` of the argument. Those of one distance are taken first, so that sums stay short.
+    fn sum<E: Element>(&self, grad: &[E], row: usize, sums: &mut [E]) {
         let columns = &self.columns;
         let mut by_column = vec![<E::Wide as Default>::default(); self.n_columns];
         if self.n_rows == 1 {
@@ -289,6 +289,6 @@ impl Gathered {
                 by_column[column as usize] += value.widen();
             }
         }
-        by_column.into_iter().map(E::narrow).collect()
+        sums.iter_mut().zip(by_column).for_each(|(to, sum)| *to = E::narrow(sum));
     }
 }

@@ -99,7 +99,7 @@ impl<'a> Turn<'a> {
         let stay = t.saturating_mul(angle_bytes) <= ANGLE_BYTES;
         if t == 1 || (stay && !is_strided && n_groups >= GROUPS_PER_THREAD * rayon::current_num_threads()) {
             // Group by group, so that new memory is met in a row.
-            return in_parallel(n_groups, n_bytes, |range| {
+            return in_parallel(n_groups, n_bytes, &|range| {
                 let mut offset = 0;
                 parts.iter().try_for_each(|part| {
                     let n = b * part.n_groups;
@@ -111,7 +111,7 @@ impl<'a> Turn<'a> {
             });
         }
         let n_steps = if is_strided { STRIDED_STEPS } else { (ANGLE_BYTES / angle_bytes.max(1)).max(1) };
-        in_parallel(b * t, n_bytes, |range| {
+        in_parallel(b * t, n_bytes, &|range| {
             let mut first = range.start;
             while first < range.end {
                 let (batch, step) = (first / t, first % t);

@@ -91,7 +91,7 @@ impl<A: Borrow<Angles>> Rotate<A> {
             let of = <E as WithDType>::cpu_storage_as_slice;
             let (q_from, k_from) = (of(on_host(&q_storage)?)?, of(on_host(&k_storage)?)?);
             self.with_turn(|turn| {
-                let (q_new, k_new) = written_two(q.elem_count(), k.elem_count(), |q_to, k_to| {
+                let (q_new, k_new) = written_two(q.elem_count(), k.elem_count(), &mut |q_to, k_to| {
                     turn.run::<E>(&mut [Heads::new(q_from, q_layout, q_to)?, Heads::new(k_from, k_layout, k_to)?])
                 })?;
                 let tensor = |values, like: &Tensor| {
@@ -121,7 +121,7 @@ impl CustomOp1 for Rotate<Angles> {
         let n = layout.shape().elem_count();
         by_dtype!(storage, E => {
             let from = <E as WithDType>::cpu_storage_as_slice(storage)?;
-            self.with_turn(|turn| written(n, |to| turn.run::<E>(&mut [Heads::new(from, layout, to)?])))
+            self.with_turn(|turn| written(n, &mut |to| turn.run::<E>(&mut [Heads::new(from, layout, to)?])))
         })
         .map(|storage| (storage, layout.shape().clone()))
     }

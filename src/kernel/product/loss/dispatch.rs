@@ -1,11 +1,13 @@
 //! By which pass a cross-entropy is computed: the fused one on the CPU, plain Candle operations elsewhere.
 
+use std::marker::PhantomData;
+
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 
 use super::composed;
 use super::cross_entropy::CrossEntropy;
-use super::job::{Job, Rows};
+use super::job::{Job, Stored, Values, WideRows};
 use super::parts::{HeadTable, LossParts, Wanted};
 use super::real::{Real, with_values};
 use crate::error::Result;
@@ -40,13 +42,14 @@ impl CrossEntropy<'_> {
         let (n_rows, n_embd) = self.hidden.dims2()?;
         let vocab_size = self.vocab_size;
         let found = with_values::<S, _>(&self.hidden, |hidden| {
-            let run = |table: Rows<'_, S>| {
+            let hidden = &Values(hidden, n_embd);
+            let run = |table: &dyn WideRows<S::Wide>| {
                 let (counted, scale, chunk_rows) = (self.counted, self.scale, self.chunk_rows);
                 Job { hidden, table, n_rows, n_embd, vocab_size, counted, scale, chunk_rows }.run(wanted)
             };
             match &self.table {
-                HeadTable::Dense(table) => with_values::<S, _>(table, |values| run(Rows::Values(values))),
-                HeadTable::Stored(table) => Ok(run(Rows::Stored(table))),
+                HeadTable::Dense(table) => with_values::<S, _>(table, |values| run(&Values(values, n_embd))),
+                HeadTable::Stored(table) => Ok(run(&Stored(table, PhantomData::<S>))),
             }
         })??;
         let device = self.hidden.device();

@@ -12,14 +12,12 @@
 //! out of the sums and put back by itself: `p - 1` is computed as minus the share of all others, which loses no digits
 //! when p is near 1.
 
-use rayon::prelude::*;
-
 use super::job::{GROUPS, Job};
 use super::matmul::Update;
 use super::parts::{Counted, Wanted};
-use super::real::{Real, widened};
+use super::real::Real;
 use super::sweeps::{Chunk, Partials};
-use crate::kernel::core::element::Element;
+use crate::kernel::core::parallel::for_each;
 use crate::memory::zeros;
 
 pub(super) struct Found<T> {
@@ -28,8 +26,8 @@ pub(super) struct Found<T> {
     pub(super) table_grad: Option<Vec<T>>,
 }
 
-impl<S: Element<Wide: Real>> Job<'_, S> {
-    pub(super) fn run(&self, wanted: Wanted) -> Found<S::Wide> {
+impl<T: Real> Job<'_, T> {
+    pub(super) fn run(&self, wanted: Wanted) -> Found<T> {
         let (c, blocks) = (self.n_embd, self.blocks());
         let mut found = Found {
             loss: 0.0,
@@ -57,24 +55,24 @@ impl<S: Element<Wide: Real>> Job<'_, S> {
     }
 
     /// The rows that count, next to each other.
-    fn pack(&self, counted: &[Counted]) -> Vec<S::Wide> {
+    fn pack(&self, counted: &[Counted]) -> Vec<T> {
         let c = self.n_embd;
         let (mut rows, mut scratch) = (Vec::with_capacity(counted.len() * c), Vec::new());
         for &Counted { row, .. } in counted {
-            rows.extend_from_slice(widened(&self.hidden[row * c..][..c], &mut scratch));
+            rows.extend_from_slice(self.hidden.rows(row..row + 1, &mut scratch));
         }
         rows
     }
 
     /// Adds up the groups' shares `[groups, rows, C]` in their order and puts the rows where they came from.
-    fn unpack(&self, counted: &[Counted], partials: &mut [S::Wide], grad: &mut [S::Wide]) {
+    fn unpack(&self, counted: &[Counted], partials: &mut [T], grad: &mut [T]) {
         let c = self.n_embd;
         let blocks = self.blocks();
         let used = blocks.count.div_ceil(blocks.per_group) * counted.len() * c;
         let (sums, others) = partials[..used].split_at_mut(counted.len() * c);
-        sums.par_chunks_mut(c).enumerate().for_each(|(row, sum)| {
+        for_each(sums.chunks_mut(c), &|row, sum| {
             for other in others.chunks(counted.len() * c) {
-                S::Wide::add_scaled(sum, S::Wide::ONE, &other[row * c..][..c]);
+                T::add_scaled(sum, T::ONE, &other[row * c..][..c]);
             }
         });
         for (sum, counted) in sums.chunks(c).zip(counted) {

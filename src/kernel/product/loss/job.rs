@@ -1,7 +1,10 @@
 //! The operands of a fused pass, and how the vocabulary is cut.
 
+use std::marker::PhantomData;
+use std::ops::Range;
+
 use super::parts::Counted;
-use super::real::{Real, widened};
+use super::real::Real;
 use crate::kernel::core::element::Element;
 use crate::rows::StoredRows;
 
@@ -11,11 +14,12 @@ const BLOCK: usize = 1024;
 /// are kept.
 pub(super) const GROUPS: usize = 16;
 
-pub(super) struct Job<'a, S> {
+/// A pass that computes in `T`, whatever the operands are stored as.
+pub(super) struct Job<'a, T> {
     /// `[n_rows, n_embd]`
-    pub(super) hidden: &'a [S],
+    pub(super) hidden: &'a dyn WideRows<T>,
     /// `[vocab_size, n_embd]`
-    pub(super) table: Rows<'a, S>,
+    pub(super) table: &'a dyn WideRows<T>,
     pub(super) n_rows: usize,
     pub(super) n_embd: usize,
     pub(super) vocab_size: usize,
@@ -24,11 +28,34 @@ pub(super) struct Job<'a, S> {
     pub(super) chunk_rows: usize,
 }
 
-/// The rows of the table, which are widened block by block where they are not what sums are made of.
-#[derive(Clone, Copy)]
-pub(super) enum Rows<'a, S> {
-    Values(&'a [S]),
-    Stored(&'a StoredRows),
+/// Rows in the type that is computed in: themselves, or exact copies in `scratch`.
+pub(super) trait WideRows<T>: Sync {
+    fn rows<'s>(&'s self, rows: Range<usize>, scratch: &'s mut Vec<T>) -> &'s [T];
+}
+
+/// Rows of so many numbers, in memory.
+pub(super) struct Values<'a, S>(pub(super) &'a [S], pub(super) usize);
+
+impl<S: Element> WideRows<S::Wide> for Values<'_, S> {
+    fn rows<'s>(&'s self, rows: Range<usize>, scratch: &'s mut Vec<S::Wide>) -> &'s [S::Wide] {
+        let &Self(values, width) = self;
+        let values = &values[rows.start * width..rows.end * width];
+        S::as_wide(values).unwrap_or_else(|| {
+            scratch.clear();
+            scratch.extend(values.iter().map(|x| x.widen()));
+            scratch
+        })
+    }
+}
+
+/// Rows in bytes, read as numbers of `S`.
+pub(super) struct Stored<'a, S>(pub(super) &'a StoredRows, pub(super) PhantomData<S>);
+
+impl<S: Element> WideRows<S::Wide> for Stored<'_, S> {
+    fn rows<'s>(&'s self, rows: Range<usize>, scratch: &'s mut Vec<S::Wide>) -> &'s [S::Wide] {
+        self.0.widen_rows::<S>(rows.start, rows.len(), scratch);
+        scratch
+    }
 }
 
 /// How the vocabulary is cut: `count` blocks of `len` rows of the table (the last one may be shorter), `per_group` to a
@@ -49,23 +76,16 @@ impl Blocks {
     }
 }
 
-impl<S: Element<Wide: Real>> Job<'_, S> {
+impl<T: Real> Job<'_, T> {
     pub(super) fn blocks(&self) -> Blocks {
         Blocks::new(self.vocab_size)
     }
 
     /// Block `index` of the table: its first row's number, how many rows, and their values.
-    pub(super) fn block<'s>(&'s self, index: usize, scratch: &'s mut Vec<S::Wide>) -> (usize, usize, &'s [S::Wide]) {
+    pub(super) fn block<'s>(&'s self, index: usize, scratch: &'s mut Vec<T>) -> (usize, usize, &'s [T]) {
         let len = self.blocks().len;
         let first = index * len;
         let n = len.min(self.vocab_size - first);
-        let values = match self.table {
-            Rows::Values(values) => widened(&values[first * self.n_embd..][..n * self.n_embd], scratch),
-            Rows::Stored(table) => {
-                table.widen_rows::<S>(first, n, scratch);
-                scratch
-            }
-        };
-        (first, n, values)
+        (first, n, self.table.rows(first..first + n, scratch))
     }
 }

@@ -55,15 +55,6 @@ macro_rules! real {
 real!(f32, exp::row_max_f32, exp::exp_row_f32);
 real!(f64, exp::row_max_f64, exp::exp_row_f64);
 
-/// The values in the type they are computed in: themselves, or exact copies in `scratch`.
-pub(super) fn widened<'a, S: Element>(values: &'a [S], scratch: &'a mut Vec<S::Wide>) -> &'a [S::Wide] {
-    S::as_wide(values).unwrap_or_else(|| {
-        scratch.clear();
-        scratch.extend(values.iter().map(|x| x.widen()));
-        scratch
-    })
-}
-
 /// Calls `f` with the values of a contiguous tensor on the CPU.
 pub(super) fn with_values<S: Element, R>(tensor: &Tensor, f: impl FnOnce(&[S]) -> R) -> candle_core::Result<R> {
     let (storage, layout) = tensor.storage_and_layout();

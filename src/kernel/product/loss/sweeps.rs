@@ -1,26 +1,25 @@
 //! The two sweeps over the blocks of the vocabulary that a chunk of rows takes.
 
-use candle_core::WithDType;
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 use super::job::Job;
 use super::matmul::{Matrix, Update, matmul};
 use super::parts::Counted;
 use super::real::Real;
-use crate::kernel::core::element::Element;
+use crate::kernel::core::parallel::{for_each, map};
 
 /// Where the second sweep writes: the groups' shares of the hidden states' gradient `[groups, rows, C]`, and the table's
 /// gradient.
 pub(super) type Partials<'a, T> = (Option<&'a mut [T]>, Option<&'a mut [T]>);
 
 /// Rows that are worked on together, after the first sweep.
-pub(super) struct Chunk<'a, S: Element<Wide: Real>> {
-    job: &'a Job<'a, S>,
+pub(super) struct Chunk<'a, T> {
+    job: &'a Job<'a, T>,
     counted: &'a [Counted],
     /// `[rows, C]`
-    rows: Vec<S::Wide>,
+    rows: Vec<T>,
     /// `[blocks, rows]`
-    scores: Vec<Score<S::Wide>>,
+    scores: Vec<Score<T>>,
     totals: Vec<Total>,
 }
 
@@ -55,42 +54,55 @@ struct Group<'a, T> {
     table_grad: Option<&'a mut [T]>,
 }
 
-/// A thread's own buffers, reused from block to block.
+/// A block's own buffers.
+#[derive(Default)]
 struct Scratch<T> {
     table: Vec<T>,
     product: Vec<T>,
 }
 
-impl<T> Scratch<T> {
+/// Buffers that no block uses just now: as many as threads have been at work.
+struct Spare<T>(Mutex<Vec<Scratch<T>>>);
+
+impl<T: Default> Spare<T> {
     fn new() -> Self {
-        Self { table: Vec::new(), product: Vec::new() }
+        Self(Mutex::new(Vec::new()))
+    }
+
+    fn lend(&self, f: impl FnOnce(&mut Scratch<T>)) {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = lock().pop().unwrap_or_default();
+        f(&mut scratch);
+        lock().push(scratch);
     }
 }
 
-impl<'a, S: Element<Wide: Real>> Chunk<'a, S> {
+impl<'a, T: Real> Chunk<'a, T> {
     /// The first sweep over the blocks. `exps` `[blocks, rows, block]` keeps the exponentials.
     pub(super) fn new(
-        job: &'a Job<'a, S>,
+        job: &'a Job<'a, T>,
         counted: &'a [Counted],
-        rows: Vec<S::Wide>,
-        exps: Option<&mut [S::Wide]>,
+        rows: Vec<T>,
+        exps: Option<&mut [T]>,
     ) -> Self {
         let (n_rows, blocks) = (counted.len(), job.blocks());
         let mut chunk = Self { job, counted, rows, scores: Vec::new(), totals: Vec::new() };
-        let empty = Score { max: S::Wide::ZERO, sum: 0.0, target: S::Wide::ZERO };
+        let empty = Score { max: T::ZERO, sum: 0.0, target: T::ZERO };
         let mut scores = vec![empty; blocks.count * n_rows];
-        let by_block = scores.par_chunks_mut(n_rows).enumerate();
+        let (spare, n) = (Spare::new(), blocks.len * n_rows);
         match exps {
-            Some(exps) => by_block
-                .zip(exps.par_chunks_mut(blocks.len * n_rows))
-                .for_each_init(Vec::new, |table, ((index, scores), exps)| chunk.score(index, table, exps, scores)),
-            None => by_block.for_each_init(Scratch::new, |scratch, (index, scores)| {
-                scratch.product.resize(blocks.len * n_rows, S::Wide::ZERO);
-                chunk.score(index, &mut scratch.table, &mut scratch.product, scores);
+            Some(exps) => for_each(scores.chunks_mut(n_rows).zip(exps.chunks_mut(n)), &|index, (scores, exps)| {
+                spare.lend(|scratch| chunk.score(index, &mut scratch.table, exps, scores));
+            }),
+            None => for_each(scores.chunks_mut(n_rows), &|index, scores| {
+                spare.lend(|scratch| {
+                    scratch.product.resize(n, T::ZERO);
+                    chunk.score(index, &mut scratch.table, &mut scratch.product, scores);
+                });
             }),
         }
         chunk.scores = scores;
-        chunk.totals = (0..n_rows).into_par_iter().map(|row| chunk.total(row)).collect();
+        chunk.totals = map(n_rows, &|row| chunk.total(row));
         chunk
     }
 
@@ -99,20 +111,20 @@ impl<'a, S: Element<Wide: Real>> Chunk<'a, S> {
     }
 
     /// One block of the first sweep.
-    fn score(&self, index: usize, table: &mut Vec<S::Wide>, exps: &mut [S::Wide], scores: &mut [Score<S::Wide>]) {
+    fn score(&self, index: usize, table: &mut Vec<T>, exps: &mut [T], scores: &mut [Score<T>]) {
         let (first, n, table) = self.job.block(index, table);
         let c = self.job.n_embd;
         let rows = Matrix::new(&self.rows, self.counted.len(), c);
         matmul(exps, Update::Overwrite, rows, Matrix::new(table, n, c).t());
-        let infinity = S::Wide::from_f64(f64::NEG_INFINITY);
+        let infinity = T::from_f64(f64::NEG_INFINITY);
         for ((row, counted), score) in exps.chunks_mut(n).zip(self.counted).zip(scores) {
             if (first..first + n).contains(&counted.target) {
                 score.target = std::mem::replace(&mut row[counted.target - first], infinity);
             }
-            score.max = S::Wide::row_max(row);
+            score.max = T::row_max(row);
             // -∞ - -∞ would be NaN.
-            let shift = if score.max == infinity { S::Wide::ZERO } else { score.max };
-            score.sum = S::Wide::exp_row(row, shift);
+            let shift = if score.max == infinity { T::ZERO } else { score.max };
+            score.sum = T::exp_row(row, shift);
         }
     }
 
@@ -130,7 +142,7 @@ impl<'a, S: Element<Wide: Real>> Chunk<'a, S> {
     }
 
     /// The second sweep: writes the shares of the hidden states' gradient, and writes or adds to the table's.
-    pub(super) fn gradients(&self, exps: &[S::Wide], (hidden, table): Partials<'_, S::Wide>, update: Update) {
+    pub(super) fn gradients(&self, exps: &[T], (hidden, table): Partials<'_, T>, update: Update) {
         let (n_rows, c, blocks) = (self.counted.len(), self.job.n_embd, self.job.blocks());
         let group_len = blocks.per_group * blocks.len;
         let mut hidden = hidden.map(|grad| grad.chunks_mut(n_rows * c));
@@ -143,14 +155,15 @@ impl<'a, S: Element<Wide: Real>> Chunk<'a, S> {
             table_grad: table.as_mut().and_then(Iterator::next),
         };
         let groups: Vec<_> = exps.enumerate().map(share).collect();
-        groups.into_par_iter().for_each_init(Scratch::new, |scratch, group| self.group(group, scratch, update));
+        let spare = Spare::new();
+        for_each(groups.into_iter(), &|_, group| spare.lend(|scratch| self.group(group, scratch, update)));
     }
 
     /// One group of the second sweep.
-    fn group(&self, group: Group<'_, S::Wide>, scratch: &mut Scratch<S::Wide>, update: Update) {
+    fn group(&self, group: Group<'_, T>, scratch: &mut Scratch<T>, update: Update) {
         let (n_rows, c, blocks, scale) = (self.counted.len(), self.job.n_embd, self.job.blocks(), self.job.scale);
         let Group { index, exps, mut hidden_grad, mut table_grad } = group;
-        scratch.product.resize(n_rows * c, S::Wide::ZERO);
+        scratch.product.resize(n_rows * c, T::ZERO);
         for (i, exps) in exps.chunks(blocks.len * n_rows).enumerate() {
             let index = index * blocks.per_group + i;
             if index == blocks.count {
@@ -161,35 +174,35 @@ impl<'a, S: Element<Wide: Real>> Chunk<'a, S> {
             let targets = || {
                 let rows = self.counted.iter().zip(&self.totals).enumerate();
                 rows.filter(|(_, (counted, _))| (first..first + n).contains(&counted.target)).map(
-                    |(row, (counted, total))| (row, counted.target - first, S::Wide::from_f64(-total.others * scale)),
+                    |(row, (counted, total))| (row, counted.target - first, T::from_f64(-total.others * scale)),
                 )
             };
             // From exponentials to probabilities, times `scale`; 0 where the block is negligible for the row.
             let factors = self.scores[index * n_rows..][..n_rows]
                 .iter()
                 .zip(&self.totals)
-                .map(|(score, total)| S::Wide::from_f64((score.max.to_f64() - total.max).exp() * scale / total.sum));
+                .map(|(score, total)| T::from_f64((score.max.to_f64() - total.max).exp() * scale / total.sum));
             if let Some(grad) = &mut table_grad {
                 let grad = &mut grad[i * blocks.len * c..][..n * c];
                 for ((out, row), factor) in scratch.product.chunks_mut(c).zip(self.rows.chunks(c)).zip(factors.clone())
                 {
-                    S::Wide::set_scaled(out, factor, row);
+                    T::set_scaled(out, factor, row);
                 }
                 matmul(grad, update, exps.t(), Matrix::new(&scratch.product, n_rows, c));
                 for (row, target, factor) in targets() {
-                    S::Wide::add_scaled(&mut grad[target * c..][..c], factor, &self.rows[row * c..][..c]);
+                    T::add_scaled(&mut grad[target * c..][..c], factor, &self.rows[row * c..][..c]);
                 }
             }
             if let Some(grad) = &mut hidden_grad {
                 matmul(&mut scratch.product, Update::Overwrite, exps, Matrix::new(table, n, c));
                 for ((out, row), factor) in grad.chunks_mut(c).zip(scratch.product.chunks(c)).zip(factors) {
                     match i {
-                        0 => S::Wide::set_scaled(out, factor, row),
-                        _ => S::Wide::add_scaled(out, factor, row),
+                        0 => T::set_scaled(out, factor, row),
+                        _ => T::add_scaled(out, factor, row),
                     }
                 }
                 for (row, target, factor) in targets() {
-                    S::Wide::add_scaled(&mut grad[row * c..][..c], factor, &table[target * c..][..c]);
+                    T::add_scaled(&mut grad[row * c..][..c], factor, &table[target * c..][..c]);
                 }
             }
         }
