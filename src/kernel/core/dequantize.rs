@@ -43,7 +43,6 @@ impl<E: Element> Scratch<E> {
     }
 
     /// A row of blocks: f32, rounded once to `E`.
-    #[inline(always)]
     pub(crate) fn dequantize(&mut self, blocks: GgmlDType, bytes: &[u8]) -> Result<&[E], Outside> {
         self.dequantized.resize(self.width, 0.0);
         dequantize(blocks, bytes, &mut self.dequantized, &mut self.aligned)?;
@@ -85,7 +84,6 @@ mod avx2 {
 }
 
 /// Whole blocks of one row into as many numbers; `aligned` is room for those that lie at an odd address.
-#[inline(always)]
 fn dequantize(blocks: GgmlDType, bytes: &[u8], to: &mut [f32], aligned: &mut Vec<u16>) -> Result<(), Outside> {
     if to.len() / blocks.block_size() * blocks.type_size() != bytes.len() {
         return Err(Outside);

@@ -4,6 +4,7 @@
 //! (the payload of a NaN excepted).
 
 use std::any::TypeId;
+use std::mem::MaybeUninit;
 
 use candle_core::{CpuStorage, DType, WithDType};
 use half::{bf16, f16};
@@ -148,31 +149,34 @@ impl Element for f16 {
     }
 }
 
-/// A type of id, known to be inside its table.
-pub(crate) trait Id: Copy + Send + Sync + 'static {
-    fn row(self) -> usize;
+/// Numbers as they lie in memory.
+pub(crate) fn bytes_of<E: Element>(numbers: &[E]) -> &[u8] {
+    // SAFETY: a number has no gaps, and every byte of it is one.
+    unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
 }
 
-impl Id for u8 {
-    #[inline(always)]
-    fn row(self) -> usize {
-        usize::from(self)
-    }
+/// The same, to be written.
+pub(crate) fn bytes_of_mut<E: Element>(numbers: &mut [MaybeUninit<E>]) -> &mut [MaybeUninit<u8>] {
+    // SAFETY: as above; bytes that are written are whole numbers again, for every pattern of bits is one.
+    unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), size_of_val(numbers)) }
 }
 
-impl Id for u32 {
-    #[inline(always)]
-    fn row(self) -> usize {
-        self as usize
-    }
+/// The numbers that [`bytes_of`] made bytes of.
+#[inline(always)]
+pub(crate) fn numbers_of<E: Element>(bytes: &[u8]) -> &[E] {
+    // SAFETY: every pattern of bits is a number in each of the four types of element.
+    let (before, numbers, behind) = unsafe { bytes.align_to() };
+    assert!(before.is_empty() && behind.is_empty(), "no numbers of that type");
+    numbers
 }
 
-impl Id for i64 {
-    #[inline(always)]
-    fn row(self) -> usize {
-        // A negative id is a row beyond every table.
-        usize::try_from(self).unwrap_or(usize::MAX)
-    }
+/// The numbers that [`bytes_of_mut`] made bytes of.
+#[inline(always)]
+pub(crate) fn numbers_of_mut<E: Element>(bytes: &mut [MaybeUninit<u8>]) -> &mut [MaybeUninit<E>] {
+    // SAFETY: memory that may be unwritten is a number that may be.
+    let (before, numbers, behind) = unsafe { bytes.align_to_mut() };
+    assert!(before.is_empty() && behind.is_empty(), "no numbers of that type");
+    numbers
 }
 
 /// Evaluates `$call` with `$E` as the floating-point type of `$storage`: anything that has a `dtype()`.

@@ -4,6 +4,7 @@ pub(crate) mod dequantize;
 pub(crate) mod element;
 pub(crate) mod in_place;
 pub(crate) mod parallel;
+pub(crate) mod row_sums;
 pub(crate) mod rows;
 #[cfg(test)]
 pub(crate) mod samples;

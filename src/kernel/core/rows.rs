@@ -1,7 +1,10 @@
-//! Rows of a table in memory.
+//! Rows of a table in memory, and the ids that name them.
 
-use super::element::Id;
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, Layout};
+
 use super::parallel::Outside;
+use super::storage::inside;
 
 /// Rows are asked from memory so many bytes before they are needed: what a core has under way at a time.
 const BYTES_AHEAD: usize = 6 << 10;
@@ -27,7 +30,50 @@ impl<'a, E> Rows<'a, E> {
 
     /// A row that is read later, or nothing.
     #[inline(always)]
-    pub(crate) fn next<I: Id>(&self, id: Option<&I>) -> &'a [E] {
-        id.and_then(|id| self.get(id.row()).ok()).unwrap_or_default()
+    pub(crate) fn next(&self, row: Result<usize, Outside>) -> &'a [E] {
+        row.and_then(|row| self.get(row)).unwrap_or_default()
     }
+}
+
+/// Ids on the host, of any type that ids have: told apart row by row, so that no kernel is compiled once for each.
+#[derive(Clone, Copy)]
+pub(crate) enum Ids<'a> {
+    U8(&'a [u8]),
+    U32(&'a [u32]),
+    I64(&'a [i64]),
+}
+
+impl<'a> Ids<'a> {
+    pub(crate) fn new(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<Self> {
+        match storage {
+            CpuStorage::U8(ids) => Ok(Self::U8(inside(ids, layout)?)),
+            CpuStorage::U32(ids) => Ok(Self::U32(inside(ids, layout)?)),
+            CpuStorage::I64(ids) => Ok(Self::I64(inside(ids, layout)?)),
+            other => Err(candle_core::Error::UnsupportedDTypeForOp(other.dtype(), "ids").bt()),
+        }
+    }
+
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Self::U8(ids) => ids.len(),
+            Self::U32(ids) => ids.len(),
+            Self::I64(ids) => ids.len(),
+        }
+    }
+
+    /// The row that id `n` names.
+    #[inline(always)]
+    pub(crate) fn row(self, n: usize) -> Result<usize, Outside> {
+        match self {
+            Self::U8(ids) => ids.get(n).map(|&id| usize::from(id)),
+            Self::U32(ids) => ids.get(n).map(|&id| id as usize),
+            Self::I64(ids) => ids.get(n).map(|&id| row_of(id)),
+        }
+        .ok_or(Outside)
+    }
+}
+
+/// The row that an id names: a negative one names a row beyond every table.
+pub(crate) fn row_of(id: i64) -> usize {
+    usize::try_from(id).unwrap_or(usize::MAX)
 }

@@ -7,23 +7,30 @@ use super::element::Element;
 
 /// `to = from`, with `next`, a row that is read soon, on its way meanwhile.
 #[inline(always)]
-pub(crate) fn copy<E: Element, N>(to: &mut [MaybeUninit<E>], from: &[E], next: &[N], stream: bool) {
+pub(crate) fn copy(to: &mut [MaybeUninit<u8>], from: &[u8], next: &[u8], stream: bool) {
     #[cfg(target_arch = "x86_64")]
     if x86::has_avx2() {
         // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
         return unsafe { x86::copy(to, from, next, stream) };
     }
     let _ = (next, stream);
-    map(to, from, from, |value, _| value);
+    copy_bytes(to, from);
+}
+
+#[inline(always)]
+fn copy_bytes(to: &mut [MaybeUninit<u8>], from: &[u8]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        to.write(from);
+    }
 }
 
 /// `to = left + right`, in the wide type, rounded once; `next`, a row that is read soon, is on its way meanwhile.
 #[inline(always)]
-pub(crate) fn add<E: Element, O: Element<Wide = E::Wide>, N>(
+pub(crate) fn add<E: Element, O: Element<Wide = E::Wide>>(
     to: &mut [MaybeUninit<O>],
     left: &[E],
     right: &[E],
-    next: &[N],
+    next: &[u8],
     stream: bool,
 ) {
     #[cfg(target_arch = "x86_64")]
@@ -32,18 +39,13 @@ pub(crate) fn add<E: Element, O: Element<Wide = E::Wide>, N>(
         return unsafe { x86::add(to, left, right, next, stream) };
     }
     let _ = (next, stream);
-    map(to, left, right, sum::<E, O>);
+    map(to, left, right);
 }
 
 #[inline(always)]
-fn sum<E: Element, O: Element<Wide = E::Wide>>(left: E, right: E) -> O {
-    O::narrow_sum::<E>(left.widen() + right.widen())
-}
-
-#[inline(always)]
-fn map<E: Element, O: Element>(to: &mut [MaybeUninit<O>], left: &[E], right: &[E], combine: impl Fn(E, E) -> O) {
+fn map<E: Element, O: Element<Wide = E::Wide>>(to: &mut [MaybeUninit<O>], left: &[E], right: &[E]) {
     for ((to, &left), &right) in to.iter_mut().zip(left).zip(right) {
-        to.write(combine(left, right));
+        to.write(O::narrow_sum::<E>(left.widen() + right.widen()));
     }
 }
 
@@ -139,13 +141,13 @@ pub(crate) fn fence(stream: bool) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::any::TypeId;
     use std::arch::x86_64::*;
     use std::mem::MaybeUninit;
+    use std::ops::Range;
 
-    use half::{bf16, f16};
+    use candle_core::DType;
 
-    use super::super::element::Element;
+    use super::super::element::{Element, bytes_of, bytes_of_mut};
 
     /// Bytes of a vector.
     const VECTOR: usize = 32;
@@ -157,75 +159,76 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,f16c")]
-    pub(crate) fn copy<E: Element, N>(to: &mut [MaybeUninit<E>], from: &[E], next: &[N], stream: bool) {
+    pub(crate) fn copy(to: &mut [MaybeUninit<u8>], from: &[u8], next: &[u8], stream: bool) {
         // SAFETY: `each_vector` hands out addresses of whole vectors.
-        each_vector(to, from, from, next, stream, |from, _| unsafe { load(from) }, |value, _| value);
+        let done = each_vector(to, from, from, next, stream, |from, _| unsafe { load(from) });
+        super::copy_bytes(&mut to[..done.start], from);
+        super::copy_bytes(&mut to[done.end..], &from[done.end..]);
     }
 
     /// `to = left + right`, a vector of numbers at a time where both sides have the same type.
     #[target_feature(enable = "avx2,f16c")]
-    pub(crate) fn add<E: Element, O: Element<Wide = E::Wide>, N>(
+    pub(crate) fn add<E: Element, O: Element<Wide = E::Wide>>(
         to: &mut [MaybeUninit<O>],
         left: &[E],
         right: &[E],
-        next: &[N],
+        next: &[u8],
         stream: bool,
     ) {
-        /// The sum of two vectors, by `$add`.
-        macro_rules! vectors {
-            ($add:expr) => {
-                each_vector(
-                    to,
-                    left,
-                    right,
-                    next,
-                    stream,
-                    // SAFETY: `each_vector` hands out addresses of whole vectors.
-                    |left, right| unsafe { $add(load(left), load(right)) },
-                    super::sum,
-                )
+        let done = if E::DTYPE == O::DTYPE {
+            let (to, left, right) = (bytes_of_mut(to), bytes_of(left), bytes_of(right));
+            let done = match E::DTYPE {
+                DType::F32 => sum_f32(to, left, right, next, stream),
+                DType::F64 => sum_f64(to, left, right, next, stream),
+                DType::BF16 => sum_bf16(to, left, right, next, stream),
+                _ => sum_f16(to, left, right, next, stream),
             };
-        }
-        let is = |element: TypeId| TypeId::of::<E>() == element && TypeId::of::<O>() == element;
-        if is(TypeId::of::<f32>()) {
-            vectors!(add_f32)
-        } else if is(TypeId::of::<f64>()) {
-            vectors!(add_f64)
-        } else if is(TypeId::of::<bf16>()) {
-            vectors!(add_bf16)
-        } else if is(TypeId::of::<f16>()) {
-            vectors!(add_f16)
+            done.start / size_of::<E>()..done.end / size_of::<E>()
         } else {
             prefetch(next);
-            super::map(to, left, right, super::sum);
-        }
+            0..0
+        };
+        super::map(&mut to[..done.start], left, right);
+        super::map(&mut to[done.end..], &left[done.end..], &right[done.end..]);
     }
 
-    /// Writes `to`, of numbers as large as those of `left`, a vector of `combine` at a time, and what no whole vector is left
-    /// for with `edge`. What of `next` the bytes of a cache line stand beside is asked for with them: all of it at once
-    /// would take every buffer that the core has for what is under way.
+    /// The loop of sums of one type.
+    macro_rules! sums {
+        ($name:ident, $add:ident) => {
+            #[target_feature(enable = "avx2,f16c")]
+            #[inline]
+            fn $name(to: &mut [MaybeUninit<u8>], left: &[u8], right: &[u8], next: &[u8], stream: bool) -> Range<usize> {
+                // SAFETY: `each_vector` hands out addresses of whole vectors.
+                each_vector(to, left, right, next, stream, |left, right| unsafe { $add(load(left), load(right)) })
+            }
+        };
+    }
+    sums!(sum_f32, add_f32);
+    sums!(sum_f64, add_f64);
+    sums!(sum_bf16, add_bf16);
+    sums!(sum_f16, add_f16);
+
+    /// Writes `to` a vector of `combine` at a time, and returns which of its bytes: what no whole cache line is left for is the
+    /// caller's. What of `next` the bytes of a line stand beside is asked for with them: all of it at once would take every
+    /// buffer that the core has for what is under way.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn each_vector<E: Element, O: Element, N>(
-        to: &mut [MaybeUninit<O>],
-        left: &[E],
-        right: &[E],
-        next: &[N],
+    fn each_vector(
+        to: &mut [MaybeUninit<u8>],
+        left: &[u8],
+        right: &[u8],
+        next: &[u8],
         stream: bool,
-        combine: impl Fn(*const E, *const E) -> __m256i,
-        edge: impl Fn(E, E) -> O,
-    ) {
-        assert!(size_of::<E>() == size_of::<O>());
+        combine: impl Fn(*const u8, *const u8) -> __m256i,
+    ) -> Range<usize> {
         assert!(left.len() >= to.len() && right.len() >= to.len());
         // Only whole cache lines are streamed: a line that is stored to both ways costs as much as dozens of others.
         let head = if stream { to.as_ptr().align_offset(CACHE_LINE).min(to.len()) } else { 0 };
-        let per_line = CACHE_LINE / size_of::<E>();
-        let end = head + (to.len() - head) / per_line * per_line;
-        super::map(&mut to[..head], left, right, &edge);
+        let end = head + (to.len() - head) / CACHE_LINE * CACHE_LINE;
         let mut at = head;
         while at < end {
-            if let Some(number) = next.get(at * size_of::<E>() / size_of::<N>()) {
-                prefetch_line(number);
+            if let Some(byte) = next.get(at) {
+                prefetch_line(byte);
             }
             for _ in 0..CACHE_LINE / VECTOR {
                 // SAFETY: the vector from `at` on ends before `end`, which all three slices reach; streamed ones are aligned,
@@ -235,10 +238,10 @@ mod x86 {
                     let to = to.as_mut_ptr().add(at).cast::<__m256i>();
                     if stream { _mm256_stream_si256(to, numbers) } else { _mm256_storeu_si256(to, numbers) }
                 }
-                at += VECTOR / size_of::<E>();
+                at += VECTOR;
             }
         }
-        super::map(&mut to[end..], &left[end..], &right[end..], edge);
+        head..end
     }
 
     /// The 32 bytes from there on.
@@ -247,7 +250,7 @@ mod x86 {
     /// They belong to one slice.
     #[target_feature(enable = "avx2")]
     #[inline]
-    unsafe fn load<E>(from: *const E) -> __m256i {
+    unsafe fn load(from: *const u8) -> __m256i {
         // SAFETY: the caller's promise; no alignment is needed.
         unsafe { _mm256_loadu_si256(from.cast()) }
     }

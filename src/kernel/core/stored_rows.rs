@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor, WithDType};
 
 use super::dequantize::Scratch;
-use super::element::{AsIf, Element, Id, by_dtype};
+use super::element::{AsIf, Element, by_dtype};
 use super::parallel::Outside;
 use super::simd;
 use crate::rows::{RowType, StoredRows};
@@ -59,12 +59,12 @@ impl StoredRows {
 
     /// A row that is read later, or nothing.
     #[inline(always)]
-    pub(crate) fn next(&self, id: Option<&i64>) -> &[u8] {
-        id.and_then(|id| self.row_bytes(id.row()).ok()).unwrap_or_default()
+    pub(crate) fn next(&self, row: Result<usize, Outside>) -> &[u8] {
+        row.and_then(|row| self.row_bytes(row)).unwrap_or_default()
     }
 
     /// Row `row` as numbers of `E`: those in the file, if they can be used as they are, or else made in `scratch`.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn row<'a, E: Element>(&'a self, row: usize, scratch: &'a mut Scratch<E>) -> Result<&'a [E], Outside> {
         let bytes = self.row_bytes(row)?;
         let stored = match self.stored {

@@ -7,9 +7,10 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use crate::kernel::core::element::{Element, Id};
+use crate::kernel::core::element::Element;
 use crate::kernel::core::parallel::{Out, Outside, in_parallel};
-use crate::kernel::core::rows::Rows;
+use crate::kernel::core::row_sums::AddRows;
+use crate::kernel::core::rows::{Ids, Rows};
 use crate::kernel::core::simd;
 use crate::kernel::ids::group;
 
@@ -17,39 +18,40 @@ use crate::kernel::ids::group;
 const TILE: usize = 16;
 /// The position of each row of ids.
 #[derive(Clone, Copy)]
-pub(super) enum Places<'a, P> {
+pub(super) enum Places<'a> {
     /// Row `n` of `B × T` stands at `start + n % t`.
     Counted { start: usize, t: usize },
-    /// Row `n` stands at `ids[n]`.
-    Given(&'a [P]),
+    /// Row `n` stands where the id says.
+    Given(Ids<'a>),
 }
 
-/// `out[n] = table[ids[n]]`.
-pub(super) fn gather<I: Id, E: Element>(out: &mut [MaybeUninit<E>], ids: &[I], table: Rows<E>) -> Result<(), Outside> {
-    let n_bytes = size_of_val(out);
+/// `out[n] = table[ids[n]]`, in bytes.
+pub(super) fn gather(out: &mut [MaybeUninit<u8>], ids: Ids, table: Rows<u8>) -> Result<(), Outside> {
+    let n_bytes = out.len();
     let out = Out::new(out, table.width);
     let n_ahead = table.n_ahead();
     in_parallel(ids.len(), n_bytes, &|range| {
         for n in range {
             // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
             let to = unsafe { out.row(n) };
-            simd::copy(to, table.get(ids[n].row())?, table.next(ids.get(n + n_ahead)), out.stream);
+            simd::copy(to, table.get(ids.row(n)?)?, table.next(ids.row(n + n_ahead)), out.stream);
         }
         simd::fence(out.stream);
         Ok(())
     })
 }
 
-/// `out[n] = wte[ids[n]] + wpe[place of n]`, each sum rounded once to the type of `out`.
-pub(super) fn gather_add<I: Id, P: Id, E: Element, O: Element<Wide = E::Wide>>(
-    out: &mut [MaybeUninit<O>],
-    ids: &[I],
-    wte: Rows<E>,
-    places: Places<P>,
-    wpe: Rows<E>,
+/// `out[n] = wte[ids[n]] + wpe[place of n]`, in bytes: rows of `width` of them, sums by `add`.
+pub(super) fn gather_add(
+    (out, width): (&mut [MaybeUninit<u8>], usize),
+    ids: Ids,
+    wte: Rows<u8>,
+    places: Places,
+    wpe: Rows<u8>,
+    add: AddRows,
 ) -> Result<(), Outside> {
-    let n_bytes = size_of_val(out);
-    let out = Out::new(out, wte.width);
+    let n_bytes = out.len();
+    let out = Out::new(out, width);
     let n_ahead = wte.n_ahead();
     match places {
         Places::Counted { start, t } => {
@@ -64,10 +66,10 @@ pub(super) fn gather_add<I: Id, P: Id, E: Element, O: Element<Wide = E::Wide>>(
             in_parallel(t, n_bytes, &|range| {
                 let mut ahead = order(range.start..t).skip(n_ahead);
                 for (column, n) in order(range) {
-                    let next = wte.next(ahead.next().map(|(_, next)| &ids[next]));
+                    let next = wte.next(ahead.next().ok_or(Outside).and_then(|(_, next)| ids.row(next)));
                     // SAFETY: `n % t` is `column`, and the tasks' ranges of columns do not overlap.
                     let to = unsafe { out.row(n) };
-                    simd::add(to, wte.get(ids[n].row())?, wpe.get(start + column)?, next, out.stream);
+                    add(to, wte.get(ids.row(n)?)?, wpe.get(start + column)?, next, out.stream);
                 }
                 simd::fence(out.stream);
                 Ok(())
@@ -75,11 +77,10 @@ pub(super) fn gather_add<I: Id, P: Id, E: Element, O: Element<Wide = E::Wide>>(
         }
         Places::Given(places) => in_parallel(ids.len(), n_bytes, &|range| {
             for n in range {
-                let next = wte.next(ids.get(n + n_ahead));
-                let position = places.get(n).ok_or(Outside)?.row();
+                let next = wte.next(ids.row(n + n_ahead));
                 // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
                 let to = unsafe { out.row(n) };
-                simd::add(to, wte.get(ids[n].row())?, wpe.get(position)?, next, out.stream);
+                add(to, wte.get(ids.row(n)?)?, wpe.get(places.row(n)?)?, next, out.stream);
             }
             simd::fence(out.stream);
             Ok(())
@@ -95,11 +96,7 @@ const COLUMNS: usize = 256;
 /// `out[id] = Σ grad[n] over all n with ids[n] = id`, in the order of n; rows of no id are left as they are (zeros).
 ///
 /// Sums are taken in the wide type and rounded once.
-pub(super) fn scatter_add<I: Id, E: Element>(
-    out: &mut [MaybeUninit<E>],
-    ids: &[I],
-    grad: Rows<E>,
-) -> Result<(), Outside> {
+pub(super) fn scatter_add<E: Element>(out: &mut [MaybeUninit<E>], ids: Ids, grad: Rows<E>) -> Result<(), Outside> {
     let groups = group(ids);
     let width = grad.width;
     let out = Out::new(out, width);

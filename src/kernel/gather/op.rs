@@ -6,13 +6,13 @@ use std::mem::MaybeUninit;
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, InplaceOp3, Layout, Shape, Tensor};
-use half::{bf16, f16};
 
 use super::cpu;
-use crate::kernel::core::element::{Element, Id, by_dtype};
+use crate::kernel::core::element::{Element, by_dtype, bytes_of, bytes_of_mut};
 use crate::kernel::core::parallel::Outside;
-use crate::kernel::core::rows::Rows;
-use crate::kernel::core::storage::{as_uninit, changed, inside, inside_mut, on_host, slice, summed, written};
+use crate::kernel::core::row_sums::{AddRows, add_rows};
+use crate::kernel::core::rows::{Ids, Rows};
+use crate::kernel::core::storage::{as_uninit, changed, inside_mut, on_host, slice, summed, written};
 #[cfg(feature = "cuda")]
 use crate::kernel::cuda;
 #[cfg(feature = "cuda")]
@@ -49,27 +49,6 @@ struct SumBatch {
     t: usize,
 }
 
-/// Binds `$ids` to the slice of ids in `$storage`, whatever their type.
-macro_rules! by_ids {
-    ($storage:expr, $layout:expr, $ids:ident => $body:expr) => {
-        match $storage {
-            CpuStorage::U8(ids) => {
-                let $ids = inside(ids, $layout)?;
-                $body
-            }
-            CpuStorage::U32(ids) => {
-                let $ids = inside(ids, $layout)?;
-                $body
-            }
-            CpuStorage::I64(ids) => {
-                let $ids = inside(ids, $layout)?;
-                $body
-            }
-            other => Err(candle_core::Error::UnsupportedDTypeForOp(other.dtype(), "ids").bt()),
-        }
-    };
-}
-
 impl CustomOp2 for Gather {
     fn name(&self) -> &'static str {
         "gather"
@@ -83,10 +62,10 @@ impl CustomOp2 for Gather {
         l2: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (_, width) = l1.shape().dims2()?;
-        by_dtype!(table, E => by_ids!(ids, l2, ids => {
-            let table = Rows { values: slice::<E>(table, l1)?, width };
-            written(ids.len() * width, &mut |out| cpu::gather::<_, E>(out, ids, table))
-        }))
+        let (ids, rows) = (Ids::new(ids, l2)?, in_bytes(table, l1, width)?);
+        by_dtype!(table, E => {
+            written::<E>(ids.len() * width, &mut |out| cpu::gather(bytes_of_mut(out), ids, rows))
+        })
         .map(|storage| (storage, with_width(l2, width)))
     }
 
@@ -128,11 +107,10 @@ impl CustomOp3 for GatherAdd {
         l3: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (_, width) = l1.shape().dims2()?;
-        by_dtype!(wte, E => by_ids!(ids, l3, ids => {
-            let (wte, wpe) = (Rows { values: slice::<E>(wte, l1)?, width }, Rows { values: slice::<E>(wpe, l2)?, width });
-            written(ids.len() * width, &mut |out| self.run::<_, E, E>(out, ids, wte, wpe, l3))
-        }))
-        .map(|storage| (storage, with_width(l3, width)))
+        let sum = Sum::new((wte, l1), (wpe, l2), width, wte.dtype())?;
+        let n = l3.shape().elem_count() * width;
+        by_dtype!(wte, E => written::<E>(n, &mut |out| self.run(bytes_of_mut(out), &sum, ids, l3)))
+            .map(|storage| (storage, with_width(l3, width)))
     }
 
     #[cfg(feature = "cuda")]
@@ -195,34 +173,14 @@ impl InplaceOp3 for GatherAddInto {
         let (_, width) = l2.shape().dims2()?;
         let (ids, ids_layout) = self.0.ids.tensor().storage_and_layout();
         let ids = on_host(&ids)?;
-        /// One pair of types, both widened to the same.
-        macro_rules! pair {
-            ($E:ty, $O:ident, $buffer:ident) => {
-                by_ids!(ids, ids_layout, ids => {
-                    let wte = Rows { values: slice::<$E>(wte, l2)?, width };
-                    let wpe = Rows { values: slice::<$E>(wpe, l3)?, width };
-                    let out = as_uninit(inside_mut($buffer, l1)?);
-                    self.0.run::<_, $E, $O>(out, ids, wte, wpe, ids_layout).map_err(changed)
-                })
-            };
-        }
-        macro_rules! from_any {
-            ($O:ident, $buffer:ident) => {
-                match wte.dtype() {
-                    DType::F32 => pair!(f32, $O, $buffer),
-                    DType::F16 => pair!(f16, $O, $buffer),
-                    DType::BF16 => pair!(bf16, $O, $buffer),
-                    dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "forward-into").bt()),
-                }
-            };
-        }
-        match (wte.dtype(), buffer) {
-            (DType::F64, CpuStorage::F64(buffer)) => pair!(f64, f64, buffer),
-            (_, CpuStorage::F32(buffer)) => from_any!(f32, buffer),
-            (_, CpuStorage::F16(buffer)) => from_any!(f16, buffer),
-            (_, CpuStorage::BF16(buffer)) => from_any!(bf16, buffer),
-            (_, other) => Err(candle_core::Error::UnsupportedDTypeForOp(other.dtype(), "forward-into").bt()),
-        }
+        let sum = Sum::new((wte, l2), (wpe, l3), width, buffer.dtype())?;
+        by_dtype!(buffer, E => match E::slice_mut(buffer) {
+            Some(numbers) => {
+                let out = as_uninit(inside_mut(numbers, l1)?);
+                self.0.run(bytes_of_mut(out), &sum, ids, ids_layout).map_err(changed)
+            }
+            None => Err(changed(Outside)),
+        })
     }
 
     #[cfg(feature = "cuda")]
@@ -241,28 +199,62 @@ impl InplaceOp3 for GatherAddInto {
     }
 }
 
+/// The rows of both tables, and how they are added.
+struct Sum<'a> {
+    wte: Rows<'a, u8>,
+    wpe: Rows<'a, u8>,
+    add: AddRows,
+    /// Bytes of a sum.
+    width: usize,
+}
+
+impl<'a> Sum<'a> {
+    /// Of rows of `width` numbers, rounded to `dtype`.
+    fn new(
+        (wte, l1): (&'a CpuStorage, &Layout),
+        (wpe, l2): (&'a CpuStorage, &Layout),
+        width: usize,
+        dtype: DType,
+    ) -> CandleResult<Self> {
+        if wte.dtype() != wpe.dtype() {
+            let (lhs, rhs) = (wte.dtype(), wpe.dtype());
+            return Err(candle_core::Error::DTypeMismatchBinaryOp { lhs, rhs, op: "gather-add" }.bt());
+        }
+        let add = add_rows(wte.dtype(), dtype)?;
+        let (wte, wpe) = (in_bytes(wte, l1, width)?, in_bytes(wpe, l2, width)?);
+        Ok(Self { wte, wpe, add, width: width * dtype.size_in_bytes() })
+    }
+}
+
+/// Rows of `width` numbers, as bytes.
+fn in_bytes<'a>(storage: &'a CpuStorage, layout: &Layout, width: usize) -> CandleResult<Rows<'a, u8>> {
+    by_dtype!(storage, E => {
+        Ok(Rows { values: bytes_of(slice::<E>(storage, layout)?), width: width * size_of::<E>() })
+    })
+}
+
 impl GatherAdd {
-    fn run<I: Id, E: Element, O: Element<Wide = E::Wide>>(
+    fn run(
         &self,
-        out: &mut [MaybeUninit<O>],
-        ids: &[I],
-        wte: Rows<E>,
-        wpe: Rows<E>,
+        out: &mut [MaybeUninit<u8>],
+        &Sum { wte, wpe, add, width }: &Sum,
+        ids: &CpuStorage,
         ids_layout: &Layout,
     ) -> Result<(), Outside> {
-        if out.len() != ids.len() * wte.width {
+        let ids = Ids::new(ids, ids_layout).map_err(|_| Outside)?;
+        if out.len() != ids.len() * width {
             return Err(Outside);
         }
         match &self.places {
             &PlacesOf::Start(start) => {
                 let t = ids_layout.dims().last().copied().unwrap_or(1);
-                cpu::gather_add::<I, u32, E, O>(out, ids, wte, cpu::Places::Counted { start, t }, wpe)
+                cpu::gather_add((out, width), ids, wte, cpu::Places::Counted { start, t }, wpe, add)
             }
             PlacesOf::Ids(places) => {
                 let (storage, layout) = places.tensor().storage_and_layout();
-                let candle_core::Storage::Cpu(CpuStorage::U32(places)) = &*storage else { return Err(Outside) };
-                let places = inside(places, layout).map_err(|_| Outside)?;
-                cpu::gather_add(out, ids, wte, cpu::Places::Given(places), wpe)
+                let candle_core::Storage::Cpu(storage) = &*storage else { return Err(Outside) };
+                let places = Ids::new(storage, layout).map_err(|_| Outside)?;
+                cpu::gather_add((out, width), ids, wte, cpu::Places::Given(places), wpe, add)
             }
         }
     }
@@ -289,11 +281,11 @@ impl CustomOp1 for ScatterAdd {
     fn cpu_fwd(&self, grad: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let (_, width) = layout.shape().dims2()?;
         let (ids, ids_layout) = self.on_host.storage_and_layout();
-        let ids = on_host(&ids)?;
-        by_dtype!(grad, E => by_ids!(ids, ids_layout, ids => {
+        let ids = Ids::new(on_host(&ids)?, ids_layout)?;
+        by_dtype!(grad, E => {
             let grad = Rows { values: slice::<E>(grad, layout)?, width };
             summed(self.n_rows * width, &mut |out| cpu::scatter_add(out, ids, grad))
-        }))
+        })
         .map(|storage| (storage, (self.n_rows, width).into()))
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernel::core::element::Id;
+use crate::kernel::core::rows::Ids;
 
 /// Which rows of a table a batch touched, and by which of its ids.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct RowGroups {
 impl RowGroups {
     /// Groups ids that are known to be inside their table, leaving out those of `skipped_row`.
     pub(crate) fn from_ids(ids: &[i64], skipped_row: Option<usize>) -> Self {
-        let mut occurrences = group(ids);
+        let mut occurrences = group(Ids::I64(ids));
         if let Some(skipped_row) = skipped_row {
             occurrences.retain(|&(row, _)| row != skipped_row);
         }
@@ -32,7 +32,7 @@ impl RowGroups {
     /// Groups ids that nobody may have checked, leaving out those outside a table of `n_rows`.
     #[cfg(feature = "cuda")]
     pub(crate) fn inside(ids: &[i64], n_rows: usize) -> Self {
-        let mut occurrences = group(ids);
+        let mut occurrences = group(Ids::I64(ids));
         occurrences.retain(|&(row, _)| row < n_rows);
         Self::of(occurrences, ids.len())
     }
@@ -101,8 +101,8 @@ impl RowGroups {
 }
 
 /// (id, n) of every id, by id and then by n.
-pub(crate) fn group<I: Id>(ids: &[I]) -> Vec<(usize, usize)> {
-    let mut groups: Vec<(usize, usize)> = ids.iter().enumerate().map(|(n, id)| (id.row(), n)).collect();
+pub(crate) fn group(ids: Ids) -> Vec<(usize, usize)> {
+    let mut groups: Vec<(usize, usize)> = (0..ids.len()).filter_map(|n| Some((ids.row(n).ok()?, n))).collect();
     if groups.len() < 1 << 14 {
         groups.sort_unstable();
     } else {

@@ -29,10 +29,9 @@ fn fill_rows<E: Element>(batch: SliceRows<E>, groups: Range<usize>, first: usize
     if let Some(cut) = batch.groups.halve(&groups, TASK_ELEMENTS / width) {
         let row = batch.groups.row(cut);
         let (part, rest) = part.split_at_mut((row - first) * width);
-        parallel::join(
-            &mut || fill_rows(batch, groups.start..cut, first, part, width),
-            &mut || fill_rows(batch, cut..groups.end, row, rest, width),
-        );
+        parallel::join(&mut || fill_rows(batch, groups.start..cut, first, part, width), &mut || {
+            fill_rows(batch, cut..groups.end, row, rest, width)
+        });
         return;
     }
     let mut summed = RowSum::new();
@@ -99,10 +98,9 @@ impl<E: Element> RowJob<'_, E> {
             let row = batch.groups.row(cut);
             let at = (row - first) * width;
             let ((p, p_rest), (m, m_rest), (v, v_rest)) = (p.split_at_mut(at), m.split_at_mut(at), v.split_at_mut(at));
-            parallel::join(
-                &mut || self.run(groups.start..cut, first, Run { p, m, v, g: None }),
-                &mut || self.run(cut..groups.end, row, Run { p: p_rest, m: m_rest, v: v_rest, g: None }),
-            );
+            parallel::join(&mut || self.run(groups.start..cut, first, Run { p, m, v, g: None }), &mut || {
+                self.run(cut..groups.end, row, Run { p: p_rest, m: m_rest, v: v_rest, g: None })
+            });
             return;
         }
         let mut summed = RowSum::new();

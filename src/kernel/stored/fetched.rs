@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use crate::error::{CheckpointError, Result};
-use crate::kernel::core::element::Id;
+use crate::kernel::core::rows::row_of;
 use crate::rows::{ByteRanges, RowBytes, StoredRows, read_all};
 
 impl StoredRows {
@@ -19,7 +19,7 @@ impl StoredRows {
         let mut rows = values.clone();
         rows.sort_unstable();
         rows.dedup();
-        let table = self.fetch(source, rows.iter().map(|id| id.row()))?;
+        let table = self.fetch(source, rows.iter().map(|&id| row_of(id)))?;
         let at: Vec<i64> = values.iter().map(|id| rows.partition_point(|row| row < id) as i64).collect();
         Ok((Cow::Owned(table), Tensor::from_vec(at, ids.shape(), &Device::Cpu)?))
     }

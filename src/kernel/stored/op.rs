@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 
 use crate::kernel::core::dequantize::Scratch;
-use crate::kernel::core::element::{AsIf, Element, Id, by_dtype};
+use crate::kernel::core::element::{AsIf, Element, by_dtype, bytes_of, bytes_of_mut};
 use crate::kernel::core::parallel::{Out, Outside, in_parallel};
-use crate::kernel::core::rows::Rows;
+use crate::kernel::core::rows::{Ids, Rows};
 use crate::kernel::core::simd;
-use crate::kernel::core::storage::{inside, on_host, slice, written};
+use crate::kernel::core::storage::{on_host, slice, written};
 use crate::rows::StoredRows;
 
 type CandleResult<T> = candle_core::Result<T>;
@@ -41,7 +41,7 @@ impl CustomOp1 for GatherBytes<'_> {
     }
 
     fn cpu_fwd(&self, ids: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let ids = inside(i64::cpu_storage_as_slice(ids)?, layout)?;
+        let ids = Ids::new(ids, layout)?;
         let width = self.wte.width;
         let shape: Shape = layout.dims().iter().copied().chain([width]).collect::<Vec<_>>().into();
         let storage = by_dtype!(AsIf(self.dtype), E => match &self.wpe {
@@ -82,48 +82,43 @@ impl<'a, E: Element> PositionRows<'a, E> {
 }
 
 /// `out[n] = wte[ids[n]]`.
-fn gather<E: Element>(out: &mut [MaybeUninit<E>], ids: &[i64], wte: &StoredRows) -> Result<(), Outside> {
+fn gather<E: Element>(out: &mut [MaybeUninit<E>], ids: Ids, wte: &StoredRows) -> Result<(), Outside> {
     let n_bytes = size_of_val(out);
     let out = Out::new(out, wte.width);
     let n_ahead = wte.n_ahead();
     in_parallel(ids.len(), n_bytes, &|range| {
-        let mut scratch = Scratch::new(wte.width);
+        let mut scratch = Scratch::<E>::new(wte.width);
         for n in range {
-            let next = wte.next(ids.get(n + n_ahead));
-            let row = wte.row(ids[n].row(), &mut scratch)?;
+            let next = wte.next(ids.row(n + n_ahead));
+            let row = wte.row(ids.row(n)?, &mut scratch)?;
             // SAFETY: the ranges of the tasks do not overlap, so row `n` is this task's alone.
-            simd::copy(unsafe { out.row(n) }, row, next, out.stream);
+            simd::copy(bytes_of_mut(unsafe { out.row(n) }), bytes_of(row), next, out.stream);
         }
         simd::fence(out.stream);
         Ok(())
     })
 }
 
-fn add_of<E: Element>(ids: &[i64], wte: &StoredRows, wpe: PositionRows<E>, of: &Of) -> CandleResult<CpuStorage> {
+fn add_of<E: Element>(ids: Ids, wte: &StoredRows, wpe: PositionRows<E>, of: &Of) -> CandleResult<CpuStorage> {
     let n = ids.len() * wte.width;
     match of {
-        Of::Counted { start, t } => {
-            let batch = ids.len().checked_div(*t).unwrap_or(0);
-            // Positions outermost: a row of `wpe` is converted once for the whole batch.
-            let outputs_of = |column| (start + column, (0..batch).map(move |row| row * t + column));
-            written(n, &mut |out| add(out, ids, wte, wpe, *t, outputs_of))
-        }
+        &Of::Counted { start, t } => written(n, &mut |out| add(out, ids, wte, wpe, t, &|column| Ok(start + column))),
         Of::Given(places) => {
             let (storage, layout) = places.storage_and_layout();
-            let places = inside(i64::cpu_storage_as_slice(on_host(&storage)?)?, layout)?;
-            written(n, &mut |out| add(out, ids, wte, wpe, places.len(), |n| (places[n].row(), n..n + 1)))
+            let places = Ids::new(on_host(&storage)?, layout)?;
+            written(n, &mut |out| add(out, ids, wte, wpe, ids.len(), &|n| places.row(n)))
         }
     }
 }
 
-/// `out[n] = wte[ids[n]] + wpe[place]` for each of `n_places` places and the outputs `n` that stand there.
-fn add<E: Element, N: Iterator<Item = usize>>(
+/// `out[n] = wte[ids[n]] + wpe[place_of(n % t)]`.
+fn add<E: Element>(
     out: &mut [MaybeUninit<E>],
-    ids: &[i64],
+    ids: Ids,
     wte: &StoredRows,
     wpe: PositionRows<E>,
-    n_places: usize,
-    outputs_of: impl Fn(usize) -> (usize, N) + Sync,
+    t: usize,
+    place_of: &(dyn Fn(usize) -> Result<usize, Outside> + Sync),
 ) -> Result<(), Outside> {
     let n_bytes = size_of_val(out);
     if wpe.width() != wte.width {
@@ -131,16 +126,17 @@ fn add<E: Element, N: Iterator<Item = usize>>(
     }
     let out = Out::new(out, wte.width);
     let n_ahead = wte.n_ahead();
-    in_parallel(n_places, n_bytes, &|range| {
+    // Positions outermost: a row of `wpe` is converted once for the whole batch.
+    let outputs_of = |column| (column..ids.len()).step_by(t);
+    in_parallel(t, n_bytes, &|range| {
         let (mut token, mut position) = (Scratch::new(wte.width), Scratch::new(wte.width));
-        let mut ahead = range.clone().flat_map(|i| outputs_of(i).1).skip(n_ahead);
-        for i in range.clone() {
-            let (place, outputs) = outputs_of(i);
-            let position = wpe.row(place, &mut position)?;
-            for n in outputs {
-                let next = wte.next(ahead.next().map(|next| &ids[next]));
-                let row = wte.row(ids[n].row(), &mut token)?;
-                // SAFETY: each output stands at one place, and the tasks' ranges of places do not overlap.
+        let mut ahead = range.clone().flat_map(outputs_of).skip(n_ahead);
+        for column in range.clone() {
+            let position = wpe.row(place_of(column)?, &mut position)?;
+            for n in outputs_of(column) {
+                let next = wte.next(ahead.next().ok_or(Outside).and_then(|next| ids.row(next)));
+                let row = wte.row(ids.row(n)?, &mut token)?;
+                // SAFETY: each output stands in one column, and the tasks' ranges of columns do not overlap.
                 simd::add(unsafe { out.row(n) }, row, position, next, out.stream);
             }
         }

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::op::{Added, GatherBytes, Of};
 use crate::error::{Error, Result};
-use crate::kernel::core::element::Id;
+use crate::kernel::core::rows::row_of;
 use crate::kernel::ids::{CheckedIds, Places, Table};
 use crate::rows::{RowBytes, StoredRows};
 
@@ -65,7 +65,7 @@ impl StoredTable {
             return self.rows.with_rows(ids.on_host()?.to_dtype(DType::I64)?).map(drop);
         };
         for id in ids.on_host()?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()? {
-            let range = self.rows.range(id.row());
+            let range = self.rows.range(row_of(id));
             // Advice may be ignored, and so may its failure.
             #[cfg(unix)]
             let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());

@@ -12,7 +12,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 
 use crate::error::Result;
-use crate::kernel::core::element::{Element, by_dtype};
+use crate::kernel::core::element::{Element, by_dtype, bytes_of, bytes_of_mut};
 use crate::kernel::core::parallel::{Out, Outside, for_each, in_parallel};
 use crate::kernel::core::simd;
 use crate::kernel::core::storage::{slice, written};
@@ -207,7 +207,7 @@ impl Columns {
                 let to = unsafe { out.row(row) };
                 if in_pieces {
                     let first = self.t_q - 1 - i;
-                    simd::copy(to, &from[first..first + self.t_k], &[0u8; 0], out.stream);
+                    simd::copy(bytes_of_mut(to), bytes_of(&from[first..first + self.t_k]), &[], out.stream);
                 } else {
                     for (to, &column) in to.iter_mut().zip(self.of(i)) {
                         to.write(from[column as usize]);

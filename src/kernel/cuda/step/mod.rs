@@ -135,7 +135,12 @@ pub(in crate::kernel) fn row_adam(
 }
 
 /// Launches a step over all rows, or over those of the batch but for the frozen ones `rows_but`.
-fn run<E: Number, R: Copy>(tensors: Moments, gradient: Gradient, rows_but: Option<&[Range<usize>]>, rule: R) -> Result<()> {
+fn run<E: Number, R: Copy>(
+    tensors: Moments,
+    gradient: Gradient,
+    rows_but: Option<&[Range<usize>]>,
+    rule: R,
+) -> Result<()> {
     let Moments { param, exp_avg, exp_avg_sq } = tensors;
     let (n_rows, width) = cut(param, gradient);
     if param.elem_count() == 0 {

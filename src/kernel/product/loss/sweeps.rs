@@ -79,12 +79,7 @@ impl<T: Default> Spare<T> {
 
 impl<'a, T: Real> Chunk<'a, T> {
     /// The first sweep over the blocks. `exps` `[blocks, rows, block]` keeps the exponentials.
-    pub(super) fn new(
-        job: &'a Job<'a, T>,
-        counted: &'a [Counted],
-        rows: Vec<T>,
-        exps: Option<&mut [T]>,
-    ) -> Self {
+    pub(super) fn new(job: &'a Job<'a, T>, counted: &'a [Counted], rows: Vec<T>, exps: Option<&mut [T]>) -> Self {
         let (n_rows, blocks) = (counted.len(), job.blocks());
         let mut chunk = Self { job, counted, rows, scores: Vec::new(), totals: Vec::new() };
         let empty = Score { max: T::ZERO, sum: 0.0, target: T::ZERO };
@@ -173,9 +168,8 @@ impl<'a, T: Real> Chunk<'a, T> {
             let exps = Matrix::new(exps, n_rows, n);
             let targets = || {
                 let rows = self.counted.iter().zip(&self.totals).enumerate();
-                rows.filter(|(_, (counted, _))| (first..first + n).contains(&counted.target)).map(
-                    |(row, (counted, total))| (row, counted.target - first, T::from_f64(-total.others * scale)),
-                )
+                rows.filter(|(_, (counted, _))| (first..first + n).contains(&counted.target))
+                    .map(|(row, (counted, total))| (row, counted.target - first, T::from_f64(-total.others * scale)))
             };
             // From exponentials to probabilities, times `scale`; 0 where the block is negligible for the row.
             let factors = self.scores[index * n_rows..][..n_rows]
