@@ -5,11 +5,10 @@ use std::fmt;
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
 
 use super::{Kind, TokenTable};
 use crate::error::{EmbeddingError, Error, Result};
-use crate::kernel::{StoredTable, Table, can_dequantize};
+use crate::kernel::{StoredTable, Table, can_dequantize, map_in_parallel};
 use crate::rows::{RowBytes, RowType, StoredRows};
 
 /// Rows that are quantized, or copied, at a time.
@@ -77,12 +76,9 @@ impl TokenTable {
     pub fn quantize(&self, block_type: GgmlDType) -> Result<(Self, QuantizeReport)> {
         let (n_rows, width) = self.dims();
         must_divide(block_type, width)?;
-        let pieces: Vec<Piece> = (0..n_rows)
-            .step_by(ROWS)
-            .collect::<Vec<_>>()
-            .into_par_iter()
-            .map(|first| self.quantize_rows(block_type, first, ROWS.min(n_rows - first)))
-            .collect::<Result<_>>()?;
+        let piece = |first| self.quantize_rows(block_type, first, ROWS.min(n_rows - first));
+        let pieces = map_in_parallel(n_rows.div_ceil(ROWS), &|index| piece(index * ROWS));
+        let pieces = pieces.into_iter().collect::<Result<Vec<Piece>>>()?;
         let mut bytes = crate::memory::with_capacity(n_rows * RowType::Blocks(block_type).row_bytes(width));
         let (mut max_abs, mut of_errors, mut of_numbers) = (0.0f64, 0.0, 0.0);
         for piece in pieces {

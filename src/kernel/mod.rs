@@ -19,6 +19,7 @@ pub(crate) use attention::{
     AngleRows, Angles, Columns, bias_in_runs, by_distance, distances, linear_bias, rotate, sum_by_distance,
 };
 pub(crate) use core::dequantize::can_dequantize;
+pub(crate) use core::parallel::{each_in_parallel, map_in_parallel};
 pub(crate) use core::simd::{extend_widened, prefetch};
 pub(crate) use core::storage::{new_var, zeros_like};
 pub(crate) use gather::{DenseTable, add_rows, copy_into, gather_add, gather_add_into, gather_into};

@@ -5,13 +5,12 @@ use std::f32::consts::TAU;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 
 use super::sinusoidal::{cos_sin, inverse_frequencies, powers};
 use super::{Positions, Resolved};
 use crate::config::{RotaryConfig, RotaryScaling};
 use crate::error::{Error, Result};
-use crate::kernel::{AngleRows, Angles, rotate, to_host, unravel};
+use crate::kernel::{AngleRows, Angles, each_in_parallel, rotate, to_host, unravel};
 
 /// Positions below this have their cosines and sines kept; a call with later ones computes what it needs.
 const KEPT: usize = 1 << 17;
@@ -265,7 +264,7 @@ impl Rotary {
         let (frequencies, scaling) = self.inv_freq(seq_len);
         let n_pairs = frequencies.len();
         let mut values = vec![0f32; 2 * positions.len() * n_pairs];
-        values.par_chunks_mut((2 * n_pairs).max(1)).zip(positions).for_each(|(row, &position)| {
+        each_in_parallel(values.chunks_mut((2 * n_pairs).max(1)).zip(positions), &|_, (row, &position)| {
             let (cos_row, sin_row) = row.split_at_mut(n_pairs);
             for ((cos_to, sin_to), &frequency) in cos_row.iter_mut().zip(sin_row).zip(&frequencies) {
                 let (cos, sin) = cos_sin(position as f32, frequency);

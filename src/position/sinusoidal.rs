@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
 
 use crate::config::SinusoidalLayout;
 use crate::error::Result;
+use crate::kernel::each_in_parallel;
 
 /// The base of the frequencies of every published layout.
 const BASE: f64 = 10000.0;
@@ -56,15 +56,16 @@ pub fn sinusoidal(
             0.0
         }
     };
-    let row = |position: usize| {
-        (0..n_embd).map(move |j| match layout {
-            SinusoidalLayout::Interleaved => value(position, j),
-            SinusoidalLayout::Halves if j < n_sines => value(position, 2 * j),
-            SinusoidalLayout::Halves => value(position, 2 * (j - n_sines) + 1),
-            SinusoidalLayout::Tensor2Tensor => tensor2tensor(position, j),
-        })
+    let number = |position: usize, j: usize| match layout {
+        SinusoidalLayout::Interleaved => value(position, j),
+        SinusoidalLayout::Halves if j < n_sines => value(position, 2 * j),
+        SinusoidalLayout::Halves => value(position, 2 * (j - n_sines) + 1),
+        SinusoidalLayout::Tensor2Tensor => tensor2tensor(position, j),
     };
-    let values: Vec<f32> = (0..n_positions).into_par_iter().flat_map_iter(row).collect();
+    let mut values = vec![0f32; n_positions * n_embd];
+    each_in_parallel(values.chunks_mut(n_embd.max(1)), &|position, row| {
+        row.iter_mut().enumerate().for_each(|(j, to)| *to = number(position, j));
+    });
     Ok(Tensor::from_vec(values, (n_positions, n_embd), device)?.to_dtype(dtype)?)
 }
 
@@ -125,12 +126,13 @@ impl DistanceRows {
     pub(super) fn each(&self, distances: &[i64], dtype: DType, device: &Device) -> Result<Tensor> {
         let frequencies = inverse_frequencies(BASE, self.width);
         let n_cosines = self.width / 2;
-        let row = |&distance: &i64| {
-            let at = move |frequency: &f32| cos_sin(distance as f32, *frequency);
-            let sines = frequencies.iter().map(move |frequency| at(frequency).1);
-            sines.chain(frequencies[..n_cosines].iter().map(move |frequency| at(frequency).0))
-        };
-        let values: Vec<f32> = distances.par_iter().flat_map_iter(row).collect();
+        let mut values = vec![0f32; distances.len() * self.width];
+        each_in_parallel(values.chunks_mut(self.width.max(1)).zip(distances), &|_, (row, &distance)| {
+            let at = |frequency: &f32| cos_sin(distance as f32, *frequency);
+            let sines = frequencies.iter().map(|frequency| at(frequency).1);
+            let cosines = frequencies[..n_cosines].iter().map(|frequency| at(frequency).0);
+            row.iter_mut().zip(sines.chain(cosines)).for_each(|(to, number)| *to = number);
+        });
         Ok(Tensor::from_vec(values, (distances.len(), self.width), device)?.to_dtype(dtype)?)
     }
 }

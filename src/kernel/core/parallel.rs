@@ -95,7 +95,7 @@ pub(crate) fn in_parallel(
 }
 
 /// Calls `task` with each of `items` and its index, on any thread.
-pub(crate) fn for_each<T: Send>(items: impl Iterator<Item = T>, task: &(dyn Fn(usize, T) + Sync)) {
+pub(crate) fn each_in_parallel<T: Send>(items: impl Iterator<Item = T>, task: &(dyn Fn(usize, T) + Sync)) {
     let items: Vec<Mutex<Option<T>>> = items.map(|item| Mutex::new(Some(item))).collect();
     for_each_index(items.len(), &|index| {
         let item = items[index].lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -104,9 +104,9 @@ pub(crate) fn for_each<T: Send>(items: impl Iterator<Item = T>, task: &(dyn Fn(u
 }
 
 /// What `task` returns for each of `0..n`, in their order.
-pub(crate) fn map<R: Send>(n: usize, task: &(dyn Fn(usize) -> R + Sync)) -> Vec<R> {
+pub(crate) fn map_in_parallel<R: Send>(n: usize, task: &(dyn Fn(usize) -> R + Sync)) -> Vec<R> {
     let mut results: Vec<Option<R>> = (0..n).map(|_| None).collect();
-    for_each(results.iter_mut(), &|index, result| *result = Some(task(index)));
+    each_in_parallel(results.iter_mut(), &|index, result| *result = Some(task(index)));
     results.into_iter().flatten().collect()
 }
 
@@ -153,10 +153,10 @@ mod tests {
 
     #[test]
     fn results_come_in_the_order_of_the_items() {
-        let squares = map(37, &|i| i * i);
+        let squares = map_in_parallel(37, &|i| i * i);
         assert!(squares.into_iter().eq((0..37).map(|i| i * i)));
         let mut values = [0; 37];
-        for_each(values.chunks_mut(2), &|index, pair| pair.fill(index));
+        each_in_parallel(values.chunks_mut(2), &|index, pair| pair.fill(index));
         assert!(values.into_iter().eq((0..37).map(|i| i / 2)));
     }
 }

@@ -9,7 +9,7 @@ use super::moments::Moments;
 use super::norm::{NormTasks, TASK_ELEMENTS};
 use super::rules::{self, AdamStep, AdamWRule, RowRule, Rule, Run};
 use crate::kernel::core::element::Element;
-use crate::kernel::core::parallel;
+use crate::kernel::core::parallel::{each_in_parallel, join, map_in_parallel};
 use crate::kernel::core::storage::{inside_mut, on_host, slice};
 use crate::memory::zeros;
 
@@ -29,7 +29,7 @@ fn fill_rows<E: Element>(batch: SliceRows<E>, groups: Range<usize>, first: usize
     if let Some(cut) = batch.groups.halve(&groups, TASK_ELEMENTS / width) {
         let row = batch.groups.row(cut);
         let (part, rest) = part.split_at_mut((row - first) * width);
-        parallel::join(&mut || fill_rows(batch, groups.start..cut, first, part, width), &mut || {
+        join(&mut || fill_rows(batch, groups.start..cut, first, part, width), &mut || {
             fill_rows(batch, cut..groups.end, row, rest, width)
         });
         return;
@@ -61,7 +61,7 @@ pub(super) fn adamw<E: Element>(tensors: Moments, gradient: Gradient, step: &Ada
         if n_elements < PARALLEL_ELEMENTS {
             parts.enumerate().for_each(|(index, part)| task(index, part));
         } else {
-            parallel::for_each(parts, &task);
+            each_in_parallel(parts, &task);
         }
     })
 }
@@ -98,7 +98,7 @@ impl<E: Element> RowJob<'_, E> {
             let row = batch.groups.row(cut);
             let at = (row - first) * width;
             let ((p, p_rest), (m, m_rest), (v, v_rest)) = (p.split_at_mut(at), m.split_at_mut(at), v.split_at_mut(at));
-            parallel::join(&mut || self.run(groups.start..cut, first, Run { p, m, v, g: None }), &mut || {
+            join(&mut || self.run(groups.start..cut, first, Run { p, m, v, g: None }), &mut || {
                 self.run(cut..groups.end, row, Run { p: p_rest, m: m_rest, v: v_rest, g: None })
             });
             return;
@@ -142,7 +142,7 @@ pub(super) fn sum_of_squares<E: Element>(param: &Tensor, gradient: Gradient) -> 
     let sums: Vec<f64> = if param.elem_count() < PARALLEL_ELEMENTS {
         (0..cut.len()).map(task).collect()
     } else {
-        parallel::map(cut.len(), &task)
+        map_in_parallel(cut.len(), &task)
     };
     Ok(sums.iter().sum())
 }

@@ -13,7 +13,7 @@ use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 
 use crate::error::Result;
 use crate::kernel::core::element::{Element, by_dtype, bytes_of, bytes_of_mut};
-use crate::kernel::core::parallel::{Out, Outside, for_each, in_parallel};
+use crate::kernel::core::parallel::{Out, Outside, each_in_parallel, in_parallel};
 use crate::kernel::core::simd;
 use crate::kernel::core::storage::{slice, written};
 use crate::memory::zeros;
@@ -259,7 +259,7 @@ impl CustomOp1 for Gathered {
             let rows_each = t_q / n_rows; // all queries for a row that they share, or one
             let mut sums = zeros::<E>(n_matrices * n_rows * n_columns);
             let parts = grad.chunks(rows_each * t_k).zip(sums.chunks_mut(n_columns));
-            for_each(parts, &|row, (grad, sums)| self.sum::<E>(grad, row % n_rows, sums));
+            each_in_parallel(parts, &|row, (grad, sums)| self.sum::<E>(grad, row % n_rows, sums));
             Ok(<E as candle_core::WithDType>::to_cpu_storage_owned(sums))
         })
         .map(|storage| (storage, (n_matrices, n_rows, n_columns).into()))

@@ -17,7 +17,7 @@ use super::matmul::Update;
 use super::parts::{Counted, Wanted};
 use super::real::Real;
 use super::sweeps::{Chunk, Partials};
-use crate::kernel::core::parallel::for_each;
+use crate::kernel::core::parallel::each_in_parallel;
 use crate::memory::zeros;
 
 pub(super) struct Found<T> {
@@ -70,7 +70,7 @@ impl<T: Real> Job<'_, T> {
         let blocks = self.blocks();
         let used = blocks.count.div_ceil(blocks.per_group) * counted.len() * c;
         let (sums, others) = partials[..used].split_at_mut(counted.len() * c);
-        for_each(sums.chunks_mut(c), &|row, sum| {
+        each_in_parallel(sums.chunks_mut(c), &|row, sum| {
             for other in others.chunks(counted.len() * c) {
                 T::add_scaled(sum, T::ONE, &other[row * c..][..c]);
             }

@@ -6,7 +6,7 @@ use super::job::Job;
 use super::matmul::{Matrix, Update, matmul};
 use super::parts::Counted;
 use super::real::Real;
-use crate::kernel::core::parallel::{for_each, map};
+use crate::kernel::core::parallel::{each_in_parallel, map_in_parallel};
 
 /// Where the second sweep writes: the groups' shares of the hidden states' gradient `[groups, rows, C]`, and the table's
 /// gradient.
@@ -86,10 +86,12 @@ impl<'a, T: Real> Chunk<'a, T> {
         let mut scores = vec![empty; blocks.count * n_rows];
         let (spare, n) = (Spare::new(), blocks.len * n_rows);
         match exps {
-            Some(exps) => for_each(scores.chunks_mut(n_rows).zip(exps.chunks_mut(n)), &|index, (scores, exps)| {
-                spare.lend(|scratch| chunk.score(index, &mut scratch.table, exps, scores));
-            }),
-            None => for_each(scores.chunks_mut(n_rows), &|index, scores| {
+            Some(exps) => {
+                each_in_parallel(scores.chunks_mut(n_rows).zip(exps.chunks_mut(n)), &|index, (scores, exps)| {
+                    spare.lend(|scratch| chunk.score(index, &mut scratch.table, exps, scores));
+                })
+            }
+            None => each_in_parallel(scores.chunks_mut(n_rows), &|index, scores| {
                 spare.lend(|scratch| {
                     scratch.product.resize(n, T::ZERO);
                     chunk.score(index, &mut scratch.table, &mut scratch.product, scores);
@@ -97,7 +99,7 @@ impl<'a, T: Real> Chunk<'a, T> {
             }),
         }
         chunk.scores = scores;
-        chunk.totals = map(n_rows, &|row| chunk.total(row));
+        chunk.totals = map_in_parallel(n_rows, &|row| chunk.total(row));
         chunk
     }
 
@@ -151,7 +153,7 @@ impl<'a, T: Real> Chunk<'a, T> {
         };
         let groups: Vec<_> = exps.enumerate().map(share).collect();
         let spare = Spare::new();
-        for_each(groups.into_iter(), &|_, group| spare.lend(|scratch| self.group(group, scratch, update)));
+        each_in_parallel(groups.into_iter(), &|_, group| spare.lend(|scratch| self.group(group, scratch, update)));
     }
 
     /// One group of the second sweep.
