@@ -43,6 +43,7 @@
 //! allocates nothing but, at a parameter's first step, its state. On other devices the same formulas run as plain Candle
 //! operations, with temporaries and, for rows in [`AdamW`], a whole table of gradients.
 
+mod adam_state;
 mod adamw;
 mod clip;
 mod group;
@@ -52,9 +53,9 @@ mod row_grad;
 mod rows;
 mod state;
 
+pub use adam_state::AdamState;
 pub use adamw::AdamW;
 pub use clip::clip_grad_norm;
 pub use group::ParamGroup;
 pub use row_adamw::RowAdamW;
 pub use row_grad::{RowGrad, RowOptimizer};
-pub use state::AdamState;

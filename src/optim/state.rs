@@ -4,24 +4,12 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
-use candle_core::Tensor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::adam_state::AdamState;
 use super::params::{Params, Settings, in_range};
 use crate::checkpoint::{WeightsFile, save_tensors};
 use crate::error::{OptimError, Result};
-
-/// What Adam remembers of a parameter's gradients. The tensors are those the next step goes on with: do not write to them.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct AdamState {
-    /// How many steps the parameter has made.
-    pub step: u64,
-    /// The running average of the gradient.
-    pub exp_avg: Tensor,
-    /// The running average of the gradient's square.
-    pub exp_avg_sq: Tensor,
-}
 
 /// The metadata's key for everything that is no tensor.
 const METADATA: &str = "optimizer";

@@ -99,7 +99,9 @@ fn bench_reports() {
             // Tiny cases on a busy machine may round to a share of nothing.
             assert!(numbers[0] > 0.0 && numbers[1] > 0.0 && numbers[2] >= 0.0, "{row:?}");
             let copy = report.split("writes ").nth(1).unwrap().split(' ').next().unwrap().parse::<f64>().unwrap();
-            assert!((numbers[2] / copy - numbers[3]).abs() <= 0.01 + 0.06 * numbers[3], "{row:?} {copy}");
+            // The copy is printed to a tenth of a GB/s, which is much where a busy machine copies slowly.
+            let bound = 0.01 + (0.01 + 0.06 / copy.min(1.0)) * numbers[3];
+            assert!((numbers[2] / copy - numbers[3]).abs() <= bound, "{row:?} {copy}");
         }
     }
     let missing = folder.path().join("no-folder").join("report.md");

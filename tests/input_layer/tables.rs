@@ -136,12 +136,13 @@ fn everything_public_can_be_shared_between_threads() {
 #[test]
 fn a_token_table_goes_with_a_scheme_that_needs_no_other() -> Result<()> {
     let cpu = Device::Cpu;
-    let wte = addressed(0., V, C, &cpu);
-    let mut config = GptInputConfig::new(V, P, C);
+    let width = 4; // even, as pairs to rotate are
+    let wte = addressed(0., V, width, &cpu);
+    let mut config = GptInputConfig::new(V, P, width);
     config.n_head = 1;
     for name in ["none", "alibi", "rope", "sinusoidal"] {
         let json = format!(
-            r#"{{"vocab_size": {V}, "n_positions": {P}, "n_embd": {C}, "n_head": 1,
+            r#"{{"vocab_size": {V}, "n_positions": {P}, "n_embd": {width}, "n_head": 1,
             "position_embedding_type": "{name}"}}"#
         );
         config.position = GptInputConfig::from_json(&json)?.position;
@@ -151,8 +152,8 @@ fn a_token_table_goes_with_a_scheme_that_needs_no_other() -> Result<()> {
     }
     config.vocab_size = V + 1;
     let text = error_text(GptInputLayer::with_scheme(wte.clone(), &config));
-    assert!(text.contains("wte") && text.contains(&format!("[{}, {C}]", V + 1)), "{text}");
-    let learned = GptInputConfig::new(V, P, C);
+    assert!(text.contains("wte") && text.contains(&format!("[{}, {width}]", V + 1)), "{text}");
+    let learned = GptInputConfig::new(V, P, width);
     let text = error_text(GptInputLayer::with_scheme(wte, &learned));
     assert!(text.starts_with("learned positions have a table `wpe.weight`"), "{text}");
     Ok(())
