@@ -1,8 +1,13 @@
 //! Checks of shapes, dtypes and devices, each written once.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
 
 use crate::error::{Error, Result};
+
+/// The error of a shape that is not as `expected`.
+pub(crate) fn wrong_shape(what: &'static str, got: impl Into<Shape>, expected: impl Into<String>) -> Error {
+    Error::ShapeMismatch { what, got: got.into(), expected: expected.into() }
+}
 
 /// What is named `left` and lies on one device, and what is named `right` and lies on the other, go together.
 pub(crate) fn same_device(
@@ -42,18 +47,29 @@ pub(crate) fn outer_dims<'a>(
     same_dtype((what, x.dtype()), (table, dtype))?;
     match x.dims().split_last() {
         Some((&last, outer)) if last == width => Ok(outer),
-        _ => Err(Error::ShapeMismatch { what, got: x.shape().clone(), expected: format!("[.., {width}]") }),
+        _ => Err(wrong_shape(what, x.shape(), format!("[.., {width}]"))),
     }
+}
+
+/// The rows `x`, whose outer dimensions are `outer`, are one for each id.
+pub(crate) fn rows_of_ids(
+    what: &'static str,
+    (x, outer, width): (&Tensor, &[usize], usize),
+    ids_dims: &[usize],
+) -> Result<()> {
+    if outer == ids_dims {
+        return Ok(());
+    }
+    Err(wrong_shape(what, x.shape(), format!("the shape of the ids, {ids_dims:?}, followed by {width}")))
 }
 
 /// A buffer for ids of shape `ids_dims`.
 pub(crate) fn fits_buffer(buffer: &Tensor, ids_dims: &[usize], width: usize) -> Result<()> {
     match buffer.dims().split_last() {
         Some((&last, outer)) if last == width && outer == ids_dims && buffer.is_contiguous() => Ok(()),
-        _ => Err(Error::ShapeMismatch {
-            what: "buffer",
-            got: buffer.shape().clone(),
-            expected: format!("{ids_dims:?} followed by the width of the tables, contiguous"),
-        }),
+        _ => {
+            let expected = format!("{ids_dims:?} followed by the width of the tables, contiguous");
+            Err(wrong_shape("buffer", buffer.shape(), expected))
+        }
     }
 }

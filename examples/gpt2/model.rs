@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Tensor};
 use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::dropout::dropout;
 use candle_gpt_input::input_layer::OpenOptions;
-use candle_gpt_input::position::{Place, PositionEncoding};
+use candle_gpt_input::position::{PositionEncoding, PositionKind};
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead, Positions};
 use candle_nn::{Init, VarBuilder, ops};
@@ -222,7 +222,7 @@ impl Gpt2 {
         if let Some(attention_mask) = attention_mask {
             encoding.check_mask(attention_mask)?;
         }
-        if encoding.place() == Place::Bias {
+        if encoding.kind() == PositionKind::Bias {
             let bias = widened(&encoding.attention_bias(t, n_cached + t, n_cached)?)?;
             mask = Some(match mask {
                 Some(mask) => bias.broadcast_add(&mask.to_dtype(bias.dtype())?)?,
@@ -350,17 +350,17 @@ struct Attention {
 impl Attention {
     fn forward(&self, x: &Tensor, i: usize, call: &Call, past: Past) -> Result<Tensor> {
         let (b, t, c) = x.dims3()?;
-        let (encoding, place) = (call.encoding, call.encoding.place());
+        let (encoding, kind) = (call.encoding, call.encoding.kind());
         let qkv = self.c_attn.forward(x)?;
         let drops = call.generator.is_some() && self.pdrop > 0.0;
-        if call.is_causal_only && place == Place::Input && !drops && fused::is_fused(&qkv) {
+        if call.is_causal_only && kind == PositionKind::Input && !drops && fused::is_fused(&qkv) {
             return self.c_proj.forward(&fused::causal_attention(&qkv, self.n_head, self.scale)?);
         }
         // [B, T, 3 C] -> three times [B, H, T, D]
         let qkv = qkv.reshape((b, t, 3, self.n_head, c / self.n_head))?;
         let heads = |i| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous();
         let (mut q, mut k, mut v) = (heads(0)?, heads(1)?, heads(2)?);
-        if place == Place::Rotation {
+        if kind == PositionKind::Rotation {
             (q, k) = encoding.rotate(&q, &k, call.positions.clone())?;
         }
         if let Some(past) = past {
@@ -370,9 +370,9 @@ impl Attention {
             }
             *past = Some((k.clone(), v.clone()));
         }
-        let mut scores = match place {
+        let mut scores = match kind {
             // Divided by the root already; what is left is what the configuration makes of it.
-            Place::Scores => (encoding.attention_scores(&q, &k, i, call.n_cached)? * self.rescale)?,
+            PositionKind::Scores => (encoding.attention_scores(&q, &k, i, call.n_cached)? * self.rescale)?,
             _ => (q * self.scale)?.matmul(&k.t()?)?,
         };
         scores = widened(&scores)?;
@@ -381,8 +381,11 @@ impl Attention {
         }
         let weights = softmax(&scores)?.to_dtype(v.dtype())?;
         let weights = dropped(weights, self.pdrop, call.generator)?;
-        let heads = encoding.attention_output(&weights, &v, i, call.n_cached)?.transpose(1, 2)?.reshape((b, t, c))?;
-        self.c_proj.forward(&heads)
+        let heads = match kind {
+            PositionKind::Scores => encoding.attention_output(&weights, &v, i, call.n_cached)?,
+            _ => weights.matmul(&v)?,
+        };
+        self.c_proj.forward(&heads.transpose(1, 2)?.reshape((b, t, c))?)
     }
 }
 

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::init::Init;
-use candle_gpt_input::position::{Place, PositionScheme};
+use candle_gpt_input::position::{PositionKind, PositionScheme};
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer};
 use clap::Parser;
@@ -79,12 +79,12 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
 }
 
 fn acts(layer: &GptInputLayer) -> &'static str {
-    match layer.positions().place() {
-        Place::Input if layer.wpe().is_none() => "nowhere",
-        Place::Input => "added to the input, by the layer",
-        Place::Rotation => "rotate(q, k, positions)",
-        Place::Bias => "attention_bias(t_q, t_k, start_pos)",
-        Place::Scores => "attention_scores(q, k, block, start_pos)",
+    match layer.positions().kind() {
+        PositionKind::Input if layer.wpe().is_none() => "nowhere",
+        PositionKind::Input => "added to the input, by the layer",
+        PositionKind::Rotation => "rotate(q, k, positions)",
+        PositionKind::Bias => "attention_bias(t_q, t_k, start_pos)",
+        _ => "attention_scores(q, k, block, start_pos)",
     }
 }
 
@@ -103,14 +103,14 @@ fn scores(layer: &GptInputLayer, length: usize) -> Result<Vec<f32>> {
     let heads = hidden_states.reshape((1, length, 2, 16))?.transpose(1, 2)?.contiguous()?;
     let product = |q: &Tensor, k: &Tensor| -> Result<Tensor> { Ok((q.matmul(&k.t()?)? * 0.25)?) };
     let positions = layer.positions();
-    let scores = match positions.place() {
-        Place::Input => product(&heads, &heads)?,
-        Place::Rotation => {
+    let scores = match positions.kind() {
+        PositionKind::Input => product(&heads, &heads)?,
+        PositionKind::Rotation => {
             let (q, k) = positions.rotate(&heads, &heads, 0)?;
             product(&q, &k)?
         }
-        Place::Bias => product(&heads, &heads)?.broadcast_add(&positions.attention_bias(length, length, 0)?)?,
-        Place::Scores => positions.attention_scores(&heads, &heads, 0, 0)?,
+        PositionKind::Bias => product(&heads, &heads)?.broadcast_add(&positions.attention_bias(length, length, 0)?)?,
+        _ => positions.attention_scores(&heads, &heads, 0, 0)?,
     };
     let scores: Vec<f32> = scores.get(0)?.get(0)?.flatten_all()?.to_vec1()?;
     let mean = scores.iter().copied().map(f64::from).sum::<f64>() / scores.len() as f64;

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::keys::{self, Found, find_tables};
 use super::names::PADDED_VOCAB;
+use super::position_tables::position_tables;
 use super::stored::Kind;
 use super::weights::{TableInfo, Weights, WeightsFile};
 use super::{Checkpoint, LoadedTable};
@@ -170,7 +171,7 @@ impl Located<'_> {
             return Vec::new();
         }
         let prefix = self.wte.name.strip_suffix(keys::SAVED.0).unwrap_or_default();
-        let tables = self.config.position_tables().into_iter();
+        let tables = position_tables(&self.config).into_iter();
         tables.map(|spec| (format!("{prefix}{}", spec.name), spec.shape)).collect()
     }
 }

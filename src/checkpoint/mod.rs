@@ -13,6 +13,7 @@ mod mapped;
 mod names;
 mod options;
 mod pages;
+mod position_tables;
 mod read;
 mod report;
 mod save;
@@ -39,6 +40,7 @@ pub(crate) use mapped::StoredTables;
 #[cfg(feature = "hub")]
 pub(crate) use names::{INDEX_FILE, WEIGHTS_FILE};
 pub use options::CheckpointOptions;
+pub(crate) use position_tables::{TableSpec, position_tables};
 pub use report::{ConfigSource, LoadReport, LoadedTable, PaddedVocab};
 pub use save::{SaveFormat, save_tensors};
 pub(crate) use save::{save_folder, save_safetensors};
@@ -58,6 +60,7 @@ pub struct Checkpoint {
 
 /// One tensor of a checkpoint, from its header.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TensorEntry {
     /// Its name in the file.
     pub name: String,

@@ -12,7 +12,6 @@ use serde_json::{Map, Value};
 use crate::error::{CheckpointError, ConfigError, Result};
 use fields::{as_usize, brief, take};
 
-pub(crate) use position::TableSpec;
 pub use position::{PositionScheme, SinusoidalLayout};
 pub use rotary::{RotaryConfig, RotaryScaling};
 
@@ -158,11 +157,6 @@ impl GptInputConfig {
             return Err(ConfigError::OutOfRange { name: "initializer_range", value: self.initializer_range, expected });
         }
         self.position.validate(self.n_embd, self.n_head)
-    }
-
-    /// The learned tables of the positions.
-    pub(crate) fn position_tables(&self) -> Vec<TableSpec> {
-        self.position.tables(self.n_positions, self.n_embd, self.n_head, self.n_layer)
     }
 }
 

@@ -10,6 +10,7 @@ use super::{Kind, TokenTable};
 use crate::error::{EmbeddingError, Error, Result};
 use crate::kernel::{StoredTable, Table, can_dequantize, map_in_parallel};
 use crate::rows::{RowBytes, RowType, StoredRows};
+use crate::shape::wrong_shape;
 
 /// Rows that are quantized, or copied, at a time.
 const ROWS: usize = 256;
@@ -152,8 +153,7 @@ impl TokenTable {
     /// is read, [`Error::InvalidTable`] for another `dtype`.
     pub fn from_qtensor(qtensor: &QTensor, dtype: DType, device: &Device) -> Result<Self> {
         let Ok((n_rows, width)) = qtensor.shape().dims2() else {
-            let expected = "[V, C]".to_string();
-            return Err(Error::ShapeMismatch { what: "qtensor", got: qtensor.shape().clone(), expected });
+            return Err(wrong_shape("qtensor", qtensor.shape(), "[V, C]"));
         };
         must_divide(qtensor.dtype(), width)?;
         if n_rows == 0 || !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {

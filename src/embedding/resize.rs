@@ -7,9 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use super::{EmbeddingOptions, TokenTable};
 use crate::error::{ConfigError, EmbeddingError, Error, Result};
 use crate::init::Init;
-use crate::kernel::{Table, new_var, to_host};
+use crate::kernel::{new_var, to_host};
 use crate::rng::Generator;
-use crate::shape::outer_dims;
+use crate::shape::rows_of_ids;
 
 /// What the rows of new tokens begin as: `mean_resizing` of transformers, and others.
 ///
@@ -105,10 +105,7 @@ impl TokenTable {
     pub fn replace_rows(&self, ids: &Tensor, rows: &Tensor) -> Result<Self> {
         let table = self.dense()?;
         let (_, n_embd) = table.dims();
-        if outer_dims("rows", rows, (Table::Tokens.name(), n_embd, table.dtype()))? != ids.dims() {
-            let expected = format!("the shape of the ids, {:?}, followed by {n_embd}", ids.dims());
-            return Err(Error::ShapeMismatch { what: "rows", got: rows.shape().clone(), expected });
-        }
+        rows_of_ids("rows", (rows, table.outer_dims("rows", rows)?, n_embd), ids.dims())?;
         let ids = to_host(self.check(ids)?.tensor(), "ids")?;
         let mut sorted = ids.clone();
         sorted.sort_unstable();

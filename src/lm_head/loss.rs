@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::LmHead;
 use crate::error::{Error, Result};
 use crate::kernel::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach, to_host, unravel};
-use crate::shape::same_device;
+use crate::shape::{same_device, wrong_shape};
 
 /// What PyTorch ignores by default.
 const IGNORE_INDEX: i64 = -100;
@@ -232,11 +232,7 @@ impl LmHead {
 fn expect_dims(what: &'static str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
     match tensor.dims() == dims {
         true => Ok(()),
-        false => Err(Error::ShapeMismatch {
-            what,
-            got: tensor.shape().clone(),
-            expected: format!("{dims:?}, one for each of the hidden_states"),
-        }),
+        false => Err(wrong_shape(what, tensor.shape(), format!("{dims:?}, one for each of the hidden_states"))),
     }
 }
 

@@ -6,7 +6,8 @@ use std::ops::Range;
 use candle_core::{DType, Storage, Tensor, TensorId, Var};
 use candle_nn::ParamsAdamW;
 
-use super::{AdamState, ParamGroup, RowGrad};
+use super::adam_state::AdamState;
+use super::{ParamGroup, RowGrad};
 use crate::error::{OptimError, Result};
 use crate::kernel::{AdamStep, Gradient, Moments, sum_of_squares, zeros_like};
 

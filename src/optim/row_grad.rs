@@ -2,9 +2,9 @@
 
 use candle_core::{Tensor, Var};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::{BatchRows, DenseTable, RowGroups, Table, dense_gradient};
-use crate::shape::same_device;
+use crate::shape::{rows_of_ids, same_device};
 
 /// The gradient of a table `[V, C]` as one row for each id of a batch, whose ids say which rows of the table they belong to;
 /// ids that repeat stand for the sum. No `[V, C]` tensor is ever made of it.
@@ -46,9 +46,11 @@ impl RowGrad {
     /// - `rows`: `[.., C]`, any stride
     ///
     /// # Errors
-    /// - [`Error::InvalidTable`] if the variable is no matrix of floating-point numbers
-    /// - [`Error::TokenOutOfRange`] if an id is not below V, [`Error::IdDType`] if the ids are of another type
-    /// - [`Error::ShapeMismatch`] or [`Error::TableMismatch`] if `rows` does not go with the table and the ids
+    /// - [`Error::InvalidTable`](crate::Error::InvalidTable) if the variable is no matrix of floating-point numbers
+    /// - [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange) if an id is not below V
+    /// - [`Error::IdDType`](crate::Error::IdDType) if the ids are of another dtype
+    /// - [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if `rows` is not a row of the table's width for each id
+    /// - [`Error::TableMismatch`](crate::Error::TableMismatch) if its dtype or device is not the table's
     pub fn new(var: &Var, ids: &Tensor, rows: &Tensor) -> Result<Self> {
         let table = DenseTable::from_tensor(var.as_tensor().clone(), Table::Tokens)?;
         let checked = table.check(ids)?;
@@ -66,13 +68,7 @@ impl RowGrad {
         groups: impl FnOnce() -> Result<RowGroups>,
     ) -> Result<Self> {
         let (_, width) = table.dims();
-        if table.outer_dims("the gradient", rows)? != ids_dims {
-            return Err(Error::ShapeMismatch {
-                what: "the gradient",
-                got: rows.shape().clone(),
-                expected: format!("the shape of the ids, {ids_dims:?}, followed by {width}"),
-            });
-        }
+        rows_of_ids("the gradient", (rows, table.outer_dims("the gradient", rows)?, width), ids_dims)?;
         same_device(("the gradient", rows.device()), ("its table", table.device()))?;
         let groups = groups()?;
         let rows = rows.detach().contiguous()?.reshape((groups.n_ids(), width))?;
@@ -108,7 +104,7 @@ impl RowGrad {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Candle`] if the device has no memory for it.
+    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for it.
     pub fn to_dense(&self) -> Result<Tensor> {
         Ok(dense_gradient(&self.var, self.batch())?)
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{Tensor, Var};
 
-use super::AdamState;
+use super::adam_state::AdamState;
 use super::params::Params;
 use crate::error::{OptimError, Result};
 use crate::kernel::zeros_like;

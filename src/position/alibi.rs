@@ -23,6 +23,7 @@ use crate::kernel::linear_bias;
 /// assert_eq!(bias.get(0)?.get(0)?.to_vec2::<f32>()?, [[-0.125, -0.0625, 0.0]]);
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
+#[doc(alias("build_alibi_tensor", "attention with linear biases"))]
 #[derive(Clone, Debug)]
 pub struct Alibi {
     slopes: Vec<f32>,
@@ -30,7 +31,7 @@ pub struct Alibi {
 }
 
 impl Alibi {
-    /// For `n_head` heads.
+    /// Makes the slopes of `n_head` heads.
     ///
     /// # Errors
     /// [`PositionError::Dimension`] if there are none.
@@ -46,12 +47,12 @@ impl Alibi {
         Ok(Self { slopes: own.chain(extra).take(n_head).collect(), device: device.clone() })
     }
 
-    /// The slope of each head.
+    /// Returns the slope of each head.
     pub fn slopes(&self) -> &[f32] {
         &self.slopes
     }
 
-    /// What is added to the scores of `t_q` queries, the first of them at `start_pos`, and `t_k` keys from position 0 on.
+    /// Returns the bias to add to attention scores, for queries at `start_pos..start_pos + t_q` and keys at `0..t_k`.
     ///
     /// Padding on the left moves queries and keys alike, and so changes nothing. Entries of later keys are those of the
     /// formula too; a causal mask hides them.
@@ -60,12 +61,12 @@ impl Alibi {
     /// - returns: `[1, H, T_q, T_k]` in f32
     ///
     /// # Errors
-    /// [`Error::Candle`](crate::Error::Candle) if there is no room.
+    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for it.
     pub fn attention_bias(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<Tensor> {
         linear_bias(&self.slopes, (t_q, t_k), start_pos, &self.device)
     }
 
-    /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.
+    /// Returns the bias for queries and keys at positions of their own, as where padding lies in the middle of rows.
     ///
     /// # Shapes
     /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`

@@ -1,10 +1,12 @@
 //! DeBERTa's positions: content and distance attend to each other.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Module, Tensor};
+use candle_nn::Linear;
 
 use super::scores::{Dims, Distances, dot, dot_rows};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::{Columns, by_distance};
+use crate::shape::wrong_shape;
 
 /// Disentangled attention (He et al. 2020, arXiv:2006.03654, equation 4) in one block:
 /// `score(i, j) = (Qc_i · Kc_j + Qc_i · Kr_δ(i,j) + Kc_j · Qr_δ(j,i)) / √(3 D)`.
@@ -14,14 +16,23 @@ use crate::kernel::{Columns, by_distance};
 /// mirrored one, that of `i - j`, and so does this. Distances are clipped, or put into logarithmic buckets first (DeBERTa-v2 and v3,
 /// arXiv:2111.09543). Numbers are those of `transformers`' `DebertaV2` where queries are as many as keys; where they are
 /// not (a key/value cache), there its distances count from the first query, here from `start_pos`.
+#[doc(alias("DisentangledSelfAttention", "pos_att_type"))]
 #[derive(Clone, Debug)]
 pub struct Deberta {
     rel_embeddings: Tensor,
-    /// `pos_key_proj`, weight and bias, for the term c2p.
-    c2p: Option<(Tensor, Tensor)>,
-    /// `pos_query_proj`, weight and bias, for the term p2c.
-    p2c: Option<(Tensor, Tensor)>,
+    projections: DebertaProjections,
     buckets: Buckets,
+}
+
+/// The projections of distances in one block of [`Deberta`], weights `[H D, C]`; a term without one is left out.
+///
+/// Checkpoints with `share_att_key` have none of their own: pass the block's `key_proj` and `query_proj`.
+#[derive(Clone, Debug, Default)]
+pub struct DebertaProjections {
+    /// `pos_key_proj`: makes the `Kr` of the term c2p, in which queries attend to distances.
+    pub pos_key_proj: Option<Linear>,
+    /// `pos_query_proj`: makes the `Qr` of the term p2c, in which distances attend to keys.
+    pub pos_query_proj: Option<Linear>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -34,47 +45,50 @@ struct Buckets {
 }
 
 impl Deberta {
-    /// A term without projection is left out. Checkpoints with `share_att_key` have no projections of their own: pass
-    /// the weights and biases of the block's `query_proj` and `key_proj`.
+    /// Makes the positions of one block from the table of distances and the block's projections of it.
     ///
     /// # Shapes
     /// - `rel_embeddings`: `[2 S, C]`, S being the buckets a side, or else `max_relative_positions`
-    /// - `c2p`, `p2c`: weight `[H D, C]` and bias `[H D]`
+    /// - `projections`: weights `[H D, C]` and biases `[H D]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if they do not go together.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for other shapes.
     pub fn new(
         rel_embeddings: Tensor,
-        c2p: Option<(Tensor, Tensor)>,
-        p2c: Option<(Tensor, Tensor)>,
+        projections: DebertaProjections,
         position_buckets: Option<usize>,
         max_relative_positions: usize,
     ) -> Result<Self> {
-        let mismatch = |what, got: &Tensor, expected| Error::ShapeMismatch { what, got: got.shape().clone(), expected };
         let span = position_buckets.unwrap_or(max_relative_positions);
         let width = match *rel_embeddings.dims() {
             [n, width] if n == 2 * span && n > 0 => width,
-            _ => return Err(mismatch("rel_embeddings", &rel_embeddings, format!("[{}, C]", 2 * span))),
+            _ => return Err(wrong_shape("rel_embeddings", rel_embeddings.shape(), format!("[{}, C]", 2 * span))),
         };
-        for (what, projection) in [("pos_key_proj", &c2p), ("pos_query_proj", &p2c)] {
-            let Some((weight, bias)) = projection else { continue };
-            match (weight.dims(), bias.dims()) {
-                (&[n, weight_width], &[n_bias]) if weight_width == width && n == n_bias => {}
-                _ => return Err(mismatch(what, weight, format!("[H D, {width}], and as many biases"))),
+        let DebertaProjections { pos_key_proj, pos_query_proj } = &projections;
+        for (what, projection) in [("pos_key_proj", pos_key_proj), ("pos_query_proj", pos_query_proj)] {
+            let Some(projection) = projection else { continue };
+            match *projection.weight().dims() {
+                [n, weight_width]
+                    if weight_width == width && projection.bias().is_none_or(|bias| bias.dims() == [n]) => {}
+                _ => {
+                    let expected = format!("[H D, {width}], and as many biases");
+                    return Err(wrong_shape(what, projection.weight().shape(), expected));
+                }
             }
         }
         let buckets = Buckets { position_buckets, max_relative_positions, span };
-        Ok(Self { rel_embeddings, c2p, p2c, buckets })
+        Ok(Self { rel_embeddings, projections, buckets })
     }
 
-    /// The bucket of a distance (query minus key), before it is clipped to the table: `make_log_bucket_position` of
+    /// Returns the bucket of a distance (query minus key), before it is clipped to the table: `make_log_bucket_position` of
     /// transformers in the same f32 operations, or the distance itself without buckets.
+    #[doc(alias = "make_log_bucket_position")]
     pub fn bucket(&self, distance: i64) -> i64 {
         self.buckets.of(distance)
     }
 
-    /// The scores of queries that begin at position `start_pos` of the keys, divided by √(n D) of the n terms; a mask is
-    /// still to be added.
+    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √(n D) of the n terms; a
+    /// mask is still to be added.
     ///
     /// Gradients reach `q`, `k` and the tables. Padding on the left changes nothing.
     ///
@@ -83,7 +97,7 @@ impl Deberta {
     /// - returns: `[B, H, T_q, T_k]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] for other shapes.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for other shapes.
     pub fn attention_scores(&self, q: &Tensor, k: &Tensor, start_pos: usize) -> Result<Tensor> {
         let (t_q, t_k, start, buckets) = (q.dim(2)?, k.dim(2)?, start_pos as i64, self.buckets);
         self.scores(
@@ -94,7 +108,7 @@ impl Deberta {
         )
     }
 
-    /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.
+    /// Returns the scores for queries and keys at positions of their own, as where padding lies in the middle of rows.
     ///
     /// # Shapes
     /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
@@ -102,7 +116,8 @@ impl Deberta {
     /// - returns: `[B, H, T_q, T_k]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] and [`Error::IdDType`] for other shapes and positions.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other shapes
+    /// and positions.
     pub fn attention_scores_at(
         &self,
         q: &Tensor,
@@ -131,11 +146,11 @@ impl Deberta {
         Dims::of(q, k, Some(h), d)?;
         let mut scores = dot(q, k)?;
         let mut n_terms = 1.0;
-        if let Some(projection) = &self.c2p {
+        if let Some(projection) = &self.projections.pos_key_proj {
             scores = (scores + pick_for_queries(&dot_rows(q, &self.project(projection, h, d)?)?)?)?;
             n_terms += 1.0;
         }
-        if let Some(projection) = &self.p2c {
+        if let Some(projection) = &self.projections.pos_query_proj {
             let by_key = pick_for_keys(&dot_rows(k, &self.project(projection, h, d)?)?)?;
             scores = (scores + by_key.transpose(D::Minus1, D::Minus2)?)?;
             n_terms += 1.0;
@@ -144,17 +159,13 @@ impl Deberta {
     }
 
     /// The table through a projection, in heads: `[H, 2 S, D]`.
-    fn project(&self, (weight, bias): &(Tensor, Tensor), h: usize, d: usize) -> Result<Tensor> {
+    fn project(&self, projection: &Linear, h: usize, d: usize) -> Result<Tensor> {
         let (n, _) = self.rel_embeddings.dims2()?;
-        if bias.elem_count() != h * d {
+        if projection.weight().dim(0)? != h * d {
             let expected = format!("{h} heads of {d}, as queries and keys have");
-            return Err(Error::ShapeMismatch {
-                what: "the projection of distances",
-                got: weight.shape().clone(),
-                expected,
-            });
+            return Err(wrong_shape("the projection of distances", projection.weight().shape(), expected));
         }
-        let rows = self.rel_embeddings.matmul(&weight.t()?)?.broadcast_add(bias)?;
+        let rows = projection.forward(&self.rel_embeddings)?;
         Ok(rows.reshape((n, h, d))?.transpose(0, 1)?)
     }
 }

@@ -1,6 +1,7 @@
 //! Where each token stands: [`Positions`], and the schemes that turn positions into numbers.
 
 mod alibi;
+mod attention;
 mod deberta;
 mod encoding;
 mod learned;
@@ -16,11 +17,12 @@ use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::kernel::{to_host, unravel};
+use crate::shape::wrong_shape;
 
 pub use crate::config::{PositionScheme, RotaryConfig, RotaryScaling, SinusoidalLayout};
 pub use alibi::Alibi;
-pub use deberta::Deberta;
-pub use encoding::{Place, PositionEncoding};
+pub use deberta::{Deberta, DebertaProjections};
+pub use encoding::{PositionEncoding, PositionKind};
 pub use learned::PositionTable;
 pub use resize::Resize;
 pub(crate) use resize::resized;
@@ -56,6 +58,7 @@ pub use transformer_xl::TransformerXl;
 /// assert_eq!(decode.squeeze(2)?.to_vec2::<f32>()?, [[102.], [103.]]);
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
+#[doc(alias("position_ids", "cache_position"))]
 #[derive(Clone, Debug)]
 pub struct Positions {
     kind: Kind,
@@ -71,7 +74,7 @@ enum Kind {
 }
 
 impl Positions {
-    /// Positions counted over the tokens of an attention mask, padding left out: what `generate` of transformers does
+    /// Counts positions over the tokens of an attention mask, padding left out: what `generate` of transformers does
     /// (`cumsum(mask) - 1`, and 0 at padding), wherever padding lies. Schemes that count columns refuse padding between tokens:
     /// [`PositionEncoding::check_mask`].
     ///
@@ -84,6 +87,7 @@ impl Positions {
     ///
     /// # Errors
     /// [`Error::IdDType`], [`Error::MaskValue`], or [`Error::ShapeMismatch`] for a scalar.
+    #[doc(alias("attention_mask", "cumsum"))]
     pub fn from_mask(attention_mask: &Tensor) -> Result<Self> {
         let dims = attention_mask.dims().to_vec();
         if dims.is_empty() {
@@ -97,10 +101,12 @@ impl Positions {
         Ok(Self { kind: Kind::Mask { dims, is_token }, n_cached: None })
     }
 
-    /// The same for ids that come after `n_cached` others.
+    /// Moves the positions behind `n_cached` tokens in a key/value cache.
     ///
     /// With a start position or position ids this adds `n_cached`. With a mask, the ids stand in its columns from
     /// `n_cached` on; columns beyond the mask are tokens, so that the mask of the prompt serves the whole generation.
+    #[doc(alias("past_key_values_length", "past_length"))]
+    #[must_use]
     pub fn after(mut self, n_cached: usize) -> Self {
         self.n_cached = Some(n_cached);
         self
@@ -112,11 +118,8 @@ impl Positions {
             Kind::Start(start_pos) => Ok(Resolved::Counted(start_pos.saturating_add(self.n_cached.unwrap_or(0)))),
             Kind::Ids(ids) => {
                 if !broadcasts(ids.dims(), ids_dims) {
-                    return Err(Error::ShapeMismatch {
-                        what: "position_ids",
-                        got: ids.shape().clone(),
-                        expected: format!("the shape of the ids, {ids_dims:?}, or one that broadcasts to it"),
-                    });
+                    let expected = format!("the shape of the ids, {ids_dims:?}, or one that broadcasts to it");
+                    return Err(wrong_shape("position_ids", ids.shape(), expected));
                 }
                 let Some(n_cached) = self.n_cached else { return Ok(Resolved::Given(ids.clone())) };
                 let shifted: Vec<i64> = to_host(ids, "position_ids")?
@@ -183,7 +186,7 @@ fn counted_by_mask(
 }
 
 fn mask_shape(dims: &[usize], expected: String) -> Error {
-    Error::ShapeMismatch { what: "attention_mask", got: dims.into(), expected }
+    wrong_shape("attention_mask", dims, expected)
 }
 
 /// Whether a tensor of shape `from` broadcasts to exactly `to`.

@@ -11,6 +11,7 @@ use super::{Positions, Resolved};
 use crate::config::{RotaryConfig, RotaryScaling};
 use crate::error::{Error, Result};
 use crate::kernel::{AngleRows, Angles, each_in_parallel, rotate, to_host, unravel};
+use crate::shape::wrong_shape;
 
 /// Positions below this have their cosines and sines kept; a call with later ones computes what it needs.
 const KEPT: usize = 1 << 17;
@@ -33,6 +34,7 @@ const KEPT: usize = 1 << 17;
 /// assert_eq!(q.flatten_all()?.to_vec1::<f32>()?, [1.0, 0.0, 0.5403023, 0.84147096]); // cos 1, sin 1
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
+#[doc(alias("RotaryEmbedding", "rope", "RoPE"))]
 #[derive(Clone, Debug)]
 pub struct Rotary {
     config: RotaryConfig,
@@ -60,17 +62,17 @@ struct Beyond {
 }
 
 impl Rotary {
-    /// For heads of `head_dim` numbers and a model trained on `n_positions` (which only scaling asks for).
+    /// Makes the rotation for heads of width `head_dim` and a model trained on `n_positions` (which only scaling asks for).
     ///
     /// # Errors
-    /// [`ConfigError`](crate::error::ConfigError) for numbers that make no sense.
+    /// [`ConfigError`](crate::error::ConfigError) for a base, factor or head width out of range.
     pub fn new(config: &RotaryConfig, head_dim: usize, n_positions: usize, device: &Device) -> Result<Self> {
         config.validate(head_dim)?;
         let (config, device) = (config.clone(), device.clone());
         Ok(Self { config, head_dim, n_positions, device, kept: Arc::default() })
     }
 
-    /// `inv_freq`, one a pair, and what cosines and sines are multiplied by (`attention_scaling`; 1 but for YaRN), for
+    /// Returns `inv_freq`, one a pair, and what cosines and sines are multiplied by (`attention_scaling`; 1 but for YaRN), for
     /// sequences of `seq_len` tokens (which only dynamic scaling asks for).
     pub fn inv_freq(&self, seq_len: usize) -> (Vec<f32>, f32) {
         let (base, dim) = (self.config.rope_theta, self.config.rotary_dim(self.head_dim));
@@ -143,7 +145,8 @@ impl Rotary {
         }
     }
 
-    /// Queries and keys at their positions: a start position (with a key/value cache), position ids, or those of a mask.
+    /// Rotates queries and keys by their positions: a start position (with a key/value cache), position ids, or those of a
+    /// mask.
     ///
     /// Rotated keys go into the cache. With dynamic scaling the frequencies are those of the largest position of the call,
     /// so that keys in a cache have been turned by others, as in transformers.
@@ -154,8 +157,9 @@ impl Rotary {
     /// - returns: the same, contiguous on the CPU, in the types of `q` and `k`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] for other shapes, [`Error::PositionOutOfRange`] for a position below 0, and as
-    /// [`Positions::from_mask`].
+    /// [`Error::ShapeMismatch`] for other shapes, [`Error::PositionOutOfRange`] for a position below 0, [`Error::IdDType`] for
+    /// position ids of another dtype.
+    #[doc(alias = "apply_rotary_pos_emb")]
     pub fn rotate(&self, q: &Tensor, k: &Tensor, positions: impl Into<Positions>) -> Result<(Tensor, Tensor)> {
         let (b, _, t, _) = self.dims("q", q, None)?;
         self.dims("k", k, Some((b, t)))?;
@@ -163,12 +167,18 @@ impl Rotary {
         rotate(q, k, &angles, rows, self.config.interleaved)
     }
 
-    /// Cosines and sines of the positions of `[B, T]`, for an attention that rotates by itself: `[B, T, D_r / 2]` each, in
-    /// f32, multiplied by the `attention_scaling` (`B` is 1 where all sequences have the same positions).
+    /// Returns cosines and sines of the positions of ids of dimensions (B, T), for an attention that rotates by itself.
+    ///
+    /// They are multiplied by the `attention_scaling`. B may be 1 where all sequences have the same positions.
+    ///
+    /// # Shapes
+    /// - returns: `[B, T, D_r / 2]` each, in f32, `D_r` being the width that is rotated
     ///
     /// # Errors
-    /// As [`rotate`](Self::rotate).
-    pub fn cos_sin(&self, positions: impl Into<Positions>, (b, t): (usize, usize)) -> Result<(Tensor, Tensor)> {
+    /// [`Error::ShapeMismatch`] for positions of another shape, [`Error::PositionOutOfRange`] for one below 0,
+    /// [`Error::IdDType`] for position ids of another dtype.
+    pub fn cos_sin(&self, positions: impl Into<Positions>, dims: (usize, usize)) -> Result<(Tensor, Tensor)> {
+        let (b, t) = dims;
         let (angles, rows) = self.angles(&positions.into(), b, t)?;
         Ok(angles.cos_sin(&rows, (b, t))?)
     }
@@ -179,10 +189,8 @@ impl Rotary {
         x: &Tensor,
         like: Option<(usize, usize)>,
     ) -> Result<(usize, usize, usize, usize)> {
-        let expected = |(b, t): (String, String)| {
-            let expected = format!("[{b}, H, {t}, {}]", self.head_dim);
-            Err(Error::ShapeMismatch { what, got: x.shape().clone(), expected })
-        };
+        let expected =
+            |(b, t): (String, String)| Err(wrong_shape(what, x.shape(), format!("[{b}, H, {t}, {}]", self.head_dim)));
         match (x.dims(), like) {
             (&[b, h, t, d], None) if d == self.head_dim => Ok((b, h, t, d)),
             (&[b, h, t, d], Some(like)) if d == self.head_dim && (b, t) == like => Ok((b, h, t, d)),

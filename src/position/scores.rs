@@ -2,8 +2,9 @@
 
 use candle_core::{D, Device, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::to_host;
+use crate::shape::wrong_shape;
 
 /// B, H, T_q, T_k and D of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
 pub(super) struct Dims {
@@ -14,19 +15,18 @@ pub(super) struct Dims {
 
 impl Dims {
     /// # Errors
-    /// [`Error::ShapeMismatch`] if they do not go together, or not with a table's heads (where it has heads) of `d` numbers.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if they do not go together, or not with a table's heads (where it has heads) of `d` numbers.
     pub(super) fn of(q: &Tensor, k: &Tensor, n_head: Option<usize>, d: usize) -> Result<Self> {
-        let mismatch = |what, got: &Tensor, expected| Error::ShapeMismatch { what, got: got.shape().clone(), expected };
         let (b, h, t_q) = match *q.dims() {
             [b, h, t_q, width] if width == d && n_head.is_none_or(|n_head| n_head == h) => (b, h, t_q),
             _ => {
                 let heads = n_head.map_or("H".to_string(), |n_head| n_head.to_string());
-                return Err(mismatch("q", q, format!("[B, {heads}, T_q, {d}]")));
+                return Err(wrong_shape("q", q.shape(), format!("[B, {heads}, T_q, {d}]")));
             }
         };
         match *k.dims() {
             [b_k, h_k, t_k, width] if (b_k, h_k, width) == (b, h, d) => Ok(Self { t_q, t_k, d }),
-            _ => Err(mismatch("k", k, format!("[{b}, {h}, T_k, {d}]"))),
+            _ => Err(wrong_shape("k", k.shape(), format!("[{b}, {h}, T_k, {d}]"))),
         }
     }
 }
@@ -42,13 +42,12 @@ pub(super) struct Distances {
 impl Distances {
     /// Of positions `[B, T_q]` and `[B, T_k]`.
     pub(super) fn of(q_positions: &Tensor, k_positions: &Tensor) -> Result<Self> {
-        let mismatch = |what, got: &Tensor, expected| Error::ShapeMismatch { what, got: got.shape().clone(), expected };
         let &[b, t_q] = q_positions.dims() else {
-            return Err(mismatch("q_positions", q_positions, "[B, T_q]".to_string()));
+            return Err(wrong_shape("q_positions", q_positions.shape(), "[B, T_q]"));
         };
         let t_k = match *k_positions.dims() {
             [b_k, t_k] if b_k == b => t_k,
-            _ => return Err(mismatch("k_positions", k_positions, format!("[{b}, T_k]"))),
+            _ => return Err(wrong_shape("k_positions", k_positions.shape(), format!("[{b}, T_k]"))),
         };
         let (q, k) = (to_host(q_positions, "q_positions")?, to_host(k_positions, "k_positions")?);
         let of_row = |row: usize| {
@@ -63,13 +62,12 @@ impl Distances {
     /// Those of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
     ///
     /// # Errors
-    /// As [`of`](Self::of), and [`Error::ShapeMismatch`] if there are not as many positions as queries and keys.
+    /// As [`of`](Self::of), and [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if there are not as many positions as queries and keys.
     pub(super) fn between(q: &Tensor, k: &Tensor, q_positions: &Tensor, k_positions: &Tensor) -> Result<Self> {
         for (what, positions, of) in [("q_positions", q_positions, q), ("k_positions", k_positions, k)] {
             let (b, _, t, _) = of.dims4()?;
             if positions.dims() != [b, t] {
-                let (got, expected) = (positions.shape().clone(), format!("[{b}, {t}]"));
-                return Err(Error::ShapeMismatch { what, got, expected });
+                return Err(wrong_shape(what, positions.shape(), format!("[{b}, {t}]")));
             }
         }
         Self::of(q_positions, k_positions)
@@ -96,6 +94,11 @@ pub(super) fn dot_rows(x: &Tensor, rows: &Tensor) -> Result<Tensor> {
     let by_head = x.transpose(0, 1)?.contiguous()?.reshape((h, b * t, d))?;
     let product = by_head.matmul(&rows.transpose(D::Minus1, D::Minus2)?.contiguous()?)?;
     Ok(product.reshape((h, b, t, n))?.transpose(0, 1)?.contiguous()?)
+}
+
+/// Values `[B, H, T_k, D]` weighted by `[B, H, T_q, T_k]`.
+pub(super) fn weighted(weights: &Tensor, v: &Tensor) -> Result<Tensor> {
+    Ok(weights.contiguous()?.matmul(&v.contiguous()?)?)
 }
 
 /// `q kᵀ`, `[B, H, T_q, T_k]`.

@@ -2,15 +2,17 @@
 
 use candle_core::{D, Tensor};
 
-use super::scores::{Dims, Distances, dot, dot_rows};
-use crate::error::{Error, Result};
+use super::scores::{Dims, Distances, dot, dot_rows, weighted};
+use crate::error::Result;
 use crate::kernel::{Columns, by_distance, sum_by_distance};
+use crate::shape::wrong_shape;
 
 /// Relative position representations (Shaw et al. 2018, arXiv:1803.02155, equations 3 and 4) in one block:
 /// `score(i, j) = q_i · (k_j + a^K_r) / √D` and `z_i = Σ_j weight(i, j) (v_j + a^V_r)`, with r the distance `j - i` clipped.
 ///
 /// The keys' part is `position_embeddings_type="relative_key"` of transformers' Wav2Vec2-BERT (`distance_embedding`). The
 /// vectors are the same for all heads, as in the paper.
+#[doc(alias("relative_key", "distance_embedding", "relative position representations"))]
 #[derive(Clone, Debug)]
 pub struct Shaw {
     keys: Tensor,
@@ -19,21 +21,20 @@ pub struct Shaw {
 }
 
 impl Shaw {
-    /// Distances are clipped to `left` before and, after the query, to what the tables have rows for.
+    /// Makes the positions of one block. Distances are clipped to `left` before and, after the query, to what the tables have rows for.
     ///
     /// # Shapes
     /// - `keys`, `values`: `[left + 1 + right, D]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if they do not go together.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for other shapes.
     pub fn new(keys: Tensor, values: Option<Tensor>, left: usize) -> Result<Self> {
-        let mismatch = |what, got: &Tensor, expected| Error::ShapeMismatch { what, got: got.shape().clone(), expected };
         match *keys.dims() {
             [n, d] if n > left && d > 0 => {}
-            _ => return Err(mismatch("distance_embedding", &keys, format!("[{} or more, D]", left + 1))),
+            _ => return Err(wrong_shape("distance_embedding", keys.shape(), format!("[{} or more, D]", left + 1))),
         }
         if let Some(values) = values.as_ref().filter(|values| values.dims() != keys.dims()) {
-            return Err(mismatch("distance_embedding_value", values, format!("{:?}", keys.dims())));
+            return Err(wrong_shape("distance_embedding_value", values.shape(), format!("{:?}", keys.dims())));
         }
         Ok(Self { keys, values, left })
     }
@@ -49,7 +50,8 @@ impl Shaw {
         (distance.clamp(-left, right) + left) as u32
     }
 
-    /// The scores of queries that begin at position `start_pos` of the keys, divided by √D; a mask is still to be added.
+    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √D; a mask is still to be
+    /// added.
     ///
     /// Gradients reach `q`, `k` and the table. Padding on the left changes nothing.
     ///
@@ -58,7 +60,7 @@ impl Shaw {
     /// - returns: `[B, H, T_q, T_k]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] for other shapes.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for other shapes.
     pub fn attention_scores(&self, q: &Tensor, k: &Tensor, start_pos: usize) -> Result<Tensor> {
         let Dims { t_q, t_k, d } = Dims::of(q, k, None, self.keys.dim(1)?)?;
         let (columns, _) = self.columns(t_q, t_k, start_pos)?;
@@ -66,7 +68,7 @@ impl Shaw {
         Ok(((dot(q, k)? + position)? * (1.0 / (d as f64).sqrt()))?)
     }
 
-    /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.
+    /// Returns the scores for queries and keys at positions of their own, as where padding lies in the middle of rows.
     ///
     /// # Shapes
     /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
@@ -74,7 +76,8 @@ impl Shaw {
     /// - returns: `[B, H, T_q, T_k]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] and [`Error::IdDType`] for other shapes and positions.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other shapes
+    /// and positions.
     pub fn attention_scores_at(
         &self,
         q: &Tensor,
@@ -90,16 +93,16 @@ impl Shaw {
         Ok(((dot(q, k)? + position)? * (1.0 / (d as f64).sqrt()))?)
     }
 
-    /// What the attention gives: the weighted values, and the weighted vectors of the distances where values have some.
+    /// Returns the attention's output: the weighted values, and the weighted vectors of the distances where values have some.
     ///
     /// # Shapes
     /// - `weights`: `[B, H, T_q, T_k]`, after the softmax, `v`: `[B, H, T_k, D]`
     /// - returns: `[B, H, T_q, D]`
     ///
     /// # Errors
-    /// [`Error::Candle`] for shapes that do not go together.
+    /// [`Error::Candle`](crate::Error::Candle) for other shapes.
     pub fn attention_output(&self, weights: &Tensor, v: &Tensor, start_pos: usize) -> Result<Tensor> {
-        let output = weights.contiguous()?.matmul(&v.contiguous()?)?;
+        let output = weighted(weights, v)?;
         let Some(values) = &self.values else { return Ok(output) };
         let (b, h, t_q, t_k) = weights.dims4()?;
         let (columns, n) = self.columns(t_q, t_k, start_pos)?;
@@ -107,7 +110,7 @@ impl Shaw {
         Ok((output + by_vector.matmul(values)?.reshape((b, h, t_q, ()))?)?)
     }
 
-    /// The same for queries and keys at positions of their own.
+    /// Returns the attention's output for queries and keys at positions of their own.
     ///
     /// # Shapes
     /// - `weights`: `[B, H, T_q, T_k]`, after the softmax, `v`: `[B, H, T_k, D]`
@@ -115,7 +118,8 @@ impl Shaw {
     /// - returns: `[B, H, T_q, D]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`], [`Error::IdDType`], and [`Error::Candle`] for shapes that do not go together.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other positions,
+    /// and [`Error::Candle`](crate::Error::Candle) for other shapes.
     pub fn attention_output_at(
         &self,
         weights: &Tensor,
@@ -124,7 +128,7 @@ impl Shaw {
         k_positions: &Tensor,
     ) -> Result<Tensor> {
         let weights = weights.contiguous()?;
-        let output = weights.matmul(&v.contiguous()?)?;
+        let output = weighted(&weights, v)?;
         let Some(values) = &self.values else { return Ok(output) };
         let (b, h, t_q, t_k) = weights.dims4()?;
         let n = values.dim(0)?;

@@ -11,7 +11,7 @@ use crate::kernel::each_in_parallel;
 /// The base of the frequencies of every published layout.
 const BASE: f64 = 10000.0;
 
-/// The table `[n_positions, n_embd]` of sinusoidal positions (Vaswani et al. 2017, arXiv:1706.03762, section 3.5):
+/// Computes the table `[n_positions, n_embd]` of sinusoidal positions (Vaswani et al. 2017, arXiv:1706.03762, section 3.5):
 /// `PE(t, 2i) = sin(t / 10000^(2i / C))`, `PE(t, 2i + 1) = cos` of the same.
 ///
 /// [`Interleaved`](SinusoidalLayout::Interleaved) (DistilBERT) and [`Halves`](SinusoidalLayout::Halves) (Marian) are computed
@@ -29,7 +29,8 @@ const BASE: f64 = 10000.0;
 /// ```
 ///
 /// # Errors
-/// [`Error::Candle`](crate::Error::Candle) if the device has no room.
+/// [`Error::Candle`](crate::Error::Candle) if the device has no memory for it.
+#[doc(alias("create_sinusoidal_embeddings", "SinusoidalPositionalEmbedding"))]
 pub fn sinusoidal(
     n_positions: usize,
     n_embd: usize,

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::scores::Distances;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::{Columns, bias_in_runs, by_distance, distances};
+use crate::shape::wrong_shape;
 
 /// T5's relative bias (Raffel et al. 2019, arXiv:1910.10683, section 2.1; the buckets are those of its code):
 /// `score(i, j) += b_h[bucket(j - i)]`.
@@ -15,6 +16,7 @@ use crate::kernel::{Columns, bias_in_runs, by_distance, distances};
 /// Half the buckets of a direction belong to one distance each; the others grow logarithmically up to `max_distance`, and
 /// share the last beyond it. Bidirectional, later keys have the upper half of the buckets; else they share bucket 0.
 /// T5 does not divide its scores by √D; that is the attention's to decide.
+#[doc(alias("relative_attention_bias", "T5Attention"))]
 #[derive(Clone, Debug)]
 pub struct T5Bias {
     table: Tensor,
@@ -23,13 +25,13 @@ pub struct T5Bias {
 }
 
 impl T5Bias {
-    /// On the table `relative_attention_bias.weight`.
+    /// Makes the bias on the table `relative_attention_bias.weight`.
     ///
     /// # Shapes
     /// - `table`: `[num_buckets, H]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] for a table with fewer buckets than a direction needs, or no heads, or a `max_distance` that
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for a table with fewer buckets than a direction needs, or no heads, or a `max_distance` that
     /// the buckets with a distance of their own already reach.
     pub fn new(table: Tensor, max_distance: usize, bidirectional: bool) -> Result<Self> {
         match *table.dims() {
@@ -43,21 +45,21 @@ impl T5Bias {
             }
             _ => {
                 let expected = format!("[num_buckets, H] that go with max_distance {max_distance}");
-                let (what, got) = ("relative_attention_bias", table.shape().clone());
-                Err(Error::ShapeMismatch { what, got, expected })
+                Err(wrong_shape("relative_attention_bias", table.shape(), expected))
             }
         }
     }
 
-    /// The bucket of the distance from a query to a key (key minus query).
+    /// Returns the bucket of the distance from a query to a key (key minus query).
     ///
     /// The logarithm is that of f32 operations, as transformers has them: it decides which bucket a border belongs to.
+    #[doc(alias = "_relative_position_bucket")]
     pub fn bucket(&self, distance: i64) -> usize {
         let next = self.runs.partition_point(|&(least, _)| least <= distance);
         self.runs[next - 1].1 // the first run begins at the least number
     }
 
-    /// What is added to the scores of `t_q` queries, the first of them at `start_pos`, and `t_k` keys from position 0 on.
+    /// Returns the bias to add to attention scores, for queries at `start_pos..start_pos + t_q` and keys at `0..t_k`.
     ///
     /// Gradients reach the table. Padding on the left changes nothing.
     ///
@@ -65,7 +67,8 @@ impl T5Bias {
     /// - returns: `[1, H, T_q, T_k]`, in f32 for tables of half types
     ///
     /// # Errors
-    /// [`Error::Candle`] if there is no room.
+    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for it.
+    #[doc(alias = "compute_bias")]
     pub fn attention_bias(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<Tensor> {
         let table = self.wide_table()?;
         if table.track_op() || !table.device().is_cpu() {
@@ -91,14 +94,15 @@ impl T5Bias {
         Ok(self.table.to_dtype(wide)?)
     }
 
-    /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.
+    /// Returns the bias for queries and keys at positions of their own, as where padding lies in the middle of rows.
     ///
     /// # Shapes
     /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
     /// - returns: `[B, H, T_q, T_k]`, in f32 for tables of half types
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] and [`Error::IdDType`] for other positions.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other
+    /// positions.
     pub fn attention_bias_at(&self, q_positions: &Tensor, k_positions: &Tensor) -> Result<Tensor> {
         let Distances { b, t_q, t_k, values } = Distances::of(q_positions, k_positions)?;
         let buckets: Vec<u32> = values.into_iter().map(|distance| self.bucket(distance) as u32).collect();

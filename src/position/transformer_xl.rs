@@ -4,8 +4,9 @@ use candle_core::{D, Tensor};
 
 use super::scores::{Dims, Distances, dot, dot_rows};
 use super::sinusoidal::DistanceRows;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::{Columns, by_distance};
+use crate::shape::wrong_shape;
 
 /// The relative positions of Transformer-XL (Dai et al. 2019, arXiv:1901.02860, section 3.3) in one block:
 /// `score(i, j) = ((q_i + u) · k_j + (q_i + v) · (W_R R_{i-j})) / √D`.
@@ -13,6 +14,7 @@ use crate::kernel::{Columns, by_distance};
 /// `R` are sines and cosines (sin‖cos) of the distance, `W_R` (`r_net`), `u` (`r_w_bias`) and `v` (`r_r_bias`) are learned.
 /// Keys may reach back further than the segment (its memory): queries then begin at `start_pos`. XLNet's attention is the
 /// same in the same notation; its `r` is the transpose of `r_net`. Rows of `R` are computed as there, in f32.
+#[doc(alias("RelPartialLearnableMultiHeadAttn", "XLNet", "r_net"))]
 #[derive(Clone, Debug)]
 pub struct TransformerXl {
     r_net: Tensor,
@@ -24,23 +26,24 @@ pub struct TransformerXl {
 }
 
 impl TransformerXl {
+    /// Makes the positions of one block from its learned tensors.
+    ///
     /// # Shapes
     /// - `r_net`: `[H D, C]`, of any width C
     /// - `u`, `v`: `[H, D]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if they do not go together.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for other shapes.
     pub fn new(r_net: Tensor, u: Tensor, v: Tensor) -> Result<Self> {
-        let mismatch = |what, got: &Tensor, expected| Error::ShapeMismatch { what, got: got.shape().clone(), expected };
-        let &[n_head, head_dim] = u.dims() else { return Err(mismatch("r_w_bias", &u, "[H, D]".to_string())) };
+        let &[n_head, head_dim] = u.dims() else { return Err(wrong_shape("r_w_bias", u.shape(), "[H, D]")) };
         if v.dims() != u.dims() {
-            return Err(mismatch("r_r_bias", &v, format!("[{n_head}, {head_dim}]")));
+            return Err(wrong_shape("r_r_bias", v.shape(), format!("[{n_head}, {head_dim}]")));
         }
         match *r_net.dims() {
             [n, width] if n == n_head * head_dim && n > 0 && width > 0 => {
                 Ok(Self { rows: DistanceRows::new(width), r_net, u, v, n_head, head_dim })
             }
-            _ => Err(mismatch("r_net", &r_net, format!("[{}, C]", n_head * head_dim))),
+            _ => Err(wrong_shape("r_net", r_net.shape(), format!("[{}, C]", n_head * head_dim))),
         }
     }
 
@@ -50,7 +53,8 @@ impl TransformerXl {
         Self { rows, ..self }
     }
 
-    /// The scores of queries that begin at position `start_pos` of the keys, divided by √D; a mask is still to be added.
+    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √D; a mask is still to be
+    /// added.
     ///
     /// Gradients reach `q`, `k` and the three tables. Padding on the left changes nothing.
     ///
@@ -59,7 +63,7 @@ impl TransformerXl {
     /// - returns: `[B, H, T_q, T_k]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] for other shapes.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for other shapes.
     pub fn attention_scores(&self, q: &Tensor, k: &Tensor, start_pos: usize) -> Result<Tensor> {
         let Dims { t_q, t_k, .. } = Dims::of(q, k, Some(self.n_head), self.head_dim)?;
         if t_q * t_k == 0 {
@@ -71,7 +75,7 @@ impl TransformerXl {
         self.scores(q, k, &rows, |position| by_distance(position, Columns::each(t_q, t_k)))
     }
 
-    /// The same for queries and keys at positions of their own: where padding lies in the middle of rows, say.
+    /// Returns the scores for queries and keys at positions of their own, as where padding lies in the middle of rows.
     ///
     /// # Shapes
     /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
@@ -79,7 +83,8 @@ impl TransformerXl {
     /// - returns: `[B, H, T_q, T_k]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] and [`Error::IdDType`] for other shapes and positions.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other shapes
+    /// and positions.
     pub fn attention_scores_at(
         &self,
         q: &Tensor,

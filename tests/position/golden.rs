@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_gpt_input::init::Init;
 use candle_gpt_input::position::{
-    Alibi, Deberta, PositionScheme, Resize, Rotary, Shaw, SinusoidalLayout, T5Bias, TransformerXl, sinusoidal,
+    Alibi, Deberta, DebertaProjections, PositionScheme, Resize, Rotary, Shaw, SinusoidalLayout, T5Bias, TransformerXl,
+    sinusoidal,
 };
 use candle_gpt_input::{GptInputConfig, GptInputLayer};
+use candle_nn::Linear;
 use serde_json::{Value, json};
 
 use crate::support::{golden, naive::numbers};
@@ -207,16 +209,19 @@ fn deberta_buckets_and_scores() {
         let mut projection = |weight: &'static str, bias: &'static str| {
             case.has(weight).then(|| {
                 let (weight, bias) = ((weight, case.var(weight)), (bias, case.var(bias)));
-                let pair = (weight.1.as_tensor().clone(), bias.1.as_tensor().clone());
+                let linear = Linear::new(weight.1.as_tensor().clone(), Some(bias.1.as_tensor().clone()));
                 vars.extend([weight, bias]);
-                pair
+                linear
             })
         };
-        let (c2p, p2c) = (projection("c2p.weight", "c2p.bias"), projection("p2c.weight", "p2c.bias"));
+        let projections = DebertaProjections {
+            pos_key_proj: projection("c2p.weight", "c2p.bias"),
+            pos_query_proj: projection("p2c.weight", "p2c.bias"),
+        };
         let buckets = case.numbers["position_buckets"].as_i64().unwrap();
         let buckets = (buckets > 0).then_some(buckets as usize);
         let rel = vars[2].1.as_tensor().clone();
-        let deberta = Deberta::new(rel, c2p, p2c, buckets, case.usize("max_relative_positions")).unwrap();
+        let deberta = Deberta::new(rel, projections, buckets, case.usize("max_relative_positions")).unwrap();
         for (distance, bucket) in case.ints("distances").into_iter().zip(case.ints("buckets")) {
             assert_eq!(deberta.bucket(distance), bucket, "{}: {distance}", case.name);
         }

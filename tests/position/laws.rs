@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use candle_gpt_input::init::Init;
-use candle_gpt_input::position::{Place, PositionScheme, Rotary, RotaryConfig, T5Bias};
+use candle_gpt_input::position::{PositionKind, PositionScheme, Rotary, RotaryConfig, T5Bias};
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, Result};
 use proptest::prelude::*;
@@ -56,10 +56,10 @@ fn attention(
     let (b, _, t_k, _) = k.dims4()?;
     let scale = 1. / (d as f64).sqrt();
     let plain = |q: &Tensor, k: &Tensor| q.contiguous()?.matmul(&k.t()?.contiguous()?)? * scale;
-    let mut scores = match positions.place() {
-        Place::Input | Place::Rotation => plain(q, k)?, // rotated by whoever calls
-        Place::Bias => plain(q, k)?.broadcast_add(&positions.attention_bias(t_q, t_k, start)?)?,
-        Place::Scores => positions.attention_scores(q, k, 1, start)?,
+    let mut scores = match positions.kind() {
+        PositionKind::Input | PositionKind::Rotation => plain(q, k)?, // rotated by whoever calls
+        PositionKind::Bias => plain(q, k)?.broadcast_add(&positions.attention_bias(t_q, t_k, start)?)?,
+        _ => positions.attention_scores(q, k, 1, start)?,
     };
     let later = |i: usize| (0..t_k).map(move |j| if j > start + i { -1e30f32 } else { 0. });
     let mask = Tensor::from_vec((0..t_q).flat_map(later).collect::<Vec<_>>(), (1, 1, t_q, t_k), &Device::Cpu)?;
@@ -68,13 +68,17 @@ fn attention(
         let mask = padding.to_dtype(DType::F32)?.affine(1e30, -1e30)?.reshape((b, 1, 1, t_k))?;
         scores = scores.broadcast_add(&mask)?;
     }
-    positions.attention_output(&candle_nn::ops::softmax(&scores, D::Minus1)?, &v.contiguous()?, 1, start)
+    let (weights, v) = (candle_nn::ops::softmax(&scores, D::Minus1)?, v.contiguous()?);
+    match positions.kind() {
+        PositionKind::Scores => positions.attention_output(&weights, &v, 1, start),
+        _ => Ok(weights.matmul(&v)?),
+    }
 }
 
 /// Queries and keys as they go into the attention.
 fn placed(layer: &GptInputLayer, q: &Tensor, k: &Tensor, positions: impl Into<Positions>) -> (Tensor, Tensor) {
-    match layer.positions().place() {
-        Place::Rotation => layer.positions().rotate(q, k, positions).unwrap(),
+    match layer.positions().kind() {
+        PositionKind::Rotation => layer.positions().rotate(q, k, positions).unwrap(),
         _ => (q.clone(), k.clone()),
     }
 }

@@ -1,7 +1,10 @@
 //! Against loops in f64, at random sizes; and the fused kernels' types and strides.
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_gpt_input::position::{Alibi, Deberta, Rotary, RotaryConfig, Shaw, T5Bias, TransformerXl};
+use candle_gpt_input::position::{
+    Alibi, Deberta, DebertaProjections, Rotary, RotaryConfig, Shaw, T5Bias, TransformerXl,
+};
+use candle_nn::Linear;
 use proptest::prelude::*;
 
 use crate::support::naive::{self, Projected};
@@ -34,7 +37,9 @@ proptest! {
         let table = normal((2 * buckets.unwrap_or(9), 6), seed + 6);
         let pair = |seed| (normal((h * d, 6), seed), normal(h * d, seed + 20));
         let (c2p, p2c) = (pair(seed + 7), pair(seed + 8));
-        let deberta = Deberta::new(table.clone(), Some(c2p.clone()), Some(p2c.clone()), buckets, 9).unwrap();
+        let linear = |(weight, bias): &(Tensor, Tensor)| Some(Linear::new(weight.clone(), Some(bias.clone())));
+        let projections = DebertaProjections { pos_key_proj: linear(&c2p), pos_query_proj: linear(&p2c) };
+        let deberta = Deberta::new(table.clone(), projections, buckets, 9).unwrap();
         let delta = |distance| if buckets.is_some() { naive::log_bucket(distance, 8, 9) } else { distance };
         let projected = [Some(Projected::of(&c2p)), Some(Projected::of(&p2c))];
         let expected = naive::deberta(&q, &k, start, &table, projected, delta);

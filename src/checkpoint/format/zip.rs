@@ -1,7 +1,7 @@
 //! The directory of a zip file, which PyTorch and NumPy keep their tensors in: where each member's bytes lie.
 //!
-//! Read here and not by the `zip` crate, because what is wanted are places in the file, by positioned reads, within
-//! bounds that the file itself sets. APPNOTE.TXT 6.3.10, sections 4.3 to 4.5.
+//! Not the `zip` crate, which candle-core brings: it reads through a cursor of its own, and what is wanted are places in the
+//! file, read by positions as remote files are, within a bound on the directory. APPNOTE.TXT 6.3.10, sections 4.3 to 4.5.
 
 use std::collections::BTreeMap;
 

@@ -1,15 +1,12 @@
 //! [`PositionScheme`]: how a model knows where its tokens stand, as a `config.json` says it.
 
 mod json;
-mod tables;
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::rotary::RotaryConfig;
 use crate::error::ConfigError;
-
-pub(crate) use tables::TableSpec;
 
 /// How a model knows where its tokens stand; plain data. What computes with it are the types of
 /// [`position`](crate::position).

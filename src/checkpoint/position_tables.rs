@@ -1,0 +1,60 @@
+//! The names under which checkpoints keep the learned tables of positions.
+
+use crate::config::{GptInputConfig, PositionScheme};
+
+/// A learned table of a scheme: where it is in a file, how large, and how it starts.
+#[derive(Clone, Debug)]
+pub(crate) struct TableSpec {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    /// Drawn like the other tables, or else zeros.
+    pub(crate) drawn: bool,
+}
+
+/// The learned tables of a configuration's scheme, by the names under which they are kept beside `wte.weight`.
+pub(crate) fn position_tables(config: &GptInputConfig) -> Vec<TableSpec> {
+    let &GptInputConfig { n_positions, n_embd, n_head, n_layer, .. } = config;
+    let head_dim = n_embd.checked_div(n_head).unwrap_or(0);
+    let table = |name: String, shape: &[usize], drawn| TableSpec { name, shape: shape.to_vec(), drawn };
+    let in_blocks = |tables: &[(&str, &[usize], bool)]| {
+        let of_block = |i: usize| {
+            tables.iter().map(move |(name, shape, drawn)| table(format!("h.{i}.attn.{name}"), shape, *drawn))
+        };
+        (0..n_layer).flat_map(of_block).collect::<Vec<_>>()
+    };
+    match config.position {
+        PositionScheme::Learned => vec![table("wpe.weight".to_string(), &[n_positions, n_embd], true)],
+        PositionScheme::T5 { num_buckets, .. } => {
+            vec![table("relative_attention_bias.weight".to_string(), &[num_buckets, n_head], true)]
+        }
+        PositionScheme::TransformerXl => in_blocks(&[
+            ("r_net.weight", &[n_embd, n_embd], true),
+            ("r_w_bias", &[n_head, head_dim], true),
+            ("r_r_bias", &[n_head, head_dim], true),
+        ]),
+        PositionScheme::Shaw { left, right, values } => {
+            let shape: &[usize] = &[left + right + 1, head_dim];
+            let all: [(&str, &[usize], bool); 2] =
+                [("distance_embedding.weight", shape, true), ("distance_embedding_value.weight", shape, true)];
+            in_blocks(if values { &all } else { &all[..1] })
+        }
+        PositionScheme::Deberta { position_buckets, max_relative_positions, c2p, p2c } => {
+            let span = position_buckets.unwrap_or(max_relative_positions);
+            let mut tables = vec![table("rel_embeddings.weight".to_string(), &[2 * span, n_embd], true)];
+            let (weight, bias): (&[usize], &[usize]) = (&[n_embd, n_embd], &[n_embd]);
+            let mut block: Vec<(&str, &[usize], bool)> = Vec::new();
+            if c2p {
+                block.extend([("pos_key_proj.weight", weight, true), ("pos_key_proj.bias", bias, false)]);
+            }
+            if p2c {
+                block.extend([("pos_query_proj.weight", weight, true), ("pos_query_proj.bias", bias, false)]);
+            }
+            tables.extend(in_blocks(&block));
+            tables
+        }
+        PositionScheme::Sinusoidal { .. }
+        | PositionScheme::None
+        | PositionScheme::Rotary(_)
+        | PositionScheme::Alibi => Vec::new(),
+    }
+}
