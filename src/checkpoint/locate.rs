@@ -9,7 +9,7 @@ use super::names::PADDED_VOCAB;
 use super::position_tables::position_tables;
 use super::stored::Kind;
 use super::weights::{TableInfo, Weights, WeightsFile};
-use super::{Checkpoint, LoadedTable};
+use super::{Checkpoint, LoadedTable, PaddedVocab};
 use crate::config::{GptInputConfig, PositionScheme};
 use crate::error::{CheckpointError, Result};
 
@@ -92,7 +92,7 @@ impl Checkpoint {
         names: &[&str],
         LocatedTable { name: wte_name, info: wte, .. }: &LocatedTable,
         wpe: Option<&LocatedTable>,
-    ) -> Result<(GptInputConfig, Option<(usize, usize)>), CheckpointError> {
+    ) -> Result<(GptInputConfig, Option<PaddedVocab>), CheckpointError> {
         let Some((_, stated)) = &self.config else {
             let n_positions = wpe.map_or(1, |wpe| wpe.info.n_rows); // without a config positions are learned
             let mut config = GptInputConfig::new(wte.n_rows, n_positions, wte.width);
@@ -122,7 +122,7 @@ impl Checkpoint {
                         vocab_size != wte.n_rows && vocab_size.checked_next_multiple_of(multiple) == Some(wte.n_rows)
                     })
             })
-            .map(|vocab_size| (vocab_size, wte.n_rows));
+            .map(|vocab_size| PaddedVocab { vocab_size, padded_to: wte.n_rows });
         if padded_vocab.is_none() {
             differs("vocab_size", stated.vocab_size, wte_name, wte.n_rows)?;
         }
@@ -161,7 +161,7 @@ pub(super) struct Located<'a> {
     /// Where positions are learned.
     pub(super) wpe: Option<LocatedTable<'a>>,
     pub(super) config: GptInputConfig,
-    pub(super) padded_vocab: Option<(usize, usize)>,
+    pub(super) padded_vocab: Option<PaddedVocab>,
 }
 
 impl Located<'_> {

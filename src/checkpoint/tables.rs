@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::locate::{Located, LocatedTable};
-use super::{Checkpoint, ConfigSource, LoadReport, PaddedVocab};
+use super::{Checkpoint, ConfigSource, LoadReport};
 use crate::config::GptInputConfig;
 use crate::error::Result;
 
@@ -65,7 +65,7 @@ impl Checkpoint {
             wpe: wpe.as_ref().map(LocatedTable::report),
             dtype,
             config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
-            padded_vocab: padded_vocab.map(|(vocab_size, padded_to)| PaddedVocab { vocab_size, padded_to }),
+            padded_vocab: *padded_vocab,
             unused: names.iter().filter(|name| !is_used(name)).map(|name| name.to_string()).collect(),
         }
     }

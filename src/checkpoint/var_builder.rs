@@ -13,7 +13,7 @@ use super::weights::{Weights, WeightsFile};
 use crate::error::{CheckpointError, Result};
 
 impl Checkpoint {
-    /// A [`VarBuilder`] on all tensors of the checkpoint, under their own names: `transformer.h.0.ln_1.weight`.
+    /// Returns a [`VarBuilder`] on all tensors of the checkpoint, under their own names: `transformer.h.0.ln_1.weight`.
     ///
     /// A tensor is read when it is asked for, straight into `dtype` (f32, f16, bf16 or f64), its shape compared before; no
     /// file is mapped into memory. A shard is opened once.
@@ -31,6 +31,7 @@ impl Checkpoint {
     /// assert_eq!(vb.pp("transformer.ln_f").get(2, "bias")?.to_vec1::<f64>()?, [1., 2.]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias("load_state_dict", "safe_open"))]
     pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'_> {
         let backend = Backend { checkpoint: self, shards: Mutex::default() };
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())

@@ -55,7 +55,7 @@ impl TokenTable {
     /// Draws a fresh table of dimensions (V, C), its padding row zeroed: `torch.nn.Embedding(vocab_size, n_embd, …)`.
     ///
     /// # Errors
-    /// [`EmbeddingError`] for options that make no sense, and as [`Init::wte`].
+    /// [`EmbeddingError`] for a padding row outside the table or a norm out of range, and those of [`Init::wte`].
     pub fn init(
         dims: (usize, usize),
         options: EmbeddingOptions,
@@ -73,10 +73,10 @@ impl TokenTable {
         Ok(table)
     }
 
-    /// The same table with options of `torch.nn.Embedding`; no row is changed (as `Embedding.from_pretrained`).
+    /// Sets the options of `torch.nn.Embedding`; no row is changed (as `Embedding.from_pretrained`).
     ///
     /// # Errors
-    /// [`EmbeddingError`] for options that make no sense.
+    /// [`EmbeddingError`] for a padding row outside the table, or a norm out of range.
     pub fn with_options(mut self, options: EmbeddingOptions) -> Result<Self> {
         let (vocab_size, _) = self.dims();
         options.validate(vocab_size)?;
@@ -98,7 +98,7 @@ impl TokenTable {
         Ok(Self { options: self.options, ..Self::try_from(weight)? })
     }
 
-    /// The options it looks rows up with.
+    /// Returns the options it looks rows up with.
     pub fn options(&self) -> &EmbeddingOptions {
         &self.options
     }
@@ -111,7 +111,7 @@ impl TokenTable {
         }
     }
 
-    /// The type of its numbers: of those that look-ups give.
+    /// Returns the dtype of its elements: that of the rows that look-ups give.
     pub fn dtype(&self) -> DType {
         match &self.kind {
             Kind::Dense(table) => table.dtype(),
@@ -119,7 +119,7 @@ impl TokenTable {
         }
     }
 
-    /// Where it lives; of a mapped or quantized table, where its rows are brought.
+    /// Returns the device it lives on; of a mapped or quantized table, the one its rows are brought to.
     pub fn device(&self) -> &Device {
         match &self.kind {
             Kind::Dense(table) => table.device(),
@@ -127,7 +127,7 @@ impl TokenTable {
         }
     }
 
-    /// The dense table as Candle's own layer; `None` for a table that has none.
+    /// Returns the dense table as Candle's own layer; `None` for a mapped or quantized one.
     pub fn as_embedding(&self) -> Option<&Embedding> {
         self.dense().ok().map(DenseTable::embedding)
     }
@@ -164,7 +164,7 @@ impl TokenTable {
         }
     }
 
-    /// The rows of `input_ids`.
+    /// Returns the rows of `input_ids`.
     ///
     /// # Shapes
     /// - `input_ids`: `[..]`, `u8`, `u32` or `i64`, any rank and stride, empty allowed
@@ -172,7 +172,7 @@ impl TokenTable {
     ///
     /// # Errors
     /// - [`Error::TokenOutOfRange`] if an id is not below V
-    /// - [`Error::IdDType`] if the ids are of another type
+    /// - [`Error::IdDType`] if the ids are of another dtype
     pub fn forward(&self, input_ids: &Tensor) -> Result<Tensor> {
         let ids = self.check(input_ids)?;
         self.forward_checked(&ids)

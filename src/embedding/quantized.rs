@@ -21,15 +21,15 @@ const ROWS: usize = 256;
 pub struct QuantizeReport {
     /// The blocks it is made of.
     pub block_type: GgmlDType,
-    /// The largest difference of any number.
+    /// The largest difference of any element.
     pub max_abs: f64,
     /// The root of the mean squared difference.
     pub rmse: f64,
-    /// `rmse` over the root of the mean squared number; 0 for a table of zeros.
+    /// `rmse` over the root of the mean squared element; 0 for a table of zeros.
     pub relative: f64,
     /// Bytes of the blocks.
     pub n_bytes: usize,
-    /// Bytes of the table as it was, in its type.
+    /// Bytes of the table as it was, in its dtype.
     pub n_bytes_before: usize,
 }
 
@@ -48,12 +48,12 @@ impl fmt::Display for QuantizeReport {
 }
 
 impl TokenTable {
-    /// The table in quantized blocks, in memory, and how far it is from this one; look-ups go on giving its type.
+    /// Quantizes the table into blocks in memory, and reports how far they are from it; look-ups still give its dtype.
     ///
-    /// Of a row's numbers, 32 (`Q8_0` to `Q4_0`) or 256 (`Q6K` to `Q2K`) share a scale. Numbers are quantized as Candle does
-    /// it, from f32, and what a look-up gives are the bits of dequantizing the whole table (`QTensor::dequantize`, rounded to
-    /// the table's type) and looking up there. It can neither be trained nor changed ([`to_dense`](Self::to_dense)); it keeps
-    /// its [`options`](Self::options).
+    /// Of a row's elements, 32 (`Q8_0` to `Q4_0`) or 256 (`Q6K` to `Q2K`) share a scale. They are quantized as Candle does it,
+    /// from f32. A look-up gives the bits of dequantizing the whole table (`QTensor::dequantize`, rounded to the table's dtype)
+    /// and looking up there. The result cannot be trained or changed ([`to_dense`](Self::to_dense) undoes it); it keeps its
+    /// [`options`](Self::options).
     ///
     /// ```
     /// use candle_core::quantized::GgmlDType;
@@ -72,8 +72,9 @@ impl TokenTable {
     ///
     /// # Errors
     /// - [`EmbeddingError::BlockWidth`] if blocks do not divide the width, saying which would
-    /// - [`EmbeddingError::BlockType`] for a type that is no quantized one, or of which no row is read
+    /// - [`EmbeddingError::BlockType`] for a type that is not quantized, or whose rows this crate does not read
     /// - [`EmbeddingError::NotFinite`] for a table with NaN or infinities
+    #[doc(alias("GgmlDType", "qtype"))]
     pub fn quantize(&self, block_type: GgmlDType) -> Result<(Self, QuantizeReport)> {
         let (n_rows, width) = self.dims();
         must_divide(block_type, width)?;
@@ -128,16 +129,16 @@ impl TokenTable {
         }
     }
 
-    /// What the table is quantized to, if it is.
+    /// Returns what the table is quantized to, if it is.
     pub fn block_type(&self) -> Option<GgmlDType> {
         if let Kind::Quantized(_, block_type) = self.kind { Some(block_type) } else { None }
     }
 
-    /// The table with its numbers in memory, in its type and on its device: what trains, changes and saves. A dense table is
-    /// itself.
+    /// Returns the table with its elements in memory, in its dtype and on its device, as training, changing and saving need
+    /// it. A dense table is returned as it is.
     ///
     /// # Errors
-    /// What reading the rows reports, for those that are elsewhere.
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) for remote rows that cannot be read.
     pub fn to_dense(&self) -> Result<Self> {
         let (n_rows, _) = self.dims();
         match &self.kind {
@@ -146,11 +147,11 @@ impl TokenTable {
         }
     }
 
-    /// A table `[V, C]` on a copy of Candle's quantized one; look-ups give `dtype` (f32, f16, bf16 or f64) on `device`.
+    /// Makes a table `[V, C]` on a copy of Candle's quantized one; look-ups give `dtype` (f32, f16, bf16 or f64) on `device`.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if it is no matrix, [`EmbeddingError::BlockType`] if it is not quantized or no row of its type
-    /// is read, [`Error::InvalidTable`] for another `dtype`.
+    /// [`Error::ShapeMismatch`] if it is not a matrix, [`EmbeddingError::BlockType`] if it is not quantized or this crate does
+    /// not read rows of its type, [`Error::InvalidTable`] for another `dtype`.
     pub fn from_qtensor(qtensor: &QTensor, dtype: DType, device: &Device) -> Result<Self> {
         let Ok((n_rows, width)) = qtensor.shape().dims2() else {
             return Err(wrong_shape("qtensor", qtensor.shape(), "[V, C]"));
@@ -164,10 +165,11 @@ impl TokenTable {
         Ok(held(bytes, (n_rows, width), qtensor.dtype(), dtype, device).into())
     }
 
-    /// The table as Candle's own quantized tensor, on the host: a copy of its blocks, for `QMatMul` or a GGUF file of yours.
+    /// Returns the table as Candle's own quantized tensor, on the host: a copy of its blocks, for `QMatMul` or a GGUF file of
+    /// yours.
     ///
     /// # Errors
-    /// [`EmbeddingError::NotQuantized`] for a table of numbers, [`Error::NotInMemory`] for one that is elsewhere.
+    /// [`EmbeddingError::NotQuantized`] for a table that is not quantized, [`Error::NotInMemory`] for a remote one.
     pub fn to_qtensor(&self) -> Result<QTensor> {
         let Kind::Quantized(table, block_type) = &self.kind else {
             return Err(EmbeddingError::NotQuantized.into());

@@ -6,11 +6,13 @@ use candle_nn::Embedding;
 use super::{Positions, Resolved};
 use crate::error::{Error, Result};
 use crate::kernel::{DenseTable, IdChecks, Places, StoredTable, Table};
+use crate::shape::wrong_shape;
 
 /// The position table `wpe` `[P, C]` of the GPTs (Radford et al. 2018, 2019; first in Gehring et al. 2017,
 /// arXiv:1705.03122).
 ///
 /// [`TryFrom`] makes one of a [`candle_nn::Embedding`] or a [`Tensor`].
+#[doc(alias("wpe", "nn.Embedding", "position_embeddings"))]
 #[derive(Clone, Debug)]
 pub struct PositionTable {
     kind: Kind,
@@ -32,7 +34,7 @@ impl PositionTable {
         }
     }
 
-    /// The type of its numbers.
+    /// Returns the dtype of its elements.
     pub fn dtype(&self) -> DType {
         match &self.kind {
             Kind::Dense(table) => table.dtype(),
@@ -40,7 +42,7 @@ impl PositionTable {
         }
     }
 
-    /// Where it lives.
+    /// Returns the device it lives on.
     pub fn device(&self) -> &Device {
         match &self.kind {
             Kind::Dense(table) => table.device(),
@@ -48,7 +50,7 @@ impl PositionTable {
         }
     }
 
-    /// The table as Candle's own layer; `None` for a table that has none.
+    /// Returns the dense table as Candle's own layer; `None` for a mapped one.
     pub fn as_embedding(&self) -> Option<&Embedding> {
         self.dense().ok().map(DenseTable::embedding)
     }
@@ -64,7 +66,7 @@ impl PositionTable {
         if let Kind::Mapped(table) = &self.kind { Some(table) } else { None }
     }
 
-    /// The rows to add to the embeddings of ids of shape `ids_dims`.
+    /// Returns the rows to add to the embeddings of ids of shape `ids_dims`.
     ///
     /// Positions that count up from a start are a view of the table (no gather, no copy).
     ///
@@ -74,7 +76,7 @@ impl PositionTable {
     ///
     /// # Errors
     /// [`Error::SequenceTooLong`] or [`Error::PositionOutOfRange`] if the table does not reach so far,
-    /// [`Error::ShapeMismatch`] if the positions do not go with the ids.
+    /// [`Error::ShapeMismatch`] for position ids that do not broadcast to the ids, [`Error::IdDType`] for their dtype.
     pub fn rows(&self, positions: &Positions, ids_dims: &[usize]) -> Result<Tensor> {
         self.rows_at(&self.places(positions, ids_dims, &IdChecks::default())?)
     }
@@ -101,11 +103,8 @@ impl PositionTable {
             Resolved::Counted(start) => start,
         };
         let Some(&t) = ids_dims.last() else {
-            return Err(Error::ShapeMismatch {
-                what: "input_ids",
-                got: ids_dims.into(),
-                expected: "a sequence ([T] or [B, T]); for a single id use embed_tokens".to_string(),
-            });
+            let expected = "a sequence ([T] or [B, T]); for a single id use embed_tokens";
+            return Err(wrong_shape("input_ids", ids_dims, expected));
         };
         let end = start.saturating_add(t);
         if t == 0 {
