@@ -26,7 +26,8 @@ use crate::kernel::{CheckedIds, to_host};
 pub struct EmbeddingOptions {
     /// The row that gets no gradient; a negative one counts from the end. A look-up reads whatever the row holds.
     pub padding_idx: Option<i64>,
-    /// Rows that are looked up and are longer than this are scaled down to it, in the table itself and without gradient.
+    /// Rows that are looked up and are longer than this are scaled down to it, in the table itself and without
+    /// gradient.
     pub max_norm: Option<f64>,
     /// The p of the norm that `max_norm` means.
     pub norm_type: f64,

@@ -50,10 +50,10 @@ impl fmt::Display for QuantizeReport {
 impl TokenTable {
     /// Quantizes the table into blocks in memory, and reports how far they are from it; look-ups still give its dtype.
     ///
-    /// Of a row's elements, 32 (`Q8_0` to `Q4_0`) or 256 (`Q6K` to `Q2K`) share a scale. They are quantized as Candle does it,
-    /// from f32. A look-up gives the bits of dequantizing the whole table (`QTensor::dequantize`, rounded to the table's dtype)
-    /// and looking up there. The result cannot be trained or changed ([`to_dense`](Self::to_dense) undoes it); it keeps its
-    /// [`options`](Self::options).
+    /// Of a row's elements, 32 (`Q8_0` to `Q4_0`) or 256 (`Q6K` to `Q2K`) share a scale. They are quantized as Candle
+    /// does it, from f32. A look-up gives the bits of dequantizing the whole table (`QTensor::dequantize`, rounded to
+    /// the table's dtype) and looking up there. The result cannot be trained or changed ([`to_dense`](Self::to_dense)
+    /// undoes it); it keeps its [`options`](Self::options).
     ///
     /// ```
     /// use candle_core::quantized::GgmlDType;
@@ -134,8 +134,8 @@ impl TokenTable {
         if let Kind::Quantized(_, block_type) = self.kind { Some(block_type) } else { None }
     }
 
-    /// Returns the table with its elements in memory, in its dtype and on its device, as training, changing and saving need
-    /// it. A dense table is returned as it is.
+    /// Returns the table with its elements in memory, in its dtype and on its device, as training, changing and saving
+    /// need it. A dense table is returned as it is.
     ///
     /// # Errors
     /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) for remote rows that cannot be read.
@@ -147,11 +147,12 @@ impl TokenTable {
         }
     }
 
-    /// Makes a table `[V, C]` on a copy of Candle's quantized one; look-ups give `dtype` (f32, f16, bf16 or f64) on `device`.
+    /// Makes a table `[V, C]` on a copy of Candle's quantized one; look-ups give `dtype` (f32, f16, bf16 or f64) on
+    /// `device`.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if it is not a matrix, [`EmbeddingError::BlockType`] if it is not quantized or this crate does
-    /// not read rows of its type, [`Error::InvalidTable`] for another `dtype`.
+    /// [`Error::ShapeMismatch`] if it is not a matrix, [`EmbeddingError::BlockType`] if it is not quantized or this
+    /// crate does not read rows of its type, [`Error::InvalidTable`] for another `dtype`.
     pub fn from_qtensor(qtensor: &QTensor, dtype: DType, device: &Device) -> Result<Self> {
         let Ok((n_rows, width)) = qtensor.shape().dims2() else {
             return Err(wrong_shape("qtensor", qtensor.shape(), "[V, C]"));
@@ -165,8 +166,8 @@ impl TokenTable {
         Ok(held(bytes, (n_rows, width), qtensor.dtype(), dtype, device).into())
     }
 
-    /// Returns the table as Candle's own quantized tensor, on the host: a copy of its blocks, for `QMatMul` or a GGUF file of
-    /// yours.
+    /// Returns the table as Candle's own quantized tensor, on the host: a copy of its blocks, for `QMatMul` or a GGUF
+    /// file of yours.
     ///
     /// # Errors
     /// [`EmbeddingError::NotQuantized`] for a table that is not quantized, [`Error::NotInMemory`] for a remote one.

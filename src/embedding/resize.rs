@@ -18,15 +18,15 @@ use crate::shape::rows_of_ids;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum NewRows {
-    /// The mean of all rows: the same for every new token (Hewitt 2021, "Initializing New Word Embeddings for Pretrained
-    /// Language Models").
+    /// The mean of all rows: the same for every new token (Hewitt 2021, "Initializing New Word Embeddings for
+    /// Pretrained Language Models").
     Mean,
     /// Drawn from the normal distribution that has the mean of all rows and 10⁻⁹ times their covariance:
     /// `resize_token_embeddings(n)` of transformers, whose `mean_resizing` this is.
     ///
-    /// From the same state of the generator it draws the same numbers as there, up to the rounding of covariances in f32.
-    /// A covariance that is not positive definite (a table of no more rows than columns, for one) gives the mean, as
-    /// there; what is definite is decided in f64 here, in f32 there. Takes 2·V·C² operations of f64.
+    /// From the same state of the generator it draws the same numbers as there, up to the rounding of covariances in
+    /// f32. A covariance that is not positive definite (a table of no more rows than columns, for one) gives the mean,
+    /// as there; what is definite is decided in f64 here, in f32 there. Takes 2·V·C² operations of f64.
     MeanAndCovariance,
     /// The row of this token, for every new one.
     CopyOf(u32),
@@ -66,8 +66,8 @@ impl TokenTable {
     /// # Errors
     /// - [`ConfigError::Zero`] for a vocabulary of none
     /// - [`EmbeddingError::PaddingIdx`] if the padding row would be cut off
-    /// - [`EmbeddingError::SubTokens`], [`Error::TokenOutOfRange`] for sub-tokens of which a new row has none or the table none,
-    ///   [`RngError`](crate::error::RngError) for a standard deviation below 0
+    /// - [`EmbeddingError::SubTokens`], [`Error::TokenOutOfRange`] for sub-tokens of which a new row has none or the
+    ///   table none, [`RngError`](crate::error::RngError) for a standard deviation below 0
     /// - [`Error::NotInMemory`] for a mapped table
     #[doc(alias = "resize_token_embeddings")]
     pub fn resize(&self, vocab_size: usize, new_rows: NewRows, generator: &Generator) -> Result<Self> {
@@ -227,8 +227,8 @@ fn scale_tril(weight: &Tensor, mean: &Tensor) -> Result<Option<Tensor>> {
     })
 }
 
-/// The lower triangle L with L Lᵀ = `a`, row by row (Cholesky and Banachiewicz), if `a` is positive definite by more than
-/// what its rounding amounts to.
+/// The lower triangle L with L Lᵀ = `a`, row by row (Cholesky and Banachiewicz), if `a` is positive definite by more
+/// than what its rounding amounts to.
 fn cholesky(mut a: Vec<Vec<f64>>) -> Option<Vec<Vec<f64>>> {
     let n = a.len();
     let largest = (0..n).map(|i| a[i][i]).fold(0.0, f64::max);

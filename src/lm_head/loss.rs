@@ -81,8 +81,8 @@ impl LossOptions {
 
     /// Computes logits in chunks of at most `chunk_rows` rows (at least 1): `4 * chunk_rows * V` bytes in f32.
     ///
-    /// The default keeps a chunk at 64 MB. Choose it only where memory is scarcer; it decides the order of summation, and so
-    /// the last bits.
+    /// The default keeps a chunk at 64 MB. Choose it only where memory is scarcer; it decides the order of summation,
+    /// and so the last bits.
     #[must_use]
     pub fn with_chunk_rows(mut self, chunk_rows: usize) -> Self {
         self.chunk_rows = Some(chunk_rows);
@@ -98,27 +98,28 @@ pub struct LossGrads {
     pub loss: Tensor,
     /// With respect to the hidden states: their shape and type.
     pub hidden_grad: Tensor,
-    /// With respect to the table: `[V, C]` in its type, through the head only. `None` for a table that is not trainable.
+    /// With respect to the table: `[V, C]` in its type, through the head only. `None` for a table that is not
+    /// trainable.
     pub wte_grad: Option<Tensor>,
     /// How many targets counted.
     pub n_counted: usize,
 }
 
 impl LmHead {
-    /// Computes the cross-entropy of the next tokens, `cross_entropy(hidden_states · wteᵀ, target_ids)`, without ever holding
-    /// the logits `[.., V]`.
+    /// Computes the cross-entropy of the next tokens, `cross_entropy(hidden_states · wteᵀ, target_ids)`, without ever
+    /// holding the logits `[.., V]`.
     ///
     /// `loss = mean(ln Σ_v exp(h · wte_v) - h · wte_target)` over the targets that count. Rows are taken in chunks, and
-    /// what the gradients need is computed with them (as Liger-Kernel does, arXiv:2410.10989): when a tracked tensor goes
-    /// in, its gradient is ready when this returns, and `backward` only scales it. Inputs that are not tracked cost
-    /// nothing: a frozen table saves a third of the work, and evaluation two thirds. The memory beside the inputs is one
-    /// table-sized buffer for the table's gradient and one of 64 MB; tables in bf16 and f16 are widened block by block,
-    /// so that every sum is made in f32.
+    /// what the gradients need is computed with them (as Liger-Kernel does, arXiv:2410.10989): when a tracked tensor
+    /// goes in, its gradient is ready when this returns, and `backward` only scales it. Inputs that are not tracked
+    /// cost nothing: a frozen table saves a third of the work, and evaluation two thirds. The memory beside the inputs
+    /// is one table-sized buffer for the table's gradient and one of 64 MB; tables in bf16 and f16 are widened block by
+    /// block, so that every sum is made in f32.
     ///
     /// The value agrees with PyTorch's to 1e-6 and each gradient to 1e-5 of its largest element; the bits are the same
-    /// for any number of threads. Mapped and quantized tables are converted block by block, too, and are not trained: the
-    /// gradient of the hidden states goes on below them. As in PyTorch the mean over no target at all is NaN (the sum 0); the gradients are zero
-    /// then. On devices other than the CPU the same is done in plain Candle operations.
+    /// for any number of threads. Mapped and quantized tables are converted block by block, too, and are not trained:
+    /// the gradient of the hidden states goes on below them. As in PyTorch the mean over no target at all is NaN (the
+    /// sum 0); the gradients are zero then. On devices other than the CPU the same is done in plain Candle operations.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor, Var};
@@ -158,10 +159,10 @@ impl LmHead {
 
     /// Computes the same [`loss`](Self::loss) with its gradients, not recorded in Candle's graph.
     ///
-    /// For a training loop that hands gradients to an optimizer itself: `GradStore` would fill one more table with zeros
-    /// and add this gradient to it, two passes over `[V, C]`. Continue into the blocks below with
-    /// `(hidden_states * hidden_grad).sum_all()?.backward()`. The gradient of the table is computed if the table is
-    /// tracked (a `Var`, say).
+    /// For a training loop that hands gradients to an optimizer itself: `GradStore` would fill one more table with
+    /// zeros and add this gradient to it, two passes over `[V, C]`. Continue into the blocks below with `(hidden_states
+    /// * hidden_grad).sum_all()?.backward()`. The gradient of the table is computed if the table is tracked (a `Var`,
+    /// say).
     ///
     /// ```
     /// # use candle_core::{DType, Device, Tensor, Var};
@@ -169,7 +170,8 @@ impl LmHead {
     /// let wte = Var::new(&[[1f32, 0.], [1., 0.]], &Device::Cpu)?;
     /// let hidden_states = Tensor::new(&[[4f32, 8.]], &Device::Cpu)?;
     /// let target_ids = Tensor::new(&[1u32], &Device::Cpu)?;
-    /// let found = LmHead::new(wte.as_tensor().clone())?.loss_and_grads(&hidden_states, &target_ids, &Default::default())?;
+    /// let head = LmHead::new(wte.as_tensor().clone())?;
+    /// let found = head.loss_and_grads(&hidden_states, &target_ids, &Default::default())?;
     /// assert_eq!(found.loss.to_scalar::<f32>()?, 2f32.ln());
     /// assert_eq!(found.hidden_grad.to_vec2::<f32>()?, [[0., 0.]]);
     /// assert_eq!(found.wte_grad.unwrap().to_vec2::<f32>()?, [[2., 4.], [-2., -4.]]);

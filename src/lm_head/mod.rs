@@ -14,10 +14,10 @@ pub use loss::{LossGrads, LossOptions, Reduction};
 /// The output head: `logits = hidden_states · wteᵀ`, tied to the token table as in GPT-2 (Press & Wolf 2017,
 /// arXiv:1608.05859).
 ///
-/// It holds the table itself, not a copy: in training the gradients of both uses add up in the one table. An untied head is
-/// a table `[V, C]` of its own. Mapped and quantized tables are converted in 16 MB pieces on each call and never
-/// materialized as a whole; the logits are the same. Candle's `QMatMul` is faster and rounds the hidden states to 8 bits
-/// ([`TokenTable::to_qtensor`] makes what it takes).
+/// It holds the table itself, not a copy: in training the gradients of both uses add up in the one table. An untied
+/// head is a table `[V, C]` of its own. Mapped and quantized tables are converted in 16 MB pieces on each call and
+/// never materialized as a whole; the logits are the same. Candle's `QMatMul` is faster and rounds the hidden states to
+/// 8 bits ([`TokenTable::to_qtensor`] makes what it takes).
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -64,7 +64,8 @@ impl LmHead {
     /// - returns: `[.., V]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the type is not the table's.
+    /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the type is not the
+    /// table's.
     pub fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
         let (vocab_size, n_embd) = self.wte.dims();
         let outer = self.outer_dims(hidden_states)?;

@@ -2,7 +2,8 @@
 
 use candle_core::Tensor;
 
-/// What Adam remembers of a parameter's gradients. The tensors are those the next step goes on with: do not write to them.
+/// What Adam remembers of a parameter's gradients. The tensors are those the next step goes on with: do not write to
+/// them.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AdamState {

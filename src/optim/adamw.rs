@@ -14,7 +14,8 @@ use crate::kernel::adamw;
 
 /// `torch.optim.AdamW(fused=True)`: one pass over parameter, gradient and state, in place and in parallel.
 ///
-/// For each element with gradient g, at the parameter's step t (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2):
+/// For each element with gradient g, at the parameter's step t (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm
+/// 2):
 ///
 /// ```text
 /// p ← p · (1 − lr·weight_decay)
@@ -24,8 +25,8 @@ use crate::kernel::adamw;
 /// ```
 ///
 /// f32 and f64 are computed in their own type; f16 and bf16 in f32, with parameter and state rounded once a step, as in
-/// PyTorch. A parameter without a gradient is skipped, and its t does not count. The trait [`Optimizer`] is Candle's, and so
-/// is the configuration: this type takes the place of [`candle_nn::AdamW`].
+/// PyTorch. A parameter without a gradient is skipped, and its t does not count. The trait [`Optimizer`] is Candle's,
+/// and so is the configuration: this type takes the place of [`candle_nn::AdamW`].
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -53,8 +54,8 @@ impl AdamW {
     /// Makes an optimizer of groups of named parameters; `defaults` is for what a group does not set.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError) for settings out of range, a name or a variable given twice, or a variable
-    /// of integers.
+    /// [`OptimError`](crate::error::OptimError) for settings out of range, a name or a variable given twice, or a
+    /// variable of integers.
     #[doc(alias = "param_groups")]
     pub fn with_groups(groups: impl IntoIterator<Item = ParamGroup>, defaults: ParamsAdamW) -> Result<Self> {
         Ok(Self { params: Params::new(groups, &defaults)?, max_grad_norm: None, grad_norm: None })
@@ -71,16 +72,18 @@ impl AdamW {
     /// Takes `vars` as one group with the default settings.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError) for a learning rate out of range, a variable given twice or of integers.
+    /// [`OptimError`](crate::error::OptimError) for a learning rate out of range, a variable given twice or of
+    /// integers.
     pub fn new_lr(vars: Vec<Var>, learning_rate: f64) -> Result<Self> {
         Self::with_groups([Params::unnamed(vars)], ParamsAdamW { lr: learning_rate, ..Default::default() })
     }
 
-    /// Clips the gradient to this global norm in every step from now on: `torch.nn.utils.clip_grad_norm_` before the step.
+    /// Clips the gradient to this global norm in every step from now on: `torch.nn.utils.clip_grad_norm_` before the
+    /// step.
     ///
-    /// All gradients are multiplied by `min(1, max_norm / (norm + 1e-6))` inside the step; only the norm is a pass of its
-    /// own. It is summed in f64 in the order of the parameters (in PyTorch in their own type), without frozen rows. On a device
-    /// the norm is waited for: one synchronisation a step.
+    /// All gradients are multiplied by `min(1, max_norm / (norm + 1e-6))` inside the step; only the norm is a pass of
+    /// its own. It is summed in f64 in the order of the parameters (in PyTorch in their own type), without frozen rows.
+    /// On a device the norm is waited for: one synchronisation a step.
     ///
     /// # Errors
     /// [`OptimError::OutOfRange`](crate::error::OptimError::OutOfRange) if it is negative or not a number.
@@ -122,12 +125,12 @@ impl AdamW {
     /// Replaces the table `old` by `new`, which has another number of rows: after
     /// [`GptInputLayer::resize_vocab`](crate::GptInputLayer::resize_vocab).
     ///
-    /// State and frozen rows stay as they are, to the bit, for rows that both have; new rows begin with a state of zeros, at
-    /// the step that the table has reached. The same table again changes nothing.
+    /// State and frozen rows stay as they are, to the bit, for rows that both have; new rows begin with a state of
+    /// zeros, at the step that the table has reached. The same table again changes nothing.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError): `old` is not a parameter, `new` is one already, or they differ in width, type
-    /// or device.
+    /// [`OptimError`](crate::error::OptimError): `old` is not a parameter, `new` is one already, or they differ in
+    /// width, type or device.
     pub fn resize_table(&mut self, old: &Var, new: &Var) -> Result<()> {
         self.params.resize_table(old, new)
     }
@@ -142,12 +145,12 @@ impl AdamW {
 
     /// Makes one step with gradients of rows beside (or on top of) those of `grads`.
     ///
-    /// The bits are those of `step` with whole tables of gradients, rows of zeros included. A table that has both (a tied
-    /// `wte`: the head's gradient in `grads`, the input's as rows) gets their sum, still in one pass.
+    /// The bits are those of `step` with whole tables of gradients, rows of zeros included. A table that has both (a
+    /// tied `wte`: the head's gradient in `grads`, the input's as rows) gets their sum, still in one pass.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError) for a gradient of another shape, dtype or device than its parameter; nothing is
-    /// changed then.
+    /// [`OptimError`](crate::error::OptimError) for a gradient of another shape, dtype or device than its parameter;
+    /// nothing is changed then.
     pub fn step_with_rows(&mut self, grads: &GradStore, rows: &[RowGrad]) -> Result<()> {
         let jobs = self.params.jobs(|var| grads.get(var).cloned(), rows)?;
         self.run(&jobs)
@@ -172,8 +175,8 @@ impl AdamW {
         self.params.state_of(var)
     }
 
-    /// Writes the state to a safetensors file: `{name}.exp_avg` and `{name}.exp_avg_sq` for each parameter that has made a
-    /// step, and in the metadata names, numbers of steps, all settings, the learning rate and frozen rows.
+    /// Writes the state to a safetensors file: `{name}.exp_avg` and `{name}.exp_avg_sq` for each parameter that has
+    /// made a step, and in the metadata names, numbers of steps, all settings, the learning rate and frozen rows.
     ///
     /// The file appears whole or not at all, and is on disk when this returns. The parameters themselves are not in it.
     ///
@@ -184,12 +187,12 @@ impl AdamW {
         state::save(path.as_ref(), ALGORITHM, &self.params, self.max_grad_norm)
     }
 
-    /// Continues where [`save`](Self::save) was called: with the parameters as they were then, the next steps have the same
-    /// bits as if there had been no pause. Settings are those of the file.
+    /// Continues where [`save`](Self::save) was called: with the parameters as they were then, the next steps have the
+    /// same bits as if there had been no pause. Settings are those of the file.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError) or [`CheckpointError`](crate::error::CheckpointError) if the file is not the
-    /// state of an optimizer of these names, shapes, dtypes and groups; nothing is changed then.
+    /// [`OptimError`](crate::error::OptimError) or [`CheckpointError`](crate::error::CheckpointError) if the file is
+    /// not the state of an optimizer of these names, shapes, dtypes and groups; nothing is changed then.
     #[doc(alias = "load_state_dict")]
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let (params, max_grad_norm) = state::load(path.as_ref(), ALGORITHM, &self.params)?;

@@ -8,14 +8,26 @@ use super::params::Params;
 use super::{ParamGroup, RowGrad};
 use crate::error::Result;
 
-/// `torch.nn.utils.clip_grad_norm_`: multiplies all gradients by `min(1, max_norm / (norm + 1e-6))` and returns the norm.
+/// `torch.nn.utils.clip_grad_norm_`: multiplies all gradients by `min(1, max_norm / (norm + 1e-6))` and returns the
+/// norm.
 ///
 /// For several optimizers over one model; [`AdamW::set_max_grad_norm`](super::AdamW::set_max_grad_norm) does it without
 /// writing the gradients. Counted are the gradients of `vars`, and `rows`, whose tables may be among `vars` or not.
 ///
+/// ```
+/// use candle_core::{Device, Var};
+/// use candle_gpt_input::optim::clip_grad_norm;
+///
+/// let x = Var::new(&[1.5f32, 2.], &Device::Cpu)?;
+/// let mut grads = x.sqr()?.sum_all()?.backward()?; // [3, 4]
+/// assert_eq!(clip_grad_norm(&[x.clone()], &mut grads, &mut [], 1.0)?, 5.0);
+/// assert_eq!(format!("{:.4?}", grads.get(&x).unwrap().to_vec1::<f32>()?), "[0.6000, 0.8000]");
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+///
 /// # Errors
-/// [`OptimError`](crate::error::OptimError) for a gradient of another shape, dtype or device than its variable; nothing is
-/// changed then.
+/// [`OptimError`](crate::error::OptimError) for a gradient of another shape, dtype or device than its variable; nothing
+/// is changed then.
 #[doc(alias = "clip_grad_norm_")]
 pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, rows: &mut [RowGrad], max_norm: f64) -> Result<f64> {
     let mut all = vars.to_vec();

@@ -29,12 +29,14 @@ pub struct ParamGroup {
 }
 
 impl ParamGroup {
-    /// Makes a group of named variables, in the order in which they are updated and in which the gradient's norm is summed.
+    /// Makes a group of named variables, in the order in which they are updated and in which the gradient's norm is
+    /// summed.
     pub fn new(vars: impl IntoIterator<Item = (impl Into<String>, Var)>) -> Self {
         Self { vars: vars.into_iter().map(|(name, var)| (name.into(), var)).collect(), ..Self::default() }
     }
 
-    /// Takes the variables of `varmap` that `keep` wants, ordered by name (a [`VarMap`] itself has another order each run).
+    /// Takes the variables of `varmap` that `keep` wants, ordered by name (a [`VarMap`] itself has another order each
+    /// run).
     pub fn from_varmap(varmap: &VarMap, keep: impl Fn(&str, &Var) -> bool) -> Self {
         let vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut vars: Vec<(String, Var)> =

@@ -10,8 +10,8 @@
 //!
 //! [`AdamW`] is `torch.optim.AdamW(fused=True)` as one pass over parameter, gradient and state, and takes the place of
 //! [`candle_nn::AdamW`] (same trait, same configuration), which makes a dozen copies of each parameter a step.
-//! [`RowAdamW`] is `torch.optim.SparseAdam`: its cost does not depend on the size of the vocabulary. The two are different
-//! algorithms: `AdamW` moves and decays every row at every step, `RowAdamW` only those of the batch.
+//! [`RowAdamW`] is `torch.optim.SparseAdam`: its cost does not depend on the size of the vocabulary. The two are
+//! different algorithms: `AdamW` moves and decays every row at every step, `RowAdamW` only those of the batch.
 //!
 //! Rows come from a leaf ([`GptInputLayer::forward_leaf`](crate::GptInputLayer::forward_leaf)), because Candle's
 //! `loss.backward()` has no gradient but a whole table:
@@ -40,8 +40,8 @@
 //! ```
 //!
 //! Sums have a fixed order: a step has the same bits on any number of threads. On the CPU a step works in place and
-//! allocates nothing but, at a parameter's first step, its state. On other devices the same formulas run as plain Candle
-//! operations, with temporaries and, for rows in [`AdamW`], a whole table of gradients.
+//! allocates nothing but, at a parameter's first step, its state. On other devices the same formulas run as plain
+//! Candle operations, with temporaries and, for rows in [`AdamW`], a whole table of gradients.
 
 mod adam_state;
 mod adamw;

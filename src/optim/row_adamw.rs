@@ -10,8 +10,8 @@ use super::{AdamState, ParamGroup, RowGrad, RowOptimizer, state};
 use crate::error::Result;
 use crate::kernel::row_adam;
 
-/// `torch.optim.SparseAdam`: a step reads and writes the rows of the batch and no others, so that its cost does not grow
-/// with the vocabulary; a row's state waits unchanged while the row is not used.
+/// `torch.optim.SparseAdam`: a step reads and writes the rows of the batch and no others, so that its cost does not
+/// grow with the vocabulary; a row's state waits unchanged while the row is not used.
 ///
 /// For each row of the batch with gradient g (the sum over its occurrences, in their order), at the table's step t:
 ///
@@ -22,10 +22,10 @@ use crate::kernel::row_adam;
 /// p ← p − lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + eps)
 /// ```
 ///
-/// The step t counts all steps of the table, those without ids included. The decay is decoupled, and reaches a row only in
-/// the steps that use it. f16 and bf16 are summed and computed in f32 and rounded once (PyTorch rounds after every
-/// operation). Memory: the state of all rows, of which the system provides only pages that were written; a step allocates a
-/// row or two for each thread.
+/// The step t counts all steps of the table, those without ids included. The decay is decoupled, and reaches a row only
+/// in the steps that use it. f16 and bf16 are summed and computed in f32 and rounded once (PyTorch rounds after every
+/// operation). Memory: the state of all rows, of which the system provides only pages that were written; a step
+/// allocates a row or two for each thread.
 #[doc(alias("SparseAdam", "torch.optim.SparseAdam", "lazy Adam"))]
 #[derive(Clone, Debug)]
 pub struct RowAdamW {
@@ -39,7 +39,8 @@ impl RowAdamW {
     /// Makes an optimizer of tables `[V, C]` with PyTorch's settings: betas 0.9 and 0.999, eps 1e-8, no decay.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError) for a learning rate out of range, a variable given twice or of integers.
+    /// [`OptimError`](crate::error::OptimError) for a learning rate out of range, a variable given twice or of
+    /// integers.
     pub fn new(tables: Vec<Var>, learning_rate: f64) -> Result<Self> {
         let defaults = ParamsAdamW { lr: learning_rate, weight_decay: 0.0, ..Default::default() };
         Self::with_groups([Params::unnamed(tables)], defaults)
@@ -49,8 +50,8 @@ impl RowAdamW {
     /// [`ParamsAdamW::default`] decays.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError) for settings out of range, a name or a variable given twice, or a variable
-    /// of integers.
+    /// [`OptimError`](crate::error::OptimError) for settings out of range, a name or a variable given twice, or a
+    /// variable of integers.
     #[doc(alias = "param_groups")]
     pub fn with_groups(groups: impl IntoIterator<Item = ParamGroup>, defaults: ParamsAdamW) -> Result<Self> {
         Ok(Self { params: Params::new(groups, &defaults)? })
@@ -67,8 +68,8 @@ impl RowAdamW {
     /// Replaces the table `old` by `new`, as [`AdamW::resize_table`](super::AdamW::resize_table) does.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError): `old` is not a parameter, `new` is one already, or they differ in width, dtype
-    /// or device.
+    /// [`OptimError`](crate::error::OptimError): `old` is not a parameter, `new` is one already, or they differ in
+    /// width, dtype or device.
     pub fn resize_table(&mut self, old: &Var, new: &Var) -> Result<()> {
         self.params.resize_table(old, new)
     }
@@ -108,8 +109,8 @@ impl RowAdamW {
     /// Continues where [`save`](Self::save) was called, as [`AdamW::load`](super::AdamW::load) does.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError) or [`CheckpointError`](crate::error::CheckpointError) if the file is not the
-    /// state of an optimizer of these names, shapes, dtypes and groups; nothing is changed then.
+    /// [`OptimError`](crate::error::OptimError) or [`CheckpointError`](crate::error::CheckpointError) if the file is
+    /// not the state of an optimizer of these names, shapes, dtypes and groups; nothing is changed then.
     #[doc(alias = "load_state_dict")]
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.params = state::load(path.as_ref(), ALGORITHM, &self.params)?.0;

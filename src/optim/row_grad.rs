@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::kernel::{BatchRows, DenseTable, RowGroups, Table, dense_gradient};
 use crate::shape::{rows_of_ids, same_device};
 
-/// The gradient of a table `[V, C]` as one row for each id of a batch, whose ids say which rows of the table they belong to;
-/// ids that repeat stand for the sum. No `[V, C]` tensor is ever made of it.
+/// The gradient of a table `[V, C]` as one row for each id of a batch, whose ids say which rows of the table they
+/// belong to; ids that repeat stand for the sum. No `[V, C]` tensor is ever made of it.
 ///
 /// Made by [`GptInputLayer::row_grads`](crate::GptInputLayer::row_grads), or for any table by [`RowGrad::new`].
 #[doc(alias("sparse gradient", "sparse_coo_tensor"))]
@@ -35,7 +35,8 @@ impl RowGrad {
     /// let table = Var::new(&[[1f32], [2.], [3.]], &Device::Cpu)?;
     /// let ids = Tensor::new(&[2u32, 2], &Device::Cpu)?;
     /// let rows = Tensor::new(&[[0.5f32], [0.25]], &Device::Cpu)?; // 0.75 for row 2, 0 for the others
-    /// let mut adamw = AdamW::new(vec![table.clone()], ParamsAdamW { lr: 0.5, weight_decay: 0.1, ..Default::default() })?;
+    /// let params = ParamsAdamW { lr: 0.5, weight_decay: 0.1, ..Default::default() };
+    /// let mut adamw = AdamW::new(vec![table.clone()], params)?;
     /// adamw.step_with_rows(&Default::default(), &[RowGrad::new(&table, &ids, &rows)?])?;
     /// assert_eq!(format!("{:.2?}", table.to_vec2::<f32>()?), "[[0.95], [1.90], [2.35]]"); // every row decays
     /// # Ok::<(), candle_gpt_input::Error>(())
@@ -91,8 +92,8 @@ impl RowGrad {
         self
     }
 
-    /// Returns the gradient as a whole table `[V, C]`, zeros where no id points: one buffer of that size, in which only the
-    /// batch's rows are written. For an optimizer that knows no rows; `GradStore::insert` takes it.
+    /// Returns the gradient as a whole table `[V, C]`, zeros where no id points: one buffer of that size, in which only
+    /// the batch's rows are written. For an optimizer that knows no rows; `GradStore::insert` takes it.
     ///
     /// ```
     /// # use candle_core::{Device, Tensor, Var};
@@ -119,7 +120,7 @@ pub trait RowOptimizer {
     /// Makes one step of the tables that `rows` are gradients of; other parameters are left alone.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError) if a table is not a parameter of the optimizer, or is given twice; nothing is
-    /// changed then.
+    /// [`OptimError`](crate::error::OptimError) if a table is not a parameter of the optimizer, or is given twice;
+    /// nothing is changed then.
     fn step_rows(&mut self, rows: &[RowGrad]) -> Result<()>;
 }

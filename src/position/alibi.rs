@@ -9,9 +9,9 @@ use crate::kernel::linear_bias;
 /// ALiBi (Press et al. 2021, arXiv:2108.12409, section 3): `score(i, j) += -m_h (i - j)`, with the slopes
 /// `m_h = 2^(-8h / H)`, h = 1 … H.
 ///
-/// If H is no power of 2, the slopes are those of the power below, then every second of the power above (as the authors'
-/// code, BLOOM and MPT have it). Slopes are computed in f64 and rounded once. BLOOM's `slope · j` is the same up to a
-/// constant a row, which the softmax does not see.
+/// If H is no power of 2, the slopes are those of the power below, then every second of the power above (as the
+/// authors' code, BLOOM and MPT have it). Slopes are computed in f64 and rounded once. BLOOM's `slope · j` is the same
+/// up to a constant a row, which the softmax does not see.
 ///
 /// ```
 /// use candle_core::Device;

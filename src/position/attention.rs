@@ -8,7 +8,8 @@ use crate::error::{Error, PositionError, Result};
 use crate::kernel::to_host;
 
 impl PositionEncoding {
-    /// Rotates queries and keys by their positions; for [`PositionKind::Rotation`], as [`Rotary::rotate`](super::Rotary::rotate).
+    /// Rotates queries and keys by their positions; for [`PositionKind::Rotation`], as
+    /// [`Rotary::rotate`](super::Rotary::rotate).
     ///
     /// # Shapes
     /// - `q`: `[B, H, T, D]`, `k`: `[B, H_k, T, D]`; positions: those of `[B, T]`
@@ -25,8 +26,8 @@ impl PositionEncoding {
         }
     }
 
-    /// Returns the bias to add to attention scores, for queries at `start_pos..start_pos + t_q` and keys at `0..t_k`; for
-    /// [`PositionKind::Bias`], the same in all blocks.
+    /// Returns the bias to add to attention scores, for queries at `start_pos..start_pos + t_q` and keys at `0..t_k`;
+    /// for [`PositionKind::Bias`], the same in all blocks.
     ///
     /// # Shapes
     /// - returns: `[1, H, T_q, T_k]`, in f32 at least
@@ -50,7 +51,8 @@ impl PositionEncoding {
     /// - returns: `[B, H, T_q, T_k]`, in f32 at least
     ///
     /// # Errors
-    /// [`PositionError::WrongPlace`] for other kinds, [`Error::ShapeMismatch`] and [`Error::IdDType`] for other positions.
+    /// [`PositionError::WrongPlace`] for other kinds, [`Error::ShapeMismatch`] and [`Error::IdDType`] for other
+    /// positions.
     pub fn attention_bias_at(&self, q_positions: &Tensor, k_positions: &Tensor) -> Result<Tensor> {
         match &self.kind {
             Kind::Alibi(alibi) => alibi.attention_bias_at(q_positions, k_positions),
@@ -59,8 +61,8 @@ impl PositionEncoding {
         }
     }
 
-    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, already divided by the root that
-    /// the scheme's paper divides by; for [`PositionKind::Scores`].
+    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, already divided by the root
+    /// that the scheme's paper divides by; for [`PositionKind::Scores`].
     ///
     /// # Shapes
     /// - `block`: which block asks, counted from 0
@@ -68,8 +70,8 @@ impl PositionEncoding {
     /// - returns: `[B, H, T_q, T_k]` in the dtype of `q`
     ///
     /// # Errors
-    /// [`PositionError::WrongPlace`] for other kinds, [`PositionError::NoSuchBlock`], and [`Error::ShapeMismatch`] for other
-    /// shapes.
+    /// [`PositionError::WrongPlace`] for other kinds, [`PositionError::NoSuchBlock`], and [`Error::ShapeMismatch`] for
+    /// other shapes.
     pub fn attention_scores(&self, q: &Tensor, k: &Tensor, block: usize, start_pos: usize) -> Result<Tensor> {
         match &self.kind {
             Kind::TransformerXl(blocks) => self.block(blocks, block)?.attention_scores(q, k, start_pos),
@@ -119,7 +121,8 @@ impl PositionEncoding {
     /// - returns: `[B, H, T_q, D]`
     ///
     /// # Errors
-    /// [`PositionError::WrongPlace`] for other kinds, [`PositionError::NoSuchBlock`], and [`Error::Candle`] for other shapes.
+    /// [`PositionError::WrongPlace`] for other kinds, [`PositionError::NoSuchBlock`], and [`Error::Candle`] for other
+    /// shapes.
     pub fn attention_output(&self, weights: &Tensor, v: &Tensor, block: usize, start_pos: usize) -> Result<Tensor> {
         match &self.kind {
             Kind::Shaw(blocks) => self.block(blocks, block)?.attention_output(weights, v, start_pos),
@@ -158,8 +161,8 @@ impl PositionEncoding {
 
     /// Checks whether columns of a mask can stand for positions.
     ///
-    /// Schemes that go by the distance of columns are wrong where padding lies between two tokens; the others skip it, as
-    /// [`Positions::from_mask`] does.
+    /// Schemes that go by the distance of columns are wrong where padding lies between two tokens; the others skip it,
+    /// as [`Positions::from_mask`] does.
     ///
     /// # Shapes
     /// - `attention_mask`: `[.., M]`, 1 for a token and 0 for padding
@@ -173,7 +176,8 @@ impl PositionEncoding {
                 "call `attention_bias_at(q_positions, k_positions)`, or move the padding to one side of its row"
             }
             PositionKind::Scores => {
-                "call `attention_scores_at(q, k, block, q_positions, k_positions)`, or move the padding to one side of its row"
+                "call `attention_scores_at(q, k, block, q_positions, k_positions)`, or move the padding to one side of its \
+                 row"
             }
         };
         let Some(&n_columns) = attention_mask.dims().last().filter(|&&n| n > 0) else { return Ok(()) };

@@ -11,11 +11,28 @@ use crate::shape::wrong_shape;
 /// Disentangled attention (He et al. 2020, arXiv:2006.03654, equation 4) in one block:
 /// `score(i, j) = (Qc_i · Kc_j + Qc_i · Kr_δ(i,j) + Kc_j · Qr_δ(j,i)) / √(3 D)`.
 ///
-/// `Kr` (c2p) and `Qr` (p2c) are projections of one table of distances, `rel_embeddings`, that all blocks share; the divisor
-/// has 1 for each term there is. Of the last term the paper says row `δ(j, i)`; its authors' code and transformers take the
-/// mirrored one, that of `i - j`, and so does this. Distances are clipped, or put into logarithmic buckets first (DeBERTa-v2 and v3,
-/// arXiv:2111.09543). Numbers are those of `transformers`' `DebertaV2` where queries are as many as keys; where they are
-/// not (a key/value cache), there its distances count from the first query, here from `start_pos`.
+/// `Kr` (c2p) and `Qr` (p2c) are projections of one table of distances, `rel_embeddings`, that all blocks share; the
+/// divisor has 1 for each term there is. Of the last term the paper says row `δ(j, i)`; its authors' code and
+/// transformers take the mirrored one, that of `i - j`, and so does this. Distances are clipped, or put into
+/// logarithmic buckets first (DeBERTa-v2 and v3, arXiv:2111.09543). Numbers are those of `transformers`' `DebertaV2`
+/// where queries are as many as keys; where they are not (a key/value cache), there its distances count from the first
+/// query, here from `start_pos`.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_gpt_input::position::{Deberta, DebertaProjections};
+/// use candle_nn::Linear;
+///
+/// let rel_embeddings = Tensor::new(&[[1f32], [2.], [3.], [4.]], &Device::Cpu)?; // distances -2, -1, 0 and 1; C = 1
+/// let to_keys = Linear::new(Tensor::new(&[[1f32], [0.]], &Device::Cpu)?, None); // H = 1, D = 2
+/// let projections = DebertaProjections { pos_key_proj: Some(to_keys), ..Default::default() }; // the term c2p alone
+/// let deberta = Deberta::new(rel_embeddings, projections, None, 2)?;
+/// let q = Tensor::new(&[[[[1f32, 0.]]]], &Device::Cpu)?;
+/// let k = Tensor::zeros((1, 1, 2, 2), DType::F32, &Device::Cpu)?;
+/// let scores = deberta.attention_scores(&q, &k, 1)?; // of the query at position 1, over √(2 D) for two terms
+/// assert_eq!(scores.flatten_all()?.to_vec1::<f32>()?, [2.0, 1.5]);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[doc(alias("DisentangledSelfAttention", "pos_att_type"))]
 #[derive(Clone, Debug)]
 pub struct Deberta {
@@ -80,15 +97,15 @@ impl Deberta {
         Ok(Self { rel_embeddings, projections, buckets })
     }
 
-    /// Returns the bucket of a distance (query minus key), before it is clipped to the table: `make_log_bucket_position` of
-    /// transformers in the same f32 operations, or the distance itself without buckets.
+    /// Returns the bucket of a distance (query minus key), before it is clipped to the table:
+    /// `make_log_bucket_position` of transformers in the same f32 operations, or the distance itself without buckets.
     #[doc(alias = "make_log_bucket_position")]
     pub fn bucket(&self, distance: i64) -> i64 {
         self.buckets.of(distance)
     }
 
-    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √(n D) of the n terms; a
-    /// mask is still to be added.
+    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √(n D) of the n
+    /// terms; a mask is still to be added.
     ///
     /// Gradients reach `q`, `k` and the tables. Padding on the left changes nothing.
     ///
@@ -116,8 +133,8 @@ impl Deberta {
     /// - returns: `[B, H, T_q, T_k]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other shapes
-    /// and positions.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other
+    /// shapes and positions.
     pub fn attention_scores_at(
         &self,
         q: &Tensor,
@@ -134,8 +151,8 @@ impl Deberta {
         self.scores((q, k), |by_row| gather(by_row, &c2p), |by_row| gather(by_row, &p2c))
     }
 
-    /// The sum of the terms, given what picks for queries, of scores `[B, H, T_q, 2 S]`, those of the keys' distances, and the
-    /// other way round.
+    /// The sum of the terms, given what picks for queries, of scores `[B, H, T_q, 2 S]`, those of the keys' distances,
+    /// and the other way round.
     fn scores(
         &self,
         (q, k): (&Tensor, &Tensor),

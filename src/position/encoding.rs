@@ -23,10 +23,11 @@ pub enum PositionKind {
     Scores,
 }
 
-/// The positions of a [`GptInputLayer`](crate::GptInputLayer): what it adds to the input, and what an attention layer calls.
+/// The positions of a [`GptInputLayer`](crate::GptInputLayer): what it adds to the input, and what an attention layer
+/// calls.
 ///
-/// An attention layer calls the methods of its scheme's [`kind`](Self::kind). All others are errors that name the right one.
-/// Scores and biases want the mask (causal, padding) added to them.
+/// An attention layer calls the methods of its scheme's [`kind`](Self::kind). All others are errors that name the right
+/// one. Scores and biases want the mask (causal, padding) added to them.
 ///
 /// | kind | methods |
 /// |---|---|

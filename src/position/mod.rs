@@ -75,15 +75,16 @@ enum Kind {
 
 impl Positions {
     /// Counts positions over the tokens of an attention mask, padding left out: what `generate` of transformers does
-    /// (`cumsum(mask) - 1`, and 0 at padding), wherever padding lies. Schemes that count columns refuse padding between tokens:
-    /// [`PositionEncoding::check_mask`].
+    /// (`cumsum(mask) - 1`, and 0 at padding), wherever padding lies. Schemes that count columns refuse padding between
+    /// tokens: [`PositionEncoding::check_mask`].
     ///
     /// The mask is read on the host (a copy, if it lives on a device). It may be longer than the ids, as it is with a
-    /// key/value cache: it counts from its end. Where that is not what the columns are, [`after`](Self::after) says where
-    /// the ids begin.
+    /// key/value cache: it counts from its end. Where that is not what the columns are, [`after`](Self::after) says
+    /// where the ids begin.
     ///
     /// # Shapes
-    /// - `attention_mask`: `[B, M]` (or `[M]`, the same for every row), `u8`, `u32` or `i64`, 1 for a token and 0 for padding
+    /// - `attention_mask`: `[B, M]` (or `[M]`, the same for every row), `u8`, `u32` or `i64`, 1 for a token and 0 for
+    ///   padding
     ///
     /// # Errors
     /// [`Error::IdDType`], [`Error::MaskValue`], or [`Error::ShapeMismatch`] for a scalar.

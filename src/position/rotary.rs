@@ -16,13 +16,14 @@ use crate::shape::wrong_shape;
 /// Positions below this have their cosines and sines kept; a call with later ones computes what it needs.
 const KEPT: usize = 1 << 17;
 
-/// Rotary positions (Su et al. 2021, arXiv:2104.09864, equation 34): the pair `(x, y)` of dimensions of a query or key at
-/// position `t` becomes `(x cos(t θ_i) - y sin(t θ_i), y cos(t θ_i) + x sin(t θ_i))`, with `θ_i = rope_theta^(-2i / d)`.
+/// Rotary positions (Su et al. 2021, arXiv:2104.09864, equation 34): the pair `(x, y)` of dimensions of a query or key
+/// at position `t` becomes `(x cos(t θ_i) - y sin(t θ_i), y cos(t θ_i) + x sin(t θ_i))`, with `θ_i = rope_theta^(-2i /
+/// d)`.
 ///
 /// Pair `i` is `(i, i + d/2)` (Llama, GPT-NeoX) or `(2i, 2i + 1)` (GPT-J, [`RotaryConfig::interleaved`]); with a
-/// `partial_rotary_factor` the rest of a head stays as it is. Frequencies, scaled or not, angles, cosines and sines are those
-/// of `transformers.modeling_rope_utils`, in the same f32 operations. In f16 and bf16 the rotation is computed in f32 and
-/// rounded once.
+/// `partial_rotary_factor` the rest of a head stays as it is. Frequencies, scaled or not, angles, cosines and sines are
+/// those of `transformers.modeling_rope_utils`, in the same f32 operations. In f16 and bf16 the rotation is computed in
+/// f32 and rounded once.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -62,7 +63,8 @@ struct Beyond {
 }
 
 impl Rotary {
-    /// Makes the rotation for heads of width `head_dim` and a model trained on `n_positions` (which only scaling asks for).
+    /// Makes the rotation for heads of width `head_dim` and a model trained on `n_positions` (which only scaling asks
+    /// for).
     ///
     /// # Errors
     /// [`ConfigError`](crate::error::ConfigError) for a base, factor or head width out of range.
@@ -72,8 +74,8 @@ impl Rotary {
         Ok(Self { config, head_dim, n_positions, device, kept: Arc::default() })
     }
 
-    /// Returns `inv_freq`, one a pair, and what cosines and sines are multiplied by (`attention_scaling`; 1 but for YaRN), for
-    /// sequences of `seq_len` tokens (which only dynamic scaling asks for).
+    /// Returns `inv_freq`, one a pair, and what cosines and sines are multiplied by (`attention_scaling`; 1 but for
+    /// YaRN), for sequences of `seq_len` tokens (which only dynamic scaling asks for).
     pub fn inv_freq(&self, seq_len: usize) -> (Vec<f32>, f32) {
         let (base, dim) = (self.config.rope_theta, self.config.rotary_dim(self.head_dim));
         let plain = || inverse_frequencies(base, dim);
@@ -145,11 +147,11 @@ impl Rotary {
         }
     }
 
-    /// Rotates queries and keys by their positions: a start position (with a key/value cache), position ids, or those of a
-    /// mask.
+    /// Rotates queries and keys by their positions: a start position (with a key/value cache), position ids, or those
+    /// of a mask.
     ///
-    /// Rotated keys go into the cache. With dynamic scaling the frequencies are those of the largest position of the call,
-    /// so that keys in a cache have been turned by others, as in transformers.
+    /// Rotated keys go into the cache. With dynamic scaling the frequencies are those of the largest position of the
+    /// call, so that keys in a cache have been turned by others, as in transformers.
     ///
     /// # Shapes
     /// - `q`: `[B, H, T, D]`, `k`: `[B, H_k, T, D]`, of any strides
@@ -157,8 +159,8 @@ impl Rotary {
     /// - returns: the same, contiguous on the CPU, in the types of `q` and `k`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] for other shapes, [`Error::PositionOutOfRange`] for a position below 0, [`Error::IdDType`] for
-    /// position ids of another dtype.
+    /// [`Error::ShapeMismatch`] for other shapes, [`Error::PositionOutOfRange`] for a position below 0,
+    /// [`Error::IdDType`] for position ids of another dtype.
     #[doc(alias = "apply_rotary_pos_emb")]
     pub fn rotate(&self, q: &Tensor, k: &Tensor, positions: impl Into<Positions>) -> Result<(Tensor, Tensor)> {
         let (b, _, t, _) = self.dims("q", q, None)?;

@@ -15,7 +15,8 @@ pub(super) struct Dims {
 
 impl Dims {
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if they do not go together, or not with a table's heads (where it has heads) of `d` numbers.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if they do not go together, or not with a table's heads
+    /// (where it has heads) of `d` numbers.
     pub(super) fn of(q: &Tensor, k: &Tensor, n_head: Option<usize>, d: usize) -> Result<Self> {
         let (b, h, t_q) = match *q.dims() {
             [b, h, t_q, width] if width == d && n_head.is_none_or(|n_head| n_head == h) => (b, h, t_q),
@@ -62,7 +63,8 @@ impl Distances {
     /// Those of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
     ///
     /// # Errors
-    /// As [`of`](Self::of), and [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if there are not as many positions as queries and keys.
+    /// As [`of`](Self::of), and [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if there are not as many
+    /// positions as queries and keys.
     pub(super) fn between(q: &Tensor, k: &Tensor, q_positions: &Tensor, k_positions: &Tensor) -> Result<Self> {
         for (what, positions, of) in [("q_positions", q_positions, q), ("k_positions", k_positions, k)] {
             let (b, _, t, _) = of.dims4()?;

@@ -7,11 +7,24 @@ use crate::error::Result;
 use crate::kernel::{Columns, by_distance, sum_by_distance};
 use crate::shape::wrong_shape;
 
-/// Relative position representations (Shaw et al. 2018, arXiv:1803.02155, equations 3 and 4) in one block:
-/// `score(i, j) = q_i · (k_j + a^K_r) / √D` and `z_i = Σ_j weight(i, j) (v_j + a^V_r)`, with r the distance `j - i` clipped.
+/// Relative position representations (Shaw et al. 2018, arXiv:1803.02155, equations 3 and 4) in one block: `score(i, j)
+/// = q_i · (k_j + a^K_r) / √D` and `z_i = Σ_j weight(i, j) (v_j + a^V_r)`, with r the distance `j - i` clipped.
 ///
-/// The keys' part is `position_embeddings_type="relative_key"` of transformers' Wav2Vec2-BERT (`distance_embedding`). The
-/// vectors are the same for all heads, as in the paper.
+/// The keys' part is `position_embeddings_type="relative_key"` of transformers' Wav2Vec2-BERT (`distance_embedding`).
+/// The vectors are the same for all heads, as in the paper.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_gpt_input::position::Shaw;
+///
+/// let keys = Tensor::new(&[[10f32], [20.]], &Device::Cpu)?; // the key is 1 or more behind, or at the query; D = 1
+/// let shaw = Shaw::new(keys, None, 1)?;
+/// let q = Tensor::ones((1, 1, 1, 1), DType::F32, &Device::Cpu)?;
+/// let k = Tensor::zeros((1, 1, 3, 1), DType::F32, &Device::Cpu)?;
+/// let scores = shaw.attention_scores(&q, &k, 2)?; // [B, H, T_q, T_k]
+/// assert_eq!(scores.flatten_all()?.to_vec1::<f32>()?, [10.0, 10.0, 20.0]);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[doc(alias("relative_key", "distance_embedding", "relative position representations"))]
 #[derive(Clone, Debug)]
 pub struct Shaw {
@@ -21,7 +34,8 @@ pub struct Shaw {
 }
 
 impl Shaw {
-    /// Makes the positions of one block. Distances are clipped to `left` before and, after the query, to what the tables have rows for.
+    /// Makes the positions of one block. Distances are clipped to `left` before and, after the query, to what the
+    /// tables have rows for.
     ///
     /// # Shapes
     /// - `keys`, `values`: `[left + 1 + right, D]`
@@ -50,8 +64,8 @@ impl Shaw {
         (distance.clamp(-left, right) + left) as u32
     }
 
-    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √D; a mask is still to be
-    /// added.
+    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √D; a mask is
+    /// still to be added.
     ///
     /// Gradients reach `q`, `k` and the table. Padding on the left changes nothing.
     ///
@@ -76,8 +90,8 @@ impl Shaw {
     /// - returns: `[B, H, T_q, T_k]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other shapes
-    /// and positions.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other
+    /// shapes and positions.
     pub fn attention_scores_at(
         &self,
         q: &Tensor,
@@ -93,7 +107,8 @@ impl Shaw {
         Ok(((dot(q, k)? + position)? * (1.0 / (d as f64).sqrt()))?)
     }
 
-    /// Returns the attention's output: the weighted values, and the weighted vectors of the distances where values have some.
+    /// Returns the attention's output: the weighted values, and the weighted vectors of the distances where values have
+    /// some.
     ///
     /// # Shapes
     /// - `weights`: `[B, H, T_q, T_k]`, after the softmax, `v`: `[B, H, T_k, D]`
@@ -118,8 +133,8 @@ impl Shaw {
     /// - returns: `[B, H, T_q, D]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other positions,
-    /// and [`Error::Candle`](crate::Error::Candle) for other shapes.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other
+    /// positions, and [`Error::Candle`](crate::Error::Candle) for other shapes.
     pub fn attention_output_at(
         &self,
         weights: &Tensor,
@@ -133,7 +148,8 @@ impl Shaw {
         let (b, h, t_q, t_k) = weights.dims4()?;
         let n = values.dim(0)?;
         let distances = Distances::between(&output, v, q_positions, k_positions)?;
-        // Every weight has a place of its own among B·H·T_q·N sums; Candle's `scatter_add` has no gradient for such shapes.
+        // Every weight has a place of its own among B·H·T_q·N sums; Candle's `scatter_add` has no gradient for such
+        // shapes.
         let of_row = |row: usize| {
             let (sequence, query) = (row / (h * t_q), row % t_q);
             let distances = &distances.values[(sequence * t_q + query) * t_k..][..t_k];

@@ -11,13 +11,13 @@ use crate::kernel::each_in_parallel;
 /// The base of the frequencies of every published layout.
 const BASE: f64 = 10000.0;
 
-/// Computes the table `[n_positions, n_embd]` of sinusoidal positions (Vaswani et al. 2017, arXiv:1706.03762, section 3.5):
-/// `PE(t, 2i) = sin(t / 10000^(2i / C))`, `PE(t, 2i + 1) = cos` of the same.
+/// Computes the table `[n_positions, n_embd]` of sinusoidal positions (Vaswani et al. 2017, arXiv:1706.03762, section
+/// 3.5): `PE(t, 2i) = sin(t / 10000^(2i / C))`, `PE(t, 2i + 1) = cos` of the same.
 ///
-/// [`Interleaved`](SinusoidalLayout::Interleaved) (DistilBERT) and [`Halves`](SinusoidalLayout::Halves) (Marian) are computed
-/// in f64 and rounded once, as transformers does it. [`Tensor2Tensor`](SinusoidalLayout::Tensor2Tensor) (M2M-100, fairseq)
-/// has the frequencies `10000^(-i / (C / 2 - 1))`, and its angles are products of f32, as transformers' are; an odd C ends
-/// in a column of zeros.
+/// [`Interleaved`](SinusoidalLayout::Interleaved) (DistilBERT) and [`Halves`](SinusoidalLayout::Halves) (Marian) are
+/// computed in f64 and rounded once, as transformers does it. [`Tensor2Tensor`](SinusoidalLayout::Tensor2Tensor)
+/// (M2M-100, fairseq) has the frequencies `10000^(-i / (C / 2 - 1))`, and its angles are products of f32, as
+/// transformers' are; an odd C ends in a column of zeros.
 ///
 /// ```
 /// use candle_core::{DType, Device};

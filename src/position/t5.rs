@@ -13,9 +13,19 @@ use crate::shape::wrong_shape;
 /// T5's relative bias (Raffel et al. 2019, arXiv:1910.10683, section 2.1; the buckets are those of its code):
 /// `score(i, j) += b_h[bucket(j - i)]`.
 ///
-/// Half the buckets of a direction belong to one distance each; the others grow logarithmically up to `max_distance`, and
-/// share the last beyond it. Bidirectional, later keys have the upper half of the buckets; else they share bucket 0.
-/// T5 does not divide its scores by √D; that is the attention's to decide.
+/// Half the buckets of a direction belong to one distance each; the others grow logarithmically up to `max_distance`,
+/// and share the last beyond it. Bidirectional, later keys have the upper half of the buckets; else they share bucket
+/// 0. T5 does not divide its scores by √D; that is the attention's to decide.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::position::T5Bias;
+///
+/// let table = Tensor::new(&[[0f32], [1.], [2.], [3.]], &Device::Cpu)?; // 4 buckets, 1 head: each number is its bucket
+/// let bias = T5Bias::new(table, 8, false)?.attention_bias(1, 4, 3)?; // the query at position 3 and the keys before it
+/// assert_eq!(bias.flatten_all()?.to_vec1::<f32>()?, [2.0, 2.0, 1.0, 0.0]); // distances 2 and 3 share a bucket
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[doc(alias("relative_attention_bias", "T5Attention"))]
 #[derive(Clone, Debug)]
 pub struct T5Bias {
@@ -31,8 +41,8 @@ impl T5Bias {
     /// - `table`: `[num_buckets, H]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for a table with fewer buckets than a direction needs, or no heads, or a `max_distance` that
-    /// the buckets with a distance of their own already reach.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for a table with fewer buckets than a direction needs, or
+    /// no heads, or a `max_distance` that the buckets with a distance of their own already reach.
     pub fn new(table: Tensor, max_distance: usize, bidirectional: bool) -> Result<Self> {
         match *table.dims() {
             [num_buckets, n_head]

@@ -11,9 +11,23 @@ use crate::shape::wrong_shape;
 /// The relative positions of Transformer-XL (Dai et al. 2019, arXiv:1901.02860, section 3.3) in one block:
 /// `score(i, j) = ((q_i + u) · k_j + (q_i + v) · (W_R R_{i-j})) / √D`.
 ///
-/// `R` are sines and cosines (sin‖cos) of the distance, `W_R` (`r_net`), `u` (`r_w_bias`) and `v` (`r_r_bias`) are learned.
-/// Keys may reach back further than the segment (its memory): queries then begin at `start_pos`. XLNet's attention is the
-/// same in the same notation; its `r` is the transpose of `r_net`. Rows of `R` are computed as there, in f32.
+/// `R` are sines and cosines (sin‖cos) of the distance, `W_R` (`r_net`), `u` (`r_w_bias`) and `v` (`r_r_bias`) are
+/// learned. Keys may reach back further than the segment (its memory): queries then begin at `start_pos`. XLNet's
+/// attention is the same in the same notation; its `r` is the transpose of `r_net`. Rows of `R` are computed as there,
+/// in f32.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_gpt_input::position::TransformerXl;
+///
+/// let r_net = Tensor::new(&[[0f32, 1.]], &Device::Cpu)?; // takes the cosine of the distance, from a row sin‖cos
+/// let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+/// let xl = TransformerXl::new(r_net, zeros(&[1, 1])?, zeros(&[1, 1])?)?;
+/// let q = Tensor::ones((1, 1, 1, 1), DType::F32, &Device::Cpu)?;
+/// let scores = xl.attention_scores(&q, &zeros(&[1, 1, 2, 1])?, 1)?; // [B, H, T_q, T_k]
+/// assert_eq!(scores.flatten_all()?.to_vec1::<f32>()?, [0.5403023, 1.0]); // cos 1, cos 0
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[doc(alias("RelPartialLearnableMultiHeadAttn", "XLNet", "r_net"))]
 #[derive(Clone, Debug)]
 pub struct TransformerXl {
@@ -53,8 +67,8 @@ impl TransformerXl {
         Self { rows, ..self }
     }
 
-    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √D; a mask is still to be
-    /// added.
+    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √D; a mask is
+    /// still to be added.
     ///
     /// Gradients reach `q`, `k` and the three tables. Padding on the left changes nothing.
     ///
@@ -83,8 +97,8 @@ impl TransformerXl {
     /// - returns: `[B, H, T_q, T_k]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other shapes
-    /// and positions.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other
+    /// shapes and positions.
     pub fn attention_scores_at(
         &self,
         q: &Tensor,
