@@ -58,7 +58,7 @@ impl DeviceSpec {
                     Err(DeviceError::NotCompiled { feature, .. }) => {
                         rejected.push((candidate, format!("built without the feature `{feature}`")));
                     }
-                    Err(DeviceError::Unavailable { reason, .. }) => rejected.push((candidate, reason)),
+                    Err(DeviceError::Unavailable { source, .. }) => rejected.push((candidate, source.to_string())),
                     Err(other) => return Err(other.into()),
                 }
             }
@@ -75,7 +75,7 @@ impl DeviceSpec {
         };
         opened.map_err(|error| {
             if compiled {
-                DeviceError::Unavailable { device: self.to_string(), reason: first_line(&error) }
+                DeviceError::Unavailable { device: self.to_string(), source: without_backtrace(error).into() }
             } else {
                 DeviceError::NotCompiled { device: self.to_string(), feature }
             }
@@ -89,9 +89,12 @@ fn new_metal(ordinal: usize) -> candle_core::Result<Device> {
         .unwrap_or_else(|_| Err(candle_core::Error::Msg(format!("there is no Metal device {ordinal}"))))
 }
 
-/// Candle's errors carry a whole backtrace behind their first line when `RUST_BACKTRACE` is set.
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_string()
+/// Candle's errors carry a whole backtrace behind their text when `RUST_BACKTRACE` is set.
+fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(*inner),
+        other => other,
+    }
 }
 
 impl FromStr for DeviceSpec {
@@ -191,7 +194,7 @@ mod tests {
             assert_eq!(
                 error,
                 format!(
-                    "device {spec}: this binary was built without `--features {feature}`; build with it, or use --device cpu"
+                    "cannot open the device {spec}: this binary was built without the feature `{feature}`: build with it, or choose `cpu`"
                 )
             );
         }

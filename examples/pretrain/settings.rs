@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use candle_gpt_input::GptInputConfig;
-use candle_gpt_input::error::ConfigError;
 use candle_gpt_input::position::PositionScheme;
 use candle_gpt_input::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -74,7 +73,7 @@ pub struct Settings {
 }
 
 /// The name of a scheme, once it is known to be one.
-fn known_scheme(name: &str) -> Result<String, ConfigError> {
+fn known_scheme(name: &str) -> Result<String, candle_gpt_input::Error> {
     name.parse::<PositionScheme>().map(|_| name.to_string())
 }
 

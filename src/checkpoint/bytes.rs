@@ -1,6 +1,7 @@
 //! A file that is read at places, and a header that is read from its front: nothing is believed before it is compared with
 //! the number of bytes that are there.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ pub(super) enum ParseError {
     Io(io::Error),
     /// What is wrong with the file.
     Invalid(String),
+    /// What could not be parsed, and what the parser says.
+    Unparsed(&'static str, Box<dyn Error + Send + Sync>),
     /// What a pickle asks for and does not get.
     Forbidden(String),
 }
@@ -37,6 +40,12 @@ pub(super) fn invalid<T>(reason: impl Into<String>) -> Parse<T> {
     Err(ParseError::Invalid(reason.into()))
 }
 
+/// An error that is safe to print: what a file says reaches the message, but not what it does to a terminal.
+pub(super) fn printable(error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
+    let text = error.to_string();
+    if text.contains(char::is_control) { text.replace(char::is_control, "?").into() } else { error.into() }
+}
+
 /// More than any header of ours: safetensors' own limit is 100 MB.
 const MAX_HEADER_ELSEWHERE: u64 = 1 << 27;
 
@@ -56,7 +65,7 @@ enum Bytes {
 
 impl ByteFile {
     pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let io = |source| CheckpointError::Io { path: path.to_path_buf(), source };
+        let io = CheckpointError::reading(path);
         let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
             return Err(io(io::Error::other("not a regular file")));

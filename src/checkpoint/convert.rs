@@ -63,7 +63,7 @@ impl Checkpoint {
             write(to, &files, &planned, metadata)?;
             return Ok(vec![to.to_path_buf()]);
         }
-        std::fs::create_dir_all(to).map_err(|source| CheckpointError::Io { path: to.to_path_buf(), source })?;
+        std::fs::create_dir_all(to).map_err(CheckpointError::creating(to))?;
         let shards = in_shards(&planned, max_shard_bytes.unwrap_or(u64::MAX));
         let mut written = Vec::new();
         let mut weight_map = BTreeMap::new();
@@ -143,7 +143,7 @@ fn write(path: &Path, files: &[&WeightsFile], planned: &[Planned], metadata: Opt
     let written = write_atomically(path, |out| {
         out.write_all(&header)?;
         for planned in planned {
-            if let Err(error) = write_one(files[planned.file], planned, out) {
+            if let Err(error) = write_one(files[planned.file], planned, out, path) {
                 // The error of the file that is read, not of the one that is written.
                 failed = Some(error);
                 return Err(io::Error::other("a tensor could not be read"));
@@ -157,15 +157,18 @@ fn write(path: &Path, files: &[&WeightsFile], planned: &[Planned], metadata: Opt
     }
 }
 
-fn write_one(file: &WeightsFile, planned: &Planned, out: &mut dyn io::Write) -> Result<()> {
-    let io = |source| CheckpointError::Io { path: file.file_of(&planned.tensor), source };
+/// Writes one tensor to `out`, which becomes the file at `path`.
+fn write_one(file: &WeightsFile, planned: &Planned, out: &mut dyn io::Write, path: &Path) -> Result<()> {
     let dtype = match planned.to {
-        _ if planned.tensor.dtype.kind == Kind::Other => return Ok(file.copy(&planned.tensor, out).map_err(io)?),
+        _ if planned.tensor.dtype.kind == Kind::Other => {
+            let source = file.file_of(&planned.tensor);
+            return Ok(file.copy(&planned.tensor, out).map_err(CheckpointError::reading(&source))?);
+        }
         Dtype::F16 => DType::F16,
         Dtype::BF16 => DType::BF16,
         Dtype::F64 => DType::F64,
         _ => DType::F32,
     };
     let tensor = file.read(&planned.tensor, dtype, &Device::Cpu)?;
-    Ok(write_elements(out, &tensor).map_err(io)?)
+    Ok(write_elements(out, &tensor).map_err(CheckpointError::writing(path))?)
 }

@@ -36,7 +36,7 @@ pub(super) fn weights_at(path: &Path) -> Result<(PathBuf, bool), CheckpointError
                 false => Err(CheckpointError::NotFound { path: path.to_path_buf() }),
             };
         }
-        Err(source) => return Err(CheckpointError::Io { path: path.to_path_buf(), source }),
+        Err(error) => return Err(CheckpointError::reading(path)(error)),
     };
     match kind.is_dir() {
         true => Ok((weights_in(path)?, true)),
@@ -59,7 +59,7 @@ fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
             return Ok(path);
         }
     }
-    let io = |source| CheckpointError::Io { path: folder.to_path_buf(), source };
+    let io = CheckpointError::reading(folder);
     let mut others = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
@@ -108,17 +108,16 @@ pub(super) fn config_file(
     path: PathBuf,
     parse: fn(&str) -> Result<ConfigFile, ConfigError>,
 ) -> Result<(ConfigSource, ConfigFile), CheckpointError> {
-    let text = std::fs::read_to_string(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+    let text = std::fs::read_to_string(&path).map_err(CheckpointError::reading(&path))?;
     match parse(&text) {
         Ok(config) => Ok((ConfigSource::File(path), config)),
-        Err(source) => Err(CheckpointError::Config { path, source: source.into() }),
+        Err(error) => Err(CheckpointError::config_in(&path)(error)),
     }
 }
 
 /// The text of a configuration that belongs to the checkpoint at `path`.
 pub(super) fn parse_config(path: &Path, text: &str) -> Result<ConfigFile, CheckpointError> {
-    ConfigFile::parse(text)
-        .map_err(|source| CheckpointError::Config { path: path.to_path_buf(), source: source.into() })
+    ConfigFile::parse(text).map_err(CheckpointError::config_in(path))
 }
 
 /// What a single file says of itself.

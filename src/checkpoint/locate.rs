@@ -132,9 +132,7 @@ impl Checkpoint {
             differs("n_positions", stated.n_positions, &wpe.name, wpe.info.n_rows)?;
             config.n_positions = wpe.info.n_rows;
         }
-        config
-            .validate()
-            .map_err(|source| CheckpointError::Config { path: self.path.clone(), source: source.into() })?;
+        config.check().map_err(CheckpointError::config_in(&self.path))?;
         Ok((config, padded_vocab))
     }
 }

@@ -69,7 +69,7 @@ fn hold(table: &LocatedTable) -> Result<StoredRows, CheckpointError> {
     // Of bytes elsewhere the length is a claim, for which no memory is set aside.
     let is_here = file.bytes_of(at).is_some_and(|file| file.source().is_none());
     let mut bytes = if is_here { memory::with_capacity(at.n_bytes()) } else { Vec::new() };
-    file.copy(at, &mut bytes).map_err(|source| CheckpointError::Io { path, source })?;
+    file.copy(at, &mut bytes).map_err(CheckpointError::reading(&path))?;
     let (n_rows, width) = (table.info.n_rows, table.info.width);
     Ok(StoredRows { bytes: RowBytes::Held(bytes.into()), start: 0, n_rows, width, stored: RowType::Blocks(blocks) })
 }
@@ -96,7 +96,7 @@ fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<S
     if let Some(source) = table.file.get().bytes_of(at).and_then(ByteFile::source) {
         return Ok(StoredRows { bytes: RowBytes::Elsewhere(source.clone()), start, n_rows, width, stored });
     }
-    let io = |source| CheckpointError::Io { path: file.clone(), source };
+    let io = CheckpointError::reading(&file);
     let map = match maps.get(&file) {
         Some(map) => map.clone(),
         None => {

@@ -8,7 +8,6 @@ use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::format::Format;
 use super::keys;
 use super::names::{CONFIG_FILE, CONFIG_METADATA, WEIGHTS_FILE};
 use crate::config::GptInputConfig;
@@ -56,7 +55,7 @@ pub(crate) fn save_folder(
     positional: &[(String, Tensor)],
     config: &GptInputConfig,
 ) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(|source| CheckpointError::Io { path: path.to_path_buf(), source })?;
+    std::fs::create_dir_all(path).map_err(CheckpointError::creating(path))?;
     save_safetensors(&path.join(WEIGHTS_FILE), wte, positional, config)?;
     write_atomically(&path.join(CONFIG_FILE), |out| out.write_all(config.to_json().as_bytes()))?;
     Ok(())
@@ -128,13 +127,10 @@ pub(super) fn header_of(
 ) -> Result<Vec<u8>, CheckpointError> {
     let mut all_metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     all_metadata.extend(metadata);
-    let invalid = |reason: String| CheckpointError::InvalidFile {
-        path: path.to_path_buf(),
-        format: Format::Safetensors.to_string(),
-        reason,
-    };
-    let header = Metadata::new(Some(all_metadata), infos).map_err(|error| invalid(error.to_string()))?;
-    let mut header = serde_json::to_vec(&header).map_err(|error| invalid(error.to_string()))?;
+    let header = Metadata::new(Some(all_metadata), infos)
+        .map_err(std::io::Error::other)
+        .and_then(|header| Ok(serde_json::to_vec(&header)?));
+    let mut header = header.map_err(CheckpointError::writing(path))?;
     header.resize(header.len().next_multiple_of(8), b' '); // the data begins aligned, as the format asks
     let mut front = (header.len() as u64).to_le_bytes().to_vec();
     front.extend(header);
@@ -188,7 +184,7 @@ pub(super) fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<(), CheckpointError> {
-    let io = |source| CheckpointError::Io { path: path.to_path_buf(), source };
+    let io = CheckpointError::writing(path);
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

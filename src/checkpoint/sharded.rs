@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::bytes::printable;
 use super::keys::{Found, find_tables};
 use crate::error::{CheckpointError, Result};
 
@@ -26,28 +27,28 @@ impl ShardIndex {
     ///
     /// # Errors
     /// [`CheckpointError::Io`], or [`CheckpointError::InvalidIndex`] if it is no index or a shard's name leaves its folder.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text =
-            std::fs::read_to_string(path).map_err(|source| CheckpointError::Io { path: path.to_path_buf(), source })?;
-        Self::parse(path, &text)
+        let text = std::fs::read_to_string(path).map_err(CheckpointError::reading(path))?;
+        Ok(Self::parse(path, &text)?)
     }
 
     /// Reads the text of an index file that lies at `path`, or would.
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, CheckpointError> {
         let path = path.to_path_buf();
-        let invalid = |reason: String| CheckpointError::InvalidIndex { path: path.clone(), reason };
-        let IndexFile { weight_map } = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        let invalid = |reason: String, source| CheckpointError::InvalidIndex { path: path.clone(), reason, source };
+        let IndexFile { weight_map } = serde_json::from_str(text)
+            .map_err(|error| invalid("no JSON object with a `weight_map`".to_string(), Some(printable(error))))?;
         if weight_map.is_empty() {
-            return Err(invalid("its weight_map is empty".to_string()));
+            return Err(invalid("its weight_map is empty".to_string(), None));
         }
         if let Some(shard) =
             weight_map.values().find(|shard| !is_plain_file_name(shard) || shard.contains(char::is_control))
         {
-            return Err(invalid(format!("`{}` is not a plain file name", shard.escape_debug())));
+            return Err(invalid(format!("`{}` is not a plain file name", shard.escape_debug()), None));
         }
         if let Some(name) = weight_map.keys().find(|name| name.contains(char::is_control)) {
-            return Err(invalid(format!("a tensor's name has control characters: `{}`", name.escape_debug())));
+            return Err(invalid(format!("a tensor's name has control characters: `{}`", name.escape_debug()), None));
         }
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
         Ok(Self { path, folder, weight_map })

@@ -55,28 +55,29 @@ impl WeightsFile {
         let path = file.path.clone();
         let recognised = match Format::of(&file) {
             Ok(format) => format,
-            Err(ParseError::Io(source)) => return Err(CheckpointError::Io { path, source }),
+            Err(ParseError::Io(source)) => return Err(CheckpointError::reading(&path)(source)),
             Err(_) => None,
         };
         let format = recognised.unwrap_or(Format::Safetensors);
         // What a file says reaches the message, but not what it does to a terminal.
         let printable = |text: String| text.replace(char::is_control, "?");
+        let invalid = |reason: &str, source| {
+            let hint = if recognised.is_none() { " (nor does it begin as another format does)" } else { "" };
+            let reason = printable(format!("{reason}{hint}"));
+            CheckpointError::InvalidFile { path: path.clone(), format: format.name(), reason, source }
+        };
         let at_path = |error| match error {
-            ParseError::Io(source) => CheckpointError::Io { path: path.clone(), source },
+            ParseError::Io(source) => CheckpointError::reading(&path)(source),
             ParseError::Forbidden(what) => {
                 CheckpointError::ForbiddenPickle { path: path.clone(), what: printable(what) }
             }
-            ParseError::Invalid(reason) => {
-                let hint = if recognised.is_none() { " (nor does it begin as another format does)" } else { "" };
-                let (path, reason) = (path.clone(), printable(format!("{reason}{hint}")));
-                CheckpointError::InvalidFile { path, format: format.to_string(), reason }
-            }
+            ParseError::Invalid(reason) => invalid(&reason, None),
+            ParseError::Unparsed(what, source) => invalid(what, Some(source)),
         };
         let mut files = vec![file];
         let contents = match format {
             Format::TensorFlow if files[0].source().is_some() => {
-                let reason = "its data lies in other files, which are not fetched: download its folder".to_string();
-                return Err(CheckpointError::InvalidFile { path, format: format.to_string(), reason });
+                return Err(invalid("its data lies in other files, which are not fetched: download its folder", None));
             }
             Format::TensorFlow => {
                 let (contents, data_files) = tensorflow::parse(&files[0]).map_err(at_path)?;
@@ -101,8 +102,8 @@ impl WeightsFile {
             let n_before = joined.files.len();
             for (name, mut tensor) in file.contents.tensors {
                 let invalid = |reason| {
-                    let (path, format) = (file.files[0].path.clone(), file.format.to_string());
-                    CheckpointError::InvalidFile { path, format, reason }
+                    let (path, format) = (file.files[0].path.clone(), file.format.name());
+                    CheckpointError::InvalidFile { path, format, reason, source: None }
                 };
                 match &mut tensor.place {
                     Place::Plain { file, .. } => *file += n_before,
@@ -184,7 +185,7 @@ impl WeightsFile {
     }
 
     fn elements<T: Element>(&self, at: &StoredTensor) -> Result<Vec<T>, CheckpointError> {
-        read_elements(&self.files, at).map_err(|source| CheckpointError::Io { path: self.file_of(at), source })
+        read_elements(&self.files, at).map_err(CheckpointError::reading(&self.file_of(at)))
     }
 
     /// Copies a tensor's bytes, which must lie row after row and little-endian.

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::{CheckpointError, ConfigError, Result};
+use crate::error::{CheckpointError, ConfigError, Error, Result};
 use fields::{as_usize, brief, take};
 
 pub use position::{PositionScheme, SinusoidalLayout};
@@ -113,9 +113,13 @@ impl GptInputConfig {
     /// # Errors
     /// [`ConfigError`] if the text is no JSON object, a field has the wrong type, two spellings of one field disagree,
     /// or the values make no sense.
-    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+    pub fn from_json(text: &str) -> Result<Self> {
+        Ok(Self::parse(text)?)
+    }
+
+    fn parse(text: &str) -> Result<Self, ConfigError> {
         let config = ConfigFile::parse(text)?.resolve();
-        config.validate()?;
+        config.check()?;
         Ok(config)
     }
 
@@ -125,10 +129,8 @@ impl GptInputConfig {
     /// As [`from_json`](Self::from_json), with the path; [`CheckpointError::Io`] if the file cannot be read.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let at_path = |source| CheckpointError::Io { path: path.to_path_buf(), source };
-        let text = std::fs::read_to_string(path).map_err(at_path)?;
-        Ok(Self::from_json(&text)
-            .map_err(|source| CheckpointError::Config { path: path.to_path_buf(), source: source.into() })?)
+        let text = std::fs::read_to_string(path).map_err(CheckpointError::reading(path))?;
+        Ok(Self::parse(&text).map_err(CheckpointError::config_in(path))?)
     }
 
     /// The text of a `config.json` that [`from_json`](Self::from_json) reads back to an equal value.
@@ -140,7 +142,11 @@ impl GptInputConfig {
     ///
     /// # Errors
     /// [`ConfigError::Zero`] or [`ConfigError::OutOfRange`], naming the field.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self) -> Result<()> {
+        Ok(self.check()?)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         for (name, value) in
             [("vocab_size", self.vocab_size), ("n_positions", self.n_positions), ("n_embd", self.n_embd)]
         {
@@ -180,11 +186,11 @@ impl From<GptInputConfig> for Map<String, Value> {
 }
 
 impl TryFrom<Map<String, Value>> for GptInputConfig {
-    type Error = ConfigError;
+    type Error = Error;
 
-    fn try_from(map: Map<String, Value>) -> Result<Self, ConfigError> {
+    fn try_from(map: Map<String, Value>) -> Result<Self> {
         let config = ConfigFile::from_map(map)?.resolve();
-        config.validate()?;
+        config.check()?;
         Ok(config)
     }
 }
@@ -207,8 +213,8 @@ impl ConfigFile {
     pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         match serde_json::from_str(text) {
             Ok(Value::Object(map)) => Self::from_map(map),
-            Ok(other) => Err(ConfigError::Json { reason: format!("expected a JSON object, found {}", brief(&other)) }),
-            Err(error) => Err(ConfigError::Json { reason: error.to_string() }),
+            Ok(other) => Err(ConfigError::NotAnObject { got: brief(&other) }),
+            Err(error) => Err(ConfigError::Json { source: error.into() }),
         }
     }
 
@@ -274,7 +280,7 @@ mod tests {
         let config = GptInputConfig::from_json(text)?;
         assert_eq!(config.other.len(), 4);
         assert_eq!(GptInputConfig::from_json(&config.to_json())?, config);
-        let expected: Value = serde_json::from_str(text).map_err(|e| ConfigError::Json { reason: e.to_string() })?;
+        let expected: Value = serde_json::from_str(text).map_err(|e| ConfigError::Json { source: e.into() })?;
         assert_eq!(Value::Object(config.into()), expected);
         Ok(())
     }

@@ -166,8 +166,8 @@ impl RotaryScaling {
         };
         let mut number = |key: &'static str| take(map, &[key], NUMBER, Value::as_f64);
         let needed = |value: Option<f64>| {
-            let missing = || ConfigError::Json { reason: format!("`{PARAMETERS}` of type {kind} has no `factor`") };
-            value.ok_or_else(missing)
+            let (within, kind) = (PARAMETERS, kind.clone());
+            value.ok_or(ConfigError::MissingKey { within, kind, key: "factor" })
         };
         Ok(match kind.as_str() {
             "default" => Self::None,

@@ -1,10 +1,12 @@
 //! What can be wrong with a checkpoint.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 
-use super::ConfigError;
+use super::cause::Cause;
+use super::config::ConfigError;
 
 /// What can be wrong with a checkpoint on its way in or out.
 #[derive(Debug, thiserror::Error)]
@@ -16,13 +18,16 @@ pub enum CheckpointError {
         /// The path given.
         path: PathBuf,
     },
-    /// The operating system refused.
-    #[error("{}: {source}", path.display())]
+    /// A file or a remote that cannot be read or written. The source says why.
+    #[error("cannot {action} {}", path.display())]
+    #[non_exhaustive]
     Io {
-        /// The file.
+        /// What was attempted: `read`, `write` or `create the folder`.
+        action: &'static str,
+        /// The file, or the name of the remote.
         path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
+        /// What the system or the remote says.
+        source: io::Error,
     },
     /// A folder in which no weights were found.
     #[error(
@@ -37,13 +42,16 @@ pub enum CheckpointError {
     },
     /// A file that is not well-formed, or whose header describes what is not in it.
     #[error("{}: not a valid {format} file: {reason}", path.display())]
+    #[non_exhaustive]
     InvalidFile {
         /// The file.
         path: PathBuf,
-        /// The format that it was read as.
-        format: String,
+        /// The format that it was read as, as [`Format`](crate::checkpoint::Format) spells it.
+        format: &'static str,
         /// What is wrong with it.
         reason: String,
+        /// What a parser says, where one gave up.
+        source: Option<Cause>,
     },
     /// A pickle with something else than tensors and plain values; it was neither imported nor called.
     #[error(
@@ -56,13 +64,16 @@ pub enum CheckpointError {
         /// The class, function or opcode.
         what: String,
     },
-    /// An index of shards that cannot be read.
+    /// A file that is no index of shards.
     #[error("{}: not a valid shard index: {reason}", path.display())]
+    #[non_exhaustive]
     InvalidIndex {
         /// The index file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+        /// What the JSON parser says, where it gave up.
+        source: Option<Cause>,
     },
     /// The index sends a tensor to a shard that does not hold it.
     #[error("{}: the index says that tensor `{name}` is here, but it is not", path.display())]
@@ -92,8 +103,9 @@ pub enum CheckpointError {
         /// The shape asked for.
         expected: Vec<usize>,
     },
-    /// A `config.json` that cannot be used.
-    #[error("{}: {source}", path.display())]
+    /// A configuration that cannot be used, in a `config.json` or in the weights. The source says why.
+    #[error("cannot use the configuration in {}", path.display())]
+    #[non_exhaustive]
     Config {
         /// The file.
         path: PathBuf,
@@ -205,4 +217,30 @@ pub enum CheckpointError {
         /// The type asked for.
         dtype: DType,
     },
+}
+
+impl CheckpointError {
+    /// The error of reading `path`, to be completed by `map_err`.
+    pub(crate) fn reading(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
+        Self::io("read", path)
+    }
+
+    /// The error of writing `path`, to be completed by `map_err`.
+    pub(crate) fn writing(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
+        Self::io("write", path)
+    }
+
+    /// The error of creating the folder `path`, to be completed by `map_err`.
+    pub(crate) fn creating(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
+        Self::io("create the folder", path)
+    }
+
+    fn io(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Self + Copy {
+        move |source| Self::Io { action, path: path.to_path_buf(), source }
+    }
+
+    /// The error of a configuration in `path`, to be completed by `map_err`.
+    pub(crate) fn config_in(path: &Path) -> impl Fn(ConfigError) -> Self + Copy {
+        move |source| Self::Config { path: path.to_path_buf(), source: source.into() }
+    }
 }

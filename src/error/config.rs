@@ -1,7 +1,9 @@
 //! What can be wrong with a configuration.
 
+use super::cause::Cause;
+
 /// What can be wrong with a [`crate::GptInputConfig`].
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// A dimension of zero.
@@ -42,11 +44,28 @@ pub enum ConfigError {
         /// Its value.
         second_value: String,
     },
-    /// Text that is not a JSON object.
-    #[error("config: {reason}")]
+    /// A field that others make necessary, and that is not there.
+    #[error("config: `{within}` of type {kind} has no `{key}`")]
+    MissingKey {
+        /// The object that lacks it.
+        within: &'static str,
+        /// The type of the object, which needs the field.
+        kind: String,
+        /// The field.
+        key: &'static str,
+    },
+    /// JSON that is no object.
+    #[error("config: expected a JSON object, found {got}")]
+    NotAnObject {
+        /// The JSON value found.
+        got: String,
+    },
+    /// Text that is not JSON. The source says where.
+    #[error("config: not valid JSON")]
+    #[non_exhaustive]
     Json {
         /// What the parser says.
-        reason: String,
+        source: Cause,
     },
     /// A preset that does not exist.
     #[error("no preset `{name}`: there are {known}")]

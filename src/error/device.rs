@@ -12,7 +12,7 @@ pub enum DeviceError {
     },
     /// The binary was built without the feature that the device needs.
     #[error(
-        "device {device}: this binary was built without `--features {feature}`; build with it, or use --device cpu"
+        "cannot open the device {device}: this binary was built without the feature `{feature}`: build with it, or choose `cpu`"
     )]
     NotCompiled {
         /// The device asked for.
@@ -20,12 +20,13 @@ pub enum DeviceError {
         /// The feature to build with.
         feature: &'static str,
     },
-    /// The feature is there; the library or the device is not.
-    #[error("device {device}: {reason}")]
+    /// A device whose driver or hardware is missing. The source is what the back end says.
+    #[error("cannot open the device {device}")]
+    #[non_exhaustive]
     Unavailable {
         /// The device asked for.
         device: String,
-        /// The first line of what the back end says.
-        reason: String,
+        /// What the back end says, without a backtrace.
+        source: Box<candle_core::Error>,
     },
 }

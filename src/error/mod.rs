@@ -1,7 +1,9 @@
 //! Every way this crate can fail, as one type.
 
+mod cause;
 mod checkpoint;
 mod config;
+mod conversion;
 mod data;
 mod device;
 mod embedding;
@@ -33,8 +35,29 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, where, and, where there is one, the next step.
 ///
-/// Inherent methods return this type. Trait implementations ([`candle_core::Module`], [`candle_core::ModuleT`])
-/// return `candle_core::Result`; the conversion keeps the text.
+/// The text says what was attempted and with what. The cause, where there is one, is in
+/// [`source`](std::error::Error::source) alone, so a printer of the whole chain (`{:#}` of anyhow) says everything once.
+///
+/// Functions and methods of this crate return this type, whatever the family of the error, and so do its conversions
+/// (`TryFrom`, `FromStr`). Implementations of Candle's traits ([`candle_core::Module`], [`candle_core::ModuleT`], a backend
+/// of [`candle_nn::VarBuilder`]) return [`candle_core::Error`]. `Error::from` takes ours out of that again, with its cause:
+///
+/// ```
+/// use candle_core::{DType, Device, Module, Tensor};
+/// use candle_gpt_input::{Error, GptInputConfig, GptInputLayer};
+/// # use candle_gpt_input::{init::Init, rng::Generator};
+///
+/// let config = GptInputConfig::new(10, 4, 2);
+/// # let rng = Generator::manual_seed(1);
+/// # let layer = GptInputLayer::init(&config, Init::TorchEmbedding, &rng, DType::F32, &Device::Cpu)?;
+/// let ids = Tensor::new(&[3u32, 99], &Device::Cpu)?;
+/// let candle_error = layer.eval().forward(&ids).unwrap_err(); // a candle_core::Error
+/// match Error::from(candle_error) {
+///     Error::TokenOutOfRange { id, at, vocab_size } => assert_eq!((id, &at[..], vocab_size), (99, &[1][..], 10)),
+///     other => panic!("{other}"),
+/// }
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -182,16 +205,7 @@ pub enum Error {
     Hub(#[from] HubError),
     /// Anything Candle reports.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
-}
-
-impl From<Error> for candle_core::Error {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Candle(inner) => inner,
-            other => Self::wrap(other),
-        }
-    }
+    Candle(candle_core::Error),
 }
 
 fn valid(n: usize) -> String {
@@ -201,9 +215,5 @@ fn valid(n: usize) -> String {
     }
 }
 
-/// For conversions that cannot fail, where one that can is asked for as well.
-impl From<std::convert::Infallible> for Error {
-    fn from(never: std::convert::Infallible) -> Self {
-        match never {}
-    }
-}
+#[cfg(test)]
+mod tests;

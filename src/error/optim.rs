@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Shape};
 
+use super::cause::Cause;
+
 /// What can be wrong with an optimizer's settings, gradients or saved state.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OptimError {
     /// A number outside its range.
@@ -107,11 +109,14 @@ pub enum OptimError {
     NotTrainable,
     /// A file that holds no state of such an optimizer.
     #[error("{}: {reason}", path.display())]
+    #[non_exhaustive]
     State {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+        /// What the JSON parser says, where it gave up.
+        source: Option<Cause>,
     },
     /// A saved state of other parameters.
     #[error("{}: a state of other parameters; not in the file: {missing}; only in the file: {unexpected}", path.display())]

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
+use super::cause::Cause;
+
 /// What can be wrong with a tokenizer or its input.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
-    /// A file that cannot be read.
-    #[error("{}: {source}", path.display())]
+    /// A file that cannot be read. The source says why.
+    #[error("cannot read {}", path.display())]
+    #[non_exhaustive]
     Io {
         /// The file.
         path: PathBuf,
@@ -16,11 +19,14 @@ pub enum TokenizerError {
     },
     /// A `tokenizer.json` that is broken.
     #[error("{origin}: {reason}")]
+    #[non_exhaustive]
     Invalid {
         /// The file, or "the built-in GPT-2 vocabulary".
         origin: String,
         /// What is wrong.
         reason: String,
+        /// What a parser says, where one gave up.
+        source: Option<Cause>,
     },
     /// A `tokenizer.json` that asks for what this crate does not do.
     #[error("{origin}: not supported: {reason}")]
@@ -50,11 +56,14 @@ pub enum TokenizerError {
         /// The byte of the text at which it begins.
         at: usize,
     },
-    /// The library behind the tokenizer refused the text.
+    /// A text that is too long, or that the library behind the tokenizer does not encode or encodes wrongly.
     #[error("cannot encode the text: {reason}")]
+    #[non_exhaustive]
     Encode {
-        /// What it says.
+        /// Why not.
         reason: String,
+        /// What the library says, where it refused the text.
+        source: Option<Cause>,
     },
     /// Tokens that do not stand in the text as they are.
     #[error("no byte offsets from byte {at} on: {reason}: use `encode` for the ids alone")]
@@ -64,8 +73,9 @@ pub enum TokenizerError {
         /// Why.
         reason: &'static str,
     },
-    /// One of several texts that cannot be encoded.
-    #[error("document {index}: {source}")]
+    /// One of several texts that cannot be encoded. The source says why.
+    #[error("cannot encode document {index}")]
+    #[non_exhaustive]
     Document {
         /// Its index among the texts.
         index: usize,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::adam_state::AdamState;
 use super::params::{Params, Settings, in_range};
 use crate::checkpoint::{WeightsFile, save_tensors};
-use crate::error::{OptimError, Result};
+use crate::error::{CheckpointError, OptimError, Result};
 
 /// The metadata's key for everything that is no tensor.
 const METADATA: &str = "optimizer";
@@ -78,7 +78,7 @@ pub(super) fn save(path: &Path, algorithm: &str, params: &Params, max_grad_norm:
             })
             .collect(),
     };
-    let json = serde_json::to_string(&saved).map_err(|error| unreadable(path, error.to_string()))?;
+    let json = serde_json::to_string(&saved).map_err(|error| CheckpointError::writing(path)(error.into()))?;
     let mut tensors = Vec::new();
     for param in &params.params {
         if let Some(AdamState { exp_avg, exp_avg_sq, .. }) = &param.state {
@@ -94,8 +94,11 @@ pub(super) fn load(path: &Path, algorithm: &str, current: &Params) -> Result<(Pa
     let Some(json) = file.metadata().get(METADATA) else {
         return Err(unreadable(path, "not the state of an optimizer".to_string()).into());
     };
-    let saved: Saved =
-        serde_json::from_str(json).map_err(|error| unreadable(path, format!("a damaged state: {error}")))?;
+    let saved: Saved = serde_json::from_str(json).map_err(|error| OptimError::State {
+        path: path.to_path_buf(),
+        reason: "a damaged state".to_string(),
+        source: Some(error.into()),
+    })?;
     if saved.algorithm != algorithm {
         return Err(unreadable(path, format!("the state of {}, not of {algorithm}", saved.algorithm)).into());
     }
@@ -177,7 +180,7 @@ fn ascending(frozen: &[Range<usize>], n_rows: usize) -> bool {
 }
 
 fn unreadable(path: &Path, reason: String) -> OptimError {
-    OptimError::State { path: path.to_path_buf(), reason }
+    OptimError::State { path: path.to_path_buf(), reason, source: None }
 }
 
 impl From<&Settings> for SavedGroup {

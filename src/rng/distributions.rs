@@ -3,7 +3,7 @@
 
 use super::Generator;
 use super::mt19937::Mt19937;
-use crate::error::RngError;
+use crate::error::{Result, RngError};
 
 /// PyTorch's limit on categories: beyond it f32 cannot count them.
 const MAX_WEIGHTS: usize = 1 << 24;
@@ -15,7 +15,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::Probability`] unless `p` is between 0 and 1.
-    pub fn bernoulli_mask(&self, n: usize, p: f64) -> Result<Vec<bool>, RngError> {
+    pub fn bernoulli_mask(&self, n: usize, p: f64) -> Result<Vec<bool>> {
         check_probability(p)?;
         let engine = &mut self.lock().engine;
         Ok((0..n).map(|_| engine.unit_f64() < p).collect())
@@ -36,7 +36,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::Probability`] unless `p` is between 0 and 1.
-    pub fn dropout_mask(&self, n: usize, p: f64) -> Result<Vec<bool>, RngError> {
+    pub fn dropout_mask(&self, n: usize, p: f64) -> Result<Vec<bool>> {
         if p == 0.0 || p == 1.0 {
             return Ok(vec![p == 0.0; n]);
         }
@@ -54,7 +54,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::Probability`] unless `p` is between 0 and 1.
-    pub fn dropout_scale(p: f64) -> Result<f32, RngError> {
+    pub fn dropout_scale(p: f64) -> Result<f32> {
         check_probability(p)?;
         Ok(if p == 1.0 { 0.0 } else { 1.0 / (1.0 - p) as f32 })
     }
@@ -63,9 +63,9 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::Rate`] unless `lambda` is above 0.
-    pub fn exponential(&self, out: &mut [f32], lambda: f64) -> Result<(), RngError> {
+    pub fn exponential(&self, out: &mut [f32], lambda: f64) -> Result<()> {
         if lambda.is_nan() || lambda <= 0.0 {
-            return Err(RngError::Rate { lambda });
+            return Err(RngError::Rate { lambda }.into());
         }
         let engine = &mut self.lock().engine;
         out.fill_with(|| exponential(engine, lambda));
@@ -94,10 +94,10 @@ impl Generator {
     /// - [`RngError::TooManyWeights`] if there are more than 2^24
     /// - [`RngError::TooFewWeights`] if there is no replacement and fewer than `n_samples` are
     ///   above 0 (PyTorch then goes on with categories of weight 0, in no defined order)
-    pub fn multinomial(&self, weights: &[f32], n_samples: usize, replacement: bool) -> Result<Vec<usize>, RngError> {
+    pub fn multinomial(&self, weights: &[f32], n_samples: usize, replacement: bool) -> Result<Vec<usize>> {
         let n_nonzero = check_weights(weights)?;
         if !replacement && n_samples > n_nonzero {
-            return Err(RngError::TooFewWeights { n_samples, n_nonzero });
+            return Err(RngError::TooFewWeights { n_samples, n_nonzero }.into());
         }
         let engine = &mut self.lock().engine;
         Ok(match n_samples {

@@ -32,7 +32,7 @@ mod state;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::error::RngError;
+use crate::error::{Result, RngError};
 
 pub use state::GeneratorState;
 
@@ -127,7 +127,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::UniformBounds`] unless `lo <= hi` and both and their difference are finite f32.
-    pub fn uniform_f32(&self, out: &mut [f32], lo: f64, hi: f64) -> Result<(), RngError> {
+    pub fn uniform_f32(&self, out: &mut [f32], lo: f64, hi: f64) -> Result<()> {
         check_bounds(lo, hi, f32::MAX.into())?;
         let (lo, hi) = (lo as f32, hi as f32);
         let width = hi - lo;
@@ -144,7 +144,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::UniformBounds`] unless `lo <= hi` and both and their difference are finite.
-    pub fn uniform_f64(&self, out: &mut [f64], lo: f64, hi: f64) -> Result<(), RngError> {
+    pub fn uniform_f64(&self, out: &mut [f64], lo: f64, hi: f64) -> Result<()> {
         check_bounds(lo, hi, f64::MAX)?;
         let width = hi - lo;
         let engine = &mut self.lock().engine;
@@ -168,9 +168,9 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::EmptyRange`] if `lo >= hi`.
-    pub fn randint(&self, lo: i64, hi: i64, n: usize) -> Result<Vec<i64>, RngError> {
+    pub fn randint(&self, lo: i64, hi: i64, n: usize) -> Result<Vec<i64>> {
         if lo >= hi {
-            return Err(RngError::EmptyRange { lo, hi });
+            return Err(RngError::EmptyRange { lo, hi }.into());
         }
         // `i64::MIN..i64::MAX` is wider than an `i64`, so widths and sums wrap.
         let range = hi.wrapping_sub(lo) as u64;

@@ -7,7 +7,7 @@
 
 use super::mt19937::Mt19937;
 use super::{Generator, GeneratorState};
-use crate::error::RngError;
+use crate::error::{Result, RngError};
 use std::f64::consts::PI;
 
 /// PyTorch's block: 8 radii in the first half, 8 angles in the second.
@@ -32,7 +32,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::StandardDeviation`] unless `std` is 0 or greater.
-    pub fn normal(&self, out: &mut [f32], mean: f64, std: f64) -> Result<(), RngError> {
+    pub fn normal(&self, out: &mut [f32], mean: f64, std: f64) -> Result<()> {
         self.normal_with(out, mean, std, Mt19937::fill_unit_f32)
     }
 
@@ -45,7 +45,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::StandardDeviation`] unless `std` is 0 or greater.
-    pub fn normal_half(&self, out: &mut [f32], mean: f64, std: f64) -> Result<(), RngError> {
+    pub fn normal_half(&self, out: &mut [f32], mean: f64, std: f64) -> Result<()> {
         self.normal_with(out, mean, std, |_, _| ())
     }
 
@@ -57,7 +57,7 @@ impl Generator {
         mean: f64,
         std: f64,
         draw_rest: impl Fn(&mut Mt19937, &mut [f32]),
-    ) -> Result<(), RngError> {
+    ) -> Result<()> {
         check_std(std)?;
         let mut state = self.lock();
         let n = out.len();
@@ -87,7 +87,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::StandardDeviation`] unless `std` is 0 or greater.
-    pub fn normal_f64(&self, out: &mut [f64], mean: f64, std: f64) -> Result<(), RngError> {
+    pub fn normal_f64(&self, out: &mut [f64], mean: f64, std: f64) -> Result<()> {
         check_std(std)?;
         let mut state = self.lock();
         let n = out.len();

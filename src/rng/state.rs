@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::mt19937::{Mt19937, N_WORDS};
-use crate::error::RngError;
+use crate::error::{Result, RngError};
 
 // PyTorch's `CPUGeneratorImplState` on 64-bit little-endian machines: where each field starts.
 const SEED: usize = 0;
@@ -91,7 +91,7 @@ impl GeneratorState {
     /// # Errors
     /// - [`RngError::StateLength`] unless there are 5056 bytes
     /// - [`RngError::StateField`] if a field cannot come from a CPU generator
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, RngError> {
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let bytes: &[u8; N_BYTES] =
             bytes.try_into().map_err(|_| RngError::StateLength { n_bytes: bytes.len(), expected: N_BYTES })?;
         let next = u64_at(bytes, NEXT);

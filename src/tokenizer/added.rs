@@ -56,9 +56,10 @@ impl AddedTokens {
                 Err(TokenizerError::SpecialToken { token: token.content.clone(), at: start + at })
             }
             (Some(_), Some(_)) => Ok(Some((start..end, id))),
-            _ => Err(TokenizerError::Encode {
-                reason: format!("what the library found at byte {start} is no added token"),
-            }),
+            _ => {
+                let reason = format!("what the library found at byte {start} is no added token");
+                Err(TokenizerError::Encode { reason, source: None })
+            }
         }
     }
 }

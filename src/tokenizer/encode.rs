@@ -65,7 +65,7 @@ impl Encoder {
     pub(super) fn encode(&self, text: &str, policy: SpecialTokens) -> Result<Draft, TokenizerError> {
         if u32::try_from(text.len()).is_err() {
             let reason = format!("it has {} bytes, and 4 GiB is the most: encode it in parts", text.len());
-            return Err(TokenizerError::Encode { reason });
+            return Err(TokenizerError::Encode { reason, source: None });
         }
         let mut draft = Draft { ids: Vec::with_capacity(text.len() / 4), added: Vec::new(), changed: None };
         let template = self.frame.as_ref().map(|frame| &frame.get_post_processor().single);
@@ -200,7 +200,7 @@ fn dropped(at: usize) -> TokenizerError {
 }
 
 fn failed(error: tokenizers::tokenizer::Error) -> TokenizerError {
-    TokenizerError::Encode { reason: error.to_string() }
+    TokenizerError::Encode { reason: "the tokenizer library refuses it".to_string(), source: Some(error) }
 }
 
 /// An error about a segment as one about the text.
@@ -214,7 +214,8 @@ fn moved(error: TokenizerError, by: usize) -> TokenizerError {
 fn misspelt(text: &str, rest: &[u8]) -> TokenizerError {
     let word = String::from_utf8_lossy(&rest[..rest.len().min(32)]);
     let at = text.len() - rest.len();
-    TokenizerError::Encode { reason: format!("the ids do not spell it at `{word}` (byte {at} of {})", text.len()) }
+    let reason = format!("the ids do not spell it at `{word}` (byte {at} of {})", text.len());
+    TokenizerError::Encode { reason, source: None }
 }
 
 #[cfg(test)]

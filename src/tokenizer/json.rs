@@ -24,16 +24,21 @@ const MAX_TOKEN_BYTES: usize = u16::MAX as usize;
 const MAX_OBJECTS: usize = 1 << 17;
 const MAX_LISTS: usize = 1 << 21;
 
+const REFUSED: &str = "the tokenizer library refuses it";
+
 /// Why a file is no tokenizer.
 pub(super) enum Problem {
     Broken(String),
+    /// What was attempted, and what a library said of it.
+    Refused(String, tokenizers::Error),
     Unsupported(String),
 }
 
 impl Problem {
     pub(super) fn of(self, origin: String) -> TokenizerError {
         match self {
-            Self::Broken(reason) => TokenizerError::Invalid { origin, reason },
+            Self::Broken(reason) => TokenizerError::Invalid { origin, reason, source: None },
+            Self::Refused(reason, source) => TokenizerError::Invalid { origin, reason, source: Some(source) },
             Self::Unsupported(reason) => TokenizerError::Unsupported { origin, reason },
         }
     }
@@ -52,7 +57,7 @@ impl From<ConvertError> for Problem {
             ByteLevelAddPrefixSpace | ByteLevelNotLast | PostProcessorSequenceAmbiguous => {
                 Self::Unsupported(error.to_string().trim_end_matches(" is not supported").to_string())
             }
-            other => Self::Broken(other.to_string()),
+            other => Self::Refused(REFUSED.to_string(), other.into()),
         }
     }
 }
@@ -75,7 +80,8 @@ pub(super) fn build(text: &str) -> Result<Encoder, Problem> {
         let reason = format!("it has more than {MAX_OBJECTS} objects or {MAX_LISTS} lists");
         return Err(Problem::Unsupported(reason));
     }
-    let mut file: Value = serde_json::from_str(text).map_err(|error| format!("not valid JSON: {error}"))?;
+    let mut file: Value =
+        serde_json::from_str(text).map_err(|error| Problem::Refused("not valid JSON".to_string(), error.into()))?;
     check_kind(&file)?;
     tokenizers::canonicalize_value(&mut file)?;
     if file["model"]["byte_level"] != true {
@@ -189,7 +195,8 @@ fn read_added(
     let mut seen = HashSet::with_capacity(list.len());
     for (index, entry) in list.iter().enumerate() {
         let broken = |reason: String| format!("added token {index}: {reason}");
-        let token = AddedTokenJson::deserialize(entry).map_err(|error| broken(error.to_string()))?;
+        let token = AddedTokenJson::deserialize(entry)
+            .map_err(|error| Problem::Refused(format!("added token {index} cannot be read"), error.into()))?;
         let AddedTokenJson { id, content, single_word, lstrip, rstrip, normalized, special } = token;
         let id = checked_id(&content, &id)?;
         if content.is_empty() {
@@ -243,11 +250,11 @@ fn pipeline(file: Value) -> Result<PipelineTokenizer, Problem> {
     // What can be seen from here to make the library panic has been refused. What cannot: it asserts that the 512 symbols it
     // holds to be the most frequent have fewer than 65 535 merges among them, and a vocabulary can be made for which it finds
     // no perfect hash. It shares no state with us, so a panic leaves nothing half done.
-    match catch_unwind(|| tokenizers::from_json(&text).map_err(|error| error.to_string())) {
+    match catch_unwind(|| tokenizers::from_json(&text)) {
         Ok(Ok(pipeline)) => Ok(pipeline),
-        Ok(Err(reason)) => Err(match unread_component(&reason) {
+        Ok(Err(error)) => Err(match unread_component(&error.to_string()) {
             Some(component) => Problem::Unsupported(component.to_string()),
-            None => Problem::Broken(reason),
+            None => Problem::Refused(REFUSED.to_string(), error),
         }),
         Err(_) => Err(Problem::Unsupported("the tokenizer library gave up on it".to_string())),
     }

@@ -65,7 +65,7 @@ impl Tokenizer {
         let built = GPT2.get_or_init(|| gpt2::build().map(Self::new));
         built.as_ref().map_err(|reason| {
             let origin = "the built-in GPT-2 vocabulary".to_string();
-            TokenizerError::Invalid { origin, reason: reason.clone() }.into()
+            TokenizerError::Invalid { origin, reason: reason.clone(), source: None }.into()
         })
     }
 

@@ -74,7 +74,7 @@ fn a_config_must_agree_with_the_tables() -> Result<()> {
         (r#"{"block_size": 6}"#, "the config says `n_positions` is 6, but the table `wpe.weight` says 5"),
         (r#"{"n_embd": "3"}"#, "config.json: config: `n_embd` is \"3\", expected a whole number"),
         (r#"{"embd_pdrop": -1}"#, "`embd_pdrop` is -1, which is not a probability between 0 and 1"),
-        ("nonsense", "config.json: config: expected ident at line 1 column 2"),
+        ("nonsense", "config.json: config: not valid JSON: expected ident at line 1 column 2"),
     ] {
         let text = error_text(with(config));
         assert!(text.contains(expected), "{text}");

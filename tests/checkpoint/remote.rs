@@ -165,7 +165,7 @@ fn a_server_that_misbehaves_is_an_error() -> Result<()> {
     ] {
         hub.misbehave(usize::MAX, fault);
         let text = error_text(remote.embed_tokens(&Tensor::new(3u32, &Device::Cpu)?));
-        assert!(text.starts_with(&format!("{at}: ")) && text.contains(expected), "{text}");
+        assert!(text.starts_with(&format!("cannot read {at}: ")) && text.contains(expected), "{text}");
         assert_eq!(text.lines().count(), 1, "{text}");
     }
     hub.misbehave(0, Fault::NoRanges);

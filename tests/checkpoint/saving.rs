@@ -86,7 +86,7 @@ fn saved_files_are_ordinary_files_and_nothing_else_is_left() -> Result<()> {
     assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
     assert_eq!(header.offset_keys(), ["wte.weight", "wpe.weight"]);
     let nowhere = folder.path().join("no such folder/out.safetensors");
-    assert!(error_text(layer.save(&nowhere)).starts_with(&nowhere.display().to_string()));
+    assert!(error_text(layer.save(&nowhere)).starts_with(&format!("cannot write {}: ", nowhere.display())));
     assert!(!nowhere.exists());
     Ok(())
 }

@@ -16,7 +16,7 @@ fn load(path: impl AsRef<Path>) -> Result<GptInputLayer> {
     GptInputLayer::from_pretrained(path, DType::F32, &Device::Cpu)
 }
 
-/// The error of a file with these bytes, which must be one line that begins with the path, and cost less than 96 MB.
+/// The error of a file with these bytes, which must be one line that names the path, and cost less than 96 MB.
 #[track_caller]
 fn error_of(bytes: &[u8]) -> String {
     let folder = TempDir::new().unwrap();
@@ -25,7 +25,7 @@ fn error_of(bytes: &[u8]) -> String {
     let (result, n_bytes) = memory::peak(|| load(&path));
     let text = error_text(result);
     assert!(n_bytes < 96 << 20, "{n_bytes} bytes: {text}");
-    assert!(text.starts_with(&path.display().to_string()) && text.lines().count() == 1, "{text}");
+    assert!(text.contains(&path.display().to_string()) && text.lines().count() == 1, "{text}");
     text
 }
 

@@ -1,5 +1,6 @@
 //! The layer, its head and its positions: the id contract, laws, gradients, training.
 
+mod errors;
 mod ids;
 mod positions;
 #[path = "../support/mod.rs"]

@@ -66,12 +66,12 @@ pub fn assert_bits_eq(left: &Tensor, right: &Tensor) {
     }
 }
 
-/// The text of the error that a call must end in.
+/// The text of the error that a call must end in, and of all its causes.
 #[track_caller]
-pub fn error_text<T>(result: Result<T, impl std::fmt::Display>) -> String {
+pub fn error_text<T>(result: Result<T, impl Into<anyhow::Error>>) -> String {
     match result {
         Ok(_) => panic!("expected an error"),
-        Err(error) => error.to_string(),
+        Err(error) => format!("{:#}", error.into()),
     }
 }
 
@@ -108,8 +108,8 @@ pub struct Failures(Vec<String>);
 
 impl Failures {
     /// Notes a call that does not end in an error whose text contains `expected`.
-    pub fn error<T>(&mut self, result: Result<T, impl std::fmt::Display>, expected: &str) {
-        let text = result.err().map_or("no error".to_string(), |error| error.to_string());
+    pub fn error<T>(&mut self, result: Result<T, impl Into<anyhow::Error>>, expected: &str) {
+        let text = result.err().map_or("no error".to_string(), |error| format!("{:#}", error.into()));
         self.holds(text.contains(expected), format_args!("{text}\n  expected {expected}"));
     }
 

@@ -250,7 +250,7 @@ fn special_tokens_are_recognized_or_text_or_refused() {
     let expected = "the text holds the special token `<|endoftext|>` at byte 2: choose SpecialTokens::Recognize for its id, or SpecialTokens::AsText for those of its characters";
     assert_eq!(error_text(refusing.encode(text)), expected);
     assert_eq!(error_text(refusing.encode_with_offsets(text)), expected);
-    assert_eq!(error_text(refusing.encode_batch(&["a", text, text])), format!("document 1: {expected}"));
+    assert_eq!(error_text(refusing.encode_batch(&["a", text, text])), format!("cannot encode document 1: {expected}"));
     for harmless in ["<|endoftext|", "|endoftext|>", "<|endoftext |>", "<|ENDOFTEXT|>", "<<||>>"] {
         assert_eq!(refusing.encode(harmless).unwrap(), gpt2().encode(harmless).unwrap());
     }

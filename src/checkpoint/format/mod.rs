@@ -37,18 +37,23 @@ pub enum Format {
 
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.write_str(self.name())
+    }
+}
+
+impl Format {
+    /// How its name is spelt in messages.
+    pub(super) fn name(self) -> &'static str {
+        match self {
             Self::Safetensors => "safetensors",
             Self::Torch | Self::TorchLegacy => "PyTorch",
             Self::Gguf => "GGUF",
             Self::Npz => "NumPy .npz",
             Self::LlmC => "llm.c",
             Self::TensorFlow => "TensorFlow index",
-        })
+        }
     }
-}
 
-impl Format {
     /// The format of a file, if it has one of ours. Every other file is taken for safetensors, which has no magic number.
     pub(super) fn of(file: &ByteFile) -> Parse<Option<Self>> {
         let mut head = [0; torch::LEGACY_MAGIC.len()];

@@ -3,7 +3,7 @@
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::super::bytes::{ByteFile, Parse, ParseError, invalid};
+use super::super::bytes::{ByteFile, Parse, ParseError, invalid, printable};
 use super::super::stored::{Contents, Kind, StoredDType, StoredTensor};
 use candle_core::DType;
 
@@ -28,7 +28,8 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     }
     let header = file.bytes_at(LENGTH_BYTES, header_bytes)?;
     // Offsets, shapes and types are checked against each other by the library while it parses.
-    let header: Metadata = serde_json::from_slice(&header).map_err(|error| ParseError::Invalid(error.to_string()))?;
+    let header: Metadata = serde_json::from_slice(&header)
+        .map_err(|error| ParseError::Unparsed("its header cannot be parsed", printable(error)))?;
     let data_bytes = header.data_len() as u64;
     if data_bytes != n_bytes - data_start {
         return invalid(format!(

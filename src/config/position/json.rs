@@ -95,7 +95,7 @@ impl PositionScheme {
     pub(in crate::config) fn put(&self, map: &mut Map<String, Value>) {
         if *self == Self::Learned {
             // Such a key was in the file, or it is not needed; another scheme's was taken out when it was read.
-            if map.get(KEY).and_then(Value::as_str).is_some_and(|name| name.parse() != Ok(Self::Learned)) {
+            if map.get(KEY).and_then(Value::as_str).is_some_and(|name| name.parse().ok() != Some(Self::Learned)) {
                 map.remove(KEY);
             }
             return;

@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::rotary::RotaryConfig;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, Error};
 
 /// How a model knows where its tokens stand; plain data. What computes with it are the types of
 /// [`position`](crate::position).
@@ -159,10 +159,10 @@ impl fmt::Display for PositionScheme {
 }
 
 impl FromStr for PositionScheme {
-    type Err = ConfigError;
+    type Err = Error;
 
     /// A scheme by its name, or a name that other code bases have for it, with the numbers it is published with.
-    fn from_str(name: &str) -> Result<Self, ConfigError> {
+    fn from_str(name: &str) -> Result<Self, Error> {
         Ok(match name {
             "learned" | "absolute" | "learned_absolute" => Self::Learned,
             "sinusoidal" => Self::Sinusoidal { layout: SinusoidalLayout::default() },
@@ -175,7 +175,10 @@ impl FromStr for PositionScheme {
             "deberta" => {
                 Self::Deberta { position_buckets: Some(256), max_relative_positions: 512, c2p: true, p2c: true }
             }
-            _ => return Err(ConfigError::UnknownPosition { name: name.to_string(), known: Self::NAMES.join(", ") }),
+            _ => {
+                let (name, known) = (name.to_string(), Self::NAMES.join(", "));
+                return Err(ConfigError::UnknownPosition { name, known }.into());
+            }
         })
     }
 }

@@ -1,7 +1,7 @@
 //! A table whose bytes are elsewhere: the rows of a call are fetched first, and are then a table in memory like any other.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -36,8 +36,7 @@ impl StoredRows {
     /// A range a row, so that whoever keeps what was fetched finds a row again whatever its neighbours were.
     fn fetch(&self, source: &Arc<dyn ByteRanges>, rows: impl Iterator<Item = usize>) -> Result<Self> {
         let ranges: Vec<_> = rows.map(|row| self.range(row)).map(|row| row.start as u64..row.end as u64).collect();
-        let bytes = read_all(&**source, &ranges)
-            .map_err(|error| CheckpointError::Io { path: PathBuf::from(source.name()), source: error })?;
+        let bytes = read_all(&**source, &ranges).map_err(CheckpointError::reading(Path::new(&source.name())))?;
         Ok(Self { bytes: RowBytes::Held(bytes.into()), start: 0, n_rows: ranges.len(), ..self.clone() })
     }
 }
