@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
-use crate::error::{CheckpointError, Result};
+use crate::error::{Error, Result};
 use crate::memory::{with_capacity, zeros};
 use crate::rng::Generator;
 
@@ -43,7 +43,7 @@ impl Init {
     ///
     /// # Errors
     /// [`RngError`](crate::error::RngError) for a standard deviation below 0,
-    /// [`CheckpointError::UnsupportedDType`] if `dtype` is none of f32, f64, f16, bf16.
+    /// [`Error::InitDType`] if `dtype` is none of f32, f64, f16, bf16.
     pub fn wte(
         self,
         vocab_size: usize,
@@ -96,8 +96,8 @@ fn table(
         fill(&mut values)?;
         Ok(values)
     };
-    let single = || drawn(&|values| Ok(generator.normal(values, 0.0, std)?));
-    let half = || drawn(&|values| Ok(generator.normal_half(values, 0.0, std)?));
+    let single = || drawn(&|values| generator.normal(values, 0.0, std));
+    let half = || drawn(&|values| generator.normal_half(values, 0.0, std));
     let tensor = match dtype {
         DType::F32 => Tensor::from_vec(single()?, shape, device),
         DType::F16 => Tensor::from_vec(narrowed(&half()?, f16::from_f32), shape, device),
@@ -107,7 +107,7 @@ fn table(
             generator.normal_f64(&mut values, 0.0, std)?;
             Tensor::from_vec(values, shape, device)
         }
-        dtype => return Err(CheckpointError::UnsupportedDType { dtype }.into()),
+        dtype => return Err(Error::InitDType { dtype }),
     };
     Ok(tensor?)
 }

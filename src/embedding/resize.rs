@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use candle_core::{DType, Device, Tensor};
 
 use super::{EmbeddingOptions, TokenTable};
-use crate::error::{ConfigError, EmbeddingError, Error, Result};
+use crate::error::{EmbeddingError, Error, Result};
 use crate::init::Init;
 use crate::kernel::{new_var, to_host};
 use crate::rng::Generator;
@@ -64,7 +64,7 @@ impl TokenTable {
     /// ```
     ///
     /// # Errors
-    /// - [`ConfigError::Zero`] for a vocabulary of none
+    /// - [`EmbeddingError::Zero`] for a vocabulary of none
     /// - [`EmbeddingError::PaddingIdx`] if the padding row would be cut off
     /// - [`EmbeddingError::SubTokens`], [`Error::TokenOutOfRange`] for sub-tokens of which a new row has none or the
     ///   table none, [`RngError`](crate::error::RngError) for a standard deviation below 0
@@ -73,7 +73,7 @@ impl TokenTable {
     pub fn resize(&self, vocab_size: usize, new_rows: NewRows, generator: &Generator) -> Result<Self> {
         let (n_old, n_embd) = self.dims();
         if vocab_size == 0 {
-            return Err(ConfigError::Zero { name: "vocab_size" }.into());
+            return Err(EmbeddingError::Zero { name: "vocab_size" }.into());
         }
         if vocab_size == n_old {
             return Ok(self.clone());

@@ -12,7 +12,7 @@ use super::config::ConfigError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// Nothing at the path.
+    /// A path at which there is no file or folder.
     #[error("{}: no such file or folder", path.display())]
     NotFound {
         /// The path given.
@@ -132,7 +132,7 @@ pub enum CheckpointError {
         /// The names of the token tables.
         candidates: String,
     },
-    /// A table that is no matrix.
+    /// A table that is not a matrix.
     #[error("{}: `{name}` has shape {shape:?}, expected two dimensions of at least 1", path.display())]
     TableShape {
         /// The file.
@@ -142,7 +142,7 @@ pub enum CheckpointError {
         /// Its shape.
         shape: Vec<usize>,
     },
-    /// A table of a type that is no floating-point type we read.
+    /// A table whose dtype is not a floating-point type that is read.
     #[error("{}: `{name}` holds {dtype}, expected F32, F16, BF16 or F64", path.display())]
     TableDType {
         /// The file.
@@ -162,7 +162,7 @@ pub enum CheckpointError {
         /// What it is.
         reason: &'static str,
     },
-    /// A table that was to be kept in its quantized blocks, and has none.
+    /// A table without quantized blocks, which were to be kept.
     #[error(
         "{}: `{name}` holds {dtype}, no quantized blocks: load it with `from_pretrained`, and `quantize` the layer",
         path.display()
@@ -211,7 +211,7 @@ pub enum CheckpointError {
         /// The scheme's name.
         scheme: &'static str,
     },
-    /// A type of number that tables are not loaded as, or that is not written.
+    /// A dtype that tables are not loaded as, or that is not written.
     #[error("{dtype:?} is not supported here: tables are f32, f16, bf16 or f64, other tensors also u8, u32 or i64")]
     UnsupportedDType {
         /// The type asked for.

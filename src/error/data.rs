@@ -24,7 +24,7 @@ pub enum DataError {
         /// The tokens of the longest one.
         n_tokens: usize,
     },
-    /// An integer that is no token id.
+    /// An integer that does not fit a token id.
     #[error("token id {id} at [{at}] does not fit u32: ids are 0 to 4294967295")]
     IdRange {
         /// The integer.
@@ -32,7 +32,7 @@ pub enum DataError {
         /// Its index among those given.
         at: usize,
     },
-    /// A fraction to split at that is not one.
+    /// A fraction to split at outside 0 to 1.
     #[error("cannot split at {fraction}: the fraction must be between 0 and 1")]
     Fraction {
         /// As given.

@@ -15,17 +15,33 @@ pub enum EmbeddingError {
         /// How many rows the table has.
         vocab_size: usize,
     },
-    /// A largest norm that is no length.
+    /// A `max_norm` that is negative, infinite or NaN.
     #[error("max_norm {max_norm} must be a finite number of at least 0")]
     MaxNorm {
         /// As given.
         max_norm: f64,
     },
-    /// A norm that is none.
+    /// A `norm_type` that is not above 0.
     #[error("norm_type {norm_type} must be greater than 0")]
     NormType {
         /// As given.
         norm_type: f64,
+    },
+    /// A table that would have no rows, or be padded to a multiple of 0.
+    #[error("cannot change the number of rows: `{name}` must be at least 1")]
+    Zero {
+        /// The argument: `vocab_size` or `multiple`.
+        name: &'static str,
+    },
+    /// A multiple that is too large for a number of rows.
+    #[error(
+        "cannot pad a vocabulary of {vocab_size} to a multiple of {multiple}: no multiple that large can be counted"
+    )]
+    Multiple {
+        /// As given.
+        multiple: usize,
+        /// How many rows the table has.
+        vocab_size: usize,
     },
     /// Sub-tokens that do not go with the new rows of a table.
     #[error(

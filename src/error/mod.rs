@@ -149,8 +149,14 @@ pub enum Error {
         /// The second one's.
         right_value: String,
     },
-    /// Something that needs a whole table in memory was asked of one that stays in its file.
-    #[error("{table} is mapped from its file, and this needs it in memory: use `from_pretrained`")]
+    /// A table of a dtype that random numbers are not drawn for.
+    #[error("cannot draw a table of {dtype:?}: use f32, f64, f16 or bf16")]
+    InitDType {
+        /// The dtype asked for.
+        dtype: DType,
+    },
+    /// A table that stays in its file or on its server, where the whole of it is needed in memory.
+    #[error("{table} stays where it is stored, and this needs it in memory: open the checkpoint with dense tables")]
     NotInMemory {
         /// `wte` or `wpe`.
         table: &'static str,

@@ -44,7 +44,15 @@ pub enum PositionError {
         /// The table's name.
         name: String,
     },
-    /// Heads that the dimensions of a scheme do not go with.
+    /// A scheme that was given fewer tables than it has.
+    #[error("{scheme} positions need more tables than the {n_tables} given")]
+    MissingTable {
+        /// The scheme.
+        scheme: &'static str,
+        /// How many tables were given.
+        n_tables: usize,
+    },
+    /// A number of heads, or a dimension of them, that the scheme cannot have.
     #[error("{scheme} positions need {expected}, but {what} is {got}")]
     Dimension {
         /// The scheme.

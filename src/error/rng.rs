@@ -24,7 +24,7 @@ pub enum RngError {
         /// As given.
         lambda: f64,
     },
-    /// A probability is not one.
+    /// A probability outside 0 to 1.
     #[error("probability {p} must be between 0 and 1")]
     Probability {
         /// As given.

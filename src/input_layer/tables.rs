@@ -7,7 +7,7 @@ use candle_nn::VarMap;
 use super::GptInputLayer;
 use crate::config::GptInputConfig;
 use crate::embedding::{NewRows, QuantizeReport};
-use crate::error::{ConfigError, Result};
+use crate::error::{EmbeddingError, Result};
 #[cfg(doc)]
 use crate::init::Init;
 use crate::position::{PositionEncoding, PositionScheme, Resize, resized};
@@ -57,14 +57,13 @@ impl GptInputLayer {
     /// of transformers. A vocabulary that is a multiple stays as it is.
     ///
     /// # Errors
-    /// As [`resize_vocab`](Self::resize_vocab), and [`ConfigError::Zero`] for a multiple of 0.
+    /// As [`resize_vocab`](Self::resize_vocab), and [`EmbeddingError::Zero`] for a multiple of 0.
     pub fn pad_vocab(&self, multiple: usize, new_rows: NewRows) -> Result<Self> {
         if multiple == 0 {
-            return Err(ConfigError::Zero { name: "pad_to_multiple_of" }.into());
+            return Err(EmbeddingError::Zero { name: "multiple" }.into());
         }
         let Some(vocab_size) = self.config.vocab_size.checked_next_multiple_of(multiple) else {
-            let expected = "a number of which a multiple can be counted to";
-            return Err(ConfigError::OutOfRange { name: "pad_to_multiple_of", value: multiple as f64, expected }.into());
+            return Err(EmbeddingError::Multiple { multiple, vocab_size: self.config.vocab_size }.into());
         };
         self.resize_vocab(vocab_size, new_rows)
     }

@@ -108,7 +108,8 @@ impl PositionEncoding {
         device: &Device,
     ) -> Result<Self> {
         let mut rest = tables.iter().map(|(_, table)| table.clone());
-        let mut next = || rest.next().ok_or(PositionError::NoSuchBlock { block: 0, n_layer: config.n_layer });
+        let (scheme, n_tables) = (config.position.name(), tables.len());
+        let mut next = || rest.next().ok_or(PositionError::MissingTable { scheme, n_tables });
         let (n_positions, n_layer) = (config.n_positions, config.n_layer);
         let kind = match config.position {
             PositionScheme::None => Kind::Input(None),

@@ -111,7 +111,7 @@ fn what_needs_a_table_in_memory_says_so() -> Result<()> {
     let layer = mapped(format("tables.safetensors"), DType::F32)?;
     let folder = TempDir::new().unwrap();
     let wte_row = Tensor::zeros((1, 32), DType::F32, &Device::Cpu)?;
-    let expected = "wte is mapped from its file, and this needs it in memory: use `from_pretrained`";
+    let expected = "wte stays where it is stored, and this needs it in memory: open the checkpoint with dense tables";
     assert_eq!(error_text(layer.resize_vocab(20, NewRows::Mean)), expected);
     assert_eq!(error_text(layer.replace_rows(&Tensor::new(&[1u32], &Device::Cpu)?, &wte_row)), expected);
     assert_eq!(error_text(layer.save(folder.path().join("x"))), expected);

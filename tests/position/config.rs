@@ -14,7 +14,7 @@ fn read(mut config: Value) -> Result<GptInputConfig> {
     if config["n_head"].is_null() {
         config["n_head"] = 3.into();
     }
-    Ok(GptInputConfig::from_json(&config.to_string())?)
+    GptInputConfig::from_json(&config.to_string())
 }
 
 /// That each of these configurations is read as the scheme beside it, and as the same once it is written.

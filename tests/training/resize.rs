@@ -259,7 +259,10 @@ fn what_makes_no_sense_is_refused() -> Result<()> {
     ] {
         assert_eq!(error_text(layer.resize_vocab(vocab_size, new_rows)), expected);
     }
-    assert_eq!(error_text(layer.pad_vocab(0, NewRows::Mean)), "config: `pad_to_multiple_of` must be at least 1");
+    assert_eq!(
+        error_text(layer.pad_vocab(0, NewRows::Mean)),
+        "cannot change the number of rows: `multiple` must be at least 1"
+    );
     assert!(error_text(layer.resize_vocab(12, NewRows::Normal { std: -1.0 })).contains("-1"));
 
     let mut adamw = AdamW::new_lr(layer.vars(), 0.1)?;
