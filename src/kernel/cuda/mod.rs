@@ -19,9 +19,9 @@ use crate::kernel::core::element::{Element, by_dtype};
 use crate::kernel::ids::{PlacesOf, Table};
 use notes::ShapeArg;
 
-pub(crate) use batch::{dense_gradient, scatter_add};
+pub(in crate::kernel) use batch::{dense_gradient, scatter_add};
 pub(crate) use notes::Notes;
-pub(crate) use step::{adamw, row_adam, sums_of_squares};
+pub(in crate::kernel) use step::{adamw, row_adam, sums_of_squares};
 
 /// A file of kernels: its name, and its PTX.
 type Module = (&'static str, &'static str);

@@ -203,8 +203,8 @@ fn optimizers_stand_on_them() -> Result<()> {
                 }
                 for var in [&wte, &wpe, &bias] {
                     all.push(var.as_tensor().clone());
-                    if let Some((_, exp_avg, exp_avg_sq)) = adamw.state(var).or(row_adamw.state(var)) {
-                        all.extend([exp_avg.clone(), exp_avg_sq.clone()]);
+                    if let Some(state) = adamw.state(var).or(row_adamw.state(var)) {
+                        all.extend([state.exp_avg.clone(), state.exp_avg_sq.clone()]);
                     }
                 }
             }
