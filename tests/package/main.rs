@@ -1,4 +1,6 @@
-//! What the crate brings to those who depend on it: the compiler that it needs, what a feature leaves out.
+//! What the crate brings to those who depend on it: licences, the compiler that it needs, what a feature leaves out.
+
+mod licences;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -54,6 +56,20 @@ fn packages() -> (Value, Vec<Value>) {
     (ours[0].clone(), others)
 }
 
+#[test]
+fn every_licence_is_allowed() {
+    let allowed = licences::Allowed::read(&read(".deny.toml"));
+    let offends = |package: &&Value| {
+        !package["license"].as_str().is_some_and(|licence| allowed.takes(text(&package["name"]), licence))
+    };
+    let (_, packages) = packages();
+    let offences: Vec<_> =
+        packages.iter().filter(offends).map(|package| format!("{} {}", package["name"], package["license"])).collect();
+    assert!(offences.is_empty(), "{offences:#?}");
+    let is_needed = |name: &&String| packages.iter().any(|package| package["name"] == **name);
+    assert_eq!(allowed.exceptions().filter(|name| !is_needed(name)).count(), 0, "an exception that nothing needs");
+}
+
 /// `1.89.0` as numbers.
 fn version(text: &str) -> Vec<u64> {
     let mut numbers: Vec<_> = text.split('.').map(|number| number.parse().unwrap()).collect();
@@ -87,6 +103,12 @@ fn compilers(file: &str, before: &str) -> Vec<String> {
 fn the_compiler_is_the_same_wherever_it_is_named() {
     let (ours, _) = packages();
     assert_eq!(compilers("README.md", "Rust ≥ "), [text(&ours["rust_version"])]);
+    // The workflow takes it from Cargo.toml.
+    let workflow = ".github/workflows/ci.yml";
+    assert!(read(workflow).contains("s/^rust-version = "), "{workflow} does not ask for it");
+    for before in [" ", "\"", "+", "@"] {
+        assert_eq!(compilers(workflow, before), [""; 0], "{workflow}");
+    }
 }
 
 /// A pre-release may change with any other.
