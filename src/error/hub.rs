@@ -43,8 +43,8 @@ pub enum HubError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// An address that is not one of the web.
-    #[error("not an http or https address")]
+    /// An address that is not one of the web, or has a user and a password in it.
+    #[error("not an http or https address, or one with a user in it")]
     Address,
     /// The server has no such file.
     #[error("the server has no such file (status 404)")]
@@ -131,7 +131,7 @@ pub enum FetchError {
         max: usize,
     },
     /// A redirection that is not followed.
-    #[error("a redirection to `{to}`, which is no http(s) address, or one that gives up encryption")]
+    #[error("a redirection to `{to}`, which is no http(s) address, or one with a user in it, or without encryption")]
     BadRedirect {
         /// Where to.
         to: String,

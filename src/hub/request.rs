@@ -236,12 +236,13 @@ fn parse_content_range(text: &str) -> Option<(Range<u64>, u64)> {
     (start < end && end <= total).then_some((start..end, total))
 }
 
-/// Scheme, host and port of an http or https address.
+/// Scheme, host and port of an http or https address. One with a user in it is none: the client would send that as a secret.
 fn origin(url: &str) -> Option<(String, String)> {
     let uri: Uri = url.parse().ok()?;
     let scheme = uri.scheme_str()?.to_ascii_lowercase();
     matches!(&scheme[..], "http" | "https").then_some(())?;
-    Some((scheme, uri.authority()?.as_str().to_ascii_lowercase()))
+    let authority = uri.authority()?.as_str().to_ascii_lowercase();
+    (!authority.contains('@')).then_some((scheme, authority))
 }
 
 /// Where a redirection from `url` leads: to a whole address or to a path on the same server, never from https to http.

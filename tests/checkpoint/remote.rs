@@ -162,6 +162,7 @@ fn a_server_that_misbehaves_is_an_error() -> Result<()> {
         (Fault::NoContentRange, "but the server sent no Content-Range"),
         (Fault::Redirect(hub.url()), "more than 5 redirections"),
         (Fault::Redirect("ftp://127.0.0.1".to_string()), "a redirection to `ftp://127.0.0.1"),
+        (Fault::Redirect(hub.url().replace("//", "//user@")), "a redirection to `http://user@127.0.0.1"),
     ] {
         hub.misbehave(usize::MAX, fault);
         let text = error_text(remote.embed_tokens(&Tensor::new(3u32, &Device::Cpu)?));
@@ -191,7 +192,7 @@ fn opening_says_what_is_wrong() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let nobody = refused(open(&format!("http://127.0.0.1:{port}/x")));
     assert!(matches!(nobody, FetchError::Unreachable { .. }), "{nobody:?}");
-    for address in ["", "x", "/x", "ftp://127.0.0.1/x", "file:///etc/passwd"] {
+    for address in ["", "x", "/x", "ftp://127.0.0.1/x", "file:///etc/passwd", "http://user:password@127.0.0.1/x"] {
         assert!(matches!(refused(open(address)), FetchError::Address), "{address}");
     }
     assert!(matches!(refused(open("http://127.0.0.1/a b")), FetchError::Address));
