@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use super::cause::Cause;
+
 /// Why nothing came from a repository or a server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -59,19 +61,19 @@ pub enum FetchError {
     #[error("the request cannot be sent")]
     Request {
         /// What the HTTP client says.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Cause,
     },
     /// No connection, or one that broke before an answer came.
     #[error("the server cannot be reached")]
     Unreachable {
         /// What the HTTP client says.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Cause,
     },
     /// No secure connection.
     #[error("no secure connection to the server")]
     Tls {
         /// What the HTTP client says.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Cause,
     },
     /// An answer that took too long to come, or to come whole.
     #[error("the server took longer than {timeout:?}")]
