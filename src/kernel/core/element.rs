@@ -164,19 +164,19 @@ pub(crate) fn bytes_of_mut<E: Element>(numbers: &mut [MaybeUninit<E>]) -> &mut [
 /// The numbers that [`bytes_of`] made bytes of.
 #[inline(always)]
 pub(crate) fn numbers_of<E: Element>(bytes: &[u8]) -> &[E] {
-    // SAFETY: every pattern of bits is a number in each of the four types of element.
-    let (before, numbers, behind) = unsafe { bytes.align_to() };
-    assert!(before.is_empty() && behind.is_empty(), "no numbers of that type");
-    numbers
+    let start = bytes.as_ptr().cast::<E>();
+    assert!(start.is_aligned() && bytes.len().is_multiple_of(size_of::<E>()), "no numbers of that type");
+    // SAFETY: as was just seen; every pattern of bits is a number in each of the four types of element.
+    unsafe { std::slice::from_raw_parts(start, bytes.len() / size_of::<E>()) }
 }
 
 /// The numbers that [`bytes_of_mut`] made bytes of.
 #[inline(always)]
 pub(crate) fn numbers_of_mut<E: Element>(bytes: &mut [MaybeUninit<u8>]) -> &mut [MaybeUninit<E>] {
-    // SAFETY: memory that may be unwritten is a number that may be.
-    let (before, numbers, behind) = unsafe { bytes.align_to_mut() };
-    assert!(before.is_empty() && behind.is_empty(), "no numbers of that type");
-    numbers
+    let start = bytes.as_mut_ptr().cast::<MaybeUninit<E>>();
+    assert!(start.is_aligned() && bytes.len().is_multiple_of(size_of::<E>()), "no numbers of that type");
+    // SAFETY: as was just seen; memory that may be unwritten is a number that may be.
+    unsafe { std::slice::from_raw_parts_mut(start, bytes.len() / size_of::<E>()) }
 }
 
 /// Evaluates `$call` with `$E` as the floating-point type of `$storage`: anything that has a `dtype()`.

@@ -44,6 +44,7 @@ pub(crate) enum Ids<'a> {
 }
 
 impl<'a> Ids<'a> {
+    #[inline(always)]
     pub(crate) fn new(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<Self> {
         match storage {
             CpuStorage::U8(ids) => Ok(Self::U8(inside(ids, layout)?)),

@@ -46,15 +46,23 @@ pub(crate) fn as_uninit<E: Element>(values: &mut [E]) -> &mut [MaybeUninit<E>] {
     unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
-/// A new storage of `n` numbers, every one of them written by `write`.
-pub(crate) fn written<E: Element>(
-    n: usize,
-    write: &mut dyn FnMut(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
-) -> CandleResult<CpuStorage> {
-    Ok(E::to_cpu_storage_owned(written_two(n, 0, &mut |values, _| write(values))?.0))
+/// A new array of `n` numbers, every one of them written by `write`.
+#[inline(always)]
+fn new_array<E: Element>(n: usize, write: Write<'_, E>) -> Result<Vec<E>, Outside> {
+    let mut values: Vec<E> = with_capacity(n);
+    write(&mut values.spare_capacity_mut()[..n])?;
+    // SAFETY: the kernels write every row of their outputs, or fail.
+    unsafe { values.set_len(n) };
+    Ok(values)
 }
 
+type Write<'a, E> = &'a mut dyn FnMut(&mut [MaybeUninit<E>]) -> Result<(), Outside>;
 type WriteTwo<'a, E> = &'a mut dyn FnMut(&mut [MaybeUninit<E>], &mut [MaybeUninit<E>]) -> Result<(), Outside>;
+
+/// A new storage of `n` numbers, every one of them written by `write`.
+pub(crate) fn written<E: Element>(n: usize, write: Write<'_, E>) -> CandleResult<CpuStorage> {
+    Ok(E::to_cpu_storage_owned(new_array(n, write).map_err(changed)?))
+}
 
 /// Two new arrays of so many numbers, every one of them written by `write`.
 pub(crate) fn written_two<E: Element>(
@@ -62,22 +70,16 @@ pub(crate) fn written_two<E: Element>(
     n_second: usize,
     write: WriteTwo<'_, E>,
 ) -> CandleResult<(Vec<E>, Vec<E>)> {
-    let (mut first, mut second): (Vec<E>, Vec<E>) = (with_capacity(n_first), with_capacity(n_second));
-    let room = (&mut first.spare_capacity_mut()[..n_first], &mut second.spare_capacity_mut()[..n_second]);
-    write(room.0, room.1).map_err(changed)?;
-    // SAFETY: the kernels write every row of their outputs, or fail.
-    unsafe {
-        first.set_len(n_first);
-        second.set_len(n_second);
-    }
-    Ok((first, second))
+    let mut second = Vec::new();
+    let first = new_array(n_first, &mut |first| {
+        second = new_array(n_second, &mut |second| write(first, second))?;
+        Ok(())
+    });
+    Ok((first.map_err(changed)?, second))
 }
 
 /// A new storage of `n` zeros, into which `write` writes sums.
-pub(crate) fn summed<E: Element>(
-    n: usize,
-    write: &mut dyn FnMut(&mut [MaybeUninit<E>]) -> Result<(), Outside>,
-) -> CandleResult<CpuStorage> {
+pub(crate) fn summed<E: Element>(n: usize, write: Write<'_, E>) -> CandleResult<CpuStorage> {
     let mut values = zeros::<E>(n);
     write(as_uninit(&mut values)).map_err(changed)?;
     Ok(E::to_cpu_storage_owned(values))

@@ -64,19 +64,24 @@ impl StoredRows {
     }
 
     /// Row `row` as numbers of `E`: those in the file, if they can be used as they are, or else made in `scratch`.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn row<'a, E: Element>(&'a self, row: usize, scratch: &'a mut Scratch<E>) -> Result<&'a [E], Outside> {
         let bytes = self.row_bytes(row)?;
-        let stored = match self.stored {
-            RowType::Numbers(stored) => stored,
-            RowType::Blocks(blocks) => return scratch.dequantize(blocks, bytes),
-        };
-        if E::DTYPE == stored && cfg!(target_endian = "little") {
+        if self.stored == RowType::Numbers(E::DTYPE) && cfg!(target_endian = "little") {
             // SAFETY: every pattern of bits is a number in each of the four types of element.
             if let (&[], numbers, &[]) = unsafe { bytes.align_to::<E>() } {
                 return Ok(numbers);
             }
         }
+        self.converted(bytes, scratch)
+    }
+
+    #[inline(never)]
+    fn converted<'a, E: Element>(&self, bytes: &[u8], scratch: &'a mut Scratch<E>) -> Result<&'a [E], Outside> {
+        let stored = match self.stored {
+            RowType::Numbers(stored) => stored,
+            RowType::Blocks(blocks) => return scratch.dequantize(blocks, bytes),
+        };
         let to = scratch.numbers();
         match stored {
             DType::F32 => simd::vectorised(|| convert::<f32, E, 4>(bytes, to, f32::from_le_bytes)),
