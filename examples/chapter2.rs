@@ -85,12 +85,12 @@ fn positions_tell_order(out: &mut impl Write) -> Result<()> {
     writeln!(out, "{}", cli::tensor(&(token + position)?)?)?;
 
     let sentences = [" el gato se sentó en la estera", " la estera se sentó en el gato"];
-    let config = GptInputConfig { n_positions: 16, n_embd: 8, ..GptInputConfig::preset("tutorial")? };
+    let config = GptInputConfig::preset("tutorial")?.with_n_positions(16).with_n_embd(8);
     let layer = GptInputLayer::init(&config, Init::TorchEmbedding, &Generator::manual_seed(123), DType::F32, &cpu)?;
     let mut without = Vec::new();
     let mut with = Vec::new();
     for sentence in sentences {
-        let ids = Tokenizer::gpt2()?.encode(sentence)?;
+        let ids = Tokenizer::gpt2().encode(sentence)?;
         writeln!(out, "{sentence:?} -> {ids:?}")?;
         let ids = Tensor::new(ids, &cpu)?;
         without.push(bag_of_vectors(&layer.embed_tokens(&ids)?)?);
@@ -114,14 +114,13 @@ fn the_batch(args: &Args, out: &mut impl Write) -> Result<(GptInputLayer, Tensor
     let ids = match &args.text_file {
         Some(file) => {
             let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-            let ids = Tokenizer::gpt2()?.encode(&text)?;
+            let ids = Tokenizer::gpt2().encode(&text)?;
             writeln!(out, ">>> len(tiktoken.get_encoding(\"gpt2\").encode(raw_text))\n{}", ids.len())?;
             ids
         }
         None => FIRST_IDS.to_vec(),
     };
-    let config =
-        LoaderConfig { batch_size: 8, max_length: 4, stride: 4, shuffle: false, drop_last: true, ..Default::default() };
+    let config = LoaderConfig::default().with_batch_size(8).with_max_length(4).with_stride(4).with_shuffle(false);
     let generator = Generator::manual_seed(123);
     let loader = Loader::new(&Tokens::new(ids), config, Seeding::Global(generator), &cpu)?;
     let batch = loader.epoch().next().context("the text has fewer than 8 windows of 4 tokens")??;

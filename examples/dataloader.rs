@@ -78,7 +78,7 @@ fn main() -> ExitCode {
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let text = fs::read_to_string(&args.text_file).with_context(|| args.text_file.display().to_string())?;
-    let tokenizer = Tokenizer::gpt2()?;
+    let tokenizer = Tokenizer::gpt2();
     let tokens = Tokens::new(tokenizer.encode(&text)?);
     let (rank, world_size) = args.shard;
     let mut loader = Loader::new(&tokens, config(&args), seeding(&args), &Device::Cpu)?.shard(rank, world_size)?;
@@ -90,7 +90,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         loader.n_batches()
     )?;
     if args.drop_last {
-        writeln!(out, "drop_last leaves out {} windows", loader.n_left_out())?;
+        writeln!(out, "drop_last leaves out {} windows", loader.n_dropped())?;
     }
     if let Some(path) = args.state_file.as_deref().filter(|path| path.exists()) {
         let in_file = || path.display().to_string();
@@ -135,14 +135,12 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
 }
 
 fn config(args: &Args) -> LoaderConfig {
-    LoaderConfig {
-        batch_size: args.batch_size,
-        max_length: args.max_length,
-        stride: args.stride,
-        shuffle: args.shuffle,
-        drop_last: args.drop_last,
-        ..Default::default()
-    }
+    LoaderConfig::default()
+        .with_batch_size(args.batch_size)
+        .with_max_length(args.max_length)
+        .with_stride(args.stride)
+        .with_shuffle(args.shuffle)
+        .with_drop_last(args.drop_last)
 }
 
 fn seeding(args: &Args) -> Seeding {

@@ -21,13 +21,13 @@ fn main() -> Result<()> {
     let device = device.parse::<DeviceSpec>()?.resolve()?;
     let generator = Generator::manual_seed(123);
     // Only tokens that occur get a row, a thousand instead of GPT-2's 50257: a step then takes milliseconds.
-    let gpt2_ids = Tokenizer::gpt2()?.encode(include_str!("data/genesis.txt"))?;
+    let gpt2_ids = Tokenizer::gpt2().encode(include_str!("data/genesis.txt"))?;
     let vocabulary: Vec<u32> = gpt2_ids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let ids = gpt2_ids.iter().filter_map(|id| Some(vocabulary.binary_search(id).ok()? as u32)).collect();
-    let cut = LoaderConfig { batch_size: 8, max_length: 32, stride: 32, ..Default::default() };
+    let cut = LoaderConfig::default().with_batch_size(8).with_max_length(32).with_stride(32);
     let loader = Loader::new(&Tokens::new(ids), cut, Seeding::Global(generator.clone()), &device)?;
     let sizes = GptInputConfig::new(vocabulary.len(), 32, 32);
-    let config = GptInputConfig { n_layer: 2, n_head: 4, embd_pdrop: 0.0, ..sizes };
+    let config = sizes.with_n_layer(2).with_n_head(4).with_embd_pdrop(0.0);
     let varmap = VarMap::new();
     let input = GptInputLayer::init(&config, Init::Gpt2 { std: 0.02 }, &generator, DType::F32, &device)?;
     let input = input.trainable(&varmap, "transformer")?; // its tables are variables of the map now
@@ -52,9 +52,9 @@ fn main() -> Result<()> {
 
 /// The tokens whose rows of `wte` point most nearly the way that the word's row does.
 fn nearest(input: &GptInputLayer, vocabulary: &[u32], word: &str) -> Result<Vec<String>> {
-    let at = vocabulary.binary_search(&Tokenizer::gpt2()?.encode(word)?[0]).ok().context("a word of the text")?;
+    let at = vocabulary.binary_search(&Tokenizer::gpt2().encode(word)?[0]).ok().context("a word of the text")?;
     let wte = input.embed_tokens(&Tensor::arange(0, vocabulary.len() as u32, input.device())?)?;
     let wte = wte.broadcast_div(&wte.sqr()?.sum_keepdim(1)?.sqrt()?)?; // rows of length 1
     let order = wte.matmul(&wte.get(at)?.unsqueeze(1)?)?.squeeze(1)?.arg_sort_last_dim(false)?;
-    order.to_vec1::<u32>()?[1..6].iter().map(|&at| Ok(Tokenizer::gpt2()?.decode(&[vocabulary[at as usize]])?)).collect()
+    order.to_vec1::<u32>()?[1..6].iter().map(|&at| Ok(Tokenizer::gpt2().decode(&[vocabulary[at as usize]])?)).collect()
 }

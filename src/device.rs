@@ -4,10 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::Device;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{DeviceError, Error, Result};
 
-/// A device as a user writes it: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, `metal:1`.
+/// Names a device as a user writes it: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, `metal:1`. Serde writes the same text.
 ///
 /// Only [`DeviceSpec::Auto`] may fall back; an explicit request that cannot be met is an error that names what is
 /// missing.
@@ -20,7 +21,10 @@ use crate::error::{DeviceError, Error, Result};
 /// assert!(DeviceSpec::Cpu.resolve()?.is_cpu());
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+#[non_exhaustive]
+#[doc(alias = "torch.device", alias = "map_location")]
 pub enum DeviceSpec {
     /// The first of CUDA 0, Metal 0 and the CPU that works.
     #[default]
@@ -38,17 +42,25 @@ impl DeviceSpec {
     ///
     /// Call this once and clone the result: Candle takes two devices opened from the same number for different ones.
     ///
+    /// Candle panics where there is no such Metal device. The panic is caught here and becomes
+    /// [`DeviceError::Unavailable`], but the program's panic hook still sees it (the default one prints to stderr), and a
+    /// program built with `panic = "abort"` ends.
+    ///
     /// # Errors
-    /// [`DeviceError::NotCompiled`] if the binary lacks the feature, [`DeviceError::Unavailable`] if the driver or the
-    /// device is missing. `auto` and `cpu` cannot fail.
+    /// - [`DeviceError::NotCompiled`] if the binary lacks the feature
+    /// - [`DeviceError::Unavailable`] if the driver or the device is missing
+    ///
+    /// `auto` and `cpu` cannot fail.
+    #[doc(alias = "cuda.is_available", alias = "mps.is_available")]
     pub fn resolve(self) -> Result<Device> {
         Ok(self.resolve_with_report()?.0)
     }
 
-    /// As [`resolve`](Self::resolve), and says what was chosen and what was tried before it.
+    /// Opens the device as [`resolve`](Self::resolve) does, and says what was chosen and what was tried before it.
     ///
     /// # Errors
-    /// As [`resolve`](Self::resolve).
+    /// - [`DeviceError::NotCompiled`] if the binary lacks the feature
+    /// - [`DeviceError::Unavailable`] if the driver or the device is missing
     pub fn resolve_with_report(self) -> Result<(Device, DeviceReport)> {
         let mut rejected = Vec::new();
         if self == Self::Auto {
@@ -83,7 +95,8 @@ impl DeviceSpec {
     }
 }
 
-/// `Device::new_metal` panics where there is no such device (candle-core 0.11.1, metal_backend/mod.rs:2025).
+/// `Device::new_metal` panics where there is no such device (candle-core 0.11.1, metal_backend/mod.rs:2025), and Candle
+/// exports nothing that counts them.
 fn new_metal(ordinal: usize) -> candle_core::Result<Device> {
     std::panic::catch_unwind(|| Device::new_metal(ordinal))
         .unwrap_or_else(|_| Err(candle_core::Error::Msg(format!("there is no Metal device {ordinal}"))))
@@ -127,8 +140,23 @@ impl fmt::Display for DeviceSpec {
     }
 }
 
-/// What [`DeviceSpec::resolve_with_report`] chose, and why nothing before it.
+impl From<DeviceSpec> for String {
+    fn from(spec: DeviceSpec) -> Self {
+        spec.to_string()
+    }
+}
+
+impl TryFrom<String> for DeviceSpec {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+/// Says what [`DeviceSpec::resolve_with_report`] chose, and why nothing before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DeviceReport {
     /// The device that was opened.
     pub chosen: DeviceSpec,
@@ -154,7 +182,11 @@ mod tests {
     #[test]
     fn text_round_trips() -> Result<()> {
         for text in ["auto", "cpu", "cuda:0", "cuda:7", "metal:0", "metal:2"] {
-            assert_eq!(text.parse::<DeviceSpec>()?.to_string(), text);
+            let spec: DeviceSpec = text.parse()?;
+            assert_eq!(spec.to_string(), text);
+            let json = serde_json::to_value(spec).ok();
+            assert_eq!(json, Some(text.into()));
+            assert_eq!(json.and_then(|json| serde_json::from_value(json).ok()), Some(spec));
         }
         assert_eq!("cuda".parse::<DeviceSpec>()?, DeviceSpec::Cuda(0));
         assert_eq!("metal".parse::<DeviceSpec>()?, DeviceSpec::Metal(0));

@@ -5,7 +5,8 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::rng::Generator;
 
-/// `torch.nn.functional.dropout(x, p, training=True)`: each element is 0 with probability `p`, else times 1 / (1 − p).
+/// Returns `torch.nn.functional.dropout(x, p, training=True)`: each element is 0 with probability `p`, else times
+/// 1 / (1 − p).
 ///
 /// The mask is torch's CPU mask for the generator's state, whatever the device; p = 0 and empty tensors draw nothing.
 /// [`GptInputLayer`](crate::input_layer::GptInputLayer) applies it to its sum; blocks on top draw from the same generator.
@@ -27,6 +28,7 @@ use crate::rng::Generator;
 ///
 /// # Errors
 /// [`RngError::Probability`](crate::error::RngError::Probability) unless `p` is between 0 and 1.
+#[doc(alias = "F.dropout", alias = "nn.Dropout", alias = "embd_pdrop")]
 pub fn dropout(x: &Tensor, p: f64, generator: &Generator) -> Result<Tensor> {
     if p == 0.0 || x.elem_count() == 0 {
         return Ok(x.clone());

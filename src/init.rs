@@ -1,19 +1,48 @@
 //! [`Init`]: how fresh tables are drawn. A generator in, tensors out.
 
+use std::fmt;
+use std::str::FromStr;
+
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::config::GptInputConfig;
+use crate::error::{ConfigError, Error, Result};
 use crate::memory::{with_capacity, zeros};
 use crate::rng::Generator;
 
-/// The distribution of fresh tables. `wte` is drawn first, then `wpe`, each as one call of torch's `normal_`.
+/// The default `initializer_range` of `transformers.GPT2Config`.
+const GPT2_STD: f64 = 0.02;
+
+/// Says how fresh tables are drawn: `wte` first, then `wpe`, each as one call of torch's `normal_`.
 ///
 /// That is the order of two `nn.Embedding`s built one after the other. A whole `GPT2Model` of transformers draws for its
 /// other modules in between, so that a seeded one is *not* reproduced by its input tables alone.
-#[derive(Clone, Copy, Debug, PartialEq)]
+///
+/// As text, and in serde: `config`, `torch-embedding`, `gpt2:0.02` (`gpt2` is the same), `openai`, `zeros`.
+///
+/// ```
+/// use candle_gpt_input::GptInputConfig;
+/// use candle_gpt_input::init::Init;
+///
+/// assert_eq!("gpt2".parse::<Init>()?, Init::Gpt2 { std: 0.02 });
+/// let tutorial = GptInputConfig::preset("tutorial")?; // initializer_range 1
+/// assert_eq!(Init::default().resolve(&tutorial), Init::Gpt2 { std: 1.0 });
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 #[non_exhaustive]
+#[doc(alias = "nn.init", alias = "_init_weights")]
 pub enum Init {
+    /// N(0, `initializer_range`²) for both tables, as the configuration says: the default.
+    ///
+    /// Where there is no configuration, as for a single table, the range is 0.02, that of
+    /// [`GptInputConfig::default`].
+    #[default]
+    #[doc(alias = "initializer_range")]
+    Config,
     /// N(0, 1): `torch.nn.Embedding`, and the book.
     TorchEmbedding,
     /// N(0, `std`²) for both tables; transformers and nanoGPT use 0.02 (`initializer_range`).
@@ -28,7 +57,16 @@ pub enum Init {
 }
 
 impl Init {
-    /// A token table `[vocab_size, n_embd]`.
+    /// Replaces [`Config`](Self::Config) by what `config` says; the others stay as they are.
+    #[must_use]
+    pub fn resolve(self, config: &GptInputConfig) -> Self {
+        match self {
+            Self::Config => Self::Gpt2 { std: config.initializer_range },
+            stated => stated,
+        }
+    }
+
+    /// Draws a token table `[vocab_size, n_embd]`.
     ///
     /// ```
     /// use candle_core::{DType, Device};
@@ -52,13 +90,14 @@ impl Init {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        table((vocab_size, n_embd), self.std(0.02), generator, dtype, device)
+        table((vocab_size, n_embd), self.std(GPT2_STD), generator, dtype, device)
     }
 
-    /// A position table `[n_positions, n_embd]`.
+    /// Draws a position table `[n_positions, n_embd]`.
     ///
     /// # Errors
-    /// As [`wte`](Self::wte).
+    /// [`RngError`](crate::error::RngError) for a standard deviation below 0,
+    /// [`Error::InitDType`] if `dtype` is none of f32, f64, f16, bf16.
     pub fn wpe(
         self,
         n_positions: usize,
@@ -73,11 +112,58 @@ impl Init {
     /// The standard deviation of a table, `openai` being OpenAI's for it; `None` draws nothing.
     fn std(self, openai: f64) -> Option<f64> {
         match self {
+            Self::Config => Some(GPT2_STD),
             Self::TorchEmbedding => Some(1.0),
             Self::Gpt2 { std } => Some(std),
             Self::OpenAi => Some(openai),
             Self::Zeros => None,
         }
+    }
+}
+
+impl fmt::Display for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config => f.write_str("config"),
+            Self::TorchEmbedding => f.write_str("torch-embedding"),
+            Self::Gpt2 { std } => write!(f, "gpt2:{std}"),
+            Self::OpenAi => f.write_str("openai"),
+            Self::Zeros => f.write_str("zeros"),
+        }
+    }
+}
+
+impl FromStr for Init {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let std = text.strip_prefix("gpt2:").and_then(|std| std.parse().ok());
+        Ok(match (text, std) {
+            ("config", _) => Self::Config,
+            ("torch-embedding", _) => Self::TorchEmbedding,
+            ("gpt2", _) => Self::Gpt2 { std: GPT2_STD },
+            (_, Some(std)) => Self::Gpt2 { std },
+            ("openai", _) => Self::OpenAi,
+            ("zeros", _) => Self::Zeros,
+            _ => {
+                let expected = "config, torch-embedding, gpt2, gpt2:STD, openai or zeros";
+                return Err(ConfigError::FieldType { key: "init".to_string(), got: text.to_string(), expected }.into());
+            }
+        })
+    }
+}
+
+impl From<Init> for String {
+    fn from(init: Init) -> Self {
+        init.to_string()
+    }
+}
+
+impl TryFrom<String> for Init {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
     }
 }
 
@@ -96,7 +182,7 @@ fn table(
         fill(&mut values)?;
         Ok(values)
     };
-    let single = || drawn(&|values| generator.normal(values, 0.0, std));
+    let single = || drawn(&|values| generator.normal_f32(values, 0.0, std));
     let half = || drawn(&|values| generator.normal_half(values, 0.0, std));
     let tensor = match dtype {
         DType::F32 => Tensor::from_vec(single()?, shape, device),
@@ -116,4 +202,35 @@ fn narrowed<T>(values: &[f32], narrow: impl Fn(f32) -> T) -> Vec<T> {
     let mut narrowed = with_capacity(values.len());
     narrowed.extend(values.iter().map(|&value| narrow(value)));
     narrowed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_serde_round_trip() -> Result<()> {
+        for text in ["config", "torch-embedding", "gpt2:0.5", "openai", "zeros"] {
+            let init: Init = text.parse()?;
+            assert_eq!(init.to_string(), text);
+            let json = serde_json::to_value(init).ok();
+            assert_eq!(json, Some(text.into()));
+            assert_eq!(json.and_then(|json| serde_json::from_value(json).ok()), Some(init));
+        }
+        for text in ["", "gpt2:", "gpt2:x", "normal"] {
+            let error = text.parse::<Init>().err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.starts_with(&format!("config: `init` is {text}, expected config")), "{text}: {error}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_configuration_is_obeyed_unless_something_else_is_stated() {
+        let config = GptInputConfig::default().with_initializer_range(0.5);
+        assert_eq!(Init::Config.resolve(&config), Init::Gpt2 { std: 0.5 });
+        for stated in [Init::TorchEmbedding, Init::Gpt2 { std: 0.1 }, Init::OpenAi, Init::Zeros] {
+            assert_eq!(stated.resolve(&config), stated);
+        }
+        assert_eq!(GptInputConfig::default().initializer_range, GPT2_STD);
+    }
 }

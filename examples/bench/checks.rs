@@ -110,7 +110,7 @@ struct Setup {
 impl Setup {
     fn new([v, p, c, b, t]: [usize; 5], dtype: DType, device: &Device) -> Result<Self> {
         let generator = Generator::manual_seed(321);
-        let config = GptInputConfig { embd_pdrop: 0.0, ..GptInputConfig::new(v, p, c) };
+        let config = GptInputConfig::new(v, p, c).with_embd_pdrop(0.0);
         let layer = GptInputLayer::init(&config, Init::Gpt2 { std: 0.5 }, &generator, dtype, device)?;
         let draw = |below: usize| -> Result<Tensor> {
             let mut ids = generator.randint(0, below as i64, b * t)?;

@@ -68,7 +68,7 @@ pub fn generate(
 ) -> Result<()> {
     let n_rows = batch.n_padding.len();
     let mask = batch.is_padded().then_some(&batch.attention_mask);
-    let end_of_text = match model.input().config().other.get("eos_token_id") {
+    let end_of_text = match model.input().config().extra::<serde_json::Value>("eos_token_id")? {
         Some(id) => id.as_u64(),
         None => Some(u64::from(END_OF_TEXT_ID)),
     };

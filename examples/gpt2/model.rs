@@ -61,7 +61,7 @@ impl Default for BlockConfig {
 
 impl BlockConfig {
     fn of(config: &GptInputConfig) -> Result<Self> {
-        let blocks: Self = serde_json::from_value(config.other.clone().into()).context("config")?;
+        let blocks: Self = serde_json::to_value(config).and_then(serde_json::from_value).context("config")?;
         ensure!(blocks.model_type == "gpt2", "config: model_type `{}` is not gpt2", blocks.model_type);
         ensure!(!blocks.add_cross_attention, "config: add_cross_attention is not supported");
         let (n_head, n_embd) = (config.n_head, config.n_embd);

@@ -39,7 +39,7 @@ const COLORS: [RGBColor; 9] = [
 
 pub fn run(path: &Path, schemes: &[PositionScheme], steps: usize, seed: u64, out: &mut impl Write) -> Result<()> {
     std::fs::File::create(path).with_context(|| path.display().to_string())?; // before minutes of training
-    let ids = Tokenizer::gpt2()?.encode(include_str!("../data/genesis.txt"))?;
+    let ids = Tokenizer::gpt2().encode(include_str!("../data/genesis.txt"))?;
     let mut vocabulary = ids.clone();
     vocabulary.sort_unstable();
     vocabulary.dedup();
@@ -57,7 +57,7 @@ pub fn run(path: &Path, schemes: &[PositionScheme], steps: usize, seed: u64, out
     for (scheme, color) in schemes.iter().zip(COLORS.iter().cycle()) {
         let start = Instant::now();
         let sizes = GptInputConfig::new(vocabulary.len(), TRAINED, 32);
-        let config = GptInputConfig { n_layer: 2, n_head: 4, embd_pdrop: 0.0, position: scheme.clone(), ..sizes };
+        let config = sizes.with_n_layer(2).with_n_head(4).with_embd_pdrop(0.0).with_position(scheme.clone());
         let varmap = VarMap::new();
         let (gpt, losses) = train(&config, &varmap, seen, steps, seed)?;
         let name = scheme.name().to_string();
@@ -91,7 +91,7 @@ fn unigram_entropy(ids: &[u32], n: usize) -> f64 {
 
 fn train(config: &GptInputConfig, varmap: &VarMap, ids: &[u32], steps: usize, seed: u64) -> Result<(Gpt2, Vec<f64>)> {
     let (device, generator) = (Device::Cpu, Generator::manual_seed(seed));
-    let cut = LoaderConfig { batch_size: 8, max_length: TRAINED, stride: TRAINED, shuffle: true, ..Default::default() };
+    let cut = LoaderConfig::default().with_batch_size(8).with_max_length(TRAINED).with_stride(TRAINED);
     let loader = Loader::new(&Tokens::new(ids.to_vec()), cut, Seeding::Global(generator.clone()), &device)?;
     let input = GptInputLayer::init(config, Init::Gpt2 { std: 0.02 }, &generator, DType::F32, &device)?;
     let input = input.trainable(varmap, "transformer")?;

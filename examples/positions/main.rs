@@ -90,8 +90,8 @@ fn acts(layer: &GptInputLayer) -> &'static str {
 
 /// One block of two heads of 16; tables from N(0, 1), so that they are seen.
 fn layer(scheme: PositionScheme, n_positions: usize, seed: u64) -> Result<GptInputLayer> {
-    let sizes = GptInputConfig { n_layer: 1, n_head: 2, ..GptInputConfig::new(1, n_positions, 32) };
-    let config = GptInputConfig { position: scheme, embd_pdrop: 0.0, ..sizes };
+    let sizes = GptInputConfig::new(1, n_positions, 32).with_n_layer(1).with_n_head(2);
+    let config = sizes.with_position(scheme).with_embd_pdrop(0.0);
     let generator = Generator::manual_seed(seed);
     Ok(GptInputLayer::init(&config, Init::TorchEmbedding, &generator, DType::F32, &Device::Cpu)?)
 }

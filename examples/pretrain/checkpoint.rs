@@ -77,13 +77,12 @@ pub fn save(
 
 /// A Hugging Face folder: what `gpt2`, `embed` and transformers open.
 pub fn save_model(folder: &Path, trainer: &Trainer, settings: &Settings, dtype: DType) -> Result<()> {
-    let mut config = settings.config()?;
     let name = match dtype {
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
         _ => "float32",
     };
-    config.other.insert("dtype".to_string(), name.into());
+    let config = settings.config()?.with_extra("dtype", name)?;
     let weights = trainer.weights().into_iter().map(|(name, var)| Ok((name, var.to_dtype(dtype)?)));
     let weights = weights.collect::<Result<Vec<(String, Tensor)>>>()?;
     save_tensors(folder.join(WEIGHTS), weights.iter().map(|(name, tensor)| (name, tensor)), [])?;

@@ -22,7 +22,7 @@ impl SimpleBackend for Seeded {
         let tensor = match init {
             Init::Randn { mean, stdev } => {
                 let mut values = vec![0f32; shape.elem_count()];
-                self.generator.normal(&mut values, mean, stdev).map_err(Error::from)?;
+                self.generator.normal_f32(&mut values, mean, stdev).map_err(Error::from)?;
                 Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?
             }
             Init::Const(value) => Tensor::full(value as f32, shape, device)?.to_dtype(dtype)?,

@@ -90,7 +90,7 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     let stop = stop_on_signals()?;
 
     let (training, validation) = tokens(&settings)?.split(TRAINING_SHARE)?;
-    validation_loader(&validation, &settings, &device).context("the last tenth of the text, for evaluation")?;
+    let _ = validation_loader(&validation, &settings, &device).context("the last tenth of the text, for evaluation")?;
     let generator = Generator::manual_seed(settings.seed);
     let trainer = Trainer::new(&settings, &generator, &device)?;
     let loader = training_loader(&training, &settings, &generator, &device)?;
@@ -114,7 +114,7 @@ fn tokens(settings: &Settings) -> Result<Tokens> {
     let read = |path| std::fs::read_to_string(path).with_context(|| format!("{path:?}"));
     let texts = settings.text_file.iter().map(read).collect::<Result<Vec<String>>>()?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    Ok(Tokens::from_documents(Tokenizer::gpt2()?.encode_batch(&texts)?).joined(&[END_OF_TEXT_ID]))
+    Ok(Tokens::from_documents(Tokenizer::gpt2().encode_batch(&texts)?).joined(&[END_OF_TEXT_ID]))
 }
 
 /// True once Ctrl-C or SIGTERM has come; a second one ends the program at once.

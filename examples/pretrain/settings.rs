@@ -85,18 +85,16 @@ fn learned() -> String {
 impl Settings {
     /// The `config.json` of the model.
     pub fn config(&self) -> Result<GptInputConfig> {
-        let vocab_size = Tokenizer::gpt2()?.vocab_size();
-        let mut config = GptInputConfig {
-            n_layer: self.n_layer,
-            n_head: self.n_head,
-            embd_pdrop: self.dropout,
-            position: self.position.parse()?,
-            ..GptInputConfig::new(vocab_size, self.max_length, self.n_embd)
-        };
-        config.other.insert("architectures".to_string(), vec!["GPT2LMHeadModel"].into());
-        for name in ["attn_pdrop", "resid_pdrop"] {
-            config.other.insert(name.to_string(), self.dropout.into());
-        }
+        let vocab_size = Tokenizer::gpt2().vocab_size();
+        let config = GptInputConfig::new(vocab_size, self.max_length, self.n_embd)
+            .with_n_layer(self.n_layer)
+            .with_n_head(self.n_head)
+            .with_embd_pdrop(self.dropout)
+            .with_position(self.position.parse()?);
+        let config = config
+            .with_extra("architectures", ["GPT2LMHeadModel"])?
+            .with_extra("attn_pdrop", self.dropout)?
+            .with_extra("resid_pdrop", self.dropout)?;
         config.validate()?;
         Ok(config)
     }

@@ -108,7 +108,8 @@ fn named(varmap: &VarMap) -> Vec<(String, Var)> {
 /// Whole windows, side by side, in a new order each epoch.
 pub fn training_loader(tokens: &Tokens, settings: &Settings, generator: &Generator, device: &Device) -> Result<Loader> {
     let &Settings { batch_size, max_length, .. } = settings;
-    let config = LoaderConfig { batch_size, max_length, stride: max_length, ..Default::default() };
+    let config =
+        LoaderConfig::default().with_batch_size(batch_size).with_max_length(max_length).with_stride(max_length);
     let loader = Loader::new(tokens, config, Seeding::Global(generator.clone()), device)?;
     let n_windows = loader.windows().n_windows();
     ensure!(
@@ -121,7 +122,7 @@ pub fn training_loader(tokens: &Tokens, settings: &Settings, generator: &Generat
 /// Every token but the first is a target once.
 pub fn validation_loader(tokens: &Tokens, settings: &Settings, device: &Device) -> Result<Loader> {
     let &Settings { batch_size, max_length, .. } = settings;
-    let whole = LoaderConfig { drop_last: false, tail: Tail::Keep, ..Default::default() };
-    let config = LoaderConfig { batch_size, max_length, stride: max_length, ..whole };
+    let whole = LoaderConfig::default().with_drop_last(false).with_tail(Tail::Keep);
+    let config = whole.with_batch_size(batch_size).with_max_length(max_length).with_stride(max_length);
     Ok(Loader::new(tokens, config, Seeding::Explicit(Generator::manual_seed(0)), device)?)
 }

@@ -115,7 +115,7 @@ impl Checkpoint {
             .vocab_size
             .filter(|&vocab_size| {
                 // llm.c's header says how far it is padded.
-                let padded = stated.other.get(PADDED_VOCAB).and_then(serde_json::Value::as_u64);
+                let padded = stated.extra.get(PADDED_VOCAB).and_then(serde_json::Value::as_u64);
                 let is_stated = vocab_size < wte.n_rows && padded == u64::try_from(wte.n_rows).ok();
                 is_stated
                     || [64, 128].iter().any(|&multiple| {

@@ -1,6 +1,6 @@
 //! The names under which checkpoints keep the learned tables of positions.
 
-use crate::config::{GptInputConfig, PositionScheme};
+use crate::config::{DebertaConfig, GptInputConfig, PositionScheme, ShawConfig, T5Config};
 
 /// A learned table of a scheme: where it is in a file, how large, and how it starts.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub(crate) fn position_tables(config: &GptInputConfig) -> Vec<TableSpec> {
     };
     match config.position {
         PositionScheme::Learned => vec![table("wpe.weight".to_string(), &[n_positions, n_embd], true)],
-        PositionScheme::T5 { num_buckets, .. } => {
+        PositionScheme::T5(T5Config { num_buckets, .. }) => {
             vec![table("relative_attention_bias.weight".to_string(), &[num_buckets, n_head], true)]
         }
         PositionScheme::TransformerXl => in_blocks(&[
@@ -32,13 +32,13 @@ pub(crate) fn position_tables(config: &GptInputConfig) -> Vec<TableSpec> {
             ("r_w_bias", &[n_head, head_dim], true),
             ("r_r_bias", &[n_head, head_dim], true),
         ]),
-        PositionScheme::Shaw { left, right, values } => {
+        PositionScheme::Shaw(ShawConfig { left, right, values }) => {
             let shape: &[usize] = &[left + right + 1, head_dim];
             let all: [(&str, &[usize], bool); 2] =
                 [("distance_embedding.weight", shape, true), ("distance_embedding_value.weight", shape, true)];
             in_blocks(if values { &all } else { &all[..1] })
         }
-        PositionScheme::Deberta { position_buckets, max_relative_positions, c2p, p2c } => {
+        PositionScheme::Deberta(DebertaConfig { position_buckets, max_relative_positions, c2p, p2c }) => {
             let span = position_buckets.unwrap_or(max_relative_positions);
             let mut tables = vec![table("rel_embeddings.weight".to_string(), &[2 * span, n_embd], true)];
             let (weight, bias): (&[usize], &[usize]) = (&[n_embd, n_embd], &[n_embd]);
@@ -52,9 +52,8 @@ pub(crate) fn position_tables(config: &GptInputConfig) -> Vec<TableSpec> {
             tables.extend(in_blocks(&block));
             tables
         }
-        PositionScheme::Sinusoidal { .. }
-        | PositionScheme::None
-        | PositionScheme::Rotary(_)
-        | PositionScheme::Alibi => Vec::new(),
+        PositionScheme::Sinusoidal(_) | PositionScheme::None | PositionScheme::Rotary(_) | PositionScheme::Alibi => {
+            Vec::new()
+        }
     }
 }

@@ -1,19 +1,22 @@
 //! [`GptInputConfig`]: the dimensions of an input layer, as Hugging Face's `config.json` spells them.
 
+mod builders;
 mod fields;
 mod position;
 mod rotary;
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{CheckpointError, ConfigError, Error, Result};
 use fields::{as_usize, brief, take};
 
-pub use position::{PositionScheme, SinusoidalLayout};
-pub use rotary::{RotaryConfig, RotaryScaling};
+pub(crate) use builders::builders;
+pub use position::{DebertaConfig, PositionScheme, ShawConfig, SinusoidalConfig, SinusoidalLayout, T5Config};
+pub use rotary::{Llama3Scaling, RotaryConfig, RotaryScaling, YarnScaling};
 
 /// Name, `n_layer`, `n_head`, `n_embd`; vocabulary (50257) and positions (1024) are the same for all four.
 const GPT2_SIZES: [(&str, usize, usize, usize); 4] =
@@ -32,11 +35,14 @@ const N_HEAD: &[&str] = &["n_head", "num_attention_heads", "n_heads"];
 const EMBD_PDROP: &[&str] = &["embd_pdrop"];
 const INITIALIZER_RANGE: &[&str] = &["initializer_range"];
 
-/// The input layer's part of a GPT-2 configuration; everything else in the file is kept in [`other`](Self::other).
+/// Holds the input layer's part of a GPT-2 configuration; [`extra`](Self::extra) gives everything else in the file.
 ///
 /// Reads and writes Hugging Face's `config.json`. Other names are understood on input: `block_size`, `context_length`
 /// and `max_position_embeddings` for `n_positions`, `hidden_size` and `emb_dim` for `n_embd`. A field that the file
-/// does not state has the default of `transformers.GPT2Config`.
+/// does not state has the default of `transformers.GPT2Config`, as [`default`](Self::default) gives it: GPT-2 small.
+///
+/// Fields may be added: start from [`new`](Self::new), [`preset`](Self::preset) or [`default`](Self::default), and change
+/// fields in place or by their `with_…` methods.
 ///
 /// ```
 /// use candle_gpt_input::GptInputConfig;
@@ -44,38 +50,64 @@ const INITIALIZER_RANGE: &[&str] = &["initializer_range"];
 /// let config = GptInputConfig::from_json(r#"{"vocab_size": 50257, "context_length": 256, "emb_dim": 768}"#)?;
 /// assert_eq!((config.vocab_size, config.n_positions, config.n_embd), (50257, 256, 768));
 /// assert_eq!(GptInputConfig::preset("gpt2-xl")?.n_embd, 1600);
+/// assert_eq!(GptInputConfig::default().with_embd_pdrop(0.0).n_positions, 1024);
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(into = "Map<String, Value>", try_from = "Map<String, Value>")]
+#[serde(into = "Keys", try_from = "Keys")]
+#[non_exhaustive]
+#[doc(alias = "GPT2Config", alias = "AutoConfig", alias = "PretrainedConfig")]
 pub struct GptInputConfig {
     /// V: rows of `wte`.
+    #[doc(alias = "num_embeddings")]
     pub vocab_size: usize,
     /// P: rows of `wpe`, the longest sequence; with positions that need no table, the length the model is trained on.
+    #[doc(alias = "max_position_embeddings", alias = "block_size", alias = "context_length")]
     pub n_positions: usize,
     /// C: width of both tables.
+    #[doc(alias = "hidden_size", alias = "emb_dim", alias = "embedding_dim")]
     pub n_embd: usize,
     /// Number of blocks: what positions inside attention have tables for.
     pub n_layer: usize,
     /// Number of attention heads, for positions inside attention.
     pub n_head: usize,
     /// How the model knows where its tokens stand.
+    #[doc(alias = "position_embedding_type")]
     pub position: PositionScheme,
     /// Probability of dropout on the sum of the embeddings, in training.
     pub embd_pdrop: f64,
     /// Standard deviation of freshly drawn tables.
     pub initializer_range: f64,
     /// Every other key of the file, unchanged.
-    pub other: Map<String, Value>,
+    pub(crate) extra: Map<String, Value>,
+}
+
+builders!(GptInputConfig {
+    with_vocab_size(vocab_size: usize),
+    with_n_positions(n_positions: usize),
+    with_n_embd(n_embd: usize),
+    with_n_layer(n_layer: usize),
+    with_n_head(n_head: usize),
+    with_position(position: PositionScheme),
+    with_embd_pdrop(embd_pdrop: f64),
+    with_initializer_range(initializer_range: f64),
+});
+
+impl Default for GptInputConfig {
+    /// Returns `transformers.GPT2Config()`: the smallest of the four GPT-2s.
+    fn default() -> Self {
+        Self::new(50257, 1024, 768)
+    }
 }
 
 impl GptInputConfig {
-    /// A configuration of these dimensions, everything else as `transformers.GPT2Config` has it by default.
+    /// Returns a configuration of these dimensions, everything else as `transformers.GPT2Config` has it by default.
     ///
-    /// Nothing is checked here: every door of the crate that takes a configuration calls [`validate`](Self::validate).
+    /// Nothing is checked here: every function of the crate that takes a configuration calls [`validate`](Self::validate).
+    #[must_use]
     pub fn new(vocab_size: usize, n_positions: usize, n_embd: usize) -> Self {
-        let mut other = Map::new();
-        other.insert("model_type".to_string(), "gpt2".into());
+        let mut extra = Map::new();
+        extra.insert("model_type".to_string(), "gpt2".into());
         Self {
             vocab_size,
             n_positions,
@@ -85,22 +117,26 @@ impl GptInputConfig {
             position: PositionScheme::Learned,
             embd_pdrop: 0.1,
             initializer_range: 0.02,
-            other,
+            extra,
         }
     }
 
-    /// `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`, or `tutorial`: vocabulary 50257, 4 positions, 256 dimensions,
-    /// tables drawn from N(0, 1), no dropout.
+    /// Returns the configuration named `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl` or `tutorial`.
+    ///
+    /// `tutorial` is the book's input stage: vocabulary 50257, 4 positions, 256 dimensions, tables drawn from N(0, 1), no
+    /// dropout.
     ///
     /// # Errors
     /// [`ConfigError::UnknownPreset`] for any other name.
     pub fn preset(name: &str) -> Result<Self> {
         if name == TUTORIAL {
-            let input_only = Self { n_layer: 0, n_head: 1, embd_pdrop: 0.0, ..Self::new(50257, 4, 256) };
-            return Ok(Self { initializer_range: 1.0, ..input_only });
+            let input_only = Self::new(50257, 4, 256).with_n_layer(0).with_n_head(1).with_embd_pdrop(0.0);
+            return Ok(input_only.with_initializer_range(1.0));
         }
         match GPT2_SIZES.iter().find(|(known, ..)| *known == name) {
-            Some(&(_, n_layer, n_head, n_embd)) => Ok(Self { n_layer, n_head, ..Self::new(50257, 1024, n_embd) }),
+            Some(&(_, n_layer, n_head, n_embd)) => {
+                Ok(Self::default().with_n_layer(n_layer).with_n_head(n_head).with_n_embd(n_embd))
+            }
             None => {
                 let known: Vec<_> = GPT2_SIZES.iter().map(|(name, ..)| *name).chain([TUTORIAL]).collect();
                 Err(ConfigError::UnknownPreset { name: name.to_string(), known: known.join(", ") }.into())
@@ -126,16 +162,54 @@ impl GptInputConfig {
     /// Reads a `config.json`.
     ///
     /// # Errors
-    /// As [`from_json`](Self::from_json), with the path; [`CheckpointError::Io`] if the file cannot be read.
+    /// [`CheckpointError::Io`] if the file cannot be read; [`CheckpointError::Config`] with the path if it is no
+    /// configuration, the reason as [`from_json`](Self::from_json) gives it.
+    #[doc(alias = "from_pretrained")]
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(CheckpointError::reading(path))?;
         Ok(Self::parse(&text).map_err(CheckpointError::config_in(path))?)
     }
 
-    /// The text of a `config.json` that [`from_json`](Self::from_json) reads back to an equal value.
+    /// Returns the text of a `config.json`, which [`from_json`](Self::from_json) reads back to an equal value.
+    #[doc(alias = "save_pretrained", alias = "to_json_string")]
+    #[must_use]
     pub fn to_json(&self) -> String {
-        format!("{:#}", Value::Object(self.clone().into()))
+        format!("{:#}", Value::Object(Keys::from(self.clone()).0))
+    }
+
+    /// Returns the value of a key that no field holds, such as `eos_token_id`; `None` if there is no such key.
+    ///
+    /// ```
+    /// # use candle_gpt_input::GptInputConfig;
+    /// let config = GptInputConfig::from_json(r#"{"eos_token_id": 50256, "n_inner": null}"#)?;
+    /// assert_eq!(config.extra::<u32>("eos_token_id")?, Some(50256));
+    /// assert_eq!(config.extra::<Option<u32>>("n_inner")?, Some(None));
+    /// assert_eq!(config.extra::<f64>("attn_pdrop")?, None);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConfigError::FieldType`] if the value is no `T`.
+    pub fn extra<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+        let read = |value: &Value| {
+            T::deserialize(value).map_err(|_| ConfigError::FieldType {
+                key: key.to_string(),
+                got: brief(value),
+                expected: std::any::type_name::<T>(),
+            })
+        };
+        Ok(self.extra.get(key).map(read).transpose()?)
+    }
+
+    /// Sets a key that no field holds; [`to_json`](Self::to_json) writes it. A field's key is overwritten by the field.
+    ///
+    /// # Errors
+    /// [`ConfigError::Json`] if JSON cannot express `value`.
+    pub fn with_extra(mut self, key: &str, value: impl Serialize) -> Result<Self> {
+        let value = serde_json::to_value(value).map_err(|error| ConfigError::Json { source: error.into() })?;
+        self.extra.insert(key.to_string(), value);
+        Ok(self)
     }
 
     /// Checks that the dimensions are at least 1, the probabilities are probabilities, and the positions suit the rest.
@@ -166,9 +240,14 @@ impl GptInputConfig {
     }
 }
 
-impl From<GptInputConfig> for Map<String, Value> {
+/// All keys of a `config.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Keys(Map<String, Value>);
+
+impl From<GptInputConfig> for Keys {
     fn from(config: GptInputConfig) -> Self {
-        let mut map = config.other;
+        let mut map = config.extra;
         config.position.put(&mut map);
         for (names, value) in [
             (VOCAB_SIZE, config.vocab_size),
@@ -181,15 +260,15 @@ impl From<GptInputConfig> for Map<String, Value> {
         }
         map.insert(EMBD_PDROP[0].to_string(), config.embd_pdrop.into());
         map.insert(INITIALIZER_RANGE[0].to_string(), config.initializer_range.into());
-        map
+        Self(map)
     }
 }
 
-impl TryFrom<Map<String, Value>> for GptInputConfig {
+impl TryFrom<Keys> for GptInputConfig {
     type Error = Error;
 
-    fn try_from(map: Map<String, Value>) -> Result<Self> {
-        let config = ConfigFile::from_map(map)?.resolve();
+    fn try_from(keys: Keys) -> Result<Self> {
+        let config = ConfigFile::from_map(keys.0)?.resolve();
         config.check()?;
         Ok(config)
     }
@@ -206,7 +285,7 @@ pub(crate) struct ConfigFile {
     pub(crate) position: Option<PositionScheme>,
     pub(crate) embd_pdrop: Option<f64>,
     pub(crate) initializer_range: Option<f64>,
-    pub(crate) other: Map<String, Value>,
+    pub(crate) extra: Map<String, Value>,
 }
 
 impl ConfigFile {
@@ -228,13 +307,13 @@ impl ConfigFile {
             position: PositionScheme::take(&mut map)?,
             embd_pdrop: take(&mut map, EMBD_PDROP, "a number", Value::as_f64)?,
             initializer_range: take(&mut map, INITIALIZER_RANGE, "a number", Value::as_f64)?,
-            other: map,
+            extra: map,
         })
     }
 
     /// Fills what the file leaves out with the defaults of `transformers.GPT2Config`.
     pub(crate) fn resolve(self) -> GptInputConfig {
-        let default = GptInputConfig::new(50257, 1024, 768);
+        let default = GptInputConfig::default();
         GptInputConfig {
             vocab_size: self.vocab_size.unwrap_or(default.vocab_size),
             n_positions: self.n_positions.unwrap_or(default.n_positions),
@@ -244,7 +323,7 @@ impl ConfigFile {
             position: self.position.unwrap_or_default(),
             embd_pdrop: self.embd_pdrop.unwrap_or(default.embd_pdrop),
             initializer_range: self.initializer_range.unwrap_or(default.initializer_range),
-            other: self.other,
+            extra: self.extra,
         }
     }
 }
@@ -278,10 +357,10 @@ mod tests {
             "n_embd": 48, "n_head": 4, "n_layer": 2, "embd_pdrop": 0.0, "initializer_range": 0.013,
             "task_specific_params": {"text-generation": {"do_sample": true}}, "n_inner": null}"#;
         let config = GptInputConfig::from_json(text)?;
-        assert_eq!(config.other.len(), 4);
+        assert_eq!(config.extra.len(), 4);
         assert_eq!(GptInputConfig::from_json(&config.to_json())?, config);
         let expected: Value = serde_json::from_str(text).map_err(|e| ConfigError::Json { source: e.into() })?;
-        assert_eq!(Value::Object(config.into()), expected);
+        assert_eq!(Value::Object(Keys::from(config).0), expected);
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! [`RotaryConfig`]: the numbers of rotary positions, as `rope_parameters` of a `config.json` gives them.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::builders::builders;
 use super::fields::{as_usize, brief, take};
 use crate::error::ConfigError;
 
@@ -13,8 +15,19 @@ const PARTIAL: [&str; 2] = ["partial_rotary_factor", "rotary_pct"];
 const INTERLEAVE: &str = "rope_interleave";
 const NUMBER: &str = "a number";
 
-/// The numbers of rotary positions.
-#[derive(Clone, Debug, PartialEq)]
+/// Holds the numbers of rotary positions; the default is the paper's.
+///
+/// ```
+/// use candle_gpt_input::position::{RotaryConfig, YarnScaling};
+///
+/// let yarn = YarnScaling::new(4.0).with_original_max_position_embeddings(4096);
+/// let config = RotaryConfig::default().with_rope_theta(5e5).with_scaling(yarn.into());
+/// assert_eq!((config.rope_theta, config.partial_rotary_factor), (5e5, 1.0));
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+#[doc(alias = "rope_parameters", alias = "RopeParameters")]
 pub struct RotaryConfig {
     /// `rope_theta`: the base of the frequencies.
     pub rope_theta: f64,
@@ -26,11 +39,22 @@ pub struct RotaryConfig {
     pub scaling: RotaryScaling,
 }
 
-/// How rotary frequencies are changed for long sequences: `rope_type` and what goes with it.
-#[derive(Clone, Debug, Default, PartialEq)]
+builders!(RotaryConfig {
+    with_rope_theta(rope_theta: f64),
+    with_interleaved(interleaved: bool),
+    with_partial_rotary_factor(partial_rotary_factor: f64),
+    with_scaling(scaling: RotaryScaling),
+});
+
+/// How rotary frequencies are changed for long sequences: `rope_type` and what belongs to it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rope_type", rename_all = "lowercase")]
+#[non_exhaustive]
+#[doc(alias = "rope_scaling", alias = "rope_type")]
 pub enum RotaryScaling {
     /// `default`: not at all.
     #[default]
+    #[serde(rename = "default")]
     None,
     /// `linear`: all are divided (position interpolation, arXiv:2306.15595).
     Linear {
@@ -43,37 +67,102 @@ pub enum RotaryScaling {
         factor: f64,
     },
     /// `yarn`: low frequencies are divided, high ones stay, with a ramp between (arXiv:2309.00071).
-    Yarn {
-        /// By what low frequencies are divided.
-        factor: f64,
-        /// The length the model was trained on; `n_positions` if not given.
-        original_max_position_embeddings: Option<usize>,
-        /// Frequencies that turn more often than this in that length stay.
-        beta_fast: f64,
-        /// Frequencies that turn less often than this are divided.
-        beta_slow: f64,
-        /// By what cosines and sines are multiplied; the paper's 0.1 ln(factor) + 1 if not given.
-        attention_factor: Option<f64>,
-        /// (`mscale`, `mscale_all_dim`): the same as a quotient of two such terms (DeepSeek).
-        mscale: Option<(f64, f64)>,
-        /// Whether the ends of the ramp are whole dimensions.
-        truncate: bool,
-    },
+    Yarn(YarnScaling),
     /// `llama3`: as YaRN, by wavelength (arXiv:2407.21783, transformers' implementation).
-    Llama3 {
-        /// By what low frequencies are divided.
-        factor: f64,
-        /// Wavelengths above the trained length over this are divided.
-        low_freq_factor: f64,
-        /// Wavelengths below the trained length over this stay.
-        high_freq_factor: f64,
-        /// The length the model was trained on; `n_positions` if not given.
-        original_max_position_embeddings: Option<usize>,
-    },
+    Llama3(Llama3Scaling),
+}
+
+/// Holds the numbers of YaRN, by the names that `rope_parameters` has for them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct YarnScaling {
+    /// What low frequencies are divided by.
+    pub factor: f64,
+    /// The length the model was trained on; `n_positions` if not given.
+    pub original_max_position_embeddings: Option<usize>,
+    /// Frequencies that turn more often than this in that length stay.
+    pub beta_fast: f64,
+    /// Frequencies that turn less often than this are divided.
+    pub beta_slow: f64,
+    /// What cosines and sines are multiplied by; the paper's 0.1 ln(factor) + 1 if not given.
+    pub attention_factor: Option<f64>,
+    /// With `mscale_all_dim`: the same as a quotient of two such terms (DeepSeek). This one is the numerator's.
+    pub mscale: Option<f64>,
+    /// The denominator's.
+    pub mscale_all_dim: Option<f64>,
+    /// Whether the ends of the ramp are whole dimensions.
+    pub truncate: bool,
+}
+
+impl YarnScaling {
+    /// Returns YaRN by `factor` with the other numbers of the paper: `beta_fast` 32, `beta_slow` 1.
+    #[must_use]
+    pub fn new(factor: f64) -> Self {
+        Self {
+            factor,
+            original_max_position_embeddings: None,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: None,
+            mscale: None,
+            mscale_all_dim: None,
+            truncate: true,
+        }
+    }
+}
+
+builders!(YarnScaling {
+    with_original_max_position_embeddings(original_max_position_embeddings: usize, Some),
+    with_beta_fast(beta_fast: f64),
+    with_beta_slow(beta_slow: f64),
+    with_attention_factor(attention_factor: f64, Some),
+    with_mscale(mscale: f64, Some),
+    with_mscale_all_dim(mscale_all_dim: f64, Some),
+    with_truncate(truncate: bool),
+});
+
+impl From<YarnScaling> for RotaryScaling {
+    fn from(yarn: YarnScaling) -> Self {
+        Self::Yarn(yarn)
+    }
+}
+
+/// Holds the numbers of Llama 3's scaling, by the names that `rope_parameters` has for them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Llama3Scaling {
+    /// What low frequencies are divided by.
+    pub factor: f64,
+    /// Wavelengths above the trained length over this are divided.
+    pub low_freq_factor: f64,
+    /// Wavelengths below the trained length over this stay.
+    pub high_freq_factor: f64,
+    /// The length the model was trained on; `n_positions` if not given.
+    pub original_max_position_embeddings: Option<usize>,
+}
+
+impl Llama3Scaling {
+    /// Returns the scaling by `factor` with Llama 3's other numbers: `low_freq_factor` 1, `high_freq_factor` 4.
+    #[must_use]
+    pub fn new(factor: f64) -> Self {
+        Self { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: None }
+    }
+}
+
+builders!(Llama3Scaling {
+    with_low_freq_factor(low_freq_factor: f64),
+    with_high_freq_factor(high_freq_factor: f64),
+    with_original_max_position_embeddings(original_max_position_embeddings: usize, Some),
+});
+
+impl From<Llama3Scaling> for RotaryScaling {
+    fn from(llama3: Llama3Scaling) -> Self {
+        Self::Llama3(llama3)
+    }
 }
 
 impl Default for RotaryConfig {
-    /// The paper's: base 10000, whole heads, halves.
+    /// Returns the paper's numbers: base 10000, whole heads, halves.
     fn default() -> Self {
         Self { rope_theta: 10000.0, interleaved: false, partial_rotary_factor: 1.0, scaling: RotaryScaling::None }
     }
@@ -130,8 +219,8 @@ impl RotaryConfig {
         let factor = match self.scaling {
             RotaryScaling::None => return Ok(()),
             RotaryScaling::Linear { factor } => factor,
-            RotaryScaling::Yarn { factor, attention_factor, mscale, .. } => {
-                let numbers = [attention_factor, mscale.map(|pair| pair.0), mscale.map(|pair| pair.1)];
+            RotaryScaling::Yarn(YarnScaling { factor, attention_factor, mscale, mscale_all_dim, .. }) => {
+                let numbers = [attention_factor, mscale, mscale_all_dim];
                 for (name, number) in ["attention_factor", "mscale", "mscale_all_dim"].into_iter().zip(numbers) {
                     let number = number.unwrap_or(1.0);
                     check(name, number, number.is_finite(), "a finite number")?;
@@ -142,7 +231,7 @@ impl RotaryConfig {
                 check("head_dim", head_dim as f64, dim > 2, "large enough for dynamic scaling: more than 2 rotated")?;
                 factor
             }
-            RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, .. } => {
+            RotaryScaling::Llama3(Llama3Scaling { factor, low_freq_factor, high_freq_factor, .. }) => {
                 let fits = high_freq_factor > low_freq_factor && low_freq_factor > 0.0;
                 check("high_freq_factor", high_freq_factor, fits, "more than low_freq_factor, which is above 0")?;
                 factor
@@ -173,21 +262,28 @@ impl RotaryScaling {
             "default" => Self::None,
             "linear" => Self::Linear { factor: needed(number("factor")?)? },
             "dynamic" => Self::Dynamic { factor: needed(number("factor")?)? },
-            "yarn" => Self::Yarn {
-                factor: needed(number("factor")?)?,
-                beta_fast: number("beta_fast")?.unwrap_or(32.0),
-                beta_slow: number("beta_slow")?.unwrap_or(1.0),
-                attention_factor: number("attention_factor")?,
-                mscale: number("mscale")?.zip(number("mscale_all_dim")?),
-                truncate: take(map, &["truncate"], "true or false", Value::as_bool)?.unwrap_or(true),
-                original_max_position_embeddings: original(map)?,
-            },
-            "llama3" => Self::Llama3 {
-                factor: needed(number("factor")?)?,
-                low_freq_factor: number("low_freq_factor")?.unwrap_or(1.0),
-                high_freq_factor: number("high_freq_factor")?.unwrap_or(4.0),
-                original_max_position_embeddings: original(map)?,
-            },
+            "yarn" => {
+                let default = YarnScaling::new(needed(number("factor")?)?);
+                Self::Yarn(YarnScaling {
+                    beta_fast: number("beta_fast")?.unwrap_or(default.beta_fast),
+                    beta_slow: number("beta_slow")?.unwrap_or(default.beta_slow),
+                    attention_factor: number("attention_factor")?,
+                    mscale: number("mscale")?,
+                    mscale_all_dim: number("mscale_all_dim")?,
+                    truncate: take(map, &["truncate"], "true or false", Value::as_bool)?.unwrap_or(default.truncate),
+                    original_max_position_embeddings: original(map)?,
+                    ..default
+                })
+            }
+            "llama3" => {
+                let default = Llama3Scaling::new(needed(number("factor")?)?);
+                Self::Llama3(Llama3Scaling {
+                    low_freq_factor: number("low_freq_factor")?.unwrap_or(default.low_freq_factor),
+                    high_freq_factor: number("high_freq_factor")?.unwrap_or(default.high_freq_factor),
+                    original_max_position_embeddings: original(map)?,
+                    ..default
+                })
+            }
             _ => {
                 let expected = "default, linear, dynamic, yarn or llama3";
                 return Err(ConfigError::FieldType { key: "rope_type".to_string(), got: kind, expected });
@@ -200,18 +296,20 @@ impl RotaryScaling {
             Self::None => ("default", vec![]),
             Self::Linear { factor } => ("linear", vec![("factor", Some(factor))]),
             Self::Dynamic { factor } => ("dynamic", vec![("factor", Some(factor))]),
-            Self::Yarn { factor, beta_fast, beta_slow, attention_factor, mscale, .. } => (
+            Self::Yarn(YarnScaling {
+                factor, beta_fast, beta_slow, attention_factor, mscale, mscale_all_dim, ..
+            }) => (
                 "yarn",
                 vec![
                     ("factor", Some(factor)),
                     ("beta_fast", Some(beta_fast)),
                     ("beta_slow", Some(beta_slow)),
                     ("attention_factor", attention_factor),
-                    ("mscale", mscale.map(|pair| pair.0)),
-                    ("mscale_all_dim", mscale.map(|pair| pair.1)),
+                    ("mscale", mscale),
+                    ("mscale_all_dim", mscale_all_dim),
                 ],
             ),
-            Self::Llama3 { factor, low_freq_factor, high_freq_factor, .. } => (
+            Self::Llama3(Llama3Scaling { factor, low_freq_factor, high_freq_factor, .. }) => (
                 "llama3",
                 vec![
                     ("factor", Some(factor)),
@@ -222,11 +320,11 @@ impl RotaryScaling {
         };
         map.insert("rope_type".to_string(), kind.into());
         map.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?.into()))));
-        if let Self::Yarn { truncate, .. } = self {
-            map.insert("truncate".to_string(), (*truncate).into());
+        if let Self::Yarn(yarn) = self {
+            map.insert("truncate".to_string(), yarn.truncate.into());
         }
-        if let Self::Yarn { original_max_position_embeddings: Some(n), .. }
-        | Self::Llama3 { original_max_position_embeddings: Some(n), .. } = self
+        if let Self::Yarn(YarnScaling { original_max_position_embeddings: Some(n), .. })
+        | Self::Llama3(Llama3Scaling { original_max_position_embeddings: Some(n), .. }) = self
         {
             map.insert(ORIGINAL.to_string(), (*n).into());
         }

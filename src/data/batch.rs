@@ -9,7 +9,7 @@ use crate::error::{DataError, Result};
 /// afterwards can be computed there too.
 const PAD_ID: u32 = 0;
 
-/// What a training step takes: windows and their targets.
+/// Holds what a training step takes: windows and their targets.
 ///
 /// Ids are `u32`: what tokenizers give, what Candle's lookups and `loss::cross_entropy` take (on `target_ids.flatten_all()`),
 /// and half the bytes of PyTorch's `i64` on the way to the device. There are half as many again, for inputs and targets
@@ -17,10 +17,12 @@ const PAD_ID: u32 = 0;
 /// of one allocation, made by one copy from the host, whose rows do not touch: what needs rows one after another
 /// (`flatten_all` for one) copies them (`loss_mask` is cast on the device, which does).
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Batch {
     /// `[B, T]`, `u32`.
     pub input_ids: Tensor,
     /// `[B, T]`, `u32`: the token after each of `input_ids`.
+    #[doc(alias = "labels")]
     pub target_ids: Tensor,
     /// `[B, T]`, `u32`, with [`LoaderConfig::reset_positions_after`]; without it positions are 0 to T - 1 in every row.
     pub position_ids: Option<Tensor>,

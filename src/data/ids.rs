@@ -1,7 +1,9 @@
 //! [`Ids`]: a stretch of a text, as it is stored.
 
 use std::fmt;
+use std::iter::FusedIterator;
 use std::ops::Range;
+use std::slice;
 
 use crate::kernel;
 
@@ -34,15 +36,15 @@ impl IdBuffer {
     }
 }
 
-/// A stretch of a text, borrowed from [`Tokens`](super::Tokens), which keeps ids in 16 bits where all of its ids fit.
+/// Borrows a stretch of a text from [`Tokens`](super::Tokens), which keeps ids in 16 bits where all of its ids fit.
 ///
 /// ```
 /// use candle_gpt_input::data::Tokens;
 ///
 /// let tokens = Tokens::new(vec![40, 367, 2885]);
 /// let ids = tokens.documents().next().unwrap();
-/// assert_eq!(ids.to_vec(), [40, 367, 2885]);
-/// assert_eq!((ids.len(), ids.iter().max()), (3, Some(2885)));
+/// assert_eq!(ids, [40, 367, 2885]);
+/// assert_eq!((ids.len(), ids.into_iter().max()), (3, Some(2885)));
 /// ```
 #[derive(Clone, Copy)]
 pub struct Ids<'a>(Stored<'a>);
@@ -54,7 +56,8 @@ enum Stored<'a> {
 }
 
 impl<'a> Ids<'a> {
-    /// How many there are.
+    /// Returns how many there are.
+    #[must_use]
     pub fn len(&self) -> usize {
         match self.0 {
             Stored::Narrow(ids) => ids.len(),
@@ -62,21 +65,24 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// One after another.
-    pub fn iter(&self) -> impl Iterator<Item = u32> + use<'a> {
+    /// Iterates over them.
+    #[must_use]
+    pub fn iter(&self) -> IdsIter<'a> {
         let (narrow, wide) = match self.0 {
             Stored::Narrow(ids) => (ids, &[][..]),
             Stored::Wide(ids) => (&[][..], ids),
         };
-        narrow.iter().copied().map(u32::from).chain(wide.iter().copied())
+        IdsIter { narrow: narrow.iter(), wide: wide.iter() }
     }
 
-    /// A copy.
+    /// Copies them.
+    #[must_use]
     pub fn to_vec(&self) -> Vec<u32> {
         let mut ids = Vec::with_capacity(self.len());
         self.append_to(&mut ids);
@@ -107,6 +113,39 @@ impl<'a> Ids<'a> {
     }
 }
 
+/// Iterates over [`Ids`].
+#[derive(Clone, Debug)]
+pub struct IdsIter<'a> {
+    narrow: slice::Iter<'a, u16>,
+    wide: slice::Iter<'a, u32>,
+}
+
+impl Iterator for IdsIter<'_> {
+    type Item = u32;
+
+    #[inline]
+    fn next(&mut self) -> Option<u32> {
+        self.narrow.next().map(|&id| u32::from(id)).or_else(|| self.wide.next().copied())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let n = self.narrow.len() + self.wide.len(); // one of them is empty
+        (n, Some(n))
+    }
+}
+
+impl ExactSizeIterator for IdsIter<'_> {}
+impl FusedIterator for IdsIter<'_> {}
+
+impl<'a> IntoIterator for Ids<'a> {
+    type Item = u32;
+    type IntoIter = IdsIter<'a>;
+
+    fn into_iter(self) -> IdsIter<'a> {
+        self.iter()
+    }
+}
+
 impl PartialEq for Ids<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
@@ -115,15 +154,27 @@ impl PartialEq for Ids<'_> {
 
 impl Eq for Ids<'_> {}
 
-impl<const N: usize> PartialEq<[u32; N]> for Ids<'_> {
-    fn eq(&self, other: &[u32; N]) -> bool {
+impl PartialEq<[u32]> for Ids<'_> {
+    fn eq(&self, other: &[u32]) -> bool {
         self.iter().eq(other.iter().copied())
     }
 }
 
-impl PartialEq<[u32]> for Ids<'_> {
-    fn eq(&self, other: &[u32]) -> bool {
-        self.iter().eq(other.iter().copied())
+impl PartialEq<&[u32]> for Ids<'_> {
+    fn eq(&self, other: &&[u32]) -> bool {
+        *self == **other
+    }
+}
+
+impl<const N: usize> PartialEq<[u32; N]> for Ids<'_> {
+    fn eq(&self, other: &[u32; N]) -> bool {
+        *self == other[..]
+    }
+}
+
+impl PartialEq<Vec<u32>> for Ids<'_> {
+    fn eq(&self, other: &Vec<u32>) -> bool {
+        *self == other[..]
     }
 }
 

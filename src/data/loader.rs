@@ -27,7 +27,7 @@ const N_BYTES_NEAR: usize = 4 << 20;
 /// use candle_gpt_input::rng::Generator;
 ///
 /// let tokens = Tokens::new((0..100).collect());
-/// let config = LoaderConfig { batch_size: 4, max_length: 5, stride: 5, ..Default::default() };
+/// let config = LoaderConfig::default().with_batch_size(4).with_max_length(5).with_stride(5);
 /// let new = |seed| {
 ///     let seeding = Seeding::Explicit(Generator::manual_seed(seed));
 ///     Loader::new(&tokens, config.clone(), seeding, &Device::Cpu)
@@ -52,6 +52,8 @@ const N_BYTES_NEAR: usize = 4 << 20;
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
 #[derive(Debug)]
+#[must_use]
+#[doc(alias = "DataLoader", alias = "create_dataloader_v1")]
 pub struct Loader {
     windows: Windows,
     config: LoaderConfig,
@@ -73,7 +75,7 @@ struct Progress {
 }
 
 impl Loader {
-    /// A loader that puts its batches on `device`. Nothing is drawn yet.
+    /// Returns a loader that puts its batches on `device`. Nothing is drawn yet.
     ///
     /// # Errors
     /// [`DataError::Zero`] if a number of `config` is 0, [`DataError::TooShort`] if no window fits into a document.
@@ -87,7 +89,8 @@ impl Loader {
         Ok(Self { windows, config, seeding, device: device.clone(), rank, world_size, progress: Mutex::new(progress) })
     }
 
-    /// The part of one of `world_size` processes, each of which must be given the same seed and draw nothing else from it.
+    /// Takes the part of one of `world_size` processes, each of which must be given the same seed and draw nothing else
+    /// from it.
     ///
     /// All ranks walk the same order in steps of `world_size · batch_size` samples; rank `r` takes batch `r` of each step.
     /// Together they give every sample of the order once, and put side by side what one process gives with a batch of
@@ -97,6 +100,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`DataError::Shard`] unless `rank < world_size`.
+    #[doc(alias = "DistributedSampler")]
     pub fn shard(mut self, rank: usize, world_size: usize) -> Result<Self> {
         if rank >= world_size {
             return Err(DataError::Shard { rank, world_size }.into());
@@ -105,7 +109,7 @@ impl Loader {
         Ok(self)
     }
 
-    /// Goes on where `state` was taken, by this loader or by one of another batch size, device, rank or number of ranks: the
+    /// Continues where `state` was taken, by this loader or by one of another batch size, device, rank or number of ranks: the
     /// next [`epoch`](Self::epoch) gives the batches that remained of it. Costs one permutation, wherever in the epoch it is.
     ///
     /// The generator, with all its handles, moves to where it stood.
@@ -113,6 +117,7 @@ impl Loader {
     /// # Errors
     /// [`DataError::StateMismatch`] if the text or the windows differ in length or number, or the kind of order does;
     /// [`DataError::InvalidState`] if no loader writes such a state. The generator is left as it was.
+    #[doc(alias = "load_state_dict")]
     pub fn resume(self, state: &LoaderState) -> Result<Self> {
         state.check(&self.identity())?;
         let order = match &state.stage {
@@ -121,7 +126,7 @@ impl Loader {
         };
         let after_order = order.as_ref().and_then(|order| order.generator_after.as_ref());
         if let Some(generator) = state.generator.as_ref().or(after_order) {
-            self.seeding.generator().restore(generator);
+            self.seeding.generator().set_state(generator);
         }
         *self.lock() = Progress {
             epoch: state.epoch,
@@ -137,6 +142,7 @@ impl Loader {
     ///
     /// The first epoch of a resumed loader is the rest of the one that it was saved in, which is empty if all its batches
     /// had been taken.
+    #[doc(alias = "iter")]
     pub fn epoch(&self) -> Epoch<'_> {
         let mut progress = self.lock();
         if !std::mem::take(&mut progress.resumed) {
@@ -157,7 +163,9 @@ impl Loader {
         }
     }
 
-    /// Where the loader stands: in the epoch begun last, or between two.
+    /// Returns where the loader stands: in the epoch begun last, or between two.
+    #[must_use]
+    #[doc(alias = "state_dict")]
     pub fn state(&self) -> LoaderState {
         let progress = self.lock();
         let generator = self.seeding.generator().state();
@@ -171,7 +179,8 @@ impl Loader {
         }
     }
 
-    /// The windows that samples are.
+    /// Returns the windows that samples are.
+    #[doc(alias = "dataset")]
     pub fn windows(&self) -> &Windows {
         &self.windows
     }
@@ -181,13 +190,17 @@ impl Loader {
         &self.config
     }
 
-    /// How many batches a whole epoch has (of this rank): `len(dataloader)`.
+    /// Returns how many batches a whole epoch has (of this rank): `len(dataloader)`.
+    #[must_use]
+    #[doc(alias = "len")]
     pub fn n_batches(&self) -> usize {
         self.n_batches_after(0)
     }
 
-    /// How many windows a whole epoch leaves out because they do not fill a step of all ranks (0 without `drop_last`).
-    pub fn n_left_out(&self) -> usize {
+    /// Returns how many windows a whole epoch drops because they do not fill a step of all ranks (0 without `drop_last`).
+    #[must_use]
+    #[doc(alias = "drop_last")]
+    pub fn n_dropped(&self) -> usize {
         if self.config.drop_last { self.windows.n_windows() % self.step() } else { 0 }
     }
 
@@ -219,8 +232,19 @@ impl Loader {
     }
 }
 
-/// The batches of an epoch, or of what is left of it. Ends after an error.
+impl<'a> IntoIterator for &'a Loader {
+    type Item = Result<Batch>;
+    type IntoIter = Epoch<'a>;
+
+    /// Begins the next epoch, as [`Loader::epoch`] does.
+    fn into_iter(self) -> Epoch<'a> {
+        self.epoch()
+    }
+}
+
+/// Iterates over the batches of an epoch, or of what is left of it. Ends after an error.
 #[derive(Debug)]
+#[must_use = "an epoch makes batches only as it is iterated over"]
 pub struct Epoch<'a> {
     loader: &'a Loader,
     number: u64,
@@ -231,7 +255,8 @@ pub struct Epoch<'a> {
 }
 
 impl Epoch<'_> {
-    /// Which epoch this is, from 0.
+    /// Returns which epoch this is, from 0.
+    #[must_use]
     pub fn number(&self) -> u64 {
         self.number
     }

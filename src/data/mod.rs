@@ -13,13 +13,13 @@
 //! use candle_gpt_input::rng::Generator;
 //!
 //! let tokens = Tokens::new((0..1001).collect());
-//! let config = LoaderConfig { batch_size: 2, max_length: 4, stride: 4, ..Default::default() };
+//! let config = LoaderConfig::default().with_batch_size(2).with_max_length(4).with_stride(4);
 //! let generator = Generator::manual_seed(123);
 //! let loader = Loader::new(&tokens, config, Seeding::Global(generator), &Device::Cpu)?;
 //! assert_eq!((loader.windows().n_windows(), loader.n_batches()), (250, 125));
 //!
 //! let mut last = None;
-//! for batch in loader.epoch() {
+//! for batch in &loader {
 //!     last = Some(batch?);
 //! }
 //! let last = last.unwrap();
@@ -38,25 +38,29 @@ mod windows;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::builders;
+
 pub use batch::Batch;
-pub use ids::Ids;
+pub use ids::{Ids, IdsIter};
 pub use loader::{Epoch, Loader};
 pub use order::Seeding;
 pub use state::LoaderState;
 pub use tokens::Tokens;
 pub use windows::{Tail, Window, Windows};
 
-/// How a [`Loader`] cuts and batches; the defaults are those of the book's `create_dataloader_v1`.
+/// Says how a [`Loader`] cuts and batches; the defaults are those of the book's `create_dataloader_v1`.
 ///
 /// ```
 /// use candle_gpt_input::data::LoaderConfig;
 ///
 /// let config: LoaderConfig = serde_json::from_str(r#"{"max_length": 1024, "stride": 1024}"#)?;
 /// assert_eq!((config.batch_size, config.shuffle, config.drop_last), (4, true, true));
+/// assert_eq!(LoaderConfig::default().with_max_length(1024).with_stride(1024), config);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct LoaderConfig {
     /// Windows in a batch (of one rank).
     pub batch_size: usize,
@@ -71,12 +75,24 @@ pub struct LoaderConfig {
     pub drop_last: bool,
     /// What happens to the targets behind the last whole window.
     pub tail: Tail,
-    /// Gives batches `position_ids` that begin again at 0 after this token, GPT-2's end of text for one, for texts of
+    /// Gives batches `position_ids` that begin again at 0 after this token, for example GPT-2's end of text, for texts of
     /// several documents [`joined`](Tokens::joined) on purpose. The token itself belongs to the document that it ends.
+    #[doc(alias = "document_separator")]
     pub reset_positions_after: Option<u32>,
 }
 
+builders!(LoaderConfig {
+    with_batch_size(batch_size: usize),
+    with_max_length(max_length: usize),
+    with_stride(stride: usize),
+    with_shuffle(shuffle: bool),
+    with_drop_last(drop_last: bool),
+    with_tail(tail: Tail),
+    with_reset_positions_after(reset_positions_after: u32, Some),
+});
+
 impl Default for LoaderConfig {
+    /// Returns the defaults of the book's `create_dataloader_v1`: shuffled batches of 4 windows of 256 tokens, 128 apart.
     fn default() -> Self {
         Self {
             batch_size: 4,

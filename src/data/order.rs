@@ -4,11 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::rng::{Generator, GeneratorState};
 
-/// Where a [`Loader`](super::Loader) draws from: PyTorch seeds a `DataLoader` in one of two ways.
+/// Says where a [`Loader`](super::Loader) draws from: PyTorch seeds a `DataLoader` in one of two ways.
 ///
 /// The handle stays the caller's as well: what else draws from the stream (initialisation, dropout) comes in between the
 /// epochs' draws as it does in PyTorch.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
+#[doc(alias = "generator")]
 pub enum Seeding {
     /// `DataLoader(...)` after `torch.manual_seed`: the handle is the global generator.
     ///
@@ -24,7 +26,8 @@ pub enum Seeding {
 }
 
 impl Seeding {
-    /// The stream.
+    /// Returns the stream.
+    #[must_use]
     pub fn generator(&self) -> &Generator {
         match self {
             Self::Global(generator) | Self::Explicit(generator) => generator,
@@ -79,7 +82,7 @@ impl Order {
         };
         let order = Self::from_source(source, n_samples);
         if let Some(after) = &order.generator_after {
-            seeding.generator().restore(after);
+            seeding.generator().set_state(after);
         }
         order
     }

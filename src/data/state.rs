@@ -7,7 +7,7 @@ use super::{Tail, Windows};
 use crate::error::{DataError, Result};
 use crate::rng::GeneratorState;
 
-/// Where a [`Loader`](super::Loader) stands: plain data for serde, 5.3 KB as JSON (10.5 KB if something else has drawn from an
+/// Says where a [`Loader`](super::Loader) stands: plain data for serde, 5.3 KB as JSON (10.5 KB if something else has drawn from an
 /// explicit generator in the middle of an epoch).
 ///
 /// It counts samples of the epoch's order, over all ranks, so it fits a loader of another batch size, device, rank or number
@@ -25,12 +25,14 @@ pub struct LoaderState {
 }
 
 impl LoaderState {
-    /// The epoch that is going on, from 0; between two, the one to come.
+    /// Returns the epoch that is going on, from 0; between two, the one to come.
+    #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// How many samples of it have been consumed, by all ranks together.
+    /// Returns how many samples of it have been consumed, by all ranks together.
+    #[must_use]
     pub fn n_samples(&self) -> usize {
         self.n_samples
     }

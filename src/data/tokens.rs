@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ids::{IdBuffer, Ids};
 use crate::error::{DataError, Error, Result};
 
-/// Token ids of one document or several, in one buffer that all clones and splits share.
+/// Holds the token ids of one document or several, in one buffer that all clones and splits share.
 ///
 /// No window crosses from one document into the next, nor from one split into the other.
 ///
@@ -17,27 +17,28 @@ use crate::error::{DataError, Error, Result};
 /// let tokens = Tokens::from_documents([vec![1, 2, 3, 4, 5, 6], vec![7, 8, 9, 10]]);
 /// let (train, validation) = tokens.split(0.5)?; // 5 of 10 tokens: the first document is cut
 /// assert_eq!(train.documents().collect::<Vec<_>>(), [[1, 2, 3, 4, 5]]);
-/// assert_eq!(validation.documents().map(|ids| ids.to_vec()).collect::<Vec<_>>(), [vec![6], vec![7, 8, 9, 10]]);
+/// assert_eq!(validation.documents().collect::<Vec<_>>(), [vec![6], vec![7, 8, 9, 10]]);
 ///
 /// let (train, _) = tokens.split_documents(0.5)?; // the border that is nearest to half of the tokens
 /// assert_eq!(train.documents().collect::<Vec<_>>(), [[1, 2, 3, 4, 5, 6]]);
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
 #[derive(Clone)]
+#[must_use]
+#[doc(alias = "corpus", alias = "token_ids")]
 pub struct Tokens {
     ids: Arc<IdBuffer>,
     documents: Arc<[Range<usize>]>,
 }
 
 impl Tokens {
-    /// One document, such as [`Tokenizer::encode`](crate::tokenizer::Tokenizer::encode) gives it. Kept in 16 bits an id if
-    /// all ids are below 65536.
+    /// Holds one document, such as `Tokenizer::encode` gives it, in 16 bits an id if all ids are below 65536.
     pub fn new(ids: Vec<u32>) -> Self {
         let whole = 0..ids.len();
         Self { ids: Arc::new(IdBuffer::new(ids)), documents: Arc::new([whole]) }
     }
 
-    /// Several documents, copied into one buffer.
+    /// Copies several documents into one buffer.
     pub fn from_documents<D: AsRef<[u32]>>(documents: impl IntoIterator<Item = D>) -> Self {
         let mut ids = Vec::new();
         let mut ranges = Vec::new();
@@ -49,17 +50,19 @@ impl Tokens {
         Self { ids: Arc::new(IdBuffer::new(ids)), documents: ranges.into() }
     }
 
-    /// How many tokens there are in all.
+    /// Returns how many tokens there are in all.
+    #[must_use]
     pub fn n_tokens(&self) -> usize {
         self.documents.iter().map(ExactSizeIterator::len).sum()
     }
 
-    /// How many documents there are, empty ones included.
+    /// Returns how many documents there are, empty ones included.
+    #[must_use]
     pub fn n_documents(&self) -> usize {
         self.documents.len()
     }
 
-    /// The ids of each document, in order.
+    /// Iterates over the documents, in order.
     pub fn documents(&self) -> impl ExactSizeIterator<Item = Ids<'_>> {
         self.documents.iter().map(|range| self.ids.slice(range.clone()))
     }
@@ -74,8 +77,8 @@ impl Tokens {
         self.ids.slice(self.documents[number].clone())
     }
 
-    /// All documents as a single one, with `separator` (the end of text, or nothing) between each and the next: from here
-    /// on windows do cross from one into another. Copies the ids.
+    /// Joins all documents into one, with `separator` (the end of text, or nothing) between each and the next: from here on
+    /// windows do cross from one into another. Copies the ids.
     ///
     /// ```
     /// # use candle_gpt_input::data::Tokens;
@@ -91,13 +94,14 @@ impl Tokens {
         Self::new(ids)
     }
 
-    /// The first `floor(fraction · n_tokens)` tokens, and the others. A document on the border is cut in two.
+    /// Splits off the first `floor(fraction · n_tokens)` tokens. A document on the border is cut in two.
     ///
     /// Fractions count tokens: 0.9 of the 5145 tokens of the book's text is 4630 and 515. Cutting the *text* at 0.9 of its
     /// characters, as chapter 5 does, cuts a token in two and gives 4612 and 534, 5146 in all.
     ///
     /// # Errors
     /// [`DataError::Fraction`] unless `fraction` is between 0 and 1.
+    #[doc(alias = "random_split", alias = "train_test_split")]
     pub fn split(&self, fraction: f64) -> Result<(Self, Self)> {
         let mut n_before = self.share(fraction)? as usize;
         let (mut before, mut after) = (Vec::new(), Vec::new());
@@ -151,6 +155,29 @@ impl Tokens {
     }
 }
 
+impl Default for Tokens {
+    /// Returns no documents.
+    fn default() -> Self {
+        Self { ids: Arc::new(IdBuffer::new(Vec::new())), documents: Arc::new([]) }
+    }
+}
+
+impl PartialEq for Tokens {
+    /// Compares the documents, wherever their ids lie.
+    fn eq(&self, other: &Self) -> bool {
+        self.documents().eq(other.documents())
+    }
+}
+
+impl Eq for Tokens {}
+
+impl FromIterator<u32> for Tokens {
+    /// Holds one document of these ids.
+    fn from_iter<I: IntoIterator<Item = u32>>(ids: I) -> Self {
+        Self::new(ids.into_iter().collect())
+    }
+}
+
 impl From<Vec<u32>> for Tokens {
     fn from(ids: Vec<u32>) -> Self {
         Self::new(ids)
@@ -158,7 +185,7 @@ impl From<Vec<u32>> for Tokens {
 }
 
 impl From<Vec<u16>> for Tokens {
-    /// One document of 16-bit ids, as token files often hold them. The ids are not copied.
+    /// Holds one document of 16-bit ids, as token files often hold them. The ids are not copied.
     fn from(ids: Vec<u16>) -> Self {
         let whole = 0..ids.len();
         Self { ids: Arc::new(IdBuffer::Narrow(ids)), documents: Arc::new([whole]) }
@@ -166,7 +193,7 @@ impl From<Vec<u16>> for Tokens {
 }
 
 impl From<&[u16]> for Tokens {
-    /// The same, copied.
+    /// Copies one document of 16-bit ids.
     fn from(ids: &[u16]) -> Self {
         ids.to_vec().into()
     }
@@ -175,7 +202,7 @@ impl From<&[u16]> for Tokens {
 impl TryFrom<&[i64]> for Tokens {
     type Error = Error;
 
-    /// One document of 64-bit ids, as PyTorch holds them; [`DataError::IdRange`] for one that no `u32` holds.
+    /// Copies one document of 64-bit ids, as PyTorch holds them; [`DataError::IdRange`] for one that no `u32` holds.
     fn try_from(ids: &[i64]) -> Result<Self> {
         let narrow = |(at, &id)| u32::try_from(id).map_err(|_| DataError::IdRange { id, at });
         Ok(Self::new(ids.iter().enumerate().map(narrow).collect::<Result<_, _>>()?))

@@ -1,15 +1,19 @@
 //! [`Windows`]: overlapping or adjacent stretches of a text, found when they are asked for.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Ids, Tokens};
-use crate::error::{DataError, Result};
+use crate::error::{ConfigError, DataError, Error, Result};
 
-/// What happens to targets behind the last whole window of a document.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Says what happens to targets behind the last whole window of a document: `drop` or `keep`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+#[doc(alias = "pad_last")]
 pub enum Tail {
     /// They are left out, as the book's `GPTDatasetV1` does.
     #[default]
@@ -18,7 +22,31 @@ pub enum Tail {
     Keep,
 }
 
-/// One window: its input and, one token further on, its targets.
+impl fmt::Display for Tail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Drop => "drop",
+            Self::Keep => "keep",
+        })
+    }
+}
+
+impl FromStr for Tail {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "drop" => Ok(Self::Drop),
+            "keep" => Ok(Self::Keep),
+            _ => {
+                let (key, expected) = ("tail".to_string(), "drop or keep");
+                Err(ConfigError::FieldType { key, got: text.to_string(), expected }.into())
+            }
+        }
+    }
+}
+
+/// Holds one window: its input and, one token further on, its targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window<'a> {
     /// The input ids and the last target: at least two ids.
@@ -26,12 +54,15 @@ pub struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// What the model reads: `max_length` ids, fewer only in a tail that is kept.
+    /// Returns what the model reads: `max_length` ids, fewer only in a tail that is kept.
+    #[must_use]
     pub fn input_ids(&self) -> Ids<'a> {
         self.ids.slice(0..self.len())
     }
 
-    /// What it is to say at each place: the next token.
+    /// Returns what it is to say at each place: the next token.
+    #[must_use]
+    #[doc(alias = "labels")]
     pub fn target_ids(&self) -> Ids<'a> {
         self.ids.slice(1..self.ids.len())
     }
@@ -42,7 +73,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// The windows of a text, as the book's `GPTDatasetV1` has them, without a copy of any.
+/// Finds the windows of a text, as the book's `GPTDatasetV1` has them, without a copy of any.
 ///
 /// In a document of `n` tokens window `j` starts at token `j · stride` and reads `max_length` tokens; its targets are the
 /// same stretch one token later. There are `ceil((n - max_length) / stride)` of them, as many as have all their targets
@@ -71,6 +102,8 @@ impl<'a> Window<'a> {
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
 #[derive(Clone, Debug)]
+#[must_use]
+#[doc(alias = "Dataset", alias = "GPTDatasetV1")]
 pub struct Windows {
     tokens: Tokens,
     max_length: usize,
@@ -81,10 +114,10 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Windows of `max_length` tokens, the start of each `stride` after the one before.
+    /// Finds windows of `max_length` tokens, the start of each `stride` after the one before.
     ///
     /// # Errors
-    /// [`DataError::Zero`], or [`DataError::TooShort`] if there is not one window.
+    /// [`DataError::Zero`] if `max_length` or `stride` is 0, [`DataError::TooShort`] if there is not one window.
     pub fn new(tokens: &Tokens, max_length: usize, stride: usize, tail: Tail) -> Result<Self> {
         for (name, value) in [("max_length", max_length), ("stride", stride)] {
             if value == 0 {
@@ -111,12 +144,15 @@ impl Windows {
         Ok(Self { tokens: tokens.clone(), max_length, stride, tail, ends })
     }
 
-    /// How many windows there are: `len(dataset)`.
+    /// Returns how many windows there are: `len(dataset)`.
+    #[must_use]
+    #[doc(alias = "len")]
     pub fn n_windows(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Window `number`, counting through all documents; `None` from [`n_windows`](Self::n_windows) on.
+    /// Returns window `number`, counting through all documents; `None` from [`n_windows`](Self::n_windows) on.
+    #[must_use]
     pub fn get(&self, number: usize) -> Option<Window<'_>> {
         (number < self.n_windows()).then(|| self.window(number))
     }
@@ -131,22 +167,25 @@ impl Windows {
         Window { ids: ids.slice(start..end + 1) }
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn tokens(&self) -> &Tokens {
         &self.tokens
     }
 
-    /// Tokens in a whole window.
+    /// Returns how many tokens a whole window has.
+    #[must_use]
     pub fn max_length(&self) -> usize {
         self.max_length
     }
 
-    /// Tokens from the start of one window to the start of the next.
+    /// Returns how many tokens lie between the starts of two windows.
+    #[must_use]
     pub fn stride(&self) -> usize {
         self.stride
     }
 
-    /// What happens to the targets behind the last whole window.
+    /// Returns what happens to the targets behind the last whole window.
+    #[must_use]
     pub fn tail(&self) -> Tail {
         self.tail
     }

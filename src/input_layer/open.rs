@@ -166,6 +166,7 @@ impl GptInputLayer {
         device: &Device,
     ) -> Result<Self> {
         config.validate()?;
+        let init = init.resolve(config);
         let wte = init.wte(config.vocab_size, config.n_embd, generator, dtype, device)?;
         let positions = PositionEncoding::build(config, dtype, device, |spec| match *spec.shape {
             [n_rows, width] if spec.drawn => init.wpe(n_rows, width, generator, dtype, device),

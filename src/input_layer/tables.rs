@@ -115,6 +115,10 @@ impl GptInputLayer {
     pub fn resize_positions(&self, n_positions: usize, how: Resize) -> Result<Self> {
         let config = GptInputConfig { n_positions, ..self.config.clone() };
         config.validate()?;
+        let how = match how {
+            Resize::Extend(init) => Resize::Extend(init.resolve(&config)),
+            how => how,
+        };
         let is_learned = config.position == PositionScheme::Learned;
         let positions =
             self.positions.map_tables(&config, self.dtype(), self.device(), |_, table| match is_learned {

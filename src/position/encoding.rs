@@ -5,7 +5,7 @@ use candle_nn::Linear;
 
 use super::{Alibi, Deberta, DebertaProjections, PositionTable, Rotary, Shaw, T5Bias, TransformerXl, sinusoidal};
 use crate::checkpoint::{TableSpec, position_tables};
-use crate::config::{GptInputConfig, PositionScheme};
+use crate::config::{DebertaConfig, GptInputConfig, PositionScheme, ShawConfig, SinusoidalConfig, T5Config};
 use crate::error::{PositionError, Result};
 
 /// Where a scheme acts, and so which methods of its [`PositionEncoding`] an attention layer calls.
@@ -114,7 +114,7 @@ impl PositionEncoding {
         let kind = match config.position {
             PositionScheme::None => Kind::Input(None),
             PositionScheme::Learned => Kind::Input(Some(next()?.try_into()?)),
-            PositionScheme::Sinusoidal { layout } => {
+            PositionScheme::Sinusoidal(SinusoidalConfig { layout }) => {
                 Kind::Input(Some(sinusoidal(n_positions, config.n_embd, layout, dtype, device)?.try_into()?))
             }
             PositionScheme::Rotary(ref rotary) => {
@@ -122,7 +122,7 @@ impl PositionEncoding {
                 Kind::Rotary(Rotary::new(rotary, head_dim, n_positions, device)?)
             }
             PositionScheme::Alibi => Kind::Alibi(Alibi::new(config.n_head, device)?),
-            PositionScheme::T5 { max_distance, bidirectional, .. } => {
+            PositionScheme::T5(T5Config { max_distance, bidirectional, .. }) => {
                 Kind::T5(T5Bias::new(next()?, max_distance, bidirectional)?)
             }
             PositionScheme::TransformerXl => {
@@ -133,11 +133,11 @@ impl PositionEncoding {
                 }
                 Kind::TransformerXl(blocks)
             }
-            PositionScheme::Shaw { left, values, .. } => {
+            PositionScheme::Shaw(ShawConfig { left, values, .. }) => {
                 let mut block = || Shaw::new(next()?, if values { Some(next()?) } else { None }, left);
                 Kind::Shaw((0..n_layer).map(|_| block()).collect::<Result<_>>()?)
             }
-            PositionScheme::Deberta { position_buckets, max_relative_positions, c2p, p2c } => {
+            PositionScheme::Deberta(DebertaConfig { position_buckets, max_relative_positions, c2p, p2c }) => {
                 let rel_embeddings = next()?;
                 let mut projection = |on: bool| -> Result<Option<Linear>> {
                     if on { Ok(Some(Linear::new(next()?, Some(next()?)))) } else { Ok(None) }

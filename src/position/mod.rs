@@ -19,7 +19,10 @@ use crate::error::{Error, Result};
 use crate::kernel::{to_host, unravel};
 use crate::shape::wrong_shape;
 
-pub use crate::config::{PositionScheme, RotaryConfig, RotaryScaling, SinusoidalLayout};
+pub use crate::config::{
+    DebertaConfig, Llama3Scaling, PositionScheme, RotaryConfig, RotaryScaling, ShawConfig, SinusoidalConfig,
+    SinusoidalLayout, T5Config, YarnScaling,
+};
 pub use alibi::Alibi;
 pub use deberta::{Deberta, DebertaProjections};
 pub use encoding::{PositionEncoding, PositionKind};

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 
 use super::sinusoidal::{cos_sin, inverse_frequencies, powers};
 use super::{Positions, Resolved};
-use crate::config::{RotaryConfig, RotaryScaling};
+use crate::config::{Llama3Scaling, RotaryConfig, RotaryScaling, YarnScaling};
 use crate::error::{Error, Result};
 use crate::kernel::{AngleRows, Angles, each_in_parallel, rotate, to_host, unravel};
 use crate::shape::wrong_shape;
@@ -91,18 +91,19 @@ impl Rotary {
                 let power = f64::from(stretch).powf(dim as f64 / (dim as f64 - 2.0)) as f32;
                 (inverse_frequencies(f64::from(base as f32 * power), dim), 1.0)
             }
-            RotaryScaling::Yarn {
+            RotaryScaling::Yarn(YarnScaling {
                 factor,
                 original_max_position_embeddings,
                 beta_fast,
                 beta_slow,
                 attention_factor,
                 mscale,
+                mscale_all_dim,
                 truncate,
-            } => {
+            }) => {
                 let trained_on = original_max_position_embeddings.unwrap_or(self.n_positions) as f64;
                 let term = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-                let computed = match mscale {
+                let computed = match mscale.zip(mscale_all_dim) {
                     Some((mscale, all)) if mscale != 0.0 && all != 0.0 => term(mscale) / term(all),
                     _ => term(1.0),
                 };
@@ -124,7 +125,12 @@ impl Rotary {
                 let frequencies = powers(base, dim).into_iter().enumerate().map(blend).collect();
                 (frequencies, attention_factor.unwrap_or(computed) as f32)
             }
-            RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            RotaryScaling::Llama3(Llama3Scaling {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            }) => {
                 let trained_on = original_max_position_embeddings.unwrap_or(self.n_positions) as f64;
                 let (longest, shortest) =
                     ((trained_on / low_freq_factor) as f32, (trained_on / high_freq_factor) as f32);

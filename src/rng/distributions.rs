@@ -9,52 +9,40 @@ use crate::error::{Result, RngError};
 const MAX_WEIGHTS: usize = 1 << 24;
 
 impl Generator {
-    /// `n` coin flips, true with probability `p`: `torch.empty(n).bernoulli_(p)`.
+    /// Draws `n` coin flips, true with probability `p`: `torch.empty(n).bernoulli_(p)`.
     ///
     /// Takes two words a flip, for p = 0 and p = 1 too.
     ///
     /// # Errors
     /// [`RngError::Probability`] unless `p` is between 0 and 1.
+    #[doc(alias = "bernoulli_")]
     pub fn bernoulli_mask(&self, n: usize, p: f64) -> Result<Vec<bool>> {
         check_probability(p)?;
         let engine = &mut self.lock().engine;
         Ok((0..n).map(|_| engine.unit_f64() < p).collect())
     }
 
-    /// Which of `n` elements `nn.Dropout(p)` keeps while training; kept ones are multiplied by
+    /// Draws which of `n` elements `nn.Dropout(p)` keeps while training; kept ones are multiplied by
     /// [`dropout_scale`](Self::dropout_scale).
     ///
     /// Takes two words an element, none for p = 0 and p = 1. PyTorch before 2.7 with MKL drew
     /// other masks.
     ///
-    /// ```
-    /// # use candle_gpt_input::rng::Generator;
-    /// let mask = Generator::manual_seed(123).dropout_mask(6, 0.5)?;
-    /// assert_eq!(mask, [true, true, false, true, true, false]);
-    /// # Ok::<(), candle_gpt_input::Error>(())
-    /// ```
-    ///
     /// # Errors
     /// [`RngError::Probability`] unless `p` is between 0 and 1.
-    pub fn dropout_mask(&self, n: usize, p: f64) -> Result<Vec<bool>> {
+    pub(crate) fn dropout_mask(&self, n: usize, p: f64) -> Result<Vec<bool>> {
         if p == 0.0 || p == 1.0 {
             return Ok(vec![p == 0.0; n]);
         }
         self.bernoulli_mask(n, 1.0 - p)
     }
 
-    /// What `nn.Dropout(p)` multiplies kept elements by: 1 / (1 - p), rounded as PyTorch rounds
-    /// it; 0 for p = 1, which keeps none.
-    ///
-    /// ```
-    /// # use candle_gpt_input::rng::Generator;
-    /// assert_eq!(Generator::dropout_scale(0.1)?, 1.1111112);
-    /// # Ok::<(), candle_gpt_input::Error>(())
-    /// ```
+    /// Returns what `nn.Dropout(p)` multiplies kept elements by: 1 / (1 - p), rounded as PyTorch
+    /// rounds it; 0 for p = 1, which keeps none.
     ///
     /// # Errors
     /// [`RngError::Probability`] unless `p` is between 0 and 1.
-    pub fn dropout_scale(p: f64) -> Result<f32> {
+    pub(crate) fn dropout_scale(p: f64) -> Result<f32> {
         check_probability(p)?;
         Ok(if p == 1.0 { 0.0 } else { 1.0 / (1.0 - p) as f32 })
     }
@@ -63,6 +51,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::Rate`] unless `lambda` is above 0.
+    #[doc(alias = "exponential_")]
     pub fn exponential(&self, out: &mut [f32], lambda: f64) -> Result<()> {
         if lambda.is_nan() || lambda <= 0.0 {
             return Err(RngError::Rate { lambda }.into());
@@ -72,7 +61,7 @@ impl Generator {
         Ok(())
     }
 
-    /// `n_samples` categories drawn by weight: `torch.multinomial(weights, n_samples,
+    /// Draws `n_samples` categories by weight: `torch.multinomial(weights, n_samples,
     /// replacement)` on one row. The weights need not add up to 1.
     ///
     /// One sample, or several without replacement, take two words for each weight; several with

@@ -11,14 +11,14 @@
 //! # use candle_gpt_input::rng::Generator;
 //! let generator = Generator::manual_seed(123);
 //! let mut weight = [0.0f32; 6 * 3];
-//! generator.normal(&mut weight, 0.0, 1.0)?;
+//! generator.normal_f32(&mut weight, 0.0, 1.0)?;
 //! assert_eq!(format!("{:.4?}", &weight[..3]), "[0.3374, -0.1778, -0.1690]");
 //! # Ok::<(), candle_gpt_input::Error>(())
 //! ```
 //!
 //! The reference is PyTorch 2.15 on Linux x86-64 with AVX2; its other builds (scalar x86, ARM)
 //! draw the same words but round some values differently in the last digits. Values drawn through
-//! f64 logarithms and sines (`normal` below 16 elements, `normal_f64`, `exponential`, `multinomial`)
+//! f64 logarithms and sines (`normal_f32` below 16 elements, `normal_f64`, `exponential`, `multinomial`)
 //! use the platform's libm: glibc gives PyTorch's bits. All others are the same on every machine.
 //!
 //! A call that fails draws nothing.
@@ -39,48 +39,55 @@ pub use state::GeneratorState;
 /// Below this range `randint` takes one word a value, from it on two.
 const ONE_WORD_RANGE: u64 = 1 << 28;
 
-/// A handle onto one stream of random numbers, as `torch.Generator` is.
+/// Holds a handle onto one stream of random numbers, as `torch.Generator` is.
 ///
 /// A clone is the same stream: what one draws, the other does not see again. Every call takes its
 /// numbers under one lock, so a call is never torn by another thread.
 #[derive(Clone)]
+#[doc(alias = "torch.Generator", alias = "rng", alias = "random")]
 pub struct Generator {
     state: Arc<Mutex<GeneratorState>>,
 }
 
 impl Default for Generator {
-    /// A stream seeded as `torch.Generator()` is: 67280421310721.
+    /// Returns a stream seeded as `torch.Generator()` is: 67280421310721.
     fn default() -> Self {
         Self::manual_seed(67_280_421_310_721)
     }
 }
 
 impl Generator {
-    /// A new stream: `torch.Generator().manual_seed(seed)`.
+    /// Starts a new stream: `torch.Generator().manual_seed(seed)`.
     ///
     /// Only the low 32 bits of the seed matter. A negative Python seed is its two's complement.
     ///
     /// ```
     /// # use candle_gpt_input::rng::Generator;
     /// let generator = Generator::manual_seed(123);
-    /// assert_eq!(generator.random_u32(), 2991312382);
-    /// assert_eq!(Generator::manual_seed(123 + (1 << 32)).random_u32(), 2991312382);
+    /// assert_eq!(generator.random_u64() >> 32, 2991312382);
+    /// assert_eq!(Generator::manual_seed(123 + (1 << 32)).random_u64() >> 32, 2991312382);
     /// ```
+    #[must_use]
+    #[doc(alias = "torch.manual_seed")]
     pub fn manual_seed(seed: u64) -> Self {
         Self::from_state(&GeneratorState::seeded(seed))
     }
 
-    /// A new stream that goes on where `state` was taken.
+    /// Starts a new stream that goes on where `state` was taken.
+    #[must_use]
     pub fn from_state(state: &GeneratorState) -> Self {
         Self { state: Arc::new(Mutex::new(state.clone())) }
     }
 
     /// Starts this stream again from `seed`, for all its handles: `generator.manual_seed(seed)`.
+    #[doc(alias = "manual_seed")]
     pub fn reseed(&self, seed: u64) {
         *self.lock() = GeneratorState::seeded(seed);
     }
 
-    /// A copy of the stream's position: `generator.get_state()`.
+    /// Returns a copy of the stream's position: `generator.get_state()`.
+    #[must_use]
+    #[doc(alias = "get_state", alias = "get_rng_state")]
     pub fn state(&self) -> GeneratorState {
         self.lock().clone()
     }
@@ -92,26 +99,22 @@ impl Generator {
     /// let generator = Generator::manual_seed(123);
     /// let before = generator.state();
     /// let drawn = generator.randperm(5);
-    /// generator.restore(&before);
+    /// generator.set_state(&before);
     /// assert_eq!(generator.randperm(5), drawn);
     /// ```
-    pub fn restore(&self, state: &GeneratorState) {
+    #[doc(alias = "set_rng_state")]
+    pub fn set_state(&self, state: &GeneratorState) {
         self.lock().clone_from(state);
     }
 
-    /// The next word of MT19937.
-    pub fn random_u32(&self) -> u32 {
-        self.lock().engine.next_u32()
-    }
-
-    /// The next two words, the first one high: `random64()` of PyTorch's engine.
+    /// Draws two words of MT19937, the first one high: `random64()` of PyTorch's engine.
     pub fn random_u64(&self) -> u64 {
         self.lock().engine.next_u64()
     }
 
-    /// `torch.empty((), dtype=torch.int64).random_()`, which is also how a `DataLoader` and its
+    /// Draws `torch.empty((), dtype=torch.int64).random_()`, which is also how a `DataLoader` and its
     /// `RandomSampler` draw their seeds.
-    pub fn random_i63(&self) -> i64 {
+    pub(crate) fn random_i63(&self) -> i64 {
         (self.random_u64() & i64::MAX as u64) as i64
     }
 
@@ -127,6 +130,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`RngError::UniformBounds`] unless `lo <= hi` and both and their difference are finite f32.
+    #[doc(alias = "uniform_", alias = "torch.rand")]
     pub fn uniform_f32(&self, out: &mut [f32], lo: f64, hi: f64) -> Result<()> {
         check_bounds(lo, hi, f32::MAX.into())?;
         let (lo, hi) = (lo as f32, hi as f32);
@@ -155,7 +159,7 @@ impl Generator {
         Ok(())
     }
 
-    /// `n` integers of `lo..hi`: `torch.randint(lo, hi, (n,))`.
+    /// Draws `n` integers of `lo..hi`: `torch.randint(lo, hi, (n,))`.
     ///
     /// PyTorch takes the remainder of one word below a range of 2^28, and of two from there on
     /// (since 2.15; earlier from 2^32 on).

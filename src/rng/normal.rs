@@ -25,21 +25,22 @@ impl Generator {
     /// ```
     /// # use candle_gpt_input::rng::Generator;
     /// let mut out = [0.0; 3];
-    /// Generator::manual_seed(123).normal(&mut out, 0.0, 1.0)?;
+    /// Generator::manual_seed(123).normal_f32(&mut out, 0.0, 1.0)?;
     /// assert_eq!(format!("{out:.4?}"), "[-0.1115, 0.1204, -0.3696]");
     /// # Ok::<(), candle_gpt_input::Error>(())
     /// ```
     ///
     /// # Errors
     /// [`RngError::StandardDeviation`] unless `std` is 0 or greater.
-    pub fn normal(&self, out: &mut [f32], mean: f64, std: f64) -> Result<()> {
+    #[doc(alias = "normal_", alias = "torch.randn", alias = "nn.init.normal_")]
+    pub fn normal_f32(&self, out: &mut [f32], mean: f64, std: f64) -> Result<()> {
         self.normal_with(out, mean, std, Mt19937::fill_unit_f32)
     }
 
     /// Fills `out` with what `normal_(mean, std)` gives a contiguous bf16 or f16 tensor before the
     /// last rounding; round each value once.
     ///
-    /// The draws differ from those of [`normal`](Self::normal) when `n >= 16` and `n % 16 != 0`:
+    /// The draws differ from those of [`normal_f32`](Self::normal_f32) when `n >= 16` and `n % 16 != 0`:
     /// the values that the tail replaces are not drawn first. Matches PyTorch 2.15; older versions
     /// computed in the half type itself.
     ///

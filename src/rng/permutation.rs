@@ -7,21 +7,20 @@ use super::mt19937::Mt19937;
 const TWO_WORDS_FROM: usize = u32::MAX as usize / 20;
 
 impl Generator {
-    /// A random order of `0..n`: `torch.randperm(n)`.
+    /// Draws a random order of `0..n`: `torch.randperm(n)`.
     ///
     /// Takes `n - 1` words, or `2 n` from n = 214748364 on (since PyTorch 2.15; earlier versions
     /// used the first rule for every n). The values are `i64`, as PyTorch's are and as an index
     /// tensor wants them.
     ///
-    /// A `DataLoader(shuffle=True)` without a generator of its own takes two
-    /// [`random_i63`](Generator::random_i63) from the global one at each epoch, and the second
-    /// one seeds the permutation:
+    /// A `DataLoader(shuffle=True)` without a generator of its own takes two 63-bit numbers from the
+    /// global one at each epoch, and the second one seeds the permutation:
     ///
     /// ```
     /// # use candle_gpt_input::rng::Generator;
     /// let global = Generator::manual_seed(123);
-    /// let _base_seed = global.random_i63();
-    /// let order = Generator::manual_seed(global.random_i63() as u64).randperm(5);
+    /// let [_base_seed, seed] = [(); 2].map(|()| global.random_u64() & i64::MAX as u64);
+    /// let order = Generator::manual_seed(seed).randperm(5);
     /// assert_eq!(order, [3, 1, 0, 2, 4]);
     /// ```
     pub fn randperm(&self, n: usize) -> Vec<i64> {

@@ -20,7 +20,7 @@ const N_BYTES: usize = 5056;
 /// What serde writes: seed, index and words; eight bytes more with a cached normal.
 const N_COMPACT: usize = 8 + 4 + 4 * N_WORDS;
 
-/// Where a [`Generator`](super::Generator) stands: enough to go on from there, in this crate or
+/// Says where a [`Generator`](super::Generator) stands: enough to go on from there, in this crate or
 /// in PyTorch.
 ///
 /// Serde writes it as a string of 5 KB: the seed, how many words were given out, the 624 words and,
@@ -29,7 +29,7 @@ const N_COMPACT: usize = 8 + 4 + 4 * N_WORDS;
 #[derive(Clone, PartialEq)]
 pub struct GeneratorState {
     pub(super) engine: Mt19937,
-    /// Second value of the last Box-Muller pair of a small `normal`.
+    /// Second value of the last Box-Muller pair of a small `normal_f32`.
     pub(super) cached_normal: Option<f64>,
 }
 
@@ -38,28 +38,13 @@ impl GeneratorState {
         Self { engine: Mt19937::new(seed), cached_normal: None }
     }
 
-    /// The seed the stream began with: `generator.initial_seed()`.
+    /// Returns the seed that the stream began with: `generator.initial_seed()`.
+    #[must_use]
     pub fn initial_seed(&self) -> u64 {
         self.engine.initial_seed
     }
 
-    /// The 624 words of MT19937.
-    pub fn words(&self) -> &[u32; N_WORDS] {
-        &self.engine.words
-    }
-
-    /// How many of the words were given out: 1 to 624, or 0 before the first draw.
-    pub fn index(&self) -> usize {
-        self.engine.index
-    }
-
-    /// The standard normal that the next `normal` of fewer than 16 elements begins with, if one
-    /// was left over.
-    pub fn cached_normal(&self) -> Option<f64> {
-        self.cached_normal
-    }
-
-    /// The 5056 bytes of `torch.Generator.get_state()`, which `set_state` takes back.
+    /// Returns the 5056 bytes of `torch.Generator.get_state()`, which `set_state` takes back.
     ///
     /// ```
     /// # use candle_gpt_input::rng::{Generator, GeneratorState};
@@ -69,6 +54,7 @@ impl GeneratorState {
     /// assert_eq!(GeneratorState::from_bytes(&bytes)?, state);
     /// # Ok::<(), candle_gpt_input::Error>(())
     /// ```
+    #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; N_BYTES];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);

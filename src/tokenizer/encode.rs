@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use tokenizers::pipeline::{
     EncodeOptions, PipelineNormalizer, PipelinePreTokenizer, PipelineToken, PipelineTokenizer, normalize_all,
@@ -25,7 +26,7 @@ pub(super) struct Encoder {
     pub(super) added: AddedTokens,
     /// A pipeline of which the normalizers and the post-processor are used; GPT-2 has none.
     frame: Option<PipelineTokenizer>,
-    pub(super) tokens: TokenBytes,
+    pub(super) tokens: Arc<TokenBytes>,
     words: Words,
 }
 
@@ -52,7 +53,7 @@ impl Encoder {
         plain: PipelineTokenizer,
         added: AddedTokens,
         frame: Option<PipelineTokenizer>,
-        tokens: TokenBytes,
+        tokens: Arc<TokenBytes>,
     ) -> Self {
         let words = Words::of(plain.get_pre_tokenizer());
         Self { plain, added, frame, tokens, words }
@@ -225,7 +226,7 @@ mod tests {
     /// No word is known that the library takes for another, so ids that are wrong are made up.
     #[test]
     fn ids_that_do_not_spell_the_text_are_refused() {
-        let encoder = gpt2::build().unwrap();
+        let encoder = gpt2::build().1.unwrap();
         let check = |text: &str, ids: &[u32]| {
             let ids: Vec<_> = ids.iter().map(|id| (*id).into()).collect();
             encoder.check(text, &ids).map_err(|error| error.to_string())

@@ -1,5 +1,7 @@
 //! GPT-2's vocabulary, compiled in.
 
+use std::sync::Arc;
+
 use tokenizers::models::bpe::{BpeConfig, Merges, PipelineBPE, Vocab};
 use tokenizers::pipeline::{PipelineModel, PipelinePostProcessor, PipelinePreTokenizer, PipelineTokenizer};
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
@@ -14,13 +16,16 @@ use super::vocabulary::{Spelling, TokenBytes, byte_alphabet};
 const MERGES: &str = include_str!("../../weights/gpt2-tokenizer/vocab.bpe");
 /// How GPT-2 cuts text into words before it merges (`encoder.py` of openai/gpt-2).
 const PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-/// The token that stands between documents, the last of GPT-2's vocabulary.
+/// Names the token that stands between documents, the last of GPT-2's vocabulary.
+#[doc(alias = "eos_token")]
 pub const END_OF_TEXT: &str = "<|endoftext|>";
-/// The id of [`END_OF_TEXT`] in GPT-2's vocabulary.
+/// Gives the id of [`END_OF_TEXT`] in GPT-2's vocabulary.
+#[doc(alias = "eos_token_id")]
 pub const END_OF_TEXT_ID: u32 = 50256;
 
-/// GPT-2's ids: 0 to 255 the bytes, then one token a merge, then the end of text.
-pub(super) fn build() -> Result<Encoder, String> {
+/// GPT-2's tokens (0 to 255 the bytes, then one token a merge, then the end of text) and what the library makes of the
+/// merges. It could refuse them only if they were others than those compiled in, which the tests build.
+pub(super) fn build() -> (Arc<TokenBytes>, Result<Encoder, String>) {
     let n_tokens = END_OF_TEXT_ID as usize + 1;
     let mut vocab = Vocab::with_capacity(n_tokens);
     let mut merges = Merges::with_capacity(n_tokens);
@@ -30,15 +35,20 @@ pub(super) fn build() -> Result<Encoder, String> {
         tokens.insert(id, &[byte]);
     }
     let spelling = Spelling::new();
-    let lines = MERGES.lines().skip(1).filter(|line| !line.is_empty()); // the first line is a version
-    for (id, line) in (256u32..).zip(lines) {
-        let (left, right) = line.split_once(' ').ok_or_else(|| format!("merge `{line}` is no pair"))?;
+    let pairs = MERGES.lines().skip(1).filter_map(|line| line.split_once(' ')); // the first line is a version
+    for (id, (left, right)) in (256u32..).zip(pairs) {
         let merged = [left, right].concat();
         tokens.insert(id, &spelling.read(&merged));
         vocab.insert(merged, id);
         merges.push((left.to_string(), right.to_string()));
     }
     tokens.insert(END_OF_TEXT_ID, END_OF_TEXT.as_bytes());
+    let tokens = Arc::new(tokens);
+    let encoder = encoder(vocab, merges, tokens.clone());
+    (tokens, encoder)
+}
+
+fn encoder(vocab: Vocab, merges: Merges, tokens: Arc<TokenBytes>) -> Result<Encoder, String> {
     let added = AddedTokens::new(vec![(END_OF_TEXT_ID, AddedToken::from(END_OF_TEXT, true))], &[])?;
     let config = BpeConfig { vocab, merges, byte_level: true, ..BpeConfig::default() };
     let model = PipelineBPE::from_config(config).map_err(|error| error.to_string())?;
@@ -56,4 +66,16 @@ pub(super) fn build() -> Result<Encoder, String> {
         None,
     );
     Ok(Encoder::new(plain, added, None, tokens))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_takes_the_merges_that_are_compiled_in() {
+        let (tokens, encoder) = build();
+        assert_eq!((tokens.len(), encoder.err()), (50257, None));
+        assert_eq!(tokens.get(END_OF_TEXT_ID - 1), Some(&b" gazed"[..]));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::panic::catch_unwind;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -113,7 +114,7 @@ pub(super) fn build(text: &str) -> Result<Encoder, Problem> {
                 .to_string(),
         )
     })?;
-    Ok(Encoder::new(plain, added, Some(frame), tokens))
+    Ok(Encoder::new(plain, added, Some(frame), Arc::new(tokens)))
 }
 
 fn only_byte_level(found: &str) -> Problem {

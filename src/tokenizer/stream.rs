@@ -21,7 +21,7 @@ impl Tokenizer {
     /// ```
     /// use candle_gpt_input::tokenizer::Tokenizer;
     ///
-    /// let mut stream = Tokenizer::gpt2()?.decode_stream();
+    /// let mut stream = Tokenizer::gpt2().decode_stream();
     /// assert_eq!(stream.step(64)?, Some("a".to_string()));
     /// assert_eq!(stream.step(12520)?, Some(" ".to_string())); // and the first half of an emoji, kept back
     /// assert_eq!(stream.step(97)?, None);
@@ -29,6 +29,8 @@ impl Tokenizer {
     /// assert_eq!(stream.flush(), None);
     /// # Ok::<(), candle_gpt_input::Error>(())
     /// ```
+    #[must_use]
+    #[doc(alias = "TextStreamer")]
     pub fn decode_stream(&self) -> DecodeStream<'_> {
         DecodeStream { tokenizer: self, pending: Vec::new(), n_steps: 0 }
     }

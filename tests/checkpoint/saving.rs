@@ -3,11 +3,10 @@
 use super::*;
 
 fn awkward_config() -> GptInputConfig {
-    let mut config = GptInputConfig::new(9, 5, 3);
-    (config.n_layer, config.n_head, config.embd_pdrop, config.initializer_range) = (3, 1, 0.37, 0.0123);
-    config.other.insert("n_inner".to_string(), serde_json::Value::Null);
-    config.other.insert("quotes \"and\" \u{1F917}".to_string(), "\u{0}\n".into());
-    config
+    let config = GptInputConfig::new(9, 5, 3).with_n_layer(3).with_n_head(1);
+    let config = config.with_embd_pdrop(0.37).with_initializer_range(0.0123);
+    let config = config.with_extra("n_inner", None::<usize>).unwrap();
+    config.with_extra("quotes \"and\" \u{1F917}", "\u{0}\n").unwrap()
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn the_report_says_what_came_from_where() -> Result<()> {
     assert!(text.contains("wte = `transformer.wte.weight` [97, 12] F32 -> BF16 from "), "{text}");
     assert!(text.ends_with("config.json; 26 other tensors left"), "{text}");
     assert_eq!((layer.config().n_layer, layer.config().n_head), (2, 3));
-    assert_eq!(layer.config().other["activation_function"], "gelu_new");
+    assert_eq!(layer.config().extra::<String>("activation_function")?.as_deref(), Some("gelu_new"));
     Ok(())
 }
 

@@ -14,12 +14,22 @@ use proptest::prelude::*;
 use serde_json::Value;
 use support::{devices, error_text, golden, properties};
 
+/// `torch.empty((), dtype=torch.int64).random_()`.
+fn i63(generator: &Generator) -> i64 {
+    (generator.random_u64() & i64::MAX as u64) as i64
+}
+
 fn rows(ids: &Tensor) -> Vec<Vec<u32>> {
     ids.to_vec2().unwrap()
 }
 
 fn config(batch_size: usize, max_length: usize, stride: usize, shuffle: bool, drop_last: bool) -> LoaderConfig {
-    LoaderConfig { batch_size, max_length, stride, shuffle, drop_last, ..Default::default() }
+    LoaderConfig::default()
+        .with_batch_size(batch_size)
+        .with_max_length(max_length)
+        .with_stride(stride)
+        .with_shuffle(shuffle)
+        .with_drop_last(drop_last)
 }
 
 fn global(seed: u64) -> Seeding {
@@ -73,7 +83,7 @@ fn the_books_batch() -> Result<()> {
 
 #[test]
 fn the_books_defaults() {
-    let LoaderConfig { batch_size, max_length, stride, shuffle, drop_last, tail, reset_positions_after } =
+    let LoaderConfig { batch_size, max_length, stride, shuffle, drop_last, tail, reset_positions_after, .. } =
         LoaderConfig::default();
     assert_eq!((batch_size, max_length, stride, shuffle, drop_last), (4, 256, 128, true, true));
     assert_eq!((tail, reset_positions_after), (Tail::Drop, None));
@@ -117,7 +127,7 @@ fn the_books_text_has_as_many_windows_and_batches() {
         for (drop_last, n_batches) in [(true, n_dropped), (false, n_kept)] {
             let loader = loader(5145, config(batch_size, max_length, stride, false, drop_last), global(0));
             assert_eq!((loader.windows().n_windows(), loader.n_batches()), (n_windows, n_batches));
-            assert_eq!(loader.n_left_out(), if drop_last { n_windows % batch_size } else { 0 });
+            assert_eq!(loader.n_dropped(), if drop_last { n_windows % batch_size } else { 0 });
             let epoch = loader.epoch();
             assert_eq!(epoch.len(), n_batches);
             let shapes: Vec<_> = epoch.map(|batch| batch.unwrap().target_ids.dims2().unwrap()).collect();
@@ -170,16 +180,16 @@ fn orders_and_draws_are_those_of_pytorch() {
         let loader =
             numbered(size(case, "n") as u32, size(case, "batch_size"), flag("shuffle"), flag("drop_last"), seeding);
         for epoch in case["epochs"].as_array().unwrap() {
-            let mut draws = vec![generator.random_i63()];
+            let mut draws = vec![i63(&generator)];
             let mut order = Vec::new();
             for (number, batch) in loader.epoch().enumerate() {
                 order.extend(numbers(batch));
-                draws.push(generator.random_i63());
+                draws.push(i63(&generator));
                 if epoch["stop_after"] == number + 1 {
                     break;
                 }
             }
-            draws.push(generator.random_i63());
+            draws.push(i63(&generator));
             match epoch.get("order") {
                 Some(expected) => assert_eq!(serde_json::json!(order), *expected, "{case}"),
                 None => {
@@ -315,7 +325,7 @@ fn ids_of_more_than_16_bits_are_kept() {
 
 #[test]
 fn padding_is_masked_and_positions_begin_again() {
-    let config = LoaderConfig { tail: Tail::Keep, reset_positions_after: Some(9), ..config(2, 4, 4, false, false) };
+    let config = config(2, 4, 4, false, false).with_tail(Tail::Keep).with_reset_positions_after(9);
     let tokens = Tokens::from_documents([vec![1, 9, 3, 4, 5, 9, 7], vec![10, 9, 9, 13, 14]]);
     for device in devices() {
         let loader = Loader::new(&tokens, config.clone(), global(0), &device).unwrap();
@@ -366,12 +376,12 @@ fn what_cannot_be_loaded_is_an_error() {
     let too_short = "no window of max_length 4 fits: it needs 5 tokens, and the longest of 1 documents has 4";
     assert_eq!(new(4, config(1, 4, 4, true, false)), too_short);
     assert!(Windows::new(&Tokens::new((0..5).collect()), 4, 4, Tail::Drop).is_ok());
-    let keep = LoaderConfig { tail: Tail::Keep, ..config(1, 4, 4, false, false) };
+    let keep = config(1, 4, 4, false, false).with_tail(Tail::Keep);
     let too_short = "no window of max_length 4 fits: it needs 2 tokens, and the longest of 1 documents has 1";
     assert_eq!(new(1, keep), too_short);
     assert!(Windows::new(&Tokens::from_documents::<Vec<u32>>([]), 4, 4, Tail::Drop).is_err());
     // Numbers at the end of their range neither overflow nor allocate.
-    let huge = LoaderConfig { tail: Tail::Keep, ..config(usize::MAX, usize::MAX, usize::MAX, true, false) };
+    let huge = config(usize::MAX, usize::MAX, usize::MAX, true, false).with_tail(Tail::Keep);
     let loader = loader(9, huge, global(0)).shard(0, usize::MAX).unwrap();
     assert_eq!((loader.windows().n_windows(), loader.n_batches()), (1, 1));
     let mut epoch = loader.epoch();
@@ -426,7 +436,7 @@ fn rest(loader: &Loader, generator: &Generator) -> Vec<(u64, Vec<u32>, i64)> {
     while loader.state().epoch() < 3 {
         let epoch = loader.epoch();
         let number = epoch.number();
-        seen.extend(epoch.map(|batch| (number, numbers(batch), generator.random_i63())));
+        seen.extend(epoch.map(|batch| (number, numbers(batch), i63(&generator))));
     }
     seen
 }
@@ -464,7 +474,7 @@ proptest! {
                     break 'training; // a batch fetched, but not trained on: the state saved before it holds
                 }
                 numbers(batch);
-                generator.random_i63();
+                i63(&generator);
                 taken += 1;
                 state = stopped.state();
             }
@@ -536,13 +546,13 @@ fn a_state_of_another_loader_is_refused() {
     };
     let differs = |what: &str| format!("the saved state is of a loader with {what}");
     assert_eq!(refused(101, config.clone(), explicit(1)), differs("n_tokens 100, this one has 101"));
-    let other = LoaderConfig { max_length: 5, ..config.clone() };
+    let other = config.clone().with_max_length(5);
     assert_eq!(refused(100, other, explicit(1)), differs("max_length 4, this one has 5"));
-    let other = LoaderConfig { stride: 3, ..config.clone() };
+    let other = config.clone().with_stride(3);
     assert_eq!(refused(100, other, explicit(1)), differs("stride 4, this one has 3"));
-    let other = LoaderConfig { tail: Tail::Keep, ..config.clone() };
+    let other = config.clone().with_tail(Tail::Keep);
     assert_eq!(refused(100, other, explicit(1)), differs("tail drop, this one has keep"));
-    let other = LoaderConfig { shuffle: false, ..config.clone() };
+    let other = config.clone().with_shuffle(false);
     assert_eq!(refused(100, other, explicit(1)), differs("shuffle true, this one has false"));
     assert_eq!(refused(100, config.clone(), global(1)), differs("seeding explicit, this one has global"));
     let halves = Tokens::from_documents([vec![0; 52], vec![0; 48]]);
@@ -573,7 +583,7 @@ fn a_state_of_another_loader_is_refused() {
 
 #[test]
 fn configurations_are_plain_data() {
-    let config = LoaderConfig { tail: Tail::Keep, reset_positions_after: Some(50256), ..config(1, 2, 3, false, false) };
+    let config = config(1, 2, 3, false, false).with_tail(Tail::Keep).with_reset_positions_after(50256);
     let text = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<LoaderConfig>(&text).unwrap(), config);
     assert!(serde_json::from_str::<LoaderConfig>(r#"{"block_size": 4}"#).is_err());

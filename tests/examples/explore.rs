@@ -12,14 +12,14 @@ const WIDTH: usize = 4;
 
 /// The id of a word inside a sentence.
 fn id(word: &str) -> usize {
-    let ids = Tokenizer::gpt2().unwrap().encode(&format!(" {word}")).unwrap();
+    let ids = Tokenizer::gpt2().encode(&format!(" {word}")).unwrap();
     assert_eq!(ids.len(), 1, "{word}");
     ids[0] as usize
 }
 
 /// Saves tables in which `rows` stand at the tokens of these words, and directions of their own everywhere else.
 fn save(folder: &TempDir, rows: &[(&str, [f32; WIDTH])], wpe: Vec<f32>) {
-    let vocab_size = Tokenizer::gpt2().unwrap().vocab_size();
+    let vocab_size = Tokenizer::gpt2().vocab_size();
     let mut wte: Vec<f32> = (0..vocab_size)
         .flat_map(|id| {
             let angle = id as f32 / vocab_size as f32; // no two alike, and all far from the first two axes

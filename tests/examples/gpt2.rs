@@ -234,7 +234,7 @@ fn loss_and_gradients(
     vars.sort_by_key(|(name, _)| *name);
     for (name, var) in &vars {
         let mut values = vec![0.0; var.elem_count()];
-        generator.normal(&mut values, if name.contains("ln_") { 1.0 } else { 0.0 }, 0.3).unwrap();
+        generator.normal_f32(&mut values, if name.contains("ln_") { 1.0 } else { 0.0 }, 0.3).unwrap();
         let values = Tensor::from_vec(values, var.shape(), &device).unwrap();
         var.set(&values.to_dtype(dtype).unwrap()).unwrap();
     }
@@ -257,14 +257,12 @@ fn the_fused_operations_compute_what_the_plain_ones_do() {
     cases.extend([("sinusoidal", 0.0, (2, 33), 3, 6), ("learned", 0.2, (2, 40), 2, 6)]);
     cases.extend(["rope", "alibi", "t5", "shaw", "deberta", "transformer-xl"].map(|name| (name, 0.0, (2, 35), 2, 8)));
     for (seed, (scheme, dropout, (b, t), n_head, d)) in cases.into_iter().enumerate() {
-        let mut config = GptInputConfig {
-            n_layer: 2,
-            n_head,
-            position: scheme.parse().unwrap(),
-            ..GptInputConfig::new(61, t, n_head * d)
-        };
+        let mut config = GptInputConfig::new(61, t, n_head * d)
+            .with_n_layer(2)
+            .with_n_head(n_head)
+            .with_position(scheme.parse().unwrap());
         for name in ["attn_pdrop", "resid_pdrop"] {
-            config.other.insert(name.to_string(), dropout.into());
+            config = config.with_extra(name, dropout).unwrap();
         }
         let [fused, plain] =
             [DType::F32, DType::F64].map(|dtype| loss_and_gradients(&config, (b, t), seed as u64, dtype));
@@ -417,7 +415,7 @@ fn counting(folder: &TempDir, n_positions: usize) {
         ("lm_head.weight", &one_hot(1)),
     ];
     save_tensors(folder.path().join("model.safetensors"), tensors, []).unwrap();
-    let config = GptInputConfig { n_layer: 0, n_head: 1, ..GptInputConfig::new(vocab_size, n_positions, n_embd) };
+    let config = GptInputConfig::new(vocab_size, n_positions, n_embd).with_n_layer(0).with_n_head(1);
     std::fs::write(folder.path().join("config.json"), config.to_json()).unwrap();
 }
 
@@ -426,7 +424,7 @@ fn the_example_streams_text_and_pads_a_batch() {
     let folder = TempDir::new().unwrap();
     counting(&folder, 12);
     let text = |ids: std::ops::Range<u32>| {
-        candle_gpt_input::tokenizer::Tokenizer::gpt2().unwrap().decode(&ids.collect::<Vec<_>>()).unwrap()
+        candle_gpt_input::tokenizer::Tokenizer::gpt2().decode(&ids.collect::<Vec<_>>()).unwrap()
     };
     let prompts = [text(256..257), text(256..258)];
     let one = stdout(gpt2(folder.path()).args(["--prompt", &prompts[0], "--max-new-tokens", "5"]));
@@ -497,7 +495,7 @@ mod before;
 
 #[test]
 fn adopting_the_layer_changes_no_logit() {
-    let config = GptInputConfig { n_layer: 1, ..GptInputConfig::new(13, 9, 6) };
+    let config = GptInputConfig::new(13, 9, 6).with_n_layer(1);
     let varmap = VarMap::new();
     let vb = VarBuilder::from_varmap(&varmap, DType::F32, &Device::Cpu);
     let before = before::Gpt::load(vb.clone(), &config).unwrap();

@@ -34,7 +34,7 @@ const NUMBERS: [u64; 14] = [
 const OPCODES: &[u8] = b"(.012NJKMGXUTBC]})tldaesucRbQqrhj\x80\x81\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96ioP";
 
 fn below(n: usize, generator: &Generator) -> usize {
-    generator.random_u32() as usize % n.max(1)
+    generator.randint(0, n.max(1) as i64, 1).unwrap()[0] as usize
 }
 
 /// One of `seeds`, damaged in one to eight places.
@@ -52,7 +52,7 @@ pub fn mutate(seeds: &[Vec<u8>], fields: &[Field], generator: &Generator) -> Vec
         };
         match below(9, generator) {
             0 => bytes[at] ^= 1 << below(8, generator),
-            1 => bytes[at] = generator.random_u32() as u8,
+            1 => bytes[at] = below(256, generator) as u8,
             2 | 3 => {
                 let number = NUMBERS[below(NUMBERS.len(), generator)].to_le_bytes();
                 let n = [1, 2, 4, 8][below(4, generator)].min(bytes.len() - at);

@@ -1,6 +1,9 @@
 //! Schemes in a `config.json`: read under the names that models use, written back, and refused where they make no sense.
 
-use candle_gpt_input::position::{PositionScheme, RotaryConfig, RotaryScaling, SinusoidalLayout};
+use candle_gpt_input::position::{
+    DebertaConfig, Llama3Scaling, PositionScheme, RotaryConfig, RotaryScaling, ShawConfig, SinusoidalConfig,
+    SinusoidalLayout, T5Config, YarnScaling,
+};
 use candle_gpt_input::{GptInputConfig, Result};
 use serde_json::{Value, json};
 
@@ -41,35 +44,37 @@ fn every_scheme_is_read_and_written_back() {
         (json!({"position_embedding_type": "absolute"}), PositionScheme::Learned),
         (
             json!({"position_embedding_type": "sinusoidal", "sinusoidal_layout": "halves"}),
-            PositionScheme::Sinusoidal { layout: SinusoidalLayout::Halves },
+            PositionScheme::Sinusoidal(SinusoidalConfig::default().with_layout(SinusoidalLayout::Halves)),
         ),
         (json!({"position_embedding_type": "none"}), PositionScheme::None),
         (json!({"position_embedding_type": "transfo-xl"}), PositionScheme::TransformerXl),
         (json!({"alibi": true}), PositionScheme::Alibi),
         (
             json!({"position_embedding_type": "t5", "relative_attention_max_distance": 77, "is_decoder": false}),
-            PositionScheme::T5 { num_buckets: 32, max_distance: 77, bidirectional: true },
+            PositionScheme::T5(T5Config::default().with_max_distance(77).with_bidirectional(true)),
         ),
         (
             json!({"position_embedding_type": "relative_key", "left_max_position_embeddings": 64,
                 "right_max_position_embeddings": 8}),
-            PositionScheme::Shaw { left: 64, right: 8, values: false },
+            PositionScheme::Shaw(ShawConfig::default().with_left(64).with_right(8).with_values(false)),
         ),
         (
             json!({"position_embedding_type": "deberta", "position_buckets": -1, "max_relative_positions": 20,
                 "pos_att_type": "p2c"}),
-            PositionScheme::Deberta { position_buckets: None, max_relative_positions: 20, c2p: false, p2c: true },
+            PositionScheme::Deberta(
+                DebertaConfig::default().with_position_buckets(None).with_max_relative_positions(20).with_c2p(false),
+            ),
         ),
         (
             json!({"position_embedding_type": "deberta", "pos_att_type": ["p2c", "c2p"]}),
-            PositionScheme::Deberta { position_buckets: Some(256), max_relative_positions: 512, c2p: true, p2c: true },
+            PositionScheme::Deberta(DebertaConfig::default()),
         ),
     ]);
 }
 
 #[test]
 fn every_kind_of_rotation_is_read_and_written_back() {
-    let rope = |scaling| PositionScheme::Rotary(RotaryConfig { rope_theta: 5e5, scaling, ..Default::default() });
+    let rope = |scaling| PositionScheme::Rotary(RotaryConfig::default().with_rope_theta(5e5).with_scaling(scaling));
     assert_read(&[
         (json!({"rope_theta": 500000.0}), rope(RotaryScaling::None)),
         (json!({"rope_theta": 500000.0, "rope_scaling": null}), rope(RotaryScaling::None)),
@@ -84,33 +89,16 @@ fn every_kind_of_rotation_is_read_and_written_back() {
         (
             json!({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5,
                 "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192}}),
-            rope(RotaryScaling::Llama3 {
-                factor: 8.,
-                low_freq_factor: 1.,
-                high_freq_factor: 4.,
-                original_max_position_embeddings: Some(8192),
-            }),
+            rope(Llama3Scaling::new(8.).with_original_max_position_embeddings(8192).into()),
         ),
         (
             json!({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5, "mscale": 1.0,
                 "mscale_all_dim": 0.5, "beta_fast": 16}}),
-            rope(RotaryScaling::Yarn {
-                factor: 4.,
-                original_max_position_embeddings: None,
-                beta_fast: 16.,
-                beta_slow: 1.,
-                attention_factor: None,
-                mscale: Some((1., 0.5)),
-                truncate: true,
-            }),
+            rope(YarnScaling::new(4.).with_mscale(1.).with_mscale_all_dim(0.5).with_beta_fast(16.).into()),
         ),
         (
             json!({"position_embedding_type": "rotary", "rotary_pct": 0.25, "rope_interleave": true, "n_embd": 48}),
-            PositionScheme::Rotary(RotaryConfig {
-                interleaved: true,
-                partial_rotary_factor: 0.25,
-                ..Default::default()
-            }),
+            PositionScheme::Rotary(RotaryConfig::default().with_interleaved(true).with_partial_rotary_factor(0.25)),
         ),
     ]);
 }
@@ -120,7 +108,7 @@ fn every_name_of_a_scheme_is_one() -> Result<()> {
     for name in PositionScheme::NAMES {
         let scheme: PositionScheme = name.parse()?;
         assert_eq!((scheme.name(), scheme.to_string().as_str()), (name, name));
-        let config = GptInputConfig { position: scheme, n_head: 3, ..GptInputConfig::new(10, 16, 24) };
+        let config = GptInputConfig::new(10, 16, 24).with_position(scheme).with_n_head(3);
         assert_eq!(GptInputConfig::from_json(&config.to_json())?, config);
         assert_eq!(config.to_json().contains("position_embedding_type"), name != "learned");
     }
@@ -166,4 +154,29 @@ fn what_makes_no_sense_is_refused() {
         text.starts_with("no position scheme `rop`: there are learned, sinusoidal, transformer-xl, rope"),
         "{text}"
     );
+}
+
+#[test]
+fn every_scheme_goes_through_serde() -> Result<()> {
+    for name in PositionScheme::NAMES {
+        let scheme: PositionScheme = name.parse()?;
+        let json = serde_json::to_value(&scheme).unwrap();
+        let written = json.as_str().or(json.as_object().and_then(|map| map.keys().next()).map(String::as_str));
+        assert_eq!(written, Some(name));
+        assert_eq!(serde_json::from_value::<PositionScheme>(json).unwrap(), scheme);
+    }
+    let yarn = YarnScaling::new(4.).with_attention_factor(0.5);
+    let scalings =
+        [RotaryScaling::None, RotaryScaling::Linear { factor: 2. }, yarn.into(), Llama3Scaling::new(8.).into()];
+    for (scaling, name) in scalings.into_iter().zip(["default", "linear", "yarn", "llama3"]) {
+        let config = RotaryConfig::default().with_scaling(scaling);
+        let json = serde_json::to_value(&config).unwrap();
+        assert_eq!(json["scaling"]["rope_type"], name);
+        assert_eq!(serde_json::from_value::<RotaryConfig>(json).unwrap(), config);
+    }
+    for layout in ["interleaved", "halves", "tensor2tensor"] {
+        assert_eq!(layout.parse::<SinusoidalLayout>()?.to_string(), layout);
+    }
+    assert!(error_text("x".parse::<SinusoidalLayout>()).contains("`sinusoidal_layout` is x, expected interleaved"));
+    Ok(())
 }

@@ -18,20 +18,18 @@ pub fn layer(name: &str) -> GptInputLayer {
 }
 
 fn layer_of(name: &str, n_head: usize, head_dim: usize) -> GptInputLayer {
-    let sizes = GptInputConfig { n_head, n_layer: 2, ..GptInputConfig::new(11, 40, n_head * head_dim) };
-    let config = GptInputConfig { position: scheme(name), ..sizes };
+    let sizes = GptInputConfig::new(11, 40, n_head * head_dim).with_n_head(n_head).with_n_layer(2);
+    let config = sizes.with_position(scheme(name));
     GptInputLayer::init(&config, Init::TorchEmbedding, &Generator::manual_seed(5), DType::F32, &Device::Cpu).unwrap()
 }
 
 /// The scheme with numbers that a few tokens reach the ends of.
 fn scheme(name: &str) -> PositionScheme {
     match name.parse().unwrap() {
-        PositionScheme::T5 { bidirectional, .. } => {
-            PositionScheme::T5 { num_buckets: 8, max_distance: 10, bidirectional }
-        }
-        PositionScheme::Shaw { .. } => PositionScheme::Shaw { left: 3, right: 2, values: true },
-        PositionScheme::Deberta { c2p, p2c, .. } => {
-            PositionScheme::Deberta { position_buckets: Some(4), max_relative_positions: 9, c2p, p2c }
+        PositionScheme::T5(t5) => PositionScheme::T5(t5.with_num_buckets(8).with_max_distance(10)),
+        PositionScheme::Shaw(shaw) => PositionScheme::Shaw(shaw.with_left(3).with_right(2)),
+        PositionScheme::Deberta(deberta) => {
+            PositionScheme::Deberta(deberta.with_position_buckets(Some(4)).with_max_relative_positions(9))
         }
         other => other,
     }
@@ -231,7 +229,7 @@ proptest! {
     fn rotations_keep_norms_and_products_of_a_distance(
         m in 0usize..400, n in 0usize..400, shift in 0usize..3000, seed in 0u64..1000, interleaved: bool,
     ) {
-        let config = RotaryConfig { interleaved, ..Default::default() };
+        let config = RotaryConfig::default().with_interleaved(interleaved);
         let rope = Rotary::new(&config, 16, 64, &Device::Cpu).unwrap();
         let (q, k) = (normal((1, 2, 1, 16), seed), normal((1, 2, 1, 16), seed + 1));
         let at = |x: &Tensor, position: usize| rope.rotate(x, x, position).unwrap().0;

@@ -19,7 +19,7 @@ const NEAR: f64 = 1e-5;
 fn normal(shape: impl Into<candle_core::Shape>, seed: u64) -> Tensor {
     let shape = shape.into();
     let mut values = vec![0f32; shape.elem_count()];
-    Generator::manual_seed(seed).normal(&mut values, 0.0, 1.0).unwrap();
+    Generator::manual_seed(seed).normal_f32(&mut values, 0.0, 1.0).unwrap();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 

@@ -77,12 +77,7 @@ proptest! {
         (b, h, t, _, half, start) in sizes(), seed in 0u64..1000, interleaved: bool, partial in 1usize..4,
     ) {
         let d = 6 * half;
-        let config = RotaryConfig {
-            interleaved,
-            partial_rotary_factor: partial as f64 / 3.,
-            rope_theta: 100.,
-            ..Default::default()
-        };
+        let config = RotaryConfig::default().with_interleaved(interleaved).with_partial_rotary_factor(partial as f64 / 3.).with_rope_theta(100.);
         let rope = Rotary::new(&config, d, 16, &Device::Cpu).unwrap();
         let n_pairs = (d as f64 * config.partial_rotary_factor) as usize;
         let n_pairs = n_pairs.div_ceil(2);

@@ -1,5 +1,7 @@
 //! The generator against PyTorch: `golden/rng.json`, written by `golden/generate_rng.py`.
 
+use candle_core::{DType, Device, Tensor};
+use candle_gpt_input::dropout::dropout;
 use candle_gpt_input::error::{Error, Result, RngError};
 use candle_gpt_input::rng::{Generator, GeneratorState};
 use half::{bf16, f16};
@@ -20,6 +22,18 @@ fn refusal<T>(result: Result<T>) -> RngError {
     }
 }
 
+/// The next word of the stream: the high half of two, of which one is taken.
+fn word(g: &Generator) -> u32 {
+    let two = Generator::from_state(&g.state()).random_u64();
+    g.randint(0, 2, 1).unwrap();
+    (two >> 32) as u32
+}
+
+/// `torch.empty((), dtype=torch.int64).random_()`.
+fn i63(g: &Generator) -> i64 {
+    (g.random_u64() & i64::MAX as u64) as i64
+}
+
 /// Makes the call a step describes and returns the little-endian bytes of its result.
 fn draw(g: &Generator, step: &Value) -> Result<Vec<u8>> {
     let n = step["n"].as_u64().unwrap_or(0) as usize;
@@ -31,7 +45,7 @@ fn draw(g: &Generator, step: &Value) -> Result<Vec<u8>> {
     let (mut singles, mut doubles) = (vec![0.0; n], vec![0.0; n]);
     Ok(match step["op"].as_str().unwrap() {
         "normal" => {
-            g.normal(&mut singles, float("mean"), float("std"))?;
+            g.normal_f32(&mut singles, float("mean"), float("std"))?;
             f32_bytes(&singles)
         }
         op @ ("normal_bf16" | "normal_f16") => {
@@ -54,8 +68,8 @@ fn draw(g: &Generator, step: &Value) -> Result<Vec<u8>> {
             g.uniform_f64(&mut doubles, float("lo"), float("hi"))?;
             f64_bytes(&doubles)
         }
-        "u31" => (0..n).flat_map(|_| (g.random_u32() & 0x7FFF_FFFF).to_le_bytes()).collect(),
-        "i63" => (0..n).flat_map(|_| g.random_i63().to_le_bytes()).collect(),
+        "u31" => (0..n).flat_map(|_| (word(g) & 0x7FFF_FFFF).to_le_bytes()).collect(),
+        "i63" => (0..n).flat_map(|_| i63(g).to_le_bytes()).collect(),
         "randint" => i64_bytes(&g.randint(integer("from"), integer("to"), n)?),
         "randperm" => i64_bytes(&g.randperm(n)),
         "bernoulli" => {
@@ -63,8 +77,8 @@ fn draw(g: &Generator, step: &Value) -> Result<Vec<u8>> {
             flips.iter().flat_map(|&flip| f32::from(flip).to_le_bytes()).collect()
         }
         "dropout" => {
-            let (mask, scale) = (g.dropout_mask(n, float("p"))?, Generator::dropout_scale(float("p"))?);
-            mask.iter().flat_map(|&keep| (f32::from(keep) * scale).to_le_bytes()).collect()
+            let ones = Tensor::ones(n, DType::F32, &Device::Cpu)?;
+            f32_bytes(&dropout(&ones, float("p"), g)?.to_vec1()?)
         }
         "exponential" => {
             g.exponential(&mut singles, float("lambda"))?;
@@ -89,8 +103,8 @@ fn draw(g: &Generator, step: &Value) -> Result<Vec<u8>> {
             f32_bytes(&[weight, bias].concat())
         }
         "epoch" => {
-            let _base_seed = g.random_i63();
-            i64_bytes(&Generator::manual_seed(g.random_i63() as u64).randperm(n))
+            let _base_seed = i63(g);
+            i64_bytes(&Generator::manual_seed(i63(g) as u64).randperm(n))
         }
         op => panic!("unknown op {op}"),
     })
@@ -125,12 +139,12 @@ fn handles_share_a_stream_and_copies_of_its_state_do_not() {
     let generator = Generator::manual_seed(7);
     let handle = generator.clone();
     let copy = Generator::from_state(&generator.state());
-    let first = generator.random_u32();
-    let second = handle.random_u32();
-    assert_eq!([copy.random_u32(), copy.random_u32()], [first, second]);
+    let first = generator.random_u64();
+    let second = handle.random_u64();
+    assert_eq!([copy.random_u64(), copy.random_u64()], [first, second]);
     handle.reseed(7);
-    assert_eq!(generator.random_u32(), first);
-    generator.restore(&copy.state());
+    assert_eq!(generator.random_u64(), first);
+    generator.set_state(&copy.state());
     assert_eq!(handle.state(), copy.state());
 }
 
@@ -159,7 +173,7 @@ fn what_pytorch_refuses_is_an_error_and_draws_nothing() {
         assert!(matches!(error, RngError::UniformBounds { .. }), "{lo} {hi}");
     }
     for std in [-1.0, nan] {
-        let error = refusal(g.normal(&mut out, 0.0, std));
+        let error = refusal(g.normal_f32(&mut out, 0.0, std));
         assert!(matches!(error, RngError::StandardDeviation { .. }), "{std}");
         assert!(g.normal_half(&mut out, 0.0, std).is_err());
         assert!(g.normal_f64(&mut [0.0; 20], 0.0, std).is_err());
@@ -170,8 +184,8 @@ fn what_pytorch_refuses_is_an_error_and_draws_nothing() {
     }
     for p in [-0.1, 1.1, nan] {
         assert!(matches!(refusal(g.bernoulli_mask(4, p)), RngError::Probability { .. }), "{p}");
-        assert!(matches!(refusal(g.dropout_mask(4, p)), RngError::Probability { .. }), "{p}");
-        assert!(matches!(refusal(Generator::dropout_scale(p)), RngError::Probability { .. }), "{p}");
+        let ones = Tensor::ones(4, DType::F32, &Device::Cpu).unwrap();
+        assert!(matches!(refusal(dropout(&ones, p, &g)), RngError::Probability { .. }), "{p}");
     }
     assert_eq!(refusal(g.randint(5, 5, 3)), RngError::EmptyRange { lo: 5, hi: 5 });
     for replacement in [false, true] {
@@ -231,7 +245,7 @@ fn a_state_beyond_its_words_is_refused_by_serde() {
         serde_json::from_str::<GeneratorState>(&text)
     };
     let used_up = with("70020000").unwrap();
-    assert_eq!((used_up.initial_seed(), used_up.index()), (1, 624));
+    assert_eq!((used_up.initial_seed(), &used_up.to_bytes()[16..24]), (1, &624u64.to_le_bytes()[..])); // `next`
     for beyond in ["71020000", "ffffffff"] {
         assert!(with(beyond).unwrap_err().to_string().starts_with("not the state of a generator"), "{beyond}");
     }
@@ -240,13 +254,13 @@ fn a_state_beyond_its_words_is_refused_by_serde() {
 #[test]
 fn states_go_through_serde_in_little_space() {
     let generator = Generator::manual_seed(u64::MAX - 5);
-    generator.random_u32();
+    word(&generator);
     for cached in [false, true] {
         if cached {
-            generator.normal(&mut [0.0], 0.0, 1.0).unwrap();
+            generator.normal_f32(&mut [0.0], 0.0, 1.0).unwrap();
         }
         let state = generator.state();
-        assert_eq!(state.cached_normal().is_some(), cached);
+        assert_eq!(state.to_bytes()[5040], u8::from(cached)); // `normal_is_valid`
         let text = serde_json::to_string(&state).unwrap();
         assert!(text.len() < 5100, "{} bytes", text.len());
         assert_eq!(serde_json::from_str::<GeneratorState>(&text).unwrap(), state);
@@ -287,6 +301,6 @@ fn states_of_the_last_version_are_read() {
         let old = base64(&bytes);
         assert_eq!(old.len(), n_letters);
         assert_eq!(serde_json::from_str::<GeneratorState>(&format!("\"{old}\"")).unwrap(), state);
-        generator.normal(&mut [0.0], 0.0, 1.0).unwrap();
+        generator.normal_f32(&mut [0.0], 0.0, 1.0).unwrap();
     }
 }

@@ -23,7 +23,7 @@ const GPT2_FILES: [(&str, &str); 2] = [
 ];
 
 fn gpt2() -> &'static Tokenizer {
-    Tokenizer::gpt2().unwrap()
+    Tokenizer::gpt2()
 }
 
 fn gpt2_file(name: &str) -> Vec<u8> {

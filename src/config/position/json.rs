@@ -2,13 +2,12 @@
 
 use serde_json::{Map, Value};
 
-use super::{PositionScheme, SinusoidalLayout};
+use super::{DebertaConfig, PositionScheme, ShawConfig, SinusoidalConfig, SinusoidalLayout, T5Config};
 use crate::config::fields::{as_usize, brief, take};
 use crate::config::rotary::RotaryConfig;
 use crate::error::ConfigError;
 
 const KEY: &str = "position_embedding_type";
-const LAYOUT: &str = "sinusoidal_layout";
 const EXPECTED: &str = "learned (absolute), sinusoidal, none, transformer-xl, rope, alibi, t5, shaw or deberta";
 
 impl PositionScheme {
@@ -33,40 +32,68 @@ impl PositionScheme {
         map.remove(KEY);
         let mut count = |key: &'static str| take(map, &[key], "a whole number", as_usize);
         Ok(Some(match scheme {
-            Self::T5 { num_buckets, max_distance, bidirectional } => Self::T5 {
+            Self::T5(T5Config { num_buckets, max_distance, bidirectional }) => Self::T5(T5Config {
                 num_buckets: count("relative_attention_num_buckets")?.unwrap_or(num_buckets),
                 max_distance: count("relative_attention_max_distance")?.unwrap_or(max_distance),
                 bidirectional: take(map, &["is_decoder"], "true or false", Value::as_bool)?
                     .map_or(bidirectional, |is_decoder| !is_decoder),
-            },
-            Self::Shaw { left, right, values } => Self::Shaw {
+            }),
+            Self::Shaw(ShawConfig { left, right, values }) => Self::Shaw(ShawConfig {
                 left: count("left_max_position_embeddings")?.unwrap_or(left),
                 right: count("right_max_position_embeddings")?.unwrap_or(right),
                 values: take(map, &["relative_value"], "true or false", Value::as_bool)?.unwrap_or(values),
-            },
-            Self::Deberta { max_relative_positions, position_buckets, .. } => {
-                Self::take_deberta(map, max_relative_positions, position_buckets)?
-            }
-            Self::Sinusoidal { .. } => {
-                let layout = |value: &Value| {
-                    SinusoidalLayout::ALL
-                        .iter()
-                        .find(|(name, _)| Some(*name) == value.as_str())
-                        .map(|(_, layout)| *layout)
-                };
-                let expected = "interleaved, halves or tensor2tensor";
-                Self::Sinusoidal { layout: take(map, &[LAYOUT], expected, layout)?.unwrap_or_default() }
+            }),
+            Self::Deberta(default) => Self::Deberta(DebertaConfig::take(map, default)?),
+            Self::Sinusoidal(default) => {
+                let layout = |value: &Value| value.as_str()?.parse().ok();
+                let layout: Option<SinusoidalLayout> =
+                    take(map, &[SinusoidalLayout::KEY], SinusoidalLayout::EXPECTED, layout)?;
+                Self::Sinusoidal(SinusoidalConfig { layout: layout.unwrap_or(default.layout) })
             }
             Self::Rotary(_) => Self::Rotary(RotaryConfig::take(map)?),
             other => other,
         }))
     }
 
-    fn take_deberta(
-        map: &mut Map<String, Value>,
-        max_relative_positions: usize,
-        position_buckets: Option<usize>,
-    ) -> Result<Self, ConfigError> {
+    /// Writes what [`take`](Self::take) reads.
+    pub(in crate::config) fn put(&self, map: &mut Map<String, Value>) {
+        if *self == Self::Learned {
+            // Such a key was in the file, or it is not needed; another scheme's was taken out when it was read.
+            if map.get(KEY).and_then(Value::as_str).is_some_and(|name| name.parse().ok() != Some(Self::Learned)) {
+                map.remove(KEY);
+            }
+            return;
+        }
+        map.insert(KEY.to_string(), self.name().into());
+        let mut put = |key: &str, value: Value| map.insert(key.to_string(), value);
+        match self {
+            Self::Sinusoidal(sinusoidal) => {
+                put(SinusoidalLayout::KEY, sinusoidal.layout.to_string().into());
+            }
+            &Self::T5(T5Config { num_buckets, max_distance, bidirectional }) => {
+                put("relative_attention_num_buckets", num_buckets.into());
+                put("relative_attention_max_distance", max_distance.into());
+                put("is_decoder", (!bidirectional).into());
+            }
+            &Self::Shaw(ShawConfig { left, right, values }) => {
+                put("left_max_position_embeddings", left.into());
+                put("right_max_position_embeddings", right.into());
+                put("relative_value", values.into());
+            }
+            &Self::Deberta(DebertaConfig { position_buckets, max_relative_positions, c2p, p2c }) => {
+                put("position_buckets", position_buckets.map_or(Value::from(-1), Value::from));
+                put("max_relative_positions", max_relative_positions.into());
+                let kinds = [(c2p, "c2p"), (p2c, "p2c")];
+                put("pos_att_type", kinds.iter().filter(|(on, _)| *on).map(|(_, kind)| *kind).collect());
+            }
+            Self::Rotary(rotary) => rotary.put(map),
+            Self::Learned | Self::None | Self::TransformerXl | Self::Alibi => {}
+        }
+    }
+}
+
+impl DebertaConfig {
+    fn take(map: &mut Map<String, Value>, default: Self) -> Result<Self, ConfigError> {
         let whole = "a whole number of at least 1, or -1 for none";
         let optional = |value: &Value| match value.as_i64() {
             Some(n) if n < 1 => Some(None),
@@ -83,48 +110,11 @@ impl PositionScheme {
         };
         let stated = take(map, &["max_relative_positions"], whole, optional)?.flatten();
         let (c2p, p2c) = take(map, &["pos_att_type"], "a list of c2p and p2c", kinds)?.unwrap_or((true, true));
-        Ok(Self::Deberta {
-            position_buckets: take(map, &["position_buckets"], whole, optional)?.unwrap_or(position_buckets),
-            max_relative_positions: stated.unwrap_or(max_relative_positions),
+        Ok(Self {
+            position_buckets: take(map, &["position_buckets"], whole, optional)?.unwrap_or(default.position_buckets),
+            max_relative_positions: stated.unwrap_or(default.max_relative_positions),
             c2p,
             p2c,
         })
-    }
-
-    /// Writes what [`take`](Self::take) reads.
-    pub(in crate::config) fn put(&self, map: &mut Map<String, Value>) {
-        if *self == Self::Learned {
-            // Such a key was in the file, or it is not needed; another scheme's was taken out when it was read.
-            if map.get(KEY).and_then(Value::as_str).is_some_and(|name| name.parse().ok() != Some(Self::Learned)) {
-                map.remove(KEY);
-            }
-            return;
-        }
-        map.insert(KEY.to_string(), self.name().into());
-        let mut put = |key: &str, value: Value| map.insert(key.to_string(), value);
-        match self {
-            Self::Sinusoidal { layout } => {
-                let name = SinusoidalLayout::ALL.iter().find(|(_, known)| known == layout).map(|(name, _)| *name);
-                put(LAYOUT, name.into());
-            }
-            &Self::T5 { num_buckets, max_distance, bidirectional } => {
-                put("relative_attention_num_buckets", num_buckets.into());
-                put("relative_attention_max_distance", max_distance.into());
-                put("is_decoder", (!bidirectional).into());
-            }
-            &Self::Shaw { left, right, values } => {
-                put("left_max_position_embeddings", left.into());
-                put("right_max_position_embeddings", right.into());
-                put("relative_value", values.into());
-            }
-            &Self::Deberta { position_buckets, max_relative_positions, c2p, p2c } => {
-                put("position_buckets", position_buckets.map_or(Value::from(-1), Value::from));
-                put("max_relative_positions", max_relative_positions.into());
-                let kinds = [(c2p, "c2p"), (p2c, "p2c")];
-                put("pos_att_type", kinds.iter().filter(|(on, _)| *on).map(|(_, kind)| *kind).collect());
-            }
-            Self::Rotary(rotary) => rotary.put(map),
-            Self::Learned | Self::None | Self::TransformerXl | Self::Alibi => {}
-        }
     }
 }

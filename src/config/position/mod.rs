@@ -5,75 +5,150 @@ mod json;
 use std::fmt;
 use std::str::FromStr;
 
-use super::rotary::RotaryConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::config::builders::builders;
+use crate::config::rotary::RotaryConfig;
 use crate::error::{ConfigError, Error};
 
-/// How a model knows where its tokens stand; plain data. What computes with it are the types of
-/// [`position`](crate::position).
+/// Says how a model knows where its tokens stand; plain data. The types of [`position`](crate::position) compute with it.
 ///
 /// In a `config.json` the key `position_embedding_type` names it (`absolute`, or no such key, is [`Learned`](Self::Learned));
 /// its numbers have the names that the `config.json` of a model with that scheme gives them, shown at each field.
 ///
 /// ```
 /// use candle_gpt_input::GptInputConfig;
-/// use candle_gpt_input::position::PositionScheme;
+/// use candle_gpt_input::position::{PositionScheme, T5Config};
 ///
 /// let config = GptInputConfig::from_json(r#"{"position_embedding_type": "t5", "relative_attention_num_buckets": 8}"#)?;
-/// assert_eq!(config.position, PositionScheme::T5 { num_buckets: 8, max_distance: 128, bidirectional: false });
+/// assert_eq!(config.position, PositionScheme::T5(T5Config::default().with_num_buckets(8)));
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+#[doc(alias = "position_embedding_type")]
 pub enum PositionScheme {
     /// A learned row for each position, added to the input: the GPTs.
     #[default]
+    #[doc(alias = "absolute")]
     Learned,
     /// A fixed row of sines and cosines for each position, added to the input.
-    Sinusoidal {
-        /// `sinusoidal_layout`: `interleaved`, `halves` or `tensor2tensor`.
-        layout: SinusoidalLayout,
-    },
+    Sinusoidal(SinusoidalConfig),
     /// No positions: what a causal mask tells is all the model knows (arXiv:2305.19466).
+    #[doc(alias = "NoPE")]
     None,
     /// Transformer-XL: scores of content and of distance, with learned u, v and a projection in each block.
     TransformerXl,
     /// Rotary: queries and keys are rotated by their positions.
+    #[serde(rename = "rope")]
+    #[doc(alias = "RoPE")]
     Rotary(RotaryConfig),
     /// ALiBi: a penalty that grows with the distance, each head with a slope of its own.
     Alibi,
     /// T5: a learned number for each bucket of distances and each head, the same in all blocks.
-    T5 {
-        /// `relative_attention_num_buckets`.
-        num_buckets: usize,
-        /// `relative_attention_max_distance`: all distances from here on share a bucket.
-        max_distance: usize,
-        /// Whether later keys have buckets of their own; `is_decoder: true` says no.
-        bidirectional: bool,
-    },
+    #[doc(alias = "relative_attention_bias")]
+    T5(T5Config),
     /// Shaw: a learned vector for each clipped distance, added to the keys and, if wanted, to the values; own ones in each
     /// block.
-    Shaw {
-        /// `left_max_position_embeddings`: distances to the left are clipped to this.
-        left: usize,
-        /// `right_max_position_embeddings`: distances to the right are clipped to this.
-        right: usize,
-        /// `relative_value`: whether the values have vectors too.
-        values: bool,
-    },
+    #[doc(alias = "relative_key")]
+    Shaw(ShawConfig),
     /// DeBERTa: content and distance attend to each other, with one table of distances and projections in each block.
-    Deberta {
-        /// `position_buckets`: logarithmic buckets a side; `None` (-1 in the file) gives every distance its own row.
-        position_buckets: Option<usize>,
-        /// `max_relative_positions`: distances are clipped to this.
-        max_relative_positions: usize,
-        /// `pos_att_type` has `c2p`: queries attend to distances.
-        c2p: bool,
-        /// `pos_att_type` has `p2c`: distances attend to keys.
-        p2c: bool,
-    },
+    Deberta(DebertaConfig),
+}
+
+/// Holds what sinusoidal positions need to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SinusoidalConfig {
+    /// `sinusoidal_layout`: `interleaved`, `halves` or `tensor2tensor`.
+    pub layout: SinusoidalLayout,
+}
+
+builders!(SinusoidalConfig { with_layout(layout: SinusoidalLayout) });
+
+/// Holds the numbers of T5's bias; the defaults are `transformers.T5Config`'s, for a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct T5Config {
+    /// `relative_attention_num_buckets`.
+    pub num_buckets: usize,
+    /// `relative_attention_max_distance`: all distances from here on share a bucket.
+    pub max_distance: usize,
+    /// Whether later keys have buckets of their own; `is_decoder: true` says no.
+    pub bidirectional: bool,
+}
+
+builders!(T5Config {
+    with_num_buckets(num_buckets: usize),
+    with_max_distance(max_distance: usize),
+    with_bidirectional(bidirectional: bool),
+});
+
+impl Default for T5Config {
+    /// Returns 32 buckets up to distance 128, for a decoder.
+    fn default() -> Self {
+        Self { num_buckets: 32, max_distance: 128, bidirectional: false }
+    }
+}
+
+/// Holds the numbers of Shaw's vectors; the default is 16 distances a side, for keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ShawConfig {
+    /// `left_max_position_embeddings`: distances to the left are clipped to this.
+    pub left: usize,
+    /// `right_max_position_embeddings`: distances to the right are clipped to this.
+    pub right: usize,
+    /// `relative_value`: whether the values have vectors too.
+    pub values: bool,
+}
+
+builders!(ShawConfig { with_left(left: usize), with_right(right: usize), with_values(values: bool) });
+
+impl Default for ShawConfig {
+    /// Returns the paper's 16 distances a side, for keys and values.
+    fn default() -> Self {
+        Self { left: 16, right: 16, values: true }
+    }
+}
+
+/// Holds the numbers of DeBERTa's positions; the defaults are those of DeBERTa-v3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct DebertaConfig {
+    /// `position_buckets`: logarithmic buckets a side; `None` (-1 in the file) gives every distance its own row.
+    pub position_buckets: Option<usize>,
+    /// `max_relative_positions`: distances are clipped to this.
+    pub max_relative_positions: usize,
+    /// `pos_att_type` has `c2p`: queries attend to distances.
+    pub c2p: bool,
+    /// `pos_att_type` has `p2c`: distances attend to keys.
+    pub p2c: bool,
+}
+
+builders!(DebertaConfig {
+    with_position_buckets(position_buckets: Option<usize>),
+    with_max_relative_positions(max_relative_positions: usize),
+    with_c2p(c2p: bool),
+    with_p2c(p2c: bool),
+});
+
+impl Default for DebertaConfig {
+    /// Returns 256 buckets a side up to distance 512, with both terms.
+    fn default() -> Self {
+        Self { position_buckets: Some(256), max_relative_positions: 512, c2p: true, p2c: true }
+    }
 }
 
 /// How the sines and cosines of sinusoidal positions lie in a row; three are in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum SinusoidalLayout {
     /// sin, cos, sin, cos, …: the paper, DistilBERT.
     #[default]
@@ -85,27 +160,50 @@ pub enum SinusoidalLayout {
 }
 
 impl SinusoidalLayout {
-    const ALL: [(&str, Self); 3] =
-        [("interleaved", Self::Interleaved), ("halves", Self::Halves), ("tensor2tensor", Self::Tensor2Tensor)];
+    /// Its key in a configuration.
+    const KEY: &str = "sinusoidal_layout";
+    const EXPECTED: &str = "interleaved, halves or tensor2tensor";
+    const ALL: [Self; 3] = [Self::Interleaved, Self::Halves, Self::Tensor2Tensor];
+}
+
+impl fmt::Display for SinusoidalLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interleaved => "interleaved",
+            Self::Halves => "halves",
+            Self::Tensor2Tensor => "tensor2tensor",
+        })
+    }
+}
+
+impl FromStr for SinusoidalLayout {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let layout = Self::ALL.into_iter().find(|layout| layout.to_string() == text);
+        let (key, got, expected) = (Self::KEY.to_string(), text.to_string(), Self::EXPECTED);
+        layout.ok_or_else(|| ConfigError::FieldType { key, got, expected }.into())
+    }
 }
 
 impl PositionScheme {
-    /// The names of all schemes, each as [`FromStr`] reads it: with the numbers of the paper or the model it comes from.
+    /// The names of all schemes. [`FromStr`] reads each with the numbers of the paper or the model that it comes from.
     pub const NAMES: [&str; 9] =
         ["learned", "sinusoidal", "transformer-xl", "rope", "alibi", "t5", "shaw", "deberta", "none"];
 
-    /// Its name in a configuration.
+    /// Returns its name in a configuration.
+    #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Learned => "learned",
-            Self::Sinusoidal { .. } => "sinusoidal",
+            Self::Sinusoidal(_) => "sinusoidal",
             Self::None => "none",
             Self::TransformerXl => "transformer-xl",
             Self::Rotary(_) => "rope",
             Self::Alibi => "alibi",
-            Self::T5 { .. } => "t5",
-            Self::Shaw { .. } => "shaw",
-            Self::Deberta { .. } => "deberta",
+            Self::T5(_) => "t5",
+            Self::Shaw(_) => "shaw",
+            Self::Deberta(_) => "deberta",
         }
     }
 
@@ -117,7 +215,7 @@ impl PositionScheme {
         };
         match self {
             Self::Learned | Self::None => return Ok(()),
-            Self::Sinusoidal { layout } => {
+            Self::Sinusoidal(SinusoidalConfig { layout }) => {
                 let least = if *layout == SinusoidalLayout::Tensor2Tensor { 4 } else { 1 };
                 return at_least("n_embd", n_embd, least, "at least 4, as tensor2tensor's frequencies need");
             }
@@ -131,7 +229,7 @@ impl PositionScheme {
             });
         }
         match self {
-            &Self::T5 { num_buckets, max_distance, bidirectional } => {
+            &Self::T5(T5Config { num_buckets, max_distance, bidirectional }) => {
                 let least = if bidirectional { 4 } else { 2 };
                 let name = "relative_attention_num_buckets";
                 at_least(name, num_buckets, least, "at least 2 for each direction")?;
@@ -139,7 +237,7 @@ impl PositionScheme {
                 let name = "relative_attention_max_distance";
                 at_least(name, max_distance, max_exact + 1, "more than the distances that have a bucket of their own")
             }
-            &Self::Deberta { position_buckets, max_relative_positions, .. } => {
+            &Self::Deberta(DebertaConfig { position_buckets, max_relative_positions, .. }) => {
                 at_least("max_relative_positions", max_relative_positions, 1, "at least 1")?;
                 let Some(buckets) = position_buckets else { return Ok(()) };
                 at_least("position_buckets", buckets, 2, "at least 2, or -1 for none")?;
@@ -161,20 +259,18 @@ impl fmt::Display for PositionScheme {
 impl FromStr for PositionScheme {
     type Err = Error;
 
-    /// A scheme by its name, or a name that other code bases have for it, with the numbers it is published with.
+    /// Reads the name of a scheme, or one that other code bases have for it. Its numbers are those it is published with.
     fn from_str(name: &str) -> Result<Self, Error> {
         Ok(match name {
             "learned" | "absolute" | "learned_absolute" => Self::Learned,
-            "sinusoidal" => Self::Sinusoidal { layout: SinusoidalLayout::default() },
+            "sinusoidal" => Self::Sinusoidal(SinusoidalConfig::default()),
             "none" | "nope" => Self::None,
             "transformer-xl" | "transfo-xl" => Self::TransformerXl,
             "rope" | "rotary" => Self::Rotary(RotaryConfig::default()),
             "alibi" => Self::Alibi,
-            "t5" => Self::T5 { num_buckets: 32, max_distance: 128, bidirectional: false },
-            "shaw" | "relative_key" => Self::Shaw { left: 16, right: 16, values: name == "shaw" },
-            "deberta" => {
-                Self::Deberta { position_buckets: Some(256), max_relative_positions: 512, c2p: true, p2c: true }
-            }
+            "t5" => Self::T5(T5Config::default()),
+            "shaw" | "relative_key" => Self::Shaw(ShawConfig::default().with_values(name == "shaw")),
+            "deberta" => Self::Deberta(DebertaConfig::default()),
             _ => {
                 let (name, known) = (name.to_string(), Self::NAMES.join(", "));
                 return Err(ConfigError::UnknownPosition { name, known }.into());
