@@ -1,13 +1,15 @@
 //! Ids in, hidden states out.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::GptInputLayer;
 use crate::embedding::IdCheck;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::kernel::{IdChecks, Places, Table, Wpe, add_rows, copy_into, gather_add, gather_add_into, gather_into};
+use crate::kernel::{
+    CheckedIds, IdChecks, Places, Table, Wpe, add_rows, copy_into, gather_add, gather_add_into, gather_into,
+};
 use crate::position::{PositionTable, Positions};
 use crate::shape::outer_dims;
 
@@ -40,8 +42,8 @@ impl GptInputLayer {
     pub fn forward_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
         let places = self.places(&positions.into(), input_ids.dims(), &self.id_checks)?;
         let ids = self.wte.check_as(input_ids, &self.id_checks)?;
-        let Some((wpe, places)) = places else { return self.wte.forward_checked(&ids) };
-        if self.wte.is_plain() {
+        let Some((wpe, places)) = places else { return self.token_rows(&ids) };
+        if self.wte.is_plain() && self.embed_scale().is_none() {
             match (self.wte.stored(), wpe.stored()) {
                 (None, None) => return gather_add(self.wte.dense()?.weight(), &ids, wpe.dense()?.weight(), &places),
                 (Some(wte), Some(wpe)) => return wte.gather_add(&ids, Wpe::Stored(wpe), &places),
@@ -51,14 +53,15 @@ impl GptInputLayer {
                 _ => {}
             }
         }
-        add_rows(&self.wte.forward_checked(&ids)?, &wpe.rows_at(&places)?)
+        add_rows(&self.token_rows(&ids)?, &wpe.rows_at(&places)?)
     }
 
     /// [`forward_at`](Self::forward_at) into a buffer that is there already: nothing is allocated for contiguous ids at a
     /// start position, and nothing is recorded for gradients.
     ///
     /// The buffer may be of another type than the tables: the sum is taken in f32 and rounded once to it (an f64 buffer
-    /// goes with f64 tables only). With mapped or quantized tables it must be of their type, and its content is copied.
+    /// goes with f64 tables only). With mapped or quantized tables, or token rows that are scaled, it must be of the tables'
+    /// type, and its content is copied.
     ///
     /// # Shapes
     /// - `input_ids`: `[.., T]`
@@ -67,7 +70,8 @@ impl GptInputLayer {
     /// # Errors
     /// As [`forward_at`](Self::forward_at), and [`Error::ShapeMismatch`] or [`Error::Candle`] for a buffer that does not fit.
     pub fn forward_into(&self, input_ids: &Tensor, positions: impl Into<Positions>, buffer: &Tensor) -> Result<()> {
-        if self.wte.stored().or(self.wpe().and_then(PositionTable::stored)).is_some() {
+        let stored = self.wte.stored().or(self.wpe().and_then(PositionTable::stored));
+        if stored.is_some() || self.embed_scale().is_some() {
             return copy_into(buffer, &self.forward_at(input_ids, positions)?);
         }
         let places = self.places(&positions.into(), input_ids.dims(), &self.id_checks)?;
@@ -91,7 +95,7 @@ impl GptInputLayer {
     /// # Errors
     /// [`Error::TokenOutOfRange`], [`Error::IdDType`].
     pub fn embed_tokens(&self, input_ids: &Tensor) -> Result<Tensor> {
-        self.wte.forward_checked(&self.wte.check_as(input_ids, &self.id_checks)?)
+        self.token_rows(&self.wte.check_as(input_ids, &self.id_checks)?)
     }
 
     /// The second half: adds the positions' rows to embeddings of your own (`inputs_embeds`, token types, soft prompts).
@@ -126,6 +130,19 @@ impl GptInputLayer {
                 Ok(None)
             }
         }
+    }
+
+    /// What token rows are multiplied by before positions are added, where the scheme says so.
+    pub(super) fn embed_scale(&self) -> Option<f64> {
+        self.config.position.scales_embedding().then(|| (self.config.n_embd as f64).sqrt())
+    }
+
+    /// The rows of checked ids, scaled: in f32 at least and rounded once, as PyTorch multiplies by a number.
+    fn token_rows(&self, ids: &CheckedIds) -> Result<Tensor> {
+        let rows = self.wte.forward_checked(ids)?;
+        let Some(scale) = self.embed_scale() else { return Ok(rows) };
+        let wide = if rows.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        Ok((rows.to_dtype(wide)? * scale)?.to_dtype(rows.dtype())?)
     }
 
     /// Asks the system to have the rows of `input_ids` in memory soon: those of the next batch, while this one is computed.

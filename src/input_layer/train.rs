@@ -84,7 +84,8 @@ impl GptInputLayer {
         let places = self.places(&positions.into(), dims, &IdChecks::default())?;
         let mut rows = Vec::with_capacity(2);
         if let Some(var) = variable(wte.weight()) {
-            rows.push(RowGrad::checked(wte, var, grad, dims, || self.wte.row_groups(&ids))?);
+            let of_wte = RowGrad::checked(wte, var, grad, dims, || self.wte.row_groups(&ids))?;
+            rows.push(of_wte.with_scale(self.embed_scale().unwrap_or(1.0)));
         }
         if let Some((wpe, places)) = places
             && let wpe = wpe.dense()?

@@ -114,7 +114,7 @@ impl PositionEncoding {
         let kind = match config.position {
             PositionScheme::None => Kind::Input(None),
             PositionScheme::Learned => Kind::Input(Some(next()?.try_into()?)),
-            PositionScheme::Sinusoidal(SinusoidalConfig { layout }) => {
+            PositionScheme::Sinusoidal(SinusoidalConfig { layout, .. }) => {
                 Kind::Input(Some(sinusoidal(n_positions, config.n_embd, layout, dtype, device)?.try_into()?))
             }
             PositionScheme::Rotary(ref rotary) => {

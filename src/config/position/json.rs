@@ -8,6 +8,7 @@ use crate::config::rotary::RotaryConfig;
 use crate::error::ConfigError;
 
 const KEY: &str = "position_embedding_type";
+const SCALE: &str = "scale_embedding";
 const EXPECTED: &str = "learned (absolute), sinusoidal, none, transformer-xl, rope, alibi, t5, shaw or deberta";
 
 impl PositionScheme {
@@ -48,7 +49,9 @@ impl PositionScheme {
                 let layout = |value: &Value| value.as_str()?.parse().ok();
                 let layout: Option<SinusoidalLayout> =
                     take(map, &[SinusoidalLayout::KEY], SinusoidalLayout::EXPECTED, layout)?;
-                Self::Sinusoidal(SinusoidalConfig { layout: layout.unwrap_or(default.layout) })
+                let scale = take(map, &[SCALE], "true or false", Value::as_bool)?;
+                let scale_embedding = scale.unwrap_or(default.scale_embedding);
+                Self::Sinusoidal(SinusoidalConfig { layout: layout.unwrap_or(default.layout), scale_embedding })
             }
             Self::Rotary(_) => Self::Rotary(RotaryConfig::take(map)?),
             other => other,
@@ -69,6 +72,9 @@ impl PositionScheme {
         match self {
             Self::Sinusoidal(sinusoidal) => {
                 put(SinusoidalLayout::KEY, sinusoidal.layout.to_string().into());
+                if sinusoidal.scale_embedding {
+                    put(SCALE, true.into());
+                }
             }
             &Self::T5(T5Config { num_buckets, max_distance, bidirectional }) => {
                 put("relative_attention_num_buckets", num_buckets.into());

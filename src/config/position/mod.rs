@@ -64,9 +64,11 @@ pub enum PositionScheme {
 pub struct SinusoidalConfig {
     /// `sinusoidal_layout`: `interleaved`, `halves` or `tensor2tensor`.
     pub layout: SinusoidalLayout,
+    /// `scale_embedding`: whether token rows are multiplied by √C before positions are added, as in the paper (section 3.4).
+    pub scale_embedding: bool,
 }
 
-builders!(SinusoidalConfig { with_layout(layout: SinusoidalLayout) });
+builders!(SinusoidalConfig { with_layout(layout: SinusoidalLayout), with_scale_embedding(scale_embedding: bool) });
 
 /// Holds the numbers of T5's bias; the defaults are `transformers.T5Config`'s, for a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,6 +193,11 @@ impl PositionScheme {
     pub const NAMES: [&str; 9] =
         ["learned", "sinusoidal", "transformer-xl", "rope", "alibi", "t5", "shaw", "deberta", "none"];
 
+    /// Whether token rows are multiplied by √C before positions are added.
+    pub(crate) fn scales_embedding(&self) -> bool {
+        matches!(self, Self::Sinusoidal(SinusoidalConfig { scale_embedding: true, .. }))
+    }
+
     /// Returns its name in a configuration.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -215,7 +222,7 @@ impl PositionScheme {
         };
         match self {
             Self::Learned | Self::None => return Ok(()),
-            Self::Sinusoidal(SinusoidalConfig { layout }) => {
+            Self::Sinusoidal(SinusoidalConfig { layout, .. }) => {
                 let least = if *layout == SinusoidalLayout::Tensor2Tensor { 4 } else { 1 };
                 return at_least("n_embd", n_embd, least, "at least 4, as tensor2tensor's frequencies need");
             }
