@@ -14,7 +14,7 @@ use std::ops::Range;
 use candle_core::Layout;
 
 use super::angles::AngleRows;
-use super::turn::{Block, Turn, Vectors};
+use super::turn::{Block, Turn};
 use crate::kernel::core::element::Element;
 use crate::kernel::core::parallel::{Out, Outside, in_parallel};
 
@@ -161,7 +161,7 @@ impl<'a> Turn<'a> {
             first_step: if matches!(self.rows, AngleRows::From(_)) { steps.start } else { batch * t + steps.start },
         };
         #[cfg(target_arch = "x86_64")]
-        if self.vectors != Vectors::One && super::x86::knows::<E>() {
+        if self.vectors != super::turn::Vectors::One && super::x86::knows::<E>() {
             return super::x86::turn(self, &block);
         }
         let _ = (self.vectors, block.n_together, block.n_ahead); // for those who have vectors
