@@ -48,7 +48,7 @@ pub enum PositionKind {
 /// use candle_gpt_input::rng::Generator;
 /// use candle_gpt_input::{GptInputConfig, GptInputLayer};
 ///
-/// let mut config = GptInputConfig { n_head: 2, ..GptInputConfig::new(10, 8, 4) };
+/// let mut config = GptInputConfig::new(10, 8, 4).with_n_head(2);
 /// config.position = "alibi".parse()?; // one line chooses the scheme
 /// let layer = GptInputLayer::init(&config, Init::OpenAi, &Generator::manual_seed(1), DType::F32, &Device::Cpu)?;
 /// let bias = layer.positions().attention_bias(2, 2, 0)?; // [1, H, T_q, T_k]

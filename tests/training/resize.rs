@@ -247,7 +247,7 @@ fn what_makes_no_sense_is_refused() -> Result<()> {
     let layer = trainable(&VarMap::new())?;
     let lists = |lists: &[&[u32]]| NewRows::AverageOf(lists.iter().map(|ids| ids.to_vec()).collect());
     for (vocab_size, new_rows, expected) in [
-        (0, NewRows::Mean, "config: `vocab_size` must be at least 1"),
+        (0, NewRows::Mean, "cannot change the number of rows: `vocab_size` must be at least 1"),
         (12, NewRows::CopyOf(11), "token id 11 at [] is outside the vocabulary of 11 (valid ids: 0 to 10)"),
         (13, lists(&[&[0], &[3, 99]]), "token id 99 at [1, 1] is outside the vocabulary of 11 (valid ids: 0 to 10)"),
         (13, lists(&[&[0]]), "1 lists of sub-tokens for 2 new rows: give each new token the ids of its text so far"),
