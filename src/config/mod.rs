@@ -358,6 +358,9 @@ mod tests {
             "task_specific_params": {"text-generation": {"do_sample": true}}, "n_inner": null}"#;
         let config = GptInputConfig::from_json(text)?;
         assert_eq!(config.extra.len(), 4);
+        let text_as_number = config.extra::<u64>("activation_function").err().map(|error| error.to_string());
+        assert_eq!(text_as_number.as_deref(), Some("config: `activation_function` is \"gelu_new\", expected u64"));
+        assert_eq!(config.clone().with_extra("n_inner", 7)?.extra::<u64>("n_inner")?, Some(7));
         assert_eq!(GptInputConfig::from_json(&config.to_json())?, config);
         let expected: Value = serde_json::from_str(text).map_err(|e| ConfigError::Json { source: e.into() })?;
         assert_eq!(Value::Object(Keys::from(config).0), expected);

@@ -366,6 +366,36 @@ fn ids_of_other_types_are_checked() {
 }
 
 #[test]
+fn texts_are_collections_of_ids() -> Result<()> {
+    let tokens: Tokens = (7..10).collect();
+    assert_eq!(tokens, Tokens::new(vec![7, 8, 9]));
+    assert_eq!((Tokens::default().n_tokens(), Tokens::default().n_documents()), (0, 0));
+    // The same ids in 32 bits, and as a part of another text.
+    let wide = Tokens::from_documents([vec![7, 8, 9], vec![1 << 20]]);
+    assert_eq!(wide.split_documents(0.75)?.0, tokens);
+    assert_ne!(wide, tokens);
+    for document in [tokens.documents().next().unwrap(), wide.documents().next().unwrap()] {
+        assert_eq!(document, [7, 8, 9]);
+        assert_eq!(document, vec![7, 8, 9]);
+        assert_eq!(document, &[7u32, 8, 9][..]);
+        assert_ne!(document, vec![7, 8]);
+        assert_eq!(document.into_iter().len(), 3);
+        assert_eq!(document.into_iter().collect::<Vec<_>>(), [7, 8, 9]);
+    }
+    let loader = numbered(4, 2, false, false, global(1));
+    let mut seen = Vec::new();
+    for batch in &loader {
+        seen.extend(numbers(batch));
+    }
+    assert_eq!(seen, [0, 1, 2, 3]);
+    for tail in ["drop", "keep"] {
+        assert_eq!(tail.parse::<Tail>()?.to_string(), tail);
+    }
+    assert!(error_text("pad".parse::<Tail>()).contains("`tail` is pad, expected drop or keep"));
+    Ok(())
+}
+
+#[test]
 fn what_cannot_be_loaded_is_an_error() {
     let new = |n_tokens: u32, config: LoaderConfig| {
         error_text(Loader::new(&Tokens::new((0..n_tokens).collect()), config, global(0), &Device::Cpu))

@@ -194,7 +194,10 @@ fn the_template_and_the_policy_of_a_file() -> Result<()> {
     assert_eq!(tokenizer.special_token_id("<strip>"), None);
     for policy in [SpecialTokens::Recognize, SpecialTokens::AsText, SpecialTokens::Refuse] {
         assert_eq!(tokenizer.with_special_tokens(policy).encode("a <strip> b")?, tokenizer.encode("a  <strip>b")?);
+        assert_eq!(policy.to_string().parse::<SpecialTokens>()?, policy);
     }
+    let text = error_text("all".parse::<SpecialTokens>());
+    assert!(text.ends_with("`special_tokens` is all, expected recognize, as-text or refuse"), "{text}");
     Ok(())
 }
 
