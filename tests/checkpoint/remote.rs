@@ -81,7 +81,7 @@ fn remote_rows_are_those_in_memory() -> Result<()> {
             mapped::assert_same_rows(&remote, &resident)?;
             let (whole, _) = GptInputLayer::open(&checkpoint, &OpenOptions::new(dtype, &Device::Cpu))?;
             assert_bits_eq(&tables_of(&whole)[0], &tables_of(&resident)[0]);
-            assert!(error_text(remote.lm_head()).ends_with("and this needs it in memory: use `from_pretrained`"));
+            assert!(error_text(remote.lm_head()).ends_with("open the checkpoint with dense tables"));
         }
     }
     Ok(())
