@@ -1,7 +1,6 @@
 //! Fresh weights: GPT-2's distributions, drawn from a seed.
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
-use candle_gpt_input::Error;
 use candle_gpt_input::rng::Generator;
 use candle_nn::{Init, VarBuilder, VarMap, var_builder::SimpleBackend};
 
@@ -22,7 +21,7 @@ impl SimpleBackend for Seeded {
         let tensor = match init {
             Init::Randn { mean, stdev } => {
                 let mut values = vec![0f32; shape.elem_count()];
-                self.generator.normal_f32(&mut values, mean, stdev).map_err(Error::from)?;
+                self.generator.normal_f32(&mut values, mean, stdev)?;
                 Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?
             }
             Init::Const(value) => Tensor::full(value as f32, shape, device)?.to_dtype(dtype)?,

@@ -86,7 +86,10 @@ mod tests {
         }
 
         fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>> {
-            Ok(ranges.iter().map(|range| range.clone().map(|at| (at / PAGE_BYTES) as u8).collect()).collect())
+            Ok(ranges
+                .iter()
+                .map(|range| range.clone().map(|at| (at / PAGE_BYTES).to_le_bytes()[0]).collect())
+                .collect())
         }
     }
 

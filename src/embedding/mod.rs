@@ -86,7 +86,6 @@ impl TokenTable {
 
     /// Returns the table, sharing its elements, cut off from gradients: `weight.requires_grad_(False)`.
     #[doc(alias = "requires_grad_")]
-    #[must_use]
     pub fn freeze(mut self) -> Self {
         if let Kind::Dense(table) = &mut self.kind {
             table.detach();

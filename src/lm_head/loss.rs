@@ -160,9 +160,9 @@ impl LmHead {
     /// Computes the same [`loss`](Self::loss) with its gradients, not recorded in Candle's graph.
     ///
     /// For a training loop that hands gradients to an optimizer itself: `GradStore` would fill one more table with
-    /// zeros and add this gradient to it, two passes over `[V, C]`. Continue into the blocks below with `(hidden_states
-    /// * hidden_grad).sum_all()?.backward()`. The gradient of the table is computed if the table is tracked (a `Var`,
-    /// say).
+    /// zeros and add this gradient to it, two passes over `[V, C]`. Continue into the blocks below with
+    /// `(hidden_states * hidden_grad).sum_all()?.backward()`. The gradient of the table is computed if the table is tracked,
+    /// as a `Var` is.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Tensor, Var};

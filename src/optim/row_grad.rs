@@ -87,7 +87,6 @@ impl RowGrad {
     }
 
     /// Multiplies the gradient by `scale`; costs nothing, the next step multiplies.
-    #[must_use]
     pub fn with_scale(mut self, scale: f64) -> Self {
         self.scale *= scale;
         self

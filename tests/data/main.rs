@@ -466,7 +466,7 @@ fn rest(loader: &Loader, generator: &Generator) -> Vec<(u64, Vec<u32>, i64)> {
     while loader.state().epoch() < 3 {
         let epoch = loader.epoch();
         let number = epoch.number();
-        seen.extend(epoch.map(|batch| (number, numbers(batch), i63(&generator))));
+        seen.extend(epoch.map(|batch| (number, numbers(batch), i63(generator))));
     }
     seen
 }

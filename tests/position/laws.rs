@@ -153,7 +153,7 @@ fn far_positions_belong_to_their_sequence() -> Result<()> {
     let (cos, sin) = rope.cos_sin(&positions, (2, 3))?;
     for row in 0..2 {
         let of_row = |x: &Tensor| x.narrow(0, row, 1).unwrap();
-        let alone = rope.rotate(&of_row(&q), &of_row(&k), &of_row(&positions))?;
+        let alone = rope.rotate(&of_row(&q), &of_row(&k), of_row(&positions))?;
         assert_bits_eq(&of_row(&together.0), &alone.0);
         assert_bits_eq(&of_row(&together.1), &alone.1);
         // The first pair turns by 1 a position: the angle is the position.

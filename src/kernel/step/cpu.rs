@@ -163,12 +163,15 @@ fn typed_mut<'a, E: Element>(storage: &'a mut CpuStorage, tensor: &Tensor) -> Re
     }
 }
 
+/// A step on elements: parameter, `exp_avg` and `exp_avg_sq`, the dense gradient, the rows of a batch.
+type OnSlices<'f, E> = dyn Fn([&mut [E]; 3], Option<&[E]>, Option<SliceRows<E>>) + 'f;
+
 /// Calls `f` with the elements of all tensors: parameter, `exp_avg`, `exp_avg_sq`, dense gradient, rows of the batch.
 fn with_slices<E: Element>(
     tensors: Moments,
     dense: Option<&Tensor>,
     rows: Option<BatchRows>,
-    f: &dyn Fn([&mut [E]; 3], Option<&[E]>, Option<SliceRows<E>>),
+    f: &OnSlices<'_, E>,
 ) -> Result<()> {
     let sources: Vec<&Tensor> = dense.into_iter().chain(rows.map(|batch| batch.rows)).collect();
     tensors.write(&sources, &mut |[p, m, v]: [&mut CpuStorage; 3], storages| {
