@@ -39,6 +39,7 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// As [`forward`](Self::forward), and [`Error::PositionOutOfRange`] or [`Error::ShapeMismatch`] for position ids.
+    #[doc(alias("position_ids", "past_key_values_length"))]
     pub fn forward_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
         let places = self.places(&positions.into(), input_ids.dims(), &self.id_checks)?;
         let ids = self.wte.check_as(input_ids, &self.id_checks)?;
@@ -107,6 +108,7 @@ impl GptInputLayer {
     /// # Errors
     /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the type is not the tables',
     /// and the errors of positions as in [`forward_at`](Self::forward_at).
+    #[doc(alias = "inputs_embeds")]
     pub fn add_positions(&self, inputs_embeds: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
         let ids_dims =
             outer_dims("inputs_embeds", inputs_embeds, (Table::Positions.name(), self.config.n_embd, self.dtype()))?;

@@ -79,11 +79,13 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// [`Error::NotInMemory`] for a remote table: every call would fetch all of it.
+    #[doc(alias = "get_output_embeddings")]
     pub fn lm_head(&self) -> Result<LmHead> {
         LmHead::new(self.wte.clone())
     }
 
     /// Returns the token table.
+    #[doc(alias = "get_input_embeddings")]
     pub fn wte(&self) -> &TokenTable {
         &self.wte
     }

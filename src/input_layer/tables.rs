@@ -47,6 +47,7 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// As [`TokenTable::resize`](crate::embedding::TokenTable::resize).
+    #[doc(alias = "resize_token_embeddings")]
     pub fn resize_vocab(&self, vocab_size: usize, new_rows: NewRows) -> Result<Self> {
         let wte = self.wte.resize(vocab_size, new_rows, &self.generator)?;
         let config = GptInputConfig { vocab_size, ..self.config.clone() };
@@ -58,6 +59,7 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// As [`resize_vocab`](Self::resize_vocab), and [`EmbeddingError::Zero`] for a multiple of 0.
+    #[doc(alias = "pad_to_multiple_of")]
     pub fn pad_vocab(&self, multiple: usize, new_rows: NewRows) -> Result<Self> {
         if multiple == 0 {
             return Err(EmbeddingError::Zero { name: "multiple" }.into());

@@ -143,6 +143,7 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// [`Error::VarExists`] if `varmap` has one of the names already; nothing is changed then.
+    #[doc(alias = "requires_grad_")]
     pub fn trainable(&self, varmap: &VarMap, prefix: &str) -> Result<Self> {
         let mut vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let dot = if prefix.is_empty() { "" } else { "." };
@@ -163,6 +164,7 @@ impl GptInputLayer {
     }
 
     /// Those of the tables that are variables, `wte` first: what an optimizer of this layer alone is given.
+    #[doc(alias = "parameters")]
     pub fn vars(&self) -> Vec<Var> {
         let positional = self.positions.tables().iter().map(|(_, table)| table);
         let wte = self.wte.dense().ok().map(DenseTable::weight);
