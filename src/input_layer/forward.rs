@@ -19,12 +19,12 @@ impl GptInputLayer {
     ///
     /// # Shapes
     /// - `input_ids`: `[B, T]` (or `[T]`, or more dimensions before T), `u8`, `u32` or `i64`, any stride, empty allowed
-    /// - returns: `[B, T, C]` in the tables' type
+    /// - returns: `[B, T, C]` in the tables' dtype
     ///
     /// # Errors
     /// - [`Error::TokenOutOfRange`] if an id is not below V
     /// - [`Error::SequenceTooLong`] if T is more than P
-    /// - [`Error::IdDType`] if the ids are of another type
+    /// - [`Error::IdDType`] if the ids have another dtype
     pub fn forward(&self, input_ids: &Tensor) -> Result<Tensor> {
         self.forward_at(input_ids, 0)
     }
@@ -57,8 +57,8 @@ impl GptInputLayer {
         add_rows(&self.token_rows(&ids)?, &wpe.rows_at(&places)?)
     }
 
-    /// [`forward_at`](Self::forward_at) into a buffer that is there already: nothing is allocated for contiguous ids at a
-    /// start position, and nothing is recorded for gradients.
+    /// Embeds into an existing buffer. Allocates nothing for contiguous ids at a start position, and records nothing for
+    /// gradients.
     ///
     /// The buffer may be of another type than the tables: the sum is taken in f32 and rounded once to it (an f64 buffer
     /// goes with f64 tables only). With mapped or quantized tables, or token rows that are scaled, it must be of the tables'
@@ -87,7 +87,7 @@ impl GptInputLayer {
         }
     }
 
-    /// The first half: token embeddings without positions, for ids of any rank (a scalar gives `[C]`).
+    /// Embeds tokens without positions, the first half of [`forward`](Self::forward). Ids may have any rank; a scalar gives `[C]`.
     ///
     /// # Shapes
     /// - `input_ids`: `[..]`
@@ -99,14 +99,15 @@ impl GptInputLayer {
         self.token_rows(&self.wte.check_as(input_ids, &self.id_checks)?)
     }
 
-    /// The second half: adds the positions' rows to embeddings of your own (`inputs_embeds`, token types, soft prompts).
+    /// Adds positions to embeddings of your own (`inputs_embeds`, token types, soft prompts), the second half of
+    /// [`forward`](Self::forward).
     ///
     /// # Shapes
     /// - `inputs_embeds`: `[.., T, C]`
     /// - returns: the same
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the type is not the tables',
+    /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the dtype is not the tables',
     /// and the errors of positions as in [`forward_at`](Self::forward_at).
     #[doc(alias = "inputs_embeds")]
     pub fn add_positions(&self, inputs_embeds: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
@@ -183,8 +184,8 @@ impl GptInputLayer {
         Ok(self)
     }
 
-    /// With [`IdCheck::Deferred`]: waits for the device, and reports the first bad id of the first call that had one since
-    /// this was asked last. Costs one synchronisation; without deferred checks nothing.
+    /// Reports the first bad id of the first call that had one since the last check. With [`IdCheck::Deferred`] this waits for
+    /// the device once; otherwise it costs nothing.
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`] or [`Error::PositionOutOfRange`], as the call itself would have reported it.

@@ -14,12 +14,12 @@ use crate::position::{PositionEncoding, PositionScheme, Resize, resized};
 
 /// # Change the tables
 impl GptInputLayer {
-    /// The same layer with a vocabulary of `vocab_size` tokens: `resize_token_embeddings` of transformers.
+    /// Returns the layer with a vocabulary of `vocab_size` tokens: `resize_token_embeddings` of transformers.
     ///
-    /// Rows that both have are the same bits; new ones come behind them and are drawn from the layer's
-    /// [`generator`](Self::generator), where they are drawn. [`lm_head`](Self::lm_head) and [`save`](Self::save) follow. A
-    /// table that is a variable becomes a new variable: [`update_varmap`](Self::update_varmap) and
-    /// [`AdamW::resize_table`](crate::optim::AdamW::resize_table) tell those who hold the old one.
+    /// Rows that both have keep their bits. New rows come behind them; those that are drawn, are drawn from the layer's
+    /// [`generator`](Self::generator). [`lm_head`](Self::lm_head) and [`save`](Self::save) follow. A variable becomes a new
+    /// variable: [`update_varmap`](Self::update_varmap) and [`AdamW::resize_table`](crate::optim::AdamW::resize_table) replace the
+    /// old one.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -54,8 +54,8 @@ impl GptInputLayer {
         Ok(Self { wte, config, ..self.clone() })
     }
 
-    /// [`resize_vocab`](Self::resize_vocab) to the next multiple, for matrix products of even size: `pad_to_multiple_of`
-    /// of transformers. A vocabulary that is a multiple stays as it is.
+    /// Returns the layer with its vocabulary padded to the next multiple, as `pad_to_multiple_of` of transformers does for
+    /// matrix products of even size. A vocabulary that is a multiple stays as it is.
     ///
     /// # Errors
     /// As [`resize_vocab`](Self::resize_vocab), and [`EmbeddingError::Zero`] for a multiple of 0.
@@ -70,7 +70,7 @@ impl GptInputLayer {
         self.resize_vocab(vocab_size, new_rows)
     }
 
-    /// The same layer with the rows of `ids` in the token table replaced: embeddings from elsewhere.
+    /// Returns the layer with the rows of `ids` in the token table replaced by `rows`.
     ///
     /// # Shapes
     /// - `ids`: `[..]`
@@ -93,9 +93,9 @@ impl GptInputLayer {
         }
     }
 
-    /// The same layer with `n_positions` positions.
+    /// Returns the layer with `n_positions` positions.
     ///
-    /// A learned table is copied into a new one, which is no variable (see [`trainable`](Self::trainable)); a sinusoidal one
+    /// A learned table is copied into a new one, which is not a variable (see [`trainable`](Self::trainable)); a sinusoidal one
     /// is computed. Schemes without a table only note the length, which dynamic scaling of rotary positions asks for.
     ///
     /// ```
@@ -130,7 +130,7 @@ impl GptInputLayer {
         Ok(Self { positions, config, ..self.clone() })
     }
 
-    /// The same layer with its tables in another type (f32, f16, bf16 or f64).
+    /// Returns the layer with its tables in another dtype: f32, f16, bf16 or f64.
     ///
     /// # Errors
     /// [`Error::Candle`] if the device cannot convert.
@@ -139,8 +139,8 @@ impl GptInputLayer {
         self.with_tables(wte, |_, table| Ok(table.to_dtype(dtype)?))
     }
 
-    /// The same layer with its token table in quantized blocks, and how far they are from its numbers:
-    /// [`TokenTable::quantize`](crate::embedding::TokenTable::quantize). The tables of the positions, which are small, stay.
+    /// Returns the layer with its token table in quantized blocks, and a report of the error:
+    /// [`TokenTable::quantize`](crate::embedding::TokenTable::quantize). Position tables, which are small, stay as they are.
     ///
     /// # Errors
     /// As [`TokenTable::quantize`](crate::embedding::TokenTable::quantize).
@@ -149,11 +149,10 @@ impl GptInputLayer {
         Ok((Self { wte, ..self.clone() }, report))
     }
 
-    /// The same layer with the numbers of its tables in memory, where they are mapped or quantized: what can be trained,
-    /// changed and saved.
+    /// Returns the layer with mapped and quantized tables read into memory, where they can be trained, changed and saved.
     ///
     /// # Errors
-    /// What reading the rows reports, for those that are elsewhere.
+    /// I/O errors of remote rows.
     pub fn to_dense(&self) -> Result<Self> {
         let wte = self.wte.to_dense()?;
         let positions = match self.positions.input_table().and_then(|wpe| wpe.stored()) {

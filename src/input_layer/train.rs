@@ -13,14 +13,14 @@ use crate::rng::Generator;
 
 /// # Train
 impl GptInputLayer {
-    /// The same layer with dropout that draws from `generator`; without one it has a stream of its own, seeded as
+    /// Sets the generator that dropout draws from. Without this, the layer has a stream of its own, seeded as
     /// `torch.Generator()` is.
     pub fn with_generator(mut self, generator: &Generator) -> Self {
         self.generator = generator.clone();
         self
     }
 
-    /// The same layer with another probability of dropout.
+    /// Sets the probability of dropout.
     ///
     /// # Errors
     /// [`ConfigError::OutOfRange`](crate::error::ConfigError::OutOfRange) if it is not between 0 and 1.
@@ -35,7 +35,7 @@ impl GptInputLayer {
         &self.generator
     }
 
-    /// Embeds into a variable of its own, which is not connected to the tables: where `loss.backward()` is to end.
+    /// Embeds into a new variable, which is not connected to the tables: `loss.backward()` ends there.
     ///
     /// Its gradient goes to [`backward_step`](Self::backward_step) or [`row_grads`](Self::row_grads), so that no gradient of
     /// a whole table is ever made (the page of [`optim`](crate::optim) has an example).
@@ -61,8 +61,8 @@ impl GptInputLayer {
         Ok(leaf)
     }
 
-    /// The gradients of the tables' rows, from the gradient of the hidden states: `wte` first, then `wpe`, those that are
-    /// variables.
+    /// Returns the gradients of the tables' rows, from the gradient of the hidden states: of `wte` and `wpe`, in this order,
+    /// where they are variables.
     ///
     /// `padding_idx` and `scale_grad_by_freq` of the table are obeyed. Ids and positions are those of the forward pass.
     ///
@@ -71,8 +71,8 @@ impl GptInputLayer {
     /// - `grad`: `[.., T, C]`
     ///
     /// # Errors
-    /// As [`forward_at`](Self::forward_at), [`Error::ShapeMismatch`] or [`Error::TableMismatch`] for a gradient that does
-    /// not go with the ids, and [`OptimError::NotTrainable`] if no table is a variable.
+    /// As [`forward_at`](Self::forward_at), [`Error::ShapeMismatch`] or [`Error::TableMismatch`] for a gradient whose
+    /// shape is not that of the ids, and [`OptimError::NotTrainable`] if no table is a variable.
     pub fn row_grads(
         &self,
         input_ids: &Tensor,
@@ -96,7 +96,7 @@ impl GptInputLayer {
         if rows.is_empty() { Err(OptimError::NotTrainable.into()) } else { Ok(rows) }
     }
 
-    /// One step of the tables, from the gradient of the hidden states that [`forward_leaf`](Self::forward_leaf) gave.
+    /// Takes one step of the tables, from the gradient of the hidden states that [`forward_leaf`](Self::forward_leaf) gave.
     ///
     /// With [`RowAdamW`](crate::optim::RowAdamW) only the rows of the batch are read and written. With
     /// [`AdamW`](crate::optim::AdamW) every row takes its step; to take it together with the rest of the model (one norm for
@@ -136,7 +136,7 @@ impl GptInputLayer {
         if train { dropout(&hidden_states, self.config.embd_pdrop, &self.generator) } else { Ok(hidden_states) }
     }
 
-    /// The same layer with its tables as variables `{prefix}.wte.weight` and `{prefix}.wpe.weight` of `varmap` (with other
+    /// Returns the layer with its tables as variables `{prefix}.wte.weight` and `{prefix}.wpe.weight` of `varmap` (with other
     /// positions, under the names of [`PositionEncoding::tables`](crate::position::PositionEncoding::tables)).
     ///
     /// Tables that are variables already are shared; others are copied. An empty prefix gives the bare names.
@@ -163,7 +163,7 @@ impl GptInputLayer {
         Ok(layer)
     }
 
-    /// Those of the tables that are variables, `wte` first: what an optimizer of this layer alone is given.
+    /// Returns the tables that are variables, `wte` first: the parameters for an optimizer of this layer alone.
     #[doc(alias = "parameters")]
     pub fn vars(&self) -> Vec<Var> {
         let positional = self.positions.tables().iter().map(|(_, table)| table);
