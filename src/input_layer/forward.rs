@@ -153,7 +153,7 @@ impl GptInputLayer {
     /// Does nothing for tables in memory. Remote rows are fetched and discarded, to warm the source's own cache.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange), [`Error::IdDType`](crate::Error::IdDType), and what fetching reports.
+    /// [`Error::TokenOutOfRange`], [`Error::IdDType`], and what fetching reports.
     pub fn prefetch(&self, input_ids: &Tensor) -> Result<()> {
         let ids = self.wte.check(input_ids)?;
         self.wte.stored().map_or(Ok(()), |table| table.prefetch(&ids))

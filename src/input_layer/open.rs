@@ -157,7 +157,7 @@ impl GptInputLayer {
     /// ```
     ///
     /// # Errors
-    /// [`ConfigError`](crate::error::ConfigError) if the configuration makes no sense, and as [`Init::wte`].
+    /// [`ConfigError`] if the configuration makes no sense, and as [`Init::wte`].
     pub fn init(
         config: &GptInputConfig,
         init: Init,
@@ -181,7 +181,7 @@ impl GptInputLayer {
     /// On a [`VarMap`](candle_nn::VarMap) that lacks them they are drawn from N(0, `initializer_range`²) and are trained as usual.
     ///
     /// # Errors
-    /// [`ConfigError`](crate::error::ConfigError) if the configuration makes no sense, [`Error::Candle`](crate::Error::Candle) if a table is
+    /// [`ConfigError`] if the configuration makes no sense, [`Error::Candle`] if a table is
     /// missing or has another shape.
     pub fn load(vb: VarBuilder, config: &GptInputConfig) -> Result<Self> {
         config.validate()?;

@@ -133,7 +133,7 @@ impl GptInputLayer {
     /// Returns the layer with its tables in another dtype: f32, f16, bf16 or f64.
     ///
     /// # Errors
-    /// [`Error::Candle`] if the device cannot convert.
+    /// [`Error::Candle`](crate::Error::Candle) if the device cannot convert.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         let wte = self.wte.dense()?.weight().to_dtype(dtype)?;
         self.with_tables(wte, |_, table| Ok(table.to_dtype(dtype)?))
