@@ -37,7 +37,7 @@ use rows::Rows;
 #[derive(Parser)]
 struct Args {
     /// The trained model: any GPT-2 checkpoint
-    #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
+    #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/tiny-gpt2"))]
     weights: PathBuf,
     /// The model before training [default: fresh tables of the same shape, N(0, 0.02²) from --seed, as `pretrain` begins]
     #[arg(long, value_name = "PATH")]
@@ -58,7 +58,7 @@ struct Args {
     #[arg(long, value_name = "A,B,..", num_args = 1.., default_values = map::WORDS)]
     map: Vec<String>,
     /// The text that says which tokens a model has seen, for the report
-    #[arg(long, value_name = "F", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/genesis.txt"))]
+    #[arg(long, value_name = "F", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/genesis.txt"))]
     text_file: PathBuf,
     /// Where the pictures go
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/explore"))]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The text that is trained on when no other is given.
-const DEFAULT_TEXT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/genesis.txt");
+const DEFAULT_TEXT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/genesis.txt");
 
 /// What may change when a run goes on. (With more steps the learning rate falls more slowly from there on.)
 const MAY_CHANGE: [&str; 3] = ["steps", "eval_every", "save_every"];

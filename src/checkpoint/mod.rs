@@ -100,7 +100,7 @@ impl Checkpoint {
         let path = path.as_ref();
         let (file, whole_folder) = folder::weights_at(path)?;
         let weights = match folder::is_index(&file) {
-            true => Weights::Shards(ShardIndex::open(&file)?),
+            true => Weights::Shards(ShardIndex::open_with(&file, options.state_dict.as_deref())?),
             false => Weights::File(WeightsFile::open_with(&file, options.state_dict.as_deref())?.into()),
         };
         let config = match &options.config_json {

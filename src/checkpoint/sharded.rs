@@ -28,9 +28,21 @@ impl ShardIndex {
     /// # Errors
     /// [`CheckpointError::Io`], or [`CheckpointError::InvalidIndex`] if it is no index or a shard's name leaves its folder.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
+        Ok(Self::open_with(path.as_ref(), None)?)
+    }
+
+    /// Opens an index for a caller who asks for one state dict, which shards do not have.
+    pub(super) fn open_with(path: &Path, state_dict: Option<&str>) -> Result<Self, CheckpointError> {
         let text = std::fs::read_to_string(path).map_err(CheckpointError::reading(path))?;
-        Ok(Self::parse(path, &text)?)
+        let index = Self::parse(path, &text)?;
+        match state_dict {
+            None => Ok(index),
+            Some(key) => Err(CheckpointError::InvalidIndex {
+                path: path.to_path_buf(),
+                reason: format!("shards hold no state dicts to choose `{}` among", key.escape_debug()),
+                source: None,
+            }),
+        }
     }
 
     /// Reads the text of an index file that lies at `path`, or would.

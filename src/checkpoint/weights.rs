@@ -76,6 +76,9 @@ impl WeightsFile {
         };
         let mut files = vec![file];
         let contents = match format {
+            _ if state_dict.is_some() && !format.has_state_dicts() => {
+                return Err(invalid("it holds no state dicts to choose among", None));
+            }
             Format::TensorFlow if files[0].source().is_some() => {
                 return Err(invalid("its data lies in other files, which are not fetched: download its folder", None));
             }

@@ -49,8 +49,24 @@ fn a_state_dict_is_chosen_by_its_key() {
     }
     let text = error_text(with(&file, &CheckpointOptions::default().with_state_dict("ema")));
     assert!(text.contains("no state dict under `ema`") && text.contains("`model`"), "{text}");
-    let text = error_text(with(golden("formats/f32.gguf"), &CheckpointOptions::default().with_state_dict("model")));
-    assert!(text.contains("no state dicts to choose among"), "{text}");
+    for other in ["formats/f32.gguf", "formats/tables.safetensors", "formats/stored.npz", "formats/openai"] {
+        let text = error_text(with(golden(other), &CheckpointOptions::default().with_state_dict("model")));
+        assert!(text.contains("no state dicts to choose among"), "{other}: {text}");
+    }
+}
+
+#[test]
+fn no_state_dict_is_chosen_of_shards() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let (wte, wpe) = tables(7, 5, 4);
+    let shard = "model-00001-of-00001.safetensors";
+    save_tensors(folder.path().join(shard), [("wte.weight", &wte), ("wpe.weight", &wpe)], [])?;
+    let index = format!(r#"{{"weight_map": {{"wte.weight": "{shard}", "wpe.weight": "{shard}"}}}}"#);
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+    drop(with(folder.path(), &CheckpointOptions::default())?);
+    let text = error_text(with(folder.path(), &CheckpointOptions::default().with_state_dict("ema")));
+    assert!(text.contains("model.safetensors.index.json") && text.contains("no state dicts to choose `ema`"), "{text}");
+    Ok(())
 }
 
 #[test]

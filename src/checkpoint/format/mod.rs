@@ -83,14 +83,14 @@ impl Format {
         })
     }
 
+    /// Whether one file may hold several mappings of names to tensors.
+    pub(super) fn has_state_dicts(self) -> bool {
+        matches!(self, Self::Torch | Self::TorchLegacy)
+    }
+
     /// Reads what a file of this format holds, of the state dict under that key alone, if one is given; a bundle of several
     /// files is not read here.
     pub(super) fn parse(self, file: &ByteFile, state_dict: Option<&str>) -> Parse<Contents> {
-        match self {
-            Self::Torch | Self::TorchLegacy => {}
-            _ if state_dict.is_some() => return invalid(format!("{self} files hold no state dicts to choose among")),
-            _ => {}
-        }
         match self {
             Self::Safetensors => safetensors::parse(file),
             Self::Torch => torch::parse_zip(file, &zip::directory(file)?, state_dict),

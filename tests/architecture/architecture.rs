@@ -61,7 +61,7 @@ const TABLES: Tables = Tables {
 };
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
 /// Every offence, as `file:line: what`.
