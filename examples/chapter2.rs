@@ -1,10 +1,11 @@
-//! Chapter 2 in Rust, digit for digit: every number of the tutorial beside the PyTorch line that it stands for.
+//! Reproduces chapter 2 digit for digit: every value of the tutorial beside the PyTorch line that prints it.
 //!
 //! cargo run --release --example chapter2
 //! cargo run --release --example chapter2 -- --text-file the-verdict.txt
 //!
-//! Prints the 6 × 3 table of seed 123 and its look-ups, what positions are for, the 8 × 4 batch and its hidden states, and
-//! how far a dozen training steps move the vectors. With a text it runs the whole path, from the text to the batch.
+//! Prints the 6 × 3 table of seed 123 and its look-ups, shows what positions are for, prints the 8 × 4 batch and its
+//! hidden states, and how far a dozen training steps move the vectors. With `--text-file` it starts from a text instead
+//! of the book's ids.
 
 mod cli;
 
@@ -23,13 +24,14 @@ use candle_gpt_input::{GptInputConfig, GptInputLayer};
 use candle_nn::{Optimizer, SGD, VarMap};
 use clap::Parser;
 
-/// The first 33 token ids of "The Verdict" (Edith Wharton, 1908), as the book prints them: 8 windows of 4, and a target.
+/// The first 33 token ids of "The Verdict" (Edith Wharton, 1908), as the book prints them: 8 windows of 4, and a
+/// target.
 const FIRST_IDS: [u32; 33] = [
     40, 367, 2885, 1464, 1807, 3619, 402, 271, 10899, 2138, 257, 7026, 15632, 438, 2016, 257, 922, 5891, 1576, 438,
     568, 340, 373, 645, 1049, 5975, 284, 502, 284, 3285, 326, 11, 287,
 ];
 
-/// Chapter 2 of "Build a Large Language Model (From Scratch)", its numbers and what they show.
+/// Prints the values of chapter 2 of "Build a Large Language Model (From Scratch)" and shows what they mean.
 #[derive(Parser)]
 struct Args {
     /// A text to take the batch from, instead of the ids that the book prints
@@ -101,7 +103,7 @@ fn positions_tell_order(out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// The vectors in an order that does not depend on theirs.
+/// Sorts the vectors, so that two sentences with the same words compare equal in any word order.
 fn bag_of_vectors(vectors: &Tensor) -> Result<Vec<Vec<u32>>> {
     let mut bag: Vec<Vec<u32>> =
         vectors.to_vec2::<f32>()?.iter().map(|vector| vector.iter().map(|x| x.to_bits()).collect()).collect();

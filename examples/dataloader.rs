@@ -1,10 +1,11 @@
-//! Text → token ids → windows → batches, in the order that PyTorch's DataLoader gives them.
+//! Turns text into token ids, windows and batches, in the order of PyTorch's DataLoader.
 //!
 //! cargo run --release --example dataloader
 //! cargo run --release --example dataloader -- --text-file the-verdict.txt --shuffle --seed 123 --drop-last
 //! cargo run --release --example dataloader -- --shuffle --epochs 3 --stop-after 100 --state-file state.json; repeat it
 //!
-//! Prints the first batch as chapter 2 of "Build a Large Language Model (From Scratch)" does, and how many there are.
+//! Prints the first batch as chapter 2 of "Build a Large Language Model (From Scratch)" does, and the number of
+//! batches.
 
 mod cli;
 
@@ -25,7 +26,7 @@ use clap::Parser;
 /// Cuts a text into windows of GPT-2 tokens and their targets, in batches.
 #[derive(Parser)]
 struct Args {
-    /// The text
+    /// The text to read
     #[arg(long, value_name = "F", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/genesis.txt"))]
     text_file: PathBuf,
     /// Windows in a batch
@@ -37,31 +38,32 @@ struct Args {
     /// Tokens from the start of one window to the start of the next
     #[arg(long, default_value_t = 4)]
     stride: usize,
-    /// Leave out the windows that do not fill a last batch
+    /// Drop the last batch if the remaining windows do not fill it
     #[arg(long)]
     drop_last: bool,
-    /// Another order in every epoch
+    /// Shuffle the windows anew in every epoch
     #[arg(long)]
     shuffle: bool,
-    /// As after torch.manual_seed(S) [default: 123]
+    /// Seed the shuffling as torch.manual_seed(S) does [default: 123]
     #[arg(long, value_name = "S", conflicts_with = "generator_seed")]
     seed: Option<u64>,
-    /// As with generator=torch.Generator().manual_seed(S)
+    /// Seed the shuffling as generator=torch.Generator().manual_seed(S) does
     #[arg(long, value_name = "S")]
     generator_seed: Option<u64>,
-    /// How many epochs there are in all, those before a resumed one included
+    /// Number of epochs in all, including those before a resumed run
     #[arg(long, value_name = "N", default_value_t = 1)]
     epochs: u64,
-    /// The batches of process R of W (0/2 and 1/2 make a whole)
+    /// Take the batches of process R of W (0/2 and 1/2 together are all of them)
     #[arg(long, value_name = "R/W", default_value = "0/1", value_parser = parse_shard)]
     shard: (usize, usize),
-    /// Resume from this file if it exists; where the loader stands is written there at the end
+    /// Resume from this file if it exists; the loader's state is written to it at the end
     #[arg(long, value_name = "F")]
     state_file: Option<PathBuf>,
     /// Stop after this many batches
     #[arg(long, value_name = "K")]
     stop_after: Option<usize>,
-    /// Write all batches of this run, as i64, to this file: input_ids.N and target_ids.N, N from 0 on through all epochs
+    /// Write all batches of this run to this file, as i64: input_ids.N and target_ids.N, numbered from 0 through all
+    /// epochs
     #[arg(long, value_name = "F.safetensors")]
     output: Option<PathBuf>,
 }
@@ -150,7 +152,7 @@ fn seeding(args: &Args) -> Seeding {
     }
 }
 
-/// Writes beside the file first, so that a run that is stopped here leaves the old state.
+/// Writes to a sibling file first, so that a run that is stopped here leaves the old state.
 fn save_state(path: &Path, state: &LoaderState) -> Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
@@ -173,10 +175,10 @@ fn print_batch(out: &mut impl Write, batch: &Batch, tokenizer: &Tokenizer) -> Re
     Ok(writeln!(out)?)
 }
 
-/// Characters in a line, elements that are printed in full, and rows or columns at each end of more: PyTorch's defaults.
+/// PyTorch's defaults: characters in a line, elements printed in full, rows or columns shown at each end of more.
 const PRINT: (usize, usize, usize) = (80, 1000, 3);
 
-/// A matrix of ids as `print(tensor)` shows it in PyTorch.
+/// Formats a matrix of ids as PyTorch's `print(tensor)` does.
 fn torch_style(ids: &Tensor) -> Result<String> {
     let (line_width, n_full, n_edge) = PRINT;
     let rows = ids.to_vec2::<u32>()?;

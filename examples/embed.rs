@@ -1,4 +1,4 @@
-//! From a sentence to hidden states: text → byte-pair ids → wte[ids] + wpe[positions].
+//! Turns a sentence into hidden states: text → byte-pair ids → wte[ids] + wpe[positions].
 //!
 //! cargo run --release --example embed
 //! cargo run --release --example embed -- "Hello, do you like tea?" --weights path/to/gpt2 --dtype bf16
@@ -6,7 +6,7 @@
 //! cargo run --release --features hub --example embed -- --hub openai-community/gpt2
 //! cargo run --release --features hub --example embed -- --hub openai-community/gpt2 --remote
 //!
-//! Prints the tokens, their ids and positions, the first numbers of each vector, the shape, the device and the times.
+//! Prints the tokens, their ids and positions, the first elements of each vector, the shape, the device and the times.
 
 mod cli;
 mod hub;
@@ -27,7 +27,7 @@ use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
 use clap::Parser;
 use input::{Batch, tokenizer_for};
 
-/// Embedded when nothing else is asked for.
+/// Embedded when no text is given.
 const DEFAULT_TEXT: &str = "Every effort moves you, one token at a time.";
 
 /// Turns text, or token ids, into the tensor that enters a GPT's first block.
@@ -48,14 +48,14 @@ struct Args {
     /// A model on the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
     #[arg(long, value_name = "REPO", conflicts_with = "weights")]
     hub: Option<String>,
-    /// Leaves the tables in their file: only the rows that are asked for are read
+    /// Leave the tables in their file: only the rows needed are read
     #[arg(long, conflicts_with = "hub")]
     mapped: bool,
-    /// Keeps the token table in quantized blocks, those of the file if it has them: q8_0, q5_1, q5_0, q4_1, q4_0, or q6k to
-    /// q2k where 256 divides the width
+    /// Keep the token table in quantized blocks, the file's own if it has them: q8_0, q5_1, q5_0, q4_1, q4_0, or q6k to
+    /// q2k if 256 divides the width
     #[arg(long, value_name = "TYPE", value_parser = parse_block_type, conflicts_with_all = ["mapped", "remote"])]
     quantized: Option<GgmlDType>,
-    /// Leaves the tables on the hub: only the rows that are asked for are fetched, and kept for the next time
+    /// Leave the tables on the hub: only the rows needed are fetched, and cached
     #[arg(long, requires = "hub")]
     remote: bool,
     /// A byte-level BPE tokenizer.json [default: the one beside the weights, else GPT-2's]
@@ -64,7 +64,7 @@ struct Args {
     /// auto, cpu, cuda, cuda:N, metal or metal:N
     #[arg(long, default_value = "auto")]
     device: DeviceSpec,
-    /// The type to compute in: f32, f16 or bf16
+    /// The dtype to compute in: f32, f16 or bf16
     #[arg(long, default_value = "f32", value_parser = cli::parse_dtype)]
     dtype: DType,
     /// Position of the first token, as with a key/value cache
@@ -140,7 +140,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// The layer on blocks of the type that is asked for: the file's own, or made of its numbers.
+/// Opens the layer with a quantized token table: the file's own blocks, or ones made from its elements.
 fn quantized(
     checkpoint: &Checkpoint,
     block_type: GgmlDType,
@@ -168,21 +168,22 @@ fn parse_block_type(text: &str) -> Result<GgmlDType, String> {
     found.ok_or_else(|| format!("use one of {known:?}").to_lowercase())
 }
 
-/// Positions of left-padded rows whose first token stands at `start_pos`: a mask that begins with as many tokens before.
+/// Returns the positions of left-padded rows whose first token stands at `start_pos`. The mask grows by that many
+/// tokens.
 fn left_padded(attention_mask: &Tensor, start_pos: usize) -> Result<Positions> {
     let (n_rows, _) = attention_mask.dims2()?;
     let cached = Tensor::ones((n_rows, start_pos), DType::U8, &Device::Cpu)?;
     Ok(Positions::from_mask(&Tensor::cat(&[&cached, attention_mask], 1)?)?)
 }
 
-/// What the process has in memory that is in no file, in kB; Linux says it.
+/// Returns the process's anonymous memory (RssAnon) in kB, which only Linux reports.
 fn own_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// One row of ids a text, with the tokenizer that made them, if one did.
+/// Returns a row of ids for each text, and the tokenizer that made them, if any.
 fn token_ids(args: &Args) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>, Duration)> {
     let start = Instant::now();
     if !args.ids.is_empty() {
@@ -205,7 +206,7 @@ fn token_ids(args: &Args) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>, Duration)
     Ok((rows, Some(tokenizer), start.elapsed()))
 }
 
-/// At most this many tokens of a row are printed, and this many numbers of a vector.
+/// At most this many tokens of a row are printed, and this many elements of a vector.
 const SHOWN: (usize, usize) = (16, 4);
 
 fn print_vectors(

@@ -1,9 +1,9 @@
 //! Draws an embedding table exactly as `torch.manual_seed(S); torch.empty(V, C).normal_(0, std)` does, and writes it.
 //!
 //! cargo run --release --example init_table
-//! cargo run --release --example init_table -- --vocab-size 50257 --n-embd 768 --seed 123 --std 0.02 --output wte.safetensors
+//! cargo run --release --example init_table -- --vocab-size 50257 --n-embd 768 --std 0.02 --output wte.safetensors
 //!
-//! Prints the first rows as torch prints them, and the time that the drawing took.
+//! Prints the first rows as torch prints them, and how long drawing them took.
 
 mod cli;
 
@@ -28,7 +28,7 @@ struct Args {
     /// Columns of the table
     #[arg(long, value_name = "C", default_value_t = 3)]
     n_embd: usize,
-    /// What torch.manual_seed is given
+    /// The seed, as torch.manual_seed takes it
     #[arg(long, value_name = "S", default_value_t = 123)]
     seed: u64,
     /// Standard deviation; 1 is torch.nn.Embedding's

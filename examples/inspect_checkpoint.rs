@@ -1,10 +1,10 @@
-//! Lists the tensors of a checkpoint of any format: name, type, shape, size, and what each is to this crate.
+//! Lists the tensors of a checkpoint of any format: name, dtype, shape, size, and the role each has for this crate.
 //!
 //! cargo run --release --example inspect_checkpoint
 //! cargo run --release --example inspect_checkpoint -- path/to/gpt2
 //! cargo run --release --example inspect_checkpoint -- model.gguf --convert out.safetensors --dtype bf16
 //!
-//! Prints one line a tensor and the total; only headers are read, unless something is converted.
+//! Prints a line for each tensor and the total. Only headers are read, unless something is converted.
 
 mod cli;
 
@@ -23,13 +23,13 @@ struct Args {
     /// A file of weights (safetensors, PyTorch, GGUF, .npz, llm.c, TensorFlow), a folder, or an index of shards
     #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
     path: PathBuf,
-    /// Writes all tensors as safetensors: to one file (`x.safetensors`), or else to a folder
+    /// Write all tensors as safetensors: to one file (`x.safetensors`), or else to a folder
     #[arg(long, value_name = "DST")]
     convert: Option<PathBuf>,
-    /// The type that floating-point tensors are converted to: f32, f16 or bf16; without it they keep theirs
+    /// The dtype to convert floating-point tensors to: f32, f16 or bf16; by default they keep theirs
     #[arg(long, requires = "convert", value_parser = cli::parse_dtype)]
     dtype: Option<DType>,
-    /// The most that a shard of the folder may hold, such as 500MB or 5GB
+    /// The largest size of a shard in the folder, such as 500MB or 5GB
     #[arg(long, requires = "convert", value_parser = parse_size)]
     shard_size: Option<u64>,
 }
@@ -56,7 +56,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// `500MB`, `5GB`, or a number of bytes.
+/// Parses `500MB`, `5GB`, or a number of bytes.
 fn parse_size(text: &str) -> Result<u64, String> {
     let units = [("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("B", 1), ("", 1)];
     let upper = text.to_ascii_uppercase();

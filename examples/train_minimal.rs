@@ -1,4 +1,4 @@
-//! The smallest training that works: text → loader → layer → two blocks → tied head → loss → AdamW.
+//! Trains the smallest model that learns something: text → loader → layer → two blocks → tied head → loss → AdamW.
 //!
 //! `cargo run --release --example train_minimal` prints the loss as it falls, and the tokens nearest to a word.
 
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The tokens whose rows of `wte` point most nearly the way that the word's row does.
+/// Returns the tokens whose rows of `wte` have the largest cosine with the word's row.
 fn nearest(input: &GptInputLayer, vocabulary: &[u32], word: &str) -> Result<Vec<String>> {
     let at = vocabulary.binary_search(&Tokenizer::gpt2().encode(word)?[0]).ok().context("a word of the text")?;
     let wte = input.embed_tokens(&Tensor::arange(0, vocabulary.len() as u32, input.device())?)?;

@@ -1,4 +1,4 @@
-//! What is timed: the inputs, and each contender's way through a case.
+//! The timed cases: their inputs, and how each contender runs them.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -16,7 +16,7 @@ use candle_gpt_input::rng::Generator;
 use candle_nn::{Embedding, Module, Optimizer, ParamsAdamW, VarMap};
 use rayon::prelude::*;
 
-/// One row of the table, but for the shape.
+/// A row of the table, apart from its shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum Case {
@@ -48,12 +48,12 @@ impl Case {
         Self::Quantized,
     ];
 
-    /// Whether it is about positions in attention, of which PyTorch has no operation.
+    /// Returns whether it times positions inside attention, for which PyTorch has no operation.
     pub fn is_positional(self) -> bool {
         matches!(self, Self::Rotate | Self::Alibi | Self::T5)
     }
 
-    /// Whether its tables are stored in another way, of which PyTorch has none.
+    /// Returns whether its tables are mapped or quantized, which PyTorch does not have.
     pub fn is_of_tables(self) -> bool {
         matches!(self, Self::Mapped | Self::Quantized)
     }
@@ -74,13 +74,13 @@ impl Case {
         }
     }
 
-    /// Whether Candle and PyTorch take less than a minute, and a common machine has the memory.
+    /// Returns whether Candle and PyTorch take less than a minute and a common machine has enough memory.
     pub fn is_short(self, shape: &Shape) -> bool {
         let n_logits = shape.n_tokens() * shape.vocab_size;
         match self {
             Self::Forward | Self::ForwardInto | Self::Rotate | Self::Mapped => true,
             Self::Quantized => shape.n_embd.is_multiple_of(32), // blocks of Q8_0
-            // The same bias for the whole batch.
+            // The bias is the same for the whole batch.
             Self::Alibi | Self::T5 => shape.batch == 1 && shape.dtype == DType::F32,
             Self::Backward | Self::StepDense | Self::StepRows => shape.dtype == DType::F32,
             Self::StepTied => shape.dtype == DType::F32 && n_logits * shape.n_embd < 100 << 30,
@@ -121,10 +121,10 @@ impl FromStr for Shape {
     }
 }
 
-/// Learning rate and decay of all steps; PyTorch's defaults otherwise.
+/// Learning rate and decay of all steps, and PyTorch's defaults.
 pub const ADAMW: ParamsAdamW = ParamsAdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
 
-/// The numbers that every contender is given, PyTorch too: both draw them from seed 123, in this order.
+/// The tensors that every contender, PyTorch too, draws from seed 123 in this order.
 pub struct Inputs {
     pub shape: Shape,
     pub wte: Tensor,
@@ -152,12 +152,12 @@ impl Inputs {
     }
 }
 
-/// One that can be timed.
+/// An implementation that can be timed.
 pub struct Contender {
     pub name: &'static str,
-    /// Does the case once; returns the seconds of the part that counts, `None` if that is all of it.
+    /// Runs the case once and returns the seconds of the part that counts; `None` if the whole run counts.
     pub run: Box<dyn FnMut() -> Result<Option<f64>>>,
-    /// What the first time gave: hidden states, gradients or tables.
+    /// The results of the first run: hidden states, gradients or tables.
     pub results: Box<dyn Fn() -> Result<Vec<Tensor>>>,
 }
 
@@ -171,7 +171,7 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     let mut all = vec![ours(case, inputs)?];
     match candle(case, inputs) {
         Ok(candle) => all.push(candle),
-        // On a device it may lack a kernel, or the memory.
+        // On a device, Candle may lack a kernel or run out of memory.
         Err(error) if !inputs.ids.device().is_cpu() => eprintln!("candle cannot: {}", super::cli::first_line(&error)),
         Err(error) => return Err(error),
     }
@@ -181,7 +181,7 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     Ok(all)
 }
 
-/// A contender whose results are what `run` gives the first time.
+/// Makes a contender that runs `step` and keeps the results of the first run.
 pub fn contender(
     name: &'static str,
     mut step: impl FnMut() -> Result<(Option<f64>, Vec<Tensor>)> + 'static,
@@ -209,7 +209,7 @@ pub fn ours(case: Case, inputs: &Inputs) -> Result<Contender> {
     let tables: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     match case {
         Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 | Case::Mapped | Case::Quantized => {
-            anyhow::bail!("done elsewhere")
+            anyhow::bail!("this case is timed by another module")
         }
         Case::Backward => contender("ours", move || {
             std::hint::black_box(layer.forward_leaf(&ids)?);
@@ -251,13 +251,14 @@ pub fn ours(case: Case, inputs: &Inputs) -> Result<Contender> {
     }
 }
 
-/// What is the same for all: in half types Candle and PyTorch round every logit, and only the loss is.
+/// Returns the results that agree between contenders. Candle and PyTorch round every logit in half types, so there only
+/// the loss does.
 fn comparable(loss: Tensor, hidden_grad: Tensor) -> Result<Vec<Tensor>> {
     let loss = loss.reshape((1, 1))?;
     Ok(if hidden_grad.dtype() == DType::F32 { vec![loss, hidden_grad] } else { vec![loss] })
 }
 
-/// As everyone writes it in Candle.
+/// Writes the case as Candle's users do.
 pub fn candle(case: Case, inputs: &Inputs) -> Result<Contender> {
     let Shape { length, n_embd, .. } = inputs.shape;
     let (ids, grad) = (inputs.ids.clone(), inputs.grad.clone());
@@ -275,7 +276,7 @@ pub fn candle(case: Case, inputs: &Inputs) -> Result<Contender> {
     let mut adamw = candle_nn::AdamW::new(vec![wte, wpe], ADAMW)?;
     match case {
         Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 | Case::Mapped | Case::Quantized => {
-            anyhow::bail!("done elsewhere")
+            anyhow::bail!("this case is timed by another module")
         }
         Case::Backward => contender("candle", move || {
             let x = embed(&tables[0], &tables[1])?;
@@ -286,7 +287,8 @@ pub fn candle(case: Case, inputs: &Inputs) -> Result<Contender> {
             let seconds = start.elapsed().as_secs_f64();
             Ok((Some(seconds), tables.iter().filter_map(|table| grads.remove(table)).collect()))
         }),
-        // Candle knows no gradient of rows: its step is the dense one, whose result is another. And in f16 its eps is zero.
+        // Candle has no row gradients, so its step is the dense one and gives other results. In f16 its eps rounds to
+        // zero.
         Case::StepDense | Case::StepRows => {
             let is_dense = case == Case::StepDense && inputs.shape.dtype == DType::F32;
             contender("candle", move || {
@@ -311,16 +313,17 @@ pub fn candle(case: Case, inputs: &Inputs) -> Result<Contender> {
     }
 }
 
-/// What the case must read and write at least, each byte once; `None` where arithmetic is the limit, or nobody counted.
+/// Returns the bytes that the case must read and write at least, each once; `None` if arithmetic is the limit or nobody
+/// has counted.
 pub fn bytes_moved(case: Case, inputs: &Inputs) -> Result<Option<usize>> {
     let Shape { length, n_embd, vocab_size, dtype, .. } = inputs.shape;
     let n_tokens = inputs.shape.n_tokens();
     let n_rows = match case {
         Case::StepTied | Case::Rotate | Case::Alibi | Case::T5 | Case::Mapped | Case::Quantized => return Ok(None),
         Case::Forward | Case::ForwardInto => 2 * n_tokens,
-        // The gradient read, both tables' gradients written.
+        // The gradient is read, and both tables' gradients are written.
         Case::Backward => n_tokens + vocab_size + length,
-        // Rows read and written; their gradient read; parameter and both moments read and written.
+        // Rows are read and written, their gradient is read, and the parameter and both moments are read and written.
         Case::StepDense => 3 * n_tokens + 6 * (vocab_size + length),
         Case::StepRows => {
             let mut touched = inputs.ids.flatten_all()?.to_vec1::<u32>()?;
@@ -332,7 +335,7 @@ pub fn bytes_moved(case: Case, inputs: &Inputs) -> Result<Option<usize>> {
     Ok(Some(n_rows * n_embd * dtype.size_in_bytes()))
 }
 
-/// Copies half as many bytes as the case must move, on all cores.
+/// Copies half as many bytes as the case must move, since a copy reads and writes each; on all cores.
 fn copy(case: Case, n_bytes: usize) -> Result<Contender> {
     let words = n_bytes / 2 / size_of::<u32>();
     let from = vec![1u32; words];
@@ -351,7 +354,7 @@ fn copy(case: Case, n_bytes: usize) -> Result<Contender> {
     })
 }
 
-/// Into the room that `to` has; on one core where a second one would cost more than it brings.
+/// Copies into the spare capacity of `to`; on one core if a second would cost more than it saves.
 pub fn copy_words(to: &mut Vec<u32>, from: &[u32]) {
     let to = &mut to.spare_capacity_mut()[..from.len()];
     let each = if from.len() < 1 << 14 { from.len() } else { from.len().div_ceil(rayon::current_num_threads()) };
@@ -361,7 +364,7 @@ pub fn copy_words(to: &mut Vec<u32>, from: &[u32]) {
     }
 }
 
-/// A function of its own, so that the compiler knows that the two do not overlap: it then calls the C library's `memcpy`.
+/// A separate function tells the compiler that the slices do not overlap, so that it calls the C library's `memcpy`.
 #[inline(never)]
 pub fn copy_part(to: &mut [MaybeUninit<u32>], from: &[u32]) {
     for (to, from) in to.iter_mut().zip(from) {
@@ -369,7 +372,7 @@ pub fn copy_part(to: &mut [MaybeUninit<u32>], from: &[u32]) {
     }
 }
 
-/// The same numbers: bit for bit in half types (one pass), else to what another order of summation explains.
+/// Checks that two results agree to rounding: to 1e-5 of the largest element in f32, to 1/128 in half types.
 pub fn agree(ours: &Tensor, theirs: &Tensor, dtype: DType) -> Result<()> {
     ensure!(ours.dims() == theirs.dims(), "shapes {:?} and {:?}", ours.dims(), theirs.dims());
     let numbers = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
@@ -377,7 +380,7 @@ pub fn agree(ours: &Tensor, theirs: &Tensor, dtype: DType) -> Result<()> {
 }
 
 fn near(ours: &[f32], theirs: &[f32], dtype: DType) -> Result<()> {
-    // A rounding of the half type where the arithmetic has several, 1e-5 of the largest elsewhere.
+    // Half types round several times; in f32 only the order of summation differs.
     let bound = if dtype == DType::F32 { 1e-5 } else { 1.0 / 128.0 };
     let largest = theirs.iter().fold(0f32, |largest, x| largest.max(x.abs()));
     let apart = ours.iter().zip(theirs).map(|(x, y)| (x - y).abs()).fold(0f32, f32::max);
@@ -386,10 +389,10 @@ fn near(ours: &[f32], theirs: &[f32], dtype: DType) -> Result<()> {
     Ok(())
 }
 
-/// How many numbers of a result PyTorch is asked for.
+/// How many elements of each result PyTorch returns.
 const N_SAMPLES: usize = 256;
 
-/// Numbers of each result that PyTorch gives too: of a table, those of rows in the batch.
+/// Checks elements of each result against PyTorch's; of a table, those of rows in the batch.
 pub fn compare_with_torch(ours: &Contender, inputs: &Inputs, theirs: &[Vec<f32>]) -> Result<()> {
     let results = (ours.results)()?;
     ensure!(results.len() == theirs.len(), "{} results and {} of torch", results.len(), theirs.len());

@@ -1,4 +1,4 @@
-//! What a device computes against the CPU on one thread: our kernels bit for bit, what stands on Candle's to a bound.
+//! Checks a device against the CPU on one thread: our kernels bit for bit, results of Candle's kernels to a bound.
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::backprop::GradStore;
@@ -12,7 +12,7 @@ use candle_nn::{ParamsAdamW, VarMap};
 
 pub const DTYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
 
-/// One line of the report: what was checked, and for each of [`DTYPES`] what came of it.
+/// A line of the report: what was checked, and the outcome for each of [`DTYPES`].
 pub struct Check {
     pub name: &'static str,
     pub outcomes: Vec<Result<()>>,
@@ -24,12 +24,12 @@ impl Check {
     }
 }
 
-/// What a check gives on one device.
+/// The results of a check on one device.
 #[derive(Default)]
 struct Found {
     tensors: Vec<Tensor>,
     texts: Vec<String>,
-    /// What Candle's own operations have computed, in another order on each device.
+    /// Results of Candle's own operations, which sum in another order on each device.
     near: Vec<Tensor>,
 }
 
@@ -48,7 +48,7 @@ const CHECKS: &[(&str, Run)] = &[
     ("the tied head's loss and gradients, to 1e-5 of the largest (Candle's kernels)", loss),
 ];
 
-/// All checks on all types, for each of `shapes`: V, P, C, B and T.
+/// Runs all checks in all dtypes for each of `shapes`: V, P, C, B and T.
 pub fn all(device: &Device, shapes: &[[usize; 5]]) -> Result<Vec<Check>> {
     let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
     let outcome = |run: Run, dtype| {
@@ -73,7 +73,7 @@ fn compare(here: &Found, there: &Found, dtype: DType) -> Result<()> {
         ensure!(here.dims() == there.dims(), "result {index}: {:?} and not {:?}", there.dims(), here.dims());
         let (here, there) = (bits(here)?, bits(there)?);
         if let Some(at) = (0..here.len()).find(|&at| here[at] != there[at]) {
-            bail!("result {index}: number {at} is {:#x} and not {:#x}", there[at], here[at]);
+            bail!("result {index}: element {at} has the bits {:#x}, not {:#x}", there[at], here[at]);
         }
     }
     for (here, there) in here.near.iter().zip(&there.near) {
@@ -82,7 +82,7 @@ fn compare(here: &Found, there: &Found, dtype: DType) -> Result<()> {
     Ok(())
 }
 
-/// The bits of each number; one NaN is like another.
+/// Returns the bits of each element, with all NaNs alike.
 fn bits(tensor: &Tensor) -> Result<Vec<u64>> {
     let flat = tensor.flatten_all()?.to_device(&Device::Cpu)?;
     let is_nan: Vec<bool> = flat.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().map(|x| x.is_nan()).collect();
@@ -91,12 +91,12 @@ fn bits(tensor: &Tensor) -> Result<Vec<u64>> {
         DType::F32 => flat.to_vec1::<f32>()?.iter().map(|x| u64::from(x.to_bits())).collect(),
         DType::F16 => flat.to_vec1::<half::f16>()?.iter().map(|x| u64::from(x.to_bits())).collect(),
         DType::BF16 => flat.to_vec1::<half::bf16>()?.iter().map(|x| u64::from(x.to_bits())).collect(),
-        dtype => bail!("no numbers of a table: {dtype:?}"),
+        dtype => bail!("{dtype:?} is not the dtype of a table"),
     };
     Ok(bits.into_iter().zip(is_nan).map(|(bits, is_nan)| if is_nan { u64::MAX } else { bits }).collect())
 }
 
-/// A layer whose tables are variables, ids, positions and a gradient, the same on every device.
+/// A layer with variables as tables, ids, positions and a gradient, the same on every device.
 struct Setup {
     layer: GptInputLayer,
     /// On the host.
@@ -114,7 +114,7 @@ impl Setup {
         let layer = GptInputLayer::init(&config, Init::Gpt2 { std: 0.5 }, &generator, dtype, device)?;
         let draw = |below: usize| -> Result<Tensor> {
             let mut ids = generator.randint(0, below as i64, b * t)?;
-            // Repeated, and the last.
+            // Some ids repeat, and the last row is used.
             (ids[0], ids[1], ids[b * t - 1]) = (ids[2], ids[2], below as i64 - 1);
             Ok(Tensor::from_vec(ids, (b, t), &Device::Cpu)?)
         };
@@ -190,7 +190,7 @@ fn states<'a>(vars: &[Var], state: impl Fn(&Var) -> Option<&'a AdamState>) -> Re
 
 fn adamw(on: &Setup) -> Result<Found> {
     let mut vars = on.layer.vars();
-    // A dense gradient beside the rows of `wte`, and one of a vector.
+    // A dense gradient on top of the rows of `wte`, and the gradient of a vector.
     let wte_grad = on.there(&on.layer.wte().as_embedding().context("no dense table")?.embeddings().copy()?)?;
     let vector_grad = on.grad.get(0)?.get(0)?;
     vars.push(Var::from_tensor(&vector_grad.copy()?)?);
@@ -220,7 +220,7 @@ fn row_adamw(on: &Setup) -> Result<Found> {
     Ok(Found { tensors: states(&vars, |var| adam.state(var))?, ..Found::default() })
 }
 
-/// The ids with one that is outside the vocabulary, and where it is.
+/// Returns the ids with one outside the vocabulary, and its place.
 fn with_bad_id(on: &Setup) -> Result<(Tensor, usize)> {
     let mut ids = on.ids.flatten_all()?.to_vec1::<i64>()?;
     let at = ids.len() / 2;
@@ -248,7 +248,8 @@ fn bad_ids(on: &Setup) -> Result<Found> {
     Ok(Found { texts, ..Found::default() })
 }
 
-/// Where ids are checked at once, the row of NaN is put in by hand, and the error is that of the call.
+/// Checks deferred errors. A device that checks ids at once gives the same: a row of NaN is put in by hand, and the
+/// error is that of the call.
 fn checked_later(on: &Setup) -> Result<Found> {
     let (bad, at) = with_bad_id(on)?;
     let layer = on.layer.clone().with_id_check(IdCheck::Deferred)?;

@@ -1,4 +1,4 @@
-//! A checkpoint larger than what is wanted of it: opened, and 1024 tokens embedded, each contender in a process of its own.
+//! Opens a checkpoint much larger than its tables and embeds 1024 tokens, each contender in a process of its own.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -17,10 +17,10 @@ use serde_json::json;
 use super::cases::Shape;
 use super::memory;
 
-/// What GPT-2 XL's `model.safetensors` has.
+/// The size of GPT-2 XL's `model.safetensors`.
 const FILE_BYTES: u64 = 6_430_000_000;
 const N_ROUNDS: usize = 5;
-/// The two tables as transformers reads and keeps them, and the look-up.
+/// Reads and keeps the two tables as transformers does, and looks rows up.
 const TORCH: &str = "
 import sys, time, torch, safetensors
 def own():
@@ -35,7 +35,7 @@ with torch.no_grad():
 print(1e3 * (time.perf_counter() - start), own() - before)
 ";
 
-/// Writes the file into `folder` unless it is there, and prints a line a contender.
+/// Writes the file into `folder` unless it exists, and prints a line for each contender.
 pub fn run(folder: &Path, shape: &Shape, python: Option<&Path>, out: &mut impl Write) -> Result<()> {
     let path = folder.join(format!("large_{}_{}_{}.safetensors", shape.vocab_size, shape.n_embd, shape.dtype.as_str()));
     if !path.exists() {
@@ -58,7 +58,7 @@ pub fn run(folder: &Path, shape: &Shape, python: Option<&Path>, out: &mut impl W
         if name == "torch" && python.is_none() {
             continue;
         }
-        // The first one warms the system's cache.
+        // The first run warms the page cache.
         let mut rounds = (0..=N_ROUNDS).map(|_| ask()).collect::<Result<Vec<_>>>()?.split_off(1);
         rounds.sort_by(|left, right| left.0.total_cmp(&right.0));
         let (ms, kb) = rounds[N_ROUNDS / 2];
@@ -67,18 +67,20 @@ pub fn run(folder: &Path, shape: &Shape, python: Option<&Path>, out: &mut impl W
     Ok(())
 }
 
-/// Both tables with numbers; what else such a file has is a hole in it.
+/// Writes both tables; the rest of such a file is a hole.
 fn generate(path: &Path, shape: &Shape) -> Result<()> {
     let (dtype, size) = match shape.dtype {
         DType::F32 => ("F32", 4),
         DType::BF16 => ("BF16", 2),
-        other => bail!("{other:?}: files are made of f32 or bf16"),
+        other => bail!("cannot write a file of {other:?}: use f32 or bf16"),
     };
     let (v, t, c) = (shape.vocab_size, shape.length, shape.n_embd);
     let wte = (v * c * size) as u64;
     let tables = wte + (t * c * size) as u64;
     let end = tables.max(FILE_BYTES);
-    let entry = |dtype: &str, shape: &[u64], start: u64, end: u64| json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]});
+    let entry = |dtype: &str, shape: &[u64], start: u64, end: u64| {
+        json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]})
+    };
     let header = json!({
         "wte.weight": entry(dtype, &[v as u64, c as u64], 0, wte),
         "wpe.weight": entry(dtype, &[t as u64, c as u64], wte, tables),
@@ -90,7 +92,7 @@ fn generate(path: &Path, shape: &Shape) -> Result<()> {
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
     for i in 0..((v + t) * c) as u32 {
-        // Between -0.02 and 0.02, every bit in use.
+        // Values between -0.02 and 0.02 that use every bit.
         let number = (i.wrapping_mul(0x9E37_79B9) >> 8) as f32 / (1 << 24) as f32 * 0.04 - 0.02;
         let bytes = number.to_le_bytes();
         file.write_all(if size == 4 { &bytes } else { &bytes[2..] })?;
@@ -100,8 +102,8 @@ fn generate(path: &Path, shape: &Shape) -> Result<()> {
     Ok(file.sync_all()?)
 }
 
-/// One contender, in this process: milliseconds from the closed file to the hidden states, and the kilobytes of memory that
-/// are in no file and were not there before.
+/// Runs one contender in this process. Returns the milliseconds from the closed file to the hidden states, and the kB
+/// of anonymous memory that this added.
 pub fn one(contender: &str, path: &Path, shape: &Shape) -> Result<String> {
     let ids: Vec<u32> = (0..shape.n_tokens()).map(|i| (i * 7919 % shape.vocab_size) as u32).collect();
     let ids = Tensor::from_vec(ids, (shape.batch, shape.length), &Device::Cpu)?;

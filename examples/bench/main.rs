@@ -1,7 +1,7 @@
 //! Times the layer beside Candle's own operations, a plain copy of the same bytes and, with `--torch`, PyTorch.
 //!
-//! Every contender computes from the same seeded numbers, and the results are compared before anything is timed. Then the
-//! contenders take turns; a time is the median of the rounds.
+//! Every contender computes from the same seeded tensors, and the results are compared before anything is timed. Then
+//! the contenders take turns; a time is the median of the rounds.
 
 mod cases;
 mod checks;
@@ -53,7 +53,7 @@ struct Args {
     /// Only these cases
     #[arg(long, value_delimiter = ',', value_name = "CASE,..")]
     cases: Vec<Case>,
-    /// Only these shapes: BATCHxLENGTHxN_EMBD, with :f16 or :bf16 behind it for half types
+    /// Only these shapes: BATCHxLENGTHxN_EMBD, followed by :f16 or :bf16 for half types
     #[arg(long, value_delimiter = ',', value_name = "BxTxC,..")]
     shapes: Vec<Shape>,
     /// Rows of the token table
@@ -65,26 +65,28 @@ struct Args {
     /// Time PyTorch as well, run by this Python (CPU only)
     #[arg(long, value_name = "PYTHON")]
     torch: Option<PathBuf>,
-    /// Small shapes and few rounds: whether everything runs and agrees
+    /// Use small shapes and few rounds: checks only that everything runs and agrees
     #[arg(long)]
     quick: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// Compare everything with the CPU as well, and write device, checks and times into this Markdown file, to send back
+    /// Compare everything with the CPU as well; write device, checks and times into this Markdown file, for sending
+    /// back
     #[arg(long, value_name = "F.md", conflicts_with = "json")]
     report: Option<PathBuf>,
     /// Draw time against tokens, vocabulary and threads into this PNG instead
     #[arg(long, value_name = "F.png", conflicts_with_all = ["cases", "shapes", "torch", "json", "report"])]
     scaling: Option<PathBuf>,
-    /// Instead, open a checkpoint of GPT-2 XL's size with the first of the shapes (1x1024x1600 unless given) and embed one
-    /// batch: time and memory of processes of their own. The file (6.4 GB, most of it a hole) is made in FOLDER and stays
+    /// Instead, open a checkpoint of GPT-2 XL's size with the first of the shapes (1x1024x1600 unless given) and embed
+    /// one batch: time and memory, each contender in a process of its own. The file (6.4 GB, most of it a hole) is made
+    /// in FOLDER and stays
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["cases", "json", "scaling"])]
     large: Option<PathBuf>,
-    /// One contender of `--large`, which is the file then; what its own processes are asked for
+    /// Run one contender of `--large`, which then names the file; for the bench's own processes
     #[arg(long, hide = true, value_name = "ours|candle")]
     large_of: Option<String>,
-    /// Print the peak of memory of one contender instead; what the table's own processes are asked for
+    /// Print the peak memory of one contender instead; for the bench's own processes
     #[arg(long, hide = true, value_name = "ours|candle")]
     peak_of: Option<String>,
 }
@@ -124,7 +126,7 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
         let row =
             time(*case, shape, &device, torch.as_mut(), args.quick).with_context(|| format!("{} {shape}", case.name()));
         if args.report.is_some() {
-            // Whoever sends the report cannot mend what fails: it says so, and goes on.
+            // A report states what fails, and goes on: its sender cannot fix it.
             if let Ok(row) = &row {
                 writeln!(out, "{}", line(row))?;
             }
@@ -147,7 +149,7 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// What is timed: the product of cases and shapes, without what takes minutes a step unless it is asked for.
+/// Returns the product of cases and shapes; slow combinations only if they were asked for.
 fn chosen(args: &Args) -> Vec<(Case, Shape)> {
     let default_shapes: &[&str] = match args.quick {
         true => &["1x1x16", "2x8x24", "2x8x24:bf16"],
@@ -162,10 +164,10 @@ fn chosen(args: &Args) -> Vec<(Case, Shape)> {
     with_vocab.filter(|(case, shape)| given || case.is_short(shape)).collect()
 }
 
-/// Who is timed how often, in turns.
+/// How often contenders take turns, and for how long.
 struct Rounds {
     n_rounds: usize,
-    /// A turn repeats until it has taken so long.
+    /// A turn repeats the case for this long.
     seconds: f64,
 }
 
@@ -183,17 +185,17 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
     if torch.is_some() {
         names.extend(torch::variants(case));
     }
-    // Short turns: who shares the machine disturbs all contenders alike.
+    // Turns are short, so that other load on the machine disturbs all contenders alike.
     let rounds = if quick { Rounds { n_rounds: 1, seconds: 0.001 } } else { Rounds { n_rounds: 21, seconds: 0.08 } };
     let mut times = vec![Vec::new(); names.len()];
     let mut spent = vec![0.0; names.len()];
     let mut n_turns = vec![1; names.len()];
-    // Round 0 warms up, and says how often a contender runs in a turn.
+    // Round 0 warms up, and determines how often a contender runs in a turn.
     for round in 0..=rounds.n_rounds {
         for (index, name) in names.iter().enumerate() {
             let n = n_turns[index];
             if round > 3 && spent[index] > 2.0 {
-                continue; // three rounds, or two seconds, of what takes long are enough
+                continue; // three rounds, or two seconds, are enough for slow cases
             }
             let seconds = match (contenders.get_mut(index), &mut torch) {
                 (Some(contender), _) => turn(contender, n, device)?,
@@ -231,8 +233,8 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
     Ok(row)
 }
 
-/// The seconds of `n` times, in memory that no other contender has left behind, for PyTorch has a process of its own; what is
-/// short begins with one time that is not counted.
+/// Returns the seconds of `n` runs. Freed memory is given back first, so that no contender inherits warm pages, as
+/// PyTorch in its own process cannot. Short cases run once more before, untimed.
 fn turn(contender: &mut Contender, n: usize, device: &Device) -> Result<f64> {
     memory::give_back();
     if n > 1 {
@@ -250,7 +252,7 @@ fn turn(contender: &mut Contender, n: usize, device: &Device) -> Result<f64> {
     Ok(if seconds > 0.0 { seconds } else { start.elapsed().as_secs_f64() })
 }
 
-/// The first contender's results against those of the others that have any.
+/// Checks the first contender's results against those of the others that have any.
 fn compare(contenders: &[Contender], shape: &Shape) -> Result<()> {
     let ours = (contenders[0].results)()?;
     for other in &contenders[1..] {
@@ -306,7 +308,7 @@ fn line(row: &Value) -> String {
     text
 }
 
-/// Processor, threads and versions.
+/// Describes processor, threads and versions.
 fn machine(device: &Device, torch: Option<&Torch>) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
@@ -330,7 +332,7 @@ fn machine(device: &Device, torch: Option<&Torch>) -> String {
     text
 }
 
-/// What a shape is printed and parsed as.
+/// Returns the suffix of a shape's text.
 fn dtype_suffix(dtype: DType) -> &'static str {
     match dtype {
         DType::BF16 => ":bf16",

@@ -1,4 +1,4 @@
-//! The memory that contenders leave behind, and what a case takes at its peak, each contender in a process of its own.
+//! Memory that contenders leave behind, and their peak, each measured in a process of its own.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use candle_core::Device;
 
 use super::cases::{self, Case, Inputs, Shape};
 
-/// Starts this program again for one contender: the megabytes that it had at most, or `None` where the system does not say.
+/// Starts this program again for one contender and returns its peak in MB, or `None` if the system does not report it.
 pub fn ask(contender: &str, case: Case, shape: &Shape) -> Result<Option<f64>> {
     if !cfg!(target_os = "linux") {
         return Ok(None);
@@ -20,7 +20,7 @@ pub fn ask(contender: &str, case: Case, shape: &Shape) -> Result<Option<f64>> {
     Ok(Some(String::from_utf8(done.stdout)?.trim().parse()?))
 }
 
-/// Does the case twice: the peak of the resident memory, in MB, without what the process had before.
+/// Runs the case twice and returns the peak of resident memory in MB, less what the process had before.
 pub fn peak_of(contender: &str, shape: &Shape, case: Case, device: &Device) -> Result<f64> {
     let before = status("VmRSS")?;
     let inputs = Inputs::new(shape, device)?;
@@ -33,16 +33,16 @@ pub fn peak_of(contender: &str, shape: &Shape, case: Case, device: &Device) -> R
     Ok(status("VmHWM")? - before)
 }
 
-/// What was freed and the C library has kept goes back to the system.
+/// Returns freed memory, which the C library keeps, to the system.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: the function takes a number, and any number will do.
+    // SAFETY: the function takes any number.
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// A field of what the system says of this process, in MB.
+/// Returns a field of the process's status in MB.
 pub fn status(field: &str) -> Result<f64> {
     let text = std::fs::read_to_string("/proc/self/status")?;
     let line = text.lines().find(|line| line.starts_with(field)).context("no such field")?;

@@ -1,4 +1,4 @@
-//! The cases of positions inside attention: queries and keys rotated, biases laid out.
+//! The cases of positions inside attention: rotation of queries and keys, and biases.
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
@@ -13,7 +13,7 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     let head_dim = if n_embd % 64 == 0 { 64 } else { n_embd };
     let n_head = n_embd / head_dim;
     let device = inputs.hidden.device();
-    // One query is the next token behind 1023 others.
+    // A single query is the next token after 1023 others.
     let (n_keys, start) = if length == 1 { (1024, 1023) } else { (length, 0) };
     let mut all = match case {
         Case::Rotate => {
@@ -56,7 +56,7 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
             let buckets = Tensor::from_vec(buckets, length * n_keys, device)?;
             vec![
                 contender("ours", move || Ok((None, vec![t5.attention_bias(length, n_keys, start)?])))?,
-                // The buckets given, as nobody looks them up at every step.
+                // Candle gets the buckets: nobody computes them at every step.
                 contender("candle", move || {
                     let rows = table.index_select(&buckets, 0)?.reshape((1, length, n_keys, n_head))?;
                     Ok((None, vec![rows.permute((0, 3, 1, 2))?.contiguous()?]))
@@ -74,11 +74,11 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     Ok(all)
 }
 
-/// Copies into new tensors of these shapes and sizes of a number, on as large pages as the library's, on all cores where that
-/// is worth it.
+/// Copies into new tensors of these shapes and element sizes, on huge pages as the library does, and on all cores if
+/// that pays.
 fn copy(shapes: &[([usize; 4], usize)]) -> Result<Contender> {
     let word = size_of::<u32>();
-    // In words: heads of half types have half as many.
+    // In words: half types take half as many.
     let shapes = shapes.iter().map(|&([b, h, t, d], size)| [b, h, t, d * size / word]);
     let from: Vec<([usize; 4], Vec<u32>)> = shapes.map(|shape| (shape, vec![1; shape.iter().product()])).collect();
     let n_words: usize = from.iter().map(|(_, from)| from.len()).sum();
@@ -95,7 +95,7 @@ fn copy(shapes: &[([usize; 4], usize)]) -> Result<Contender> {
             });
             pieces.collect::<Vec<_>>().into_par_iter().for_each(|(to, from)| copy_part(to, from));
             for (to, (_, from)) in to.iter_mut().zip(&from) {
-                // SAFETY: the pieces are all of it, and were just written.
+                // SAFETY: the pieces cover all of it and were just written.
                 unsafe { to.set_len(from.len()) };
             }
         }
@@ -105,10 +105,10 @@ fn copy(shapes: &[([usize; 4], usize)]) -> Result<Contender> {
     })
 }
 
-/// From here on threads are worth it, as they are in the library.
+/// From this size on threads pay, as in the library.
 const PARALLEL_WORDS: usize = 1 << 16;
 
-/// Room for so many words, with huge pages from 8 MB on, as the library asks for.
+/// Allocates room for `n_words`, on huge pages from 8 MB on, as the library does.
 fn room(n_words: usize) -> Vec<u32> {
     let room = Vec::<u32>::with_capacity(n_words);
     #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! `--report`: what a device is, whether it computes what the CPU does, and how fast, in one file to send back.
+//! Writes the file of `--report`: the device, whether it computes what the CPU does, and how fast.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,18 +11,19 @@ use serde_json::Value;
 use super::cases::copy_words;
 use super::checks::{self, Check};
 
-/// V, P, C, B and T of the checks: rows of GPT-2's width, and of one that no vector divides. One thread must get through it.
+/// V, P, C, B and T of the checks: rows of GPT-2's width, and of a width that no vector divides. Small enough for one
+/// thread.
 const SHAPES: [[usize; 5]; 2] = [[5000, 300, 768, 2, 64], [1000, 40, 131, 3, 17]];
 const QUICK_SHAPES: [[usize; 5]; 2] = [[60, 12, 24, 2, 9], [50, 12, 7, 3, 5]];
 
-/// What the table of times has of one case: its row, or why there is none.
+/// The table's entry of one case: its row, or the error.
 pub struct Timed {
     pub case: &'static str,
     pub shape: String,
     pub row: Result<Value>,
 }
 
-/// Checks, measures the device's own copy, and writes the file; an error if a check or a case failed.
+/// Runs the checks, measures the device's own copy, and writes the file. Fails if a check or a case failed.
 pub fn write(path: &Path, machine: &str, device: &Device, timed: &[Timed], quick: bool) -> Result<String> {
     let shapes = if quick { &QUICK_SHAPES } else { &SHAPES };
     let checks = checks::all(device, shapes)?;
@@ -100,12 +101,12 @@ fn table_of_times(text: &mut String, timed: &[Timed], copy: Result<f64>) {
     }
 }
 
-/// An error and its causes in one cell of a table.
+/// Formats an error and its causes for a table's cell.
 fn in_cell(error: &anyhow::Error) -> String {
     super::cli::first_line(error).replace('|', "/")
 }
 
-/// Gigabytes that are read and written by a plain copy of a tensor, in a second.
+/// Returns the GB that a plain copy of a tensor reads and writes per second.
 fn copy_gb_per_second(device: &Device, quick: bool) -> Result<f64> {
     let n_words = if quick { 1 << 18 } else { 1 << 26 };
     let n_bytes = 2 * n_words * size_of::<u32>();
@@ -140,7 +141,7 @@ fn name(device: &Device) -> String {
     named.map_or_else(|| "the CPU".to_string(), |(_, name)| name)
 }
 
-/// What is known of a device, each by its name.
+/// Returns the properties of a device and their names.
 fn about(device: &Device) -> Vec<(&'static str, String)> {
     match device {
         #[cfg(feature = "cuda")]
@@ -162,7 +163,7 @@ fn about_cuda(device: &candle_core::CudaDevice) -> Vec<(&'static str, String)> {
     // SAFETY: the function writes one integer, which outlives the call.
     let is_known = unsafe { sys::cuDriverGetVersion(&mut version) } == sys::CUresult::CUDA_SUCCESS;
     let cuda = if is_known { format!("{}.{}", version / 1000, version % 1000 / 10) } else { unknown() };
-    // The kernel's module says which driver it is; elsewhere (Windows) its CUDA version must do.
+    // The kernel's module reports the driver's version; other systems (Windows) report only its CUDA version.
     let driver = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
     let driver = driver.and_then(|text| Some(text.lines().next()?.to_string())).unwrap_or_else(unknown);
     let capability =

@@ -1,4 +1,4 @@
-//! The cases of tables that are not plain numbers in memory: mapped from a file, and quantized.
+//! The cases of tables that are not dense: mapped from a file, and quantized.
 
 use anyhow::Result;
 use candle_core::Tensor;
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::cases::{self, Case, Contender, Inputs, contender};
 
-/// Ours, the same tables as numbers in memory (`resident`), and what Candle has.
+/// Returns ours, the same tables in memory (`resident`), and Candle's equivalent.
 pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     let dense = GptInputLayer::new(inputs.wte.clone(), inputs.wpe.clone())?;
     let ids = inputs.ids.clone();
@@ -32,14 +32,14 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     let candle = QTensor::quantize(&inputs.wte, GgmlDType::Q8_0)?;
     let (wpe, candle_ids, dtype) = (inputs.wpe.clone(), ids.clone(), dense.dtype());
     let quantized = contender("ours", move || Ok((None, vec![layer.forward(&ids)?])))?;
-    // Its time is that of the rows alone, without positions.
+    // Candle's time is that of the rows alone, without positions.
     let candle = contender("candle", move || {
         let start = Instant::now();
         let rows = std::hint::black_box(candle.embedding(&candle_ids)?);
         let seconds = start.elapsed().as_secs_f64();
         Ok((Some(seconds), vec![rows.to_dtype(dtype)?.broadcast_add(&wpe)?]))
     })?;
-    // Other numbers: those before quantization are not compared.
+    // Its values are those before quantization, so they are not compared.
     let mut resident = resident(dense, inputs)?;
     resident.results = Box::new(|| Ok(Vec::new()));
     Ok(vec![quantized, resident, candle])

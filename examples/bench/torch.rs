@@ -1,4 +1,4 @@
-//! PyTorch as a child process, asked for one turn at a time.
+//! Runs PyTorch as a child process, one turn at a time.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::cases::{Case, Shape};
 
-/// Who PyTorch can be in a case: on one thread, on all, with sparse gradients.
+/// PyTorch's variants in a case: on one thread, on all, with sparse gradients.
 pub fn variants(case: Case) -> &'static [&'static str] {
     match case {
         Case::StepRows => &["torch_1", "torch_n", "torch_sparse"],
@@ -42,17 +42,17 @@ impl Torch {
         Ok(torch)
     }
 
-    /// Makes the inputs, does the case once, returns samples of its results.
+    /// Makes the inputs, runs the case once, and returns samples of its results.
     pub fn start_case(&mut self, case: Case, shape: &Shape) -> Result<Vec<Vec<f32>>> {
         Ok(serde_json::from_value(self.ask(request("start", case, shape))?)?)
     }
 
-    /// The seconds of `n` times.
+    /// Returns the seconds of `n` runs.
     pub fn time(&mut self, variant: &str, n: usize) -> Result<f64> {
         self.ask(json!({ "do": "time", "variant": variant, "n": n }))?.as_f64().context("no number")
     }
 
-    /// The peak of memory that a process of its own reaches in the case, in MB, without what it has before.
+    /// Returns the peak memory in MB of a process of its own in this case, less what it had before.
     pub fn peak(&self, case: Case, shape: &Shape) -> Result<f64> {
         Self::start(&self.python)?.ask(request("peak", case, shape))?.as_f64().context("no number")
     }
@@ -67,7 +67,7 @@ impl Torch {
 
 impl Drop for Torch {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! What every example does alike: how it ends, how it reads a type, how it prints a tensor.
+//! Shared by all examples: the exit status, dtype arguments, and how tensors are printed.
 
 #![allow(dead_code)] // each example uses its own part
 
@@ -7,24 +7,24 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
 
-/// How many threads Candle takes, where the environment does not say: to be called before anything else.
+/// Sets how many threads Candle uses, where the environment does not. Call it before anything else.
 ///
-/// Without RAYON_NUM_THREADS Candle reads /proc/cpuinfo for every product of matrices, so it is told what it would find.
-/// And the threads that it keeps for additions and the like wait in loops that take the cores from rayon's, which compute
-/// everything that is large here: it is to have none (CANDLE_NUM_THREADS).
+/// Without RAYON_NUM_THREADS Candle reads /proc/cpuinfo for every matrix product; setting it to the same count avoids
+/// that. Candle also keeps threads of its own for additions and the like. They wait in busy loops and take cores from
+/// rayon's threads, which compute everything large here; CANDLE_NUM_THREADS=1 leaves them out.
 pub fn settle_threads() {
     for (name, n_threads) in [("RAYON_NUM_THREADS", candle_core::utils::get_num_threads()), ("CANDLE_NUM_THREADS", 1)] {
         if std::env::var_os(name).is_none() {
-            // SAFETY: `main` calls this first, so that there is no other thread that could read the environment meanwhile.
+            // SAFETY: `main` calls this first, when no other thread exists that could read the environment.
             unsafe { std::env::set_var(name, n_threads.to_string()) };
         }
     }
 }
 
-/// The exit status of `result`; an error is printed, all its causes in one line.
+/// Returns the exit status of `result`, and prints an error with all its causes in one line.
 pub fn exit(result: Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
-    // Whoever reads our output has seen enough of it (`| head`).
+    // The reader of our output has closed the pipe (`| head`).
     if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
@@ -32,12 +32,13 @@ pub fn exit(result: Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// An error with all its causes, in one line: Candle puts a backtrace behind its first one if RUST_BACKTRACE is set.
+/// Returns an error with all its causes in one line. With RUST_BACKTRACE, Candle puts a backtrace behind the first
+/// line.
 pub fn first_line(error: &anyhow::Error) -> String {
     format!("{error:#}").lines().next().unwrap_or_default().to_string()
 }
 
-/// The type of number called `f32`, `f16` or `bf16`.
+/// Parses the dtype called `f32`, `f16` or `bf16`.
 pub fn parse_dtype(text: &str) -> Result<DType, String> {
     match text {
         "f32" => Ok(DType::F32),
@@ -47,7 +48,7 @@ pub fn parse_dtype(text: &str) -> Result<DType, String> {
     }
 }
 
-/// A vector or a matrix as `print(tensor)` of PyTorch shows it.
+/// Formats a vector or a matrix as PyTorch's `print(tensor)` does.
 pub fn tensor(tensor: &Tensor) -> Result<String> {
     let flat = tensor.flatten_all()?;
     let numbers: Vec<String> = if tensor.dtype().is_float() {
@@ -67,7 +68,8 @@ pub fn tensor(tensor: &Tensor) -> Result<String> {
     })
 }
 
-/// PyTorch's rules (`torch/_tensor_str.py`): whole numbers as `2.`, a wide range in scientific notation, else four decimals.
+/// Formats elements by PyTorch's rules (`torch/_tensor_str.py`): whole ones as `2.`, a wide range in scientific
+/// notation, others with four decimals.
 fn floats(values: &[f64]) -> Vec<String> {
     let sizes: Vec<f64> = values.iter().filter(|x| x.is_finite() && **x != 0.0).map(|x| x.abs()).collect();
     let (largest, smallest) = sizes.iter().fold((0f64, f64::MAX), |(high, low), &x| (high.max(x), low.min(x)));

@@ -1,4 +1,4 @@
-//! What may be wrong with a table.
+//! Finds what may be wrong with a table.
 
 use std::io::Write;
 
@@ -8,17 +8,18 @@ use indicatif::ProgressBar;
 use crate::Words;
 use crate::rows::{Rows, dot};
 
-/// Rows whose cosine is above this are as good as one.
+/// Rows with a larger cosine count as equal.
 const DUPLICATE: f32 = 0.99;
-/// A row below this share of the median length says next to nothing.
+/// A row shorter than this share of the median length carries next to no information.
 const TINY: f32 = 0.1;
-/// How many standard deviations of chance make neighbouring positions alike, on the mean of so many pairs.
+/// How many standard deviations of chance the mean of [`N_PAIRS`] neighbours' cosines must exceed for them to count as
+/// alike.
 const ALIKE: f32 = 4.0;
 const N_PAIRS: usize = 8;
-/// How many examples each line gives.
+/// How many examples each line shows.
 const N_EXAMPLES: usize = 4;
 
-/// Writes one line a finding.
+/// Writes a line for each finding.
 pub fn report(out: &mut impl Write, wte: &Rows, wpe: &Rows, seen: &[u32], words: &Words) -> Result<()> {
     let (vocab_size, n_positions) = (wte.len(), wpe.len());
     writeln!(out, "health of wte [{vocab_size}, {}] and wpe [{n_positions}, {}]", wte.width, wpe.width)?;
@@ -38,7 +39,8 @@ pub fn report(out: &mut impl Write, wte: &Rows, wpe: &Rows, seen: &[u32], words:
     line("not in the text", &(0..vocab_size).filter(|&id| !is_seen[id]).collect::<Vec<_>>())?;
     line(&format!("shorter than {TINY} of the median"), &tiny(wte))?;
     let duplicates = duplicates(wte)?;
-    // What a model never saw is pushed one way by every step: those rows grow alike, and it says little of training.
+    // Every step pushes tokens that a model never sees in one direction. Those rows grow alike, which says little of
+    // training.
     let (known, unknown): (Vec<_>, Vec<_>) =
         duplicates.into_iter().partition(|&(_, left, right)| is_seen[left] && is_seen[right]);
     let first = |pairs: &[(f32, usize, usize)]| pairs.iter().map(|&(_, left, _)| left).collect::<Vec<_>>();
@@ -51,7 +53,8 @@ pub fn report(out: &mut impl Write, wte: &Rows, wpe: &Rows, seen: &[u32], words:
     let n_trained = trained_positions(wpe)?;
     writeln!(
         out,
-        "  {n_trained:>6} positions from the first on are like their neighbours; {} beyond them are not, as if never trained",
+        "  {n_trained:>6} positions from the first on are like their neighbours; {} beyond them are not, as if \
+         never trained",
         n_positions - n_trained
     )?;
     Ok(())
@@ -68,9 +71,9 @@ fn tiny(rows: &Rows) -> Vec<usize> {
     (0..rows.len()).filter(|&id| rows.norms[id] < TINY * median).collect()
 }
 
-/// (cosine, row, later row) of each row with a later one that is nearly the same, the nearest pairs first.
+/// Returns (cosine, row, later row) for each row that a later one nearly equals, the nearest pairs first.
 ///
-/// All pairs are looked at, a block of rows at a time.
+/// Compares all pairs, a block of rows at a time.
 fn duplicates(rows: &Rows) -> Result<Vec<(f32, usize, usize)>> {
     const BLOCK: usize = 64;
     let all = rows.tensor()?;
@@ -94,14 +97,14 @@ fn duplicates(rows: &Rows) -> Result<Vec<(f32, usize, usize)>> {
     Ok(found)
 }
 
-/// The position up to which neighbours are alike: training makes them so, and chance does not.
+/// Returns the position up to which neighbours are alike. Training makes them so; chance does not.
 fn trained_positions(wpe: &Rows) -> Result<usize> {
     let pairs = (1..wpe.len()).map(|position| Ok(dot(wpe.unit(position - 1)?, wpe.unit(position)?)));
     let cosines = pairs.collect::<Result<Vec<f32>>>()?;
     let chance = ALIKE / ((wpe.width * N_PAIRS) as f32).sqrt();
     let mean = |pairs: &[f32]| pairs.iter().sum::<f32>() / N_PAIRS as f32;
     let Some(first) = cosines.windows(N_PAIRS).rposition(|pairs| mean(pairs) > chance) else { return Ok(0) };
-    // The last pairs of that window may be beyond the end already.
+    // The last pairs of that window may lie beyond the end.
     let last = &cosines[first..first + N_PAIRS];
     let end = last.iter().rposition(|&cosine| cosine > mean(last) / 2.0).unwrap_or(0);
     Ok(first + end + 2) // a pair is two positions

@@ -1,11 +1,12 @@
-//! What a model's tables know: nearest tokens, analogies, pictures of both tables before and after training, their health.
+//! Shows what a model's tables know: nearest tokens, analogies, pictures of both tables before and after training,
+//! defects.
 //!
 //! cargo run --release --example explore
 //! cargo run --release --example explore -- --near water --analogy father:mother::son --weights path/to/gpt2
 //!
-//! Prints for each word of `--near` the tokens of the nearest vectors, before training and after, the tokens that complete
-//! each analogy, and a report of rows that something is wrong with. Writes `positions.png`, how alike the vectors of any two
-//! positions are, and `tokens.png`, a flat map of chosen tokens.
+//! For each word of `--near`, prints the tokens with the nearest vectors, before training and after. Prints the tokens
+//! that complete each analogy, and a report of defective rows. Writes `positions.png`, the cosine of any two positions'
+//! vectors, and `tokens.png`, a flat map of chosen tokens.
 
 #[path = "../cli/mod.rs"]
 mod cli;
@@ -13,7 +14,7 @@ mod cli;
 mod font;
 mod health;
 #[path = "../input/mod.rs"]
-#[allow(dead_code)] // batches are made elsewhere
+#[allow(dead_code)] // this example makes no batches
 mod input;
 mod map;
 mod pictures;
@@ -39,7 +40,8 @@ struct Args {
     /// The trained model: any GPT-2 checkpoint
     #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/tiny-gpt2"))]
     weights: PathBuf,
-    /// The model before training [default: fresh tables of the same shape, N(0, 0.02²) from --seed, as `pretrain` begins]
+    /// The model before training [default: fresh tables of the same shape, N(0, 0.02²) from --seed, like those of
+    /// `pretrain`]
     #[arg(long, value_name = "PATH")]
     before: Option<PathBuf>,
     /// The seed of the fresh tables
@@ -54,13 +56,13 @@ struct Args {
     /// How many tokens each list shows
     #[arg(short, value_name = "N", default_value_t = 6)]
     n: usize,
-    /// Words on the map: groups of words with commas between them, one colour a group
+    /// Words on the map: groups of words separated by commas, one colour for each group
     #[arg(long, value_name = "A,B,..", num_args = 1.., default_values = map::WORDS)]
     map: Vec<String>,
-    /// The text that says which tokens a model has seen, for the report
+    /// The text whose tokens count as seen by the model, for the report
     #[arg(long, value_name = "F", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/genesis.txt"))]
     text_file: PathBuf,
-    /// Where the pictures go
+    /// The folder of the pictures
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/explore"))]
     out: PathBuf,
 }
@@ -139,7 +141,7 @@ struct Words {
 }
 
 impl Words {
-    /// The token of a word inside a sentence (with a space before it), or else as it is written.
+    /// Returns the token of a word inside a sentence (with a space before it), or else of the bare word.
     fn id(&self, word: &str) -> Result<usize> {
         let written = self.tokenizer.encode(word)?;
         match (&self.tokenizer.encode(&format!(" {word}"))?[..], &written[..]) {

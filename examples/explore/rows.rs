@@ -3,11 +3,11 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 
-/// A table's rows, each scaled to length 1 (a row of zeros, or one that is not finite, to zeros).
+/// A table's rows, each scaled to length 1; a row of zeros, or one that is not finite, becomes zeros.
 pub struct Rows {
     units: Vec<f32>,
     pub width: usize,
-    /// The length of each row; not finite where a number of the row is not.
+    /// The length of each row; not finite if an element of the row is not.
     pub norms: Vec<f32>,
 }
 
@@ -31,17 +31,17 @@ impl Rows {
         self.norms.len()
     }
 
-    /// Row `id`, scaled to length 1.
+    /// Returns row `id`, scaled to length 1.
     pub fn unit(&self, id: usize) -> Result<&[f32]> {
         self.units.chunks(self.width).nth(id).with_context(|| format!("token {id}: the table has {} rows", self.len()))
     }
 
-    /// The rows as a matrix, scaled to length 1.
+    /// Returns the rows as a matrix, scaled to length 1.
     pub fn tensor(&self) -> Result<Tensor> {
         Ok(Tensor::from_slice(&self.units, (self.len(), self.width), &Device::Cpu)?)
     }
 
-    /// The `n` rows whose directions are the nearest to that of `vector`, with the cosines, the nearest first.
+    /// Returns the `n` rows with the largest cosines to `vector`, and the cosines, largest first.
     pub fn nearest(&self, vector: &[f32], without: &[usize], n: usize) -> Vec<(f32, usize)> {
         let length = dot(vector, vector).sqrt().max(f32::MIN_POSITIVE);
         let cosines = self.units.chunks(self.width).map(|row| dot(row, vector) / length);

@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow};
 use plotters::style::{FontStyle, register_font};
 
-/// Makes it known to plotters as `sans-serif`.
+/// Registers it with plotters as `sans-serif`.
 pub fn register() -> Result<()> {
     let font = include_bytes!("DejaVuSans-subset.ttf");
     register_font("sans-serif", FontStyle::Normal, font).map_err(|_| anyhow!("the bundled font cannot be read"))

@@ -1,4 +1,4 @@
-//! Causal attention of whole sequences, forward and backward, a head at a time.
+//! Causal attention over whole sequences, forward and backward, one head at a time.
 
 use std::ops::Range;
 
@@ -8,10 +8,10 @@ use rayon::prelude::*;
 
 use super::{ROWS, add, slice, softmax_row, softmax_row_backward, storage_of, with_slices};
 
-/// The attention of every token to itself and those before it: `[B, T, 3 C]`, queries, keys and values side by side,
-/// `-> [B, T, C]`.
+/// Computes the attention of every token to itself and those before it: `[B, T, 3 C] -> [B, T, C]`, with queries, keys
+/// and values side by side in `qkv`.
 ///
-/// The scores exist for a few queries of a head at a time; the backward pass computes them again.
+/// Only the scores of a few queries of a head exist at a time; the backward pass computes them again.
 pub fn causal_attention(qkv: &Tensor, n_head: usize, scale: f64) -> Result<Tensor> {
     qkv.contiguous()?.apply_op1(CausalAttention { n_head, scale: scale as f32 })
 }
@@ -21,14 +21,14 @@ struct CausalAttention {
     scale: f32,
 }
 
-/// A matrix in one piece.
+/// A contiguous matrix.
 struct Matrix {
     values: CpuStorage,
     width: usize,
 }
 
 impl Matrix {
-    /// `width` columns of a matrix whose rows are `stride` apart.
+    /// Copies `width` columns, scaled, out of a matrix whose rows are `stride` apart.
     fn cut(values: &[f32], stride: usize, first: usize, width: usize, scale: f32) -> Self {
         let rows = values.chunks(stride).flat_map(|row| &row[first..first + width]);
         Self { values: CpuStorage::F32(rows.map(|x| x * scale).collect()), width }
@@ -47,16 +47,16 @@ fn product(lhs: &CpuStorage, lhs_layout: &Layout, rhs: &CpuStorage, rhs_layout: 
     }
 }
 
-/// What a head is given.
+/// The input of one head.
 struct Head {
-    /// Scaled.
+    /// Already scaled.
     q: Matrix,
     k: Matrix,
     v: Matrix,
 }
 
 impl Head {
-    /// The weights of `queries` for all keys that they may see, the last of them `queries.end - 1`.
+    /// Computes the weights of `queries` over the keys they may see, the last of which is `queries.end - 1`.
     fn weights(&self, queries: Range<usize>) -> Result<Vec<f32>> {
         let keys = self.k.rows(0..queries.end).transpose(0, 1)?;
         let mut weights = product(&self.q.values, &self.q.rows(queries.clone()), &self.k.values, &keys)?;
@@ -76,7 +76,7 @@ impl CausalAttention {
         Head { q: cut(0, self.scale), k: cut(1, 1.0), v: cut(2, 1.0) }
     }
 
-    /// `[T, D]` of one head.
+    /// Computes the output `[T, D]` of one head.
     fn forward(&self, qkv: &[f32], c: usize, head: usize) -> Result<Vec<f32>> {
         let (t, head) = (qkv.len() / (3 * c), self.head(qkv, c, head));
         let mut out = Vec::with_capacity(t * head.v.width);
@@ -89,7 +89,7 @@ impl CausalAttention {
         Ok(out)
     }
 
-    /// The gradients of queries, keys and values of one head, `[T, D]` each.
+    /// Computes the gradients of queries, keys and values of one head, `[T, D]` each.
     fn backward(&self, qkv: &[f32], grad: &[f32], c: usize, head: usize) -> Result<[Vec<f32>; 3]> {
         let (t, d) = (qkv.len() / (3 * c), c / self.n_head);
         let grad = Matrix::cut(grad, c, head * d, d, 1.0);
@@ -120,7 +120,7 @@ impl CausalAttention {
     }
 }
 
-/// Writes matrices `[T, D]`, `width / D` of them to a sequence, side by side into its rows.
+/// Writes matrices `[T, D]`, `width / D` of them for each sequence, side by side into its rows.
 fn interleave(out: &mut [f32], t: usize, width: usize, d: usize, heads: &[&[f32]]) {
     let per_sequence = width / d;
     out.par_chunks_mut(t * width).zip(heads.par_chunks(per_sequence)).for_each(|(out, heads)| {

@@ -1,7 +1,8 @@
-//! The operations of a block in one pass each, forward and backward, where Candle takes many, each with a tensor of its own.
+//! The operations of a block, each in one pass forward and one backward; Candle takes many, each with its own
+//! temporary.
 //!
-//! To copy beside `model.rs`, with `attention.rs`. All of it is for f32 on the CPU ([`is_fused`]); `model.rs` has the plain forms for
-//! everything else. Every sum has a fixed order, so that the bits do not depend on the number of threads.
+//! Copy this file beside `model.rs`, with `attention.rs`. It covers f32 on the CPU ([`is_fused`]); `model.rs` has the
+//! plain forms for everything else. Every sum has a fixed order: the bits do not depend on the number of threads.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor};
@@ -12,44 +13,44 @@ mod attention;
 
 pub use attention::causal_attention;
 
-/// Rows in a task.
+/// Rows for each task.
 const ROWS: usize = 32;
-/// Numbers that are summed side by side: some vector registers full.
+/// Elements summed side by side: a few vector registers full.
 const LANES: usize = 16;
 
-/// Whether what is here can take `x`.
+/// Returns whether these operations support `x`.
 pub fn is_fused(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == candle_core::DType::F32 && x.elem_count() > 0
 }
 
-/// `x · weight + bias`: `[N, I] -> [N, O]`, the weight `[I, O]`.
+/// Computes `x · weight + bias`: `[N, I] -> [N, O]`, with a weight `[I, O]`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     x.apply_op3(weight, &bias.contiguous()?, Linear)
 }
 
-/// (x - mean) / sqrt(variance + eps) · weight + bias over the last dimension.
+/// Computes `(x - mean) / sqrt(variance + eps) · weight + bias` over the last dimension.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm { eps: eps as f32 })
 }
 
-/// GELU in the form of GPT-2, `x/2 · (1 + tanh(u))` with `u = √(2/π) (x + 0.044715 x³)`.
+/// Computes GPT-2's GELU, `x/2 · (1 + tanh(u))` with `u = √(2/π) (x + 0.044715 x³)`.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Gelu)
 }
 
-/// The softmax over the last dimension.
+/// Computes the softmax over the last dimension.
 pub fn softmax(scores: &Tensor) -> Result<Tensor> {
     scores.contiguous()?.apply_op1(Softmax)
 }
 
-/// The numbers of a contiguous tensor.
+/// Returns the elements of a contiguous tensor.
 fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let range = layout.contiguous_offsets();
     let (start, end) = range.ok_or_else(|| candle_core::Error::RequiresContiguous { op: "fused" }.bt())?;
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// `f` of the numbers of tensors, which are made contiguous if they are not.
+/// Calls `f` on the elements of the tensors, which are made contiguous first where needed.
 fn with_slices<const N: usize, R>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> Result<R>) -> Result<R> {
     let mut contiguous = Vec::with_capacity(N);
     for tensor in tensors {
@@ -70,7 +71,7 @@ fn storage_of(values: Vec<f32>, shape: &Shape) -> (CpuStorage, Shape) {
     (CpuStorage::F32(values), shape.clone())
 }
 
-/// Σ f(x, y), in lanes.
+/// Sums `f(x, y)` in lanes.
 #[inline(always)]
 fn sum(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
@@ -87,7 +88,7 @@ fn add(sums: &mut [f32], row: &[f32]) {
     sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
 }
 
-/// The sums that tasks found, in the order of the tasks.
+/// Adds up the tasks' sums, in the order of the tasks.
 fn total(tasks: &[Vec<f32>]) -> Vec<f32> {
     let mut sums = vec![0.0; tasks.first().map_or(0, Vec::len)];
     tasks.iter().for_each(|task| add(&mut sums, task));
@@ -146,7 +147,7 @@ struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// (x - mean) / sqrt(variance + eps), and 1 / that root.
+    /// Writes `(x - mean) / sqrt(variance + eps)` and returns 1 over that root.
     fn normalize(&self, x: &[f32], to: &mut [f32]) -> f32 {
         let n = x.len() as f32;
         let mean = sum(x, x, |x, _| x) / n;
@@ -226,7 +227,7 @@ impl CustomOp3 for LayerNorm {
 struct Gelu;
 
 impl Gelu {
-    /// (1 + tanh(u)) / 2, which is the logistic function of 2 u.
+    /// Computes `(1 + tanh(u)) / 2`, which is the logistic function of `2 u`.
     fn share(x: f32) -> f32 {
         1.0 / (1.0 + (-2.0 * ROOT * (x + CUBIC * x * x * x)).exp())
     }
@@ -259,7 +260,7 @@ impl CustomOp1 for Gelu {
     }
 }
 
-/// Scores become weights.
+/// Turns scores into weights.
 fn softmax_row(row: &mut [f32]) {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     row.iter_mut().for_each(|x| *x = (*x - max).exp());
@@ -267,7 +268,7 @@ fn softmax_row(row: &mut [f32]) {
     row.iter_mut().for_each(|x| *x *= factor);
 }
 
-/// The gradient of weights becomes that of the scores.
+/// Turns the gradient of the weights into that of the scores.
 fn softmax_row_backward(weights: &[f32], grad: &mut [f32]) {
     let mean = sum(weights, grad, |weight, g| weight * g);
     grad.iter_mut().zip(weights).for_each(|(g, weight)| *g = weight * (*g - mean));

@@ -1,4 +1,4 @@
-//! From logits to text: choosing the next tokens, a row at a time, and printing them as they come.
+//! Turns logits into text: chooses the next token of each row, and prints tokens as they come.
 
 use std::io::Write;
 
@@ -12,16 +12,16 @@ use crate::model::{Gpt2, KvCache};
 
 /// How the next token is chosen.
 pub struct Sampling {
-    /// 0: the likeliest token.
+    /// 0 takes the likeliest token.
     pub temperature: f64,
-    /// Only these many likeliest tokens are drawn among.
+    /// Draws among this many likeliest tokens only.
     pub top_k: Option<usize>,
     pub generator: Generator,
 }
 
 impl Sampling {
-    /// One token a row of `logits` `[B, V]`. Draws are those of `torch.multinomial(softmax(logits / temperature), 1)` with
-    /// the same seed, rows from the first to the last.
+    /// Chooses one token for each row of `logits` `[B, V]`. With the same seed the draws are those of
+    /// `torch.multinomial(softmax(logits / temperature), 1)`, from the first row to the last.
     fn next_tokens(&self, logits: &Tensor) -> Result<Vec<u32>> {
         let rows = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
         rows.into_iter().map(|row| Ok(u32::try_from(self.next_token(row)?)?)).collect()
@@ -44,7 +44,7 @@ impl Sampling {
     }
 }
 
-/// The `n` largest of `logits`, largest first; of equals the first.
+/// Returns the indices of the `n` largest of `logits`, largest first; equal ones in their order.
 pub fn likeliest(logits: &[f32], n: usize) -> Vec<usize> {
     let mut ids: Vec<usize> = (0..logits.len()).collect();
     let larger = |&a: &usize, &b: &usize| logits[b].total_cmp(&logits[a]).then(a.cmp(&b));
@@ -57,7 +57,7 @@ pub fn likeliest(logits: &[f32], n: usize) -> Vec<usize> {
     ids
 }
 
-/// Adds up to `max_new_tokens` to every row, until each has met the end of the text.
+/// Adds up to `max_new_tokens` tokens to every row, until each has reached the end of the text.
 pub fn generate(
     model: &Gpt2,
     batch: &Batch,
@@ -80,7 +80,7 @@ pub fn generate(
     while n_steps < max_new_tokens && rows.iter().any(|row| !row.ended) {
         let hidden_states = model.hidden_states(&input_ids, mask, Some(&mut cache))?;
         let (_, t, _) = hidden_states.dims3()?;
-        // The head is the dearest matrix of the model: only the last column goes through it.
+        // The head is the most expensive matrix of the model: only the last column goes through it.
         let logits = model.lm_head().forward(&hidden_states.narrow(1, t - 1, 1)?.contiguous()?)?.squeeze(1)?;
         let next = sampling.next_tokens(&logits)?;
         for (row, &id) in rows.iter_mut().zip(&next) {
@@ -118,7 +118,7 @@ pub fn generate(
     Ok(())
 }
 
-/// What was generated for one row, and what of it is not printed yet.
+/// The tokens generated for one row, and the part that is not printed yet.
 #[derive(Clone)]
 struct Row<'a> {
     tokenizer: Option<&'a Tokenizer>,
@@ -143,7 +143,7 @@ impl Row<'_> {
         Ok(())
     }
 
-    /// Prints all whole characters, and at the end what is left of one that never came whole.
+    /// Prints all complete characters, and at the end whatever is left of an incomplete one.
     fn write(&mut self, at_end: bool, out: &mut impl Write) -> Result<()> {
         let n_whole = match std::str::from_utf8(&self.unwritten) {
             Err(error) if !at_end && error.error_len().is_none() => error.valid_up_to(),

@@ -1,13 +1,13 @@
-//! GPT-2 on the input layer of this crate: logits of prompts, and text that goes on from them.
+//! Runs GPT-2 on the input layer of this crate: logits of prompts, and text that continues them.
 //!
 //! cargo run --release --example gpt2
 //! cargo run --release --example gpt2 -- --weights path/to/gpt2 --prompt "Every effort moves you"
 //! cargo run --release --example gpt2 -- --weights path/to/gpt2 --prompt "Hello, I" --prompt "A cat" --temperature 0.8
 //! cargo run --release --features hub --example gpt2 -- --hub openai-community/gpt2 --device auto
 //!
-//! The default weights are small ones that `pretrain` trained on the King James Bible (weights/README.md).
+//! The default weights are small: `pretrain` trained them on the King James Bible (weights/README.md).
 //!
-//! Prints the text as it grows (a batch row by row at the end; ids, where ids were given) and the tokens per second.
+//! Prints the text as it grows (a batch row by row at the end; ids if ids were given) and the tokens per second.
 
 #[path = "../cli/mod.rs"]
 mod cli;
@@ -34,10 +34,10 @@ use generate::{Sampling, generate, likeliest};
 use input::Batch;
 use model::Gpt2;
 
-/// Goes on from here when nothing else is asked for.
+/// The prompt when none is given.
 const DEFAULT_PROMPT: &str = "In the beginning";
 
-/// Runs a GPT-2: the logits of prompts, and the text that follows them.
+/// Runs a GPT-2: prints the logits of prompts, or the text that continues them.
 #[derive(Parser)]
 struct Args {
     /// A complete GPT-2 checkpoint: a safetensors file, a folder, or a sharded folder
@@ -46,16 +46,16 @@ struct Args {
     /// A model on the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
     #[arg(long, value_name = "REPO", conflicts_with = "weights")]
     hub: Option<String>,
-    /// A text to go on from; several make a batch, padded on the left
+    /// A text to continue; several make a batch, padded on the left
     #[arg(long = "prompt", value_name = "TEXT", conflicts_with = "ids")]
     prompts: Vec<String>,
     /// Token ids instead of text, such as 15496,11,995
     #[arg(long, value_name = "IDS", value_delimiter = ',', allow_hyphen_values = true)]
     ids: Vec<i64>,
-    /// How many tokens to add; 0 computes the logits of the prompt only
+    /// Number of tokens to add; 0 computes only the logits of the prompt
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_new_tokens: usize,
-    /// 0 takes the likeliest token; above, the larger the more surprising
+    /// 0 takes the likeliest token; larger values draw more surprising ones
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = parse_temperature)]
     temperature: f64,
     /// Draw among the K likeliest tokens only
@@ -67,7 +67,7 @@ struct Args {
     /// auto, cpu, cuda, cuda:N, metal or metal:N
     #[arg(long, default_value = "auto")]
     device: DeviceSpec,
-    /// The type to compute in: f32, f16 or bf16
+    /// The dtype to compute in: f32, f16 or bf16
     #[arg(long, default_value = "f32", value_parser = cli::parse_dtype)]
     dtype: DType,
     /// Write the logits of the prompt [B, T, V] as f32, the input_ids and (if padded) the attention_mask to this file
@@ -127,7 +127,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     generate(&model, &batch, args.max_new_tokens, &sampling, tokenizer.as_ref(), out)
 }
 
-/// One row of ids a prompt, with the tokenizer that made them, if one did.
+/// Returns a row of ids for each prompt, and the tokenizer that made them, if any.
 fn prompts(args: &Args) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>)> {
     if !args.ids.is_empty() {
         return Ok((vec![args.ids.clone()], None));
@@ -139,14 +139,14 @@ fn prompts(args: &Args) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>)> {
     let default = [DEFAULT_PROMPT.to_string()];
     let texts = if args.prompts.is_empty() { &default[..] } else { &args.prompts };
     let encode = |text: &String| {
-        ensure!(!text.is_empty(), "an empty prompt has nothing to go on from: begin with \"<|endoftext|>\"");
+        ensure!(!text.is_empty(), "an empty prompt has nothing to continue: begin with \"<|endoftext|>\"");
         Ok(tokenizer.encode(text)?.into_iter().map(i64::from).collect())
     };
     let rows = texts.iter().map(encode).collect::<Result<_>>()?;
     Ok((rows, Some(tokenizer)))
 }
 
-/// The last token that is generated is not embedded any more: it needs no position.
+/// Checks that prompt and new tokens fit. The last new token is not embedded again and needs no position.
 fn check_length(rows: &[Vec<i64>], max_new_tokens: usize, config: &GptInputConfig) -> Result<()> {
     let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
     let (end, n_positions) = (longest.saturating_add(max_new_tokens.saturating_sub(1)), config.n_positions);
@@ -157,10 +157,10 @@ fn check_length(rows: &[Vec<i64>], max_new_tokens: usize, config: &GptInputConfi
     Ok(())
 }
 
-/// How many candidates for the next token are shown.
+/// How many candidates for the next token are printed.
 const SHOWN: usize = 5;
 
-/// Writes the logits of the whole prompt to a file, if asked to, and prints the likeliest next tokens of each row.
+/// Writes the logits of the whole prompt to a file, if one is given, and prints the likeliest next tokens of each row.
 fn prompt_logits(
     model: &Gpt2,
     batch: &Batch,

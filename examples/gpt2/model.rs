@@ -1,11 +1,13 @@
-//! GPT-2 on top of [`GptInputLayer`]: pre-norm blocks, causal attention with a key/value cache, final norm, output head.
+//! GPT-2 on top of [`GptInputLayer`]: pre-norm blocks, causal attention with a key/value cache, final norm, output
+//! head.
 //!
-//! To copy with `fused.rs` and `attention.rs` beside it. The layer is everything below the first block, and its table is the
-//! head: [`Gpt2::hidden_states`] and [`Gpt2::forward`] show all of both. Everything can be trained: the layer norm and the
-//! softmax have gradients, which `candle_nn::LayerNorm` and `candle_nn::ops::softmax_last_dim` have not. In f32 on the CPU they
-//! and the attention are those of [`fused`]; the plain forms here serve every other type and device.
+//! Copy this file with `fused.rs` and `attention.rs` beside it. The input layer is everything below the first block,
+//! and its table serves as the head: see [`Gpt2::hidden_states`] and [`Gpt2::forward`]. Everything can be trained:
+//! unlike `candle_nn::LayerNorm` and `candle_nn::ops::softmax_last_dim`, the layer norm and the softmax here have
+//! gradients. In f32 on the CPU these two and the attention come from [`fused`]; every other dtype and device takes the
+//! plain forms here.
 //!
-//! Positions are what the configuration says: GPT-2's table, or any other scheme of the library (`config.position`).
+//! The configuration chooses the positions: GPT-2's table, or any other scheme of the library (`config.position`).
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
@@ -21,11 +23,11 @@ use serde::Deserialize;
 #[path = "fused.rs"] // beside this file, wherever it is included from
 mod fused;
 
-/// Added to a score that must not count: its weight is then exactly 0. It is finite, so that a row in which nothing counts
-/// (padding) has weights that nobody reads, not NaN, which would spread.
+/// Added to a score that must not count, whose weight then is exactly 0. It is finite: a row of padding, in which
+/// nothing counts, gets weights that nobody reads. Infinity would make them NaN, which spreads.
 const MASKED: f64 = -1e30;
 
-/// What a `config.json` says of the blocks; the defaults are those of `transformers.GPT2Config`.
+/// The settings of the blocks in a `config.json`; the defaults are those of `transformers.GPT2Config`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 struct BlockConfig {
@@ -39,7 +41,7 @@ struct BlockConfig {
     scale_attn_by_inverse_layer_idx: bool,
     add_cross_attention: bool,
     tie_word_embeddings: bool,
-    // `reorder_and_upcast_attn` needs no field: the softmax here is in f32 at least, whatever it says.
+    // `reorder_and_upcast_attn` needs no field: the softmax here is always computed in f32 or wider.
 }
 
 impl Default for BlockConfig {
@@ -65,7 +67,7 @@ impl BlockConfig {
         ensure!(blocks.model_type == "gpt2", "config: model_type `{}` is not gpt2", blocks.model_type);
         ensure!(!blocks.add_cross_attention, "config: add_cross_attention is not supported");
         let (n_head, n_embd) = (config.n_head, config.n_embd);
-        ensure!(n_head > 0 && n_embd % n_head == 0, "config: n_embd {n_embd} is no multiple of n_head {n_head}");
+        ensure!(n_head > 0 && n_embd % n_head == 0, "config: n_embd {n_embd} is not a multiple of n_head {n_head}");
         Ok(blocks)
     }
 }
@@ -138,16 +140,16 @@ impl Gpt2 {
         Ok(Self { input, blocks, ln_f, lm_head })
     }
 
-    /// The same model with a head of its own, `[V, C]`.
+    /// Returns the model with a head of its own, `[V, C]`.
     pub fn with_head(self, lm_head: Tensor) -> Result<Self> {
         Ok(Self { lm_head: LmHead::new(lm_head)?, ..self })
     }
 
     /// Reads a whole Hugging Face checkpoint: one file or shards, tied or untied, under any prefix.
     pub fn from_checkpoint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<Self> {
-        // What cannot be run is refused before anything is read.
+        // Refuse what cannot run before reading anything.
         let is_whole = checkpoint.tensors()?.iter().any(|entry| entry.name.ends_with("ln_f.weight"));
-        ensure!(is_whole, "no ln_f.weight: not the input tables alone, but the weights of a whole GPT-2 are needed");
+        ensure!(is_whole, "no ln_f.weight: these are not the weights of a whole GPT-2; embed takes input tables alone");
         let block_config = BlockConfig::of(&checkpoint.config()?)?;
         let (input, report) = GptInputLayer::open(checkpoint, &OpenOptions::new(dtype, device))?;
         let root = checkpoint.var_builder(dtype, device);
@@ -177,17 +179,17 @@ impl Gpt2 {
         &self.lm_head
     }
 
-    /// Logits of a sequence from its start: `[B, T] -> [B, T, V]`.
+    /// Computes the logits of a sequence from its start: `[B, T] -> [B, T, V]`.
     pub fn forward(&self, input_ids: &Tensor, attention_mask: Option<&Tensor>) -> Result<Tensor> {
         let hidden_states = self.hidden_states(input_ids, attention_mask, None)?;
         Ok(self.lm_head.forward(&hidden_states)?)
     }
 
-    /// What the head is given: `[B, T] -> [B, T, C]`, for the tokens that come after those in the cache; without a cache,
-    /// for a sequence from its start.
+    /// Computes the input of the head, `[B, T] -> [B, T, C]`, for the tokens that follow those in the cache; without a
+    /// cache, for a sequence from its start.
     ///
-    /// `attention_mask` `[B, M]` (1 token, 0 padding) counts from the start of the sequence. Columns beyond it are tokens, so
-    /// that the mask of a padded prompt serves for the whole generation.
+    /// `attention_mask` `[B, M]` (1 token, 0 padding) counts from the start of the sequence. Columns beyond it are
+    /// tokens, so the mask of a padded prompt serves for the whole generation.
     pub fn hidden_states(
         &self,
         input_ids: &Tensor,
@@ -203,10 +205,10 @@ impl Gpt2 {
         self.transform(inputs_embeds, positions, attention_mask, cache, false)
     }
 
-    /// The blocks and the final norm, from embeddings of your own: `[B, T, C] -> [B, T, C]`.
+    /// Runs the blocks and the final norm on embeddings of your own: `[B, T, C] -> [B, T, C]`.
     ///
-    /// With `train`, `attn_pdrop` and `resid_pdrop` of the config act in the blocks, drawn from the input layer's generator
-    /// in the order of transformers (whose masks they are, for `attn_implementation="eager"`).
+    /// With `train`, the config's `attn_pdrop` and `resid_pdrop` apply. Their masks are drawn from the input layer's
+    /// generator in the order of transformers, so they equal those of `attn_implementation="eager"`.
     pub fn transform(
         &self,
         inputs_embeds: Tensor,
@@ -244,22 +246,22 @@ impl Gpt2 {
     }
 }
 
-/// What all blocks are given with the hidden states.
+/// The arguments of a call that all blocks share.
 struct Call<'a> {
     encoding: &'a PositionEncoding,
-    /// Of the tokens of this call.
+    /// The positions of this call's tokens.
     positions: Positions,
     n_cached: usize,
-    /// What is added to the scores.
+    /// Added to the scores.
     mask: Option<Tensor>,
-    /// Whole sequences without padding, and nothing is to be kept of them.
+    /// Set for whole sequences without padding, of which nothing is cached.
     is_causal_only: bool,
-    /// What dropout draws from, in training.
+    /// The generator of dropout masks, in training.
     generator: Option<&'a Generator>,
 }
 
-/// What is added to the scores of T queries behind `n_cached` keys: `[1 or B, 1, T, n_cached + T]`; `None` if nothing is
-/// masked, as when a batch without padding decodes one token.
+/// Returns the mask to add to the scores of T queries behind `n_cached` keys: `[1 or B, 1, T, n_cached + T]`. It is
+/// `None` if nothing is masked, as when a batch without padding decodes one token.
 fn score_mask(t: usize, n_cached: usize, attention_mask: Option<&Tensor>, device: &Device) -> Result<Option<Tensor>> {
     let n_keys = n_cached + t;
     let causal = if t > 1 {
@@ -281,10 +283,10 @@ fn score_mask(t: usize, n_cached: usize, attention_mask: Option<&Tensor>, device
     }))
 }
 
-/// Where a block keeps its keys and values, if it is to.
+/// The slot for a block's keys and values, if it caches them.
 type Past<'a> = Option<&'a mut Option<(Tensor, Tensor)>>;
 
-/// x + attention(norm(x)), then x + mlp(norm(x)).
+/// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Clone, Debug)]
 struct Block {
     ln_1: LayerNorm,
@@ -300,7 +302,7 @@ impl Block {
     fn load(i: usize, config: &GptInputConfig, block: &BlockConfig, vb: VarBuilder) -> Result<Self> {
         let (n_embd, eps) = (config.n_embd, block.layer_norm_epsilon);
         let n_inner = block.n_inner.unwrap_or(4 * n_embd);
-        // GPT-2 draws what is added to the residual stream smaller, the deeper the model.
+        // GPT-2 draws the projections into the residual stream smaller, the deeper the model.
         let stdev = config.initializer_range;
         let residual_stdev = stdev / (2.0 * config.n_layer as f64).sqrt();
         let root = ((n_embd / config.n_head) as f64).sqrt();
@@ -343,7 +345,7 @@ struct Attention {
     n_head: usize,
     scale: f64,
     pdrop: f64,
-    /// `scale` without the root of the width of a head.
+    /// `scale` without its factor 1/√D.
     rescale: f64,
 }
 
@@ -371,7 +373,7 @@ impl Attention {
             *past = Some((k.clone(), v.clone()));
         }
         let mut scores = match kind {
-            // Divided by the root already; what is left is what the configuration makes of it.
+            // The scores are divided by √D already; `rescale` is the rest of the configuration's factor.
             PositionKind::Scores => (encoding.attention_scores(&q, &k, i, call.n_cached)? * self.rescale)?,
             _ => (q * self.scale)?.matmul(&k.t()?)?,
         };
@@ -413,7 +415,7 @@ impl Conv1D {
     }
 }
 
-/// (x - mean) / sqrt(variance + eps) · weight + bias, in f32 at least, rounded once.
+/// `(x - mean) / sqrt(variance + eps) · weight + bias`, in f32 or wider, rounded once.
 #[derive(Clone, Debug)]
 struct LayerNorm {
     weight: Tensor,
@@ -441,12 +443,12 @@ impl LayerNorm {
     }
 }
 
-/// Over the last dimension.
+/// Computes the softmax over the last dimension.
 fn softmax(x: &Tensor) -> Result<Tensor> {
     Ok(if fused::is_fused(x) { fused::softmax(x)? } else { ops::softmax(x, D::Minus1)? })
 }
 
-/// Dropout if there is something to draw from: while training.
+/// Applies dropout if there is a generator, that is, while training.
 fn dropped(x: Tensor, p: f64, generator: Option<&Generator>) -> Result<Tensor> {
     Ok(match generator {
         Some(generator) => dropout(&x, p, generator)?,
@@ -454,7 +456,7 @@ fn dropped(x: Tensor, p: f64, generator: Option<&Generator>) -> Result<Tensor> {
     })
 }
 
-/// f16 and bf16 as f32, everything else as it is.
+/// Widens f16 and bf16 to f32; returns everything else as it is.
 fn widened(x: &Tensor) -> Result<Tensor> {
     Ok(if matches!(x.dtype(), DType::F16 | DType::BF16) { x.to_dtype(DType::F32)? } else { x.clone() })
 }

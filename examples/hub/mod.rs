@@ -1,17 +1,17 @@
-//! What `--hub REPO` opens (feature `hub`): weights by ranges, configuration and tokenizer whole.
+//! Opens what `--hub REPO` names (feature `hub`): the weights by ranges, configuration and tokenizer whole.
 
 use anyhow::Result;
 use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::tokenizer::Tokenizer;
 
-/// A repository's weights, open where they are.
+/// A repository's weights, which stay remote.
 pub struct Remote {
     pub checkpoint: Checkpoint,
-    /// What its files took so far, in words.
+    /// Says how much of the files has been fetched.
     pub fetched: Box<dyn Fn() -> String>,
 }
 
-/// Opens the weights of a repository, or only those files of them that hold the input tables.
+/// Opens the weights of a repository, or only the files that hold the input tables.
 #[cfg(feature = "hub")]
 pub fn open(repo: &str, only_input_tables: bool) -> Result<Remote> {
     use std::sync::Arc;
@@ -37,7 +37,7 @@ pub fn open(repo: &str, only_input_tables: bool) -> Result<Remote> {
     Ok(Remote { checkpoint, fetched: Box::new(fetched) })
 }
 
-/// The tokenizer of a repository, or else GPT-2's.
+/// Returns the tokenizer of a repository, or else GPT-2's.
 #[cfg(feature = "hub")]
 pub fn tokenizer(repo: &str) -> Result<Tokenizer> {
     use candle_gpt_input::hub::Repo;
@@ -48,7 +48,7 @@ pub fn tokenizer(repo: &str) -> Result<Tokenizer> {
     })
 }
 
-/// Without the feature: how to get it.
+/// Fails without the feature, and says how to get it.
 #[cfg(not(feature = "hub"))]
 pub fn open(repo: &str, _: bool) -> Result<Remote> {
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_string());
@@ -58,7 +58,7 @@ pub fn open(repo: &str, _: bool) -> Result<Remote> {
     )
 }
 
-/// Nothing gets this far.
+/// Never runs: `open` fails first.
 #[cfg(not(feature = "hub"))]
 pub fn tokenizer(repo: &str) -> Result<Tokenizer> {
     anyhow::bail!("{repo}: --hub needs a build with `--features hub`")

@@ -1,4 +1,4 @@
-//! What the examples that take text or ids share: the tokenizer, a batch padded on the left.
+//! Shared by the examples that take text or ids: the tokenizer, and a batch padded on the left.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
 
-/// The tokenizer beside the weights, or else GPT-2's.
+/// Returns the tokenizer beside the weights, or else GPT-2's.
 pub fn tokenizer_for(weights: &Path) -> Result<Tokenizer> {
     let beside = weights.join("tokenizer.json");
     Ok(if beside.is_file() { Tokenizer::from_file(beside)? } else { Tokenizer::gpt2().clone() })
@@ -21,11 +21,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Pads the shorter rows on the left, as generation wants it: the last column of every row is its last token.
+    /// Pads the shorter rows on the left, so that the last column of every row is its last token, as generation needs
+    /// it.
     pub fn left_padded(rows: &[Vec<i64>], vocab_size: usize) -> Result<Self> {
         let n_tokens = rows.iter().map(Vec::len).max().unwrap_or(0);
         let n_padding: Vec<usize> = rows.iter().map(|row| n_tokens - row.len()).collect();
-        // Padding is any valid id: GPT-2 has none of its own, and the end of text is the usual choice.
+        // GPT-2 has no padding token. Any valid id will do; the end of text is the usual choice.
         let pad_id = i64::from(END_OF_TEXT_ID).min(vocab_size as i64 - 1);
         let padded = |(row, &n): (&Vec<i64>, &usize)| [vec![pad_id; n], row.clone()].concat();
         let flat: Vec<i64> = rows.iter().zip(&n_padding).flat_map(padded).collect();
@@ -37,7 +38,7 @@ impl Batch {
         })
     }
 
-    /// Whether any row is shorter than the longest.
+    /// Returns whether any row is shorter than the longest.
     pub fn is_padded(&self) -> bool {
         self.n_padding.iter().any(|&n| n > 0)
     }

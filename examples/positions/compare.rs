@@ -81,7 +81,7 @@ pub fn run(path: &Path, schemes: &[PositionScheme], steps: usize, seed: u64, out
     Ok(writeln!(out, "wrote {}", path.display())?)
 }
 
-/// Nats a token of somebody who knows how often each token occurs, and nothing else.
+/// Computes the loss, in nats for each token, of a model that knows only how often each token occurs.
 fn unigram_entropy(ids: &[u32], n: usize) -> f64 {
     let mut counts = vec![0f64; n];
     ids.iter().for_each(|&id| counts[id as usize] += 1.0);
@@ -111,7 +111,7 @@ fn train(config: &GptInputConfig, varmap: &VarMap, ids: &[u32], steps: usize, se
     Ok((gpt, losses))
 }
 
-/// Candle draws fresh weights without a seed: matrices are drawn again here, the same for every scheme.
+/// Draws the matrices again, from a seed and the same for every scheme: Candle draws fresh weights without one.
 fn seed_blocks(config: &GptInputConfig, varmap: &VarMap, input: GptInputLayer, generator: &Generator) -> Result<()> {
     let own: Vec<String> = varmap.data().lock().map(|vars| vars.keys().cloned().collect()).unwrap_or_default();
     Gpt2::new(input, VarBuilder::from_varmap(varmap, DType::F32, &Device::Cpu).pp("transformer"))?;
@@ -133,7 +133,7 @@ fn at_length(gpt: &Gpt2, config: &GptInputConfig, varmap: &VarMap, length: usize
     Gpt2::new(input, VarBuilder::from_varmap(varmap, DType::F32, &Device::Cpu).pp("transformer"))
 }
 
-/// The mean loss of the last 8 tokens of sequences of `length`: what the whole of their past is worth.
+/// Computes the mean loss of the last 8 tokens of sequences of `length`, which have most of the past to use.
 fn loss_at(gpt: &Gpt2, ids: &[u32], length: usize) -> Result<f64> {
     let starts: Vec<usize> = (0..ids.len() - length).step_by(16).collect();
     let (mut sum, mut n) = (0.0, 0.0);

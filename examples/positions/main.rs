@@ -1,4 +1,4 @@
-//! Position schemes side by side: where each acts, and what it makes of identical tokens.
+//! Shows position schemes side by side: where each acts, and how it scores identical tokens.
 //!
 //! cargo run --release --example positions
 //! cargo run --release --example positions -- --compare /tmp/compare.png
@@ -30,16 +30,16 @@ use candle_gpt_input::{GptInputConfig, GptInputLayer};
 use clap::Parser;
 use plotters::prelude::*;
 
-/// Shows every position scheme: where it acts, and what identical tokens at i and j score
+/// Shows every position scheme: where it acts, and how identical tokens at i and j score
 #[derive(Parser)]
 struct Args {
     /// Only these: learned, sinusoidal, transformer-xl, rope, alibi, t5, shaw, deberta, none
     #[arg(long, value_delimiter = ',', value_name = "SCHEME,..")]
     position: Vec<PositionScheme>,
-    /// Where the picture goes
+    /// The picture's file
     #[arg(long, default_value = "positions.png", value_name = "F.png")]
     out: PathBuf,
-    /// How many positions are shown
+    /// Number of positions shown
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=256))]
     length: u16,
     /// Seed of the tables and of the token
@@ -88,7 +88,7 @@ fn acts(layer: &GptInputLayer) -> &'static str {
     }
 }
 
-/// One block of two heads of 16; tables from N(0, 1), so that they are seen.
+/// Draws a layer of one block with two heads of 16; tables are N(0, 1), large enough to be seen.
 fn layer(scheme: PositionScheme, n_positions: usize, seed: u64) -> Result<GptInputLayer> {
     let sizes = GptInputConfig::new(1, n_positions, 32).with_n_layer(1).with_n_head(2);
     let config = sizes.with_position(scheme).with_embd_pdrop(0.0);

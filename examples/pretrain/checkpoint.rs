@@ -1,9 +1,9 @@
-//! Checkpoints: everything that a run needs to go on, in a folder that appears whole or not at all.
+//! Checkpoints: everything that a run needs to continue, in a folder that appears whole or not at all.
 //!
 //! `OUT/step-N/` holds the weights as a Hugging Face folder (`model.safetensors`, `config.json`), and beside them
-//! `optimizer.safetensors`, `loader.json` (where the loader and the one generator stand), `settings.json` and `loss.csv`. It is
-//! written as `OUT/partial`, file by file onto the disk, then renamed; older ones go afterwards. So at any moment the folder
-//! of the highest N is complete.
+//! `optimizer.safetensors`, `loader.json` (the state of the loader and of the one generator), `settings.json` and
+//! `loss.csv`. It is written as `OUT/partial`, each file synced to disk, and then renamed; older ones are removed
+//! afterwards. So the folder of the highest N is complete at any moment.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -27,7 +27,7 @@ const LOADER: &str = "loader.json";
 const SETTINGS: &str = "settings.json";
 const HISTORY: &str = "loss.csv";
 
-/// All checkpoints in `out`, the newest last.
+/// Returns all checkpoints in `out`, the newest last.
 fn all(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(out).with_context(|| out.display().to_string())? {
@@ -40,12 +40,12 @@ fn all(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// The newest checkpoint in `out`, if there is one.
+/// Returns the newest checkpoint in `out`, if there is one.
 pub fn newest(out: &Path) -> Result<Option<PathBuf>> {
     Ok(if out.is_dir() { all(out)?.pop().map(|(_, path)| path) } else { None })
 }
 
-/// Saves everything, and then removes the checkpoints before this one.
+/// Saves everything, then removes older checkpoints.
 pub fn save(
     out: &Path,
     trainer: &Trainer,
@@ -55,7 +55,7 @@ pub fn save(
 ) -> Result<PathBuf> {
     let partial = out.join(PARTIAL);
     if partial.exists() {
-        fs::remove_dir_all(&partial).with_context(|| partial.display().to_string())?; // of a run that was killed
+        fs::remove_dir_all(&partial).with_context(|| partial.display().to_string())?; // left by a run that was killed
     }
     fs::create_dir(&partial).with_context(|| partial.display().to_string())?;
     save_model(&partial, trainer, settings, DType::F32)?;
@@ -75,7 +75,7 @@ pub fn save(
     Ok(path)
 }
 
-/// A Hugging Face folder: what `gpt2`, `embed` and transformers open.
+/// Writes a Hugging Face folder, which `gpt2`, `embed` and transformers open.
 pub fn save_model(folder: &Path, trainer: &Trainer, settings: &Settings, dtype: DType) -> Result<()> {
     let name = match dtype {
         DType::F16 => "float16",
@@ -89,12 +89,12 @@ pub fn save_model(folder: &Path, trainer: &Trainer, settings: &Settings, dtype: 
     write(&folder.join(CONFIG), &config.to_json())
 }
 
-/// What a checkpoint says of the run.
+/// Reads the settings of a checkpoint's run.
 pub fn settings(path: &Path) -> Result<Settings> {
     read_json(&path.join(SETTINGS))
 }
 
-/// Puts everything where it was: weights, optimizer, loader, generator; the history comes back.
+/// Restores weights, optimizer, loader and generator, and returns the loader and the history.
 pub fn load(path: &Path, trainer: &mut Trainer, loader: Loader) -> Result<(Loader, Vec<Record>)> {
     trainer.varmap.load(path.join(WEIGHTS))?;
     trainer.adamw.load(path.join(OPTIMIZER))?;
@@ -108,7 +108,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 
-/// A file that is on the disk when this returns.
+/// Writes a file and syncs it to disk.
 fn write(path: &Path, text: &str) -> Result<()> {
     let write = || {
         let mut file = File::create(path)?;
@@ -118,7 +118,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     write().with_context(|| path.display().to_string())
 }
 
-/// The names in a folder are on the disk when this returns.
+/// Syncs the names in a folder to disk.
 fn sync_folder(folder: &Path) -> Result<()> {
     if cfg!(unix) {
         File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| folder.display().to_string())?;

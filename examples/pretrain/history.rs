@@ -1,4 +1,4 @@
-//! What each step came to, as a table.
+//! The record of each step, as a table.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -15,13 +15,13 @@ pub struct Record {
     pub learning_rate: f64,
     /// Of the batch, before the step.
     pub loss: f32,
-    /// Before clipping; `None` if nothing is clipped.
+    /// Before clipping; `None` without clipping.
     pub grad_norm: Option<f64>,
-    /// After the step, where the model was evaluated.
+    /// After the step, if the model was evaluated.
     pub validation_loss: Option<f32>,
 }
 
-/// CSV whose numbers read back to the same bits.
+/// Writes CSV; values read back to the same bits.
 pub fn to_csv(records: &[Record]) -> String {
     let mut csv = format!("{HEADER}\n");
     for Record { step, learning_rate, loss, grad_norm, validation_loss } in records {

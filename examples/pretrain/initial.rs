@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
 use candle_gpt_input::rng::Generator;
 use candle_nn::{Init, VarBuilder, VarMap, var_builder::SimpleBackend};
 
-/// Makes each variable of a model as the model asks for it, in `varmap`: N(mean, stdev²) from `generator`, as one torch
-/// `normal_` each, in the order of construction. (A `VarMap` by itself draws from a stream that the CPU cannot seed.)
+/// Makes each variable as the model asks for it, in `varmap`: N(mean, stdev²) from `generator`, one torch `normal_`
+/// each, in the order of construction. (A `VarMap` by itself draws from a stream that cannot be seeded on the CPU.)
 pub fn seeded(varmap: &VarMap, generator: &Generator, device: &Device) -> VarBuilder<'static> {
     let backend = Seeded { varmap: varmap.clone(), generator: generator.clone() };
     VarBuilder::from_backend(Box::new(backend), DType::F32, device.clone())
@@ -25,7 +25,7 @@ impl SimpleBackend for Seeded {
                 Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?
             }
             Init::Const(value) => Tensor::full(value as f32, shape, device)?.to_dtype(dtype)?,
-            other => bail!("{name}: no seeded {other:?}"),
+            other => bail!("cannot draw {name} from {other:?} with a seed"),
         };
         let var = Var::from_tensor(&tensor)?;
         let mut vars = self.varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -1,12 +1,13 @@
-//! Pretraining: a GPT-2 of any size on any text files, that can be watched, stopped, killed, and resumed to the bit.
+//! Pretrains a GPT-2 of any size on any text files. A run can be watched, stopped, killed, and resumed to the bit.
 //!
 //! cargo run --release --example pretrain -- --out /tmp/genesis
 //! cargo run --release --example pretrain -- --out /tmp/genesis --resume --steps 400
 //! cargo run --release --example gpt2 -- --weights /tmp/genesis --prompt "In the beginning"
 //!
-//! In `--out` lie the newest checkpoint (`step-N`), the loss as `loss.csv` and `loss.png`, and at the end the trained model,
-//! which `gpt2`, `embed` and transformers open. Ctrl-C and SIGTERM end a run after the step with a checkpoint.
-//! With the same settings a run gives the same bits, however often it was stopped or killed and resumed (on one machine).
+//! `--out` holds the newest checkpoint (`step-N`), the loss as `loss.csv` and `loss.png`, and at the end the trained
+//! model, which `gpt2`, `embed` and transformers open. Ctrl-C and SIGTERM end a run after the current step, with a
+//! checkpoint. On one machine, the same settings give the same bits, however often a run was stopped or killed and
+//! resumed.
 
 mod chart;
 mod checkpoint;
@@ -45,24 +46,24 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use trainer::{Trainer, training_loader, validation_loader};
 
-/// How much of the text is trained on; the rest is for evaluation.
+/// The share of the text that is trained on; the rest is for evaluation.
 const TRAINING_SHARE: f64 = 0.9;
 
-/// Trains a GPT-2 from random numbers on text files.
+/// Trains a GPT-2 from scratch on text files.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
     settings: Settings,
-    /// Where the checkpoint, the loss curve and the trained model go
+    /// The folder of the checkpoint, the loss curve and the trained model
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/pretrain"))]
     out: PathBuf,
-    /// Go on from the newest checkpoint in --out (or begin, if there is none) with its settings
+    /// Continue from the newest checkpoint in --out with its settings, or begin if there is none
     #[arg(long)]
     resume: bool,
     /// auto, cpu, cuda, cuda:N, metal or metal:N
     #[arg(long, default_value = "auto")]
     device: DeviceSpec,
-    /// The type that the trained model is saved in: f32, f16 or bf16 (checkpoints are f32)
+    /// The dtype of the saved model: f32, f16 or bf16 (checkpoints are f32)
     #[arg(long, default_value = "f32", value_parser = cli::parse_dtype)]
     save_dtype: DType,
 }
@@ -79,11 +80,12 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     let (device, chosen) = args.device.resolve_with_report()?;
     let mut settings = args.settings;
     for path in &mut settings.text_file {
-        *path = path.canonicalize().with_context(|| path.display().to_string())?; // it may be resumed from elsewhere
+        // The run may be resumed in another folder.
+        *path = path.canonicalize().with_context(|| path.display().to_string())?;
     }
     let newest = checkpoint::newest(&args.out)?;
     if let Some(path) = &newest {
-        ensure!(args.resume, "{} is there already: add --resume, or choose another --out", path.display());
+        ensure!(args.resume, "{} already exists: add --resume, or choose another --out", path.display());
         settings = Settings::resumed(&checkpoint::settings(path)?, &settings, is_given)?;
     }
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
@@ -109,7 +111,7 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     Ok(writeln!(out, "wrote model.safetensors, loss.csv and loss.png to {}", run.out.display())?)
 }
 
-/// All texts as one document, each but the last ended by `<|endoftext|>`.
+/// Reads all texts as one document, with `<|endoftext|>` between them.
 fn tokens(settings: &Settings) -> Result<Tokens> {
     let read = |path| std::fs::read_to_string(path).with_context(|| format!("{path:?}"));
     let texts = settings.text_file.iter().map(read).collect::<Result<Vec<String>>>()?;
@@ -117,12 +119,12 @@ fn tokens(settings: &Settings) -> Result<Tokens> {
     Ok(Tokens::from_documents(Tokenizer::gpt2().encode_batch(&texts)?).joined(&[END_OF_TEXT_ID]))
 }
 
-/// True once Ctrl-C or SIGTERM has come; a second one ends the program at once.
+/// Returns a flag that Ctrl-C or SIGTERM sets; a second signal ends the program at once.
 fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
-        flag::register(signal, stop.clone())?; // after the other, which thus sees what was there before
+        flag::register(signal, stop.clone())?; // registered second, so that the other sees the flag as it was before
     }
     Ok(stop)
 }

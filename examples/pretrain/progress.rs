@@ -1,4 +1,4 @@
-//! The progress bar; a plain line now and then where there is no terminal.
+//! Shows a progress bar, or without a terminal a plain line now and then.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a run of `steps` steps of `n_tokens` tokens that goes on at `first_step`.
+    /// Starts the bar of a run of `steps` steps of `n_tokens` tokens at `first_step`.
     pub fn new(first_step: u64, steps: u64, n_tokens: usize) -> Self {
         let bar = ProgressBar::new(steps).with_position(first_step);
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
@@ -28,12 +28,12 @@ impl Progress {
         Self { bar, first_step, n_tokens, start: now, last_line: now, seconds: Vec::new() }
     }
 
-    /// Step `step` (from 1) took `seconds`.
+    /// Notes that step `step` (from 1) took `seconds`.
     pub fn step(&mut self, step: u64, loss: f32, seconds: f64) {
         self.seconds.push(seconds);
         let steps = self.bar.length().unwrap_or(step);
         let n_done = (step - self.first_step) as f64;
-        // With what evaluation and checkpoints take; the rate is that of the steps alone.
+        // The time left includes evaluation and checkpoints; the rate counts the steps alone.
         let left = self.start.elapsed().as_secs_f64() / n_done * (steps.saturating_sub(step)) as f64;
         let rate = self.tokens_per_second();
         let message =
@@ -50,12 +50,12 @@ impl Progress {
         (self.n_tokens * self.seconds.len()) as f64 / self.seconds.iter().sum::<f64>()
     }
 
-    /// Writes a line of other output without tearing the bar.
+    /// Writes other output without tearing the bar.
     pub fn around<T>(&self, write: impl FnOnce() -> T) -> T {
         self.bar.suspend(write)
     }
 
-    /// What the steps took.
+    /// Ends the bar and says what the steps took.
     pub fn finish(mut self) -> String {
         self.bar.finish_and_clear();
         let rate = self.tokens_per_second();

@@ -1,4 +1,4 @@
-//! A run: steps, evaluation, checkpoints, until the last step or a signal.
+//! Runs steps, evaluation and checkpoints, until the last step or a signal.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,13 @@ pub struct Run {
 }
 
 impl Run {
-    /// The same run where a checkpoint was taken.
+    /// Moves the run to where a checkpoint was taken.
     pub fn resumed(mut self, path: &Path) -> Result<Self> {
         (self.loader, self.records) = checkpoint::load(path, &mut self.trainer, self.loader)?;
         Ok(self)
     }
 
-    /// Steps until the last one, or until `stop`; a checkpoint then, too.
+    /// Trains until the last step or until `stop`, and saves a checkpoint then, too.
     pub fn train(&mut self, stop: &AtomicBool, out: &mut impl Write) -> Result<()> {
         let first = self.records.last().map_or(0, |record| record.step);
         let settings = self.settings.clone();

@@ -4,10 +4,11 @@ use std::f64::consts::PI;
 
 use crate::settings::Settings;
 
-/// What the learning rate falls to, in parts of the highest.
+/// The final learning rate, as a share of the highest.
 const FINAL_SHARE: f64 = 0.1;
 
-/// nanoGPT's `get_lr` for step `step` (from 0): a linear rise over `warmup` steps, then half a cosine down to a tenth.
+/// Returns nanoGPT's `get_lr` for `step` (from 0): a linear rise over `warmup` steps, then half a cosine down to a
+/// tenth.
 pub fn learning_rate(settings: &Settings, step: u64) -> f64 {
     let &Settings { learning_rate, warmup, steps, .. } = settings;
     if step < warmup {

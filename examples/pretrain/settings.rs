@@ -1,4 +1,4 @@
-//! What a run is made of: the options that are kept in its checkpoints.
+//! The settings of a run, which its checkpoints keep.
 
 use std::path::PathBuf;
 
@@ -9,15 +9,16 @@ use candle_gpt_input::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The text that is trained on when no other is given.
+/// The text to train on when no other is given.
 const DEFAULT_TEXT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/genesis.txt");
 
-/// What may change when a run goes on. (With more steps the learning rate falls more slowly from there on.)
+/// The settings that may change when a run is resumed. (With more steps the learning rate falls more slowly from there
+/// on.)
 const MAY_CHANGE: [&str; 3] = ["steps", "eval_every", "save_every"];
 
 #[derive(clap::Args, Clone, Debug, Deserialize, Serialize)]
 pub struct Settings {
-    /// The texts to train on, <|endoftext|> between them; the last tenth of the tokens is kept for evaluation
+    /// The texts to train on, separated by <|endoftext|>; the last tenth of the tokens is kept for evaluation
     #[arg(long, value_name = "F", num_args = 1.., default_value = DEFAULT_TEXT)]
     pub text_file: Vec<PathBuf>,
     /// Blocks
@@ -45,45 +46,45 @@ pub struct Settings {
     /// Steps in which the learning rate rises from nothing
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub warmup: u64,
-    /// Of matrices; biases and norms never decay
+    /// Weight decay of matrices; biases and norms never decay
     #[arg(long, value_name = "W", default_value_t = 0.1)]
     #[serde(with = "exact")]
     pub weight_decay: f64,
-    /// The largest global norm of the gradients; 0 leaves them as they are
+    /// The largest global norm of the gradients; 0 does not clip
     #[arg(long, value_name = "NORM", default_value_t = 1.0)]
     #[serde(with = "exact")]
     pub grad_clip: f64,
-    /// How the model knows where its tokens stand: learned, sinusoidal, transformer-xl, rope, alibi, t5, shaw, deberta or none
+    /// The position scheme: learned, sinusoidal, transformer-xl, rope, alibi, t5, shaw, deberta or none
     #[arg(long, value_name = "SCHEME", default_value = "learned", value_parser = known_scheme)]
     #[serde(default = "learned")]
     pub position: String,
-    /// The probability of dropout on embeddings, attention weights and what is added to the residual stream
+    /// The probability of dropout on embeddings, attention weights and the outputs added to the residual stream
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     #[serde(with = "exact")]
     pub dropout: f64,
-    /// Of the weights, the order of the windows and dropout, as torch.manual_seed takes it
+    /// The seed of the weights, the order of the windows and dropout, as torch.manual_seed takes it
     #[arg(long, value_name = "S", default_value_t = 123)]
     pub seed: u64,
-    /// Evaluate after so many steps each time
+    /// Evaluate every N steps
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     pub eval_every: u64,
-    /// Save a checkpoint after so many steps each time
+    /// Save a checkpoint every N steps
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub save_every: u64,
 }
 
-/// The name of a scheme, once it is known to be one.
+/// Returns the name if a scheme has it.
 fn known_scheme(name: &str) -> Result<String, candle_gpt_input::Error> {
     name.parse::<PositionScheme>().map(|_| name.to_string())
 }
 
-/// What checkpoints say that were written before there was a choice.
+/// Returns the scheme of checkpoints written before there was a choice.
 fn learned() -> String {
     "learned".to_string()
 }
 
 impl Settings {
-    /// The `config.json` of the model.
+    /// Returns the `config.json` of the model.
     pub fn config(&self) -> Result<GptInputConfig> {
         let vocab_size = Tokenizer::gpt2().vocab_size();
         let config = GptInputConfig::new(vocab_size, self.max_length, self.n_embd)
@@ -99,14 +100,15 @@ impl Settings {
         Ok(config)
     }
 
-    /// The settings of a run that goes on: the saved ones, but for those that are given and may change.
+    /// Returns the settings of a resumed run: the saved ones, replaced by those that are given and may change.
     pub fn resumed(saved: &Self, given: &Self, is_given: impl Fn(&str) -> bool) -> Result<Self> {
         let (mut settings, given) = (to_map(saved)?, to_map(given)?);
         for (name, value) in given.into_iter().filter(|(name, _)| is_given(name)) {
             let saved = settings.get(&name).with_context(|| format!("the checkpoint says nothing of {name}"))?;
             ensure!(
                 *saved == value || MAY_CHANGE.contains(&name.as_str()),
-                "--{} {value}: this run was begun with {saved}, which cannot change on the way",
+                "--{} {value}: this run began with {saved}, which cannot change: leave the option out, or choose \
+                 another --out",
                 name.replace('_', "-")
             );
             settings.insert(name, value);
@@ -122,7 +124,7 @@ fn to_map(settings: &Settings) -> Result<Map<String, Value>> {
     }
 }
 
-/// Numbers as text: serde_json reads numbers to within a unit in the last place, the standard library exactly.
+/// Writes numbers as text: serde_json reads numbers to within a unit in the last place, the standard library exactly.
 mod exact {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

@@ -1,4 +1,4 @@
-//! One step of training, and evaluation.
+//! Steps of training, and evaluation.
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Var};
@@ -14,9 +14,9 @@ use crate::initial;
 use crate::model::Gpt2;
 use crate::settings::Settings;
 
-/// Where the weights lie in a checkpoint of Hugging Face's.
+/// The prefix of the weights in a Hugging Face checkpoint.
 const PREFIX: &str = "transformer";
-/// How much of the validation split is evaluated at most.
+/// The most batches of the validation split that are evaluated.
 const N_EVALUATED: usize = 16;
 
 /// A model with its optimizer.
@@ -24,13 +24,13 @@ pub struct Trainer {
     pub varmap: VarMap,
     pub adamw: AdamW,
     model: Gpt2,
-    /// The same weights in the same memory, but nothing is recorded for gradients.
+    /// The same weights in the same memory, without recording for gradients.
     evaluated: Gpt2,
     wte: Var,
 }
 
 impl Trainer {
-    /// Fresh weights, drawn from `generator`, which dropout goes on with.
+    /// Draws fresh weights from `generator`, which dropout then continues.
     pub fn new(settings: &Settings, generator: &Generator, device: &Device) -> Result<Self> {
         let config = settings.config()?;
         let varmap = VarMap::new();
@@ -43,7 +43,7 @@ impl Trainer {
         let vb = VarBuilder::from_tensors(untracked, DType::F32, device).pp(PREFIX);
         let evaluated = Gpt2::new(GptInputLayer::load(vb.clone(), &config)?, vb)?;
 
-        // As nanoGPT: matrices decay, biases and norms do not.
+        // As in nanoGPT, matrices decay; biases and norms do not.
         let decayed =
             ParamGroup::from_varmap(&varmap, |_, var| var.rank() >= 2).with_weight_decay(settings.weight_decay);
         let others = ParamGroup::from_varmap(&varmap, |_, var| var.rank() < 2).with_weight_decay(0.0);
@@ -54,10 +54,10 @@ impl Trainer {
         Ok(Self { varmap, adamw, model, evaluated, wte })
     }
 
-    /// One step; the loss before it.
+    /// Makes one step and returns the loss before it.
     pub fn step(&mut self, batch: &Batch, learning_rate: f64) -> Result<f32> {
         let input = self.model.input();
-        // The embeddings are a leaf: no gradient of a whole table is made for the few rows of the batch.
+        // The embeddings are a leaf: the few rows of the batch need no gradient of the whole table.
         let embeds = input.forward_leaf(&batch.input_ids)?;
         let dropped = dropout(&embeds, input.config().embd_pdrop, input.generator())?;
         let hidden_states = self.model.transform(dropped, 0.into(), None, None, true)?;
@@ -75,7 +75,8 @@ impl Trainer {
         Ok(loss)
     }
 
-    /// The mean loss over windows of `validation`: all of them, or the same few, drawn once and for all, if there are many.
+    /// Computes the mean loss over windows of `validation`: all of them, or the same few in every evaluation if there
+    /// are many.
     pub fn evaluate(&self, validation: &Tokens, settings: &Settings) -> Result<f32> {
         let loader = validation_loader(validation, settings, self.wte.device())?;
         let (mut sum, mut n_targets) = (0.0, 0.0);
@@ -92,7 +93,7 @@ impl Trainer {
         Ok((sum / n_targets) as f32)
     }
 
-    /// All weights, ordered by name.
+    /// Returns all weights, ordered by name.
     pub fn weights(&self) -> Vec<(String, Var)> {
         named(&self.varmap)
     }
@@ -105,7 +106,7 @@ fn named(varmap: &VarMap) -> Vec<(String, Var)> {
     named
 }
 
-/// Whole windows, side by side, in a new order each epoch.
+/// Makes a loader of whole windows, side by side, in a new order each epoch.
 pub fn training_loader(tokens: &Tokens, settings: &Settings, generator: &Generator, device: &Device) -> Result<Loader> {
     let &Settings { batch_size, max_length, .. } = settings;
     let config =
@@ -114,12 +115,13 @@ pub fn training_loader(tokens: &Tokens, settings: &Settings, generator: &Generat
     let n_windows = loader.windows().n_windows();
     ensure!(
         loader.n_batches() > 0,
-        "the text has {n_windows} windows of {max_length} tokens, which is not one batch of {batch_size}"
+        "the text has {n_windows} windows of {max_length} tokens, fewer than one batch of {batch_size}: \
+         lower --batch-size"
     );
     Ok(loader)
 }
 
-/// Every token but the first is a target once.
+/// Makes a loader in which every token but the first is a target once.
 pub fn validation_loader(tokens: &Tokens, settings: &Settings, device: &Device) -> Result<Loader> {
     let &Settings { batch_size, max_length, .. } = settings;
     let whole = LoaderConfig::default().with_drop_last(false).with_tail(Tail::Keep);

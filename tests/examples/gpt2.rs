@@ -311,7 +311,7 @@ fn what_is_not_supported_is_named() {
     let text = refusal(r#""model_type": "gpt2""#, r#""model_type": "gpt_bigcode""#);
     assert_eq!(text, "config: model_type `gpt_bigcode` is not gpt2");
     let text = refusal(r#""n_head": 3"#, r#""n_head": 5"#);
-    assert_eq!(text, "config: n_embd 12 is no multiple of n_head 5");
+    assert_eq!(text, "config: n_embd 12 is not a multiple of n_head 5");
     let text = refusal(r#""tie_word_embeddings": true"#, r#""tie_word_embeddings": false"#);
     assert_eq!(text, "tie_word_embeddings is false, but there is no lm_head.weight");
     let text = refusal(r#""n_layer": 2"#, r#""n_layer": 3"#);
@@ -468,7 +468,7 @@ fn the_example_refuses_before_it_works() {
     .unwrap();
     let text = failure(gpt2(tables.path()).args(["--ids", "1"]));
     assert!(
-        text.ends_with(": no ln_f.weight: not the input tables alone, but the weights of a whole GPT-2 are needed"),
+        text.ends_with(": no ln_f.weight: these are not the weights of a whole GPT-2; embed takes input tables alone"),
         "{text}"
     );
 }

@@ -178,16 +178,16 @@ fn what_cannot_be_is_said_in_one_line() {
     let folder = TempDir::new().unwrap();
     stdout(&mut small(folder.path(), "out", 1));
     let run = |args: &[&str]| failure(small(folder.path(), "out", 1).args(args), 1);
-    assert!(run(&[]).contains("step-000001 is there already: add --resume, or choose another --out"));
+    assert!(run(&[]).contains("step-000001 already exists: add --resume, or choose another --out"));
     assert!(
         run(&["--resume", "--learning-rate", "0.5"])
-            .ends_with("--learning-rate \"0.5\": this run was begun with \"0.003\", which cannot change on the way")
+            .ends_with("\"0.5\": this run began with \"0.003\", which cannot change: leave the option out, or choose another --out")
     );
     let elsewhere = folder.path().join("elsewhere");
     let new = |args: &[&str]| failure(example("pretrain").args(args).arg("--out").arg(&elsewhere), 1);
-    assert!(new(&["--batch-size", "1000"]).contains("which is not one batch of 1000"));
-    assert!(new(&["--max-length", "5000"]).contains("windows of 5000 tokens, which is not one batch of 8"));
-    assert!(new(&["--n-head", "3"]).contains("n_embd 64 is no multiple of n_head 3"));
+    assert!(new(&["--batch-size", "1000"]).contains("fewer than one batch of 1000"));
+    assert!(new(&["--max-length", "5000"]).contains("windows of 5000 tokens, fewer than one batch of 8"));
+    assert!(new(&["--n-head", "3"]).contains("n_embd 64 is not a multiple of n_head 3"));
     assert!(new(&["--dropout", "2"]).contains("2, which is not a probability"));
     let diverging = failure(small(folder.path(), "new", 9).args(["--learning-rate", "1e30"]), 1);
     assert!(diverging.ends_with(": begin again with a lower --learning-rate"), "{diverging}");
