@@ -1,4 +1,4 @@
-//! `dataloader`: the first batch as the book prints it, and the same batches however often it is stopped.
+//! `dataloader` prints the book's first batch, and gives the same batches however often it is stopped.
 
 use std::fs;
 use std::path::Path;
@@ -41,7 +41,7 @@ In the beginning God ---->  created
     assert!(out.contains(batch), "{out}");
 }
 
-/// Every batch that a run with these arguments writes.
+/// Returns every batch that a run with these arguments writes.
 fn written(arguments: &str, folder: &Path) -> Vec<[Vec<Vec<i64>>; 2]> {
     let (ok, _, err) = run(&format!("{arguments} --output out.safetensors"), folder);
     assert!(ok, "{err}");

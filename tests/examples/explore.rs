@@ -10,19 +10,19 @@ use crate::programs::{failure, stdout};
 
 const WIDTH: usize = 4;
 
-/// The id of a word inside a sentence.
+/// Returns the id of a word inside a sentence.
 fn id(word: &str) -> usize {
     let ids = Tokenizer::gpt2().encode(&format!(" {word}")).unwrap();
     assert_eq!(ids.len(), 1, "{word}");
     ids[0] as usize
 }
 
-/// Saves tables in which `rows` stand at the tokens of these words, and directions of their own everywhere else.
+/// Saves tables with `rows` at the tokens of these words, and a direction of its own for every other token.
 fn save(folder: &TempDir, rows: &[(&str, [f32; WIDTH])], wpe: Vec<f32>) {
     let vocab_size = Tokenizer::gpt2().vocab_size();
     let mut wte: Vec<f32> = (0..vocab_size)
         .flat_map(|id| {
-            let angle = id as f32 / vocab_size as f32; // no two alike, and all far from the first two axes
+            let angle = id as f32 / vocab_size as f32; // all different, and far from the first two axes
             [0.0, 0.0, angle.cos(), angle.sin()]
         })
         .collect();
@@ -46,7 +46,7 @@ fn explore_finds_what_is_there() {
         ("river", [0.0, f32::NAN, 0.0, 0.0]),
         ("stone", [0.0, 1e-6, 0.0, 0.0]),
     ];
-    // Twelve positions that are alike, and twelve that have nothing to do with each other.
+    // Twelve positions that are alike, and twelve that are unrelated.
     let alike = (0..12).flat_map(|p| [1.0, p as f32 / 100.0, 0.0, 0.0]);
     let apart = (0..12).flat_map(|p| if p % 2 == 0 { [0.0, 0.0, 1.0, 0.0] } else { [0.0, 0.0, 0.0, 1.0] });
     save(&folder, &rows, alike.chain(apart).collect());

@@ -1,6 +1,6 @@
-//! GPT-2 on the layer (`examples/gpt2`) against transformers: logits, gradients, padding, the cache, generation.
+//! Checks GPT-2 on the layer (`examples/gpt2`) against transformers: logits, gradients, padding, the cache, generation.
 //!
-//! The goldens are made by `tests/golden/generate_gpt2.py`.
+//! `tests/golden/generate_gpt2.py` makes the goldens.
 
 #[path = "../../examples/gpt2/model.rs"]
 mod model;
@@ -19,8 +19,8 @@ use candle_nn::{VarBuilder, VarMap};
 use model::{Gpt2, KvCache};
 use tempfile::TempDir;
 
-/// Sums in f32 in another order than torch's: 1e-5 of the largest is some hundred roundings of it, and far less than any
-/// wrong weight, scale or formula makes (those of these tests: 1e-3 and up, the two forms of GELU).
+/// f32 sums in another order than torch's. 1e-5 of the largest element is some hundred roundings, and far less than any
+/// wrong weight, scale or formula causes (here 1e-3 and more, between the two forms of GELU).
 const SUMS: f32 = 1e-5;
 
 fn open(name: &str) -> Checkpoint {
@@ -31,7 +31,7 @@ fn load(checkpoint: &Checkpoint, dtype: DType) -> Gpt2 {
     Gpt2::from_checkpoint(checkpoint, dtype, &Device::Cpu).unwrap()
 }
 
-/// max|left - right| / max|right|.
+/// Returns max|left - right| / max|right|.
 fn difference(left: &Tensor, right: &Tensor) -> f32 {
     assert_eq!(left.dims(), right.dims());
     let max = |x: Tensor| x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
@@ -42,11 +42,11 @@ fn difference(left: &Tensor, right: &Tensor) -> f32 {
 #[track_caller]
 fn assert_close(what: &str, left: &Tensor, right: &Tensor, bound: f32) {
     let difference = difference(left, right);
-    // A NaN is not close to anything.
+    // A NaN fails this comparison.
     assert!(difference <= bound, "{what}: {difference:e} of the largest apart, allowed {bound:e}");
 }
 
-/// A checkpoint of the weights of `plain` with another configuration.
+/// Writes the weights of `plain` with another configuration.
 fn variant(config: &str, folder: &TempDir) -> Checkpoint {
     let expected = golden_tensors("gpt2_plain.safetensors");
     let weights = expected.iter().filter(|(name, _)| !name.starts_with("golden."));
@@ -82,7 +82,7 @@ fn every_setting_of_the_blocks_counts() {
         let logits = load(&variant(config, &folder), DType::F32).forward(&expected["golden.input_ids"], None).unwrap();
         assert_close(name, &logits, &expected[&format!("golden.logits.{name}")], SUMS);
         let from_plain = difference(&logits, &expected["golden.logits"]);
-        // These two compute what `plain` computes, by another route.
+        // These two compute the same as `plain` by another route.
         assert_eq!(from_plain > 1e-4, !["upcast", "gelu_pytorch_tanh"].contains(&name), "{name}: {from_plain:e}");
     }
 }
@@ -99,7 +99,7 @@ fn folders_of_transformers_load_whole_or_in_shards() {
 #[test]
 fn half_types_stay_near_f32() {
     let expected = golden_tensors("gpt2_plain.safetensors");
-    // Every operation rounds to 8 (bf16) or 11 bits; two blocks of a dozen roundings each.
+    // Every operation rounds to 8 (bf16) or 11 (f16) bits, in two blocks of a dozen operations each.
     for (dtype, bound) in [(DType::BF16, 4e-2), (DType::F16, 5e-3), (DType::F64, SUMS)] {
         let logits = load(&open("gpt2_plain.safetensors"), dtype).forward(&expected["golden.input_ids"], None).unwrap();
         assert_eq!(logits.dtype(), dtype);
@@ -107,7 +107,7 @@ fn half_types_stay_near_f32() {
     }
 }
 
-/// The logits of `n_new` greedy tokens after the prompt, with a cache, and the tokens.
+/// Returns the logits of `n_new` greedy tokens after the prompt, computed with a cache, and the tokens.
 fn greedy(model: &Gpt2, input_ids: &Tensor, mask: Option<&Tensor>, n_new: usize) -> (Tensor, Tensor) {
     let (mut cache, mut ids) = (KvCache::default(), input_ids.clone());
     let (mut all_logits, mut tokens) = (Vec::new(), Vec::new());
@@ -142,7 +142,7 @@ fn padding_changes_nothing_in_prefill_and_in_decode() {
     assert_eq!(model.input().config().n_positions, 83);
     let logits = model.forward(ids, Some(mask)).unwrap();
     let (decoded, _) = greedy(&model, ids, Some(mask), 9);
-    // A row of padding sees nothing; its numbers mean nothing, but they are numbers.
+    // A row of padding sees nothing; its logits mean nothing, but they are finite.
     let sum = logits.sum_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(sum.is_finite());
     for (row, n_padding) in [3, 0, 6].into_iter().enumerate() {
@@ -171,7 +171,7 @@ fn token_by_token_is_one_pass() {
         }
         assert_close("cached", &Tensor::cat(&parts, 1).unwrap(), &expected["golden.logits"], SUMS);
     }
-    // The position table ends where it ends, cache or not.
+    // The position table ends at the same position with and without a cache.
     let mut cache = KvCache::default();
     let ids = Tensor::zeros((1, 83), DType::U32, &Device::Cpu).unwrap();
     model.hidden_states(&ids, None, Some(&mut cache)).unwrap();
@@ -181,7 +181,7 @@ fn token_by_token_is_one_pass() {
 
 // ---- gradients ----
 
-/// The model of a golden file with every parameter a variable, and the variables.
+/// Returns the model of a golden file with every parameter a variable, and the variables.
 fn trainable(name: &str) -> (Gpt2, VarMap) {
     let varmap = VarMap::new();
     let vars = golden_tensors(name).into_iter().filter(|(name, _)| !name.starts_with("golden."));
@@ -217,7 +217,7 @@ fn every_gradient_is_pytorchs() {
     }
 }
 
-/// The loss of a model whose weights are drawn from `seed`, and all its gradients by name, in one type.
+/// Returns the loss of a model drawn from `seed`, and all its gradients by name, in one dtype.
 fn loss_and_gradients(
     config: &GptInputConfig,
     (b, t): (usize, usize),
@@ -250,8 +250,8 @@ fn loss_and_gradients(
 
 #[test]
 fn the_fused_operations_compute_what_the_plain_ones_do() {
-    // f32 takes the former, f64 the latter. Sequences below, at and beyond the rows that a task takes; widths that fill no
-    // vector; every scheme, since what acts in the scores leaves the fused attention out.
+    // f32 takes the former, f64 the latter. Sequences are shorter than, equal to and longer than the rows of a task;
+    // widths fill no vector. All schemes take part, since those that act in the scores leave out the fused attention.
     let mut cases =
         vec![("learned", 0.0, (3, 70), 2, 20), ("learned", 0.0, (2, 32), 1, 48), ("none", 0.0, (1, 1), 2, 3)];
     cases.extend([("sinusoidal", 0.0, (2, 33), 3, 6), ("learned", 0.2, (2, 40), 2, 6)]);
@@ -269,7 +269,7 @@ fn the_fused_operations_compute_what_the_plain_ones_do() {
         assert_eq!(fused.len(), plain.len());
         for ((name, fused), (_, plain)) in fused.iter().zip(&plain) {
             if name.ends_with("pos_key_proj.bias") {
-                continue; // it moves all scores of a query alike: there is nothing but rounding
+                continue; // it moves all scores of a query alike, so its gradient is rounding alone
             }
             assert_close(&format!("{scheme}, {b} x {t}, {name}"), fused, plain, SUMS);
         }
@@ -278,7 +278,7 @@ fn the_fused_operations_compute_what_the_plain_ones_do() {
 
 #[test]
 fn the_input_path_alone_trains_both_tables() {
-    // With the head untied nothing but the blocks leads back to the tables: a norm without gradient would end it here.
+    // With the head untied, only the blocks lead back to the tables: a norm without gradient would cut that off.
     let (model, varmap) = trainable("gpt2_untied.safetensors");
     let ids = Tensor::new(&[[1u32, 2, 3]], &Device::Cpu).unwrap();
     let grads = model.forward(&ids, None).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap();
@@ -302,7 +302,7 @@ fn what_is_not_supported_is_named() {
         assert!(config.contains(from), "{config}");
         let checkpoint = variant(&config.replace(from, to), &folder);
         let error = Gpt2::from_checkpoint(&checkpoint, DType::F32, &Device::Cpu).unwrap_err();
-        format!("{error:#}").lines().next().unwrap().to_string() // Candle puts a backtrace behind it
+        format!("{error:#}").lines().next().unwrap().to_string() // Candle may append a backtrace
     };
     let text = refusal(r#""activation_function": "gelu_new""#, r#""activation_function": "mish""#);
     assert!(text.starts_with("config: unknown variant `mish`, expected one of `gelu_"), "{text}");
@@ -335,7 +335,7 @@ fn a_head_that_differs_is_not_tied_whatever_the_config_says() {
         load(&Checkpoint::open(path).unwrap(), DType::F32).forward(&expected["golden.input_ids"], None).unwrap()
     };
     assert_close("differs", &forward(folder.path()), &expected["golden.logits"], SUMS);
-    // Names without `transformer.`, and the buffers that old checkpoints carry.
+    // Names without `transformer.`, and the extra buffers of old checkpoints.
     let ones = Tensor::ones((1, 1, 83, 83), DType::U8, &Device::Cpu).unwrap();
     weights.iter_mut().for_each(|(name, _)| *name = name.strip_prefix("transformer.").unwrap_or(name));
     weights.push(("h.0.attn.bias", &ones));
@@ -394,7 +394,7 @@ fn the_example_writes_logits_and_generates_what_transformers_does() {
     }
 }
 
-/// A model of GPT-2's vocabulary whose head says the same whatever it is asked: after each token, the next id.
+/// Writes a model of GPT-2's vocabulary whose head always says the same: after each token comes the next id.
 fn counting(folder: &TempDir, n_positions: usize) {
     let cpu = Device::Cpu;
     // One-hot rows for the ids 256 to 270 ("\u{120}t" and so on), a head that is `wte` shifted by one row.
@@ -481,7 +481,7 @@ fn the_smallest_training_loop_learns() {
     let losses: Vec<f32> =
         text.split("loss ").skip(1).map(|rest| rest.lines().next().unwrap().parse().unwrap()).collect();
     assert!(losses.windows(2).all(|pair| pair[1] < pair[0]), "{text}");
-    // Candle draws the blocks' weights without a seed: 0.60 to 0.73 were seen.
+    // Candle draws the blocks' weights without a seed, so the bound is loose.
     assert!(losses[losses.len() - 1] < 0.8 * losses[0], "{text}");
     assert!(text.contains("before: [") && text.contains("after: ["), "{text}");
 }

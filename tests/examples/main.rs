@@ -1,4 +1,4 @@
-//! The examples as programs, and the GPT-2 among them as a model.
+//! Runs the examples as programs, and tests the GPT-2 among them as a model.
 
 mod dataloader;
 mod explore;
@@ -13,8 +13,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-/// An example's program. `cargo test --test examples` builds none, so that an old one could be found: it is built before it
-/// is first run.
+/// Returns a command for an example's program. Built before its first run, because `cargo test --test examples` builds
+/// none and an old one could be found.
 fn example(name: &str) -> Command {
     static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let test = std::env::current_exe().unwrap(); // TARGET/PROFILE/deps/examples-HASH
@@ -25,7 +25,7 @@ fn example(name: &str) -> Command {
         built.insert(name.to_string());
     }
     let mut command = Command::new(folder.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX)));
-    command.current_dir(std::env::temp_dir()); // defaults must not depend on where they are run
+    command.current_dir(std::env::temp_dir()); // defaults must not depend on the working folder
     command
 }
 
@@ -48,7 +48,7 @@ fn build(name: &str, folder: &Path) {
     build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--offline", "--example", name]);
     build.args(["--profile", profile, "--no-default-features", "--features", &features.join(",")]);
     build.arg("--target-dir").arg(folder.parent().unwrap());
-    // What cargo tells a test about its package would make build scripts (ours, ring's) run again.
+    // Cargo's variables about this package would make build scripts (ours, ring's) run again.
     let of_cargo = ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR", "LD_LIBRARY_PATH"];
     for (key, _) in std::env::vars_os() {
         if key.to_str().is_some_and(|key| of_cargo.iter().any(|start| key.starts_with(start))) {

@@ -1,4 +1,4 @@
-//! `pretrain`: the same bits however it was stopped, and a result that the other examples open.
+//! `pretrain` gives the same bits however it was stopped, and a result that the other examples open.
 
 use std::collections::hash_map::RandomState;
 use std::fs;
@@ -13,12 +13,12 @@ use crate::support::assert_bits_eq;
 use candle_gpt_input::position::PositionScheme;
 use tempfile::TempDir;
 
-/// How often the run is killed; `PRETRAIN_KILLS=20` for the long version.
+/// Returns how often the run is killed; `PRETRAIN_KILLS=20` is the long version.
 fn n_kills() -> usize {
     std::env::var("PRETRAIN_KILLS").map_or(4, |n| n.parse().unwrap())
 }
 
-/// A model as small as the vocabulary lets it be, on a text of a dozen steps an epoch.
+/// Pretrains a model as small as the vocabulary allows, on a text of a dozen steps per epoch.
 fn smallest(folder: &Path, out: &str, steps: usize) -> Command {
     let text = folder.join("text.txt");
     let genesis = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/genesis.txt");
@@ -30,7 +30,7 @@ fn smallest(folder: &Path, out: &str, steps: usize) -> Command {
     command
 }
 
-/// The same with dropout.
+/// Pretrains the same with dropout.
 fn small(folder: &Path, out: &str, steps: usize) -> Command {
     let mut command = smallest(folder, out, steps);
     command.args("--dropout 0.1 --warmup 3 --eval-every 7".split(' '));
@@ -47,7 +47,7 @@ fn checkpoints(out: &Path) -> Vec<PathBuf> {
     paths.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("step-")).collect()
 }
 
-/// Waits until a checkpoint is there that was not there before, or the run has ended.
+/// Waits until a new checkpoint appears or the run has ended.
 fn wait_for_a_checkpoint(child: &mut Child, out: &Path) {
     let before = checkpoints(out);
     while child.try_wait().unwrap().is_none() && checkpoints(out).iter().all(|path| before.contains(path)) {
@@ -55,7 +55,7 @@ fn wait_for_a_checkpoint(child: &mut Child, out: &Path) {
     }
 }
 
-/// Everything that a run leaves behind, but for what a path is part of.
+/// Compares everything that a run leaves behind, except what contains a path.
 #[track_caller]
 fn assert_same_end(left: &Path, right: &Path) {
     let ends = [left, right].map(|out| match &checkpoints(out)[..] {
@@ -63,7 +63,7 @@ fn assert_same_end(left: &Path, right: &Path) {
         several => panic!("{several:?}"),
     });
     assert_eq!(ends[0].file_name(), ends[1].file_name());
-    // The metadata in the optimizer's file comes in any order.
+    // The metadata in the optimizer's file has no fixed order.
     let states = [&ends[0], &ends[1]].map(|end| load(&end.join("optimizer.safetensors")));
     assert_eq!(states[0].len(), states[1].len());
     states[0].iter().for_each(|(name, tensor)| assert_bits_eq(tensor, &states[1][name]));
@@ -84,13 +84,13 @@ fn a_run_that_is_killed_ends_with_the_same_bits() {
     let out = folder.path().join("killed");
     let run = || {
         let mut command = small(folder.path(), "killed", steps);
-        command.args(["--resume", "--save-every", "1"]); // most of its time it saves
+        command.args(["--resume", "--save-every", "1"]); // it spends most of its time saving
         command
     };
     for kill in 0..n_kills() {
         let mut child = start(&mut run());
         if kill > 0 {
-            wait_for_a_checkpoint(&mut child, &out); // or it would never get anywhere
+            wait_for_a_checkpoint(&mut child, &out); // or it would never progress
         }
         std::thread::sleep(Duration::from_micros(RandomState::new().hash_one(kill) % 150_000));
         child.kill().unwrap();
@@ -98,7 +98,7 @@ fn a_run_that_is_killed_ends_with_the_same_bits() {
     }
     stdout(&mut run());
     assert!(!out.join("partial").exists());
-    // What was given last is what the settings say; nothing else remembers how the run went.
+    // The settings hold what was given last; nothing else remembers how the run went.
     assert_same_end(&folder.path().join("whole"), &out);
 }
 
@@ -111,7 +111,7 @@ fn signals_end_a_run_with_a_checkpoint() {
     for signal in ["-INT", "-TERM"] {
         let mut run = small(folder.path(), "stopped", 100);
         let mut child = run.args(["--resume", "--save-every", "5"]).stdout(Stdio::piped()).spawn().unwrap();
-        wait_for_a_checkpoint(&mut child, &out); // in a run that has begun
+        wait_for_a_checkpoint(&mut child, &out); // so the run has begun
         stdout(Command::new("kill").args([signal, &child.id().to_string()]));
         let done = child.wait_with_output().unwrap();
         assert!(done.status.success(), "{}", done.status);
@@ -154,7 +154,7 @@ fn every_position_scheme_trains_and_resumes() {
     for scheme in PositionScheme::NAMES {
         let run = |out: &str, steps, resume: &[&str]| {
             let mut command = smallest(folder.path(), out, steps);
-            // While it warms up the learning rate does not depend on the number of steps.
+            // During warm-up the learning rate does not depend on the number of steps.
             command.args(["--position", scheme, "--learning-rate", "0.2", "--warmup", "50", "--eval-every", "4"]);
             stdout(command.args(resume));
         };
@@ -191,7 +191,7 @@ fn what_cannot_be_is_said_in_one_line() {
     assert!(new(&["--dropout", "2"]).contains("2, which is not a probability"));
     let diverging = failure(small(folder.path(), "new", 9).args(["--learning-rate", "1e30"]), 1);
     assert!(diverging.ends_with(": begin again with a lower --learning-rate"), "{diverging}");
-    // A changed text would be other samples.
+    // A changed text would give other samples.
     fs::write(folder.path().join("text.txt"), "too short now ".repeat(200)).unwrap();
     let again =
         failure(example("pretrain").args(["--resume", "--steps", "2", "--out"]).arg(folder.path().join("out")), 1);

@@ -1,4 +1,4 @@
-//! The examples as a user runs them: what they print, what they write, how they fail.
+//! Runs the examples as a user does: checks what they print and write, and how they fail.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub fn stdout(command: &mut Command) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// The one line on standard error of a run that ends in `status`.
+/// Returns the one line on standard error of a run that ends in `status`.
 #[track_caller]
 pub fn failure(command: &mut Command, status: i32) -> String {
     let output = command.output().unwrap();
@@ -77,7 +77,7 @@ fn bench_compares_and_times_every_case() {
     assert!(failure(example("bench").args(["--quick", "--torch", "no-such-python"]), 1).contains("no-such-python"));
 }
 
-/// One file that says what the device is, that every check holds, and how fast each case is.
+/// `--report` writes one file: the device, that every check holds, and the time of each case.
 #[test]
 fn bench_reports() {
     let folder = TempDir::new().unwrap();
@@ -96,10 +96,10 @@ fn bench_reports() {
         assert!(rows.len() >= 2, "{report}");
         for row in rows {
             let numbers: Vec<f64> = row[3..7].iter().map(|cell| cell.parse().unwrap()).collect();
-            // Tiny cases on a busy machine may round to a share of nothing.
+            // Tiny cases on a busy machine may round to a share of 0.
             assert!(numbers[0] > 0.0 && numbers[1] > 0.0 && numbers[2] >= 0.0, "{row:?}");
             let copy = report.split("writes ").nth(1).unwrap().split(' ').next().unwrap().parse::<f64>().unwrap();
-            // The copy is printed to a tenth of a GB/s, which is much where a busy machine copies slowly.
+            // The copy is printed to 0.1 GB/s, which matters where a busy machine copies slowly.
             let bound = 0.01 + (0.01 + 0.05 / copy.min(1.0)) * numbers[3];
             assert!((numbers[2] / copy - numbers[3]).abs() <= bound, "{row:?} {copy}");
         }
@@ -148,7 +148,7 @@ fn positions_shows_every_scheme() {
     assert!(failure(example("positions").arg("--out").arg(elsewhere), 1).contains("positions.png"));
 }
 
-/// A few steps of one scheme: that it trains and draws, not how well.
+/// A few steps of one scheme show that it trains and draws, not how well.
 #[test]
 fn positions_compares() {
     let folder = TempDir::new().unwrap();
@@ -203,7 +203,7 @@ fn embed_quantizes_and_says_what_it_lost() {
     let text = failure(example("embed").args(["--quantized", "Q4K"]), 1);
     assert!(text.contains("rows of 64 numbers are not made of whole Q4K blocks of 256: use Q8_0"), "{text}");
     assert!(failure(example("embed").args(["--quantized", "q9"]), 2).contains("use one of [q8_0, "));
-    // Blocks of the file are taken as they are.
+    // The file's blocks are kept as they are.
     let file = golden("formats/q8_0.gguf");
     let text = stdout(example("embed").args(["--quantized", "q8_0", "--ids", "0,12", "--weights"]).arg(&file));
     let mapped = stdout(example("embed").args(["--mapped", "--ids", "0,12", "--weights"]).arg(&file));
@@ -246,7 +246,7 @@ fn embed_reads_files_and_other_tokenizers() {
     assert!(text.contains("hidden_states [2, 7, 64] F32"), "{text}");
     assert!(stdout(example("embed").arg("")).contains("hidden_states [1, 0, 64] F32"));
 
-    // A byte-level BPE of 256 bytes and one merge; given by name, or found beside the weights.
+    // A byte-level BPE of 256 bytes and one merge, passed by name or found beside the weights.
     let tokenizer = byte_tokenizer(folder.path(), &[("h", "e")]);
     let text = stdout(example("embed").arg("he?").arg("--tokenizer").arg(&tokenizer));
     assert!(text.contains("ids[0] [256, 30]"), "{text}");
@@ -254,12 +254,12 @@ fn embed_reads_files_and_other_tokenizers() {
     std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
     let text = stdout(example("embed").arg("he?").arg("--weights").arg(folder.path()));
     assert!(text.contains("ids[0] [256, 30]"), "{text}");
-    // Ids given as numbers need no tokenizer, and may go beyond its vocabulary.
+    // Ids need no tokenizer, and may exceed its vocabulary.
     let text = stdout(example("embed").args(["--ids", "50256,0"]).arg("--tokenizer").arg("/no/such/file"));
     assert!(text.contains("hidden_states [1, 2, 64] F32"), "{text}");
 }
 
-/// A `tokenizer.json` whose first 256 ids are the bytes in GPT-2's order.
+/// Writes a `tokenizer.json` whose first 256 ids are the bytes in GPT-2's order.
 fn byte_tokenizer(folder: &Path, merges: &[(&str, &str)]) -> PathBuf {
     let printable = |b: &u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
     let shifted = (0..256u32).filter(|b| !printable(b)).count() as u32;
@@ -488,7 +488,7 @@ mod hub {
         assert!(text.contains("config as given"), "{text}");
         let n_requests = hub.requests().len();
         stdout(&mut embed(&hub, home.path()));
-        // Whether the weights are the same, and the configuration, which is small.
+        // One byte tells whether the weights are still the same; the configuration is small and fetched whole.
         let again: Vec<_> = hub.requests().split_off(n_requests).into_iter().map(|r| (r.file, r.end)).collect();
         assert_eq!(again, [("model.safetensors".to_string(), 1), ("config.json".to_string(), usize::MAX)]);
     }
@@ -504,7 +504,7 @@ mod hub {
         assert_eq!(shards.len(), 1, "{shards:?}");
     }
 
-    /// Of the real hub, weights lie on another server: the token is for the first only.
+    /// The real hub keeps weights on another server, which must not get the token.
     #[test]
     fn the_token_goes_to_the_first_server_only() {
         let home = TempDir::new().unwrap();

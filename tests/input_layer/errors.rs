@@ -1,4 +1,4 @@
-//! Errors on their way through Candle: typed again by `Error::from`.
+//! Errors pass through Candle's type, and `Error::from` gives them their own type back.
 
 use std::backtrace::Backtrace;
 
@@ -10,7 +10,7 @@ use candle_gpt_input::{Error, GptInputConfig, Result};
 use crate::layer;
 use crate::support::error_text;
 
-/// What a model made of Candle's modules ends in when an id is not in the vocabulary.
+/// Returns the error of a model of Candle's modules for an id outside the vocabulary.
 fn of_a_module() -> candle_core::Error {
     let ids = Tensor::new(&[[0u32, 1], [99, 2]], &Device::Cpu).unwrap();
     let model = candle_nn::seq().add_fn(|ids| layer(&Device::Cpu).eval().forward(ids)).add(candle_nn::Activation::Relu);
@@ -30,7 +30,7 @@ fn a_module_s_error_is_typed_again() {
     is_token_out_of_range(of_a_module());
     let text = error_text(Err::<(), _>(of_a_module()));
     assert_eq!(text, "token id 99 at [1, 0] is outside the vocabulary of 11 (valid ids: 0 to 10)");
-    // A function that returns our result, by `?`.
+    // By `?`, in a function that returns our result.
     let through = || -> Result<()> { Err(of_a_module())? };
     is_token_out_of_range(through().unwrap_err());
 }
@@ -45,7 +45,7 @@ fn what_candle_puts_around_an_error_is_taken_off() {
     is_token_out_of_range(of_a_module().with_path("model.safetensors").context("prompt 3"));
     let twice = Err::<(), _>(with_backtrace(of_a_module().context("block 0"))).context("prompt 3");
     is_token_out_of_range(twice.with_context(|| "batch 1").unwrap_err());
-    // An error of ours, and one of a family, to which Candle's own trait adds a context.
+    // An error of ours, and one of a family, with a context added by Candle's own trait.
     is_token_out_of_range(Err::<(), _>(Error::from(of_a_module())).context("prompt 3").unwrap_err());
     let family = Err::<(), _>(DataError::Zero { name: "stride" }).context("loader").unwrap_err();
     assert!(matches!(Error::from(family), Error::Data(DataError::Zero { name: "stride" })));

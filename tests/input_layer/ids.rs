@@ -1,4 +1,4 @@
-//! The id contract: types, ranges, strides, ranks, and when a bad id is reported.
+//! The id contract: dtypes, ranges, strides, ranks, and when a bad id is reported.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn every_type_of_id_gives_the_same_rows() -> Result<()> {
         for dtype in [DType::U8, DType::U32, DType::I64] {
             assert_bits_eq(&layer.forward(&ids.to_dtype(dtype)?)?, &expected);
         }
-        // Ids on the host go over to the table's device.
+        // Ids on the host are copied to the table's device.
         assert_bits_eq(&layer.forward(&ids.to_device(&Device::Cpu)?)?, &expected);
         let text = error_text(layer.forward(&ids.to_dtype(DType::F32)?));
         assert_eq!(text, "input_ids must be u8, u32 or i64, not F32: convert with `.to_dtype(DType::U32)`");
@@ -19,7 +19,7 @@ fn every_type_of_id_gives_the_same_rows() -> Result<()> {
     Ok(())
 }
 
-/// Deferred checks are for ids on CUDA; elsewhere a call reports as ever, and there is nothing left to ask for.
+/// Only ids on CUDA are checked later; any other call reports at once, and `check_ids` finds nothing.
 #[test]
 fn checks_are_deferred_on_cuda_alone() -> Result<()> {
     for device in devices() {
@@ -78,7 +78,7 @@ fn empty_ids_give_empty_hidden_states() -> Result<()> {
             assert_eq!(layer.embed_tokens(&ids)?.dims(), expected);
             assert_eq!(layer.forward_at(&ids, 3)?.dims(), expected);
         }
-        // No token, no position: nothing is out of range.
+        // Without tokens there are no positions to be out of range.
         assert_eq!(layer.forward_at(&Tensor::zeros((2, 0), DType::U32, &device)?, 1_000_000)?.dims(), [2, 0, C]);
     }
     Ok(())
@@ -96,7 +96,7 @@ fn strides_do_not_matter() -> Result<()> {
         let row = Tensor::new(&[[7u32, 8]], &device)?;
         let expanded = row.broadcast_as((3, 2))?;
         assert_bits_eq(&layer.forward(&expanded)?, &layer.forward(&expanded.contiguous()?)?);
-        // A bad id is found where it is in the view, not in the memory behind it.
+        // A bad id is reported by its place in the view, not in the memory behind it.
         let bad = Tensor::new(&[[0u32, 1], [2, 77]], &device)?.t()?;
         assert!(error_text(layer.forward(&bad.i((0.., 0..))?)).contains("77 at [1, 1]"));
     }

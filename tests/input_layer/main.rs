@@ -1,4 +1,4 @@
-//! The layer, its head and its positions: the id contract, laws, gradients, training.
+//! Tests the layer, its head and its positions: the id contract, laws, gradients, training.
 
 mod errors;
 mod ids;
@@ -20,13 +20,13 @@ const V: usize = 11;
 const P: usize = 7;
 const C: usize = 3;
 
-/// `wte[v][c]` = 100 v + c, `wpe[p][c]` = (100 p + c) / 1024 apart: a sum tells which rows went into it.
+/// Makes a layer with `wte[v][c]` = 100 v + c and `wpe[p][c]` = (100 p + c) / 1024: a sum tells its two rows.
 fn layer(device: &Device) -> GptInputLayer {
     let wpe = (addressed(0., P, C, &Device::Cpu) * (1. / 1024.)).unwrap().to_device(device).unwrap();
     GptInputLayer::new(addressed(0., V, C, device), wpe).unwrap()
 }
 
-/// The same sum, element by element in loops.
+/// Computes the same sum element by element, in loops.
 fn naive(ids: &[u32], positions: &[u32]) -> Vec<f32> {
     let element =
         |id: u32, position: u32, c: usize| (id * 100) as f32 + c as f32 + ((position * 100) as f32 + c as f32) / 1024.;

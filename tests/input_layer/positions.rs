@@ -1,4 +1,4 @@
-//! Positions however they are given, padding, and the laws of splitting and permuting.
+//! Positions in all forms, padding, and the laws of splitting and permuting.
 
 use super::*;
 
@@ -93,7 +93,7 @@ fn a_mask_counts_its_tokens() -> Result<()> {
     Ok(())
 }
 
-/// Each token of a padded batch, in prefill and in cached decode, has the vector that it has alone.
+/// Each token of a padded batch has the vector that it has alone, in prefill and in cached decode.
 #[test]
 fn padded_equals_unpadded() -> Result<()> {
     for device in complete_devices() {
@@ -114,7 +114,7 @@ fn padded_equals_unpadded() -> Result<()> {
             let (ids, mask) = (Tensor::new(ids, &device)?, Tensor::new(mask, &device)?);
             let prefill = layer.forward_at(&ids, Positions::from_mask(&mask)?)?;
             let new_ids = Tensor::new(&[[7u32, 8], [2, 6], [10, 0]], &device)?;
-            // The mask of everything so far counts from its end; the prompt's own mask needs to be told the columns.
+            // The mask of everything so far counts from its end; with the prompt's own mask, `after` gives the columns.
             let longer = Tensor::cat(&[&mask, &mask.ones_like()?.narrow(1, 0, 2)?], 1)?;
             for positions in [Positions::from_mask(&longer)?, Positions::from_mask(&mask)?.after(3)] {
                 let decode = layer.forward_at(&new_ids, positions)?;

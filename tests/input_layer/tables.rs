@@ -1,4 +1,4 @@
-//! Tables in and out, element types, the two halves, and what the layer is to Candle.
+//! Tables in and out, dtypes, the two halves, and the layer as a Candle module.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn tables_that_do_not_fit_are_refused() -> Result<()> {
     assert_eq!(new(table(5, 3), table(4, 3).unsqueeze(0)?), format!("wpe {shape} [1, 4, 3] of F32"));
     assert_eq!(new(table(5, 3).to_dtype(DType::I64)?, table(4, 3)), format!("wte {shape} [5, 3] of I64"));
     assert_eq!(new(table(0, 3), table(4, 3)), format!("wte {shape} [0, 3] of F32"));
-    // An `Embedding` whose stated width is not its table's.
+    // An `Embedding` whose stated width differs from its table's.
     let lying = GptInputLayer::new(Embedding::new(table(5, 3), 4), table(4, 3));
     assert_eq!(error_text(lying), format!("wte {shape} [5, 3] of F32"));
     Ok(())
@@ -31,7 +31,7 @@ fn embeddings_go_in_and_come_out() -> Result<()> {
     assert_eq!(layer.wpe().unwrap().as_embedding().unwrap().embeddings().dims(), [P, C]);
     let config = layer.config();
     assert_eq!((config.vocab_size, config.n_positions, config.n_embd, config.embd_pdrop), (V, P, C, 0.0));
-    // A transposed table is read as what it is.
+    // A transposed table is read by its strides.
     let strided = GptInputLayer::new(addressed(0., C, V, &cpu).t()?, addressed(0., P, C, &cpu))?;
     assert_eq!(strided.embed_tokens(&Tensor::new(7u32, &cpu)?)?.to_vec1::<f32>()?, [7., 107., 207.]);
     Ok(())
@@ -107,7 +107,7 @@ fn module_t_is_the_layer_and_eval_is_the_module() -> Result<()> {
     let expected = layer.forward(&ids)?;
     assert_bits_eq(&ids.apply_t(&layer, true)?, &expected);
     assert_bits_eq(&ids.apply(&layer.eval())?, &expected);
-    // An error keeps its text on its way through Candle's type.
+    // An error keeps its text in Candle's type.
     let bad = Tensor::new(&[[11u32]], &Device::Cpu)?;
     let text = error_text(layer.eval().forward(&bad));
     assert!(text.starts_with("token id 11 at [0, 0] is outside the vocabulary of 11"), "{text}");

@@ -27,7 +27,7 @@ fn gradients_are_pytorchs() -> Result<()> {
     Ok(())
 }
 
-/// One step of SGD on the sum of squares moves every row that was looked up, and only those.
+/// Checks that a step of SGD on the sum of squares moves every row that was looked up, and no other.
 fn steps(layer: &GptInputLayer, vars: Vec<Var>) -> Result<()> {
     let tables = |layer: &GptInputLayer| -> Result<Vec<Vec<Vec<f32>>>> {
         let wte = layer.wte().as_embedding().unwrap().embeddings().copy()?;

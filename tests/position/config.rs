@@ -1,4 +1,4 @@
-//! Schemes in a `config.json`: read under the names that models use, written back, and refused where they make no sense.
+//! Schemes in a `config.json`: read under the names that models use, written back, and refused where invalid.
 
 use candle_gpt_input::position::{
     DebertaConfig, Llama3Scaling, PositionScheme, RotaryConfig, RotaryScaling, ShawConfig, SinusoidalConfig,
@@ -20,7 +20,7 @@ fn read(mut config: Value) -> Result<GptInputConfig> {
     GptInputConfig::from_json(&config.to_string())
 }
 
-/// That each of these configurations is read as the scheme beside it, and as the same once it is written.
+/// Checks that each configuration is read as the scheme beside it, and again after writing.
 fn assert_read(cases: &[(Value, PositionScheme)]) {
     let mut failures = Failures::default();
     for (text, scheme) in cases {

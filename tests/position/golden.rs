@@ -1,6 +1,6 @@
-//! Against the classes of transformers and torch's gradients: `tests/golden/generate_positions.py`.
+//! Checks positions against the classes of transformers and torch's gradients (`tests/golden/generate_positions.py`).
 //!
-//! `POSITIONS_GOLDEN=FILE` takes another file, of other seeds and more rounds.
+//! `POSITIONS_GOLDEN=FILE` reads another file, with other seeds and more rounds.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::support::{golden, naive::numbers};
 use crate::{NEAR, assert_close};
 
-/// One case: its numbers and its tensors.
+/// A case: its settings and its tensors.
 struct Case {
     name: String,
     numbers: Value,
@@ -46,7 +46,7 @@ impl Case {
         self.get(name).flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// The output, and the gradients of what went into it, for the loss `sum(out * weight)`.
+    /// Checks the output, and the gradients of its inputs for the loss `sum(out * weight)`.
     fn check(&self, out: &Tensor, vars: &[(&str, &Var)]) {
         let flat = |tensor: &Tensor| tensor.flatten_all().unwrap();
         let out = flat(out);
@@ -58,7 +58,7 @@ impl Case {
         }
     }
 
-    /// At most `n` representable numbers apart. Both signs count from zero on.
+    /// Checks that values are at most `n` representable ones apart, counted through zero.
     fn check_ulps(&self, ours: &[f32], theirs: &Tensor, n: i64) {
         let theirs = theirs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(ours.len(), theirs.len(), "{}", self.name);
@@ -107,8 +107,8 @@ fn sinusoidal_tables() {
             case.check_ulps(&flat(&table), case.get("table"), 2);
             continue;
         }
-        // Its frequencies are torch's exp, which may be 1 ulp off; a position multiplies that, and the product is rounded once
-        // on each side: 2 ulp of the angle come on top.
+        // torch's exp may be 1 ulp off. The position multiplies that error, and each side rounds the product once: 2
+        // ulp of the angle in all.
         let half = dim / 2;
         for (at, (ours, theirs)) in flat(&table).into_iter().zip(flat(case.get("table"))).enumerate() {
             let exponent = -((at % dim % half) as f64) / (half as f64 - 1.);
@@ -134,7 +134,7 @@ fn rotations_with_every_scaling() {
         let (inv_freq, _) = rope.inv_freq(seq_len);
         case.check_ulps(&inv_freq, case.get("inv_freq"), 2);
         let (cos, sin) = rope.cos_sin(positions, positions.dims2().unwrap()).unwrap();
-        // An angle of 2000 in f32 is known to 1e-4; where the frequencies are the same, so is it.
+        // An angle of 2000 is exact to 1e-4 in f32; equal frequencies give equal angles.
         if inv_freq == flat(case.get("inv_freq")) {
             case.check_ulps(&flat(&cos), case.get("cos"), 2);
             case.check_ulps(&flat(&sin), case.get("sin"), 2);
@@ -151,8 +151,8 @@ fn alibi_slopes_and_biases() {
     for case in cases("alibi") {
         let (n_head, t) = case.get("mpt").dims2().unwrap();
         let alibi = Alibi::new(n_head, &Device::Cpu).unwrap();
-        // The last query; MPT multiplies its slopes in f32 as we do. BLOOM's are powers of a rounded base: up to as many
-        // roundings as heads.
+        // The last query. MPT multiplies its slopes in f32 as we do. BLOOM's are powers of a rounded base, with up to
+        // as many roundings as heads.
         case.check_ulps(&flat(&alibi.attention_bias(1, t, t - 1).unwrap()), case.get("mpt"), 2);
         case.check_ulps(alibi.slopes(), case.get("bloom_slopes"), 2 * n_head as i64);
     }
@@ -239,7 +239,7 @@ fn interpolated_tables() {
         let n = case.get("resized").dim(0).unwrap();
         let layer = layer.resize_positions(n, Resize::Interpolate).unwrap();
         let (_, ours) = &layer.positions().tables()[0];
-        // torch counts the places in f32.
+        // torch computes the places in f32.
         assert_close(ours, case.get("resized"), NEAR, &case.name);
         assert_eq!(layer.config().n_positions, n);
         let longer = layer.resize_positions(n + 3, Resize::Extend(Init::Zeros)).unwrap();

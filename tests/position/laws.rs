@@ -1,4 +1,4 @@
-//! What holds whatever the numbers: cached decode is one pass, shifts change nothing, norms stay, padding counts for nothing.
+//! Laws of all values: cached decode equals one pass, shifts change nothing, norms stay, padding does not count.
 
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use candle_gpt_input::init::Init;
@@ -23,7 +23,7 @@ fn layer_of(name: &str, n_head: usize, head_dim: usize) -> GptInputLayer {
     GptInputLayer::init(&config, Init::TorchEmbedding, &Generator::manual_seed(5), DType::F32, &Device::Cpu).unwrap()
 }
 
-/// The scheme with numbers that a few tokens reach the ends of.
+/// Returns the scheme with settings whose limits a few tokens reach.
 fn scheme(name: &str) -> PositionScheme {
     match name.parse().unwrap() {
         PositionScheme::T5(t5) => PositionScheme::T5(t5.with_num_buckets(8).with_max_distance(10)),
@@ -35,8 +35,8 @@ fn scheme(name: &str) -> PositionScheme {
     }
 }
 
-/// One attention with the positions of a layer, causal: queries `[B, H, T, D]` from `start` on, all keys and values.
-/// `rotated_k` holds the keys that a cache has, rotated.
+/// Runs one causal attention with the layer's positions: queries `[B, H, T, D]` from `start` on, all keys and values.
+/// `k` holds the keys as a cache does, rotated.
 fn attend(layer: &GptInputLayer, q: &Tensor, k: &Tensor, v: &Tensor, start: usize, padding: Option<&Tensor>) -> Tensor {
     attention(layer, q, k, v, start, padding).unwrap()
 }
@@ -55,7 +55,7 @@ fn attention(
     let scale = 1. / (d as f64).sqrt();
     let plain = |q: &Tensor, k: &Tensor| q.contiguous()?.matmul(&k.t()?.contiguous()?)? * scale;
     let mut scores = match positions.kind() {
-        PositionKind::Input | PositionKind::Rotation => plain(q, k)?, // rotated by whoever calls
+        PositionKind::Input | PositionKind::Rotation => plain(q, k)?, // rotated by the caller
         PositionKind::Bias => plain(q, k)?.broadcast_add(&positions.attention_bias(t_q, t_k, start)?)?,
         _ => positions.attention_scores(q, k, 1, start)?,
     };
@@ -73,7 +73,7 @@ fn attention(
     }
 }
 
-/// Queries and keys as they go into the attention.
+/// Returns queries and keys as they enter the attention.
 fn placed(layer: &GptInputLayer, q: &Tensor, k: &Tensor, positions: impl Into<Positions>) -> (Tensor, Tensor) {
     match layer.positions().kind() {
         PositionKind::Rotation => layer.positions().rotate(q, k, positions).unwrap(),
@@ -81,12 +81,12 @@ fn placed(layer: &GptInputLayer, q: &Tensor, k: &Tensor, positions: impl Into<Po
     }
 }
 
-/// How many heads, of how many numbers each.
+/// Draws a number of heads and their width.
 fn heads() -> impl Strategy<Value = (usize, usize)> {
     (1usize..5, (1usize..5).prop_map(|half| 2 * half))
 }
 
-/// `t` tokens in two calls, the second of them told to begin at `start`; and in one.
+/// Runs `t` tokens in two calls, the second told to begin at `start`, and in one call.
 fn decoded(
     layer: &GptInputLayer,
     (h, d): (usize, usize),
@@ -105,7 +105,7 @@ fn decoded(
     (Tensor::cat(&[first, last], 2).unwrap(), whole)
 }
 
-/// `t` tokens behind `shift` masked ones, told to begin at `start`; and alone.
+/// Runs `t` tokens behind `shift` masked ones, told to begin at `start`, and alone.
 fn shifted(
     layer: &GptInputLayer,
     (h, d): (usize, usize),
@@ -124,7 +124,7 @@ fn shifted(
     (attend(layer, &there_q, &keys, &values, start, Some(&mask)), here)
 }
 
-/// Half the buckets of a direction have a distance of their own: the largest distance lies beyond them.
+/// Half the buckets of a direction have a distance of their own; the largest distance must lie beyond them.
 #[test]
 fn a_t5_bias_has_room_for_its_distances() -> Result<()> {
     let table = Tensor::zeros((32, H), DType::F32, &Device::Cpu)?;
@@ -142,7 +142,7 @@ fn a_t5_bias_has_room_for_its_distances() -> Result<()> {
     Ok(())
 }
 
-/// Positions so far out that their angles are not kept: each sequence of a batch is turned by its own.
+/// The angles of far positions are not kept: each sequence of a batch is rotated by its own.
 #[test]
 fn far_positions_belong_to_their_sequence() -> Result<()> {
     const FAR: i64 = 1 << 17;
@@ -156,7 +156,7 @@ fn far_positions_belong_to_their_sequence() -> Result<()> {
         let alone = rope.rotate(&of_row(&q), &of_row(&k), of_row(&positions))?;
         assert_bits_eq(&of_row(&together.0), &alone.0);
         assert_bits_eq(&of_row(&together.1), &alone.1);
-        // The first pair turns by 1 a position: the angle is the position.
+        // The first pair rotates by 1 radian per position: the angle is the position.
         for (t, position) in of_row(&positions).flatten_all()?.to_vec1::<i64>()?.into_iter().enumerate() {
             let expected = [(position as f64).cos() as f32, (position as f64).sin() as f32];
             assert_eq!([&cos, &sin].map(|x| x.i((row, t, 0)).unwrap().to_scalar::<f32>().unwrap()), expected);
@@ -165,7 +165,7 @@ fn far_positions_belong_to_their_sequence() -> Result<()> {
     Ok(())
 }
 
-/// A start that is off by one breaks the laws: they say something.
+/// A start that is off by one breaks the laws, so they can fail.
 #[test]
 fn a_wrong_start_is_seen() {
     let differ = |(left, right): (Tensor, Tensor)| {
@@ -174,7 +174,7 @@ fn a_wrong_start_is_seen() {
     for name in ["transformer-xl", "rope", "alibi", "t5", "shaw", "deberta"] {
         let layer = layer(name);
         assert!(differ(decoded(&layer, (H, D), (8, 4, 5), 1)), "{name}: decode");
-        // The mask hides what is later, so that one place further shows one key more; rotations are told apart already.
+        // The mask hides later keys, so a larger start shows one key more; rotations differ already.
         assert!(name == "rope" || differ(shifted(&layer, (H, D), (8, 3, 4), 1)), "{name}: shift");
     }
 }
@@ -191,7 +191,7 @@ proptest! {
         }
     }
 
-    /// Memory that is masked, or positions that all begin later, change nothing for relative schemes.
+    /// Masked memory, or a common shift of all positions, changes nothing for relative schemes.
     #[test]
     fn relative_schemes_do_not_see_a_shift((h, d) in heads(), t in 1usize..10, shift in 1usize..15, seed in 0u64..1000) {
         for name in PositionScheme::NAMES {
@@ -200,7 +200,7 @@ proptest! {
         }
     }
 
-    /// Rows padded on the left, against each row alone.
+    /// Compares rows padded on the left with each row alone.
     #[test]
     fn left_padding_changes_nothing((h, d) in heads(), t in 2usize..10, pad in 1usize..9, seed in 0u64..1000) {
         let pad = pad.min(t - 1);
@@ -236,7 +236,7 @@ proptest! {
         let product = |x: &Tensor, y: &Tensor| (x * y).unwrap().sum(D::Minus1).unwrap();
         assert_close(&product(&at(&q, m), &at(&q, m)), &product(&q, &q), 1e-6, "norm");
         let (here, there) = (product(&at(&q, m), &at(&k, n)), product(&at(&q, m + shift), &at(&k, n + shift)));
-        // Against the norms, as the product may vanish; an angle of 3400 in f32 is off by 1e-4 at most.
+        // Relative to the norms, as the product may vanish; an angle of 3400 in f32 is off by at most 1e-4.
         let apart = (here - there).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         let norms = (product(&q, &q).unwrap_max() * product(&k, &k).unwrap_max()).sqrt();
         prop_assert!(apart <= 3e-4 * norms, "{apart} of {norms}");

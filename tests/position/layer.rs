@@ -1,4 +1,4 @@
-//! The layer with each scheme: what it adds to the input, what it says of the rest, what it saves, what is trained.
+//! The layer with each scheme: what it adds to the input, which methods attention calls, what is saved and trained.
 
 use crate::support::open;
 use candle_core::{DType, Device, Tensor, Var};
@@ -17,7 +17,7 @@ fn ids() -> Tensor {
     Tensor::new(&[[3u32, 0, 10, 3], [1, 1, 2, 9]], &Device::Cpu).unwrap()
 }
 
-/// `wte` and what belongs to it, whatever the scheme.
+/// Returns `wte`, in any scheme.
 fn wte(layer: &GptInputLayer) -> Tensor {
     layer.wte().as_embedding().unwrap().embeddings().clone()
 }
@@ -35,7 +35,7 @@ fn only_input_schemes_add_to_the_input() -> Result<()> {
             }
             _ => {
                 assert_bits_eq(&x, &tokens);
-                // Long sequences are no error where there is no table, but what is no position is.
+                // Without a table long sequences are fine, but invalid positions are not.
                 layer.forward_at(&ids(), 100_000)?;
                 assert!(matches!(
                     layer.forward_at(&ids(), Tensor::new(&[0u32, 1, 2], &Device::Cpu)?),
@@ -55,7 +55,7 @@ fn only_input_schemes_add_to_the_input() -> Result<()> {
     Ok(())
 }
 
-/// `x * embed_scale` of transformers: computed in f32 at least, rounded once.
+/// transformers computes `x * embed_scale` in f32 or wider and rounds once.
 #[test]
 fn token_rows_are_scaled_before_sinusoids_are_added() -> Result<()> {
     let json = r#"{"vocab_size": 11, "n_positions": 40, "n_embd": 12, "position_embedding_type": "sinusoidal"}"#;
@@ -75,12 +75,12 @@ fn token_rows_are_scaled_before_sinusoids_are_added() -> Result<()> {
         assert_bits_eq(&x, &plain.add_positions(&tokens, 5)?);
         assert_bits_eq(&layer.add_positions(&tokens, 5)?, &x);
         assert_bits_eq(layer.forward_leaf_at(&ids(), 5)?.as_tensor(), &x);
-        // The gradient is scaled, whichever way it goes; the head is not.
+        // Both ways scale the gradient; the head is not scaled.
         let wte = &layer.vars()[0];
         let grads = x.sum_all()?.backward()?;
         let rows = layer.row_grads(&ids(), 5, &x.ones_like()?)?;
         let [graph, rows] = [grads.get(wte).unwrap(), &rows[0].to_dense()?].map(|grad| grad.to_dtype(DType::F32));
-        // Up to four occurrences are summed, in the dtype of the table or before it is rounded.
+        // Up to four occurrences are summed, in the table's dtype or before rounding to it.
         let bound = if dtype == DType::F32 { 1e-6 } else { 0.02 };
         crate::assert_close(&rows?, &graph?, bound, "the gradient of wte");
         assert_bits_eq(&layer.lm_head()?.forward(&tokens)?, &plain.lm_head()?.forward(&tokens)?);
@@ -175,7 +175,7 @@ fn tables_are_saved_loaded_converted_and_trained() -> Result<()> {
     Ok(())
 }
 
-/// f16 and bf16: as the same numbers in f32, to the rounding of the type.
+/// f16 and bf16 give the values of f32, rounded.
 #[test]
 fn every_type_of_number_on_every_device() -> Result<()> {
     for device in devices() {
@@ -251,18 +251,18 @@ fn learned_positions_get_another_length() -> Result<()> {
     let text = error_text(layer.resize_positions(39, Resize::Extend(Init::Zeros)));
     assert_eq!(text, "a table of 40 positions cannot be extended to 39: crop or interpolate it");
     assert!(error_text(layer.resize_positions(0, Resize::Crop)).contains("n_positions"));
-    // A fixed table is computed, whatever is asked.
+    // A fixed table is computed, whatever method is asked for.
     let sines = crate::laws::layer("sinusoidal").resize_positions(90, Resize::Crop)?;
     let expected = sinusoidal(90, 12, SinusoidalLayout::Interleaved, DType::F32, &Device::Cpu)?;
     assert_bits_eq(&table(&sines, 90)?, &expected);
-    // Other rows of the table do not move, and padding has position 0.
+    // Other rows of the table stay, and padding has position 0.
     let mask = Tensor::new(&[[0u8, 0, 1, 1], [1, 1, 1, 1]], &Device::Cpu)?;
     let x = sines.forward_at(&ids(), Positions::from_mask(&mask)?)?;
     assert_eq!(x.dims(), [2, 4, 12]);
     Ok(())
 }
 
-/// Padding between tokens: an error where columns stand for positions, and biases by the positions themselves.
+/// Padding between tokens is an error where columns stand for positions; `attention_bias_at` takes the positions.
 #[test]
 fn padding_inside_a_row() -> Result<()> {
     let mask = Tensor::new(&[[1u8, 1, 1, 1, 1], [0, 1, 0, 0, 1]], &Device::Cpu)?;
@@ -281,14 +281,14 @@ fn padding_inside_a_row() -> Result<()> {
     for name in ["alibi", "t5"] {
         let layer = layer(name).trainable(&VarMap::new(), "")?;
         let positions = layer.positions();
-        // Consecutive positions are those of the columns.
+        // Consecutive positions equal columns.
         let at = |from: u32, n: u32| Tensor::arange(from, from + n, &Device::Cpu)?.repeat((2, 1));
         let bias = positions.attention_bias_at(&at(4, 3)?, &at(0, 9)?)?;
         assert_eq!(bias.dims(), [2, 3, 3, 9]);
         for row in 0..2 {
             assert_bits_eq(&bias.narrow(0, row, 1)?, &positions.attention_bias(3, 9, 4)?);
         }
-        // The tokens of row 1 stand at 0 and 1, as they would alone.
+        // The tokens of row 1 have positions 0 and 1, as they would alone.
         let ids = Tensor::new(&[[0i64, 1, 2, 3, 4], [0, 0, 0, 0, 1]], &Device::Cpu)?;
         let holes = positions.attention_bias_at(&ids, &ids)?;
         let tokens = Tensor::new(&[1u32, 4], &Device::Cpu)?;

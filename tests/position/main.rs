@@ -1,4 +1,4 @@
-//! Positions: each scheme against transformers, against loops, and against the laws that it obeys.
+//! Checks each position scheme against transformers, against loops, and against its laws.
 
 mod config;
 mod golden;
@@ -12,10 +12,10 @@ mod support;
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::rng::Generator;
 
-/// What the issue asks of scores and gradients: both sides compute in f32.
+/// The bound of scores and gradients: both sides compute in f32, in different orders.
 const NEAR: f64 = 1e-5;
 
-/// Standard normal numbers, as f32.
+/// Draws standard normal values in f32.
 fn normal(shape: impl Into<candle_core::Shape>, seed: u64) -> Tensor {
     let shape = shape.into();
     let mut values = vec![0f32; shape.elem_count()];
@@ -23,7 +23,7 @@ fn normal(shape: impl Into<candle_core::Shape>, seed: u64) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-/// max |ours - theirs| is at most `bound` times max |theirs|.
+/// Checks that max |ours - theirs| is at most `bound` times max |theirs|.
 #[track_caller]
 fn assert_near(ours: &Tensor, theirs: &[f64], bound: f64, what: &str) {
     let ours: Vec<f64> = ours.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();
@@ -34,7 +34,7 @@ fn assert_near(ours: &Tensor, theirs: &[f64], bound: f64, what: &str) {
     }
 }
 
-/// The same for two tensors.
+/// Checks the same for two tensors.
 #[track_caller]
 fn assert_close(ours: &Tensor, theirs: &Tensor, bound: f64, what: &str) {
     assert_eq!(ours.dims(), theirs.dims(), "{what}");

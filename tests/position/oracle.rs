@@ -1,4 +1,4 @@
-//! Against loops in f64, at random sizes; and the fused kernels' types and strides.
+//! Checks schemes against loops in f64 at random sizes, and the fused kernels' dtypes and strides.
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_gpt_input::position::{
@@ -11,7 +11,7 @@ use crate::support::naive::{self, Projected};
 use crate::support::properties;
 use crate::{NEAR, assert_near, normal};
 
-/// B, H, T_q, T_k, D and where the first query stands.
+/// Draws B, H, T_q, T_k, D and the position of the first query.
 fn sizes() -> impl Strategy<Value = (usize, usize, usize, usize, usize, usize)> {
     (1usize..4, 1usize..6, 0usize..12, 1usize..14, 1usize..9, 0usize..20)
 }
@@ -48,7 +48,7 @@ proptest! {
 
     #[test]
     fn biases_are_those_of_the_loops((_, h, t_q, t_k, _, start) in sizes(), n in 4usize..40, bidirectional: bool) {
-        // As far apart as the last bucket reaches, and further, on either side.
+        // As far apart as the last bucket reaches, and further, in both directions.
         let (n_head, t_k, start) = (7 * h - 6, 20 * t_k, 20 * start);
         let (q, k) = (normal((1, n_head, t_q, 1), 1), normal((1, n_head, t_k, 1), 2));
         let alibi = Alibi::new(n_head, &Device::Cpu).unwrap().attention_bias(t_q, t_k, start).unwrap();
@@ -57,13 +57,13 @@ proptest! {
         assert_near(&alibi, &expected, 1e-6, "alibi");
 
         let table = normal((n, n_head), n as u64);
-        // A border that f64 puts elsewhere than f32 would be neither's mistake: 97 has none.
+        // With a `max_distance` of 97, f64 and f32 agree on every border between buckets.
         let t5 = T5Bias::new(table.clone(), 97, bidirectional).unwrap().attention_bias(t_q, t_k, start).unwrap();
         let values = naive::numbers(&table);
         let bucket = |distance| naive::t5_bucket(distance, n, 97, bidirectional);
         let expected = naive::scores(&q, &k, start, |h, _, _, i, j| values[bucket(j - i) * n_head + h]);
         assert_near(&t5, &expected, 0., "t5");
-        // A table that is trained is laid out by an operation that is recorded.
+        // A trainable table takes an operation that is recorded.
         let var = Var::from_tensor(&table).unwrap();
         let recorded = T5Bias::new(var.as_tensor().clone(), 97, bidirectional).unwrap();
         assert_near(&recorded.attention_bias(t_q, t_k, start).unwrap(), &expected, 0., "t5, recorded");
@@ -83,7 +83,7 @@ proptest! {
         let n_pairs = n_pairs.div_ceil(2);
         let rotary_dim = (d as f64 * config.partial_rotary_factor).floor();
         let frequencies: Vec<f64> = (0..n_pairs).map(|i| 100f64.powf(-2. * i as f64 / rotary_dim)).collect();
-        // As an attention has them: heads in the second last place, then transposed.
+        // Laid out as in an attention: heads second to last, then transposed.
         let q = normal((b, t, h, d), seed).transpose(1, 2).unwrap();
         let k = normal((b, 1, t, d), seed + 1);
         let (out_q, out_k) = rope.rotate(&q, &k, start).unwrap();
@@ -96,7 +96,7 @@ proptest! {
         let (by_ids, _) = rope.rotate(&q, &k, &positions).unwrap();
         let expected = naive::rope(&q, |b, n| f64::from(ids[b * t + n]), &frequencies, interleaved);
         assert_near(&by_ids, &expected, NEAR, "position ids");
-        // Half types: rounded once from what f32 gives.
+        // Half types equal the f32 result, rounded once.
         for dtype in [DType::BF16, DType::F16] {
             let half = q.to_dtype(dtype).unwrap();
             let (out, _) = rope.rotate(&half, &half, start).unwrap();

@@ -1,4 +1,4 @@
-//! Scores and outputs of schemes that act on scores, for queries and keys at positions of their own.
+//! Schemes that act on scores, for queries and keys at positions of their own.
 
 use candle_core::{D, Device, Tensor, Var};
 use candle_gpt_input::Result;
@@ -12,12 +12,12 @@ use crate::{NEAR, assert_near, normal};
 
 const SCHEMES: [&str; 3] = ["transformer-xl", "shaw", "deberta"];
 
-/// The same positions, from `from` on, for two sequences.
+/// Returns `n` positions from `from` on, the same for two sequences.
 fn at(from: u32, n: u32) -> Result<Tensor> {
     Ok(Tensor::arange(from, from + n, &Device::Cpu)?.repeat((2, 1))?)
 }
 
-/// The attention's output of one block, given its scores and what makes an output of weights and values.
+/// Computes one block's output, given its scores and a function from weights and values to the output.
 fn attend(
     scores: &Tensor,
     v: &Tensor,
@@ -27,7 +27,7 @@ fn attend(
     Ok((scores.clone(), output))
 }
 
-/// Scores and output where the first query stands at `start` of the keys.
+/// Computes scores and output with the first query at `start` of the keys.
 fn by_columns(
     positions: &PositionEncoding,
     [q, k, v]: [&Tensor; 3],
@@ -38,7 +38,7 @@ fn by_columns(
     attend(&scores, v, |weights, v| positions.attention_output(weights, v, block, start))
 }
 
-/// The same at positions of their own.
+/// Computes the same at positions of their own.
 fn by_positions(
     positions: &PositionEncoding,
     [q, k, v]: [&Tensor; 3],
@@ -55,7 +55,7 @@ fn assert_close(ours: &Tensor, theirs: &Tensor, what: &str) {
     assert_near(ours, &naive::numbers(theirs), NEAR, what);
 }
 
-/// Consecutive positions are those of columns: scores, outputs and gradients.
+/// Consecutive positions equal columns in scores, outputs and gradients.
 #[test]
 fn consecutive_positions_are_columns() -> Result<()> {
     for name in SCHEMES {
@@ -68,7 +68,7 @@ fn consecutive_positions_are_columns() -> Result<()> {
         let (own_scores, own_output) = by_positions(positions, inputs, 1, [&at(4, 3)?, &at(0, 9)?])?;
         assert_close(&own_scores, &scores, name);
         assert_close(&own_output, &output, name);
-        // Only how far apart they are counts.
+        // Only distances count.
         let (moved, _) = by_positions(positions, inputs, 1, [&at(1004, 3)?, &at(1000, 9)?])?;
         assert_bits_eq(&moved, &own_scores);
         let (apart, _) = by_positions(positions, inputs, 1, [&at(5, 3)?, &at(0, 9)?])?;
@@ -82,7 +82,7 @@ fn consecutive_positions_are_columns() -> Result<()> {
         let mut n_reached = 0;
         for (what, tensor) in [("q", inputs[0]), ("k", inputs[1]), ("v", inputs[2])].into_iter().chain(tables) {
             let (Some(expected), Some(found)) = (expected.get(tensor), found.get(tensor)) else {
-                // The tables of the other block.
+                // The tables of the other block get no gradient.
                 assert!(expected.get(tensor).is_none() && found.get(tensor).is_none(), "{name}: {what}");
                 continue;
             };
@@ -94,7 +94,7 @@ fn consecutive_positions_are_columns() -> Result<()> {
     Ok(())
 }
 
-/// Tokens with padding between them are as they would be alone.
+/// Tokens with padding between them give what they give alone.
 #[test]
 fn padding_between_tokens_changes_nothing() -> Result<()> {
     for name in SCHEMES {
@@ -109,7 +109,7 @@ fn padding_between_tokens_changes_nothing() -> Result<()> {
             let alone = |x: &Tensor| -> Result<Tensor> { Ok(x.narrow(0, row, 1)?.index_select(&columns, 2)?) };
             let (expected, output) = by_columns(positions, [&alone(&q)?, &alone(&k)?, &alone(&v)?], 0, 0)?;
             assert_close(&alone(&scores)?.index_select(&columns, 3)?, &expected, name);
-            // Weights of 0 on what is between them.
+            // Padding between them gets weight 0.
             let weights = softmax(&expected, D::Minus1)?;
             let zeros = Tensor::zeros((1, 3, 3, 6), weights.dtype(), &Device::Cpu)?;
             let spread = zeros.index_add(&columns, &weights, 3)?;

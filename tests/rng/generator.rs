@@ -1,4 +1,4 @@
-//! The generator against PyTorch: `golden/rng.json`, written by `golden/generate_rng.py`.
+//! Checks the generator against PyTorch: `golden/generate_rng.py` writes `golden/rng.json`.
 
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::dropout::dropout;
@@ -12,7 +12,7 @@ fn fnv1a(bytes: &[u8]) -> String {
     format!("{:016x}", bytes.iter().fold(0xCBF2_9CE4_8422_2325, step))
 }
 
-/// The error of the generator that a call must end in.
+/// Returns the generator's error that a call must end in.
 #[track_caller]
 fn refusal<T>(result: Result<T>) -> RngError {
     match result {
@@ -22,19 +22,19 @@ fn refusal<T>(result: Result<T>) -> RngError {
     }
 }
 
-/// The next word of the stream: the high half of two, of which one is taken.
+/// Returns the next word of the stream: the high half of two words, of which one is used.
 fn word(g: &Generator) -> u32 {
     let two = Generator::from_state(&g.state()).random_u64();
     g.randint(0, 2, 1).unwrap();
     (two >> 32) as u32
 }
 
-/// `torch.empty((), dtype=torch.int64).random_()`.
+/// Draws as `torch.empty((), dtype=torch.int64).random_()` does.
 fn i63(g: &Generator) -> i64 {
     (g.random_u64() & i64::MAX as u64) as i64
 }
 
-/// Makes the call a step describes and returns the little-endian bytes of its result.
+/// Makes the call that a step describes, and returns the little-endian bytes of its result.
 fn draw(g: &Generator, step: &Value) -> Result<Vec<u8>> {
     let n = step["n"].as_u64().unwrap_or(0) as usize;
     let float = |key: &str| step[key].as_str().unwrap().parse::<f64>().unwrap();
@@ -110,7 +110,7 @@ fn draw(g: &Generator, step: &Value) -> Result<Vec<u8>> {
     })
 }
 
-/// Values and the state afterwards, both bit for bit. Returns how many steps it checked.
+/// Checks values and the state after each step bit for bit, and returns how many steps it checked.
 pub fn check(golden: &str) -> usize {
     let golden: Value = serde_json::from_str(golden).unwrap();
     let mut n_steps = 0;
@@ -234,11 +234,11 @@ fn damaged_states_are_refused_by_field() {
     assert!(matches!(error, RngError::StateField { field: "normal_y", .. }));
 }
 
-/// 624 words can have been given out, and not one more: the next draw would be of a word that is not there.
+/// At most 624 words of a state can be used up: the next draw would read beyond them.
 #[test]
 fn a_state_beyond_its_words_is_refused_by_serde() {
     let text = serde_json::to_string(&Generator::manual_seed(1).state()).unwrap();
-    // Two digits a byte: the seed, then the number of words given out.
+    // Two digits for each byte: first the seed, then the number of words used.
     let with = |index: &str| {
         let mut text = text.clone();
         text.replace_range(17..25, index);
@@ -280,7 +280,7 @@ fn states_go_through_serde_in_little_space() {
     }
 }
 
-/// Version 0.1 wrote the same bytes as base64.
+/// Version 0.1 wrote these bytes as base64.
 #[test]
 fn states_of_the_last_version_are_read() {
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

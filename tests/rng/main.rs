@@ -1,4 +1,4 @@
-//! Seeds to weights: the generator, and the tables and masks drawn from it.
+//! From seeds to weights: the generator, and the tables and masks drawn from it.
 
 mod generator;
 #[path = "../support/mod.rs"]

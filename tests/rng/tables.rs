@@ -1,4 +1,4 @@
-//! Seeds to weights, dropout, and the options of `nn.Embedding`, against torch.
+//! Checks fresh tables, dropout, and the options of `nn.Embedding` against torch.
 
 use crate::support::{assert_bits_eq, bits, devices, error_text, golden_tensors};
 use candle_core::{DType, Device, Tensor, Var};
@@ -30,7 +30,7 @@ fn a_seeded_layer_and_its_dropout_are_torchs() -> Result<()> {
                 let layer = GptInputLayer::init(&GptInputConfig::new(v, p, c), init, &generator, dtype, &device)?;
                 assert_bits_eq(&weight(layer.wte()), &golden("wte".to_string())?);
                 assert_bits_eq(layer.wpe().unwrap().as_embedding().unwrap().embeddings(), &golden("wpe".to_string())?);
-                // One stream: the masks go on where the tables ended.
+                // One stream: the masks continue where the tables ended.
                 let ids = Tensor::arange(0u32, p as u32, &device)?;
                 for prob in [0.1, 0.5, 1.0] {
                     let layer = layer.clone().with_embd_pdrop(prob)?;
@@ -141,7 +141,7 @@ fn gradients_of_padding_and_frequency_are_torchs() -> Result<()> {
             let rows = table.forward(&tensor("input_ids")?)?;
             assert_bits_eq(&rows, &golden[&format!("{name}.out")]);
             let grads = (rows * tensor("grad")?)?.sum_all()?.backward()?;
-            // Divisible by every count: no rounding, so no order of summation.
+            // Divisible by every count, so nothing is rounded and the order of summation does not matter.
             assert_bits_eq(&(grads.get(&var).unwrap() + 0.)?, &golden[&format!("{name}.grad")]);
         }
     }
@@ -172,7 +172,8 @@ fn rows_beyond_the_norm_are_scaled_in_the_table() -> Result<()> {
             for (ours, torchs) in
                 [(&rows, format!("norm_{name}.out")), (var.as_tensor(), format!("norm_{name}.weight"))]
             {
-                // A norm is a sum whose order torch does not fix: a few units in the last place of the factor.
+                // torch does not fix the order in which a norm is summed: its factor differs by a few units in the last
+                // place.
                 let difference =
                     (ours.to_device(&Device::Cpu)? - &golden[&torchs])?.abs()?.max_all()?.to_scalar::<f32>()?;
                 assert!(difference <= 1e-6, "{torchs}: {difference}");

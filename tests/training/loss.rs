@@ -1,4 +1,4 @@
-//! The tied head's chunked loss: PyTorch's numbers, plain Candle's, masks, laws, errors, gradients that flow on.
+//! The tied head's chunked loss: PyTorch's values, plain Candle's, masks, laws, errors, gradients.
 
 use std::collections::HashMap;
 
@@ -8,8 +8,8 @@ use candle_gpt_input::lm_head::{LossOptions, Reduction};
 use candle_gpt_input::{Error, GptInputLayer, LmHead, Result};
 use proptest::prelude::*;
 
-/// Sums of as many terms, in another order: values of f32 agree to a few units in the last place, gradients to a few of
-/// their largest element's (PyTorch's own are as far from the exact ones).
+/// Sums of equally many terms in another order: f32 values agree to a few units in the last place, gradients to a few
+/// of their largest element's. PyTorch's own are as far from the exact ones.
 const VALUE: f64 = 1e-6;
 const GRADIENT: f64 = 1e-5;
 
@@ -30,7 +30,7 @@ fn head(wte: &Tensor) -> LmHead {
     LmHead::new(wte.clone()).unwrap()
 }
 
-/// Loss and gradients through Candle's graph.
+/// Computes loss and gradients through Candle's graph.
 fn through_the_graph(hidden: &Tensor, wte: &Tensor, targets: &Tensor, options: &LossOptions) -> Result<[Tensor; 3]> {
     let (hidden, wte) = (Var::from_tensor(hidden)?, Var::from_tensor(wte)?);
     let loss = head(&wte).loss(&hidden, targets, options)?;
@@ -38,14 +38,14 @@ fn through_the_graph(hidden: &Tensor, wte: &Tensor, targets: &Tensor, options: &
     Ok([loss, grads.get(&hidden).unwrap().clone(), grads.get(&wte).unwrap().clone()])
 }
 
-/// The same through the direct method.
+/// Computes the same by `loss_and_grads`.
 fn directly(hidden: &Tensor, wte: &Tensor, targets: &Tensor, options: &LossOptions) -> Result<[Tensor; 3]> {
     let wte = Var::from_tensor(wte)?;
     let found = head(&wte).loss_and_grads(hidden, targets, options)?;
     Ok([found.loss, found.hidden_grad, found.wte_grad.unwrap()])
 }
 
-/// Both ways against a golden file's case, with several sizes of chunk.
+/// Checks both ways against a golden file's case, with several chunk sizes.
 fn assert_golden(
     golden: &HashMap<String, Tensor>,
     case: &str,
@@ -69,7 +69,7 @@ fn assert_golden(
     Ok(())
 }
 
-// ---- PyTorch's numbers ----
+// ---- PyTorch's values ----
 
 #[test]
 fn torch_values_and_gradients() -> Result<()> {
@@ -96,7 +96,7 @@ fn torch_options() -> Result<()> {
     let options = LossOptions::default().with_ignore_index(id);
     assert_golden(&golden, "gpt.ignore_index", [hidden, wte, targets], &options, bounds)?;
     assert_golden(&golden, "gpt.ignore_index", [hidden, wte, &targets.to_dtype(DType::U8)?], &options, bounds)?;
-    // A mask says the same as ignored targets, whatever stands under it.
+    // A mask equals ignored targets, whatever the targets under it are.
     let mask = ignored.ne(-100i64)?;
     let options = LossOptions::default().with_mask(&mask);
     assert_golden(&golden, "gpt.ignored", [hidden, wte, targets], &options, bounds)?;
@@ -107,7 +107,7 @@ fn torch_options() -> Result<()> {
 fn torch_types() -> Result<()> {
     let golden = golden_tensors("loss.safetensors");
     let [hidden, wte, targets] = ["hidden", "wte", "targets"].map(|name| &golden[&format!("gpt.{name}")]);
-    // The golden numbers are those of the same half values in f32: ours are these, rounded once (by 2^-8 and 2^-11).
+    // The golden values are those of the same half values in f32; ours are these, rounded once (by 2^-8 and 2^-11).
     for (dtype, name, bounds) in [
         (DType::F64, "float64", (1e-13, 1e-13)),
         (DType::BF16, "bfloat16", (VALUE, 1.0 / 256.0 + GRADIENT)),
@@ -125,8 +125,8 @@ fn torch_types() -> Result<()> {
     Ok(())
 }
 
-/// Where every target is nearly certain, `p - 1` and `ln Σ exp` have no digits left in f32, and PyTorch says 0: ours keep
-/// theirs but for the rounding of the logits: sums of 48 products up to about 70, each rounded to 2^-18 at worst.
+/// Where every target is nearly certain, `p - 1` and `ln Σ exp` have no digits left in f32, and PyTorch returns 0. Ours
+/// loses only the rounding of the logits: sums of 48 products up to about 70, each rounded to 2^-18 at worst.
 #[test]
 fn certain_targets_keep_their_digits() -> Result<()> {
     let golden = golden_tensors("loss.safetensors");
@@ -165,7 +165,7 @@ fn nothing_that_counts() -> Result<()> {
 
 // ---- in Candle's graph ----
 
-/// The table at both ends, a factor on the loss, a layer between: every gradient flows on.
+/// With the table at both ends, a factor on the loss and a layer between, every gradient arrives.
 #[test]
 fn tied_to_the_input() -> Result<()> {
     let golden = golden_tensors("loss.safetensors");
@@ -195,7 +195,7 @@ fn a_factor_on_the_loss_scales_both_gradients() -> Result<()> {
         for var in [&hidden, &wte] {
             assert_bits_eq(twice.get(var).unwrap(), &(once.get(var).unwrap() * 3.0)?);
         }
-        // The same graph again gives the same gradients: nothing was used up.
+        // The same graph gives the same gradients again: nothing was used up.
         assert_bits_eq(loss.backward()?.get(&wte).unwrap(), once.get(&wte).unwrap());
     }
     Ok(())
@@ -262,7 +262,7 @@ fn logits_that_are_not_finite_are_seen() -> Result<()> {
     Ok(())
 }
 
-/// Logits, log-softmax, gather, mean: as anyone would write it in Candle.
+/// Computes logits, log-softmax, gather and mean, as Candle's users do.
 fn plain(hidden: &Tensor, wte: &Tensor, targets: &Tensor) -> Result<[Tensor; 3]> {
     let (hidden, wte) = (Var::from_tensor(hidden)?, Var::from_tensor(wte)?);
     let loss = candle_nn::loss::cross_entropy(&hidden.matmul(&wte.t()?)?, targets)?;
@@ -290,10 +290,10 @@ proptest! {
         for (left, right) in found.iter().zip(&expected) {
             assert_near(left, right, 1e-12);
         }
-        // The probabilities of a row add up to 1, the target's included: the rows of the table's gradient to 0.
+        // A row's probabilities, the target's included, add up to 1, so the rows of the table's gradient add up to 0.
         let sum = found[2].sum(0).unwrap().abs().unwrap().max(0).unwrap().to_scalar::<f64>().unwrap();
         prop_assert!(sum <= 1e-12, "{sum}");
-        // A mask is the same as leaving rows out.
+        // A mask equals leaving rows out.
         let keep: Vec<u32> = (0..n as u32).filter(|i| !(*i as usize + seed).is_multiple_of(3) || n == 1).collect();
         let mask = Tensor::from_iter((0..n as u32).map(|i| u8::from(keep.contains(&i))), &Device::Cpu).unwrap();
         let keep = Tensor::new(&keep[..], &Device::Cpu).unwrap();
@@ -357,7 +357,7 @@ fn what_does_not_go_together_is_named() -> Result<()> {
             text(Tensor::new(&[[0u32, 4], [u32::MAX, 7]], &device)?, LossOptions::default()),
             outside(4294967295)
         );
-        // Once another id is ignored, -100 is an id like any other.
+        // If another id is ignored, -100 is an ordinary id.
         let options = LossOptions::default().with_ignore_index(0);
         assert_eq!(text(Tensor::new(&[[0i64, 4], [-100, 0]], &device)?, options), outside(-100));
         let error = head.loss(&hidden, &Tensor::new(&[[0u32, 1], [2, 9]], &device)?, &Default::default()).unwrap_err();
@@ -385,7 +385,7 @@ fn what_does_not_go_together_is_named() -> Result<()> {
             text(targets.clone(), LossOptions::default().with_mask(&hidden.i((.., .., 0))?)),
             "loss_mask must be u8, u32 or i64, not F32: convert with `.to_dtype(DType::U32)`"
         );
-        // A target under the mask is not looked at.
+        // A masked target is not read.
         let masked = Tensor::new(&[[0i64, 1], [2, 99]], &device)?;
         let options = LossOptions::default().with_mask(&Tensor::new(&[[1u8, 1], [1, 0]], &device)?);
         assert!(head.loss(&hidden, &masked, &options).is_ok());

@@ -1,4 +1,4 @@
-//! What a training step takes behind the forward pass: the tied head's loss, and the optimizers.
+//! A training step after the forward pass: the tied head's loss, and the optimizers.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,7 +9,7 @@ mod resize;
 #[path = "../support/mod.rs"]
 mod support;
 
-/// Counts what each thread asks for.
+/// Counts the bytes that each thread allocates.
 struct Counting;
 
 thread_local! {
@@ -39,7 +39,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// How many bytes `f` allocates, freed ones included, on this thread: it is kept from handing work to others.
+/// Returns how many bytes `f` allocates, freed ones included, on this thread, which may not hand work to others.
 fn allocated<E>(f: impl FnOnce() -> Result<(), E> + Send) -> Result<usize, E>
 where
     E: Send,

@@ -1,4 +1,4 @@
-//! The optimizers against torch's, candle's and themselves.
+//! Checks the optimizers against torch's, Candle's and themselves.
 
 use std::collections::HashMap;
 
@@ -14,14 +14,14 @@ use proptest::prelude::*;
 const CPU: Device = Device::Cpu;
 const STEPS: usize = 100;
 
-/// Multiples of 1/512 between -2 and 2, the same in generate_optim.py.
+/// Returns multiples of 1/512 between -2 and 2, the same as generate_optim.py.
 pub(crate) fn numbers(shape: &[usize], seed: usize, dtype: DType) -> Tensor {
     let n: usize = shape.iter().product();
     let number = |i: usize| (((i * 7919 + seed * 104_729 + 12_345) % 2003) as f64 - 1001.0) / 512.0;
     Tensor::from_vec((0..n).map(number).collect::<Vec<_>>(), shape, &CPU).unwrap().to_dtype(dtype).unwrap()
 }
 
-/// Ids, some of them repeated, the same in generate_optim.py.
+/// Returns ids, some repeated, the same as generate_optim.py.
 fn ids(n: usize, seed: usize, n_rows: usize) -> Tensor {
     let id = |i: usize| ((i * i * 31 + seed * 17 + i / 2) % n_rows) as u32;
     Tensor::from_vec((0..n).map(id).collect::<Vec<_>>(), n, &CPU).unwrap()
@@ -31,7 +31,7 @@ fn var(shape: &[usize], seed: usize, dtype: DType) -> Var {
     Var::from_tensor(&numbers(shape, seed, dtype)).unwrap()
 }
 
-/// max|Δ| ≤ `bound` · max|expected|.
+/// Checks max|Δ| ≤ `bound` · max|expected|.
 #[track_caller]
 pub(crate) fn assert_close(what: &str, tensor: &Tensor, expected: &Tensor, bound: f64) {
     assert_eq!((tensor.dims(), tensor.dtype()), (expected.dims(), expected.dtype()), "{what}");
@@ -47,16 +47,16 @@ fn assert_states(what: &str, golden: &HashMap<String, Tensor>, vars: &[Var], sta
         let golden = |part: &str| &golden[&format!("{what}.{number}.{part}")];
         let [exp_avg, exp_avg_sq] = state(var);
         for (part, tensor) in [("param", var.as_tensor()), ("exp_avg", &exp_avg), ("exp_avg_sq", &exp_avg_sq)] {
-            // torch fuses the last few elements of a tensor in another way, so that a half number may be rounded to its
-            // neighbour, and goes on from there.
+            // torch fuses the last few elements of a tensor differently: a half value may round to its neighbour, and
+            // later steps continue from there.
             let bound = match var.dtype() {
                 DType::BF16 => 1.0 / 128.0,
                 DType::F16 => 1.0 / 1024.0,
                 _ => 1e-6,
             };
             assert_close(&format!("{what}.{number}.{part}"), tensor, golden(part), bound);
-            // A whole number of torch's vectors: the same bits, unless the norm of the gradient, summed in another order,
-            // comes in. SparseAdam has no tails, but a square root that is not always the nearest number.
+            // A whole number of torch's vectors gives the same bits, unless the gradient's norm, summed in another
+            // order, takes part. SparseAdam has no tails, but a square root that does not always round to nearest.
             let exact = match what.starts_with("rows") || what == "layer" {
                 true => part != "param",
                 false => var.elem_count().is_multiple_of(16) && !what.contains("clipped"),
@@ -168,7 +168,7 @@ fn rows_case(
     let table = var(&shape, 1000, dtype);
     let wte = TokenTable::try_from(table.as_tensor().clone())?
         .with_options(EmbeddingOptions::default().with_padding_idx(padding_idx))?;
-    // A position table that is no variable takes no part.
+    // A position table that is not a variable takes no part.
     let layer = GptInputLayer::new(wte, Tensor::zeros((20, shape[1]), dtype, &CPU)?)?;
     let mut optimizer = RowAdamW::with_groups([ParamGroup::new([("wte", table.clone())])], params)?;
     for t in 0..STEPS {
@@ -238,7 +238,7 @@ fn random_rows(n_rows: usize, width: usize, n: usize, seed: usize, dtype: DType)
     (ids(n, seed, n_rows), numbers(&[n, width], seed + 7, dtype))
 }
 
-/// The gradient of a gather of `ids`, as a whole table, by this crate's own kernel.
+/// Returns the gradient of a gather of `ids` as a whole table, from this crate's own kernel.
 fn materialized(table: &Var, ids: &Tensor, rows: &Tensor) -> Result<Tensor> {
     let layer = TokenTable::try_from(table.as_tensor().clone())?;
     let mut grads = (layer.forward(ids)? * rows)?.sum_all()?.backward()?;
@@ -328,7 +328,7 @@ fn frozen_rows_keep_every_bit() -> Result<()> {
             adamw.step_with_rows(&grads, &[RowGrad::new(&table, &ids, &rows)?])?;
             row_adamw.step_rows(&[RowGrad::new(&table, &ids, &rows)?])
         };
-        // The state of all rows is warm when some are frozen, so that momentum and decay would move them.
+        // All rows have a state when some are frozen, so momentum and decay would move them.
         step(&mut adamw, &mut row_adamw, 0)?;
         adamw.freeze_rows(&table, frozen)?;
         row_adamw.freeze_rows(&table, frozen)?;
@@ -347,7 +347,7 @@ fn frozen_rows_keep_every_bit() -> Result<()> {
                 "state of row {row}"
             );
         }
-        // A gradient of frozen rows alone has no norm.
+        // The norm leaves out frozen rows; here nothing else has a gradient.
         adamw.freeze_rows(&table, 0..50)?;
         adamw.set_max_grad_norm(Some(1.0))?;
         let before = table.copy()?;
@@ -358,7 +358,7 @@ fn frozen_rows_keep_every_bit() -> Result<()> {
     Ok(())
 }
 
-/// Four variables, an optimizer of the first three in two groups, and one by rows of the last.
+/// Makes four variables, an optimizer of the first three in two groups, and one by rows of the last.
 fn two_optimizers(dtype: DType) -> Result<(Vec<Var>, AdamW, RowAdamW)> {
     let vars = vec![var(&[6, 3], 1, dtype), var(&[4], 2, dtype), var(&[2], 3, dtype), var(&[5, 2], 4, dtype)];
     let groups = [
@@ -371,7 +371,7 @@ fn two_optimizers(dtype: DType) -> Result<(Vec<Var>, AdamW, RowAdamW)> {
     Ok((vars, adamw, rows))
 }
 
-/// Steps of both: the second variable has a gradient in every other one, the third never.
+/// Makes steps of both; the second variable has a gradient in every other one, the third never.
 fn step_both(vars: &[Var], adamw: &mut AdamW, rows: &mut RowAdamW, steps: std::ops::Range<usize>) -> Result<()> {
     for t in steps {
         let mut grads = GradStore::default();
@@ -391,7 +391,7 @@ fn resuming_gives_the_bits_of_not_having_stopped() -> Result<()> {
     let (path, rows_path) = (folder.path().join("optimizer.safetensors"), folder.path().join("rows.safetensors"));
     for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
         let (vars, mut adamw, mut rows) = two_optimizers(dtype)?;
-        // Numbers that JSON readers like to miss by a unit in the last place.
+        // Values that JSON readers often miss by a unit in the last place.
         adamw.set_learning_rate(1.0 / 3.0 * 1e-3);
         adamw.set_max_grad_norm(Some(0.1 + 0.2))?;
         adamw.freeze_rows(&vars[0], [1, 2, 5])?;
@@ -528,7 +528,7 @@ fn frequencies_and_padding_are_obeyed() -> Result<()> {
     let (row_layer, whole_layer) = (layer(&by_rows)?, layer(&whole)?);
     let (mut rows, mut adamw) = (AdamW::new_lr(row_layer.vars(), 1e-2)?, AdamW::new_lr(whole_layer.vars(), 1e-2)?);
     for t in 0..5 {
-        // Whole numbers times 12: the quotients are exact.
+        // Multiples of 12: the quotients are exact.
         let (ids, grad) = (ids(8, t, 7), (numbers(&[8, 4], t, DType::F32).round()? * 12.0)?);
         row_layer.backward_step(&ids, 0, &grad, &mut rows)?;
         adamw.backward_step(&(whole_layer.forward(&ids)? * grad)?.sum_all()?)?;
@@ -554,7 +554,7 @@ fn rows_as_a_whole_table_are_the_graphs_gradient() -> Result<()> {
             let rows = layer.row_grads(&ids, 0, &grad)?;
             assert_eq!(rows.len(), 2);
             for row_grad in &rows {
-                // Adding zero makes the one zero of a sum of them: -0 + 0.
+                // Adding zero turns -0 into 0.
                 let whole = grads.remove(row_grad.var()).unwrap();
                 assert_bits_eq(&(row_grad.to_dense()? + 0.)?, &(whole + 0.)?);
                 let twice = row_grad.clone().with_scale(2.0).to_dense()?;
@@ -565,7 +565,7 @@ fn rows_as_a_whole_table_are_the_graphs_gradient() -> Result<()> {
     Ok(())
 }
 
-/// What a step by rows is for: no memory in proportion to the vocabulary, and little beside the hidden states.
+/// A step by rows allocates nothing in proportion to the vocabulary, and little beside the hidden states.
 #[test]
 fn a_step_by_rows_allocates_little() -> Result<()> {
     for (v, (b, t, c)) in [(3000, (4, 64, 96)), (90_000, (4, 64, 96)), (3000, (2, 512, 64))] {
@@ -687,8 +687,8 @@ fn a_layer_steps_variables_and_valid_ids_alone() -> Result<()> {
 proptest! {
     #![proptest_config(properties(60))]
 
-    /// Odd widths, one column, no ids, repeated ids, ids and gradients of any stride, every type: a step by rows is a step
-    /// of a copy of those rows alone.
+    /// For odd widths, one column, no ids, repeated ids, any stride and every dtype, a step by rows equals a step of a
+    /// copy of those rows alone.
     #[test]
     fn rows_step_as_they_would_alone(
         (n_rows, width, n) in (1usize..40, 1usize..70, 0usize..50),

@@ -1,4 +1,4 @@
-//! Vocabularies that grow, shrink and change, with everybody who holds their tables.
+//! Vocabularies that grow, shrink and change, together with everything that holds their tables.
 
 use candle_core::{DType, Device, IndexOp, Tensor, Var};
 use candle_gpt_input::embedding::{EmbeddingOptions, NewRows, TokenTable};
@@ -13,7 +13,7 @@ use crate::support::{addressed, assert_bits_eq, error_text, golden_tensors, prop
 
 const CPU: Device = Device::Cpu;
 
-/// A trainable layer with V = 11, P = 4, C = 3.
+/// Makes a trainable layer with V = 11, P = 4, C = 3.
 fn trainable(varmap: &VarMap) -> Result<GptInputLayer> {
     GptInputLayer::new(addressed(0.0, 11, 3, &CPU), addressed(7.0, 4, 3, &CPU))?.trainable(varmap, "transformer")
 }
@@ -37,11 +37,11 @@ fn transformers_grows_pads_and_shrinks_so_too() -> Result<()> {
         let mean = old.to_dtype(DType::F64)?.mean_keepdim(0)?;
         let (new, expected) = (new.narrow(0, 60, 11)?, expected.narrow(0, 60, 11)?);
         if name == "bf16" {
-            // The draw is far below the last digit: a mean between two numbers may be rounded to the other one.
+            // The draw is far below the last digit; a mean between two values may round to the other one.
             assert_close(name, &new, &expected, 1.0 / 128.0);
             continue;
         }
-        // What was drawn, beside the mean: 3e-5 in numbers whose last digit is 1e-7 (torch sums the mean in f32).
+        // The draw itself, without the mean: 3e-5 in values whose last digit is 1e-7 (torch sums the mean in f32).
         let drawn = |rows: &Tensor| rows.to_dtype(DType::F64)?.broadcast_sub(&mean);
         assert_close(name, &drawn(&new)?, &drawn(&expected)?, 5e-3);
         assert_close(name, &new, &expected, 1e-6);
@@ -52,7 +52,7 @@ fn transformers_grows_pads_and_shrinks_so_too() -> Result<()> {
         let padded = layer.pad_vocab(8, NewRows::MeanAndCovariance)?;
         assert_eq!(padded.config().vocab_size, 8);
         assert_bits_eq(&weight(padded.wte()).narrow(0, 0, 7)?, old);
-        // The mean is summed in another order there.
+        // torch sums the mean in another order.
         assert_close(name, weight(padded.wte()), expected, if name == "f32" { 1e-6 } else { 1.0 / 1024.0 });
         assert_eq!(padded.pad_vocab(4, NewRows::Mean)?.config().vocab_size, 8);
     }
@@ -89,7 +89,7 @@ proptest! {
         let old = numbers(&[vocab_size, n_embd], seed as usize, dtype);
         let id = (seed as usize * 31 % vocab_size) as u32;
         let lists: Vec<Vec<u32>> = (0..n_new).map(|n| (0..=n as u32 % 4).map(|k| (id + k * 7) % vocab_size as u32).collect()).collect();
-        // Plain loops: numbers are multiples of 1/512, whose sums are exact.
+        // In plain loops: values are multiples of 1/512, whose sums are exact.
         let values = old.to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap();
         let mean_of = |ids: &[usize]| -> Vec<f64> {
             (0..n_embd).map(|c| ids.iter().map(|&id| values[id][c]).sum::<f64>() / ids.len() as f64).collect()
@@ -114,7 +114,7 @@ proptest! {
         let drawn = candle_gpt_input::init::Init::Gpt2 { std: 0.02 }.wte(n_new, n_embd, &generator, dtype, &CPU).unwrap();
         let new = resized(&old, vocab_size + n_new, NewRows::Normal { std: 0.02 }, seed).unwrap();
         assert_bits_eq(&new.narrow(0, vocab_size, n_new).unwrap(), &drawn);
-        // Cut off again: what it was.
+        // Cutting the rows off restores the table.
         assert_bits_eq(&resized(&new, vocab_size, NewRows::Mean, seed).unwrap(), &old);
     }
 }
@@ -278,7 +278,7 @@ fn what_makes_no_sense_is_refused() -> Result<()> {
     }
     assert!(error_text(adamw.resize_table(&var((2, 3), DType::F32)?, wte)).contains("none of its 2 parameters"));
 
-    // A padding row that counts from the end goes on being the row that it was.
+    // A padding row counted from the end stays the same row.
     let options = EmbeddingOptions::default().with_padding_idx(-1);
     let table = TokenTable::try_from(addressed(0.0, 5, 2, &CPU))?.with_options(options)?;
     let longer = table.resize(8, NewRows::Mean, &Generator::default())?;
