@@ -251,8 +251,8 @@ pub fn ours(case: Case, inputs: &Inputs) -> Result<Contender> {
     }
 }
 
-/// Returns the results that agree between contenders. Candle and PyTorch round every logit in half types, so there only
-/// the loss does.
+/// Returns the results that agree between contenders. Candle and PyTorch round every logit in half precision, so there
+/// only the loss does.
 fn comparable(loss: Tensor, hidden_grad: Tensor) -> Result<Vec<Tensor>> {
     let loss = loss.reshape((1, 1))?;
     Ok(if hidden_grad.dtype() == DType::F32 { vec![loss, hidden_grad] } else { vec![loss] })
@@ -372,7 +372,7 @@ pub fn copy_part(to: &mut [MaybeUninit<u32>], from: &[u32]) {
     }
 }
 
-/// Checks that two results agree to rounding: to 1e-5 of the largest element in f32, to 1/128 in half types.
+/// Checks that two results agree to rounding: to 1e-5 of the largest element in f32, to 1/128 in half precision.
 pub fn agree(ours: &Tensor, theirs: &Tensor, dtype: DType) -> Result<()> {
     ensure!(ours.dims() == theirs.dims(), "shapes {:?} and {:?}", ours.dims(), theirs.dims());
     let numbers = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
@@ -380,7 +380,7 @@ pub fn agree(ours: &Tensor, theirs: &Tensor, dtype: DType) -> Result<()> {
 }
 
 fn near(ours: &[f32], theirs: &[f32], dtype: DType) -> Result<()> {
-    // Half types round several times; in f32 only the order of summation differs.
+    // Half precision rounds several times; in f32 only the order of summation differs.
     let bound = if dtype == DType::F32 { 1e-5 } else { 1.0 / 128.0 };
     let largest = theirs.iter().fold(0f32, |largest, x| largest.max(x.abs()));
     let apart = ours.iter().zip(theirs).map(|(x, y)| (x - y).abs()).fold(0f32, f32::max);
@@ -414,7 +414,7 @@ pub fn compare_with_torch(ours: &Contender, inputs: &Inputs, theirs: &[Vec<f32>]
         let flat = tensor.flatten_to(tensor.rank() - 2)?.index_select(&rows, 0)?.to_dtype(DType::F32)?;
         let values = flat.to_vec2::<f32>()?;
         let ours: Vec<f32> = values.iter().enumerate().map(|(k, row)| row[k * 31 % row.len()]).collect();
-        ensure!(ours.len() == theirs.len(), "{} numbers and {} of torch", ours.len(), theirs.len());
+        ensure!(ours.len() == theirs.len(), "{} elements and {} of torch", ours.len(), theirs.len());
         near(&ours, theirs, inputs.shape.dtype)
             .map_err(|error| error.context(format!("result {index}: ours and torch")))?;
     }

@@ -53,7 +53,7 @@ struct Args {
     /// Only these cases
     #[arg(long, value_delimiter = ',', value_name = "CASE,..")]
     cases: Vec<Case>,
-    /// Only these shapes: BATCHxLENGTHxN_EMBD, followed by :f16 or :bf16 for half types
+    /// Only these shapes: BATCHxLENGTHxN_EMBD, followed by :f16 or :bf16 for half precision
     #[arg(long, value_delimiter = ',', value_name = "BxTxC,..")]
     shapes: Vec<Shape>,
     /// Rows of the token table

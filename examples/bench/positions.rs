@@ -78,7 +78,7 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
 /// that pays.
 fn copy(shapes: &[([usize; 4], usize)]) -> Result<Contender> {
     let word = size_of::<u32>();
-    // In words: half types take half as many.
+    // In words: f16 and bf16 take half as many.
     let shapes = shapes.iter().map(|&([b, h, t, d], size)| [b, h, t, d * size / word]);
     let from: Vec<([usize; 4], Vec<u32>)> = shapes.map(|shape| (shape, vec![1; shape.iter().product()])).collect();
     let n_words: usize = from.iter().map(|(_, from)| from.len()).sum();

@@ -1,4 +1,4 @@
-//! [`TokenTable`]: a row of C numbers for each token id.
+//! [`TokenTable`]: a row of C elements for each token id.
 
 mod options;
 mod quantized;
@@ -21,8 +21,8 @@ pub use resize::NewRows;
 
 /// The token table `wte` `[V, C]`.
 ///
-/// A [`candle_nn::Embedding`] and a [`Tensor`] convert into one; the dense table *is* an `Embedding`
-/// ([`as_embedding`](Self::as_embedding) gives it back).
+/// A [`candle_nn::Embedding`] and a [`Tensor`] convert into one. A dense table *is* an `Embedding`:
+/// [`as_embedding`](Self::as_embedding) returns it.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -41,21 +41,36 @@ pub struct TokenTable {
     options: EmbeddingOptions,
 }
 
-/// Which table it is; closed, so that every place that must tell them apart is found by the compiler.
+/// The kinds of table; an enum, so that the compiler finds every place that must tell them apart.
 #[derive(Clone, Debug)]
 enum Kind {
     Dense(DenseTable),
-    /// Its rows stay in a file, or elsewhere.
+    /// Its rows stay in a file, or are remote.
     Mapped(StoredTable),
-    /// Its rows are quantized blocks, in memory, in a file or elsewhere.
+    /// Its rows are quantized blocks, in memory, in a file, or remote.
     Quantized(StoredTable, GgmlDType),
 }
 
 impl TokenTable {
-    /// Draws a fresh table of dimensions (V, C), its padding row zeroed: `torch.nn.Embedding(vocab_size, n_embd, …)`.
+    /// Draws a fresh table of dimensions (V, C) and zeros its padding row: `torch.nn.Embedding(vocab_size, n_embd, …)`.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::embedding::{EmbeddingOptions, TokenTable};
+    /// use candle_gpt_input::init::Init;
+    /// use candle_gpt_input::rng::Generator;
+    ///
+    /// // torch.manual_seed(123); torch.nn.Embedding(6, 3, padding_idx=0)
+    /// let options = EmbeddingOptions::default().with_padding_idx(0);
+    /// let generator = Generator::manual_seed(123);
+    /// let wte = TokenTable::init((6, 3), options, Init::TorchEmbedding, &generator, DType::F32, &Device::Cpu)?;
+    /// let rows = wte.forward(&Tensor::new(&[0u32, 3], &Device::Cpu)?)?.to_vec2::<f32>()?;
+    /// assert_eq!(format!("{rows:.4?}"), "[[0.0000, 0.0000, 0.0000], [-0.4015, 0.9666, -1.1481]]");
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`EmbeddingError`] for a padding row outside the table or a norm out of range, and those of [`Init::wte`].
+    /// [`EmbeddingError`] for a padding row outside the table or a norm out of range, and the errors of [`Init::wte`].
     pub fn init(
         dims: (usize, usize),
         options: EmbeddingOptions,
@@ -73,7 +88,7 @@ impl TokenTable {
         Ok(table)
     }
 
-    /// Sets the options of `torch.nn.Embedding`; no row is changed (as `Embedding.from_pretrained`).
+    /// Sets the options of `torch.nn.Embedding`. No row is changed, as by `Embedding.from_pretrained`.
     ///
     /// # Errors
     /// [`EmbeddingError`] for a padding row outside the table, or a norm out of range.
@@ -84,7 +99,7 @@ impl TokenTable {
         Ok(self)
     }
 
-    /// Returns the table, sharing its elements, cut off from gradients: `weight.requires_grad_(False)`.
+    /// Returns the table on the same elements, without gradient: `weight.requires_grad_(False)`.
     #[doc(alias = "requires_grad_")]
     pub fn freeze(mut self) -> Self {
         if let Kind::Dense(table) = &mut self.kind {
@@ -93,17 +108,17 @@ impl TokenTable {
         self
     }
 
-    /// A table of other numbers with the same options.
+    /// Makes a table of another weight with the same options.
     pub(crate) fn with_weight(&self, weight: Tensor) -> Result<Self> {
         Ok(Self { options: self.options, ..Self::try_from(weight)? })
     }
 
-    /// Returns the options it looks rows up with.
+    /// Returns the options of its look-ups.
     pub fn options(&self) -> &EmbeddingOptions {
         &self.options
     }
 
-    /// Returns V and C.
+    /// Returns its dimensions (V, C).
     pub fn dims(&self) -> (usize, usize) {
         match &self.kind {
             Kind::Dense(table) => table.dims(),
@@ -111,7 +126,7 @@ impl TokenTable {
         }
     }
 
-    /// Returns the dtype of its elements: that of the rows that look-ups give.
+    /// Returns its dtype, which is that of the rows a look-up returns.
     pub fn dtype(&self) -> DType {
         match &self.kind {
             Kind::Dense(table) => table.dtype(),
@@ -119,7 +134,7 @@ impl TokenTable {
         }
     }
 
-    /// Returns the device it lives on; of a mapped or quantized table, the one its rows are brought to.
+    /// Returns its device; for a mapped or quantized table, the device of the rows a look-up returns.
     pub fn device(&self) -> &Device {
         match &self.kind {
             Kind::Dense(table) => table.device(),
@@ -140,7 +155,7 @@ impl TokenTable {
         }
     }
 
-    /// The table whose rows are read as they are stored, if it is one.
+    /// Returns the table that reads rows as they are stored; `None` for a dense one.
     pub(crate) fn stored(&self) -> Option<&StoredTable> {
         match &self.kind {
             Kind::Dense(_) => None,
@@ -148,7 +163,8 @@ impl TokenTable {
         }
     }
 
-    /// Holds `ids` to the contract, now or when `checks` says; what needs them on the host checks them there.
+    /// Checks `ids` against the contract, now or when `checks` says. Options that need the ids on the host check them
+    /// there at once.
     pub(crate) fn check_as(&self, ids: &Tensor, checks: &IdChecks) -> Result<CheckedIds> {
         match &self.kind {
             Kind::Dense(table) if self.is_plain() => table.check_as(ids, checks),
@@ -156,7 +172,7 @@ impl TokenTable {
         }
     }
 
-    /// Holds `ids` to the contract.
+    /// Checks `ids` against the contract.
     pub(crate) fn check(&self, ids: &Tensor) -> Result<CheckedIds> {
         match &self.kind {
             Kind::Dense(table) => table.check(ids),
@@ -178,12 +194,12 @@ impl TokenTable {
         self.forward_checked(&ids)
     }
 
-    /// Whether a look-up is a look-up and nothing else, in value and in gradient.
+    /// Returns whether a look-up only looks up, in value and in gradient.
     pub(crate) fn is_plain(&self) -> bool {
         self.options.max_norm.is_none() && !self.options.shapes_gradients()
     }
 
-    /// The ids grouped by the row that each one's gradient goes to, as the options say.
+    /// Groups the ids by the row that gets each one's gradient, as the options say.
     pub(crate) fn row_groups(&self, ids: &CheckedIds) -> Result<RowGroups> {
         let padding_row = self.options.padding_row(self.dims().0)?;
         let groups = RowGroups::from_ids(&to_host(ids.tensor(), "input_ids")?, padding_row);

@@ -1,4 +1,4 @@
-//! What `torch.nn.Embedding` can do beside looking rows up.
+//! The options of `torch.nn.Embedding`.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, MetalStorage, Shape, Tensor};
@@ -26,10 +26,9 @@ use crate::kernel::{CheckedIds, to_host};
 pub struct EmbeddingOptions {
     /// The row that gets no gradient; a negative one counts from the end. A look-up reads whatever the row holds.
     pub padding_idx: Option<i64>,
-    /// Rows that are looked up and are longer than this are scaled down to it, in the table itself and without
-    /// gradient.
+    /// The largest norm of a row. A look-up scales longer rows down to it, in the table itself and without gradient.
     pub max_norm: Option<f64>,
-    /// The p of the norm that `max_norm` means.
+    /// The p of the norm that `max_norm` limits.
     pub norm_type: f64,
     /// Whether the gradient of a row is divided by how often it was looked up in the call.
     pub scale_grad_by_freq: bool,
@@ -49,14 +48,14 @@ impl EmbeddingOptions {
         self
     }
 
-    /// Sets the norm above which rows are scaled down when they are looked up.
+    /// Sets the norm down to which look-ups scale longer rows.
     #[must_use]
     pub fn with_max_norm(mut self, max_norm: impl Into<Option<f64>>) -> Self {
         self.max_norm = max_norm.into();
         self
     }
 
-    /// Sets the p of the norm that `max_norm` means, by default 2.
+    /// Sets the p of the norm that `max_norm` limits, by default 2.
     #[must_use]
     pub fn with_norm_type(mut self, norm_type: f64) -> Self {
         self.norm_type = norm_type;
@@ -64,13 +63,26 @@ impl EmbeddingOptions {
     }
 
     /// Sets whether the gradient of a row is divided by how often it was looked up in the call.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor, Var};
+    /// use candle_gpt_input::embedding::{EmbeddingOptions, TokenTable};
+    ///
+    /// let wte = Var::new(&[[10f32], [20.]], &Device::Cpu)?;
+    /// let options = EmbeddingOptions::default().with_padding_idx(0).with_scale_grad_by_freq(true);
+    /// let table = TokenTable::try_from(wte.as_tensor().clone())?.with_options(options)?;
+    /// let rows = table.forward(&Tensor::new(&[0u32, 1, 1], &Device::Cpu)?)?;
+    /// let grads = rows.sum_all()?.backward()?;
+    /// assert_eq!(grads.get(&wte).unwrap().to_vec2::<f32>()?, [[0.], [1.]]); // padding: none; row 1: 2 over 2 look-ups
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     #[must_use]
     pub fn with_scale_grad_by_freq(mut self, scale_grad_by_freq: bool) -> Self {
         self.scale_grad_by_freq = scale_grad_by_freq;
         self
     }
 
-    /// The row of `padding_idx`, counted from the start.
+    /// Returns the row of `padding_idx`, counted from the start.
     pub(super) fn padding_row(&self, vocab_size: usize) -> Result<Option<usize>, EmbeddingError> {
         let Some(padding_idx) = self.padding_idx else { return Ok(None) };
         let row = if padding_idx < 0 { padding_idx.saturating_add_unsigned(vocab_size as u64) } else { padding_idx };
@@ -88,21 +100,21 @@ impl EmbeddingOptions {
         {
             return Err(EmbeddingError::MaxNorm { max_norm });
         }
-        // p = 0 (a count) and negative p are no norms.
+        // p = 0 (a count) and negative p do not define a norm.
         if self.norm_type.is_nan() || self.norm_type <= 0.0 {
             return Err(EmbeddingError::NormType { norm_type: self.norm_type });
         }
         Ok(())
     }
 
-    /// Whether the gradient of the looked-up rows is not simply passed on.
+    /// Returns whether the options change the gradient of looked-up rows.
     pub(super) fn shapes_gradients(&self) -> bool {
         self.padding_idx.is_some() || self.scale_grad_by_freq
     }
 }
 
-/// Scales the rows of `ids` whose norm exceeds `max_norm` down to it, in place, as torch's `embedding_renorm_`:
-/// `max_norm / (norm + 1e-7)`. Every row once, whatever its number of look-ups.
+/// Scales the rows of `ids` whose norm exceeds `max_norm` down to it, in place, by torch's `embedding_renorm_` factor
+/// `max_norm / (norm + 1e-7)`. Each row is scaled once, however often it is looked up.
 pub(super) fn renormalize(weight: &Tensor, ids: &CheckedIds, max_norm: f64, norm_type: f64) -> Result<()> {
     let mut unique = to_host(ids.tensor(), "input_ids")?;
     unique.sort_unstable();
@@ -131,7 +143,8 @@ pub(super) fn renormalize(weight: &Tensor, ids: &CheckedIds, max_norm: f64, norm
     Ok(weight.scatter_set(&at, &renormed, 0)?)
 }
 
-/// The rows of `ids` as they are, with a gradient that skips `padding_row` and is divided by each id's count.
+/// Returns `rows`, those of `ids`, with a gradient that skips `padding_row` and, if asked to, is divided by each id's
+/// count.
 pub(super) fn shape_gradient(
     rows: &Tensor,
     ids: &CheckedIds,
@@ -156,7 +169,7 @@ pub(super) fn shape_gradient(
     Ok(rows.contiguous()?.apply_op1(ShapeGradient { factors })?)
 }
 
-/// The identity, whose gradient is multiplied by `factors`; where a factor is 0 the gradient is 0, whatever it was.
+/// The identity. Its gradient is multiplied by `factors`, and is 0 where the factor is 0, even if it was NaN.
 struct ShapeGradient {
     factors: Tensor,
 }

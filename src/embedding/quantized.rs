@@ -12,24 +12,24 @@ use crate::kernel::{StoredTable, Table, can_dequantize, map_in_parallel};
 use crate::rows::{RowBytes, RowType, StoredRows};
 use crate::shape::wrong_shape;
 
-/// Rows that are quantized, or copied, at a time.
+/// Rows that are quantized at a time.
 const ROWS: usize = 256;
 
-/// How far a quantized table is from the one it was made of.
+/// How far a quantized table is from the table it was made from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct QuantizeReport {
-    /// The blocks it is made of.
+    /// The type of its blocks.
     pub block_type: GgmlDType,
     /// The largest difference of any element.
     pub max_abs: f64,
-    /// The root of the mean squared difference.
+    /// The root mean squared difference of the elements.
     pub rmse: f64,
-    /// `rmse` over the root of the mean squared element; 0 for a table of zeros.
+    /// `rmse` over the root mean square of the elements; 0 for a table of zeros.
     pub relative: f64,
     /// Bytes of the blocks.
     pub n_bytes: usize,
-    /// Bytes of the table as it was, in its dtype.
+    /// Bytes of the original table, in its dtype.
     pub n_bytes_before: usize,
 }
 
@@ -39,7 +39,8 @@ impl fmt::Display for QuantizeReport {
         let Self { block_type, max_abs, rmse, relative, n_bytes, n_bytes_before } = *self;
         write!(
             f,
-            "wte quantized to {block_type:?}: {:.1} MB of {:.1}; error at most {max_abs:.3e}, rmse {rmse:.3e}, {:.3} % of the numbers' own size",
+            "wte quantized to {block_type:?}: {:.1} MB of {:.1}; error at most {max_abs:.3e}, rmse {rmse:.3e}, {:.3} % \
+             of the elements' own size",
             mb(n_bytes),
             mb(n_bytes_before),
             100.0 * relative
@@ -48,12 +49,12 @@ impl fmt::Display for QuantizeReport {
 }
 
 impl TokenTable {
-    /// Quantizes the table into blocks in memory, and reports how far they are from it; look-ups still give its dtype.
+    /// Quantizes the table into blocks in memory, and reports the error. Look-ups still return the table's dtype.
     ///
-    /// Of a row's elements, 32 (`Q8_0` to `Q4_0`) or 256 (`Q6K` to `Q2K`) share a scale. They are quantized as Candle
-    /// does it, from f32. A look-up gives the bits of dequantizing the whole table (`QTensor::dequantize`, rounded to
-    /// the table's dtype) and looking up there. The result cannot be trained or changed ([`to_dense`](Self::to_dense)
-    /// undoes it); it keeps its [`options`](Self::options).
+    /// In a row, 32 (`Q8_0` to `Q4_0`) or 256 (`Q6K` to `Q2K`) elements share a scale. They are quantized as Candle
+    /// does it, from f32. A look-up returns the same bits as dequantizing the whole table (`QTensor::dequantize`),
+    /// rounding it to the table's dtype and looking up there. The result keeps its [`options`](Self::options) but
+    /// cannot be trained or changed; [`to_dense`](Self::to_dense) makes it dense again.
     ///
     /// ```
     /// use candle_core::quantized::GgmlDType;
@@ -109,7 +110,7 @@ impl TokenTable {
         if let Some(at) = values.iter().position(|x| !x.is_finite()) {
             return Err(EmbeddingError::NotFinite { row: first + at / width }.into());
         }
-        // Of a view Candle would quantize what its storage begins with.
+        // Candle would quantize the beginning of a view's storage.
         let blocks = QTensor::quantize(&numbers.force_contiguous()?, block_type)?;
         let found = blocks.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
         let mut piece = Piece { bytes: blocks.data()?.into_owned(), max_abs: 0.0, of_errors: 0.0, of_numbers: 0.0 };
@@ -121,7 +122,7 @@ impl TokenTable {
         Ok(piece)
     }
 
-    /// Rows `first..first + n` as numbers `[n, C]`, without history.
+    /// Returns rows `first..first + n` as elements `[n, C]`, without history.
     fn narrow(&self, first: usize, n: usize) -> Result<Tensor> {
         match &self.kind {
             Kind::Dense(table) => Ok(table.weight().detach().narrow(0, first, n)?),
@@ -129,13 +130,27 @@ impl TokenTable {
         }
     }
 
-    /// Returns what the table is quantized to, if it is.
+    /// Returns the type of a quantized table's blocks; `None` for other tables.
     pub fn block_type(&self) -> Option<GgmlDType> {
         if let Kind::Quantized(_, block_type) = self.kind { Some(block_type) } else { None }
     }
 
-    /// Returns the table with its elements in memory, in its dtype and on its device, as training, changing and saving
-    /// need it. A dense table is returned as it is.
+    /// Returns the table with its elements in memory, in its dtype and on its device, where it can be trained, changed
+    /// and saved. A dense table is returned as it is.
+    ///
+    /// ```
+    /// use candle_core::quantized::GgmlDType;
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::embedding::TokenTable;
+    ///
+    /// let row: Vec<f32> = (0..31).map(|i| i as f32).chain([127.0]).collect(); // Q8_0 keeps it: its scale is 127/127
+    /// let wte = TokenTable::try_from(Tensor::from_vec(row.clone(), (1, 32), &Device::Cpu)?)?;
+    /// let (quantized, _) = wte.quantize(GgmlDType::Q8_0)?;
+    /// assert!(quantized.as_embedding().is_none());
+    /// let dense = quantized.to_dense()?;
+    /// assert_eq!(dense.as_embedding().unwrap().embeddings().to_vec2::<f32>()?, [row]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) for remote rows that cannot be read.
@@ -147,7 +162,7 @@ impl TokenTable {
         }
     }
 
-    /// Makes a table `[V, C]` on a copy of Candle's quantized one; look-ups give `dtype` (f32, f16, bf16 or f64) on
+    /// Makes a table `[V, C]` on a copy of Candle's quantized one; look-ups return `dtype` (f32, f16, bf16 or f64) on
     /// `device`.
     ///
     /// # Errors
@@ -166,8 +181,21 @@ impl TokenTable {
         Ok(held(bytes, (n_rows, width), qtensor.dtype(), dtype, device).into())
     }
 
-    /// Returns the table as Candle's own quantized tensor, on the host: a copy of its blocks, for `QMatMul` or a GGUF
-    /// file of yours.
+    /// Returns the table as Candle's own quantized tensor on the host: a copy of its blocks, for `QMatMul` or a GGUF
+    /// file of your own.
+    ///
+    /// ```
+    /// use candle_core::quantized::GgmlDType;
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::embedding::TokenTable;
+    ///
+    /// let wte = TokenTable::try_from(Tensor::ones((3, 32), DType::F32, &Device::Cpu)?)?;
+    /// let (quantized, _) = wte.quantize(GgmlDType::Q4_0)?;
+    /// let qtensor = quantized.to_qtensor()?;
+    /// assert_eq!((qtensor.dtype(), qtensor.shape().dims()), (GgmlDType::Q4_0, &[3, 32][..]));
+    /// assert_eq!(TokenTable::from_qtensor(&qtensor, DType::F16, &Device::Cpu)?.dims(), (3, 32));
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`EmbeddingError::NotQuantized`] for a table that is not quantized, [`Error::NotInMemory`] for a remote one.
@@ -185,13 +213,13 @@ impl TokenTable {
     }
 }
 
-/// Some rows in blocks, with sums over their numbers.
+/// Some rows in blocks, with sums over their elements.
 struct Piece {
     bytes: Vec<u8>,
     max_abs: f64,
-    /// Of squared errors.
+    /// The sum of squared errors.
     of_errors: f64,
-    /// Of squared numbers.
+    /// The sum of squared elements.
     of_numbers: f64,
 }
 

@@ -1,4 +1,4 @@
-//! Another vocabulary: rows added behind a token table, cut off, or replaced.
+//! Changes of the vocabulary: rows of a token table are added, cut off, or replaced.
 
 use std::cmp::Ordering;
 
@@ -11,9 +11,25 @@ use crate::kernel::{new_var, to_host};
 use crate::rng::Generator;
 use crate::shape::rows_of_ids;
 
-/// What the rows of new tokens begin as: `mean_resizing` of transformers, and others.
+/// How the rows of new tokens are initialized: by `mean_resizing` of transformers, or in other ways.
 ///
-/// Means are taken in f64 and rounded once to the table's type (through f32, if it is a half type).
+/// Means are computed in f64 and rounded once to the table's dtype (through f32 for half precision).
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::embedding::{NewRows, TokenTable};
+/// use candle_gpt_input::rng::Generator;
+///
+/// let wte = TokenTable::try_from(Tensor::new(&[[0f32, 1.], [10., 11.], [20., 21.]], &Device::Cpu)?)?;
+/// let new_row = |new_rows| -> candle_gpt_input::Result<Vec<f32>> {
+///     let wte = wte.resize(4, new_rows, &Generator::default())?;
+///     Ok(wte.forward(&Tensor::new(3u32, &Device::Cpu)?)?.to_vec1()?)
+/// };
+/// assert_eq!(new_row(NewRows::Mean)?, [10., 11.]);
+/// assert_eq!(new_row(NewRows::CopyOf(2))?, [20., 21.]);
+/// assert_eq!(new_row(NewRows::AverageOf(vec![vec![0, 1]]))?, [5., 6.]);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[doc(alias = "mean_resizing")]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -21,35 +37,35 @@ pub enum NewRows {
     /// The mean of all rows: the same for every new token (Hewitt 2021, "Initializing New Word Embeddings for
     /// Pretrained Language Models").
     Mean,
-    /// Drawn from the normal distribution that has the mean of all rows and 10⁻⁹ times their covariance:
-    /// `resize_token_embeddings(n)` of transformers, whose `mean_resizing` this is.
+    /// Drawn from the normal distribution with the mean of all rows and 10⁻⁹ times their covariance:
+    /// `resize_token_embeddings(n)` of transformers with its default `mean_resizing`.
     ///
-    /// From the same state of the generator it draws the same numbers as there, up to the rounding of covariances in
-    /// f32. A covariance that is not positive definite (a table of no more rows than columns, for one) gives the mean,
-    /// as there; what is definite is decided in f64 here, in f32 there. Takes 2·V·C² operations of f64.
+    /// From the same state of the generator it draws the same values as transformers, up to the rounding of covariances
+    /// in f32. If the covariance is not positive definite, for example with no more rows than columns, the new rows are
+    /// the mean, as in transformers; this is decided in f64 here and in f32 there. Takes 2·V·C² operations in f64.
     MeanAndCovariance,
-    /// The row of this token, for every new one.
+    /// A copy of this token's row, for every new token.
     CopyOf(u32),
-    /// For each new token the mean of the rows of its sub-tokens: what the tokenizer made of its text so far.
+    /// For each new token, the mean of the rows of its sub-tokens: the ids that its text has had so far.
     AverageOf(Vec<Vec<u32>>),
-    /// N(0, `std`²), as one `torch.nn.init.normal_` of the new rows alone.
+    /// N(0, `std`²), drawn as one `torch.nn.init.normal_` over the new rows alone.
     Normal {
-        /// The standard deviation; the configuration has it as `initializer_range`.
+        /// The standard deviation; `initializer_range` in a configuration.
         std: f64,
     },
 }
 
-/// Transformers' factor of the covariance.
+/// The factor of the covariance in transformers.
 const COVARIANCE_SCALE: f64 = 1e-9;
 
 /// Rows that are widened at a time.
 const ROWS: usize = 4096;
 
 impl TokenTable {
-    /// Returns a table of `vocab_size` rows: those that both have are the same bits, new ones come behind them.
+    /// Returns a table of `vocab_size` rows: rows that both tables have keep their bits, new ones follow them.
     ///
-    /// A table that is a variable gives a variable, a new one. An untied head is resized by this, too: its weight is a
-    /// table `[V, C]`. A negative `padding_idx` goes on meaning the row that it meant.
+    /// A variable gives a new variable. An untied head is a table `[V, C]`, too, and can be resized by this. A negative
+    /// `padding_idx` keeps naming the same row.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -64,11 +80,12 @@ impl TokenTable {
     /// ```
     ///
     /// # Errors
-    /// - [`EmbeddingError::Zero`] for a vocabulary of none
+    /// - [`EmbeddingError::Zero`] for a `vocab_size` of 0
     /// - [`EmbeddingError::PaddingIdx`] if the padding row would be cut off
-    /// - [`EmbeddingError::SubTokens`], [`Error::TokenOutOfRange`] for sub-tokens of which a new row has none or the
-    ///   table none, [`RngError`](crate::error::RngError) for a standard deviation below 0
-    /// - [`Error::NotInMemory`] for a mapped table
+    /// - [`EmbeddingError::SubTokens`] if there is not a list for each new row, or one is empty
+    /// - [`Error::TokenOutOfRange`] for a sub-token, or a token to copy, that the table does not have
+    /// - [`RngError`](crate::error::RngError) for a negative standard deviation
+    /// - [`Error::NotInMemory`] for a mapped table, [`Error::Quantized`] for a quantized one
     #[doc(alias = "resize_token_embeddings")]
     pub fn resize(&self, vocab_size: usize, new_rows: NewRows, generator: &Generator) -> Result<Self> {
         let (n_old, n_embd) = self.dims();
@@ -92,16 +109,28 @@ impl TokenTable {
         self.replaced_by(resized)?.with_options(options)
     }
 
-    /// Returns the table with the rows of `ids` replaced; a table that is a variable gives a variable, a new one.
+    /// Returns the table with the rows of `ids` replaced; a variable gives a new variable.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::embedding::TokenTable;
+    ///
+    /// let wte = TokenTable::try_from(Tensor::new(&[[0f32, 1.], [10., 11.]], &Device::Cpu)?)?;
+    /// let (ids, rows) = (Tensor::new(&[1u32], &Device::Cpu)?, Tensor::new(&[[5f32, 6.]], &Device::Cpu)?);
+    /// let replaced = wte.replace_rows(&ids, &rows)?;
+    /// assert_eq!(replaced.as_embedding().unwrap().embeddings().to_vec2::<f32>()?, [[0., 1.], [5., 6.]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Shapes
     /// - `ids`: `[..]`
-    /// - `rows`: `[.., C]`, of the table's type
+    /// - `rows`: `[.., C]`, in the table's dtype
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`], [`Error::IdDType`], [`EmbeddingError::RepeatedRow`] for an id given twice,
-    /// [`Error::ShapeMismatch`] or [`Error::TableMismatch`] for rows of another shape or dtype, and
-    /// [`Error::NotInMemory`] for a mapped table.
+    /// - [`Error::TokenOutOfRange`] or [`Error::IdDType`] for invalid ids
+    /// - [`EmbeddingError::RepeatedRow`] for an id given twice
+    /// - [`Error::ShapeMismatch`] or [`Error::TableMismatch`] for rows of another shape or dtype
+    /// - [`Error::NotInMemory`] for a mapped table, [`Error::Quantized`] for a quantized one
     pub fn replace_rows(&self, ids: &Tensor, rows: &Tensor) -> Result<Self> {
         let table = self.dense()?;
         let (_, n_embd) = table.dims();
@@ -120,7 +149,7 @@ impl TokenTable {
         self.replaced_by(weight)
     }
 
-    /// A table of other numbers with the same options, a variable if this one is.
+    /// Makes a table of another weight with the same options; a variable if this one is.
     fn replaced_by(&self, weight: Tensor) -> Result<Self> {
         let is_variable = self.dense()?.weight().is_variable();
         self.with_weight(if is_variable { new_var(&weight)?.into_inner() } else { weight })
@@ -128,7 +157,7 @@ impl TokenTable {
 }
 
 impl NewRows {
-    /// Rows `[n_new, n_embd]` for the table `weight`, in its type and on its device.
+    /// Makes rows `[n_new, n_embd]` for the table `weight`, in its dtype and on its device.
     fn draw(self, weight: &Tensor, (n_new, n_embd): (usize, usize), generator: &Generator) -> Result<Tensor> {
         let (vocab_size, _) = weight.dims2()?;
         let (dtype, device) = (weight.dtype(), weight.device());
@@ -156,7 +185,7 @@ impl NewRows {
     }
 }
 
-/// The row of a token that the caller named as `ids[at]`.
+/// Returns the row of a token that the caller named as `ids[at]`.
 fn checked(id: u32, at: &[usize], vocab_size: usize) -> Result<usize> {
     if (id as usize) < vocab_size {
         return Ok(id as usize);
@@ -164,7 +193,7 @@ fn checked(id: u32, at: &[usize], vocab_size: usize) -> Result<usize> {
     Err(Error::TokenOutOfRange { id: i64::from(id), at: at.to_vec(), vocab_size })
 }
 
-/// The table in pieces, widened on the host: not every device has f64.
+/// Widens the table in pieces, on the host, because not every device has f64.
 fn pieces(weight: &Tensor) -> impl Iterator<Item = Result<Tensor>> {
     let n_rows = weight.dims().first().copied().unwrap_or(0);
     (0..n_rows).step_by(ROWS).map(move |start| {
@@ -173,7 +202,7 @@ fn pieces(weight: &Tensor) -> impl Iterator<Item = Result<Tensor>> {
     })
 }
 
-/// The mean of all rows, `[1, C]` in f64.
+/// Computes the mean of all rows, `[1, C]` in f64.
 fn mean(weight: &Tensor) -> Result<Tensor> {
     let (n_rows, n_embd) = weight.dims2()?;
     let mut sum = Tensor::zeros((1, n_embd), DType::F64, &Device::Cpu)?;
@@ -185,12 +214,12 @@ fn mean(weight: &Tensor) -> Result<Tensor> {
     divided(&sum, n_rows)
 }
 
-/// The nearest quotient: Candle's own division by a number, and so its mean, multiplies by the reciprocal.
+/// Divides and rounds once. Candle divides by a number, and so computes means, by multiplying by its reciprocal.
 fn divided(sums: &Tensor, n: usize) -> Result<Tensor> {
     Ok(sums.broadcast_div(&Tensor::new(n as f64, &Device::Cpu)?)?)
 }
 
-/// For each list the mean of its rows, `[n_new, C]` in f64.
+/// Computes the mean of each list's rows, `[n_new, C]` in f64.
 fn averages(weight: &Tensor, sub_tokens: &[Vec<u32>], n_new: usize) -> Result<Tensor> {
     let (vocab_size, _) = weight.dims2()?;
     let empty = sub_tokens.iter().position(Vec::is_empty);
@@ -209,11 +238,12 @@ fn averages(weight: &Tensor, sub_tokens: &[Vec<u32>], n_new: usize) -> Result<Te
     Ok(Tensor::cat(&means, 0)?)
 }
 
-/// The Cholesky factor of the rows' covariance times [`COVARIANCE_SCALE`]; `None` if that is not positive definite.
+/// Computes the Cholesky factor of the rows' covariance times [`COVARIANCE_SCALE`]; `None` if that is not positive
+/// definite.
 fn scale_tril(weight: &Tensor, mean: &Tensor) -> Result<Option<Tensor>> {
     let (n_rows, n_embd) = weight.dims2()?;
     if n_rows <= n_embd {
-        return Ok(None); // of lower rank, whatever rounding makes of it
+        return Ok(None); // the rank is too low, whatever the rounding says
     }
     let mut sum = Tensor::zeros((n_embd, n_embd), DType::F64, &Device::Cpu)?;
     for piece in pieces(weight) {
@@ -227,8 +257,8 @@ fn scale_tril(weight: &Tensor, mean: &Tensor) -> Result<Option<Tensor>> {
     })
 }
 
-/// The lower triangle L with L Lᵀ = `a`, row by row (Cholesky and Banachiewicz), if `a` is positive definite by more
-/// than what its rounding amounts to.
+/// Computes the lower triangle L with L Lᵀ = `a`, row by row (Cholesky and Banachiewicz); `None` unless `a` is positive
+/// definite by more than its rounding.
 fn cholesky(mut a: Vec<Vec<f64>>) -> Option<Vec<Vec<f64>>> {
     let n = a.len();
     let largest = (0..n).map(|i| a[i][i]).fold(0.0, f64::max);
@@ -240,7 +270,7 @@ fn cholesky(mut a: Vec<Vec<f64>>) -> Option<Vec<Vec<f64>>> {
             row[j] = (row[j] - product) / other[j];
         }
         let pivot = row[i] - row[..i].iter().map(|x| x * x).sum::<f64>();
-        // Not a number is not positive either.
+        // NaN is not greater, either.
         if !matches!(pivot.partial_cmp(&(n as f64 * f64::EPSILON * largest)), Some(Ordering::Greater)) {
             return None;
         }

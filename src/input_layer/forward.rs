@@ -1,4 +1,4 @@
-//! Ids in, hidden states out.
+//! The forward pass: ids in, hidden states out.
 
 use candle_core::{DType, Tensor};
 
@@ -17,6 +17,20 @@ use crate::shape::outer_dims;
 impl GptInputLayer {
     /// Embeds ids that start a sequence, without dropout.
     ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    ///
+    /// let wte = Tensor::new(&[[0f32], [100.], [200.]], &Device::Cpu)?;
+    /// let wpe = Tensor::new(&[[1f32], [2.]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(wte, wpe)?;
+    /// let hidden_states = layer.forward(&Tensor::new(&[2u32, 0], &Device::Cpu)?)?; // [T] -> [T, C]
+    /// assert_eq!(hidden_states.to_vec2::<f32>()?, [[201.], [2.]]);
+    /// let error = layer.forward(&Tensor::new(&[3u32], &Device::Cpu)?).unwrap_err().to_string();
+    /// assert_eq!(error, "token id 3 at [0] is outside the vocabulary of 3 (valid ids: 0 to 2)");
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
     /// # Shapes
     /// - `input_ids`: `[B, T]` (or `[T]`, or more dimensions before T), `u8`, `u32` or `i64`, any stride, empty allowed
     /// - returns: `[B, T, C]` in the tables' dtype
@@ -32,13 +46,30 @@ impl GptInputLayer {
     /// Embeds ids at given positions: `start_pos` with a key/value cache, a tensor of position ids, or
     /// [`Positions::from_mask`].
     ///
+    /// ```
+    /// # use candle_core::{Device, Tensor};
+    /// # use candle_gpt_input::GptInputLayer;
+    /// let wte = Tensor::new(&[[0f32], [100.]], &Device::Cpu)?;
+    /// let wpe = Tensor::new(&[[1f32], [2.], [3.]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(wte, wpe)?;
+    /// let ids = Tensor::new(&[1u32, 0], &Device::Cpu)?;
+    /// assert_eq!(layer.forward_at(&ids, 1)?.to_vec2::<f32>()?, [[102.], [3.]]);
+    /// let position_ids = Tensor::new(&[2u32, 0], &Device::Cpu)?;
+    /// assert_eq!(layer.forward_at(&ids, &position_ids)?.to_vec2::<f32>()?, [[103.], [1.]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
     /// # Shapes
     /// - `input_ids`: `[.., T]`
     /// - position ids, if given: any shape that broadcasts to it
     /// - returns: `[.., T, C]`
     ///
     /// # Errors
-    /// As [`forward`](Self::forward), and [`Error::PositionOutOfRange`] or [`Error::ShapeMismatch`] for position ids.
+    /// - [`Error::TokenOutOfRange`] if an id is not below V
+    /// - [`Error::SequenceTooLong`] if the positions end after P
+    /// - [`Error::PositionOutOfRange`] if a position id is not below P
+    /// - [`Error::ShapeMismatch`] if position ids or a mask do not fit the ids
+    /// - [`Error::IdDType`] if ids or position ids have another dtype
     #[doc(alias("position_ids", "past_key_values_length"))]
     pub fn forward_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
         let places = self.places(&positions.into(), input_ids.dims(), &self.id_checks)?;
@@ -57,19 +88,32 @@ impl GptInputLayer {
         add_rows(&self.token_rows(&ids)?, &wpe.rows_at(&places)?)
     }
 
-    /// Embeds into an existing buffer. Allocates nothing for contiguous ids at a start position, and records nothing for
-    /// gradients.
+    /// Embeds into an existing buffer. For contiguous ids at a start position it allocates nothing; it records nothing
+    /// for gradients.
     ///
-    /// The buffer may be of another type than the tables: the sum is taken in f32 and rounded once to it (an f64 buffer
-    /// goes with f64 tables only). With mapped or quantized tables, or token rows that are scaled, it must be of the tables'
-    /// type, and its content is copied.
+    /// The buffer may have another dtype than the tables: the sum is computed in f32 and rounded once (an f64 buffer
+    /// needs f64 tables). With mapped or quantized tables, or scaled token rows, the result is computed first and
+    /// copied; the buffer must then have the tables' dtype.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Tensor};
+    /// # use candle_gpt_input::GptInputLayer;
+    /// let wte = Tensor::new(&[[0f32], [100.]], &Device::Cpu)?;
+    /// let wpe = Tensor::new(&[[1f32], [2.]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(wte, wpe)?;
+    /// let buffer = Tensor::zeros((2, 1), DType::F32, &Device::Cpu)?;
+    /// layer.forward_into(&Tensor::new(&[1u32, 0], &Device::Cpu)?, 0, &buffer)?;
+    /// assert_eq!(buffer.to_vec2::<f32>()?, [[101.], [2.]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Shapes
     /// - `input_ids`: `[.., T]`
     /// - `buffer`: `[.., T, C]`, contiguous, not a variable
     ///
     /// # Errors
-    /// As [`forward_at`](Self::forward_at), and [`Error::ShapeMismatch`] or [`Error::Candle`] for a buffer that does not fit.
+    /// - those of [`forward_at`](Self::forward_at) for ids and positions
+    /// - [`Error::ShapeMismatch`] or [`Error::Candle`] for a buffer that does not fit
     pub fn forward_into(&self, input_ids: &Tensor, positions: impl Into<Positions>, buffer: &Tensor) -> Result<()> {
         let stored = self.wte.stored().or(self.wpe().and_then(PositionTable::stored));
         if stored.is_some() || self.embed_scale().is_some() {
@@ -87,28 +131,54 @@ impl GptInputLayer {
         }
     }
 
-    /// Embeds tokens without positions, the first half of [`forward`](Self::forward). Ids may have any rank; a scalar gives `[C]`.
+    /// Embeds tokens without positions, the first half of [`forward`](Self::forward). Ids may have any rank; a scalar
+    /// gives `[C]`.
+    ///
+    /// ```
+    /// # use candle_core::{Device, Tensor};
+    /// # use candle_gpt_input::GptInputLayer;
+    /// let wte = Tensor::new(&[[0f32], [100.]], &Device::Cpu)?;
+    /// let wpe = Tensor::new(&[[1f32], [2.]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(wte, wpe)?;
+    /// let embeds = layer.embed_tokens(&Tensor::new(&[1u32, 0], &Device::Cpu)?)?;
+    /// assert_eq!(embeds.to_vec2::<f32>()?, [[100.], [0.]]);
+    /// assert_eq!(layer.add_positions(&embeds, 0)?.to_vec2::<f32>()?, [[101.], [2.]]); // as `forward`
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Shapes
     /// - `input_ids`: `[..]`
     /// - returns: `[.., C]`
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`], [`Error::IdDType`].
+    /// [`Error::TokenOutOfRange`] if an id is not below V, [`Error::IdDType`] if the ids have another dtype.
     pub fn embed_tokens(&self, input_ids: &Tensor) -> Result<Tensor> {
         self.token_rows(&self.wte.check_as(input_ids, &self.id_checks)?)
     }
 
-    /// Adds positions to embeddings of your own (`inputs_embeds`, token types, soft prompts), the second half of
+    /// Adds positions to embeddings of your own (`inputs_embeds`, token types, soft prompts): the second half of
     /// [`forward`](Self::forward).
+    ///
+    /// ```
+    /// # use candle_core::{Device, Tensor};
+    /// # use candle_gpt_input::GptInputLayer;
+    /// let wte = Tensor::new(&[[0f32], [100.]], &Device::Cpu)?;
+    /// let wpe = Tensor::new(&[[1f32], [2.]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(wte, wpe)?;
+    /// let soft_prompt = Tensor::new(&[[0.5f32], [0.25]], &Device::Cpu)?; // [T, C]
+    /// assert_eq!(layer.add_positions(&soft_prompt, 0)?.to_vec2::<f32>()?, [[1.5], [2.25]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Shapes
     /// - `inputs_embeds`: `[.., T, C]`
     /// - returns: the same
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the dtype is not the tables',
-    /// and the errors of positions as in [`forward_at`](Self::forward_at).
+    /// - [`Error::ShapeMismatch`] if the last dimension is not C, or position ids or a mask do not fit
+    /// - [`Error::TableMismatch`] if the dtype is not the tables'
+    /// - [`Error::SequenceTooLong`] or [`Error::PositionOutOfRange`] for positions beyond P, [`Error::IdDType`] for
+    ///   position ids of another dtype
     #[doc(alias = "inputs_embeds")]
     pub fn add_positions(&self, inputs_embeds: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
         let ids_dims =
@@ -119,7 +189,8 @@ impl GptInputLayer {
         }
     }
 
-    /// The table that is added to the input, and where ids of shape `ids_dims` stand in it; `None` if nothing is added.
+    /// Returns the table that is added to the input, and the places of ids of shape `ids_dims` in it; `None` if nothing
+    /// is added.
     pub(super) fn places(
         &self,
         positions: &Positions,
@@ -129,18 +200,18 @@ impl GptInputLayer {
         match self.positions.input_table() {
             Some(wpe) => Ok(Some((wpe, wpe.places(positions, ids_dims, checks)?))),
             None => {
-                positions.resolve(ids_dims, usize::MAX)?; // what does not go with the ids is an error all the same
+                positions.resolve(ids_dims, usize::MAX)?; // positions that do not fit the ids are an error all the same
                 Ok(None)
             }
         }
     }
 
-    /// What token rows are multiplied by before positions are added, where the scheme says so.
+    /// Returns the factor of token rows before positions are added, if the scheme has one.
     pub(super) fn embed_scale(&self) -> Option<f64> {
         self.config.position.scales_embedding().then(|| (self.config.n_embd as f64).sqrt())
     }
 
-    /// The rows of checked ids, scaled: in f32 at least and rounded once, as PyTorch multiplies by a number.
+    /// Returns the rows of checked ids, scaled in f32 or wider and rounded once, as PyTorch multiplies by a number.
     fn token_rows(&self, ids: &CheckedIds) -> Result<Tensor> {
         let rows = self.wte.forward_checked(ids)?;
         let Some(scale) = self.embed_scale() else { return Ok(rows) };
@@ -148,18 +219,19 @@ impl GptInputLayer {
         Ok((rows.to_dtype(wide)? * scale)?.to_dtype(rows.dtype())?)
     }
 
-    /// Asks the system to have the rows of `input_ids` in memory soon: those of the next batch, while this one is computed.
+    /// Asks the system to load the rows of `input_ids` into memory soon, for example those of the next batch.
     ///
-    /// Does nothing for tables in memory. Remote rows are fetched and discarded, to warm the source's own cache.
+    /// Does nothing for tables in memory. Remote rows are fetched and discarded, to fill the source's own cache.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`], [`Error::IdDType`], and what fetching reports.
+    /// [`Error::TokenOutOfRange`] if an id is not below V, [`Error::IdDType`] if the ids have another dtype, and
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) if remote rows cannot be fetched.
     pub fn prefetch(&self, input_ids: &Tensor) -> Result<()> {
         let ids = self.wte.check(input_ids)?;
         self.wte.stored().map_or(Ok(()), |table| table.prefetch(&ids))
     }
 
-    /// Sets when ids on a CUDA device are checked. Ids elsewhere are always checked. Clones share pending errors.
+    /// Sets when ids on a CUDA device are checked. Other ids are checked in every call. Clones share pending errors.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -178,14 +250,14 @@ impl GptInputLayer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Candle`] if the device has no memory for what is noted.
+    /// [`Error::Candle`] if the device has no memory for the pending errors.
     pub fn with_id_check(mut self, id_check: IdCheck) -> Result<Self> {
         self.id_checks = IdChecks::new(id_check, self.device())?;
         Ok(self)
     }
 
-    /// Reports the first bad id of the first call that had one since the last check. With [`IdCheck::Deferred`] this waits for
-    /// the device once; otherwise it costs nothing.
+    /// Reports the first invalid id of the first call that had one since the last check. With [`IdCheck::Deferred`]
+    /// this waits for the device once; otherwise it costs nothing.
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`] or [`Error::PositionOutOfRange`], as the call itself would have reported it.

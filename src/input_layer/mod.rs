@@ -19,11 +19,12 @@ use crate::shape::same_device;
 
 pub use open::{OpenOptions, TableStorage};
 
-/// `hidden_states = wte[input_ids] + wpe[position_ids]`: the input layer of GPT-2 (`transformer.wte`, `transformer.wpe`).
+/// The input layer of GPT-2 (`transformer.wte`, `transformer.wpe`): `hidden_states = wte[input_ids] +
+/// wpe[position_ids]`.
 ///
-/// [`GptInputConfig::position`] can choose other positions. Those that are added to the input are added here; with those
-/// that act inside attention (and with none) `hidden_states = wte[input_ids]`, and [`positions`](Self::positions) is what
-/// an attention layer calls.
+/// [`GptInputConfig::position`] chooses other positions. Schemes that act on the input are added here. With those that
+/// act inside attention, and with none, `hidden_states = wte[input_ids]`, and an attention layer calls the methods of
+/// [`positions`](Self::positions).
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -43,7 +44,7 @@ pub struct GptInputLayer {
     wte: TokenTable,
     positions: PositionEncoding,
     config: GptInputConfig,
-    /// What dropout draws from.
+    /// The generator of dropout masks.
     generator: Generator,
     id_checks: IdChecks,
 }
@@ -56,7 +57,7 @@ impl GptInputLayer {
         Ok(Self { wte, positions, config, generator: Generator::default(), id_checks: IdChecks::default() })
     }
 
-    /// The same layer on other tensors: the token table, and each table of the positions by its name.
+    /// Returns the layer on other tensors: the token table, and each table of the positions by its name.
     fn with_tables(&self, wte: Tensor, map: impl FnMut(&str, &Tensor) -> Result<Tensor>) -> Result<Self> {
         let wte = self.wte.with_weight(wte)?;
         let positions = self.positions.map_tables(&self.config, wte.dtype(), wte.device(), map)?;
@@ -69,13 +70,38 @@ impl GptInputLayer {
 impl GptInputLayer {
     /// Returns a view that implements [`Module`]: [`forward`](Self::forward), never dropout.
     ///
-    /// The layer itself implements only [`ModuleT`]: Candle gives every `Module` a `ModuleT` that ignores `train`, so
-    /// that dropout would be lost without a word.
+    /// The layer itself implements only [`ModuleT`]: Candle gives every `Module` a `ModuleT` that ignores `train`, and
+    /// so would silently drop dropout.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    /// use candle_nn::{Module, Sequential, seq};
+    ///
+    /// let table = Tensor::new(&[[1f32], [2.]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(table.clone(), table)?;
+    /// let ids = Tensor::new(&[1u32, 0], &Device::Cpu)?;
+    /// let doubled: Sequential = seq().add_fn(|x| x * 2.0);
+    /// let x = ids.apply(&layer.eval())?.apply(&doubled)?;
+    /// assert_eq!(x.to_vec2::<f32>()?, [[6.], [6.]]); // (2 + 1) and (1 + 2), doubled
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     pub fn eval(&self) -> EvalInputLayer<'_> {
         EvalInputLayer { layer: self }
     }
 
     /// Returns the output head on the same token table: `[B, T, C] -> [B, T, V]`.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    ///
+    /// let wte = Tensor::new(&[[1f32, 0.], [0., 1.], [2., 3.]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(wte.clone(), wte)?;
+    /// let logits = layer.lm_head()?.forward(&Tensor::new(&[[10f32, 1.]], &Device::Cpu)?)?;
+    /// assert_eq!(logits.to_vec2::<f32>()?, [[10., 1., 23.]]); // the product with each token's row
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::NotInMemory`] for a remote table: every call would fetch all of it.
@@ -90,17 +116,17 @@ impl GptInputLayer {
         &self.wte
     }
 
-    /// Returns the position table that is added to the input, learned or sinusoidal; `None` with positions that add nothing.
+    /// Returns the position table that is added to the input, learned or sinusoidal; `None` if the scheme adds nothing.
     pub fn wpe(&self) -> Option<&PositionTable> {
         self.positions.input_table()
     }
 
-    /// Returns the positions: what an attention layer calls for schemes that act there.
+    /// Returns the positions, whose methods an attention layer calls.
     pub fn positions(&self) -> &PositionEncoding {
         &self.positions
     }
 
-    /// Returns dimensions and settings.
+    /// Returns the configuration: dimensions and settings.
     pub fn config(&self) -> &GptInputConfig {
         &self.config
     }
@@ -110,7 +136,7 @@ impl GptInputLayer {
         self.wte.dtype()
     }
 
-    /// Returns where the tables live and the layer computes.
+    /// Returns the device of the tables, on which the layer computes.
     pub fn device(&self) -> &Device {
         self.wte.device()
     }

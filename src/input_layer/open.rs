@@ -1,4 +1,4 @@
-//! The ways to a layer: from tables, from a configuration, from a `VarBuilder`, from a checkpoint.
+//! Constructors of a layer: from tables, from a configuration, from a `VarBuilder`, from a checkpoint.
 
 use std::path::Path;
 
@@ -17,18 +17,18 @@ use crate::kernel::{StoredTable, Table};
 use crate::position::{PositionEncoding, PositionTable};
 use crate::rng::Generator;
 
-/// What becomes of the tables of a checkpoint.
+/// How the tables of a checkpoint are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TableStorage {
-    /// They are read into memory and converted: a layer that can be trained, changed and saved.
+    /// Read into memory and converted: the layer can be trained, changed and saved.
     #[default]
     Dense,
-    /// They stay in their file, or with the source of remote bytes. Opening reads only the header; each call reads and
-    /// converts just the rows it needs.
+    /// Left in their file, or at the remote source. Opening reads only the header; each call reads and converts just
+    /// the rows it needs.
     Mapped,
-    /// A quantized token table is read into memory in its blocks, as it is; look-ups dequantize rows. Position tables, which
-    /// are small, are converted.
+    /// A quantized token table is read into memory in its own blocks, and look-ups dequantize rows. Position tables,
+    /// which are small, are converted.
     Quantized,
 }
 
@@ -44,21 +44,21 @@ pub enum TableStorage {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct OpenOptions {
-    /// The dtype of what the layer returns: f32, f16, bf16 or f64. Rows of another dtype are converted.
+    /// The dtype of the hidden states: f32, f16, bf16 or f64. Rows of another dtype are converted.
     pub dtype: DType,
-    /// Where the tables go; of mapped and quantized tables, where their rows go.
+    /// The device of the tables; for mapped and quantized tables, the device of the rows that are read.
     pub device: Device,
-    /// What becomes of the tables.
+    /// How the tables are stored.
     pub storage: TableStorage,
 }
 
 impl OpenOptions {
-    /// Reads the tables into memory, as `dtype`, on `device`.
+    /// Makes options that read the tables into memory, as `dtype`, on `device`.
     pub fn new(dtype: DType, device: &Device) -> Self {
         Self { dtype, device: device.clone(), storage: TableStorage::Dense }
     }
 
-    /// Sets what becomes of the tables.
+    /// Sets how the tables are stored.
     #[must_use]
     pub fn with_storage(mut self, storage: TableStorage) -> Self {
         self.storage = storage;
@@ -70,16 +70,16 @@ impl OpenOptions {
 impl GptInputLayer {
     /// Makes a layer of two tables, each a [`candle_nn::Embedding`], a [`Tensor`] or a table of this crate.
     ///
-    /// The configuration is read off their shapes; there is no dropout. Tables that are [`Var`](candle_core::Var)s, such as those
-    /// of a [`VarMap`](candle_nn::VarMap), stay what they are: the layer sees every step of an optimizer.
+    /// The configuration follows from their shapes; there is no dropout. Tables that are [`Var`](candle_core::Var)s,
+    /// such as those of a [`VarMap`](candle_nn::VarMap), stay variables: the layer sees every step of an optimizer.
     ///
     /// # Shapes
     /// - `wte`: `[V, C]`
     /// - `wpe`: `[P, C]`
     ///
     /// # Errors
-    /// [`Error::InvalidTable`] if one is not a matrix of floating-point elements, [`Error::TableMismatch`] if their widths,
-    /// dtypes or devices differ.
+    /// [`Error::InvalidTable`] if one is not a matrix of floating-point elements, [`Error::TableMismatch`] if their
+    /// widths, dtypes or devices differ.
     pub fn new<W, P>(wte: W, wpe: P) -> Result<Self>
     where
         W: TryInto<TokenTable>,
@@ -94,9 +94,10 @@ impl GptInputLayer {
         Self::with_config(wte, positions, config)
     }
 
-    /// Makes a layer of a token table and positions that need no table of their own: rotary, ALiBi, sinusoidal or none.
+    /// Makes a layer of a token table and positions without learned tables: rotary, ALiBi, sinusoidal or none.
     ///
-    /// `config` says which, and for how many positions and heads; [`positions`](Self::positions) is what attention then calls.
+    /// `config` chooses them and gives the numbers of positions and heads; attention calls the methods of
+    /// [`positions`](Self::positions).
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -117,9 +118,10 @@ impl GptInputLayer {
     /// - `wte`: `[V, C]`, as `config` says
     ///
     /// # Errors
-    /// [`Error::InvalidTable`] if `wte` is not a matrix of floating-point elements, [`Error::ShapeMismatch`] if it is not
-    /// `[vocab_size, n_embd]`, [`PositionError::MissingTables`] if the scheme has tables (use [`new`](Self::new) or
-    /// [`load`](Self::load)), and [`ConfigError`] if the configuration makes no sense.
+    /// - [`Error::InvalidTable`] if `wte` is not a matrix of floating-point elements
+    /// - [`Error::ShapeMismatch`] if it is not `[vocab_size, n_embd]`
+    /// - [`PositionError::MissingTables`] if the scheme has tables: use [`new`](Self::new) or [`load`](Self::load)
+    /// - [`ConfigError`] for an invalid configuration
     pub fn with_scheme<W: TryInto<TokenTable>>(wte: W, config: &GptInputConfig) -> Result<Self>
     where
         Error: From<W::Error>,
@@ -137,9 +139,9 @@ impl GptInputLayer {
         Self::with_config(wte, positions, config.clone())
     }
 
-    /// Draws fresh tables: `wte` first, then the position tables, each as torch's `normal_` draws it (biases are zeros).
+    /// Draws fresh tables: first `wte`, then the position tables, each as torch's `normal_` draws it. Biases are zeros.
     ///
-    /// The layer keeps a handle onto `generator` for its dropout, as all of torch draws from one global stream.
+    /// The layer keeps a handle to `generator` for its dropout, as torch draws everything from one global stream.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};
@@ -157,7 +159,7 @@ impl GptInputLayer {
     /// ```
     ///
     /// # Errors
-    /// [`ConfigError`] if the configuration makes no sense, and as [`Init::wte`].
+    /// [`ConfigError`] for an invalid configuration, and the errors of [`Init::wte`].
     pub fn init(
         config: &GptInputConfig,
         init: Init,
@@ -175,14 +177,28 @@ impl GptInputLayer {
         Ok(Self::with_config(wte.try_into()?, positions, config.clone())?.with_generator(generator))
     }
 
-    /// Takes the tables from a [`VarBuilder`], the Candle way: `wte.weight` and `wpe.weight`, in exactly the shapes of `config`; with other
-    /// positions their tables, under the names of [`PositionEncoding::tables`].
+    /// Takes the tables from a [`VarBuilder`], as Candle's own layers do: `wte.weight` and `wpe.weight` in exactly the
+    /// shapes of `config`; with other positions their tables, under the names of [`PositionEncoding::tables`].
     ///
-    /// On a [`VarMap`](candle_nn::VarMap) that lacks them they are drawn from N(0, `initializer_range`²) and are trained as usual.
+    /// A [`VarMap`](candle_nn::VarMap) that lacks them draws them from N(0, `initializer_range`²), as variables to
+    /// train.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use candle_gpt_input::{GptInputConfig, GptInputLayer};
+    /// use candle_nn::{VarBuilder, VarMap};
+    ///
+    /// let varmap = VarMap::new();
+    /// let vb = VarBuilder::from_varmap(&varmap, DType::F32, &Device::Cpu);
+    /// let config = GptInputConfig::new(3, 2, 4); // V, P, C
+    /// let layer = GptInputLayer::load(vb.pp("transformer"), &config)?;
+    /// assert_eq!(varmap.data().lock().unwrap()["transformer.wte.weight"].dims(), [3, 4]);
+    /// assert_eq!(layer.vars().len(), 2);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`ConfigError`] if the configuration makes no sense, [`Error::Candle`] if a table is
-    /// missing or has another shape.
+    /// [`ConfigError`] for an invalid configuration, [`Error::Candle`] if a table is missing or has another shape.
     pub fn load(vb: VarBuilder, config: &GptInputConfig) -> Result<Self> {
         config.validate()?;
         let init = candle_nn::Init::Randn { mean: 0.0, stdev: config.initializer_range };
@@ -196,12 +212,21 @@ impl GptInputLayer {
 
     /// Reads the two tables of a GPT-2 checkpoint, and nothing else, into memory.
     ///
-    /// `path` is a file of any [`Format`](crate::checkpoint::Format), a folder of Hugging Face's layout, or an index of shards.
-    /// Where the configuration says other positions, their tables take the place of `wpe`, under the names of
-    /// [`PositionEncoding::tables`]. Tables are found by their names under any prefix (`wte.weight`, `tok_emb.weight`, …) and
-    /// converted to `dtype` (f32, f16, bf16 or f64) while they are read.
+    /// `path` is a file of any [`Format`](crate::checkpoint::Format), a folder of Hugging Face's layout, or an index of
+    /// shards. Tables are found by their names under any prefix (`wte.weight`, `tok_emb.weight`, …) and converted to
+    /// `dtype` (f32, f16, bf16 or f64) while they are read. If the configuration chooses other positions, their tables
+    /// replace `wpe`, under the names of [`PositionEncoding::tables`].
     ///
-    /// [`open`](Self::open) has more options, and says what came from where.
+    /// [`open`](Self::open) has more options, and reports where each table came from.
+    ///
+    /// ```no_run
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    ///
+    /// let layer = GptInputLayer::from_pretrained("path/to/gpt2", DType::F32, &Device::Cpu)?;
+    /// let hidden_states = layer.forward(&Tensor::new(&[[15496u32, 995]], &Device::Cpu)?)?; // [1, 2, 768]
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`CheckpointError`](crate::error::CheckpointError), naming the file and what is wrong with it.
@@ -210,19 +235,20 @@ impl GptInputLayer {
         Ok(Self::open(&Checkpoint::open(path)?, &OpenOptions::new(dtype, device))?.0)
     }
 
-    /// Opens the tables of a checkpoint, and reports what came from where.
+    /// Opens the tables of a checkpoint, and reports where each came from.
     ///
-    /// A [mapped](TableStorage::Mapped) layer opens in milliseconds and takes next to no memory, however large the file is.
-    /// Rows that the system has in its cache are looked up nearly as fast as those of a table in memory. Any format whose
-    /// tensors lie row after row and uncompressed will do, aligned or not; GGUF's quantized blocks are dequantized row by row.
-    /// Training, changing and saving need the tables in memory; [`lm_head`](Self::lm_head) reads the whole file in every call.
+    /// A [mapped](TableStorage::Mapped) layer opens without reading its tables and takes next to no memory, however
+    /// large the file is. Rows in the system's page cache are looked up nearly as fast as those of a table in memory.
+    /// Every format works whose tensors lie row after row and uncompressed, aligned or not; GGUF's quantized blocks are
+    /// dequantized row by row. Training, changing and saving need the tables in memory; [`lm_head`](Self::lm_head)
+    /// reads the whole table in every call.
     ///
-    /// The file is mapped: while the layer lives, nobody may change it or cut it off (replacing it, as every writer of this
-    /// crate does, is fine). What is read from a changed file is unspecified; a row beyond the end of a file that was cut off
+    /// While a mapped layer lives, nobody may change or truncate its file; replacing the file, as every writer of this
+    /// crate does, is safe. Reading a changed file gives unspecified rows. A row beyond the end of a truncated file
     /// ends the process (`SIGBUS`), which no library can turn into an error.
     ///
-    /// Of a remote checkpoint ([`Checkpoint::from_ranges`]) each call fetches the rows that it needs, each once, in one request
-    /// for the token table and one for the position table; I/O errors are returned. Rows are not cached here; the
+    /// From a remote checkpoint ([`Checkpoint::from_ranges`]) each call fetches the rows it needs, each once, in one
+    /// request for each table, and returns I/O errors. Rows are not cached here; the
     /// [`ByteRanges`](crate::checkpoint::ByteRanges) implementation may cache them.
     ///
     /// ```no_run
@@ -240,10 +266,10 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// - [`CheckpointError`](crate::error::CheckpointError), naming the file and what is wrong with it
-    /// - [`CheckpointError::NotMappable`](crate::error::CheckpointError::NotMappable) for a mapped table that is compressed,
-    ///   big-endian or not stored row after row
-    /// - [`CheckpointError::NotQuantized`](crate::error::CheckpointError::NotQuantized) for a quantized table that is not one:
-    ///   [`quantize`](Self::quantize) makes it one
+    /// - [`CheckpointError::NotMappable`](crate::error::CheckpointError::NotMappable) for a mapped table that is
+    ///   compressed, big-endian or not stored row after row
+    /// - [`CheckpointError::NotQuantized`](crate::error::CheckpointError::NotQuantized) for [`TableStorage::Quantized`]
+    ///   if the table is not quantized: use [`quantize`](Self::quantize)
     pub fn open(checkpoint: &Checkpoint, options: &OpenOptions) -> Result<(Self, LoadReport)> {
         let (dtype, device) = (options.dtype, &options.device);
         let tables = match options.storage {
@@ -266,7 +292,7 @@ impl GptInputLayer {
     }
 }
 
-/// The scheme of a configuration on the tables that a checkpoint has for it, in their order.
+/// Builds the scheme of a configuration on the tables of a checkpoint, in their order.
 fn positions_of(
     config: &GptInputConfig,
     tables: Vec<Tensor>,

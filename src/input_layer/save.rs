@@ -1,4 +1,4 @@
-//! Into files.
+//! Writing a layer into files.
 
 use std::path::Path;
 
@@ -11,22 +11,38 @@ use crate::position::PositionScheme;
 impl GptInputLayer {
     /// Writes the tables in their own dtype under Hugging Face's names, for this crate and for transformers to open.
     ///
-    /// The extension of `path` says how: see [`SaveFormat::of`]. [`save_as`](Self::save_as) says it outright. Files appear
-    /// whole or not at all, and are on disk when this returns.
+    /// The extension of `path` chooses the format ([`SaveFormat::of`]); [`save_as`](Self::save_as) takes it explicitly.
+    /// Files appear whole or not at all, and are on disk when this returns.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    ///
+    /// let table = Tensor::new(&[[1f32, 2.], [3., 4.]], &Device::Cpu)?;
+    /// let folder = tempfile::tempdir()?;
+    /// let path = folder.path().join("tables.safetensors");
+    /// GptInputLayer::new(table.clone(), table)?.save(&path)?;
+    /// let layer = GptInputLayer::from_pretrained(&path, DType::F32, &Device::Cpu)?;
+    /// let hidden_states = layer.forward(&Tensor::new(&[1u32], &Device::Cpu)?)?;
+    /// assert_eq!(hidden_states.to_vec2::<f32>()?, [[4., 6.]]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// - [`CheckpointError::Io`] with the path
+    /// - [`CheckpointError::Io`], naming the path
     /// - [`Error::Quantized`](crate::Error::Quantized) for a quantized table in a format other than GGUF
     /// - [`CheckpointError::NoNamesForPositions`] for positions that GGUF has no names for
+    /// - [`Error::NotInMemory`](crate::Error::NotInMemory) for a mapped table: use [`to_dense`](Self::to_dense)
     #[doc(alias = "save_pretrained")]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.save_as(path.as_ref(), SaveFormat::of(path.as_ref()))
     }
 
-    /// Writes the tables as [`save`](Self::save) does, in the format given, whatever the path is called.
+    /// Writes the tables as [`save`](Self::save) does, in the given format, whatever the extension of `path`.
     ///
     /// # Errors
-    /// As [`save`](Self::save).
+    /// [`CheckpointError::Io`], [`Error::Quantized`](crate::Error::Quantized), [`CheckpointError::NoNamesForPositions`]
+    /// or [`Error::NotInMemory`](crate::Error::NotInMemory), as for [`save`](Self::save).
     pub fn save_as(&self, path: impl AsRef<Path>, format: SaveFormat) -> Result<()> {
         let path = path.as_ref();
         if format == SaveFormat::Gguf {

@@ -1,4 +1,4 @@
-//! A layer with other tables: another vocabulary, other positions, another dtype, quantized.
+//! Changes of a layer's tables: vocabulary, positions, dtype, quantization.
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Tensor};
@@ -16,10 +16,10 @@ use crate::position::{PositionEncoding, PositionScheme, Resize, resized};
 impl GptInputLayer {
     /// Returns the layer with a vocabulary of `vocab_size` tokens: `resize_token_embeddings` of transformers.
     ///
-    /// Rows that both have keep their bits. New rows come behind them; those that are drawn, are drawn from the layer's
-    /// [`generator`](Self::generator). [`lm_head`](Self::lm_head) and [`save`](Self::save) follow. A variable becomes a new
-    /// variable: [`update_varmap`](Self::update_varmap) and [`AdamW::resize_table`](crate::optim::AdamW::resize_table) replace the
-    /// old one.
+    /// Rows that both tables have keep their bits, and new rows follow. Random rows are drawn from the layer's
+    /// [`generator`](Self::generator). [`lm_head`](Self::lm_head) and [`save`](Self::save) follow. A variable becomes a
+    /// new variable: replace the old one with [`update_varmap`](Self::update_varmap) and
+    /// [`AdamW::resize_table`](crate::optim::AdamW::resize_table).
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -32,21 +32,28 @@ impl GptInputLayer {
     /// let wte = Tensor::new(&[[0f32, 1.], [10., 11.]], &Device::Cpu)?;
     /// let wpe = Tensor::new(&[[0.5f32, 0.5]], &Device::Cpu)?;
     /// let old = GptInputLayer::new(wte, wpe)?.trainable(&varmap, "transformer")?;
-    /// let mut adamw = AdamW::new_lr(old.vars(), 1e-3)?; // and trained for a while
+    /// let mut adamw = AdamW::new_lr(old.vars(), 1e-3)?; // and train for a while
     ///
-    /// let layer = old.resize_vocab(3, NewRows::Mean)?; // a token was added
+    /// let layer = old.resize_vocab(3, NewRows::Mean)?; // add a token
     /// layer.update_varmap(&old, &varmap);
     /// for (old, new) in old.vars().iter().zip(&layer.vars()) {
     ///     adamw.resize_table(old, new)?;
     /// }
-    /// adamw.freeze_rows(&layer.vars()[0], 0..2)?; // train the new row alone, if that is what is wanted
+    /// adamw.freeze_rows(&layer.vars()[0], 0..2)?; // if only the new row is to be trained
     /// assert_eq!(layer.vars()[0].to_vec2::<f32>()?, [[0., 1.], [10., 11.], [5., 6.]]);
     /// assert_eq!(layer.config().vocab_size, 3);
     /// # Ok::<(), candle_gpt_input::Error>(())
     /// ```
     ///
     /// # Errors
-    /// As [`TokenTable::resize`](crate::embedding::TokenTable::resize).
+    /// - [`EmbeddingError::Zero`] for a `vocab_size` of 0
+    /// - [`EmbeddingError::PaddingIdx`](crate::error::EmbeddingError::PaddingIdx) if the padding row would be cut off
+    /// - [`EmbeddingError::SubTokens`](crate::error::EmbeddingError::SubTokens) if there is not a list for each new
+    ///   row, or one is empty
+    /// - [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange) for a token of `new_rows` that the table does not
+    ///   have
+    /// - [`Error::NotInMemory`](crate::Error::NotInMemory) for a mapped table,
+    ///   [`Error::Quantized`](crate::Error::Quantized) for a quantized one
     #[doc(alias = "resize_token_embeddings")]
     pub fn resize_vocab(&self, vocab_size: usize, new_rows: NewRows) -> Result<Self> {
         let wte = self.wte.resize(vocab_size, new_rows, &self.generator)?;
@@ -54,11 +61,25 @@ impl GptInputLayer {
         Ok(Self { wte, config, ..self.clone() })
     }
 
-    /// Returns the layer with its vocabulary padded to the next multiple, as `pad_to_multiple_of` of transformers does for
-    /// matrix products of even size. A vocabulary that is a multiple stays as it is.
+    /// Returns the layer with its vocabulary padded to the next multiple, as `pad_to_multiple_of` of transformers does
+    /// for matrix products of even size. A vocabulary that is a multiple already is not changed.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    /// use candle_gpt_input::embedding::NewRows;
+    ///
+    /// let table = Tensor::new(&[[0f32], [2.], [4.]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(table.clone(), table)?.pad_vocab(8, NewRows::Mean)?;
+    /// assert_eq!(layer.config().vocab_size, 8);
+    /// let new_row = layer.embed_tokens(&Tensor::new(7u32, &Device::Cpu)?)?;
+    /// assert_eq!(new_row.to_vec1::<f32>()?, [2.]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`resize_vocab`](Self::resize_vocab), and [`EmbeddingError::Zero`] for a multiple of 0.
+    /// [`EmbeddingError::Zero`] for a multiple of 0, [`EmbeddingError::Multiple`] for one that is too large, and the
+    /// errors of [`resize_vocab`](Self::resize_vocab).
     #[doc(alias = "pad_to_multiple_of")]
     pub fn pad_vocab(&self, multiple: usize, new_rows: NewRows) -> Result<Self> {
         if multiple == 0 {
@@ -72,17 +93,34 @@ impl GptInputLayer {
 
     /// Returns the layer with the rows of `ids` in the token table replaced by `rows`.
     ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    ///
+    /// let table = Tensor::new(&[[0f32], [2.], [4.]], &Device::Cpu)?;
+    /// let (ids, rows) = (Tensor::new(&[1u32], &Device::Cpu)?, Tensor::new(&[[7f32]], &Device::Cpu)?);
+    /// let layer = GptInputLayer::new(table.clone(), table)?.replace_rows(&ids, &rows)?;
+    /// assert_eq!(layer.embed_tokens(&Tensor::new(&[0u32, 1], &Device::Cpu)?)?.to_vec2::<f32>()?, [[0.], [7.]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
     /// # Shapes
     /// - `ids`: `[..]`
-    /// - `rows`: `[.., C]`, of the table's type
+    /// - `rows`: `[.., C]`, in the table's dtype
     ///
     /// # Errors
-    /// As [`TokenTable::replace_rows`](crate::embedding::TokenTable::replace_rows).
+    /// - [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange) or [`Error::IdDType`](crate::Error::IdDType) for
+    ///   invalid ids
+    /// - [`EmbeddingError::RepeatedRow`] for an id given twice
+    /// - [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) or [`Error::TableMismatch`](crate::Error::TableMismatch)
+    ///   for rows of another shape or dtype
+    /// - [`Error::NotInMemory`](crate::Error::NotInMemory) for a mapped table,
+    ///   [`Error::Quantized`](crate::Error::Quantized) for a quantized one
     pub fn replace_rows(&self, ids: &Tensor, rows: &Tensor) -> Result<Self> {
         Ok(Self { wte: self.wte.replace_rows(ids, rows)?, ..self.clone() })
     }
 
-    /// Puts the variables of this layer in the place of those of `old`, under whatever names `varmap` has them.
+    /// Replaces the variables of `old` by those of this layer, under the names that `varmap` has for them.
     pub fn update_varmap(&self, old: &Self, varmap: &VarMap) {
         let pairs: Vec<_> = old.vars().into_iter().zip(self.vars()).collect();
         let mut vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -95,8 +133,9 @@ impl GptInputLayer {
 
     /// Returns the layer with `n_positions` positions.
     ///
-    /// A learned table is copied into a new one, which is not a variable (see [`trainable`](Self::trainable)); a sinusoidal one
-    /// is computed. Schemes without a table only note the length, which dynamic scaling of rotary positions asks for.
+    /// A learned table becomes a new one, which is not a variable (see [`trainable`](Self::trainable)); a sinusoidal
+    /// one is computed. Schemes without a table only note the length, which the dynamic scaling of rotary positions
+    /// needs.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -112,8 +151,8 @@ impl GptInputLayer {
     /// ```
     ///
     /// # Errors
-    /// [`PositionError::Resize`](crate::error::PositionError::Resize) to crop to more rows or to extend to fewer, and as
-    /// [`Init::wpe`].
+    /// [`PositionError::Resize`](crate::error::PositionError::Resize) to crop to more rows or to extend to fewer, and
+    /// the errors of [`Init::wpe`] for drawing rows.
     pub fn resize_positions(&self, n_positions: usize, how: Resize) -> Result<Self> {
         let config = GptInputConfig { n_positions, ..self.config.clone() };
         config.validate()?;
@@ -132,27 +171,56 @@ impl GptInputLayer {
 
     /// Returns the layer with its tables in another dtype: f32, f16, bf16 or f64.
     ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    ///
+    /// let table = Tensor::new(&[[1f32], [0.1]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(table.clone(), table)?.to_dtype(DType::BF16)?;
+    /// let row = layer.embed_tokens(&Tensor::new(1u32, &Device::Cpu)?)?.to_dtype(DType::F32)?;
+    /// assert_eq!(row.to_vec1::<f32>()?, [0.10009766]); // 0.1 rounded to 8 bits: 205/2048
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::Candle`](crate::Error::Candle) if the device cannot convert.
+    /// [`Error::Candle`](crate::Error::Candle) if the device cannot convert,
+    /// [`Error::NotInMemory`](crate::Error::NotInMemory) or [`Error::Quantized`](crate::Error::Quantized) for a table
+    /// that is not dense.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         let wte = self.wte.dense()?.weight().to_dtype(dtype)?;
         self.with_tables(wte, |_, table| Ok(table.to_dtype(dtype)?))
     }
 
-    /// Returns the layer with its token table in quantized blocks, and a report of the error:
-    /// [`TokenTable::quantize`](crate::embedding::TokenTable::quantize). Position tables, which are small, stay as they are.
+    /// Returns the layer with its token table in quantized blocks, and the error of
+    /// [`TokenTable::quantize`](crate::embedding::TokenTable::quantize). Position tables, which are small, stay as they
+    /// are.
+    ///
+    /// ```
+    /// use candle_core::quantized::GgmlDType;
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    ///
+    /// let table = Tensor::full(3f32, (2, 32), &Device::Cpu)?;
+    /// let (quantized, report) = GptInputLayer::new(table.clone(), table)?.quantize(GgmlDType::Q8_0)?;
+    /// assert_eq!((report.n_bytes, report.n_bytes_before), (68, 256)); // a scale in f16 and 32 bytes for each row
+    /// assert!(quantized.wte().as_embedding().is_none());
+    /// assert!(quantized.to_dense()?.wte().as_embedding().is_some());
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`TokenTable::quantize`](crate::embedding::TokenTable::quantize).
+    /// [`EmbeddingError::BlockWidth`] if blocks do not divide the width, [`EmbeddingError::BlockType`] for an
+    /// unsupported type, [`EmbeddingError::NotFinite`] for a table with NaN or infinities.
     pub fn quantize(&self, block_type: GgmlDType) -> Result<(Self, QuantizeReport)> {
         let (wte, report) = self.wte.quantize(block_type)?;
         Ok((Self { wte, ..self.clone() }, report))
     }
 
-    /// Returns the layer with mapped and quantized tables read into memory, where they can be trained, changed and saved.
+    /// Returns the layer with mapped and quantized tables read into memory, where they can be trained, changed and
+    /// saved.
     ///
     /// # Errors
-    /// I/O errors of remote rows.
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) for remote rows that cannot be read.
     pub fn to_dense(&self) -> Result<Self> {
         let wte = self.wte.to_dense()?;
         let positions = match self.positions.input_table().and_then(|wpe| wpe.stored()) {

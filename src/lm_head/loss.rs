@@ -1,4 +1,4 @@
-//! The head's cross-entropy, straight from hidden states.
+//! The head's cross-entropy, computed from hidden states without materializing the logits.
 
 use candle_core::Tensor;
 
@@ -7,21 +7,21 @@ use crate::error::{Error, Result};
 use crate::kernel::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach, to_host, unravel};
 use crate::shape::{same_device, wrong_shape};
 
-/// What PyTorch ignores by default.
+/// The target that PyTorch ignores by default.
 const IGNORE_INDEX: i64 = -100;
 
-/// How the losses of the targets become one number.
+/// How the losses of the targets are reduced to one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reduction {
-    /// Their sum over their number: `reduction="mean"`.
+    /// Their mean over the targets that count: `reduction="mean"`.
     #[default]
     Mean,
-    /// Their sum: `reduction="sum"`. With it the losses of several batches can be divided by one common number.
+    /// Their sum: `reduction="sum"`, for dividing the losses of several batches by one common number.
     Sum,
 }
 
-/// Which targets count, and how their losses are put together: the options of `torch.nn.functional.cross_entropy`.
+/// Which targets count, and how their losses are reduced: the options of `torch.nn.functional.cross_entropy`.
 ///
 /// By default every target but -100 counts, and the loss is their mean.
 ///
@@ -47,14 +47,14 @@ pub struct LossOptions {
 }
 
 impl Default for LossOptions {
-    /// Every target but -100 counts; the mean.
+    /// Counts every target but -100, and takes the mean.
     fn default() -> Self {
         Self { mask: None, ignore_index: IGNORE_INDEX, reduction: Reduction::Mean, chunk_rows: None }
     }
 }
 
 impl LossOptions {
-    /// Counts only targets at which `mask` is 1; the others (0) are not looked at.
+    /// Counts only targets at which `mask` is 1; targets at 0 are not read.
     ///
     /// The mask is `u8`, `u32` or `i64`, of the shape of the targets: a batch's
     /// [`loss_mask`](crate::data::Batch::loss_mask), or the attention mask shifted by one.
@@ -66,6 +66,19 @@ impl LossOptions {
     }
 
     /// Sets the target that does not count, by default -100. It may be a valid id, such as that of padding.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::LmHead;
+    /// use candle_gpt_input::lm_head::LossOptions;
+    ///
+    /// let head = LmHead::new(Tensor::zeros((4, 1), DType::F32, &Device::Cpu)?)?;
+    /// let hidden_states = Tensor::new(&[[1f32], [2.]], &Device::Cpu)?;
+    /// let target_ids = Tensor::new(&[3u32, 0], &Device::Cpu)?;
+    /// let options = LossOptions::default().with_ignore_index(0);
+    /// assert_eq!(head.loss_and_grads(&hidden_states, &target_ids, &options)?.n_counted, 1);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     #[must_use]
     pub fn with_ignore_index(mut self, ignore_index: i64) -> Self {
         self.ignore_index = ignore_index;
@@ -79,10 +92,11 @@ impl LossOptions {
         self
     }
 
-    /// Computes logits in chunks of at most `chunk_rows` rows (at least 1): `4 * chunk_rows * V` bytes in f32.
+    /// Computes logits in chunks of at most `chunk_rows` rows (at least 1), which take `4 * chunk_rows * V` bytes in
+    /// f32.
     ///
-    /// The default keeps a chunk at 64 MB. Choose it only where memory is scarcer; it decides the order of summation,
-    /// and so the last bits.
+    /// The default keeps a chunk at 64 MB; choose a smaller one only if memory is scarce. It determines the order of
+    /// summation, and so the last bits.
     #[must_use]
     pub fn with_chunk_rows(mut self, chunk_rows: usize) -> Self {
         self.chunk_rows = Some(chunk_rows);
@@ -90,15 +104,15 @@ impl LossOptions {
     }
 }
 
-/// A loss with its gradients, for a training loop that does without Candle's graph here.
+/// A loss with its gradients, for a training loop that does not use Candle's graph here.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LossGrads {
-    /// A scalar without history: f64 for f64 inputs, else f32.
+    /// A scalar without history: f64 for f64 inputs, otherwise f32.
     pub loss: Tensor,
-    /// With respect to the hidden states: their shape and type.
+    /// The gradient of the hidden states, in their shape and dtype.
     pub hidden_grad: Tensor,
-    /// With respect to the table: `[V, C]` in its type, through the head only. `None` for a table that is not
+    /// The gradient of the table through the head alone, `[V, C]` in its dtype; `None` for a table that is not
     /// trainable.
     pub wte_grad: Option<Tensor>,
     /// How many targets counted.
@@ -109,17 +123,17 @@ impl LmHead {
     /// Computes the cross-entropy of the next tokens, `cross_entropy(hidden_states · wteᵀ, target_ids)`, without ever
     /// holding the logits `[.., V]`.
     ///
-    /// `loss = mean(ln Σ_v exp(h · wte_v) - h · wte_target)` over the targets that count. Rows are taken in chunks, and
-    /// what the gradients need is computed with them (as Liger-Kernel does, arXiv:2410.10989): when a tracked tensor
-    /// goes in, its gradient is ready when this returns, and `backward` only scales it. Inputs that are not tracked
-    /// cost nothing: a frozen table saves a third of the work, and evaluation two thirds. The memory beside the inputs
-    /// is one table-sized buffer for the table's gradient and one of 64 MB; tables in bf16 and f16 are widened block by
-    /// block, so that every sum is made in f32.
+    /// `loss = mean(ln Σ_v exp(h · wte_v) - h · wte_target)` over the targets that count. Rows are processed in chunks,
+    /// and gradients are computed with them (as in Liger-Kernel, arXiv:2410.10989): the gradient of a tracked input is
+    /// ready when this returns, and `backward` only scales it. Inputs that are not tracked cost nothing: a frozen table
+    /// saves a third of the products, and evaluation two thirds. Beside the inputs, memory holds one table-sized buffer
+    /// for the table's gradient and one of 64 MB. bf16 and f16 tables are widened block by block, and every sum is
+    /// computed in f32.
     ///
     /// The value agrees with PyTorch's to 1e-6 and each gradient to 1e-5 of its largest element; the bits are the same
-    /// for any number of threads. Mapped and quantized tables are converted block by block, too, and are not trained:
-    /// the gradient of the hidden states goes on below them. As in PyTorch the mean over no target at all is NaN (the
-    /// sum 0); the gradients are zero then. On devices other than the CPU the same is done in plain Candle operations.
+    /// for any number of threads. Mapped and quantized tables are converted block by block, too; they get no gradient,
+    /// but the hidden states do. As in PyTorch the mean over no targets is NaN and the sum 0; the gradients are zero
+    /// then. Devices other than the CPU compute the same in plain Candle operations.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor, Var};
@@ -137,15 +151,18 @@ impl LmHead {
     /// ```
     ///
     /// # Shapes
-    /// - `hidden_states`: `[.., C]`, usually `[B, T, C]`, in the type of the table
-    /// - `target_ids`: `[..]`, `u8`, `u32` or `i64`, on the CPU or the table's device (from where they are copied)
+    /// - `hidden_states`: `[.., C]`, usually `[B, T, C]`, in the dtype of the table
+    /// - `target_ids`: `[..]`, `u8`, `u32` or `i64`, on the CPU or on the table's device (from which they are copied)
     /// - mask: as `target_ids`
     /// - returns: a scalar, f64 for f64 inputs, else f32
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`] for a target that counts and is no row of the table, [`Error::ShapeMismatch`],
-    /// [`Error::TableMismatch`], [`Error::IdDType`] or [`Error::MaskValue`] for tensors that do not go together; all
-    /// before anything is computed.
+    /// All are reported before anything is computed:
+    /// - [`Error::TokenOutOfRange`] for a target that counts and is not a row of the table
+    /// - [`Error::ShapeMismatch`] for hidden states, targets or a mask of another shape
+    /// - [`Error::TableMismatch`] for hidden states of another dtype or device than the table
+    /// - [`Error::IdDType`] for targets or a mask of another dtype, [`Error::MaskValue`] for mask values other than 0
+    ///   and 1
     #[doc(alias("cross_entropy", "CrossEntropyLoss", "LigerFusedLinearCrossEntropyLoss"))]
     pub fn loss(&self, hidden_states: &Tensor, target_ids: &Tensor, options: &LossOptions) -> Result<Tensor> {
         let table = self.head_table()?;
@@ -157,12 +174,11 @@ impl LmHead {
         }
     }
 
-    /// Computes the same [`loss`](Self::loss) with its gradients, not recorded in Candle's graph.
+    /// Computes the [`loss`](Self::loss) with its gradients, not recorded in Candle's graph.
     ///
     /// For a training loop that hands gradients to an optimizer itself: `GradStore` would fill one more table with
-    /// zeros and add this gradient to it, two passes over `[V, C]`. Continue into the blocks below with
-    /// `(hidden_states * hidden_grad).sum_all()?.backward()`. The gradient of the table is computed if the table is tracked,
-    /// as a `Var` is.
+    /// zeros and add this gradient to it, two passes over `[V, C]`. Continue into the blocks below with `(hidden_states
+    /// * hidden_grad).sum_all()?.backward()`. The table's gradient is computed if the table is tracked, as a `Var` is.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Tensor, Var};
@@ -208,7 +224,7 @@ impl LmHead {
         }
     }
 
-    /// The hidden states as `[N, C]`, what was computed from them, and how many targets counted.
+    /// Returns the hidden states as `[N, C]`, what was computed from them, and how many targets counted.
     fn loss_parts(
         &self,
         hidden_states: &Tensor,
@@ -238,7 +254,7 @@ fn expect_dims(what: &'static str, tensor: &Tensor, dims: &[usize]) -> Result<()
     }
 }
 
-/// The rows that count with their targets, in order.
+/// Returns the rows that count with their targets, in order.
 fn counted(target_ids: &Tensor, options: &LossOptions, vocab_size: usize) -> Result<Vec<Counted>> {
     let targets = to_host(target_ids, "target_ids")?;
     let mask = options.mask.as_ref().map(|mask| loss_mask(mask, target_ids)).transpose()?;

@@ -14,10 +14,10 @@ pub use loss::{LossGrads, LossOptions, Reduction};
 /// The output head: `logits = hidden_states · wteᵀ`, tied to the token table as in GPT-2 (Press & Wolf 2017,
 /// arXiv:1608.05859).
 ///
-/// It holds the table itself, not a copy: in training the gradients of both uses add up in the one table. An untied
-/// head is a table `[V, C]` of its own. Mapped and quantized tables are converted in 16 MB pieces on each call and
-/// never materialized as a whole; the logits are the same. Candle's `QMatMul` is faster and rounds the hidden states to
-/// 8 bits ([`TokenTable::to_qtensor`] makes what it takes).
+/// It holds the table itself, not a copy: in training the gradients of both uses add up in one table. An untied head is
+/// a table `[V, C]` of its own. Mapped and quantized tables are converted in 16 MB pieces on each call and never
+/// materialized as a whole; the logits are the same. Candle's `QMatMul` is faster but rounds the hidden states to 8
+/// bits ([`TokenTable::to_qtensor`] makes its argument).
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -38,8 +38,8 @@ impl LmHead {
     /// Makes a head on the token table `wte` `[V, C]`.
     ///
     /// # Errors
-    /// [`Error::InvalidTable`] if it is no matrix of floating-point numbers,
-    /// [`Error::NotInMemory`] if its bytes are elsewhere: every call would fetch all of them.
+    /// [`Error::InvalidTable`] if it is not a matrix of floating-point elements, [`Error::NotInMemory`] for a remote
+    /// table: every call would fetch all of it.
     pub fn new<W: TryInto<TokenTable>>(wte: W) -> Result<Self>
     where
         Error: From<W::Error>,
@@ -51,7 +51,7 @@ impl LmHead {
         Ok(Self { wte })
     }
 
-    /// Returns the table it multiplies by: the layer's own `wte` where the two are tied.
+    /// Returns the table it multiplies by: the layer's own `wte` if the two are tied.
     #[doc(alias("tie_weights", "get_output_embeddings"))]
     pub fn table(&self) -> &TokenTable {
         &self.wte
@@ -64,7 +64,7 @@ impl LmHead {
     /// - returns: `[.., V]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the type is not the
+    /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the dtype is not the
     /// table's.
     pub fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
         let (vocab_size, n_embd) = self.wte.dims();
@@ -78,16 +78,16 @@ impl LmHead {
         Ok(logits.reshape(dims)?)
     }
 
-    /// The outer dimensions of hidden states that go with the table.
+    /// Returns the outer dimensions of hidden states that fit the table.
     fn outer_dims<'a>(&self, hidden_states: &'a Tensor) -> Result<&'a [usize]> {
         outer_dims("hidden_states", hidden_states, ("wte", self.wte.dims().1, self.wte.dtype()))
     }
 }
 
-/// Bytes of a piece of the table whose rows are converted at a time.
+/// Bytes of the rows that are converted at a time.
 const PIECE_BYTES: usize = 16 << 20;
 
-/// `hidden` `[N, C]` times the rows of `table`: `[N, V]`.
+/// Multiplies `hidden` `[N, C]` by the rows of `table`: `[N, V]`.
 fn by_pieces(hidden: &Tensor, table: &StoredTable) -> Result<Tensor> {
     let (vocab_size, width) = (table.rows.n_rows, table.rows.width);
     let n_rows = (PIECE_BYTES / (width * table.dtype.size_in_bytes())).clamp(1, vocab_size);
@@ -96,7 +96,7 @@ fn by_pieces(hidden: &Tensor, table: &StoredTable) -> Result<Tensor> {
         Ok::<_, Error>((first, hidden.matmul(&rows.t()?)?))
     });
     if hidden.track_op() {
-        // For the gradient, which keeps the pieces until then.
+        // The gradient needs the pieces, and keeps them until then.
         let pieces = pieces.map(|piece| Ok(piece?.1)).collect::<Result<Vec<_>>>()?;
         return Ok(Tensor::cat(&pieces, 1)?);
     }

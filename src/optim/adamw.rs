@@ -24,9 +24,9 @@ use crate::kernel::adamw;
 /// p ← p − lr/(1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps)
 /// ```
 ///
-/// f32 and f64 are computed in their own type; f16 and bf16 in f32, with parameter and state rounded once a step, as in
-/// PyTorch. A parameter without a gradient is skipped, and its t does not count. The trait [`Optimizer`] is Candle's,
-/// and so is the configuration: this type takes the place of [`candle_nn::AdamW`].
+/// f32 and f64 are computed in their own dtype. f16 and bf16 are computed in f32, with parameter and state rounded once
+/// for each step, as in PyTorch. A parameter without a gradient is skipped, and its t does not count. Trait
+/// ([`Optimizer`]) and configuration are Candle's: this type replaces [`candle_nn::AdamW`].
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -47,11 +47,12 @@ pub struct AdamW {
     grad_norm: Option<f64>,
 }
 
-/// What the state file calls this optimizer.
+/// The name of this optimizer in a state file.
 const ALGORITHM: &str = "AdamW";
 
 impl AdamW {
-    /// Makes an optimizer of groups of named parameters; `defaults` is for what a group does not set.
+    /// Makes an optimizer of groups of named parameters. A group takes from `defaults` what it does not set;
+    /// [`ParamGroup`] has an example.
     ///
     /// # Errors
     /// [`OptimError`](crate::error::OptimError) for settings out of range, a name or a variable given twice, or a
@@ -78,12 +79,25 @@ impl AdamW {
         Self::with_groups([Params::unnamed(vars)], ParamsAdamW { lr: learning_rate, ..Default::default() })
     }
 
-    /// Clips the gradient to this global norm in every step from now on: `torch.nn.utils.clip_grad_norm_` before the
-    /// step.
+    /// Clips the gradient to this global norm in every step from now on, as `torch.nn.utils.clip_grad_norm_` before
+    /// each step would. `None` does not clip.
     ///
-    /// All gradients are multiplied by `min(1, max_norm / (norm + 1e-6))` inside the step; only the norm is a pass of
-    /// its own. It is summed in f64 in the order of the parameters (in PyTorch in their own type), without frozen rows.
-    /// On a device the norm is waited for: one synchronisation a step.
+    /// All gradients are multiplied by `min(1, max_norm / (norm + 1e-6))` inside the step; only the norm takes another
+    /// pass. It is summed in f64 (in PyTorch in the parameters' dtype), in the order of the parameters and without
+    /// frozen rows. On a device the norm costs one synchronisation for each step.
+    ///
+    /// ```
+    /// use candle_core::{Device, Var};
+    /// use candle_gpt_input::optim::AdamW;
+    /// use candle_nn::Optimizer;
+    ///
+    /// let x = Var::new(&[1.5f32, 2.], &Device::Cpu)?;
+    /// let mut adamw = AdamW::new_lr(vec![x.clone()], 0.1)?;
+    /// adamw.set_max_grad_norm(Some(1.0))?;
+    /// adamw.backward_step(&x.sqr()?.sum_all()?)?; // the gradient is [3, 4], clipped to [0.6, 0.8]
+    /// assert_eq!(adamw.grad_norm(), Some(5.0));
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`OptimError::OutOfRange`](crate::error::OptimError::OutOfRange) if it is negative or not a number.
@@ -101,15 +115,15 @@ impl AdamW {
         self.grad_norm
     }
 
-    /// Freezes rows of a table: neither gradient nor decay nor momentum changes a bit of them or of their state.
+    /// Freezes rows of a table: gradient, decay and momentum leave every bit of them and of their state unchanged.
     ///
-    /// Replaces what was frozen in this table before. PyTorch cannot do this: zeroing a row's gradient leaves decay and
+    /// Replaces the rows frozen in this table before. PyTorch cannot do this: zeroing a row's gradient leaves decay and
     /// momentum.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Var};
     /// # use candle_gpt_input::optim::AdamW;
-    /// // Train what was added to a vocabulary of 50257, and nothing else.
+    /// // Train the rows added to a vocabulary of 50257, and no others.
     /// let wte = Var::zeros((50300, 4), DType::F32, &Device::Cpu)?;
     /// let mut adamw = AdamW::new_lr(vec![wte.clone()], 1e-3)?;
     /// adamw.freeze_rows(&wte, 0..50257)?;
@@ -117,40 +131,41 @@ impl AdamW {
     /// ```
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError): the variable is not a parameter or not a matrix, or has no such row.
+    /// [`OptimError`](crate::error::OptimError) if the variable is not a parameter or not a matrix, or has no such row.
     pub fn freeze_rows(&mut self, var: &Var, rows: impl IntoIterator<Item = usize>) -> Result<()> {
         self.params.freeze_rows(var, rows)
     }
 
-    /// Replaces the table `old` by `new`, which has another number of rows: after
+    /// Replaces the table `old` by `new`, which has another number of rows, after
     /// [`GptInputLayer::resize_vocab`](crate::GptInputLayer::resize_vocab).
     ///
-    /// State and frozen rows stay as they are, to the bit, for rows that both have; new rows begin with a state of
-    /// zeros, at the step that the table has reached. The same table again changes nothing.
+    /// For rows that both tables have, state and frozen rows stay the same bits. New rows begin with a state of zeros,
+    /// at the step that the table has reached. If both are the same table, nothing changes.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError): `old` is not a parameter, `new` is one already, or they differ in
-    /// width, type or device.
+    /// [`OptimError`](crate::error::OptimError) if `old` is not a parameter, `new` is one already, or they differ in
+    /// width, dtype or device.
     pub fn resize_table(&mut self, old: &Var, new: &Var) -> Result<()> {
         self.params.resize_table(old, new)
     }
 
-    /// Zeros the state of rows, as after [`GptInputLayer::replace_rows`](crate::GptInputLayer::replace_rows).
+    /// Zeros the state of rows, for example after [`GptInputLayer::replace_rows`](crate::GptInputLayer::replace_rows).
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError): the variable is not a parameter or not a matrix, or has no such row.
+    /// [`OptimError`](crate::error::OptimError) if the variable is not a parameter or not a matrix, or has no such row.
     pub fn reset_rows(&mut self, var: &Var, rows: impl IntoIterator<Item = usize>) -> Result<()> {
         self.params.reset_rows(var, rows)
     }
 
-    /// Makes one step with gradients of rows beside (or on top of) those of `grads`.
+    /// Makes one step with the gradients of `grads` and gradients of rows.
     ///
-    /// The bits are those of `step` with whole tables of gradients, rows of zeros included. A table that has both (a
-    /// tied `wte`: the head's gradient in `grads`, the input's as rows) gets their sum, still in one pass.
+    /// The result has the bits of `step` with whole tables of gradients, zero rows included. A table in both, such as a
+    /// tied `wte` (the head's gradient in `grads`, the input's as rows), gets their sum, still in one pass.
+    /// [`RowGrad::new`] has an example.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError) for a gradient of another shape, dtype or device than its parameter;
-    /// nothing is changed then.
+    /// [`OptimError`](crate::error::OptimError) for a gradient of another shape, dtype or device than its parameter,
+    /// for a table that is not a parameter, or one that is given twice; nothing is changed then.
     pub fn step_with_rows(&mut self, grads: &GradStore, rows: &[RowGrad]) -> Result<()> {
         let jobs = self.params.jobs(|var| grads.get(var).cloned(), rows)?;
         self.run(&jobs)
@@ -171,24 +186,56 @@ impl AdamW {
     }
 
     /// Returns the state of a parameter; `None` before its first step.
+    ///
+    /// ```
+    /// use candle_core::{Device, Var};
+    /// use candle_gpt_input::optim::AdamW;
+    /// use candle_nn::Optimizer;
+    ///
+    /// let x = Var::new(&[3f64], &Device::Cpu)?;
+    /// let mut adamw = AdamW::new_lr(vec![x.clone()], 0.1)?;
+    /// assert!(adamw.state(&x).is_none());
+    /// adamw.backward_step(&x.sum_all()?)?; // the gradient is 1, and beta1 is 0.9
+    /// let state = adamw.state(&x).unwrap();
+    /// assert_eq!((state.step, format!("{:.3?}", state.exp_avg.to_vec1::<f64>()?)), (1, "[0.100]".to_string()));
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     pub fn state(&self, var: &Var) -> Option<&AdamState> {
         self.params.state_of(var)
     }
 
     /// Writes the state to a safetensors file: `{name}.exp_avg` and `{name}.exp_avg_sq` for each parameter that has
-    /// made a step, and in the metadata names, numbers of steps, all settings, the learning rate and frozen rows.
+    /// made a step. The metadata holds names, numbers of steps, all settings, the learning rate and frozen rows.
     ///
-    /// The file appears whole or not at all, and is on disk when this returns. The parameters themselves are not in it.
+    /// The file appears whole or not at all, and is on disk when this returns. It does not hold the parameters
+    /// themselves.
+    ///
+    /// ```
+    /// use candle_core::{Device, Var};
+    /// use candle_gpt_input::optim::AdamW;
+    /// use candle_nn::Optimizer;
+    ///
+    /// let x = Var::new(&[3f32], &Device::Cpu)?;
+    /// let mut adamw = AdamW::new_lr(vec![x.clone()], 0.1)?;
+    /// adamw.backward_step(&x.sum_all()?)?;
+    /// let folder = tempfile::tempdir()?;
+    /// adamw.save(folder.path().join("optimizer.safetensors"))?;
+    ///
+    /// let mut resumed = AdamW::new_lr(vec![x.clone()], 0.5)?;
+    /// resumed.load(folder.path().join("optimizer.safetensors"))?;
+    /// assert_eq!((resumed.learning_rate(), resumed.state(&x).unwrap().step), (0.1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path.
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io), naming the path.
     #[doc(alias = "state_dict")]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         state::save(path.as_ref(), ALGORITHM, &self.params, self.max_grad_norm)
     }
 
-    /// Continues where [`save`](Self::save) was called: with the parameters as they were then, the next steps have the
-    /// same bits as if there had been no pause. Settings are those of the file.
+    /// Continues from a state written by [`save`](Self::save), with the settings of the file. With the parameters as
+    /// they were then, the next steps have the bits of an uninterrupted run.
     ///
     /// # Errors
     /// [`OptimError`](crate::error::OptimError) or [`CheckpointError`](crate::error::CheckpointError) if the file is

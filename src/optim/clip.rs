@@ -8,11 +8,12 @@ use super::params::Params;
 use super::{ParamGroup, RowGrad};
 use crate::error::Result;
 
-/// `torch.nn.utils.clip_grad_norm_`: multiplies all gradients by `min(1, max_norm / (norm + 1e-6))` and returns the
-/// norm.
+/// Multiplies all gradients by `min(1, max_norm / (norm + 1e-6))` and returns the norm:
+/// `torch.nn.utils.clip_grad_norm_`.
 ///
-/// For several optimizers over one model; [`AdamW::set_max_grad_norm`](super::AdamW::set_max_grad_norm) does it without
-/// writing the gradients. Counted are the gradients of `vars`, and `rows`, whose tables may be among `vars` or not.
+/// Use it with several optimizers over one model; for a single one,
+/// [`AdamW::set_max_grad_norm`](super::AdamW::set_max_grad_norm) clips without writing the gradients. The norm covers
+/// the gradients of `vars`, and `rows`, whose tables may be among `vars` or not.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -50,7 +51,7 @@ pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, rows: &mut [RowGrad],
     Ok(norm)
 }
 
-/// What gradients of norm `norm` are multiplied by: NaN if the norm is NaN, as in PyTorch.
+/// Returns the factor of gradients of norm `norm`: NaN if the norm is NaN, as in PyTorch.
 pub(super) fn coefficient(norm: f64, max_norm: f64) -> f64 {
     let coefficient = max_norm / (norm + 1e-6);
     if coefficient > 1.0 { 1.0 } else { coefficient }

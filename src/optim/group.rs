@@ -1,9 +1,9 @@
-//! Which parameters are updated how.
+//! Groups of parameters with settings of their own.
 
 use candle_core::Var;
 use candle_nn::VarMap;
 
-/// Parameters with settings of their own; what is not set is the optimizer's.
+/// Parameters with settings of their own; the optimizer's apply where the group sets none.
 ///
 /// ```
 /// use candle_core::{DType, Device, Var};
@@ -29,13 +29,12 @@ pub struct ParamGroup {
 }
 
 impl ParamGroup {
-    /// Makes a group of named variables, in the order in which they are updated and in which the gradient's norm is
-    /// summed.
+    /// Makes a group of named variables. They are updated, and their gradients' norm is summed, in this order.
     pub fn new(vars: impl IntoIterator<Item = (impl Into<String>, Var)>) -> Self {
         Self { vars: vars.into_iter().map(|(name, var)| (name.into(), var)).collect(), ..Self::default() }
     }
 
-    /// Takes the variables of `varmap` that `keep` wants, ordered by name (a [`VarMap`] itself has another order each
+    /// Takes the variables of `varmap` that `keep` accepts, ordered by name (a [`VarMap`] itself has another order each
     /// run).
     pub fn from_varmap(varmap: &VarMap, keep: impl Fn(&str, &Var) -> bool) -> Self {
         let vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -45,28 +44,28 @@ impl ParamGroup {
         Self { vars, ..Self::default() }
     }
 
-    /// Sets what the optimizer's learning rate is multiplied by, by default 1.
+    /// Sets the factor of the optimizer's learning rate, by default 1.
     #[must_use]
     pub fn with_lr_scale(mut self, lr_scale: f64) -> Self {
         self.lr_scale = Some(lr_scale);
         self
     }
 
-    /// Sets how fast the averages of the gradient and of its square forget.
+    /// Sets the decay of the running averages of the gradient (`beta1`) and of its square (`beta2`).
     #[must_use]
     pub fn with_betas(mut self, beta1: f64, beta2: f64) -> Self {
         self.betas = Some((beta1, beta2));
         self
     }
 
-    /// Sets what keeps the denominator from zero.
+    /// Sets the constant that keeps the denominator from zero.
     #[must_use]
     pub fn with_eps(mut self, eps: f64) -> Self {
         self.eps = Some(eps);
         self
     }
 
-    /// Sets how fast the parameters decay: by this times the learning rate at every step.
+    /// Sets the weight decay: each step shrinks the parameters by this times the learning rate.
     #[must_use]
     pub fn with_weight_decay(mut self, weight_decay: f64) -> Self {
         self.weight_decay = Some(weight_decay);

@@ -3,18 +3,18 @@
 //! | part of the model | optimizer | its gradient |
 //! |---|---|---|
 //! | blocks, norms, an untied head | [`AdamW`] | `loss.backward()` |
-//! | `wte` tied to the head (GPT-2), trained from scratch | [`AdamW::step_with_rows`] | the head's in the `GradStore`, the input's as rows |
+//! | `wte` tied to the head, trained from scratch | [`AdamW::step_with_rows`] | the head's and, as rows, the input's |
 //! | `wte` and `wpe` of their own, trained from scratch | [`AdamW::step_with_rows`] | rows |
 //! | `wte` and `wpe` of their own, fine-tuned; large vocabularies | [`RowAdamW`] | rows |
 //! | a few rows (new tokens) of a table that must not change otherwise | either, with `freeze_rows` | either |
 //!
-//! [`AdamW`] is `torch.optim.AdamW(fused=True)` as one pass over parameter, gradient and state, and takes the place of
-//! [`candle_nn::AdamW`] (same trait, same configuration), which makes a dozen copies of each parameter a step.
-//! [`RowAdamW`] is `torch.optim.SparseAdam`: its cost does not depend on the size of the vocabulary. The two are
-//! different algorithms: `AdamW` moves and decays every row at every step, `RowAdamW` only those of the batch.
+//! [`AdamW`] is `torch.optim.AdamW(fused=True)`: one pass over parameter, gradient and state. It replaces
+//! [`candle_nn::AdamW`] (same trait, same configuration), which makes a dozen copies of each parameter in a step.
+//! [`RowAdamW`] is `torch.optim.SparseAdam`: its cost does not depend on the size of the vocabulary. The algorithms
+//! differ: `AdamW` moves and decays every row at every step, `RowAdamW` only those of the batch.
 //!
-//! Rows come from a leaf ([`GptInputLayer::forward_leaf`](crate::GptInputLayer::forward_leaf)), because Candle's
-//! `loss.backward()` has no gradient but a whole table:
+//! Gradients of rows come from a leaf ([`GptInputLayer::forward_leaf`](crate::GptInputLayer::forward_leaf)), because
+//! Candle's `loss.backward()` only makes gradients of whole tables:
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -28,7 +28,7 @@
 //! let mut optimizer = RowAdamW::new(layer.vars(), 0.5)?;
 //!
 //! let ids = Tensor::new(&[[2u32, 0]], &Device::Cpu)?;
-//! let x = layer.forward_leaf(&ids)?; //                                       the blocks and the loss go here
+//! let x = layer.forward_leaf(&ids)?; //                                       the blocks and the loss come here
 //! let mut grads = x.sum_all()?.backward()?;
 //! if let Some(grad) = grads.remove(&x) {
 //!     layer.backward_step(&ids, 0, &grad, &mut optimizer)?;

@@ -1,4 +1,4 @@
-//! What both optimizers keep: parameters, their settings and their state.
+//! Shared by both optimizers: parameters, their settings and their state.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -11,7 +11,7 @@ use super::{ParamGroup, RowGrad};
 use crate::error::{OptimError, Result};
 use crate::kernel::{AdamStep, Gradient, Moments, sum_of_squares, zeros_like};
 
-/// The settings of a group, complete.
+/// The complete settings of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Settings {
     pub(super) lr_scale: f64,
@@ -30,7 +30,7 @@ pub(super) struct Param {
     pub(super) group: usize,
     /// Rows that no step changes: ascending, disjoint.
     pub(super) frozen: Vec<Range<usize>>,
-    /// None before the first step.
+    /// `None` before the first step.
     pub(super) state: Option<AdamState>,
 }
 
@@ -93,7 +93,7 @@ impl Params {
         Ok(all)
     }
 
-    /// Variables without names are called by their number.
+    /// Makes a group of variables without names, which are called by their index.
     pub(super) fn unnamed(vars: Vec<Var>) -> ParamGroup {
         ParamGroup::new(vars.into_iter().enumerate().map(|(number, var)| (number.to_string(), var)))
     }
@@ -111,7 +111,7 @@ impl Params {
         self.index_of(var).ok().and_then(|index| self.params[index].state.as_ref())
     }
 
-    /// The parameters that have a gradient, in their own order, every gradient checked and contiguous.
+    /// Returns the parameters that have a gradient, in their own order; every gradient is checked and contiguous.
     pub(super) fn jobs<'a>(
         &self,
         grad_of: impl Fn(&Var) -> Option<Tensor>,
@@ -141,7 +141,7 @@ impl Params {
         Ok(jobs)
     }
 
-    /// The square root of the sum of the squares of all gradients, summed in the order of the jobs.
+    /// Returns the square root of the sum of the squares of all gradients, summed in the order of the jobs.
     pub(super) fn grad_norm<'a>(&'a self, jobs: &'a [Job]) -> Result<f64> {
         let gradient = |job: &'a Job| {
             let param = &self.params[job.param];
@@ -163,7 +163,7 @@ impl Params {
         Ok(())
     }
 
-    /// Counts a step of each parameter of `jobs` and hands all there is to know of it to `update`.
+    /// Counts a step of each parameter of `jobs`, and calls `update` with its tensors, gradient and settings.
     pub(super) fn step(
         &mut self,
         jobs: &[Job],
@@ -211,7 +211,8 @@ pub(super) fn in_range(
     if range.contains(&value) { Ok(()) } else { Err(OptimError::OutOfRange { name, value, expected }) }
 }
 
-/// A gradient of a variable's shape, type and device, in memory of its own, contiguous.
+/// Checks that a gradient has its variable's shape, dtype and device and does not share its memory; returns it
+/// contiguous.
 pub(super) fn check_gradient(name: &str, var: &Var, grad: &Tensor) -> Result<Tensor> {
     let differs = |property, got: String, expected: String| OptimError::Gradient {
         name: name.to_string(),
@@ -234,7 +235,7 @@ pub(super) fn check_gradient(name: &str, var: &Var, grad: &Tensor) -> Result<Ten
     Ok(grad)
 }
 
-/// Candle would refuse such a step itself, but only after others of the same step were done.
+/// Refuses a gradient in its variable's memory. Candle would refuse it only after other parameters had made the step.
 fn refuse_shared(name: &str, var: &Var, grad: &Tensor) -> Result<(), OptimError> {
     let address = |tensor: &Tensor| std::ptr::from_ref::<Storage>(&tensor.storage_and_layout().0).addr();
     if address(var) == address(grad) {

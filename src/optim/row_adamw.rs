@@ -10,8 +10,8 @@ use super::{AdamState, ParamGroup, RowGrad, RowOptimizer, state};
 use crate::error::Result;
 use crate::kernel::row_adam;
 
-/// `torch.optim.SparseAdam`: a step reads and writes the rows of the batch and no others, so that its cost does not
-/// grow with the vocabulary; a row's state waits unchanged while the row is not used.
+/// `torch.optim.SparseAdam`: a step reads and writes only the rows of the batch, so its cost does not grow with the
+/// vocabulary. The state of a row does not change while the row is not used.
 ///
 /// For each row of the batch with gradient g (the sum over its occurrences, in their order), at the table's step t:
 ///
@@ -23,16 +23,28 @@ use crate::kernel::row_adam;
 /// ```
 ///
 /// The step t counts all steps of the table, those without ids included. The decay is decoupled, and reaches a row only
-/// in the steps that use it. f16 and bf16 are summed and computed in f32 and rounded once (PyTorch rounds after every
-/// operation). Memory: the state of all rows, of which the system provides only pages that were written; a step
-/// allocates a row or two for each thread.
+/// in steps that use the row. f16 and bf16 are summed and computed in f32 and rounded once (PyTorch rounds after every
+/// operation). The state covers all rows, but the system provides only pages that were written; a step allocates a row
+/// or two for each thread.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use candle_gpt_input::optim::{RowAdamW, RowGrad, RowOptimizer};
+///
+/// let table = Var::new(&[[1f32], [2.], [3.]], &Device::Cpu)?;
+/// let mut adam = RowAdamW::new(vec![table.clone()], 0.5)?;
+/// let (ids, rows) = (Tensor::new(&[2u32], &Device::Cpu)?, Tensor::new(&[[7f32]], &Device::Cpu)?);
+/// adam.step_rows(&[RowGrad::new(&table, &ids, &rows)?])?; // the first step has the length of the learning rate
+/// assert_eq!(format!("{:.2?}", table.to_vec2::<f32>()?), "[[1.00], [2.00], [2.50]]");
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[doc(alias("SparseAdam", "torch.optim.SparseAdam", "lazy Adam"))]
 #[derive(Clone, Debug)]
 pub struct RowAdamW {
     params: Params,
 }
 
-/// What the state file calls this optimizer.
+/// The name of this optimizer in a state file.
 const ALGORITHM: &str = "RowAdamW";
 
 impl RowAdamW {
@@ -46,7 +58,7 @@ impl RowAdamW {
         Self::with_groups([Params::unnamed(tables)], defaults)
     }
 
-    /// Makes an optimizer of groups of named tables; `defaults` is for what a group does not set. Mind that
+    /// Makes an optimizer of groups of named tables. A group takes from `defaults` what it does not set; note that
     /// [`ParamsAdamW::default`] decays.
     ///
     /// # Errors
@@ -57,37 +69,39 @@ impl RowAdamW {
         Ok(Self { params: Params::new(groups, &defaults)? })
     }
 
-    /// Freezes rows of a table, as [`AdamW::freeze_rows`](super::AdamW::freeze_rows) does.
+    /// Freezes rows of a table: gradient, decay and momentum leave every bit of them and of their state unchanged.
+    /// Replaces the rows frozen in this table before.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError): the variable is not a parameter or not a matrix, or has no such row.
+    /// [`OptimError`](crate::error::OptimError) if the variable is not a parameter or not a matrix, or has no such row.
     pub fn freeze_rows(&mut self, table: &Var, rows: impl IntoIterator<Item = usize>) -> Result<()> {
         self.params.freeze_rows(table, rows)
     }
 
-    /// Replaces the table `old` by `new`, as [`AdamW::resize_table`](super::AdamW::resize_table) does.
+    /// Replaces the table `old` by `new`, which has another number of rows. Rows that both have keep their state; new
+    /// rows begin with a state of zeros.
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError): `old` is not a parameter, `new` is one already, or they differ in
+    /// [`OptimError`](crate::error::OptimError) if `old` is not a parameter, `new` is one already, or they differ in
     /// width, dtype or device.
     pub fn resize_table(&mut self, old: &Var, new: &Var) -> Result<()> {
         self.params.resize_table(old, new)
     }
 
-    /// Zeros the state of rows, as [`AdamW::reset_rows`](super::AdamW::reset_rows) does.
+    /// Zeros the state of rows, for example after [`GptInputLayer::replace_rows`](crate::GptInputLayer::replace_rows).
     ///
     /// # Errors
-    /// [`OptimError`](crate::error::OptimError): the variable is not a parameter or not a matrix, or has no such row.
+    /// [`OptimError`](crate::error::OptimError) if the variable is not a parameter or not a matrix, or has no such row.
     pub fn reset_rows(&mut self, table: &Var, rows: impl IntoIterator<Item = usize>) -> Result<()> {
         self.params.reset_rows(table, rows)
     }
 
-    /// Returns what every group's learning rate is a multiple of.
+    /// Returns the learning rate, which each group multiplies by its `lr_scale`.
     pub fn learning_rate(&self) -> f64 {
         self.params.learning_rate
     }
 
-    /// Sets what every group's learning rate is a multiple of, for a schedule.
+    /// Sets the learning rate, which each group multiplies by its `lr_scale`; call it for a schedule.
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
         self.params.learning_rate = learning_rate;
     }
@@ -97,16 +111,16 @@ impl RowAdamW {
         self.params.state_of(table)
     }
 
-    /// Writes the state to a safetensors file, as [`AdamW::save`](super::AdamW::save) does.
+    /// Writes the state to a safetensors file, in the format of [`AdamW::save`](super::AdamW::save).
     ///
     /// # Errors
-    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with the path.
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io), naming the path.
     #[doc(alias = "state_dict")]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         state::save(path.as_ref(), ALGORITHM, &self.params, None)
     }
 
-    /// Continues where [`save`](Self::save) was called, as [`AdamW::load`](super::AdamW::load) does.
+    /// Continues from a state written by [`save`](Self::save), with the settings of the file.
     ///
     /// # Errors
     /// [`OptimError`](crate::error::OptimError) or [`CheckpointError`](crate::error::CheckpointError) if the file is

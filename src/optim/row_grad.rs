@@ -1,4 +1,4 @@
-//! The gradient of some rows of a table, as a batch leaves it.
+//! The gradient of some rows of a table, as a batch gives it.
 
 use candle_core::{Tensor, Var};
 
@@ -6,10 +6,10 @@ use crate::error::Result;
 use crate::kernel::{BatchRows, DenseTable, RowGroups, Table, dense_gradient};
 use crate::shape::{rows_of_ids, same_device};
 
-/// The gradient of a table `[V, C]` as one row for each id of a batch, whose ids say which rows of the table they
-/// belong to; ids that repeat stand for the sum. No `[V, C]` tensor is ever made of it.
+/// The gradient of a table `[V, C]` as one row for each id of a batch. The ids say which rows of the table they belong
+/// to; rows of equal ids add up. No `[V, C]` tensor is ever made.
 ///
-/// Made by [`GptInputLayer::row_grads`](crate::GptInputLayer::row_grads), or for any table by [`RowGrad::new`].
+/// [`GptInputLayer::row_grads`](crate::GptInputLayer::row_grads) makes it, or [`RowGrad::new`] for any table.
 #[doc(alias("sparse gradient", "sparse_coo_tensor"))]
 #[derive(Clone, Debug)]
 #[must_use = "a gradient does nothing until an optimizer steps with it"]
@@ -18,14 +18,14 @@ pub struct RowGrad {
     groups: RowGroups,
     /// `[n_ids, C]`, contiguous.
     pub(super) rows: Tensor,
-    /// What the rows are multiplied by.
+    /// The factor of the rows.
     pub(super) scale: f64,
 }
 
 impl RowGrad {
     /// Makes the gradient `rows` of the rows `ids` of a table.
     ///
-    /// Ids are sorted here, once, on the host; rows that are contiguous are shared, not copied.
+    /// The ids are sorted here, once, on the host; contiguous rows are shared, not copied.
     ///
     /// ```
     /// use candle_core::{Device, Tensor, Var};
@@ -47,11 +47,11 @@ impl RowGrad {
     /// - `rows`: `[.., C]`, any stride
     ///
     /// # Errors
-    /// - [`Error::InvalidTable`](crate::Error::InvalidTable) if the variable is no matrix of floating-point numbers
+    /// - [`Error::InvalidTable`](crate::Error::InvalidTable) if the variable is not a matrix of floating-point elements
     /// - [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange) if an id is not below V
     /// - [`Error::IdDType`](crate::Error::IdDType) if the ids are of another dtype
-    /// - [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if `rows` is not a row of the table's width for each id
-    /// - [`Error::TableMismatch`](crate::Error::TableMismatch) if its dtype or device is not the table's
+    /// - [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if there is not a row of the table's width for each id
+    /// - [`Error::TableMismatch`](crate::Error::TableMismatch) if the rows' dtype or device is not the table's
     pub fn new(var: &Var, ids: &Tensor, rows: &Tensor) -> Result<Self> {
         let table = DenseTable::from_tensor(var.as_tensor().clone(), Table::Tokens)?;
         let checked = table.check(ids)?;
@@ -60,7 +60,7 @@ impl RowGrad {
         })
     }
 
-    /// The same with ids that are grouped already.
+    /// Makes the gradient from ids that are grouped already.
     pub(crate) fn checked(
         table: &DenseTable,
         var: Var,
@@ -86,14 +86,14 @@ impl RowGrad {
         self.groups.len()
     }
 
-    /// Multiplies the gradient by `scale`; costs nothing, the next step multiplies.
+    /// Multiplies the gradient by `scale`. This costs nothing: the next step multiplies.
     pub fn with_scale(mut self, scale: f64) -> Self {
         self.scale *= scale;
         self
     }
 
-    /// Returns the gradient as a whole table `[V, C]`, zeros where no id points: one buffer of that size, in which only
-    /// the batch's rows are written. For an optimizer that knows no rows; `GradStore::insert` takes it.
+    /// Returns the gradient as a whole table `[V, C]`, with zeros where no id points: one buffer of that size, in which
+    /// only the batch's rows are written. Pass it to `GradStore::insert` for an optimizer without support for rows.
     ///
     /// ```
     /// # use candle_core::{Device, Tensor, Var};
@@ -105,7 +105,7 @@ impl RowGrad {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for it.
+    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for the table.
     pub fn to_dense(&self) -> Result<Tensor> {
         Ok(dense_gradient(&self.var, self.batch())?)
     }
@@ -115,9 +115,9 @@ impl RowGrad {
     }
 }
 
-/// An optimizer that takes gradients of rows; [`AdamW`](super::AdamW) and [`RowAdamW`](super::RowAdamW) are.
+/// An optimizer that takes gradients of rows: [`AdamW`](super::AdamW) or [`RowAdamW`](super::RowAdamW).
 pub trait RowOptimizer {
-    /// Makes one step of the tables that `rows` are gradients of; other parameters are left alone.
+    /// Makes one step of the tables that `rows` belong to; other parameters do not change.
     ///
     /// # Errors
     /// [`OptimError`](crate::error::OptimError) if a table is not a parameter of the optimizer, or is given twice;

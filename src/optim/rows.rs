@@ -1,4 +1,4 @@
-//! Rows of a parameter: frozen, their state forgotten, or their number changed.
+//! Changes to rows of a parameter: freezing them, zeroing their state, changing their number.
 
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ impl Params {
         Ok(())
     }
 
-    /// The parameter that `var` is, a matrix, and `rows` of it in ascending order.
+    /// Returns the index of the parameter `var`, a matrix, and its `rows` in ascending order.
     fn rows_of(&self, var: &Var, rows: impl IntoIterator<Item = usize>) -> Result<(usize, Vec<usize>)> {
         let index = self.index_of(var)?;
         let name = || self.params[index].name.clone();
@@ -49,7 +49,7 @@ impl Params {
         Ok(())
     }
 
-    /// Puts the table `new` in the place of `old`: the state of rows that both have stays, that of new rows is zeros.
+    /// Replaces the table `old` by `new`: rows that both have keep their state, and new rows get zeros.
     pub(super) fn resize_table(&mut self, old: &Var, new: &Var) -> Result<()> {
         let (index, _) = self.rows_of(old, [])?;
         if old.id() == new.id() {

@@ -11,7 +11,7 @@ use super::params::{Params, Settings, in_range};
 use crate::checkpoint::{WeightsFile, save_tensors};
 use crate::error::{CheckpointError, OptimError, Result};
 
-/// The metadata's key for everything that is no tensor.
+/// The metadata's key of everything that is not a tensor.
 const METADATA: &str = "optimizer";
 
 #[derive(Serialize, Deserialize)]
@@ -36,7 +36,7 @@ struct SavedGroup {
 struct SavedParam {
     name: String,
     group: usize,
-    /// 0: no step yet, and no tensors.
+    /// 0 before the first step, when there are no tensors.
     step: u64,
     frozen_rows: Vec<Range<usize>>,
 }
@@ -88,7 +88,7 @@ pub(super) fn save(path: &Path, algorithm: &str, params: &Params, max_grad_norm:
     save_tensors(path, tensors, [(METADATA.to_string(), json)])
 }
 
-/// The parameters of `current` with the state and the settings of the file, and the file's `max_grad_norm`.
+/// Returns the parameters of `current` with the state and the settings of the file, and the file's `max_grad_norm`.
 pub(super) fn load(path: &Path, algorithm: &str, current: &Params) -> Result<(Params, Option<f64>)> {
     let file = WeightsFile::open(path)?;
     let Some(json) = file.metadata().get(METADATA) else {

@@ -6,12 +6,15 @@ use super::scores::Distances;
 use crate::error::{PositionError, Result};
 use crate::kernel::linear_bias;
 
-/// ALiBi (Press et al. 2021, arXiv:2108.12409, section 3): `score(i, j) += -m_h (i - j)`, with the slopes
-/// `m_h = 2^(-8h / H)`, h = 1 … H.
+/// ALiBi (Press et al. 2021, arXiv:2108.12409, section 3), with head h = 1 … H:
 ///
-/// If H is no power of 2, the slopes are those of the power below, then every second of the power above (as the
-/// authors' code, BLOOM and MPT have it). Slopes are computed in f64 and rounded once. BLOOM's `slope · j` is the same
-/// up to a constant a row, which the softmax does not see.
+/// ```text
+/// score_h(i, j) += -m_h (i - j)        m_h = 2^(-8h / H)
+/// ```
+///
+/// If H is not a power of 2, the slopes are those of the next lower power, then every second one of the next higher
+/// power, as in the authors' code, BLOOM and MPT. Slopes are computed in f64 and rounded once. BLOOM's `slope · j`
+/// differs by a constant in each row, which the softmax cancels.
 ///
 /// ```
 /// use candle_core::Device;
@@ -34,7 +37,7 @@ impl Alibi {
     /// Makes the slopes of `n_head` heads.
     ///
     /// # Errors
-    /// [`PositionError::Dimension`] if there are none.
+    /// [`PositionError::Dimension`] if `n_head` is 0.
     pub fn new(n_head: usize, device: &Device) -> Result<Self> {
         if n_head == 0 {
             let (scheme, what, expected) = ("alibi", "n_head", "at least one head");
@@ -54,27 +57,37 @@ impl Alibi {
 
     /// Returns the bias to add to attention scores, for queries at `start_pos..start_pos + t_q` and keys at `0..t_k`.
     ///
-    /// Padding on the left moves queries and keys alike, and so changes nothing. Entries of later keys are those of the
-    /// formula too; a causal mask hides them.
+    /// Padding on the left moves queries and keys alike, and so changes nothing. Entries of later keys follow the same
+    /// formula; a causal mask hides them.
     ///
     /// # Shapes
     /// - returns: `[1, H, T_q, T_k]` in f32
     ///
     /// # Errors
-    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for it.
+    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for the bias.
     pub fn attention_bias(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<Tensor> {
         linear_bias(&self.slopes, (t_q, t_k), start_pos, &self.device)
     }
 
-    /// Returns the bias for queries and keys at positions of their own, as where padding lies in the middle of rows.
+    /// Returns the bias for queries and keys at given positions, as needed if padding lies inside a row.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::position::Alibi;
+    ///
+    /// let alibi = Alibi::new(1, &Device::Cpu)?; // its only slope is 1/256
+    /// let (q, k) = (Tensor::new(&[[512u32]], &Device::Cpu)?, Tensor::new(&[[0u32, 512]], &Device::Cpu)?);
+    /// assert_eq!(alibi.attention_bias_at(&q, &k)?.flatten_all()?.to_vec1::<f32>()?, [-2.0, 0.0]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Shapes
     /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
     /// - returns: `[B, H, T_q, T_k]` in f32
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other
-    /// positions.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) or [`Error::IdDType`](crate::Error::IdDType) for positions
+    /// of another shape or dtype.
     pub fn attention_bias_at(&self, q_positions: &Tensor, k_positions: &Tensor) -> Result<Tensor> {
         let Distances { b, t_q, t_k, values } = Distances::of(q_positions, k_positions)?;
         let of_row = |row: usize| {

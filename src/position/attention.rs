@@ -1,4 +1,4 @@
-//! What an attention layer calls on the positions of its model.
+//! The methods that an attention layer calls on the positions of its model.
 
 use candle_core::Tensor;
 
@@ -8,16 +8,18 @@ use crate::error::{Error, PositionError, Result};
 use crate::kernel::to_host;
 
 impl PositionEncoding {
-    /// Rotates queries and keys by their positions; for [`PositionKind::Rotation`], as
-    /// [`Rotary::rotate`](super::Rotary::rotate).
+    /// Rotates queries and keys by their positions, as [`Rotary::rotate`](super::Rotary::rotate) does. For
+    /// [`PositionKind::Rotation`].
     ///
     /// # Shapes
     /// - `q`: `[B, H, T, D]`, `k`: `[B, H_k, T, D]`; positions: those of `[B, T]`
     /// - returns: the same
     ///
     /// # Errors
-    /// [`PositionError::WrongPlace`] for other kinds, [`Error::ShapeMismatch`] for other shapes,
-    /// [`Error::PositionOutOfRange`] for a position below 0, [`Error::IdDType`] for position ids of another dtype.
+    /// - [`PositionError::WrongPlace`] for other kinds
+    /// - [`Error::ShapeMismatch`] for other shapes
+    /// - [`Error::PositionOutOfRange`] for a position below 0
+    /// - [`Error::IdDType`] for position ids of another dtype
     #[doc(alias = "apply_rotary_pos_emb")]
     pub fn rotate(&self, q: &Tensor, k: &Tensor, positions: impl Into<Positions>) -> Result<(Tensor, Tensor)> {
         match &self.kind {
@@ -26,8 +28,8 @@ impl PositionEncoding {
         }
     }
 
-    /// Returns the bias to add to attention scores, for queries at `start_pos..start_pos + t_q` and keys at `0..t_k`;
-    /// for [`PositionKind::Bias`], the same in all blocks.
+    /// Returns the bias to add to attention scores, for queries at `start_pos..start_pos + t_q` and keys at `0..t_k`.
+    /// It is the same in all blocks. For [`PositionKind::Bias`].
     ///
     /// # Shapes
     /// - returns: `[1, H, T_q, T_k]`, in f32 at least
@@ -39,30 +41,45 @@ impl PositionEncoding {
         match &self.kind {
             Kind::Alibi(alibi) => alibi.attention_bias(t_q, t_k, start_pos),
             Kind::T5(bias) => bias.attention_bias(t_q, t_k, start_pos),
-            _ => Err(self.wrong_place("are no bias")),
+            _ => Err(self.wrong_place("are not a bias")),
         }
     }
 
-    /// Returns the bias for queries and keys at positions of their own, which need not be those of their columns; for
+    /// Returns the bias for queries and keys at given positions, which may differ from their columns. For
     /// [`PositionKind::Bias`].
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Tensor};
+    /// # use candle_gpt_input::init::Init;
+    /// # use candle_gpt_input::rng::Generator;
+    /// # use candle_gpt_input::{GptInputConfig, GptInputLayer};
+    /// let mut config = GptInputConfig::new(10, 8, 4).with_n_head(1); // ALiBi's only slope is 1/256
+    /// config.position = "alibi".parse()?;
+    /// let layer = GptInputLayer::init(&config, Init::OpenAi, &Generator::manual_seed(1), DType::F32, &Device::Cpu)?;
+    /// let q_positions = Tensor::new(&[[512u32]], &Device::Cpu)?; // [B, T_q]
+    /// let k_positions = Tensor::new(&[[0u32, 256, 512]], &Device::Cpu)?; // [B, T_k]
+    /// let bias = layer.positions().attention_bias_at(&q_positions, &k_positions)?; // [B, H, T_q, T_k]
+    /// assert_eq!(bias.flatten_all()?.to_vec1::<f32>()?, [-2.0, -1.0, 0.0]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Shapes
     /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
     /// - returns: `[B, H, T_q, T_k]`, in f32 at least
     ///
     /// # Errors
-    /// [`PositionError::WrongPlace`] for other kinds, [`Error::ShapeMismatch`] and [`Error::IdDType`] for other
-    /// positions.
+    /// [`PositionError::WrongPlace`] for other kinds, [`Error::ShapeMismatch`] or [`Error::IdDType`] for positions of
+    /// another shape or dtype.
     pub fn attention_bias_at(&self, q_positions: &Tensor, k_positions: &Tensor) -> Result<Tensor> {
         match &self.kind {
             Kind::Alibi(alibi) => alibi.attention_bias_at(q_positions, k_positions),
             Kind::T5(bias) => bias.attention_bias_at(q_positions, k_positions),
-            _ => Err(self.wrong_place("are no bias")),
+            _ => Err(self.wrong_place("are not a bias")),
         }
     }
 
-    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, already divided by the root
-    /// that the scheme's paper divides by; for [`PositionKind::Scores`].
+    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, already divided as the
+    /// scheme's paper says. For [`PositionKind::Scores`].
     ///
     /// # Shapes
     /// - `block`: which block asks, counted from 0
@@ -81,7 +98,7 @@ impl PositionEncoding {
         }
     }
 
-    /// Returns the scores for queries and keys at positions of their own, which need not be those of their columns; for
+    /// Returns the scores for queries and keys at given positions, which may differ from their columns. For
     /// [`PositionKind::Scores`].
     ///
     /// # Shapes
@@ -111,9 +128,9 @@ impl PositionEncoding {
         }
     }
 
-    /// Returns the attention's output from its weights and values; for [`PositionKind::Scores`].
+    /// Returns the attention's output from its weights and values. For [`PositionKind::Scores`].
     ///
-    /// It is their product, to which Shaw's scheme adds the vectors that distances have for values.
+    /// The output is their product; Shaw's scheme adds a vector for each distance to the values.
     ///
     /// # Shapes
     /// - `block`: which block asks, counted from 0
@@ -132,7 +149,7 @@ impl PositionEncoding {
         }
     }
 
-    /// Returns the attention's output for queries and keys at positions of their own; for [`PositionKind::Scores`].
+    /// Returns the attention's output for queries and keys at given positions. For [`PositionKind::Scores`].
     ///
     /// # Shapes
     /// - `block`: which block asks, counted from 0
@@ -141,8 +158,8 @@ impl PositionEncoding {
     /// - returns: `[B, H, T_q, D]`
     ///
     /// # Errors
-    /// [`PositionError::WrongPlace`] for other kinds, [`PositionError::NoSuchBlock`], [`Error::ShapeMismatch`] and
-    /// [`Error::IdDType`] for other positions, and [`Error::Candle`] for other shapes.
+    /// [`PositionError::WrongPlace`] for other kinds, [`PositionError::NoSuchBlock`], [`Error::ShapeMismatch`] or
+    /// [`Error::IdDType`] for positions of another shape or dtype, and [`Error::Candle`] for other shapes.
     pub fn attention_output_at(
         &self,
         weights: &Tensor,
@@ -159,16 +176,29 @@ impl PositionEncoding {
         }
     }
 
-    /// Checks whether columns of a mask can stand for positions.
+    /// Checks that the columns of a mask can stand for positions.
     ///
-    /// Schemes that go by the distance of columns are wrong where padding lies between two tokens; the others skip it,
-    /// as [`Positions::from_mask`] does.
+    /// Schemes that count columns are wrong where padding lies between two tokens; the others skip padding, as
+    /// [`Positions::from_mask`] does.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Tensor};
+    /// # use candle_gpt_input::init::Init;
+    /// # use candle_gpt_input::rng::Generator;
+    /// # use candle_gpt_input::{GptInputConfig, GptInputLayer};
+    /// let mut config = GptInputConfig::new(10, 8, 4).with_n_head(2);
+    /// config.position = "alibi".parse()?;
+    /// let layer = GptInputLayer::init(&config, Init::OpenAi, &Generator::manual_seed(1), DType::F32, &Device::Cpu)?;
+    /// assert!(layer.positions().check_mask(&Tensor::new(&[[0u8, 0, 1, 1]], &Device::Cpu)?).is_ok());
+    /// assert!(layer.positions().check_mask(&Tensor::new(&[[1u8, 0, 1, 1]], &Device::Cpu)?).is_err());
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Shapes
     /// - `attention_mask`: `[.., M]`, 1 for a token and 0 for padding
     ///
     /// # Errors
-    /// [`PositionError::Hole`] with what to do, and [`Error::IdDType`].
+    /// [`PositionError::Hole`], which says what to do, and [`Error::IdDType`] for a mask of another dtype.
     pub fn check_mask(&self, attention_mask: &Tensor) -> Result<()> {
         let instead = match self.kind() {
             PositionKind::Input | PositionKind::Rotation => return Ok(()),
@@ -176,8 +206,8 @@ impl PositionEncoding {
                 "call `attention_bias_at(q_positions, k_positions)`, or move the padding to one side of its row"
             }
             PositionKind::Scores => {
-                "call `attention_scores_at(q, k, block, q_positions, k_positions)`, or move the padding to one side of its \
-                 row"
+                "call `attention_scores_at(q, k, block, q_positions, k_positions)`, or move the padding to one side of \
+                 its row"
             }
         };
         let Some(&n_columns) = attention_mask.dims().last().filter(|&&n| n > 0) else { return Ok(()) };

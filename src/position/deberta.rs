@@ -9,14 +9,17 @@ use crate::kernel::{Columns, by_distance};
 use crate::shape::wrong_shape;
 
 /// Disentangled attention (He et al. 2020, arXiv:2006.03654, equation 4) in one block:
-/// `score(i, j) = (Qc_i · Kc_j + Qc_i · Kr_δ(i,j) + Kc_j · Qr_δ(j,i)) / √(3 D)`.
+///
+/// ```text
+/// score(i, j) = (Qc_i · Kc_j + Qc_i · Kr_δ(i,j) + Kc_j · Qr_δ(j,i)) / √(3 D)
+/// ```
 ///
 /// `Kr` (c2p) and `Qr` (p2c) are projections of one table of distances, `rel_embeddings`, that all blocks share; the
-/// divisor has 1 for each term there is. Of the last term the paper says row `δ(j, i)`; its authors' code and
-/// transformers take the mirrored one, that of `i - j`, and so does this. Distances are clipped, or put into
-/// logarithmic buckets first (DeBERTa-v2 and v3, arXiv:2111.09543). Numbers are those of `transformers`' `DebertaV2`
-/// where queries are as many as keys; where they are not (a key/value cache), there its distances count from the first
-/// query, here from `start_pos`.
+/// divisor counts the terms there are. In the last term the paper has row `δ(j, i)`. Its authors' code and transformers
+/// take the mirrored row, that of `i - j`, and so does this type. Distances are clipped, or first put into logarithmic
+/// buckets (DeBERTa-v2 and v3, arXiv:2111.09543). With as many queries as keys the values equal those of `DebertaV2` in
+/// transformers. With a key/value cache, transformers counts distances from the first query, and this type from
+/// `start_pos`.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -41,9 +44,10 @@ pub struct Deberta {
     buckets: Buckets,
 }
 
-/// The projections of distances in one block of [`Deberta`], weights `[H D, C]`; a term without one is left out.
+/// The projections of distances in one block of [`Deberta`], with weights `[H D, C]`. The term of a missing one is left
+/// out.
 ///
-/// Checkpoints with `share_att_key` have none of their own: pass the block's `key_proj` and `query_proj`.
+/// Checkpoints with `share_att_key` have none: pass the block's `key_proj` and `query_proj`.
 #[derive(Clone, Debug, Default)]
 pub struct DebertaProjections {
     /// `pos_key_proj`: makes the `Kr` of the term c2p, in which queries attend to distances.
@@ -54,7 +58,7 @@ pub struct DebertaProjections {
 
 #[derive(Clone, Copy, Debug)]
 struct Buckets {
-    /// Logarithmic buckets a side.
+    /// The logarithmic buckets on each side.
     position_buckets: Option<usize>,
     max_relative_positions: usize,
     /// Half the rows of the table.
@@ -65,7 +69,7 @@ impl Deberta {
     /// Makes the positions of one block from the table of distances and the block's projections of it.
     ///
     /// # Shapes
-    /// - `rel_embeddings`: `[2 S, C]`, S being the buckets a side, or else `max_relative_positions`
+    /// - `rel_embeddings`: `[2 S, C]`, S being the buckets on each side, or `max_relative_positions` without buckets
     /// - `projections`: weights `[H D, C]` and biases `[H D]`
     ///
     /// # Errors
@@ -104,8 +108,8 @@ impl Deberta {
         self.buckets.of(distance)
     }
 
-    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √(n D) of the n
-    /// terms; a mask is still to be added.
+    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √(n D) for n
+    /// terms. Add the mask.
     ///
     /// Gradients reach `q`, `k` and the tables. Padding on the left changes nothing.
     ///
@@ -120,12 +124,12 @@ impl Deberta {
         self.scores(
             (q, k),
             |by_row| by_distance(by_row, Columns::new(t_q, t_k, start, |distance| buckets.row(-distance))),
-            // Keys take the place of queries: the first of them stands `start` before the first query.
+            // Keys and queries change places: the first key stands `start` before the first query.
             |by_row| by_distance(by_row, Columns::new(t_k, t_q, -start, |distance| buckets.row(distance))),
         )
     }
 
-    /// Returns the scores for queries and keys at positions of their own, as where padding lies in the middle of rows.
+    /// Returns the scores for queries and keys at given positions, as needed if padding lies inside a row.
     ///
     /// # Shapes
     /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
@@ -151,8 +155,8 @@ impl Deberta {
         self.scores((q, k), |by_row| gather(by_row, &c2p), |by_row| gather(by_row, &p2c))
     }
 
-    /// The sum of the terms, given what picks for queries, of scores `[B, H, T_q, 2 S]`, those of the keys' distances,
-    /// and the other way round.
+    /// Sums the terms. The closures pick from scores `[B, H, T_q, 2 S]` of queries those of the keys' distances, and
+    /// from scores of keys those of the queries' distances.
     fn scores(
         &self,
         (q, k): (&Tensor, &Tensor),
@@ -175,7 +179,7 @@ impl Deberta {
         Ok((scores * (1.0 / (n_terms * d as f64).sqrt()))?)
     }
 
-    /// The table through a projection, in heads: `[H, 2 S, D]`.
+    /// Projects the table into heads: `[H, 2 S, D]`.
     fn project(&self, projection: &Linear, h: usize, d: usize) -> Result<Tensor> {
         let (n, _) = self.rel_embeddings.dims2()?;
         if projection.weight().dim(0)? != h * d {
@@ -200,7 +204,7 @@ impl Buckets {
         (further.ceil() as i64 + mid) * distance.signum()
     }
 
-    /// The row of the table for a distance (query minus key).
+    /// Returns the row of the table for a distance (query minus key).
     fn row(self, distance: i64) -> u32 {
         let span = self.span as i64;
         (self.of(distance).clamp(-span, span - 1) + span) as u32

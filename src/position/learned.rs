@@ -11,7 +11,16 @@ use crate::shape::wrong_shape;
 /// The position table `wpe` `[P, C]` of the GPTs (Radford et al. 2018, 2019; first in Gehring et al. 2017,
 /// arXiv:1705.03122).
 ///
-/// [`TryFrom`] makes one of a [`candle_nn::Embedding`] or a [`Tensor`].
+/// A [`candle_nn::Embedding`] and a [`Tensor`] convert into one.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::position::PositionTable;
+///
+/// let wpe = PositionTable::try_from(Tensor::new(&[[0f32], [10.], [20.], [30.]], &Device::Cpu)?)?; // P = 4, C = 1
+/// assert_eq!(wpe.rows(&2.into(), &[5, 2])?.to_vec2::<f32>()?, [[20.], [30.]]); // ids [5, 2] from position 2
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[doc(alias("wpe", "nn.Embedding", "position_embeddings"))]
 #[derive(Clone, Debug)]
 pub struct PositionTable {
@@ -21,12 +30,12 @@ pub struct PositionTable {
 #[derive(Clone, Debug)]
 enum Kind {
     Dense(DenseTable),
-    /// Its rows stay in a file, or elsewhere.
+    /// Its rows stay in a file, or are remote.
     Mapped(StoredTable),
 }
 
 impl PositionTable {
-    /// Returns P and C.
+    /// Returns its dimensions (P, C).
     pub fn dims(&self) -> (usize, usize) {
         match &self.kind {
             Kind::Dense(table) => table.dims(),
@@ -34,7 +43,7 @@ impl PositionTable {
         }
     }
 
-    /// Returns the dtype of its elements.
+    /// Returns its dtype.
     pub fn dtype(&self) -> DType {
         match &self.kind {
             Kind::Dense(table) => table.dtype(),
@@ -42,7 +51,7 @@ impl PositionTable {
         }
     }
 
-    /// Returns the device it lives on.
+    /// Returns its device.
     pub fn device(&self) -> &Device {
         match &self.kind {
             Kind::Dense(table) => table.device(),
@@ -68,20 +77,22 @@ impl PositionTable {
 
     /// Returns the rows to add to the embeddings of ids of shape `ids_dims`.
     ///
-    /// Positions that count up from a start are a view of the table (no gather, no copy).
+    /// Positions that count up from a start are a view of the table, not a copy.
     ///
     /// # Shapes
     /// - `ids_dims`: `[.., T]`
-    /// - returns: `[T, C]`, or whatever else the positions' own shape makes of it; it broadcasts to `[.., T, C]`
+    /// - returns: `[T, C]` for a start; for position ids or a mask, their shape followed by C; it broadcasts to `[..,
+    ///   T, C]`
     ///
     /// # Errors
-    /// [`Error::SequenceTooLong`] or [`Error::PositionOutOfRange`] if the table does not reach so far,
-    /// [`Error::ShapeMismatch`] for position ids that do not broadcast to the ids, [`Error::IdDType`] for their dtype.
+    /// - [`Error::SequenceTooLong`] or [`Error::PositionOutOfRange`] for positions beyond P
+    /// - [`Error::ShapeMismatch`] if position ids or a mask do not fit the ids
+    /// - [`Error::IdDType`] for position ids of another dtype
     pub fn rows(&self, positions: &Positions, ids_dims: &[usize]) -> Result<Tensor> {
         self.rows_at(&self.places(positions, ids_dims, &IdChecks::default())?)
     }
 
-    /// The rows of places that are known to be inside the table.
+    /// Returns the rows of places that are known to be inside the table.
     pub(crate) fn rows_at(&self, places: &Places) -> Result<Tensor> {
         match (&self.kind, places) {
             (Kind::Dense(table), places) => places.rows(table.weight(), |_, ids| table.gather(ids)),
@@ -90,7 +101,7 @@ impl PositionTable {
         }
     }
 
-    /// Where ids of shape `ids_dims` stand, known to be inside the table, now or when `checks` says.
+    /// Returns the places of ids of shape `ids_dims`, checked to be inside the table now or when `checks` says.
     pub(crate) fn places(&self, positions: &Positions, ids_dims: &[usize], checks: &IdChecks) -> Result<Places> {
         let (n_positions, _) = self.dims();
         let start = match positions.resolve(ids_dims, n_positions)? {

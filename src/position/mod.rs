@@ -1,4 +1,4 @@
-//! Where each token stands: [`Positions`], and the schemes that turn positions into numbers.
+//! The position of each token ([`Positions`]), and the schemes that make use of positions.
 
 mod alibi;
 mod attention;
@@ -37,8 +37,8 @@ pub use transformer_xl::TransformerXl;
 
 /// The position of each token of a call: counted from a start, given one by one, or counted by an attention mask.
 ///
-/// Anything that converts into it can be passed where it is asked for: a `usize` (the position of the first token) or a
-/// tensor of position ids.
+/// A `usize` (the position of the first token) and a tensor of position ids convert into it, and can be passed in its
+/// place.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -49,13 +49,13 @@ pub use transformer_xl::TransformerXl;
 /// let wpe = Tensor::new(&[[0f32], [1.], [2.], [3.], [4.]], &cpu)?;
 /// let layer = GptInputLayer::new(wte, wpe)?;
 ///
-/// // Two prompts, the first one padded on the left: padding has position 0 and counts for nothing.
+/// // Two prompts, the first one padded on the left: padding has position 0 and is not counted.
 /// let ids = Tensor::new(&[[0u32, 1, 2], [1, 2, 1]], &cpu)?;
 /// let mask = Tensor::new(&[[0u8, 1, 1], [1, 1, 1]], &cpu)?;
 /// let prefill = layer.forward_at(&ids, Positions::from_mask(&mask)?)?;
 /// assert_eq!(prefill.squeeze(2)?.to_vec2::<f32>()?, [[0., 100., 201.], [100., 201., 102.]]);
 ///
-/// // One more token each, behind the three columns in the cache: the first prompt had two tokens, the second three.
+/// // One more token each, after the three columns in the cache: the first prompt had two tokens, the second three.
 /// let next = Tensor::new(&[[1u32], [1]], &cpu)?;
 /// let decode = layer.forward_at(&next, Positions::from_mask(&mask)?.after(3))?;
 /// assert_eq!(decode.squeeze(2)?.to_vec2::<f32>()?, [[102.], [103.]]);
@@ -65,7 +65,7 @@ pub use transformer_xl::TransformerXl;
 #[derive(Clone, Debug)]
 pub struct Positions {
     kind: Kind,
-    /// Columns before the first of the ids, where the caller said so.
+    /// The columns before the first of the ids, if the caller gave them.
     n_cached: Option<usize>,
 }
 
@@ -77,20 +77,20 @@ enum Kind {
 }
 
 impl Positions {
-    /// Counts positions over the tokens of an attention mask, padding left out: what `generate` of transformers does
-    /// (`cumsum(mask) - 1`, and 0 at padding), wherever padding lies. Schemes that count columns refuse padding between
+    /// Counts positions over the tokens of an attention mask, without padding, as `generate` of transformers does:
+    /// `cumsum(mask) - 1`, and 0 at padding, wherever padding lies. Schemes that count columns refuse padding between
     /// tokens: [`PositionEncoding::check_mask`].
     ///
-    /// The mask is read on the host (a copy, if it lives on a device). It may be longer than the ids, as it is with a
-    /// key/value cache: it counts from its end. Where that is not what the columns are, [`after`](Self::after) says
-    /// where the ids begin.
+    /// The mask is read on the host (copied, if it lies on a device). With a key/value cache it may be longer than the
+    /// ids; the ids then are its last columns, unless [`after`](Self::after) says which column they begin at.
     ///
     /// # Shapes
     /// - `attention_mask`: `[B, M]` (or `[M]`, the same for every row), `u8`, `u32` or `i64`, 1 for a token and 0 for
     ///   padding
     ///
     /// # Errors
-    /// [`Error::IdDType`], [`Error::MaskValue`], or [`Error::ShapeMismatch`] for a scalar.
+    /// [`Error::IdDType`] for another dtype, [`Error::MaskValue`] for a value other than 0 and 1,
+    /// [`Error::ShapeMismatch`] for a scalar.
     #[doc(alias("attention_mask", "cumsum"))]
     pub fn from_mask(attention_mask: &Tensor) -> Result<Self> {
         let dims = attention_mask.dims().to_vec();
@@ -107,8 +107,8 @@ impl Positions {
 
     /// Moves the positions behind `n_cached` tokens in a key/value cache.
     ///
-    /// With a start position or position ids this adds `n_cached`. With a mask, the ids stand in its columns from
-    /// `n_cached` on; columns beyond the mask are tokens, so that the mask of the prompt serves the whole generation.
+    /// A start position or position ids grow by `n_cached`. With a mask, the ids are its columns from `n_cached` on;
+    /// columns beyond the mask are tokens, so the mask of the prompt serves for the whole generation.
     #[doc(alias("past_key_values_length", "past_length"))]
     #[must_use]
     pub fn after(mut self, n_cached: usize) -> Self {
@@ -116,7 +116,7 @@ impl Positions {
         self
     }
 
-    /// What the positions come to for ids of shape `ids_dims`.
+    /// Resolves the positions for ids of shape `ids_dims`.
     pub(crate) fn resolve(&self, ids_dims: &[usize], n_positions: usize) -> Result<Resolved> {
         match &self.kind {
             Kind::Start(start_pos) => Ok(Resolved::Counted(start_pos.saturating_add(self.n_cached.unwrap_or(0)))),
@@ -141,9 +141,9 @@ impl Positions {
 
 /// Positions for ids of a known shape.
 pub(crate) enum Resolved {
-    /// They count up from here along the last dimension.
+    /// The first of positions that count up along the last dimension.
     Counted(usize),
-    /// One position id a token, in a shape that broadcasts to the ids'.
+    /// A position id for each token, in a shape that broadcasts to the ids'.
     Given(Tensor),
 }
 
@@ -193,13 +193,13 @@ fn mask_shape(dims: &[usize], expected: String) -> Error {
     wrong_shape("attention_mask", dims, expected)
 }
 
-/// Whether a tensor of shape `from` broadcasts to exactly `to`.
+/// Returns whether a tensor of shape `from` broadcasts to exactly `to`.
 fn broadcasts(from: &[usize], to: &[usize]) -> bool {
     from.len() <= to.len() && from.iter().rev().zip(to.iter().rev()).all(|(&from, &to)| from == to || from == 1)
 }
 
 impl From<usize> for Positions {
-    /// `start_pos`: the position of the first token.
+    /// Starts at `start_pos`, the position of the first token.
     fn from(start_pos: usize) -> Self {
         Self { kind: Kind::Start(start_pos), n_cached: None }
     }

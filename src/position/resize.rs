@@ -1,4 +1,4 @@
-//! Other lengths for a table of learned positions: cropped, extended, interpolated.
+//! Changes the length of a table of learned positions: crops, extends or interpolates it.
 
 use candle_core::{DType, Tensor};
 
@@ -6,22 +6,38 @@ use crate::error::{PositionError, Result};
 use crate::init::Init;
 use crate::rng::Generator;
 
-/// How a table of learned positions gets another length, in
-/// [`GptInputLayer::resize_positions`](crate::GptInputLayer::resize_positions).
+/// How [`GptInputLayer::resize_positions`](crate::GptInputLayer::resize_positions) changes the length of a table of
+/// learned positions.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::GptInputLayer;
+/// use candle_gpt_input::position::Resize;
+///
+/// let wpe = Tensor::new(&[[0f32], [4.], [8.]], &Device::Cpu)?;
+/// let layer = GptInputLayer::new(wpe.clone(), wpe)?;
+/// let rows = |n_positions, how| -> candle_gpt_input::Result<Vec<Vec<f32>>> {
+///     let layer = layer.resize_positions(n_positions, how)?;
+///     Ok(layer.wpe().and_then(|wpe| wpe.as_embedding()).unwrap().embeddings().to_vec2()?)
+/// };
+/// assert_eq!(rows(2, Resize::Crop)?, [[0.], [4.]]);
+/// assert_eq!(rows(5, Resize::Interpolate)?, [[0.], [2.], [4.], [6.], [8.]]);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[doc(alias = "crop_block_size")]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Resize {
-    /// The first rows stay (nanoGPT's `crop_block_size`).
+    /// Keeps the first rows (nanoGPT's `crop_block_size`).
     Crop,
-    /// All rows stay, and new ones are drawn behind them. They mean nothing before they are trained.
+    /// Keeps all rows and draws new ones behind them, which mean nothing before they are trained.
     Extend(Init),
-    /// Rows at even distances between the first and the last, each a mean of its two neighbours:
+    /// Places rows at even distances between the first and the last, each weighted from its two neighbours:
     /// `torch.nn.functional.interpolate(wpe.T[None], size=n, mode="linear", align_corners=True)[0].T`.
     Interpolate,
 }
 
-/// `table` `[P, C]` with `n_positions` rows.
+/// Returns `table` `[P, C]` with `n_positions` rows.
 pub(crate) fn resized(table: &Tensor, n_positions: usize, how: Resize, generator: &Generator) -> Result<Tensor> {
     let (from, n_embd) = table.dims2()?;
     let (table, device) = (table.detach(), table.device());
@@ -38,7 +54,7 @@ pub(crate) fn resized(table: &Tensor, n_positions: usize, how: Resize, generator
         }
         Resize::Interpolate => {
             let wide = if table.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-            // In f64, so that the last row is the last row.
+            // In f64, so that the last row stays the last row exactly.
             let step = if n_positions > 1 { (from - 1) as f64 / (n_positions - 1) as f64 } else { 0.0 };
             let at = |i: usize| (i as f64 * step).min((from - 1) as f64);
             let below: Vec<u32> = (0..n_positions).map(|i| at(i) as u32).collect();

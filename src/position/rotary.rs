@@ -1,4 +1,4 @@
-//! Rotary positions: queries and keys turned by their positions, so that their products depend on the distance alone.
+//! Rotary positions: queries and keys rotated by their positions, so that their products depend on the distance alone.
 
 use std::borrow::Cow;
 use std::f32::consts::TAU;
@@ -13,23 +13,27 @@ use crate::error::{Error, Result};
 use crate::kernel::{AngleRows, Angles, each_in_parallel, rotate, to_host, unravel};
 use crate::shape::wrong_shape;
 
-/// Positions below this have their cosines and sines kept; a call with later ones computes what it needs.
+/// The angles of positions below this are kept; a call with later positions computes the angles it needs.
 const KEPT: usize = 1 << 17;
 
-/// Rotary positions (Su et al. 2021, arXiv:2104.09864, equation 34): the pair `(x, y)` of dimensions of a query or key
-/// at position `t` becomes `(x cos(t θ_i) - y sin(t θ_i), y cos(t θ_i) + x sin(t θ_i))`, with `θ_i = rope_theta^(-2i /
-/// d)`.
+/// Rotary positions (Su et al. 2021, arXiv:2104.09864, equation 34). The pair `(x, y)` of dimensions of a query or key
+/// at position `t` is rotated by the angle `t θ_i`:
 ///
-/// Pair `i` is `(i, i + d/2)` (Llama, GPT-NeoX) or `(2i, 2i + 1)` (GPT-J, [`RotaryConfig::interleaved`]); with a
-/// `partial_rotary_factor` the rest of a head stays as it is. Frequencies, scaled or not, angles, cosines and sines are
-/// those of `transformers.modeling_rope_utils`, in the same f32 operations. In f16 and bf16 the rotation is computed in
-/// f32 and rounded once.
+/// ```text
+/// x ← x cos(t θ_i) - y sin(t θ_i)
+/// y ← y cos(t θ_i) + x sin(t θ_i)        θ_i = rope_theta^(-2i / D)
+/// ```
+///
+/// Pair `i` is `(i, i + D/2)` (Llama, GPT-NeoX) or `(2i, 2i + 1)` (GPT-J, [`RotaryConfig::interleaved`]). With a
+/// `partial_rotary_factor` the rest of a head is not rotated, and D counts only the rotated part. Frequencies, scaled
+/// or not, angles, cosines and sines equal those of `transformers.modeling_rope_utils`, computed in the same f32
+/// operations. In f16 and bf16 the rotation is computed in f32 and rounded once.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
 /// use candle_gpt_input::position::{Rotary, RotaryConfig};
 ///
-/// let rope = Rotary::new(&RotaryConfig::default(), 2, 16, &Device::Cpu)?; // one pair, which turns by 1 a position
+/// let rope = Rotary::new(&RotaryConfig::default(), 2, 16, &Device::Cpu)?; // one pair: 1 radian per position
 /// let q = Tensor::new(&[[[[1f32, 0.], [1., 0.]]]], &Device::Cpu)?; // [B, H, T, D]
 /// let (q, _) = rope.rotate(&q, &q, 0)?;
 /// assert_eq!(q.flatten_all()?.to_vec1::<f32>()?, [1.0, 0.0, 0.5403023, 0.84147096]); // cos 1, sin 1
@@ -45,16 +49,16 @@ pub struct Rotary {
     kept: Arc<Kept>,
 }
 
-/// Angles of positions from 0 on, made when they are first asked for.
+/// Angles of positions from 0 on, computed when they are first needed.
 #[derive(Debug, Default)]
 struct Kept {
-    /// Those the model is trained on: a call takes them without a lock.
+    /// The positions that the model is trained on: a call reads them without a lock.
     trained_on: OnceLock<Angles>,
-    /// More of them, once there was one beyond.
+    /// More positions, once a call has gone beyond.
     beyond: Mutex<Option<Beyond>>,
 }
 
-/// For sequences of some length (dynamic scaling) or of any (0).
+/// Angles for sequences of length `seq_len`, which dynamic scaling depends on; 0 for any length.
 #[derive(Debug)]
 struct Beyond {
     angles: Angles,
@@ -63,8 +67,8 @@ struct Beyond {
 }
 
 impl Rotary {
-    /// Makes the rotation for heads of width `head_dim` and a model trained on `n_positions` (which only scaling asks
-    /// for).
+    /// Makes the rotation for heads of width `head_dim` in a model trained on `n_positions`, which only scaling depends
+    /// on.
     ///
     /// # Errors
     /// [`ConfigError`](crate::error::ConfigError) for a base, factor or head width out of range.
@@ -74,8 +78,17 @@ impl Rotary {
         Ok(Self { config, head_dim, n_positions, device, kept: Arc::default() })
     }
 
-    /// Returns `inv_freq`, one a pair, and what cosines and sines are multiplied by (`attention_scaling`; 1 but for
-    /// YaRN), for sequences of `seq_len` tokens (which only dynamic scaling asks for).
+    /// Returns the `inv_freq` of each pair, and the factor of cosines and sines (`attention_scaling`, which is 1 except
+    /// for YaRN). Only dynamic scaling depends on `seq_len`, the number of tokens of the sequence.
+    ///
+    /// ```
+    /// use candle_core::Device;
+    /// use candle_gpt_input::position::{Rotary, RotaryConfig};
+    ///
+    /// let rope = Rotary::new(&RotaryConfig::default(), 4, 16, &Device::Cpu)?; // rope_theta is 10000
+    /// assert_eq!(rope.inv_freq(16), (vec![1.0, 0.01], 1.0)); // 10000^(-2i / 4)
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     pub fn inv_freq(&self, seq_len: usize) -> (Vec<f32>, f32) {
         let (base, dim) = (self.config.rope_theta, self.config.rotary_dim(self.head_dim));
         let plain = || inverse_frequencies(base, dim);
@@ -86,7 +99,7 @@ impl Rotary {
                 if seq_len <= self.n_positions {
                     return (plain(), 1.0);
                 }
-                // A length is a tensor in transformers: from here on f32, but for the exponent.
+                // In transformers a length is a tensor: from here on everything but the exponent is f32.
                 let stretch = factor as f32 * seq_len as f32 / self.n_positions as f32 - (factor - 1.0) as f32;
                 let power = f64::from(stretch).powf(dim as f64 / (dim as f64 - 2.0)) as f32;
                 (inverse_frequencies(f64::from(base as f32 * power), dim), 1.0)
@@ -107,7 +120,7 @@ impl Rotary {
                     Some((mscale, all)) if mscale != 0.0 && all != 0.0 => term(mscale) / term(all),
                     _ => term(1.0),
                 };
-                // The dimension whose frequency turns so often in the trained length.
+                // The dimension whose frequency makes so many turns within the trained length.
                 let dimension =
                     |turns: f64| (dim as f64 * (trained_on / (turns * std::f64::consts::TAU)).ln()) / (2.0 * base.ln());
                 let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
@@ -137,7 +150,7 @@ impl Rotary {
                 let (factor, low, width) =
                     (factor as f32, low_freq_factor as f32, (high_freq_factor - low_freq_factor) as f32);
                 let scale = |frequency: f32| {
-                    // torch divides a number by a tensor through the tensor's reciprocal.
+                    // torch divides a number by a tensor by multiplying with the tensor's reciprocal.
                     let wavelength = (1.0 / frequency) * TAU;
                     if wavelength > longest {
                         frequency / factor
@@ -156,13 +169,13 @@ impl Rotary {
     /// Rotates queries and keys by their positions: a start position (with a key/value cache), position ids, or those
     /// of a mask.
     ///
-    /// Rotated keys go into the cache. With dynamic scaling the frequencies are those of the largest position of the
-    /// call, so that keys in a cache have been turned by others, as in transformers.
+    /// Cache keys after rotating them. Dynamic scaling takes the frequencies of the call's largest position; keys in a
+    /// cache keep the rotation of their own call, as in transformers.
     ///
     /// # Shapes
     /// - `q`: `[B, H, T, D]`, `k`: `[B, H_k, T, D]`, of any strides
     /// - positions: those of `[B, T]`
-    /// - returns: the same, contiguous on the CPU, in the types of `q` and `k`
+    /// - returns: the same, contiguous on the CPU, in the dtypes of `q` and `k`
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] for other shapes, [`Error::PositionOutOfRange`] for a position below 0,
@@ -175,12 +188,23 @@ impl Rotary {
         rotate(q, k, &angles, rows, self.config.interleaved)
     }
 
-    /// Returns cosines and sines of the positions of ids of dimensions (B, T), for an attention that rotates by itself.
+    /// Returns cosines and sines for ids of dimensions (B, T), for an attention with a rotation of its own.
     ///
-    /// They are multiplied by the `attention_scaling`. B may be 1 where all sequences have the same positions.
+    /// They include the factor `attention_scaling`. B may be 1 if all sequences have the same positions.
+    ///
+    /// ```
+    /// use candle_core::Device;
+    /// use candle_gpt_input::position::{Rotary, RotaryConfig};
+    ///
+    /// let rope = Rotary::new(&RotaryConfig::default(), 2, 16, &Device::Cpu)?;
+    /// let (cos, sin) = rope.cos_sin(0, (1, 2))?; // positions 0 and 1
+    /// assert_eq!(cos.flatten_all()?.to_vec1::<f32>()?, [1.0, 0.5403023]);
+    /// assert_eq!(sin.flatten_all()?.to_vec1::<f32>()?, [0.0, 0.84147096]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Shapes
-    /// - returns: `[B, T, D_r / 2]` each, in f32, `D_r` being the width that is rotated
+    /// - returns: `[B, T, D_r / 2]` each, in f32, with `D_r` the width that is rotated
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] for positions of another shape, [`Error::PositionOutOfRange`] for one below 0,
@@ -237,7 +261,7 @@ impl Rotary {
                 checked
             }
         };
-        // Far out: a row a token.
+        // Positions too far to be kept: a row of angles for each token.
         let seq_len = each.iter().max().map_or(0, |&last| last.saturating_add(1));
         let seq_len = usize::try_from(seq_len).unwrap_or(usize::MAX);
         let rows =
@@ -245,14 +269,14 @@ impl Rotary {
         Ok((Cow::Owned(self.make(&each, seq_len)?), AngleRows::Each(rows)))
     }
 
-    /// Angles of at least the positions below `end`.
+    /// Returns the angles of at least the positions below `end`.
     fn kept(&self, end: usize) -> Result<Cow<'_, Angles>> {
         let n_trained_on = self.n_positions.min(KEPT);
         if end <= n_trained_on {
             if let Some(angles) = self.kept.trained_on.get() {
                 return Ok(Cow::Borrowed(angles));
             }
-            // Two threads may make them at once, and one of them keeps its own.
+            // Two threads may compute them at once; one of the results is dropped.
             let angles = self.make_first(n_trained_on, self.n_positions)?;
             return Ok(Cow::Borrowed(self.kept.trained_on.get_or_init(|| angles)));
         }
@@ -271,7 +295,7 @@ impl Rotary {
         Ok(Cow::Owned(angles))
     }
 
-    /// Angles of the first positions, of sequences of so many tokens.
+    /// Computes the angles of the first positions, for sequences of `seq_len` tokens.
     fn make_first(&self, n_rows: usize, seq_len: usize) -> Result<Angles> {
         self.make(&(0..n_rows as u64).collect::<Vec<_>>(), seq_len)
     }

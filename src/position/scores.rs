@@ -1,4 +1,4 @@
-//! What the schemes that act on scores have in common: shapes of queries and keys, distances between their positions.
+//! Shared by the schemes that act on scores: shapes of queries and keys, and distances between their positions.
 
 use candle_core::{D, Device, Tensor};
 
@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::kernel::to_host;
 use crate::shape::wrong_shape;
 
-/// B, H, T_q, T_k and D of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
+/// The dimensions of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
 pub(super) struct Dims {
     pub(super) t_q: usize,
     pub(super) t_k: usize,
@@ -15,8 +15,8 @@ pub(super) struct Dims {
 
 impl Dims {
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if they do not go together, or not with a table's heads
-    /// (where it has heads) of `d` numbers.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if they do not fit each other, or a table with `n_head`
+    /// heads (if it has heads) of `d` elements.
     pub(super) fn of(q: &Tensor, k: &Tensor, n_head: Option<usize>, d: usize) -> Result<Self> {
         let (b, h, t_q) = match *q.dims() {
             [b, h, t_q, width] if width == d && n_head.is_none_or(|n_head| n_head == h) => (b, h, t_q),
@@ -32,7 +32,7 @@ impl Dims {
     }
 }
 
-/// Key minus query, of every query and key of every sequence, `[B, T_q, T_k]`.
+/// The distances, key minus query, of every query and key of every sequence: `[B, T_q, T_k]`.
 pub(super) struct Distances {
     pub(super) b: usize,
     pub(super) t_q: usize,
@@ -41,7 +41,7 @@ pub(super) struct Distances {
 }
 
 impl Distances {
-    /// Of positions `[B, T_q]` and `[B, T_k]`.
+    /// Computes the distances of positions `[B, T_q]` and `[B, T_k]`.
     pub(super) fn of(q_positions: &Tensor, k_positions: &Tensor) -> Result<Self> {
         let &[b, t_q] = q_positions.dims() else {
             return Err(wrong_shape("q_positions", q_positions.shape(), "[B, T_q]"));
@@ -60,11 +60,11 @@ impl Distances {
 }
 
 impl Distances {
-    /// Those of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
+    /// Computes the distances of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
     ///
     /// # Errors
-    /// As [`of`](Self::of), and [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if there are not as many
-    /// positions as queries and keys.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if there is not one position for each query and key,
+    /// [`Error::IdDType`](crate::Error::IdDType) for positions of another dtype.
     pub(super) fn between(q: &Tensor, k: &Tensor, q_positions: &Tensor, k_positions: &Tensor) -> Result<Self> {
         for (what, positions, of) in [("q_positions", q_positions, q), ("k_positions", k_positions, k)] {
             let (b, _, t, _) = of.dims4()?;
@@ -75,7 +75,7 @@ impl Distances {
         Self::of(q_positions, k_positions)
     }
 
-    /// A column for each, the same for all heads: `[B, H, T_q, T_k]`.
+    /// Maps each distance to a column, the same for all heads: `[B, H, T_q, T_k]`.
     pub(super) fn columns(&self, n_head: usize, column: impl Fn(i64) -> u32, device: &Device) -> Result<Tensor> {
         let columns: Vec<u32> = self.values.iter().map(|&distance| column(distance)).collect();
         let columns = Tensor::from_vec(columns, (self.b, 1, self.t_q, self.t_k), device)?;
@@ -83,27 +83,27 @@ impl Distances {
     }
 }
 
-/// `x` `[B, H, T, D]` times the transpose of `rows` `[H or 1, N, D]`: `[B, H, T, N]`.
+/// Multiplies `x` `[B, H, T, D]` by the transpose of `rows` `[H or 1, N, D]`: `[B, H, T, N]`.
 pub(super) fn dot_rows(x: &Tensor, rows: &Tensor) -> Result<Tensor> {
     let (b, h, t, d) = x.dims4()?;
     let (n_head, n, _) = rows.dims3()?;
     if n_head == 1 {
-        // One matrix for all heads: one product.
+        // All heads share one matrix: one product.
         let product = x.contiguous()?.reshape((b * h * t, d))?.matmul(&rows.squeeze(0)?.t()?)?;
         return Ok(product.reshape((b, h, t, n))?);
     }
-    // Heads outermost: one product a head, for the whole batch.
+    // With the heads outermost there is one product for each, over the whole batch.
     let by_head = x.transpose(0, 1)?.contiguous()?.reshape((h, b * t, d))?;
     let product = by_head.matmul(&rows.transpose(D::Minus1, D::Minus2)?.contiguous()?)?;
     Ok(product.reshape((h, b, t, n))?.transpose(0, 1)?.contiguous()?)
 }
 
-/// Values `[B, H, T_k, D]` weighted by `[B, H, T_q, T_k]`.
+/// Sums values `[B, H, T_k, D]` with weights `[B, H, T_q, T_k]`.
 pub(super) fn weighted(weights: &Tensor, v: &Tensor) -> Result<Tensor> {
     Ok(weights.contiguous()?.matmul(&v.contiguous()?)?)
 }
 
-/// `q kᵀ`, `[B, H, T_q, T_k]`.
+/// Computes `q kᵀ`: `[B, H, T_q, T_k]`.
 pub(super) fn dot(q: &Tensor, k: &Tensor) -> Result<Tensor> {
     Ok(q.contiguous()?.matmul(&k.transpose(D::Minus1, D::Minus2)?.contiguous()?)?)
 }

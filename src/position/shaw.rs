@@ -1,4 +1,4 @@
-//! Shaw's positions: a learned vector for each clipped distance, added to the keys and the values.
+//! Shaw's positions: a learned vector for each clipped distance, added to keys and values.
 
 use candle_core::{D, Tensor};
 
@@ -7,17 +7,22 @@ use crate::error::Result;
 use crate::kernel::{Columns, by_distance, sum_by_distance};
 use crate::shape::wrong_shape;
 
-/// Relative position representations (Shaw et al. 2018, arXiv:1803.02155, equations 3 and 4) in one block: `score(i, j)
-/// = q_i · (k_j + a^K_r) / √D` and `z_i = Σ_j weight(i, j) (v_j + a^V_r)`, with r the distance `j - i` clipped.
+/// Relative position representations (Shaw et al. 2018, arXiv:1803.02155, equations 3 and 4) in one block, with r the
+/// clipped distance `j - i`:
+///
+/// ```text
+/// score(i, j) = q_i · (k_j + a^K_r) / √D
+/// z_i = Σ_j weight(i, j) (v_j + a^V_r)
+/// ```
 ///
 /// The keys' part is `position_embeddings_type="relative_key"` of transformers' Wav2Vec2-BERT (`distance_embedding`).
-/// The vectors are the same for all heads, as in the paper.
+/// As in the paper, all heads share the vectors.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
 /// use candle_gpt_input::position::Shaw;
 ///
-/// let keys = Tensor::new(&[[10f32], [20.]], &Device::Cpu)?; // the key is 1 or more behind, or at the query; D = 1
+/// let keys = Tensor::new(&[[10f32], [20.]], &Device::Cpu)?; // for keys 1 or more behind the query, and at it; D = 1
 /// let shaw = Shaw::new(keys, None, 1)?;
 /// let q = Tensor::ones((1, 1, 1, 1), DType::F32, &Device::Cpu)?;
 /// let k = Tensor::zeros((1, 1, 3, 1), DType::F32, &Device::Cpu)?;
@@ -34,8 +39,8 @@ pub struct Shaw {
 }
 
 impl Shaw {
-    /// Makes the positions of one block. Distances are clipped to `left` before and, after the query, to what the
-    /// tables have rows for.
+    /// Makes the positions of one block. Distances are clipped to `left` before the query, and after it to the rest of
+    /// the rows.
     ///
     /// # Shapes
     /// - `keys`, `values`: `[left + 1 + right, D]`
@@ -58,14 +63,13 @@ impl Shaw {
         Ok((Columns::new(t_q, t_k, start_pos as i64, |distance| self.column(distance, n)), n))
     }
 
-    /// The row for a distance (key minus query) in tables of `n`.
+    /// Returns the row for a distance (key minus query) in tables of `n` rows.
     fn column(&self, distance: i64, n: usize) -> u32 {
         let (left, right) = (self.left as i64, (n - 1 - self.left) as i64);
         (distance.clamp(-left, right) + left) as u32
     }
 
-    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √D; a mask is
-    /// still to be added.
+    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √D. Add the mask.
     ///
     /// Gradients reach `q`, `k` and the table. Padding on the left changes nothing.
     ///
@@ -82,7 +86,7 @@ impl Shaw {
         Ok(((dot(q, k)? + position)? * (1.0 / (d as f64).sqrt()))?)
     }
 
-    /// Returns the scores for queries and keys at positions of their own, as where padding lies in the middle of rows.
+    /// Returns the scores for queries and keys at given positions, as needed if padding lies inside a row.
     ///
     /// # Shapes
     /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
@@ -107,8 +111,21 @@ impl Shaw {
         Ok(((dot(q, k)? + position)? * (1.0 / (d as f64).sqrt()))?)
     }
 
-    /// Returns the attention's output: the weighted values, and the weighted vectors of the distances where values have
-    /// some.
+    /// Returns the attention's output: the weighted values, and the weighted vectors of distances if the block has
+    /// vectors for values.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::position::Shaw;
+    ///
+    /// let vectors = Tensor::new(&[[10f32], [20.]], &Device::Cpu)?; // for keys 1 or more behind the query, and at it
+    /// let shaw = Shaw::new(vectors.clone(), Some(vectors), 1)?;
+    /// let weights = Tensor::new(&[[[[0.5f32, 0.5]]]], &Device::Cpu)?;
+    /// let v = Tensor::new(&[[[[1f32], [3.]]]], &Device::Cpu)?;
+    /// let output = shaw.attention_output(&weights, &v, 1)?; // 0.5 · (1 + 10) + 0.5 · (3 + 20)
+    /// assert_eq!(output.flatten_all()?.to_vec1::<f32>()?, [17.0]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Shapes
     /// - `weights`: `[B, H, T_q, T_k]`, after the softmax, `v`: `[B, H, T_k, D]`
@@ -125,7 +142,7 @@ impl Shaw {
         Ok((output + by_vector.matmul(values)?.reshape((b, h, t_q, ()))?)?)
     }
 
-    /// Returns the attention's output for queries and keys at positions of their own.
+    /// Returns the attention's output for queries and keys at given positions.
     ///
     /// # Shapes
     /// - `weights`: `[B, H, T_q, T_k]`, after the softmax, `v`: `[B, H, T_k, D]`
@@ -148,7 +165,7 @@ impl Shaw {
         let (b, h, t_q, t_k) = weights.dims4()?;
         let n = values.dim(0)?;
         let distances = Distances::between(&output, v, q_positions, k_positions)?;
-        // Every weight has a place of its own among B·H·T_q·N sums; Candle's `scatter_add` has no gradient for such
+        // Each weight has a place of its own among B·H·T_q·N sums; Candle's `scatter_add` has no gradient for such
         // shapes.
         let of_row = |row: usize| {
             let (sequence, query) = (row / (h * t_q), row % t_q);

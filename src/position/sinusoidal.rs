@@ -1,4 +1,4 @@
-//! Sinusoidal positions: rows of sines and cosines, added to the input; and the same of distances, for Transformer-XL.
+//! Sinusoidal positions, which are added to the input, and rows of distances for Transformer-XL.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,16 +8,21 @@ use crate::config::SinusoidalLayout;
 use crate::error::Result;
 use crate::kernel::each_in_parallel;
 
-/// The base of the frequencies of every published layout.
+/// The base of the frequencies in every published layout.
 const BASE: f64 = 10000.0;
 
 /// Computes the table `[n_positions, n_embd]` of sinusoidal positions (Vaswani et al. 2017, arXiv:1706.03762, section
-/// 3.5): `PE(t, 2i) = sin(t / 10000^(2i / C))`, `PE(t, 2i + 1) = cos` of the same.
+/// 3.5):
+///
+/// ```text
+/// PE(t, 2i)     = sin(t / 10000^(2i / C))
+/// PE(t, 2i + 1) = cos(t / 10000^(2i / C))
+/// ```
 ///
 /// [`Interleaved`](SinusoidalLayout::Interleaved) (DistilBERT) and [`Halves`](SinusoidalLayout::Halves) (Marian) are
-/// computed in f64 and rounded once, as transformers does it. [`Tensor2Tensor`](SinusoidalLayout::Tensor2Tensor)
-/// (M2M-100, fairseq) has the frequencies `10000^(-i / (C / 2 - 1))`, and its angles are products of f32, as
-/// transformers' are; an odd C ends in a column of zeros.
+/// computed in f64 and rounded once, as in transformers. [`Tensor2Tensor`](SinusoidalLayout::Tensor2Tensor) (M2M-100,
+/// fairseq) has the frequencies `10000^(-i / (C / 2 - 1))` and, as in transformers, angles that are f32 products; with
+/// an odd C its last column is zeros.
 ///
 /// ```
 /// use candle_core::{DType, Device};
@@ -29,7 +34,7 @@ const BASE: f64 = 10000.0;
 /// ```
 ///
 /// # Errors
-/// [`Error::Candle`](crate::Error::Candle) if the device has no memory for it.
+/// [`Error::Candle`](crate::Error::Candle) if the device has no memory for the table.
 #[doc(alias("create_sinusoidal_embeddings", "SinusoidalPositionalEmbedding"))]
 pub fn sinusoidal(
     n_positions: usize,
@@ -70,28 +75,28 @@ pub fn sinusoidal(
     Ok(Tensor::from_vec(values, (n_positions, n_embd), device)?.to_dtype(dtype)?)
 }
 
-/// `base^(-2i / dim)` for every pair, in the f32 operations of transformers: a power, then a reciprocal.
+/// Computes `base^(-2i / dim)` for every pair, in the f32 operations of transformers: a power, then a reciprocal.
 pub(super) fn inverse_frequencies(base: f64, dim: usize) -> Vec<f32> {
     powers(base, dim).into_iter().map(|power| 1.0 / power).collect()
 }
 
-/// `base^(2i / dim)`; the exponent is a quotient of f32, the power rounded once.
+/// Computes `base^(2i / dim)`; the exponent is a quotient of f32, and the power is rounded once.
 pub(super) fn powers(base: f64, dim: usize) -> Vec<f32> {
     let exponents = (0..dim.div_ceil(2)).map(|i| (2 * i) as f32 / dim as f32);
     exponents.map(|exponent| f64::from(base as f32).powf(f64::from(exponent)) as f32).collect()
 }
 
-/// Cosine and sine of the f32 angle `position · frequency`, each rounded once.
+/// Computes cosine and sine of the f32 angle `position · frequency`, each rounded once.
 pub(super) fn cos_sin(position: f32, frequency: f32) -> (f32, f32) {
     let (sin, cos) = f64::from(position * frequency).sin_cos();
     (cos as f32, sin as f32)
 }
 
-/// Rows sin‖cos of distances, which grow with what is asked for; clones share them.
+/// Rows sin‖cos of distances, kept for as many distances as were needed so far; clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct DistanceRows {
     width: usize,
-    /// Of the distances from some `far` down to `-far`.
+    /// The largest distance `far`, and the rows from it down to `-far`.
     rows: Arc<Mutex<Option<(i64, Tensor)>>>,
 }
 
@@ -100,7 +105,7 @@ impl DistanceRows {
         Self { width, rows: Arc::new(Mutex::new(None)) }
     }
 
-    /// The rows of `n` distances from `first` downwards, `[n, width]`.
+    /// Returns the rows of `n` distances from `first` downwards, `[n, width]`.
     pub(super) fn down_from(&self, first: i64, n: usize, dtype: DType, device: &Device) -> Result<Tensor> {
         let last = first - n as i64 + 1;
         let mut held = self.rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -123,7 +128,7 @@ impl DistanceRows {
         self.each(&distances, dtype, device)
     }
 
-    /// The rows of these distances, `[N, width]`.
+    /// Computes the rows of these distances, `[N, width]`.
     pub(super) fn each(&self, distances: &[i64], dtype: DType, device: &Device) -> Result<Tensor> {
         let frequencies = inverse_frequencies(BASE, self.width);
         let n_cosines = self.width / 2;

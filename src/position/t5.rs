@@ -1,4 +1,4 @@
-//! T5's positions: a learned number for each bucket of distances and each head, added to the scores.
+//! T5's positions: a learned value for each bucket of distances and each head, added to the scores.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,18 +10,21 @@ use crate::error::Result;
 use crate::kernel::{Columns, bias_in_runs, by_distance, distances};
 use crate::shape::wrong_shape;
 
-/// T5's relative bias (Raffel et al. 2019, arXiv:1910.10683, section 2.1; the buckets are those of its code):
-/// `score(i, j) += b_h[bucket(j - i)]`.
+/// T5's relative bias (Raffel et al. 2019, arXiv:1910.10683, section 2.1, with the buckets of its code):
 ///
-/// Half the buckets of a direction belong to one distance each; the others grow logarithmically up to `max_distance`,
-/// and share the last beyond it. Bidirectional, later keys have the upper half of the buckets; else they share bucket
-/// 0. T5 does not divide its scores by √D; that is the attention's to decide.
+/// ```text
+/// score_h(i, j) += b_h[bucket(j - i)]
+/// ```
+///
+/// In each direction, half the buckets hold one distance each. The others grow logarithmically up to `max_distance`,
+/// and the last holds everything beyond it. If bidirectional, later keys have the upper half of the buckets; otherwise
+/// they share bucket 0. T5 does not divide its scores by √D; the attention decides that.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
 /// use candle_gpt_input::position::T5Bias;
 ///
-/// let table = Tensor::new(&[[0f32], [1.], [2.], [3.]], &Device::Cpu)?; // 4 buckets, 1 head: each number is its bucket
+/// let table = Tensor::new(&[[0f32], [1.], [2.], [3.]], &Device::Cpu)?; // 4 buckets, 1 head: each value is its bucket
 /// let bias = T5Bias::new(table, 8, false)?.attention_bias(1, 4, 3)?; // the query at position 3 and the keys before it
 /// assert_eq!(bias.flatten_all()?.to_vec1::<f32>()?, [2.0, 2.0, 1.0, 0.0]); // distances 2 and 3 share a bucket
 /// # Ok::<(), candle_gpt_input::Error>(())
@@ -30,7 +33,7 @@ use crate::shape::wrong_shape;
 #[derive(Clone, Debug)]
 pub struct T5Bias {
     table: Tensor,
-    /// Runs of distances that share a bucket: the least distance of each, from the least up, and its bucket.
+    /// The runs of distances that share a bucket: the least distance of each, in ascending order, and its bucket.
     runs: Arc<[(i64, usize)]>,
 }
 
@@ -41,8 +44,8 @@ impl T5Bias {
     /// - `table`: `[num_buckets, H]`
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for a table with fewer buckets than a direction needs, or
-    /// no heads, or a `max_distance` that the buckets with a distance of their own already reach.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for a table without heads or with fewer buckets than a
+    /// direction needs, or for a `max_distance` within the distances that have a bucket of their own.
     pub fn new(table: Tensor, max_distance: usize, bidirectional: bool) -> Result<Self> {
         match *table.dims() {
             [num_buckets, n_head]
@@ -54,7 +57,7 @@ impl T5Bias {
                 Ok(Self { table, runs })
             }
             _ => {
-                let expected = format!("[num_buckets, H] that go with max_distance {max_distance}");
+                let expected = format!("[num_buckets, H], with buckets that fit max_distance {max_distance}");
                 Err(wrong_shape("relative_attention_bias", table.shape(), expected))
             }
         }
@@ -62,11 +65,21 @@ impl T5Bias {
 
     /// Returns the bucket of the distance from a query to a key (key minus query).
     ///
-    /// The logarithm is that of f32 operations, as transformers has them: it decides which bucket a border belongs to.
+    /// The logarithm is computed in f32, as in transformers, which decides the borders between buckets.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::position::T5Bias;
+    ///
+    /// let table = Tensor::zeros((4, 1), DType::F32, &Device::Cpu)?;
+    /// let bias = T5Bias::new(table, 8, false)?; // 0 and 1 have a bucket each; 2 and 3 share one, as do all from 4 on
+    /// assert_eq!([0, -1, -2, -3, -4, -100].map(|distance| bias.bucket(distance)), [0, 1, 2, 2, 3, 3]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     #[doc(alias = "_relative_position_bucket")]
     pub fn bucket(&self, distance: i64) -> usize {
         let next = self.runs.partition_point(|&(least, _)| least <= distance);
-        self.runs[next - 1].1 // the first run begins at the least number
+        self.runs[next - 1].1 // the first run begins at `i64::MIN`
     }
 
     /// Returns the bias to add to attention scores, for queries at `start_pos..start_pos + t_q` and keys at `0..t_k`.
@@ -74,10 +87,10 @@ impl T5Bias {
     /// Gradients reach the table. Padding on the left changes nothing.
     ///
     /// # Shapes
-    /// - returns: `[1, H, T_q, T_k]`, in f32 for tables of half types
+    /// - returns: `[1, H, T_q, T_k]`, in f32 for half-precision tables
     ///
     /// # Errors
-    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for it.
+    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for the bias.
     #[doc(alias = "compute_bias")]
     pub fn attention_bias(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<Tensor> {
         let table = self.wide_table()?;
@@ -98,21 +111,21 @@ impl T5Bias {
         bias_in_runs(&table, &runs, (t_q, t_k))
     }
 
-    /// In f32, or f64 if it is.
+    /// Returns the table in f32, or f64 if it is f64.
     fn wide_table(&self) -> Result<Tensor> {
         let wide = if self.table.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         Ok(self.table.to_dtype(wide)?)
     }
 
-    /// Returns the bias for queries and keys at positions of their own, as where padding lies in the middle of rows.
+    /// Returns the bias for queries and keys at given positions, as needed if padding lies inside a row.
     ///
     /// # Shapes
     /// - `q_positions`: `[B, T_q]`, `k_positions`: `[B, T_k]`, `u8`, `u32` or `i64`
-    /// - returns: `[B, H, T_q, T_k]`, in f32 for tables of half types
+    /// - returns: `[B, H, T_q, T_k]`, in f32 for half-precision tables
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) and [`Error::IdDType`](crate::Error::IdDType) for other
-    /// positions.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) or [`Error::IdDType`](crate::Error::IdDType) for positions
+    /// of another shape or dtype.
     pub fn attention_bias_at(&self, q_positions: &Tensor, k_positions: &Tensor) -> Result<Tensor> {
         let Distances { b, t_q, t_k, values } = Distances::of(q_positions, k_positions)?;
         let buckets: Vec<u32> = values.into_iter().map(|distance| self.bucket(distance) as u32).collect();
@@ -122,10 +135,10 @@ impl T5Bias {
     }
 }
 
-/// The least distance of each run of distances that share a bucket, and their bucket.
+/// Returns the least distance of each run of distances that share a bucket, and their bucket.
 fn runs(num_buckets: usize, max_distance: u64, bidirectional: bool) -> Arc<[(i64, usize)]> {
     let n_buckets = if bidirectional { num_buckets / 2 } else { num_buckets };
-    // One direction: distances from 0 on. Buckets grow with the distance, and not every one of them need be met.
+    // First one direction, from distance 0 on. Buckets grow with the distance, and some may hold none.
     let bucket = |distance| bucket_of(distance, n_buckets, max_distance);
     let mut one_way = vec![(0u64, 0)];
     while let Some(&(_, last)) = one_way.last().filter(|&&(_, last)| last < bucket(max_distance)) {
@@ -145,7 +158,7 @@ fn runs(num_buckets: usize, max_distance: u64, bidirectional: bool) -> Arc<[(i64
     backwards.chain(forwards).collect()
 }
 
-/// The bucket of a distance in one direction.
+/// Returns the bucket of a distance in one direction.
 fn bucket_of(distance: u64, n_buckets: usize, max_distance: u64) -> usize {
     let max_exact = n_buckets / 2;
     if distance < max_exact as u64 {

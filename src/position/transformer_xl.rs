@@ -1,4 +1,4 @@
-//! Transformer-XL's positions: scores of content and of distance.
+//! Transformer-XL's positions: scores from content and from distance.
 
 use candle_core::{D, Tensor};
 
@@ -9,12 +9,14 @@ use crate::kernel::{Columns, by_distance};
 use crate::shape::wrong_shape;
 
 /// The relative positions of Transformer-XL (Dai et al. 2019, arXiv:1901.02860, section 3.3) in one block:
-/// `score(i, j) = ((q_i + u) · k_j + (q_i + v) · (W_R R_{i-j})) / √D`.
 ///
-/// `R` are sines and cosines (sin‖cos) of the distance, `W_R` (`r_net`), `u` (`r_w_bias`) and `v` (`r_r_bias`) are
-/// learned. Keys may reach back further than the segment (its memory): queries then begin at `start_pos`. XLNet's
-/// attention is the same in the same notation; its `r` is the transpose of `r_net`. Rows of `R` are computed as there,
-/// in f32.
+/// ```text
+/// score(i, j) = ((q_i + u) · k_j + (q_i + v) · (W_R R_{i-j})) / √D
+/// ```
+///
+/// `R` holds sines and cosines (sin‖cos) of the distance, computed in f32 as in Transformer-XL; `W_R` (`r_net`), `u`
+/// (`r_w_bias`) and `v` (`r_r_bias`) are learned. Keys may reach further back than the segment (its memory): queries
+/// then begin at `start_pos`. XLNet's attention has the same formula; its `r` is the transpose of `r_net`.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -61,14 +63,13 @@ impl TransformerXl {
         }
     }
 
-    /// The same, with the rows of `R` that another block has computed.
+    /// Shares the rows of `R` that another block has computed.
     pub(super) fn sharing(self, other: Option<&Self>) -> Self {
         let rows = other.map_or(self.rows.clone(), |other| other.rows.clone());
         Self { rows, ..self }
     }
 
-    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √D; a mask is
-    /// still to be added.
+    /// Returns the scores of queries at `start_pos..start_pos + t_q` and keys at `0..t_k`, divided by √D. Add the mask.
     ///
     /// Gradients reach `q`, `k` and the three tables. Padding on the left changes nothing.
     ///
@@ -83,13 +84,13 @@ impl TransformerXl {
         if t_q * t_k == 0 {
             return dot(q, k);
         }
-        // In the order of the columns: from the key that is furthest behind (i - j greatest) to the one furthest ahead.
+        // In the order of the columns, from the key that is furthest behind (largest i - j) to the one furthest ahead.
         let furthest = (start_pos + t_q - 1) as i64;
         let rows = self.rows.down_from(furthest, t_q + t_k - 1, self.r_net.dtype(), self.r_net.device())?;
         self.scores(q, k, &rows, |position| by_distance(position, Columns::each(t_q, t_k)))
     }
 
-    /// Returns the scores for queries and keys at positions of their own, as where padding lies in the middle of rows.
+    /// Returns the scores for queries and keys at given positions, as needed if padding lies inside a row.
     ///
     /// # Shapes
     /// - `q`: `[B, H, T_q, D]`, `k`: `[B, H, T_k, D]`
@@ -111,7 +112,7 @@ impl TransformerXl {
         if distances.values.is_empty() {
             return dot(q, k);
         }
-        // A row for each distance that there is.
+        // A row for each distance that occurs.
         let mut met: Vec<i64> = distances.values.clone();
         met.sort_unstable();
         met.dedup();
@@ -122,7 +123,7 @@ impl TransformerXl {
         self.scores(q, k, &rows, |position| Ok(position.gather(&columns, D::Minus1)?))
     }
 
-    /// With rows of `R` `[N, C]`, and what picks those of every key from scores `[B, H, T_q, N]`.
+    /// Computes the scores from rows of `R` `[N, C]`; `pick` takes from scores `[B, H, T_q, N]` those of every key.
     fn scores(
         &self,
         q: &Tensor,

@@ -134,7 +134,7 @@ fn a_t5_bias_has_room_for_its_distances() -> Result<()> {
             assert_eq!(
                 error_text(T5Bias::new(table.clone(), max_distance, bidirectional)),
                 format!(
-                    "relative_attention_bias has shape [32, 3], expected [num_buckets, H] that go with max_distance {max_distance}"
+                    "relative_attention_bias has shape [32, 3], expected [num_buckets, H], with buckets that fit max_distance {max_distance}"
                 )
             );
         }

@@ -303,6 +303,6 @@ fn padding_inside_a_row() -> Result<()> {
         assert_eq!(text, "k_positions has shape [1, 3], expected [2, T_k]");
     }
     let text = error_text(layer("rope").positions().attention_bias_at(&mask, &mask));
-    assert!(text.starts_with("rope positions are no bias: call `rotate"), "{text}");
+    assert!(text.starts_with("rope positions are not a bias: call `rotate"), "{text}");
     Ok(())
 }

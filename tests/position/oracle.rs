@@ -96,7 +96,7 @@ proptest! {
         let (by_ids, _) = rope.rotate(&q, &k, &positions).unwrap();
         let expected = naive::rope(&q, |b, n| f64::from(ids[b * t + n]), &frequencies, interleaved);
         assert_near(&by_ids, &expected, NEAR, "position ids");
-        // Half types equal the f32 result, rounded once.
+        // f16 and bf16 give the f32 result, rounded once.
         for dtype in [DType::BF16, DType::F16] {
             let half = q.to_dtype(dtype).unwrap();
             let (out, _) = rope.rotate(&half, &half, start).unwrap();
