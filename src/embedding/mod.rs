@@ -88,7 +88,7 @@ impl TokenTable {
         Ok(table)
     }
 
-    /// Sets the options of `torch.nn.Embedding`. No row is changed, as by `Embedding.from_pretrained`.
+    /// Sets the options of `torch.nn.Embedding`. Like `Embedding.from_pretrained`, it changes no row.
     ///
     /// # Errors
     /// [`EmbeddingError`] for a padding row outside the table, or a norm out of range.

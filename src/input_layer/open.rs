@@ -239,8 +239,8 @@ impl GptInputLayer {
     ///
     /// A [mapped](TableStorage::Mapped) layer opens without reading its tables and takes next to no memory, however
     /// large the file is. Rows in the system's page cache are looked up nearly as fast as those of a table in memory.
-    /// Every format works whose tensors lie row after row and uncompressed, aligned or not; GGUF's quantized blocks are
-    /// dequantized row by row. Training, changing and saving need the tables in memory; [`lm_head`](Self::lm_head)
+    /// It supports every format whose tensors lie row after row and uncompressed, aligned or not, and dequantizes
+    /// GGUF's blocks row by row. Training, changing and saving need the tables in memory; [`lm_head`](Self::lm_head)
     /// reads the whole table in every call.
     ///
     /// While a mapped layer lives, nobody may change or truncate its file; replacing the file, as every writer of this

@@ -197,7 +197,7 @@ impl GptInputLayer {
     ///
     /// ```
     /// use candle_core::quantized::GgmlDType;
-    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_core::{Device, Tensor};
     /// use candle_gpt_input::GptInputLayer;
     ///
     /// let table = Tensor::full(3f32, (2, 32), &Device::Cpu)?;

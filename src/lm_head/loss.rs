@@ -177,8 +177,9 @@ impl LmHead {
     /// Computes the [`loss`](Self::loss) with its gradients, not recorded in Candle's graph.
     ///
     /// For a training loop that hands gradients to an optimizer itself: `GradStore` would fill one more table with
-    /// zeros and add this gradient to it, two passes over `[V, C]`. Continue into the blocks below with `(hidden_states
-    /// * hidden_grad).sum_all()?.backward()`. The table's gradient is computed if the table is tracked, as a `Var` is.
+    /// zeros and add this gradient to it, two passes over `[V, C]`. The blocks below continue with the gradient of
+    /// `(hidden_states * hidden_grad).sum_all()?`. The table's gradient is computed if the table is tracked, as a `Var`
+    /// is.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Tensor, Var};

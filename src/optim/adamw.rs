@@ -25,8 +25,8 @@ use crate::kernel::adamw;
 /// ```
 ///
 /// f32 and f64 are computed in their own dtype. f16 and bf16 are computed in f32, with parameter and state rounded once
-/// for each step, as in PyTorch. A parameter without a gradient is skipped, and its t does not count. Trait
-/// ([`Optimizer`]) and configuration are Candle's: this type replaces [`candle_nn::AdamW`].
+/// for each step, as in PyTorch. A parameter without a gradient is skipped, and its t does not count. The trait
+/// ([`Optimizer`]) and the configuration are Candle's: this type replaces [`candle_nn::AdamW`].
 ///
 /// ```
 /// use candle_core::{Device, Var};

@@ -12,11 +12,11 @@ use crate::error::{PositionError, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PositionKind {
-    /// Adds to the input, in the layer itself (or, without positions, nothing): attention calls nothing.
+    /// Added to the input by the layer itself (or, without positions, nowhere): attention calls nothing.
     Input,
     /// Rotates queries and keys: [`PositionEncoding::rotate`].
     Rotation,
-    /// Adds to the attention scores: [`PositionEncoding::attention_bias`].
+    /// Added to the attention scores: [`PositionEncoding::attention_bias`].
     Bias,
     /// Takes part in the attention scores: [`PositionEncoding::attention_scores`] and
     /// [`attention_output`](PositionEncoding::attention_output).

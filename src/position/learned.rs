@@ -81,8 +81,7 @@ impl PositionTable {
     ///
     /// # Shapes
     /// - `ids_dims`: `[.., T]`
-    /// - returns: `[T, C]` for a start; for position ids or a mask, their shape followed by C; it broadcasts to `[..,
-    ///   T, C]`
+    /// - returns: `[T, C]` for a start, else the shape of the position ids, followed by C
     ///
     /// # Errors
     /// - [`Error::SequenceTooLong`] or [`Error::PositionOutOfRange`] for positions beyond P
