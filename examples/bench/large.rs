@@ -78,9 +78,7 @@ fn generate(path: &Path, shape: &Shape) -> Result<()> {
     let wte = (v * c * size) as u64;
     let tables = wte + (t * c * size) as u64;
     let end = tables.max(FILE_BYTES);
-    let entry = |dtype: &str, shape: &[u64], start: u64, end: u64| {
-        json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]})
-    };
+    let entry = |dtype: &str, shape: &[u64], start: u64, end: u64| json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]});
     let header = json!({
         "wte.weight": entry(dtype, &[v as u64, c as u64], 0, wte),
         "wpe.weight": entry(dtype, &[t as u64, c as u64], wte, tables),

@@ -179,10 +179,9 @@ fn what_cannot_be_is_said_in_one_line() {
     stdout(&mut small(folder.path(), "out", 1));
     let run = |args: &[&str]| failure(small(folder.path(), "out", 1).args(args), 1);
     assert!(run(&[]).contains("step-000001 already exists: add --resume, or choose another --out"));
-    assert!(
-        run(&["--resume", "--learning-rate", "0.5"])
-            .ends_with("\"0.5\": this run began with \"0.003\", which cannot change: leave the option out, or choose another --out")
-    );
+    assert!(run(&["--resume", "--learning-rate", "0.5"]).ends_with(
+        "\"0.5\": this run began with \"0.003\", which cannot change: leave the option out, or choose another --out"
+    ));
     let elsewhere = folder.path().join("elsewhere");
     let new = |args: &[&str]| failure(example("pretrain").args(args).arg("--out").arg(&elsewhere), 1);
     assert!(new(&["--batch-size", "1000"]).contains("fewer than one batch of 1000"));
