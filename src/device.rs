@@ -10,7 +10,7 @@ use crate::error::{DeviceError, Error, Result};
 
 /// Names a device as a user writes it: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, `metal:1`. Serde writes the same text.
 ///
-/// Only [`DeviceSpec::Auto`] may fall back; an explicit request that cannot be met is an error that names what is
+/// Only [`DeviceSpec::Auto`] may fall back. An explicit request that cannot be met is an error that names what is
 /// missing.
 ///
 /// ```
@@ -31,20 +31,19 @@ pub enum DeviceSpec {
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device of this number.
+    /// The CUDA device with this index.
     Cuda(usize),
-    /// The Metal device of this number.
+    /// The Metal device with this index.
     Metal(usize),
 }
 
 impl DeviceSpec {
     /// Opens the device.
     ///
-    /// Call this once and clone the result: Candle takes two devices opened from the same number for different ones.
+    /// Call this once and clone the result: Candle treats two devices opened from the same index as different ones.
     ///
-    /// Candle panics where there is no such Metal device. The panic is caught here and becomes
-    /// [`DeviceError::Unavailable`], but the program's panic hook still sees it (the default one prints to stderr), and a
-    /// program built with `panic = "abort"` ends.
+    /// Candle panics if there is no such Metal device. The panic becomes [`DeviceError::Unavailable`], but the
+    /// program's panic hook still sees it (the default one prints to stderr), and a program that aborts on panics ends.
     ///
     /// # Errors
     /// - [`DeviceError::NotCompiled`] if the binary lacks the feature
@@ -56,7 +55,18 @@ impl DeviceSpec {
         Ok(self.resolve_with_report()?.0)
     }
 
-    /// Opens the device as [`resolve`](Self::resolve) does, and says what was chosen and what was tried before it.
+    /// Opens the device as [`resolve`](Self::resolve) does, and reports which device was chosen and which were
+    /// rejected.
+    ///
+    /// ```
+    /// # use candle_gpt_input::DeviceSpec;
+    /// let (device, report) = DeviceSpec::Cpu.resolve_with_report()?;
+    /// assert!(device.is_cpu() && report.rejected.is_empty());
+    /// assert_eq!(report.to_string(), "cpu");
+    /// let (_, report) = DeviceSpec::Auto.resolve_with_report()?;
+    /// println!("{report}"); // such as "cpu (cuda:0: built without the feature `cuda`; metal:0: …)"
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// - [`DeviceError::NotCompiled`] if the binary lacks the feature
@@ -95,14 +105,16 @@ impl DeviceSpec {
     }
 }
 
-/// `Device::new_metal` panics where there is no such device (candle-core 0.11.1, metal_backend/mod.rs:2025), and Candle
+/// Opens a Metal device.
+///
+/// `Device::new_metal` panics if there is no such device (candle-core 0.11.1, metal_backend/mod.rs:2025), and Candle
 /// exports nothing that counts them.
 fn new_metal(ordinal: usize) -> candle_core::Result<Device> {
     std::panic::catch_unwind(|| Device::new_metal(ordinal))
         .unwrap_or_else(|_| Err(candle_core::Error::Msg(format!("there is no Metal device {ordinal}"))))
 }
 
-/// Candle's errors carry a whole backtrace behind their text when `RUST_BACKTRACE` is set.
+/// Removes the backtrace that Candle adds to an error's text if `RUST_BACKTRACE` is set.
 fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
     match error {
         candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(*inner),
@@ -154,13 +166,13 @@ impl TryFrom<String> for DeviceSpec {
     }
 }
 
-/// Says what [`DeviceSpec::resolve_with_report`] chose, and why nothing before it.
+/// Reports what [`DeviceSpec::resolve_with_report`] chose, and why it rejected the devices before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceReport {
     /// The device that was opened.
     pub chosen: DeviceSpec,
-    /// What `auto` tried before it, each with the reason that it was not taken.
+    /// The devices that `auto` tried before, each with the reason for its rejection.
     pub rejected: Vec<(DeviceSpec, String)>,
 }
 
@@ -197,7 +209,8 @@ mod tests {
         Ok(())
     }
 
-    /// On the stand-in of `tests/cuda_host`, and on any machine: with a device it is taken, without one `auto` says why not.
+    /// Runs on the stand-in of `tests/cuda_host` and on any machine: `auto` takes a device if there is one, and else
+    /// says why not.
     #[cfg(feature = "cuda")]
     #[test]
     fn auto_takes_what_there_is() -> Result<()> {

@@ -1,4 +1,4 @@
-//! [`Init`]: how fresh tables are drawn. A generator in, tensors out.
+//! [`Init`]: how new tables are drawn from a generator.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,12 +15,12 @@ use crate::rng::Generator;
 /// The default `initializer_range` of `transformers.GPT2Config`.
 const GPT2_STD: f64 = 0.02;
 
-/// Says how fresh tables are drawn: `wte` first, then `wpe`, each as one call of torch's `normal_`.
+/// Says how new tables are drawn: `wte` first, then `wpe`, each by one call of torch's `normal_`.
 ///
-/// That is the order of two `nn.Embedding`s built one after the other. A whole `GPT2Model` of transformers draws for its
-/// other modules in between, so that a seeded one is *not* reproduced by its input tables alone.
+/// Two `nn.Embedding`s built in this order draw the same values. A seeded `GPT2Model` of transformers does *not*: it
+/// draws for its other modules in between.
 ///
-/// As text, and in serde: `config`, `torch-embedding`, `gpt2:0.02` (`gpt2` is the same), `openai`, `zeros`.
+/// In text and serde: `config`, `torch-embedding`, `gpt2:0.02` (or just `gpt2`), `openai`, `zeros`.
 ///
 /// ```
 /// use candle_gpt_input::GptInputConfig;
@@ -36,28 +36,27 @@ const GPT2_STD: f64 = 0.02;
 #[non_exhaustive]
 #[doc(alias = "nn.init", alias = "_init_weights")]
 pub enum Init {
-    /// N(0, `initializer_range`²) for both tables, as the configuration says: the default.
+    /// N(0, `initializer_range`²) for both tables, as the configuration says. This is the default.
     ///
-    /// Where there is no configuration, as for a single table, the range is 0.02, that of
-    /// [`GptInputConfig::default`].
+    /// Without a configuration, as for a single table, the range is that of [`GptInputConfig::default`], 0.02.
     #[default]
     #[doc(alias = "initializer_range")]
     Config,
-    /// N(0, 1): `torch.nn.Embedding`, and the book.
+    /// N(0, 1), as in `torch.nn.Embedding` and the book.
     TorchEmbedding,
     /// N(0, `std`²) for both tables; transformers and nanoGPT use 0.02 (`initializer_range`).
     Gpt2 {
         /// The standard deviation.
         std: f64,
     },
-    /// What OpenAI's own code does: 0.02 for `wte`, 0.01 for `wpe` (`model.py` of openai/gpt-2).
+    /// The standard deviations of OpenAI's own code: 0.02 for `wte`, 0.01 for `wpe` (`model.py` of openai/gpt-2).
     OpenAi,
     /// Zeros; draws nothing.
     Zeros,
 }
 
 impl Init {
-    /// Replaces [`Config`](Self::Config) by what `config` says; the others stay as they are.
+    /// Replaces [`Config`](Self::Config) by the range that `config` states, and keeps every other variant.
     #[must_use]
     pub fn resolve(self, config: &GptInputConfig) -> Self {
         match self {
@@ -81,7 +80,7 @@ impl Init {
     ///
     /// # Errors
     /// [`RngError`](crate::error::RngError) for a standard deviation below 0,
-    /// [`Error::InitDType`] if `dtype` is none of f32, f64, f16, bf16.
+    /// [`Error::InitDType`] unless `dtype` is f32, f64, f16 or bf16.
     pub fn wte(
         self,
         vocab_size: usize,
@@ -95,9 +94,20 @@ impl Init {
 
     /// Draws a position table `[n_positions, n_embd]`.
     ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use candle_gpt_input::init::Init;
+    /// use candle_gpt_input::rng::Generator;
+    ///
+    /// // 0.01 times the values of `torch.manual_seed(123); torch.nn.Embedding(6, 3)`
+    /// let wpe = Init::OpenAi.wpe(6, 3, &Generator::manual_seed(123), DType::F32, &Device::Cpu)?;
+    /// assert_eq!(format!("{:.6?}", wpe.to_vec2::<f32>()?[0]), "[0.003374, -0.001778, -0.001690]");
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`RngError`](crate::error::RngError) for a standard deviation below 0,
-    /// [`Error::InitDType`] if `dtype` is none of f32, f64, f16, bf16.
+    /// [`Error::InitDType`] unless `dtype` is f32, f64, f16 or bf16.
     pub fn wpe(
         self,
         n_positions: usize,
@@ -109,7 +119,7 @@ impl Init {
         table((n_positions, n_embd), self.std(0.01), generator, dtype, device)
     }
 
-    /// The standard deviation of a table, `openai` being OpenAI's for it; `None` draws nothing.
+    /// Returns the standard deviation of a table for which OpenAI's code uses `openai`, or `None` to draw nothing.
     fn std(self, openai: f64) -> Option<f64> {
         match self {
             Self::Config => Some(GPT2_STD),
@@ -167,7 +177,7 @@ impl TryFrom<String> for Init {
     }
 }
 
-/// One `torch.nn.init.normal_(torch.empty(n_rows, width), std=std)`, drawn on the host whatever the device.
+/// Draws `torch.nn.init.normal_(torch.empty(n_rows, width), std=std)` on the host, for any device.
 fn table(
     shape: (usize, usize),
     std: Option<f64>,

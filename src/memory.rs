@@ -1,15 +1,15 @@
-//! Memory for large arrays of numbers.
+//! Memory for large arrays.
 
 use candle_core::WithDType;
 
-/// `n` zeros that the system provides: no page of them is touched before it is used.
+/// Returns `n` zeros. The system provides them, so no page is touched before it is used.
 pub(crate) fn zeros<E: WithDType>(n: usize) -> Vec<E> {
     let Ok(layout) = std::alloc::Layout::array::<E>(n) else { return vec![E::zero(); n] };
     if layout.size() == 0 {
         return Vec::new();
     }
-    // SAFETY: the size is not zero; all-zero bytes are the number zero in every type of element; the memory has the layout
-    // of a vector with capacity `n`, and is its own.
+    // SAFETY: the size is not zero. All-zero bytes are the value zero in every element type. The memory has the layout
+    // of a vector with capacity `n`, and nothing else owns it.
     unsafe {
         let start = std::alloc::alloc_zeroed(layout).cast::<E>();
         if start.is_null() {
@@ -20,27 +20,30 @@ pub(crate) fn zeros<E: WithDType>(n: usize) -> Vec<E> {
     }
 }
 
-/// Room for `n` numbers.
+/// Returns an empty vector with room for `n` elements.
 pub(crate) fn with_capacity<E>(n: usize) -> Vec<E> {
     let values = Vec::with_capacity(n);
     ask_for_huge_pages(values.as_ptr(), n * size_of::<E>());
     values
 }
 
-/// Below this an allocation has hardly a huge page whole.
+/// Smaller allocations hardly contain a whole huge page.
 #[cfg(target_os = "linux")]
 const HUGE_PAGES_FROM: usize = 8 << 20;
 
-/// Pages of 2 MB for memory that was just allocated, where the system gives them to who asks (`madvise`, what most
-/// distributions set): rows taken from all over a table then miss the address cache once instead of twice each, and a fresh
-/// output costs a five-hundredth of the page faults. A wish: what is not granted changes nothing.
+/// Asks for 2 MB pages for new memory, if the system grants them on request (`madvise`, the default of most
+/// distributions).
+///
+/// Random rows of a table then miss the TLB less often, and writing a new output takes 512 times fewer page faults. If
+/// the system refuses, nothing changes.
 #[cfg(target_os = "linux")]
 fn ask_for_huge_pages<E>(start: *const E, n_bytes: usize) {
     if n_bytes < HUGE_PAGES_FROM {
         return;
     }
     const PAGE: usize = 4096;
-    // Whole pages: what two arrays share must not part them, or the huge page across their border stays small pages.
+    // Includes a first page that another array shares: a gap between the advice for both would keep small pages across
+    // their border.
     let head = start.addr() % PAGE;
     // SAFETY: the pages hold this allocation, and the advice changes nothing that a program can read.
     unsafe {

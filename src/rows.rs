@@ -1,4 +1,4 @@
-//! Rows of a table that lie somewhere in bytes: mapped, held in memory, or behind [`ByteRanges`].
+//! Rows of a table in stored form: mapped, in memory, or remote behind [`ByteRanges`].
 
 use std::fmt;
 use std::io;
@@ -9,26 +9,57 @@ use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
 
-/// A file that is not on this machine, or not a file at all: its length, and its bytes at places.
+/// Reads byte ranges of a random-access source, such as a remote file.
 ///
-/// [`Checkpoint::from_ranges`](crate::checkpoint::Checkpoint::from_ranges) takes one; the module `hub` (a feature) has one
-/// for files of HTTP servers. What a call needs is asked for in one [`read`](Self::read), so that an implementation can coalesce ranges, fetch several at once and keep them by their places:
-/// a row of a table is always the same range.
+/// Implement it to open a checkpoint from a source of your own, by
+/// [`Checkpoint::from_ranges`](crate::checkpoint::Checkpoint::from_ranges). The module `hub` (a feature) implements it
+/// for files of HTTP servers.
+///
+/// A layer asks for all the rows that a call needs of a table in one [`read`](Self::read), so that an implementation
+/// can join ranges, fetch several at once and cache them. A row is always the same range.
+///
+/// ```
+/// use std::io;
+/// use std::ops::Range;
+///
+/// use candle_gpt_input::checkpoint::ByteRanges;
+///
+/// #[derive(Debug)]
+/// struct InMemory(Vec<u8>);
+///
+/// impl ByteRanges for InMemory {
+///     fn name(&self) -> String {
+///         "memory".to_string()
+///     }
+///
+///     fn n_bytes(&self) -> u64 {
+///         self.0.len() as u64
+///     }
+///
+///     fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>> {
+///         Ok(ranges.iter().map(|range| self.0[range.start as usize..range.end as usize].to_vec()).collect())
+///     }
+/// }
+///
+/// let source = InMemory(b"abcdef".to_vec());
+/// assert_eq!(source.read(&[0..2, 3..5])?, [b"ab", b"de"]);
+/// # Ok::<(), io::Error>(())
+/// ```
 pub trait ByteRanges: fmt::Debug + Send + Sync {
-    /// What it is called in messages and reports: a URL, for one.
+    /// Returns the name for messages and reports, such as a URL.
     fn name(&self) -> String;
 
-    /// How many bytes it has; they stay the same while it is used.
+    /// Returns the length in bytes. The bytes must not change while the source is in use.
     fn n_bytes(&self) -> u64;
 
-    /// The bytes of each range, in the order of the ranges, which are ascending, not empty and do not overlap.
+    /// Returns the bytes of each range, in order. The ranges are ascending, non-empty and disjoint.
     ///
     /// # Errors
-    /// Whatever kept the bytes away; it reaches the caller with the [`name`](Self::name).
+    /// Any I/O error. It reaches the caller together with the [`name`](Self::name).
     fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>>;
 }
 
-/// The bytes of the ranges, one behind the other; an answer of other lengths than were asked for is refused.
+/// Reads all ranges into one vector. Refuses an answer whose lengths differ from those asked for.
 pub(crate) fn read_all(source: &dyn ByteRanges, ranges: &[Range<u64>]) -> io::Result<Vec<u8>> {
     if ranges.is_empty() {
         return Ok(Vec::new());
@@ -36,27 +67,27 @@ pub(crate) fn read_all(source: &dyn ByteRanges, ranges: &[Range<u64>]) -> io::Re
     let pieces = source.read(ranges)?;
     let wrong = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
     if pieces.len() != ranges.len() {
-        return Err(wrong(format!("{} ranges were asked for, but {} came", ranges.len(), pieces.len())));
+        return Err(wrong(format!("asked for {} ranges, got {}", ranges.len(), pieces.len())));
     }
     for (Range { start, end }, piece) in ranges.iter().zip(&pieces) {
         if end.checked_sub(*start) != u64::try_from(piece.len()).ok() {
-            return Err(wrong(format!("bytes {start} to {end} were asked for, but {} bytes came", piece.len())));
+            return Err(wrong(format!("asked for bytes {start}..{end}, got {} bytes", piece.len())));
         }
     }
     Ok(pieces.concat())
 }
 
-/// Where the rows of a table are read.
+/// Where the rows of a table are stored.
 #[derive(Clone)]
 pub(crate) enum RowBytes {
     Mapped(Arc<Mmap>),
-    /// In memory, as they are stored.
+    /// In memory, in stored form.
     Held(Arc<Vec<u8>>),
     Elsewhere(Arc<dyn ByteRanges>),
 }
 
 impl RowBytes {
-    /// The bytes that are in the address space; of those that are elsewhere none.
+    /// Returns the bytes in the address space, of which a remote source has none.
     #[inline(always)]
     pub(crate) fn here(&self) -> &[u8] {
         match self {
@@ -67,17 +98,17 @@ impl RowBytes {
     }
 }
 
-/// What the rows of a table are stored as.
+/// How the elements of a table are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RowType {
     /// Little-endian f32, f16, bf16 or f64.
     Numbers(DType),
-    /// GGUF's quantized blocks; a row is made of whole ones.
+    /// GGUF's quantized blocks; each row consists of whole blocks.
     Blocks(GgmlDType),
 }
 
 impl RowType {
-    /// Bytes of a row of `width` numbers.
+    /// Returns the bytes of a row of `width` elements.
     #[inline(always)]
     pub(crate) fn row_bytes(self, width: usize) -> usize {
         match self {
@@ -87,7 +118,7 @@ impl RowType {
     }
 }
 
-/// A table `[n_rows, width]` of little-endian numbers or quantized blocks that begins at byte `start`.
+/// A table `[n_rows, width]` of little-endian elements or quantized blocks that begins at byte `start`.
 #[derive(Clone)]
 pub(crate) struct StoredRows {
     pub(crate) bytes: RowBytes,

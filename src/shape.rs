@@ -4,12 +4,12 @@ use candle_core::{DType, Device, Shape, Tensor};
 
 use crate::error::{Error, Result};
 
-/// The error of a shape that is not as `expected`.
+/// Returns the error for a shape that differs from `expected`.
 pub(crate) fn wrong_shape(what: &'static str, got: impl Into<Shape>, expected: impl Into<String>) -> Error {
     Error::ShapeMismatch { what, got: got.into(), expected: expected.into() }
 }
 
-/// What is named `left` and lies on one device, and what is named `right` and lies on the other, go together.
+/// Checks that `left` and `right` lie on one device.
 pub(crate) fn same_device(
     (left, left_device): (&'static str, &Device),
     (right, right_device): (&'static str, &Device),
@@ -26,7 +26,7 @@ pub(crate) fn same_device(
     })
 }
 
-/// What is named `left` and what is named `right` are of one type.
+/// Checks that `left` and `right` have one dtype.
 pub(crate) fn same_dtype(
     (left, left_dtype): (&'static str, DType),
     (right, right_dtype): (&'static str, DType),
@@ -38,7 +38,7 @@ pub(crate) fn same_dtype(
     Err(Error::TableMismatch { left, right, property: "dtype", left_value, right_value })
 }
 
-/// The outer dimensions of `x`, once it is known to be `[.., width]` of `dtype`, as `table` is.
+/// Checks that `x` is `[.., width]` of `dtype`, as `table` is, and returns its outer dimensions.
 pub(crate) fn outer_dims<'a>(
     what: &'static str,
     x: &'a Tensor,
@@ -51,7 +51,7 @@ pub(crate) fn outer_dims<'a>(
     }
 }
 
-/// The rows `x`, whose outer dimensions are `outer`, are one for each id.
+/// Checks that `x`, whose outer dimensions are `outer`, has one row per id.
 pub(crate) fn rows_of_ids(
     what: &'static str,
     (x, outer, width): (&Tensor, &[usize], usize),
@@ -63,7 +63,7 @@ pub(crate) fn rows_of_ids(
     Err(wrong_shape(what, x.shape(), format!("the shape of the ids, {ids_dims:?}, followed by {width}")))
 }
 
-/// A buffer for ids of shape `ids_dims`.
+/// Checks that `buffer` is contiguous and has one row per id of shape `ids_dims`.
 pub(crate) fn fits_buffer(buffer: &Tensor, ids_dims: &[usize], width: usize) -> Result<()> {
     match buffer.dims().split_last() {
         Some((&last, outer)) if last == width && outer == ids_dims && buffer.is_contiguous() => Ok(()),

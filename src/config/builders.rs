@@ -1,7 +1,7 @@
 //! Builder methods of structs that may grow.
 
-/// Gives a `#[non_exhaustive]` struct one `with_…` method for each of the fields named. `Some` behind the type is for a field
-/// that is an `Option` of it.
+/// Gives a `#[non_exhaustive]` struct one `with_…` method for each field listed. `Some` after the type marks a field
+/// that is an `Option` of that type.
 macro_rules! builders {
     ($of:ident { $($with:ident($field:ident: $value:ty $(, $some:ident)?)),+ $(,)? }) => {
         impl $of {

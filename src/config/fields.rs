@@ -1,10 +1,10 @@
-//! Fields of a JSON object under their several names.
+//! Reads fields of a JSON object under any of their names.
 
 use serde_json::{Map, Value};
 
 use crate::error::ConfigError;
 
-/// Removes every spelling of a field from `map`; all that are there must agree.
+/// Removes every spelling of a field from `map`. Those present must agree.
 pub(super) fn take<T: PartialEq>(
     map: &mut Map<String, Value>,
     names: &[&'static str],
@@ -37,7 +37,7 @@ pub(super) fn as_usize(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|n| usize::try_from(n).ok())
 }
 
-/// A JSON value, short enough for an error message.
+/// Formats a JSON value, shortened for an error message.
 pub(super) fn brief(value: &Value) -> String {
     match value {
         Value::Array(_) => "an array".to_string(),

@@ -35,14 +35,14 @@ const N_HEAD: &[&str] = &["n_head", "num_attention_heads", "n_heads"];
 const EMBD_PDROP: &[&str] = &["embd_pdrop"];
 const INITIALIZER_RANGE: &[&str] = &["initializer_range"];
 
-/// Holds the input layer's part of a GPT-2 configuration; [`extra`](Self::extra) gives everything else in the file.
+/// Holds the input layer's part of a GPT-2 configuration; [`extra`](Self::extra) returns everything else in the file.
 ///
-/// Reads and writes Hugging Face's `config.json`. Other names are understood on input: `block_size`, `context_length`
-/// and `max_position_embeddings` for `n_positions`, `hidden_size` and `emb_dim` for `n_embd`. A field that the file
-/// does not state has the default of `transformers.GPT2Config`, as [`default`](Self::default) gives it: GPT-2 small.
+/// Reads and writes Hugging Face's `config.json`. Other names are accepted on input: `block_size`, `context_length` and
+/// `max_position_embeddings` for `n_positions`, `hidden_size` and `emb_dim` for `n_embd`. A field that the file leaves
+/// out has the default of `transformers.GPT2Config`, as in [`default`](Self::default): GPT-2 small.
 ///
-/// Fields may be added: start from [`new`](Self::new), [`preset`](Self::preset) or [`default`](Self::default), and change
-/// fields in place or by their `with_…` methods.
+/// Later versions may add fields. Start from [`new`](Self::new), [`preset`](Self::preset) or
+/// [`default`](Self::default), and change fields in place or by their `with_…` methods.
 ///
 /// ```
 /// use candle_gpt_input::GptInputConfig;
@@ -61,22 +61,22 @@ pub struct GptInputConfig {
     /// V: rows of `wte`.
     #[doc(alias = "num_embeddings")]
     pub vocab_size: usize,
-    /// P: rows of `wpe`, the longest sequence; with positions that need no table, the length the model is trained on.
+    /// P: rows of `wpe`, the longest sequence. For schemes without a table, the length that the model is trained on.
     #[doc(alias = "max_position_embeddings", alias = "block_size", alias = "context_length")]
     pub n_positions: usize,
     /// C: width of both tables.
     #[doc(alias = "hidden_size", alias = "emb_dim", alias = "embedding_dim")]
     pub n_embd: usize,
-    /// Number of blocks: what positions inside attention have tables for.
+    /// Number of transformer blocks. Some relative schemes have tables in each block.
     pub n_layer: usize,
-    /// Number of attention heads, for positions inside attention.
+    /// Number of attention heads, which schemes inside attention need.
     pub n_head: usize,
-    /// How the model knows where its tokens stand.
+    /// How the model encodes positions.
     #[doc(alias = "position_embedding_type")]
     pub position: PositionScheme,
-    /// Probability of dropout on the sum of the embeddings, in training.
+    /// Probability of dropout on the sum of the embeddings in training.
     pub embd_pdrop: f64,
-    /// Standard deviation of freshly drawn tables.
+    /// Standard deviation of newly drawn tables.
     pub initializer_range: f64,
     /// Every other key of the file, unchanged.
     pub(crate) extra: Map<String, Value>,
@@ -101,9 +101,9 @@ impl Default for GptInputConfig {
 }
 
 impl GptInputConfig {
-    /// Returns a configuration of these dimensions, everything else as `transformers.GPT2Config` has it by default.
+    /// Returns a configuration with these dimensions and otherwise the defaults of `transformers.GPT2Config`.
     ///
-    /// Nothing is checked here: every function of the crate that takes a configuration calls [`validate`](Self::validate).
+    /// Checks nothing: every function of the crate that takes a configuration calls [`validate`](Self::validate).
     #[must_use]
     pub fn new(vocab_size: usize, n_positions: usize, n_embd: usize) -> Self {
         let mut extra = Map::new();
@@ -123,8 +123,15 @@ impl GptInputConfig {
 
     /// Returns the configuration named `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl` or `tutorial`.
     ///
-    /// `tutorial` is the book's input stage: vocabulary 50257, 4 positions, 256 dimensions, tables drawn from N(0, 1), no
-    /// dropout.
+    /// `tutorial` is the book's input stage: vocabulary 50257, 4 positions, 256 dimensions, tables drawn from N(0, 1),
+    /// no dropout.
+    ///
+    /// ```
+    /// # use candle_gpt_input::GptInputConfig;
+    /// let tutorial = GptInputConfig::preset("tutorial")?;
+    /// assert_eq!((tutorial.n_positions, tutorial.n_embd, tutorial.initializer_range), (4, 256, 1.0));
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`ConfigError::UnknownPreset`] for any other name.
@@ -147,8 +154,8 @@ impl GptInputConfig {
     /// Reads the text of a `config.json`.
     ///
     /// # Errors
-    /// [`ConfigError`] if the text is no JSON object, a field has the wrong type, two spellings of one field disagree,
-    /// or the values make no sense.
+    /// [`ConfigError`] if the text is not a JSON object, a field has the wrong JSON type, two spellings of a field
+    /// disagree, or a value is out of range.
     pub fn from_json(text: &str) -> Result<Self> {
         Ok(Self::parse(text)?)
     }
@@ -162,8 +169,8 @@ impl GptInputConfig {
     /// Reads a `config.json`.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`] if the file cannot be read; [`CheckpointError::Config`] with the path if it is no
-    /// configuration, the reason as [`from_json`](Self::from_json) gives it.
+    /// - [`CheckpointError::Io`] if the file cannot be read
+    /// - [`CheckpointError::Config`], with the path, if [`from_json`](Self::from_json) refuses the text
     #[doc(alias = "from_pretrained")]
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -178,7 +185,7 @@ impl GptInputConfig {
         format!("{:#}", Value::Object(Keys::from(self.clone()).0))
     }
 
-    /// Returns the value of a key that no field holds, such as `eos_token_id`; `None` if there is no such key.
+    /// Returns the value of a key that no field holds, such as `eos_token_id`, or `None` if there is no such key.
     ///
     /// ```
     /// # use candle_gpt_input::GptInputConfig;
@@ -190,7 +197,7 @@ impl GptInputConfig {
     /// ```
     ///
     /// # Errors
-    /// [`ConfigError::FieldType`] if the value is no `T`.
+    /// [`ConfigError::FieldType`] if the value cannot be read as a `T`.
     pub fn extra<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let read = |value: &Value| {
             T::deserialize(value).map_err(|_| ConfigError::FieldType {
@@ -202,7 +209,15 @@ impl GptInputConfig {
         Ok(self.extra.get(key).map(read).transpose()?)
     }
 
-    /// Sets a key that no field holds; [`to_json`](Self::to_json) writes it. A field's key is overwritten by the field.
+    /// Sets a key that no field holds, for [`to_json`](Self::to_json) to write. A field with the same key overwrites
+    /// it.
+    ///
+    /// ```
+    /// # use candle_gpt_input::GptInputConfig;
+    /// let config = GptInputConfig::default().with_extra("eos_token_id", 50256)?;
+    /// assert_eq!(config.extra::<u32>("eos_token_id")?, Some(50256));
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`ConfigError::Json`] if JSON cannot express `value`.
@@ -212,7 +227,14 @@ impl GptInputConfig {
         Ok(self)
     }
 
-    /// Checks that the dimensions are at least 1, the probabilities are probabilities, and the positions suit the rest.
+    /// Checks that dimensions are at least 1, that probabilities and deviations are in range, and that the scheme fits
+    /// the dimensions.
+    ///
+    /// ```
+    /// # use candle_gpt_input::GptInputConfig;
+    /// assert!(GptInputConfig::new(50257, 1024, 768).validate().is_ok());
+    /// assert!(GptInputConfig::new(50257, 1024, 0).validate().is_err());
+    /// ```
     ///
     /// # Errors
     /// [`ConfigError::Zero`] or [`ConfigError::OutOfRange`], naming the field.
@@ -274,7 +296,7 @@ impl TryFrom<Keys> for GptInputConfig {
     }
 }
 
-/// What a `config.json` states: a field that it leaves out is `None`, and so cannot contradict a table's shape.
+/// The fields that a `config.json` states. One that it leaves out is `None`, and so cannot contradict a table's shape.
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigFile {
     pub(crate) vocab_size: Option<usize>,

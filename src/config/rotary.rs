@@ -1,4 +1,4 @@
-//! [`RotaryConfig`]: the numbers of rotary positions, as `rope_parameters` of a `config.json` gives them.
+//! [`RotaryConfig`]: the parameters of rotary positions, as `rope_parameters` of a `config.json` states them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -8,14 +8,14 @@ use super::fields::{as_usize, brief, take};
 use crate::error::ConfigError;
 
 const PARAMETERS: &str = "rope_parameters";
-/// What it was called before version 5 of transformers, when `rope_theta` stood beside it.
+/// The key before version 5 of transformers, when `rope_theta` stood beside it.
 const SCALING: &str = "rope_scaling";
 const THETA: [&str; 2] = ["rope_theta", "rotary_emb_base"];
 const PARTIAL: [&str; 2] = ["partial_rotary_factor", "rotary_pct"];
 const INTERLEAVE: &str = "rope_interleave";
 const NUMBER: &str = "a number";
 
-/// Holds the numbers of rotary positions; the default is the paper's.
+/// Holds the parameters of rotary positions. The defaults are those of Llama in transformers.
 ///
 /// ```
 /// use candle_gpt_input::position::{RotaryConfig, YarnScaling};
@@ -31,11 +31,11 @@ const NUMBER: &str = "a number";
 pub struct RotaryConfig {
     /// `rope_theta`: the base of the frequencies.
     pub rope_theta: f64,
-    /// `rope_interleave`: pairs are neighbours (GPT-J), not halves apart (Llama, GPT-NeoX).
+    /// `rope_interleave`: pairs are neighbours (GPT-J) instead of half a head apart (Llama, GPT-NeoX).
     pub interleaved: bool,
-    /// `partial_rotary_factor`: the first part of each head that is rotated.
+    /// `partial_rotary_factor`: the fraction of each head, from its start, that is rotated.
     pub partial_rotary_factor: f64,
-    /// How the frequencies are changed for longer sequences than the model was trained on.
+    /// How the frequencies change for sequences longer than those the model was trained on.
     pub scaling: RotaryScaling,
 }
 
@@ -46,56 +46,56 @@ builders!(RotaryConfig {
     with_scaling(scaling: RotaryScaling),
 });
 
-/// How rotary frequencies are changed for long sequences: `rope_type` and what belongs to it.
+/// Scales rotary frequencies for long sequences: `rope_type` and its parameters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 #[non_exhaustive]
 #[doc(alias = "rope_scaling", alias = "rope_type")]
 pub enum RotaryScaling {
-    /// `default`: not at all.
+    /// `default`: no scaling.
     #[default]
     #[serde(rename = "default")]
     None,
-    /// `linear`: all are divided (position interpolation, arXiv:2306.15595).
+    /// `linear`: all frequencies are divided (position interpolation, arXiv:2306.15595).
     Linear {
-        /// By what.
+        /// The divisor.
         factor: f64,
     },
-    /// `dynamic`: the base grows with the sequence, once it is longer than `n_positions` (NTK-aware).
+    /// `dynamic`: the base grows with the sequence once that is longer than `n_positions` (NTK-aware).
     Dynamic {
-        /// How much.
+        /// The scaling factor.
         factor: f64,
     },
-    /// `yarn`: low frequencies are divided, high ones stay, with a ramp between (arXiv:2309.00071).
+    /// `yarn`: low frequencies are divided and high ones kept, with a ramp between (arXiv:2309.00071).
     Yarn(YarnScaling),
     /// `llama3`: as YaRN, by wavelength (arXiv:2407.21783, transformers' implementation).
     Llama3(Llama3Scaling),
 }
 
-/// Holds the numbers of YaRN, by the names that `rope_parameters` has for them.
+/// Holds the parameters of YaRN, by their names in `rope_parameters`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct YarnScaling {
-    /// What low frequencies are divided by.
+    /// The divisor of low frequencies.
     pub factor: f64,
-    /// The length the model was trained on; `n_positions` if not given.
+    /// The length the model was trained on; `None` means `n_positions`.
     pub original_max_position_embeddings: Option<usize>,
-    /// Frequencies that turn more often than this in that length stay.
+    /// Frequencies with more turns than this over that length are kept.
     pub beta_fast: f64,
-    /// Frequencies that turn less often than this are divided.
+    /// Frequencies with fewer turns than this are divided.
     pub beta_slow: f64,
-    /// What cosines and sines are multiplied by; the paper's 0.1 ln(factor) + 1 if not given.
+    /// The factor of cosines and sines; `None` means the paper's 0.1 ln(factor) + 1.
     pub attention_factor: Option<f64>,
-    /// With `mscale_all_dim`: the same as a quotient of two such terms (DeepSeek). This one is the numerator's.
+    /// With `mscale_all_dim`: makes the factor a quotient of two such terms (DeepSeek), with this one in the numerator.
     pub mscale: Option<f64>,
-    /// The denominator's.
+    /// The term in the denominator.
     pub mscale_all_dim: Option<f64>,
-    /// Whether the ends of the ramp are whole dimensions.
+    /// Whether the ends of the ramp are rounded to whole dimensions.
     pub truncate: bool,
 }
 
 impl YarnScaling {
-    /// Returns YaRN by `factor` with the other numbers of the paper: `beta_fast` 32, `beta_slow` 1.
+    /// Returns YaRN with this factor and the paper's other parameters: `beta_fast` 32, `beta_slow` 1.
     #[must_use]
     pub fn new(factor: f64) -> Self {
         Self {
@@ -127,22 +127,30 @@ impl From<YarnScaling> for RotaryScaling {
     }
 }
 
-/// Holds the numbers of Llama 3's scaling, by the names that `rope_parameters` has for them.
+/// Holds the parameters of Llama 3's scaling, by their names in `rope_parameters`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Llama3Scaling {
-    /// What low frequencies are divided by.
+    /// The divisor of low frequencies.
     pub factor: f64,
-    /// Wavelengths above the trained length over this are divided.
+    /// Wavelengths above the trained length divided by this belong to low frequencies.
     pub low_freq_factor: f64,
-    /// Wavelengths below the trained length over this stay.
+    /// Wavelengths below the trained length divided by this belong to high frequencies, which are kept.
     pub high_freq_factor: f64,
-    /// The length the model was trained on; `n_positions` if not given.
+    /// The length the model was trained on; `None` means `n_positions`.
     pub original_max_position_embeddings: Option<usize>,
 }
 
 impl Llama3Scaling {
-    /// Returns the scaling by `factor` with Llama 3's other numbers: `low_freq_factor` 1, `high_freq_factor` 4.
+    /// Returns the scaling with this factor and Llama 3's other parameters: `low_freq_factor` 1, `high_freq_factor` 4.
+    ///
+    /// ```
+    /// use candle_gpt_input::position::{Llama3Scaling, RotaryScaling};
+    ///
+    /// let llama3 = Llama3Scaling::new(8.0).with_original_max_position_embeddings(8192);
+    /// assert_eq!((llama3.low_freq_factor, llama3.high_freq_factor), (1.0, 4.0));
+    /// let scaling = RotaryScaling::from(llama3);
+    /// ```
     #[must_use]
     pub fn new(factor: f64) -> Self {
         Self { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: None }
@@ -162,14 +170,14 @@ impl From<Llama3Scaling> for RotaryScaling {
 }
 
 impl Default for RotaryConfig {
-    /// Returns the paper's numbers: base 10000, whole heads, halves.
+    /// Returns base 10000, whole heads, pairs half a head apart, and no scaling.
     fn default() -> Self {
         Self { rope_theta: 10000.0, interleaved: false, partial_rotary_factor: 1.0, scaling: RotaryScaling::None }
     }
 }
 
 impl RotaryConfig {
-    /// Whether a configuration has keys of rotary positions.
+    /// Returns whether a configuration has keys of rotary positions.
     pub(super) fn is_stated(map: &Map<String, Value>) -> bool {
         [PARAMETERS, SCALING, THETA[0], THETA[1]].iter().any(|key| map.get(*key).is_some_and(|value| !value.is_null()))
     }
@@ -240,7 +248,7 @@ impl RotaryConfig {
         check("factor", factor, factor.is_finite() && factor >= 1.0, "at least 1")
     }
 
-    /// How many numbers of a head are rotated, before an odd number is rounded up.
+    /// Returns how many elements of a head are rotated, before an odd count is rounded up.
     pub(crate) fn rotary_dim(&self, head_dim: usize) -> usize {
         (head_dim as f64 * self.partial_rotary_factor) as usize
     }

@@ -1,4 +1,4 @@
-//! A file behind HTTP range requests: coalesced, several at once, tried again with growing pauses, kept on disk.
+//! A remote file, read by HTTP range requests that are joined, run in parallel, retried and cached on disk.
 
 use std::io;
 use std::ops::Range;
@@ -13,27 +13,41 @@ use super::request::{Failure, Requests, Token, Version};
 use crate::checkpoint::ByteRanges;
 use crate::error::{FetchError, HubError, Result};
 
-/// Ranges that are no further apart are one request: the headers of another cost about as much.
+/// Ranges this close are fetched in one request: the headers of a second one cost about as much.
 const MAX_GAP_BYTES: u64 = 512;
-/// No further ranges join a request of this size, so that the rest can come at the same time.
+/// The largest request that ranges are joined into, so that further ranges are fetched in parallel.
 const MAX_JOINED_BYTES: u64 = 1 << 18;
-/// A range that is longer comes in several requests, at the same time.
+/// A longer range is split into parallel requests.
 const MAX_REQUEST_BYTES: u64 = 2 << 20;
-/// Requests at once.
+/// Requests in parallel.
 const MAX_CONNECTIONS: usize = 8;
-/// How often a range is asked for, and how long the first pause is; each is twice the one before.
+/// Tries of one request.
 const MAX_TRIES: u32 = 4;
+/// The pause before the second try; each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause that a server may ask for.
+/// The longest pause taken when a server asks for one.
 const MAX_PAUSE: Duration = Duration::from_secs(20);
-/// How long one request may take, unless told otherwise.
+/// The default limit of one request.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Opens files of servers. Clones share their connections.
+/// Opens and reads files on HTTP servers. Clones share their connections.
 ///
-/// A token goes to the server that it is meant for, and not to where that one redirects. At most five redirections are
-/// followed, to http or https, and never from https to http. What fails in passing (no connection, a body cut short, status
-/// 408, 429, 500, 502, 503 or 504) is tried four times, with growing pauses or those that the server asks for.
+/// The access token is sent only to the server of the URL, never to a redirect target on another server. At most five
+/// redirects are followed, to http or https, and never from https to http.
+///
+/// Transient failures (no connection, a timeout, a body cut short, status 408, 429, 500, 502, 503 or 504) are tried up
+/// to four times. The pauses grow, unless the server asks for a certain one.
+///
+/// ```no_run
+/// use candle_gpt_input::checkpoint::ByteRanges;
+/// use candle_gpt_input::hub::Client;
+///
+/// let client = Client::new().with_cache("/tmp/ranges");
+/// let file = client.open("https://huggingface.co/openai-community/gpt2/resolve/main/model.safetensors")?;
+/// assert_eq!(file.fetched(), (1, 1)); // one request for one byte, which tells the length
+/// let header_bytes = file.read(&[0..8])?; // fetched, or read from the cache
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     requests: Requests,
@@ -41,35 +55,37 @@ pub struct Client {
 }
 
 impl Client {
-    /// Asks without a token and keeps nothing.
+    /// Returns a client without a token or a cache.
     pub fn new() -> Self {
         Self { requests: Requests::new(TIMEOUT), cache: None }
     }
 
-    /// Sends `Authorization: Bearer TOKEN` with each request, to the server that it is addressed to.
+    /// Sends `Authorization: Bearer TOKEN` with each request, except to a redirect target on another server.
     #[must_use]
     pub fn with_token(mut self, token: &str) -> Self {
         self.requests.token = Some(Token(token.to_string()));
         self
     }
 
-    /// Keeps ranges below this folder, if the server says by an `ETag` which content they are of.
+    /// Keeps fetched ranges below `folder`, if the server identifies the content by a strong `ETag`.
     #[must_use]
     pub fn with_cache(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache = Some(folder.into());
         self
     }
 
-    /// Sets how long a request may take, with its redirections and its body: 60 s unless told otherwise. No further try
-    /// begins after that time. A connection takes at most 10 s, and the next bytes of an answer 20 s.
+    /// Sets how long a request may take, redirects and body included. The default is 60 s.
+    ///
+    /// No further try begins after that time. Connecting is limited to 10 s, and each wait for more bytes to 20 s.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.requests.timeout = timeout;
         self
     }
 
-    /// Opens the file at `url`: asks for its first byte, which tells the length, the version, and whether the server serves
-    /// ranges.
+    /// Opens the file at `url`.
+    ///
+    /// Fetches its first byte, which shows the length, the version, and whether the server supports ranges.
     ///
     /// # Errors
     /// [`HubError::Fetch`].
@@ -84,7 +100,7 @@ impl Client {
         Ok(RemoteFile { client, url, version, cache, n_requests, n_bytes_fetched })
     }
 
-    /// Reads the whole file at `url`, at most `max_bytes` of it.
+    /// Reads the whole file at `url`, which may have at most `max_bytes` bytes.
     ///
     /// # Errors
     /// [`HubError::Fetch`], with [`FetchError::TooLarge`] for a larger file.
@@ -92,7 +108,7 @@ impl Client {
         Ok(self.tried(&AtomicUsize::new(0), || self.requests.whole(url, max_bytes)).map_err(failed(url))?)
     }
 
-    /// Tries until an answer comes, the failure is for good, or it was tried often or long enough.
+    /// Retries `get` until it answers, fails permanently, or exhausts its tries or its time.
     fn tried<T>(&self, n_requests: &AtomicUsize, get: impl Fn() -> Result<T, Failure>) -> Result<T, FetchError> {
         n_requests.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
@@ -123,7 +139,9 @@ fn failed(url: &str) -> impl FnOnce(FetchError) -> HubError {
     |source| HubError::Fetch { url: url.to_string(), source }
 }
 
-/// A file on a server, of which ranges are read; its version is that of the first answer.
+/// Reads byte ranges of a file on a server.
+///
+/// All bytes are of one version: once the file changes, reads fail with [`FetchError::Changed`].
 ///
 /// [`Checkpoint::from_ranges`](crate::checkpoint::Checkpoint::from_ranges) opens it.
 #[derive(Debug)]
@@ -137,7 +155,8 @@ pub struct RemoteFile {
 }
 
 impl RemoteFile {
-    /// How many requests it took so far, tries and redirections not counted twice, and how many bytes they brought.
+    /// Returns the numbers of requests and of bytes fetched so far. A request with its retries and redirects counts
+    /// once.
     pub fn fetched(&self) -> (usize, u64) {
         (self.n_requests.load(Ordering::Relaxed), self.n_bytes_fetched.load(Ordering::Relaxed))
     }
@@ -150,7 +169,7 @@ impl RemoteFile {
         Ok(bytes)
     }
 
-    /// All ranges, `MAX_CONNECTIONS` at a time; nothing new is begun after the first failure.
+    /// Fetches all ranges, `MAX_CONNECTIONS` at a time. Starts no further request after the first failure.
     fn fetch_all(&self, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, FetchError> {
         let next = AtomicUsize::new(0);
         let results: Vec<_> = ranges.iter().map(|_| Mutex::new(Vec::new())).collect();
@@ -207,7 +226,7 @@ impl ByteRanges for RemoteFile {
     }
 }
 
-/// Ascending ranges as requests: those that lie near each other as one, those that are long as several.
+/// Turns ascending ranges into requests: joins those that lie near each other, splits long ones.
 fn requests_for<'a>(ranges: impl Iterator<Item = &'a Range<u64>>) -> Vec<Range<u64>> {
     let mut requests: Vec<Range<u64>> = Vec::new();
     for range in ranges {
@@ -229,14 +248,14 @@ fn requests_for<'a>(ranges: impl Iterator<Item = &'a Range<u64>>) -> Vec<Range<u
     requests
 }
 
-/// The bytes of `range` out of the requests that cover it.
+/// Extracts the bytes of `range` from the requests that cover it.
 fn piece_of(range: &Range<u64>, requests: &[Range<u64>], fetched: &[Vec<u8>]) -> Vec<u8> {
     let mut piece = Vec::new();
     let first = requests.partition_point(|request| request.end <= range.start);
     for (request, bytes) in
         requests.iter().zip(fetched).skip(first).take_while(|(request, _)| request.start < range.end)
     {
-        // Both ends lie in bytes that are in memory.
+        // Both ends lie in bytes in memory, so they fit in a `usize`.
         let at = |place: u64| (place.clamp(request.start, request.end) - request.start) as usize;
         piece.extend_from_slice(&bytes[at(range.start)..at(range.end)]);
     }

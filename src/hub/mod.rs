@@ -1,5 +1,6 @@
-//! Files of the Hugging Face Hub, or of any server that serves ranges: opened where they are, without a download. Needs the
-//! feature `hub`.
+//! Opens files of the Hugging Face Hub, or of any server that supports ranges, without downloading them.
+//!
+//! Needs the feature `hub`.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -15,7 +16,7 @@
 //! about.config_json = repo.text("config.json")?;
 //! let checkpoint = Checkpoint::from_shards(files.collect(), &about)?;
 //! let options = OpenOptions::new(DType::F32, &Device::Cpu).with_storage(TableStorage::Mapped);
-//! let (layer, _) = GptInputLayer::open(&checkpoint, &options)?; // fetches rows when asked
+//! let (layer, _) = GptInputLayer::open(&checkpoint, &options)?; // calls fetch just their rows
 //! # Ok::<(), candle_gpt_input::Error>(())
 //! ```
 

@@ -1,4 +1,4 @@
-//! A repository of the Hugging Face Hub: its weights by ranges, its texts whole.
+//! A repository of the Hugging Face Hub: weights are read by ranges, texts whole.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,22 +8,31 @@ use crate::checkpoint::{INDEX_FILE, ShardIndex, WEIGHTS_FILE};
 use crate::error::{Error, FetchError, HubError, Result};
 
 const ENDPOINT: &str = "https://huggingface.co";
-/// More than any configuration, index or tokenizer has; the largest known tokenizer has 33 MB.
+/// Well above the size of any known configuration, index or tokenizer.
 const MAX_TEXT_BYTES: u64 = 64 << 20;
 
-/// The newest files of a model on the Hugging Face Hub, or on a server with the same addresses.
+/// Reads the branch `main` of a model repository on the Hugging Face Hub, or on a server with the same URLs.
+///
+/// ```
+/// use candle_gpt_input::hub::{Client, Repo};
+///
+/// let repo = Repo::new(Client::new(), "https://huggingface.co/", "openai-community/gpt2")?;
+/// assert_eq!(repo.url("config.json"), "https://huggingface.co/openai-community/gpt2/resolve/main/config.json");
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Repo {
     client: Client,
-    /// The address of its files, without the last slash.
+    /// The URL of its files, without a trailing slash.
     url: String,
 }
 
 impl Repo {
-    /// Names a repository of a server; nothing is fetched.
+    /// Names a repository on a server. Fetches nothing.
     ///
     /// # Errors
-    /// [`HubError::RepoName`] unless `name` is one or two words of letters, digits, `-`, `_` and `.`, with a slash between.
+    /// [`HubError::RepoName`] unless `name` is one word, or two with a slash between, of letters, digits, `-`, `_` and
+    /// `.`.
     pub fn new(client: Client, endpoint: &str, name: &str) -> Result<Self> {
         let is_word = |word: &str| {
             let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -35,13 +44,16 @@ impl Repo {
         Ok(Self { client, url: format!("{}/{name}/resolve/main", endpoint.trim_end_matches('/')) })
     }
 
-    /// Names a repository as huggingface_hub would find it; nothing is fetched.
+    /// Names a repository as huggingface_hub would find it. Fetches nothing.
     ///
-    /// `HF_ENDPOINT` is the server (huggingface.co without it), `HF_TOKEN` the token, or else what the file `token` in
-    /// `HF_HOME` holds (`~/.cache/huggingface` without it). Ranges are kept in `hub/ranges` there.
+    /// Reads three environment variables:
+    /// - `HF_ENDPOINT`: the server; huggingface.co if it is not set
+    /// - `HF_TOKEN`: the access token; if it is not set, the file `token` in `HF_HOME`
+    /// - `HF_HOME`: the folder of the token and of the cached ranges (`hub/ranges`); `~/.cache/huggingface` if it is
+    ///   not set
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// [`HubError::RepoName`], as for [`new`](Self::new).
     pub fn from_env(name: &str) -> Result<Self> {
         let variable = |name| std::env::var(name).ok().map(|value| value.trim().to_string()).filter(|v| !v.is_empty());
         let home = variable("HF_HOME").map(PathBuf::from);
@@ -57,12 +69,12 @@ impl Repo {
         Self::new(client, variable("HF_ENDPOINT").as_deref().unwrap_or(ENDPOINT), name)
     }
 
-    /// The address of one of its files.
+    /// Returns the URL of a file.
     pub fn url(&self, file: &str) -> String {
         format!("{}/{file}", self.url)
     }
 
-    /// Reads a text, such as `config.json`; `None` if the repository does not have it. At most 64 MiB.
+    /// Reads a text file of at most 64 MiB, such as `config.json`. Returns `None` if the repository lacks it.
     ///
     /// # Errors
     /// [`HubError::Fetch`].
@@ -78,18 +90,20 @@ impl Repo {
         }
     }
 
-    /// Opens its weights: `model.safetensors`, or all shards that `model.safetensors.index.json` names.
+    /// Opens the weights: `model.safetensors`, or all shards that `model.safetensors.index.json` names.
     ///
     /// # Errors
-    /// [`HubError::NoWeights`], [`HubError::Fetch`], or what is wrong with the index.
+    /// - [`HubError::NoWeights`] if the repository has neither file
+    /// - [`HubError::Fetch`] if a file cannot be fetched
+    /// - [`CheckpointError`](crate::error::CheckpointError) if the index cannot be read
     pub fn weights(&self) -> Result<Vec<RemoteFile>> {
         self.files(|index| Ok(index.shards()))
     }
 
-    /// Opens those of its weights that hold the input tables: `model.safetensors`, or one or two shards.
+    /// Opens only the weights that hold the input tables: `model.safetensors`, or one or two shards.
     ///
     /// # Errors
-    /// As [`weights`](Self::weights), and [`HubError::NoInputTables`].
+    /// The errors of [`weights`](Self::weights), and [`HubError::NoInputTables`] if the index names no input tables.
     pub fn input_tables(&self) -> Result<Vec<RemoteFile>> {
         self.files(|index| {
             let shards = index.shards_of_input_tables();
@@ -112,7 +126,7 @@ impl Repo {
     }
 }
 
-/// `None` for a file that the server does not have.
+/// Turns the error for a missing file into `None`.
 fn if_there<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Err(Error::Hub(HubError::Fetch { source: FetchError::NotFound, .. })) => Ok(None),

@@ -1,4 +1,4 @@
-//! One request: redirections, versions, and everything that a server can answer instead of the bytes.
+//! One HTTP request: redirects, versions, and the ways in which a server can fail to send the bytes.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -12,12 +12,12 @@ use ureq::{Agent, Body, Timeout};
 use crate::error::FetchError;
 
 const MAX_REDIRECTS: usize = 5;
-/// For a connection, TLS included.
+/// The limit for connecting, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the next bytes of an answer.
+/// The limit for each wait for more bytes.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Whether another try may help.
+/// A failure, and whether a retry may help.
 #[derive(Debug)]
 pub(super) enum Failure {
     Final(FetchError),
@@ -39,11 +39,11 @@ impl From<FetchError> for Failure {
     }
 }
 
-/// Which content a file has.
+/// Identifies the content of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Version {
     pub(super) n_bytes: u64,
-    /// A strong one: a weak one does not promise the same bytes.
+    /// Strong: a weak ETag does not promise the same bytes.
     pub(super) etag: Option<String>,
 }
 
@@ -54,7 +54,7 @@ impl Version {
     }
 }
 
-/// A secret, which no message shows.
+/// A secret that `Debug` does not show.
 #[derive(Clone)]
 pub(super) struct Token(pub(super) String);
 
@@ -64,19 +64,19 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What all requests have in common.
+/// The settings that all requests share.
 #[derive(Clone, Debug)]
 pub(super) struct Requests {
     agent: Agent,
     pub(super) token: Option<Token>,
-    /// How long one request may take, with its redirections and its body.
+    /// How long one request may take, redirects and body included.
     pub(super) timeout: Duration,
 }
 
 impl Requests {
     pub(super) fn new(timeout: Duration) -> Self {
         let agent = Agent::config_builder()
-            // Redirections are followed here: where the token goes is our business.
+            // `answer` follows redirects, since it decides where the token goes.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
@@ -87,7 +87,7 @@ impl Requests {
         Self { agent: agent.into(), token: None, timeout }
     }
 
-    /// The bytes of a range that is not empty, and the version that they are of: `known`, if there is one.
+    /// Fetches a non-empty range. Returns its bytes and their version, which must equal `known` if that is given.
     pub(super) fn range(
         &self,
         url: &str,
@@ -103,7 +103,7 @@ impl Requests {
         };
         match (response.status().as_u16(), known) {
             (206, _) => {}
-            // `If-Range` gives the whole of a file that has changed; so does a server without ranges.
+            // With `If-Range` a server sends all of a changed file. A server without range support always does.
             (200, Some(known)) if known.etag != etag => {
                 let n_bytes = response.body().content_length().unwrap_or(0);
                 return Err(changed(known, n_bytes));
@@ -132,7 +132,7 @@ impl Requests {
         }
     }
 
-    /// A whole file of at most `max_bytes`.
+    /// Fetches a whole file of at most `max_bytes`.
     pub(super) fn whole(&self, url: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {
         let mut response = self.answer(url, None, None)?;
         match response.status().as_u16() {
@@ -154,7 +154,7 @@ impl Requests {
         }
     }
 
-    /// The first answer that is no redirection.
+    /// Sends a request, follows its redirects, and returns the first answer that is not a redirect.
     fn answer(
         &self,
         first: &str,
@@ -192,7 +192,7 @@ impl Requests {
         Err(FetchError::TooManyRedirects { max: MAX_REDIRECTS })
     }
 
-    /// At most `max_bytes` and one more, and what ended them, if it was not their end.
+    /// Reads at most `max_bytes + 1` bytes. Returns them, and the error that cut them short, if any.
     fn body(&self, body: &mut Body, max_bytes: u64) -> (Vec<u8>, Option<FetchError>) {
         let mut bytes = Vec::new();
         let read = body.as_reader().take(max_bytes.saturating_add(1)).read_to_end(&mut bytes);
@@ -212,7 +212,7 @@ impl Requests {
     }
 }
 
-/// A status that is not that of the file: whether it passes, and after which pause.
+/// Turns an error status into a failure: transient, with the pause that the server asks for, or final.
 fn refused(status: u16, headers: &HeaderMap) -> Failure {
     match status {
         404 => FetchError::NotFound.into(),
@@ -228,7 +228,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// `bytes 0-99/1000` as the range and the length of the file.
+/// Parses `bytes 0-99/1000` into the range and the length of the file.
 fn parse_content_range(text: &str) -> Option<(Range<u64>, u64)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (start, last) = range.split_once('-')?;
@@ -236,7 +236,9 @@ fn parse_content_range(text: &str) -> Option<(Range<u64>, u64)> {
     (start < end && end <= total).then_some((start..end, total))
 }
 
-/// Scheme, host and port of an http or https address. One with a user in it is none: the client would send that as a secret.
+/// Returns scheme, host and port of an http or https URL.
+///
+/// Returns `None` for a URL with a user name, which the client would send as a credential.
 fn origin(url: &str) -> Option<(String, String)> {
     let uri: Uri = url.parse().ok()?;
     let scheme = uri.scheme_str()?.to_ascii_lowercase();
@@ -245,7 +247,7 @@ fn origin(url: &str) -> Option<(String, String)> {
     (!authority.contains('@')).then_some((scheme, authority))
 }
 
-/// Where a redirection from `url` leads: to a whole address or to a path on the same server, never from https to http.
+/// Returns the target of a redirect from `url`: a full URL or a path on the same server, never from https to http.
 fn redirected(url: &str, to: &str) -> Option<String> {
     let (scheme, authority) = origin(url)?;
     let target = match to {

@@ -1,5 +1,4 @@
-//! Coin flips, waiting times and categories: `bernoulli_`, dropout, `exponential_`,
-//! `torch.multinomial`.
+//! Coin flips, waiting times and categories: `bernoulli_`, dropout, `exponential_`, `torch.multinomial`.
 
 use super::Generator;
 use super::mt19937::Mt19937;
@@ -11,7 +10,14 @@ const MAX_WEIGHTS: usize = 1 << 24;
 impl Generator {
     /// Draws `n` coin flips, true with probability `p`: `torch.empty(n).bernoulli_(p)`.
     ///
-    /// Takes two words a flip, for p = 0 and p = 1 too.
+    /// Draws two words per flip, also for p = 0 and p = 1.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let flips = Generator::manual_seed(123).bernoulli_mask(6, 0.5)?;
+    /// assert_eq!(flips, [true, true, false, true, true, false]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`RngError::Probability`] unless `p` is between 0 and 1.
@@ -22,11 +28,10 @@ impl Generator {
         Ok((0..n).map(|_| engine.unit_f64() < p).collect())
     }
 
-    /// Draws which of `n` elements `nn.Dropout(p)` keeps while training; kept ones are multiplied by
+    /// Draws which of `n` elements `nn.Dropout(p)` keeps while training. Kept ones are multiplied by
     /// [`dropout_scale`](Self::dropout_scale).
     ///
-    /// Takes two words an element, none for p = 0 and p = 1. PyTorch before 2.7 with MKL drew
-    /// other masks.
+    /// Draws two words per element, none for p = 0 and p = 1. PyTorch before 2.7 with MKL drew other masks.
     ///
     /// # Errors
     /// [`RngError::Probability`] unless `p` is between 0 and 1.
@@ -37,8 +42,8 @@ impl Generator {
         self.bernoulli_mask(n, 1.0 - p)
     }
 
-    /// Returns what `nn.Dropout(p)` multiplies kept elements by: 1 / (1 - p), rounded as PyTorch
-    /// rounds it; 0 for p = 1, which keeps none.
+    /// Returns the factor of the elements that `nn.Dropout(p)` keeps: 1 / (1 - p), rounded as PyTorch rounds it, and 0
+    /// for p = 1, which keeps none.
     ///
     /// # Errors
     /// [`RngError::Probability`] unless `p` is between 0 and 1.
@@ -47,7 +52,17 @@ impl Generator {
         Ok(if p == 1.0 { 0.0 } else { 1.0 / (1.0 - p) as f32 })
     }
 
-    /// Fills `out` as `exponential_(lambda)` fills an f32 tensor; two words a value.
+    /// Fills `out` as `exponential_(lambda)` fills an f32 tensor. Draws two words per value.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let (mut one, mut two) = ([0.0; 2], [0.0; 2]);
+    /// Generator::manual_seed(123).exponential(&mut one, 1.0)?;
+    /// Generator::manual_seed(123).exponential(&mut two, 2.0)?;
+    /// assert_eq!(format!("{one:.4?}"), "[0.4603, 0.0135]");
+    /// assert_eq!(two, one.map(|wait| wait / 2.0)); // twice the rate, half the wait
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`RngError::Rate`] unless `lambda` is above 0.
@@ -61,14 +76,14 @@ impl Generator {
         Ok(())
     }
 
-    /// Draws `n_samples` categories by weight: `torch.multinomial(weights, n_samples,
-    /// replacement)` on one row. The weights need not add up to 1.
+    /// Draws `n_samples` categories by weight: `torch.multinomial(weights, n_samples, replacement)` on one row. The
+    /// weights need not add up to 1.
     ///
-    /// One sample, or several without replacement, take two words for each weight; several with
-    /// replacement take two words for each sample; no samples take nothing.
+    /// One sample, or several without replacement, draw two words per weight. Several with replacement draw two words
+    /// per sample.
     ///
-    /// Without replacement, two categories whose f32 scores are exactly equal come in order of
-    /// their index; PyTorch's order is then an accident of its sort.
+    /// Without replacement, categories whose f32 scores are exactly equal come in the order of their indices. In
+    /// PyTorch that order depends on its sort.
     ///
     /// ```
     /// # use candle_gpt_input::rng::Generator;
@@ -81,8 +96,8 @@ impl Generator {
     /// - [`RngError::Weight`] if a weight is negative, infinite or NaN
     /// - [`RngError::ZeroWeights`] if none is above 0
     /// - [`RngError::TooManyWeights`] if there are more than 2^24
-    /// - [`RngError::TooFewWeights`] if there is no replacement and fewer than `n_samples` are
-    ///   above 0 (PyTorch then goes on with categories of weight 0, in no defined order)
+    /// - [`RngError::TooFewWeights`] without replacement, if fewer than `n_samples` weights are above 0 (PyTorch then
+    ///   returns categories of weight 0, in no defined order)
     pub fn multinomial(&self, weights: &[f32], n_samples: usize, replacement: bool) -> Result<Vec<usize>> {
         let n_nonzero = check_weights(weights)?;
         if !replacement && n_samples > n_nonzero {
@@ -97,7 +112,7 @@ impl Generator {
     }
 }
 
-/// Waiting times at rates `weights`: the first arrivals are the sample.
+/// Draws a waiting time for each weight as its rate, and returns the first arrivals.
 fn by_race(engine: &mut Mt19937, weights: &[f32], n_samples: usize) -> Vec<usize> {
     let mut scores: Vec<(f32, usize)> = Vec::with_capacity(weights.len());
     for (at, &weight) in weights.iter().enumerate() {
@@ -128,7 +143,7 @@ fn by_inversion(engine: &mut Mt19937, weights: &[f32], n_samples: usize) -> Vec<
     for value in &mut cumulative {
         *value /= sum;
     }
-    // A sum that overflowed leaves infinity by infinity there.
+    // If the sum overflowed, this is infinity / infinity.
     if let Some(last) = cumulative.last_mut() {
         *last = 1.0;
     }

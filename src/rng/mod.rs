@@ -1,7 +1,7 @@
 //! PyTorch's CPU random numbers, bit for bit.
 //!
-//! A [`Generator`] gives what `torch.Generator` gives for the same seed and the same calls: the
-//! values, and the position in the stream afterwards. The same in both languages:
+//! A [`Generator`] returns what `torch.Generator` returns for the same seed and the same calls: the same values, and
+//! the same position in the stream afterwards. In both languages:
 //!
 //! ```python
 //! torch.manual_seed(123)
@@ -16,10 +16,10 @@
 //! # Ok::<(), candle_gpt_input::Error>(())
 //! ```
 //!
-//! The reference is PyTorch 2.15 on Linux x86-64 with AVX2; its other builds (scalar x86, ARM)
-//! draw the same words but round some values differently in the last digits. Values drawn through
-//! f64 logarithms and sines (`normal_f32` below 16 elements, `normal_f64`, `exponential`, `multinomial`)
-//! use the platform's libm: glibc gives PyTorch's bits. All others are the same on every machine.
+//! The reference is PyTorch 2.15 on Linux x86-64 with AVX2. Its other builds (scalar x86, ARM) draw the same words but
+//! round some values differently in the last digits. Values drawn through f64 logarithms and sines (`normal_f32` below
+//! 16 elements, `normal_f64`, `exponential`, `multinomial`) use the platform's libm: glibc gives PyTorch's bits. All
+//! others are the same on every machine.
 //!
 //! A call that fails draws nothing.
 
@@ -36,13 +36,22 @@ use crate::error::{Result, RngError};
 
 pub use state::GeneratorState;
 
-/// Below this range `randint` takes one word a value, from it on two.
+/// From this range on `randint` draws two words per value, below it one.
 const ONE_WORD_RANGE: u64 = 1 << 28;
 
-/// Holds a handle onto one stream of random numbers, as `torch.Generator` is.
+/// Draws random values from one stream, as `torch.Generator` does.
 ///
-/// A clone is the same stream: what one draws, the other does not see again. Every call takes its
-/// numbers under one lock, so a call is never torn by another thread.
+/// Clones share the stream: what one draws, the others do not draw again. A call holds a lock, so that threads never
+/// interleave within it.
+///
+/// ```
+/// # use candle_gpt_input::rng::Generator;
+/// let generator = Generator::manual_seed(123);
+/// let clone = generator.clone();
+/// assert_eq!(clone.randint(0, 10, 2)?, [2, 9]);
+/// assert_eq!(generator.randint(0, 10, 2)?, [2, 0]); // the next two
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[derive(Clone)]
 #[doc(alias = "torch.Generator", alias = "rng", alias = "random")]
 pub struct Generator {
@@ -73,13 +82,13 @@ impl Generator {
         Self::from_state(&GeneratorState::seeded(seed))
     }
 
-    /// Starts a new stream that goes on where `state` was taken.
+    /// Starts a new stream that continues from `state`.
     #[must_use]
     pub fn from_state(state: &GeneratorState) -> Self {
         Self { state: Arc::new(Mutex::new(state.clone())) }
     }
 
-    /// Starts this stream again from `seed`, for all its handles: `generator.manual_seed(seed)`.
+    /// Restarts this stream from `seed`, for all its clones: `generator.manual_seed(seed)`.
     #[doc(alias = "manual_seed")]
     pub fn reseed(&self, seed: u64) {
         *self.lock() = GeneratorState::seeded(seed);
@@ -92,7 +101,7 @@ impl Generator {
         self.lock().clone()
     }
 
-    /// Moves the stream to `state`, for all its handles: `generator.set_state(state)`.
+    /// Moves the stream to `state`, for all its clones: `generator.set_state(state)`.
     ///
     /// ```
     /// # use candle_gpt_input::rng::Generator;
@@ -112,13 +121,13 @@ impl Generator {
         self.lock().engine.next_u64()
     }
 
-    /// Draws `torch.empty((), dtype=torch.int64).random_()`, which is also how a `DataLoader` and its
-    /// `RandomSampler` draw their seeds.
+    /// Draws `torch.empty((), dtype=torch.int64).random_()`, as a `DataLoader` and its `RandomSampler` draw their
+    /// seeds.
     pub(crate) fn random_i63(&self) -> i64 {
         (self.random_u64() & i64::MAX as u64) as i64
     }
 
-    /// Fills `out` as `uniform_(lo, hi)` fills an f32 tensor; one word a value.
+    /// Fills `out` as `uniform_(lo, hi)` fills an f32 tensor. Draws one word per value.
     ///
     /// ```
     /// # use candle_gpt_input::rng::Generator;
@@ -144,7 +153,15 @@ impl Generator {
         Ok(())
     }
 
-    /// Fills `out` as `uniform_(lo, hi)` fills an f64 tensor; two words a value.
+    /// Fills `out` as `uniform_(lo, hi)` fills an f64 tensor. Draws two words per value.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let mut out = [0.0; 2];
+    /// Generator::manual_seed(123).uniform_f64(&mut out, 0.0, 1.0)?;
+    /// assert_eq!(format!("{out:.4?}"), "[0.3689, 0.0134]");
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`RngError::UniformBounds`] unless `lo <= hi` and both and their difference are finite.
@@ -161,8 +178,7 @@ impl Generator {
 
     /// Draws `n` integers of `lo..hi`: `torch.randint(lo, hi, (n,))`.
     ///
-    /// PyTorch takes the remainder of one word below a range of 2^28, and of two from there on
-    /// (since 2.15; earlier from 2^32 on).
+    /// For a range below 2^28 PyTorch takes the remainder of one word, else of two (before 2.15: of two from 2^32 on).
     ///
     /// ```
     /// # use candle_gpt_input::rng::Generator;
@@ -186,7 +202,7 @@ impl Generator {
         Ok(std::iter::repeat_with(draw).take(n).collect())
     }
 
-    // No draw can leave a state that is unusable, so a panic elsewhere does not make it one.
+    // Every draw leaves a usable state, so a panic of another thread does not matter.
     fn lock(&self) -> MutexGuard<'_, GeneratorState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,7 @@
-//! MT19937, the Mersenne Twister of Matsumoto and Nishimura (1998), and how PyTorch turns its
-//! words into numbers between 0 and 1.
+//! MT19937, the Mersenne Twister of Matsumoto and Nishimura (1998), and how PyTorch turns its words into values between
+//! 0 and 1.
 
-/// Words of the state.
+/// Words of a block, which are the state.
 pub(super) const N_WORDS: usize = 624;
 /// How far ahead the recurrence looks.
 const SHIFT: usize = 397;
@@ -13,13 +13,13 @@ const UNIT_F64: f64 = 1.0 / (1u64 << 53) as f64;
 pub(super) struct Mt19937 {
     pub(super) initial_seed: u64,
     pub(super) words: [u32; N_WORDS],
-    /// Words of this block already given out. 0 only between seeding and the first draw; a block
-    /// that is used up stands at 624 until the next draw. PyTorch counts the same way.
+    /// Words of this block already drawn. It is 0 only between seeding and the first draw; a used-up block stays at 624
+    /// until the next draw. PyTorch counts the same way.
     pub(super) index: usize,
 }
 
 impl Mt19937 {
-    /// Only the low 32 bits of `seed` choose the stream; the rest is kept for `initial_seed`.
+    /// Seeds the stream with the low 32 bits of `seed`. All 64 are kept for `initial_seed`.
     pub(super) fn new(seed: u64) -> Self {
         let mut words = [seed as u32; N_WORDS];
         for j in 1..N_WORDS {
@@ -36,18 +36,18 @@ impl Mt19937 {
         word
     }
 
-    /// The word drawn first is the high half.
+    /// Draws two words, of which the first is the high half.
     pub(super) fn next_u64(&mut self) -> u64 {
         let high = u64::from(self.next_u32());
         (high << 32) | u64::from(self.next_u32())
     }
 
-    /// Uniform on [0, 1): the low 53 bits of two words.
+    /// Draws a uniform on [0, 1) from the low 53 bits of two words.
     pub(super) fn unit_f64(&mut self) -> f64 {
         (self.next_u64() & ((1 << 53) - 1)) as f64 * UNIT_F64
     }
 
-    /// Fills `out` with uniforms on [0, 1): the low 24 bits of one word each.
+    /// Fills `out` with uniforms on [0, 1), each from the low 24 bits of one word.
     // A whole stretch of the state at a time, so that tempering and conversion vectorise.
     pub(super) fn fill_unit_f32(&mut self, out: &mut [f32]) {
         let mut rest = out;

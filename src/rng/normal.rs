@@ -1,9 +1,8 @@
 //! `Tensor.normal_`: Box-Muller as PyTorch 2.15 does it on x86-64 with AVX2.
 //!
-//! Tensors below 16 elements take an f64 path with libm; larger ones f32 arithmetic in blocks of
-//! 16, whose logarithm, sine and cosine are the single-precision polynomials of the Cephes
-//! library (Stephen L. Moshier). The block path needs only `+ - * sqrt` and a fused multiply-add,
-//! so its bits are the same on every machine.
+//! Tensors below 16 elements use f64 and libm. Larger ones use f32 in blocks of 16, with the single-precision
+//! logarithm, sine and cosine of the Cephes library (Stephen L. Moshier). The block path needs only `+ - * sqrt` and a
+//! fused multiply-add, so its bits are the same on every machine.
 
 use super::mt19937::Mt19937;
 use super::{Generator, GeneratorState};
@@ -18,9 +17,8 @@ const SPAN: usize = 256 * BLOCK;
 impl Generator {
     /// Fills `out` as `normal_(mean, std)` fills a contiguous f32 tensor.
     ///
-    /// Below 16 elements values come in pairs of four words, and an odd one leaves its partner for
-    /// the next small call. From 16 on every element takes one word, and a last block that is not
-    /// whole 16 more.
+    /// Below 16 elements values are drawn in pairs of four words each, and an odd count leaves its second value for the
+    /// next small call. From 16 on each element takes one word, and an incomplete last block takes 16 more.
     ///
     /// ```
     /// # use candle_gpt_input::rng::Generator;
@@ -37,12 +35,20 @@ impl Generator {
         self.normal_with(out, mean, std, Mt19937::fill_unit_f32)
     }
 
-    /// Fills `out` with what `normal_(mean, std)` gives a contiguous bf16 or f16 tensor before the
-    /// last rounding; round each value once.
+    /// Fills `out` with the values that `normal_(mean, std)` gives a contiguous bf16 or f16 tensor before the last
+    /// rounding. Round each value once.
     ///
-    /// The draws differ from those of [`normal_f32`](Self::normal_f32) when `n >= 16` and `n % 16 != 0`:
-    /// the values that the tail replaces are not drawn first. Matches PyTorch 2.15; older versions
-    /// computed in the half type itself.
+    /// The draws differ from those of [`normal_f32`](Self::normal_f32) if `n >= 16` and `n % 16 != 0`: the values that
+    /// the tail replaces are not drawn first. Matches PyTorch 2.15; older versions computed in the half type itself.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let (mut half, mut single) = ([0.0; 32], [0.0; 32]);
+    /// Generator::manual_seed(123).normal_half(&mut half, 0.0, 1.0)?;
+    /// Generator::manual_seed(123).normal_f32(&mut single, 0.0, 1.0)?;
+    /// assert_eq!(half, single); // 32 is a multiple of 16
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`RngError::StandardDeviation`] unless `std` is 0 or greater.
@@ -50,8 +56,8 @@ impl Generator {
         self.normal_with(out, mean, std, |_, _| ())
     }
 
-    /// `draw_rest` decides what happens to the `n % 16` values after the last whole block before
-    /// the tail is drawn over them.
+    /// Fills `out`. `draw_rest` decides what happens to the `n % 16` values after the last whole block before the tail
+    /// is drawn over them.
     fn normal_with(
         &self,
         out: &mut [f32],
@@ -84,7 +90,18 @@ impl Generator {
         Ok(())
     }
 
-    /// Fills `out` as `normal_(mean, std)` fills a contiguous f64 tensor; two words a value.
+    /// Fills `out` as `normal_(mean, std)` fills a contiguous f64 tensor.
+    ///
+    /// Below 16 elements it draws as [`normal_f32`](Self::normal_f32) does. From 16 on each element takes two words,
+    /// and an incomplete last block takes 32 more.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let mut out = [0.0; 3];
+    /// Generator::manual_seed(123).normal_f64(&mut out, 0.0, 1.0)?;
+    /// assert_eq!(format!("{out:.4?}"), "[-0.1115, 0.1204, -0.3696]");
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`RngError::StandardDeviation`] unless `std` is 0 or greater.
@@ -111,7 +128,7 @@ impl Generator {
 }
 
 impl GeneratorState {
-    /// One value of the path for small tensors; values come in pairs and the second one waits.
+    /// Draws one value of a small tensor. Values come in pairs, of which the second waits here.
     fn next_normal(&mut self, mean: f64, std: f64) -> f64 {
         let z = self.cached_normal.take().unwrap_or_else(|| {
             let theta = 2.0 * PI * self.engine.unit_f64();
@@ -147,7 +164,7 @@ fn box_muller(out: &mut [f32], mean: f32, std: f32) {
     box_muller_portable(out, mean, std);
 }
 
-/// The portable loop, compiled for wider registers: one source, so the bits cannot differ.
+/// Runs the portable loop, compiled for wider registers: one source, so the bits cannot differ.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn box_muller_avx2(out: &mut [f32], mean: f32, std: f32) {
@@ -170,7 +187,7 @@ fn box_muller_portable(out: &mut [f32], mean: f32, std: f32) {
 
 const TWO_PI: f32 = 2.0 * std::f32::consts::PI;
 
-/// Cephes `logf` for 0 < x <= 1, fused where gcc fuses PyTorch's.
+/// Computes Cephes `logf` for 0 < x <= 1, fused where gcc fuses PyTorch's.
 #[allow(clippy::excessive_precision, reason = "the constants as Cephes prints them")]
 #[inline(always)]
 fn ln(x: f32) -> f32 {
@@ -192,7 +209,7 @@ fn ln(x: f32) -> f32 {
     e.mul_add(0.693359375, m + y)
 }
 
-/// Cephes `sinf` and `cosf` for x >= 0, fused where gcc fuses PyTorch's.
+/// Computes Cephes `sinf` and `cosf` for x >= 0, fused where gcc fuses PyTorch's.
 #[allow(clippy::excessive_precision, reason = "the constants as Cephes prints them")]
 #[inline(always)]
 fn sin_cos(x: f32) -> (f32, f32) {
@@ -219,11 +236,11 @@ fn sin_cos(x: f32) -> (f32, f32) {
 mod tests {
     use super::*;
 
-    /// On a machine with AVX2 and FMA this compares the two compilations, elsewhere one with itself.
+    /// With AVX2 and FMA this compares the two compilations, otherwise one with itself.
     #[test]
     fn wide_and_portable_loops_agree() {
-        // Where a branch or a rounding could go the other way: both ends of the range, each
-        // eighth of a turn, and a neighbour on either side.
+        // Where a branch or a rounding could go the other way: both ends of the range, each eighth of a turn, and a
+        // neighbour on either side.
         let ulp = 1.0 / (1 << 24) as f32;
         let mut edges = vec![0.0, ulp, 1.0 - ulp, 1.0 - std::f32::consts::FRAC_1_SQRT_2];
         for k in 1..8 {

@@ -3,18 +3,17 @@
 use super::Generator;
 use super::mt19937::Mt19937;
 
-/// From here on PyTorch takes 64 random bits a step, to keep the remainder's bias below 1/20.
+/// From here on PyTorch takes 64 random bits per step, to keep the remainder's bias below 1/20.
 const TWO_WORDS_FROM: usize = u32::MAX as usize / 20;
 
 impl Generator {
     /// Draws a random order of `0..n`: `torch.randperm(n)`.
     ///
-    /// Takes `n - 1` words, or `2 n` from n = 214748364 on (since PyTorch 2.15; earlier versions
-    /// used the first rule for every n). The values are `i64`, as PyTorch's are and as an index
-    /// tensor wants them.
+    /// Draws `n - 1` words, or `2 n` from n = 214748364 on (since PyTorch 2.15; earlier versions used the first rule
+    /// for every n). The values are `i64`, as in PyTorch and as an index tensor needs them.
     ///
-    /// A `DataLoader(shuffle=True)` without a generator of its own takes two 63-bit numbers from the
-    /// global one at each epoch, and the second one seeds the permutation:
+    /// A `DataLoader(shuffle=True)` without a generator of its own draws two 63-bit integers from the global one in
+    /// each epoch. The second seeds the permutation:
     ///
     /// ```
     /// # use candle_gpt_input::rng::Generator;
@@ -29,7 +28,7 @@ impl Generator {
     }
 }
 
-/// Fisher-Yates over a finished row: each place takes one of those not yet placed.
+/// Shuffles a finished row by Fisher-Yates: each place takes one of the values not yet placed.
 fn shuffle_down(engine: &mut Mt19937, n: usize) -> Vec<i64> {
     let mut order: Vec<i64> = (0..n as i64).collect();
     for i in 0..n.saturating_sub(1) {
@@ -39,7 +38,7 @@ fn shuffle_down(engine: &mut Mt19937, n: usize) -> Vec<i64> {
     order
 }
 
-/// Fisher-Yates inside out: each new value goes anywhere among those before it.
+/// Shuffles by Fisher-Yates inside out: each new value goes anywhere among those before it.
 fn shuffle_up(engine: &mut Mt19937, n: usize) -> Vec<i64> {
     let mut order = Vec::with_capacity(n);
     for i in 0..n {

@@ -17,19 +17,27 @@ const CACHED_NORMAL: usize = 5024;
 const HAS_CACHED_NORMAL: usize = 5040;
 const HAS_CACHED_FLOAT: usize = 5052;
 const N_BYTES: usize = 5056;
-/// What serde writes: seed, index and words; eight bytes more with a cached normal.
+/// The bytes that serde writes: seed, index and words; eight more with a cached normal.
 const N_COMPACT: usize = 8 + 4 + 4 * N_WORDS;
 
-/// Says where a [`Generator`](super::Generator) stands: enough to go on from there, in this crate or
-/// in PyTorch.
+/// Holds the position of a [`Generator`](super::Generator) in its stream: enough to continue from there, in this crate
+/// or in PyTorch.
 ///
-/// Serde writes it as a string of 5 KB: the seed, how many words were given out, the 624 words and,
-/// if there is one, the cached normal, all little-endian, each byte as two hexadecimal digits.
-/// Strings of version 0.1 (base64 of the same bytes) are read too.
+/// ```
+/// # use candle_gpt_input::rng::Generator;
+/// let generator = Generator::manual_seed(123);
+/// generator.randperm(5);
+/// let resumed = Generator::from_state(&generator.state());
+/// assert_eq!(resumed.randperm(5), generator.randperm(5));
+/// ```
+///
+/// Serde writes it as a string of 5 KB: the seed, the count of words drawn, the 624 words and, if there is one, the
+/// cached normal. All are little-endian, each byte as two hexadecimal digits. Strings of version 0.1 (base64 of the
+/// same bytes) are read too.
 #[derive(Clone, PartialEq)]
 pub struct GeneratorState {
     pub(super) engine: Mt19937,
-    /// Second value of the last Box-Muller pair of a small `normal_f32`.
+    /// The second value of the last Box-Muller pair of a small `normal_f32`.
     pub(super) cached_normal: Option<f64>,
 }
 
@@ -121,20 +129,20 @@ impl Serialize for GeneratorState {
 impl<'de> Deserialize<'de> for GeneratorState {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        // 2508 or 2516 bytes: at six bits a letter fewer letters than at four.
+        // 2508 or 2516 bytes take fewer letters in base64 (six bits each) than in hexadecimal (four).
         let bytes = if text.len() < 2 * N_COMPACT { from_base64(&text) } else { from_hex(&text) };
         let reason = match bytes {
             Some(bytes) => match from_compact(&bytes) {
                 Some(state) => return Ok(state),
-                None => "its numbers are none that a generator leaves there",
+                None => "no generator has such fields",
             },
             None => "neither hexadecimal digits nor the base64 that version 0.1 wrote",
         };
-        Err(de::Error::custom(format!("not the state of a generator, {} letters: {reason}", text.len())))
+        Err(de::Error::custom(format!("not the state of a generator ({} letters): {reason}", text.len())))
     }
 }
 
-/// Two digits a byte.
+/// Decodes two digits per byte.
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let byte = |pair: &[u8]| match pair {
         &[high, low] => Some((char::from(high).to_digit(16)? << 4 | char::from(low).to_digit(16)?) as u8),
@@ -143,7 +151,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     text.as_bytes().chunks(2).map(byte).collect()
 }
 
-/// Base64 without padding.
+/// Decodes base64 without padding.
 fn from_base64(text: &str) -> Option<Vec<u8>> {
     let (mut bytes, mut bits, mut n_bits) = (Vec::new(), 0u32, 0);
     for letter in text.bytes() {
@@ -195,7 +203,7 @@ impl fmt::Debug for GeneratorState {
     }
 }
 
-/// PyTorch counts the draw that will twist as well, and starts with only that one left.
+/// Returns PyTorch's field `left`, which also counts the draw that will twist, and starts with only that one left.
 fn words_left(next: u64) -> u32 {
     match next {
         0 => 1,

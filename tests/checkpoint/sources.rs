@@ -68,15 +68,15 @@ fn answers_of_another_number_or_length_are_refused() -> Result<()> {
     let row = |id: u32| layer.embed_tokens(&Tensor::new(id, &Device::Cpu).unwrap());
     assert_eq!(row(3)?.dims(), [32]);
     liar.n_missing.store(1, Ordering::Relaxed);
-    assert_eq!(error_text(open(&liar)), "cannot read liar: 1 ranges were asked for, but 0 came");
-    assert_eq!(error_text(row(4)), "cannot read liar: 1 ranges were asked for, but 0 came");
+    assert_eq!(error_text(open(&liar)), "cannot read liar: asked for 1 ranges, got 0");
+    assert_eq!(error_text(row(4)), "cannot read liar: asked for 1 ranges, got 0");
     liar.n_missing.store(0, Ordering::Relaxed);
     liar.n_short.store(1, Ordering::Relaxed);
     let text = error_text(open(&liar));
-    assert_eq!(text, format!("cannot read liar: bytes 0 to {n_bytes} were asked for, but {} bytes came", n_bytes - 1));
+    assert_eq!(text, format!("cannot read liar: asked for bytes 0..{n_bytes}, got {} bytes", n_bytes - 1));
     let text = error_text(row(5));
     assert!(
-        text.starts_with("cannot read liar: bytes ") && text.ends_with(" were asked for, but 127 bytes came"),
+        text.starts_with("cannot read liar: asked for bytes ") && text.ends_with(", got 127 bytes"),
         "{text}"
     );
     Ok(())

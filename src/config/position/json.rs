@@ -1,4 +1,4 @@
-//! Schemes in a `config.json`: read and written.
+//! Reads and writes position schemes in a `config.json`.
 
 use serde_json::{Map, Value};
 
@@ -12,10 +12,10 @@ const SCALE: &str = "scale_embedding";
 const EXPECTED: &str = "learned (absolute), sinusoidal, none, transformer-xl, rope, alibi, t5, shaw or deberta";
 
 impl PositionScheme {
-    /// Reads the scheme out of a `config.json`, whose keys it takes; `None` if it states none.
+    /// Removes the keys of a scheme from a `config.json` and returns the scheme, or `None` if the file states none.
     pub(in crate::config) fn take(map: &mut Map<String, Value>) -> Result<Option<Self>, ConfigError> {
         let Some(stated) = map.get(KEY).filter(|value| !value.is_null()) else {
-            // Models that know one scheme only do not name it.
+            // Models with only one scheme do not name it.
             if RotaryConfig::is_stated(map) {
                 return Ok(Some(Self::Rotary(RotaryConfig::take(map)?)));
             }
@@ -61,7 +61,7 @@ impl PositionScheme {
     /// Writes what [`take`](Self::take) reads.
     pub(in crate::config) fn put(&self, map: &mut Map<String, Value>) {
         if *self == Self::Learned {
-            // Such a key was in the file, or it is not needed; another scheme's was taken out when it was read.
+            // Keeps the file's own spelling of `learned`, and removes a key that names another scheme.
             if map.get(KEY).and_then(Value::as_str).is_some_and(|name| name.parse().ok() != Some(Self::Learned)) {
                 map.remove(KEY);
             }

@@ -1,4 +1,4 @@
-//! [`PositionScheme`]: how a model knows where its tokens stand, as a `config.json` says it.
+//! [`PositionScheme`]: how a model encodes positions, as a `config.json` states it.
 
 mod json;
 
@@ -11,16 +11,17 @@ use crate::config::builders::builders;
 use crate::config::rotary::RotaryConfig;
 use crate::error::{ConfigError, Error};
 
-/// Says how a model knows where its tokens stand; plain data. The types of [`position`](crate::position) compute with it.
+/// Names a position scheme and holds its parameters. The types of [`position`](crate::position) compute with it.
 ///
-/// In a `config.json` the key `position_embedding_type` names it (`absolute`, or no such key, is [`Learned`](Self::Learned));
-/// its numbers have the names that the `config.json` of a model with that scheme gives them, shown at each field.
+/// In a `config.json` the key `position_embedding_type` names the scheme; `absolute`, or no scheme at all, is
+/// [`Learned`](Self::Learned). Parameters have the keys of the models that use the scheme, shown at each field.
 ///
 /// ```
 /// use candle_gpt_input::GptInputConfig;
 /// use candle_gpt_input::position::{PositionScheme, T5Config};
 ///
-/// let config = GptInputConfig::from_json(r#"{"position_embedding_type": "t5", "relative_attention_num_buckets": 8}"#)?;
+/// let json = r#"{"position_embedding_type": "t5", "relative_attention_num_buckets": 8}"#;
+/// let config = GptInputConfig::from_json(json)?;
 /// assert_eq!(config.position, PositionScheme::T5(T5Config::default().with_num_buckets(8)));
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
@@ -29,48 +30,48 @@ use crate::error::{ConfigError, Error};
 #[non_exhaustive]
 #[doc(alias = "position_embedding_type")]
 pub enum PositionScheme {
-    /// A learned row for each position, added to the input: the GPTs.
+    /// A learned row per position, added to the input, as in the GPTs.
     #[default]
     #[doc(alias = "absolute")]
     Learned,
-    /// A fixed row of sines and cosines for each position, added to the input.
+    /// A fixed row of sines and cosines per position, added to the input.
     Sinusoidal(SinusoidalConfig),
-    /// No positions: what a causal mask tells is all the model knows (arXiv:2305.19466).
+    /// No positions: the causal mask is all that the model has (arXiv:2305.19466).
     #[doc(alias = "NoPE")]
     None,
-    /// Transformer-XL: scores of content and of distance, with learned u, v and a projection in each block.
+    /// Transformer-XL: scores by content and by distance, with learned u, v and a projection in each block.
     TransformerXl,
     /// Rotary: queries and keys are rotated by their positions.
     #[serde(rename = "rope")]
     #[doc(alias = "RoPE")]
     Rotary(RotaryConfig),
-    /// ALiBi: a penalty that grows with the distance, each head with a slope of its own.
+    /// ALiBi: a penalty that grows with the distance, with a slope per head.
     Alibi,
-    /// T5: a learned number for each bucket of distances and each head, the same in all blocks.
+    /// T5: a learned bias per bucket of distances and head, shared by all blocks.
     #[doc(alias = "relative_attention_bias")]
     T5(T5Config),
-    /// Shaw: a learned vector for each clipped distance, added to the keys and, if wanted, to the values; own ones in each
-    /// block.
+    /// Shaw: a learned vector per clipped distance in each block, added to the keys and optionally to the values.
     #[doc(alias = "relative_key")]
     Shaw(ShawConfig),
     /// DeBERTa: content and distance attend to each other, with one table of distances and projections in each block.
     Deberta(DebertaConfig),
 }
 
-/// Holds what sinusoidal positions need to know.
+/// Holds the parameters of sinusoidal positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SinusoidalConfig {
     /// `sinusoidal_layout`: `interleaved`, `halves` or `tensor2tensor`.
     pub layout: SinusoidalLayout,
-    /// `scale_embedding`: whether token rows are multiplied by √C before positions are added, as in the paper (section 3.4).
+    /// `scale_embedding`: whether token rows are multiplied by √C before positions are added, as in the paper (section
+    /// 3.4).
     pub scale_embedding: bool,
 }
 
 builders!(SinusoidalConfig { with_layout(layout: SinusoidalLayout), with_scale_embedding(scale_embedding: bool) });
 
-/// Holds the numbers of T5's bias; the defaults are `transformers.T5Config`'s, for a decoder.
+/// Holds the parameters of T5's bias. The defaults are those of `transformers.T5Config`, for a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -79,7 +80,7 @@ pub struct T5Config {
     pub num_buckets: usize,
     /// `relative_attention_max_distance`: all distances from here on share a bucket.
     pub max_distance: usize,
-    /// Whether later keys have buckets of their own; `is_decoder: true` says no.
+    /// Whether later keys have buckets of their own; `is_decoder: true` means no.
     pub bidirectional: bool,
 }
 
@@ -96,7 +97,7 @@ impl Default for T5Config {
     }
 }
 
-/// Holds the numbers of Shaw's vectors; the default is 16 distances a side, for keys and values.
+/// Holds the parameters of Shaw's vectors. The default is 16 distances per side, for keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -112,18 +113,18 @@ pub struct ShawConfig {
 builders!(ShawConfig { with_left(left: usize), with_right(right: usize), with_values(values: bool) });
 
 impl Default for ShawConfig {
-    /// Returns the paper's 16 distances a side, for keys and values.
+    /// Returns the paper's 16 distances per side, for keys and values.
     fn default() -> Self {
         Self { left: 16, right: 16, values: true }
     }
 }
 
-/// Holds the numbers of DeBERTa's positions; the defaults are those of DeBERTa-v3.
+/// Holds the parameters of DeBERTa's positions. The defaults are those of DeBERTa-v3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct DebertaConfig {
-    /// `position_buckets`: logarithmic buckets a side; `None` (-1 in the file) gives every distance its own row.
+    /// `position_buckets`: logarithmic buckets per side; `None` (-1 in the file) gives every distance its own row.
     pub position_buckets: Option<usize>,
     /// `max_relative_positions`: distances are clipped to this.
     pub max_relative_positions: usize,
@@ -141,13 +142,20 @@ builders!(DebertaConfig {
 });
 
 impl Default for DebertaConfig {
-    /// Returns 256 buckets a side up to distance 512, with both terms.
+    /// Returns 256 buckets per side up to distance 512, with both terms.
     fn default() -> Self {
         Self { position_buckets: Some(256), max_relative_positions: 512, c2p: true, p2c: true }
     }
 }
 
-/// How the sines and cosines of sinusoidal positions lie in a row; three are in use.
+/// Orders the sines and cosines of sinusoidal positions within a row.
+///
+/// ```
+/// use candle_gpt_input::position::SinusoidalLayout;
+///
+/// assert_eq!("halves".parse::<SinusoidalLayout>()?, SinusoidalLayout::Halves);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -157,7 +165,7 @@ pub enum SinusoidalLayout {
     Interleaved,
     /// All sines, then all cosines: Marian, Pegasus, Transformer-XL.
     Halves,
-    /// All sines, then all cosines, of frequencies that reach 1/10000: tensor2tensor, fairseq, M2M-100.
+    /// All sines, then all cosines, with frequencies that reach 1/10000: tensor2tensor, fairseq, M2M-100.
     Tensor2Tensor,
 }
 
@@ -189,16 +197,16 @@ impl FromStr for SinusoidalLayout {
 }
 
 impl PositionScheme {
-    /// The names of all schemes. [`FromStr`] reads each with the numbers of the paper or the model that it comes from.
+    /// Lists the names of all schemes. [`FromStr`] reads each with its published parameters.
     pub const NAMES: [&str; 9] =
         ["learned", "sinusoidal", "transformer-xl", "rope", "alibi", "t5", "shaw", "deberta", "none"];
 
-    /// Whether token rows are multiplied by √C before positions are added.
+    /// Returns whether token rows are multiplied by √C before positions are added.
     pub(crate) fn scales_embedding(&self) -> bool {
         matches!(self, Self::Sinusoidal(SinusoidalConfig { scale_embedding: true, .. }))
     }
 
-    /// Returns its name in a configuration.
+    /// Returns the scheme's name in a configuration.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -214,7 +222,7 @@ impl PositionScheme {
         }
     }
 
-    /// Checks the numbers of the scheme, and that the dimensions of the model suit it.
+    /// Checks the parameters of the scheme, and that the dimensions of the model suit it.
     pub(in crate::config) fn validate(&self, n_embd: usize, n_head: usize) -> Result<(), ConfigError> {
         let at_least = |name, value: usize, least: usize, expected| match value < least {
             true => Err(ConfigError::OutOfRange { name, value: value as f64, expected }),
@@ -266,7 +274,7 @@ impl fmt::Display for PositionScheme {
 impl FromStr for PositionScheme {
     type Err = Error;
 
-    /// Reads the name of a scheme, or one that other code bases have for it. Its numbers are those it is published with.
+    /// Reads the name of a scheme, as this crate or another code base spells it, with its published parameters.
     fn from_str(name: &str) -> Result<Self, Error> {
         Ok(match name {
             "learned" | "absolute" | "learned_absolute" => Self::Learned,
