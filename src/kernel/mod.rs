@@ -1,9 +1,10 @@
-//! The arithmetic under the layers. Private, and the wing with the `unsafe` code.
+//! The arithmetic of the layers. Private; most of the crate's `unsafe` code is here.
 //!
-//! `core` < `ids` < `gather`, `stored`, `product`, `step`, `attention`, which do not know each other; `cuda` is called by one
-//! dispatch file of each. Every id passes [`CheckedIds`] first, so that nothing below it meets a bad one unprepared. What has
-//! a kernel of its own on a device (the CPU, CUDA) runs there; everything else runs as plain Candle operations, with the same
-//! bits.
+//! Folders import only lower ones: `core` < `ids` < `gather`, `stored`, `product`, `step`, `attention`, of which none
+//! imports another. `cuda` is imported by at most one file of each.
+//!
+//! Every id passes [`CheckedIds`] first. An operation that has a kernel on a device (the CPU, CUDA) runs there; all
+//! others run as plain Candle operations.
 
 mod attention;
 mod core;

@@ -1,4 +1,4 @@
-//! The laws of the source tree: levels, wings, no circles, and what no code of the library does.
+//! The laws of the source tree: levels, wings, no circles, and what the library's code must not do.
 
 mod circles;
 mod faults;
@@ -64,7 +64,7 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-/// Every offence, as `file:line: what`.
+/// Returns every offence, as `file:line: what`.
 fn offences(root: &Path, tables: &Tables) -> Vec<String> {
     let tree = Tree::read(root);
     LAWS.iter().flat_map(|law| law(&tree, tables)).map(|offence| offence.to_string()).collect()

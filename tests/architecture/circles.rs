@@ -1,4 +1,4 @@
-//! Circles in a graph of files.
+//! Finds circles in a graph of files.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,7 +7,7 @@ pub type Graph<'a> = BTreeMap<&'a str, Vec<&'a str>>;
 
 /// Files that all reach each other.
 pub struct Circle<'a> {
-    /// The shortest way from the first of them back to it.
+    /// The shortest way from the first file back to it.
     pub way: Vec<&'a str>,
     pub n_files: usize,
 }
@@ -31,7 +31,7 @@ pub fn circles<'a>(graph: &Graph<'a>) -> Vec<Circle<'a>> {
     found
 }
 
-/// The files of the shortest way of at least one step, without its end.
+/// Returns the files of the shortest way of at least one step, without its end.
 fn shortest_way<'a>(graph: &Graph<'a>, from: &'a str, to: &str) -> Option<Vec<&'a str>> {
     let mut reached_from: BTreeMap<&str, &str> = BTreeMap::new();
     let mut queue = VecDeque::from([from]);

@@ -1,4 +1,5 @@
-//! The laws on the tree in `sample`: whole, it breaks none; with one fault at a time, that one is found where it is.
+//! Tests the laws on the tree in `sample`. Whole, it breaks none; with one fault at a time, that one is found where it
+//! is.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ const TABLES: Tables = Tables {
     root: &["README.md", "src"],
 };
 
-/// The sample with changes, in a folder of its own.
+/// A copy of the sample with changes, in a folder of its own.
 struct Sample(TempDir);
 
 impl Sample {
@@ -40,13 +41,13 @@ impl Sample {
         self
     }
 
-    /// With `text` behind what the file has.
+    /// Appends `text` to a file.
     fn with_more(self, path: &str, text: &str) -> Self {
         let before = fs::read_to_string(self.path(path)).unwrap();
         self.with(path, &format!("{before}{text}\n"))
     }
 
-    /// Its offences are these.
+    /// Asserts that its offences are `expected`.
     #[track_caller]
     fn breaks(self, expected: &[&str]) {
         assert_eq!(offences(self.0.path(), &TABLES), expected);
@@ -65,7 +66,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// With `text` behind this file of the sample, this and nothing else is found.
+/// Asserts that `text` appended to this file of the sample causes just this offence.
 #[track_caller]
 fn fault(path: &str, text: &str, found: &str) {
     Sample::whole().with_more(path, text).breaks(&[found]);
@@ -262,7 +263,7 @@ fn nothing_prints_or_panics() {
         ("fn f() -> u8 { t.dims()[0] }", "indexes `dims()`"),
     ] {
         fault("src/shelf/lower.rs", code, &format!("src/shelf/lower.rs:4: {found}"));
-        // Behind tests too.
+        // After tests too.
         fault("src/layer/mod.rs", code, &format!("src/layer/mod.rs:29: {found}"));
     }
 }

@@ -1,22 +1,22 @@
-//! Finds where an item that is named somewhere is defined, through imports and re-exports.
+//! Finds where a named item is defined, through imports and re-exports.
 
 use std::collections::BTreeSet;
 
 use crate::scan::{Import, Name, Path};
 use crate::tree::{File, Tree};
 
-/// One place of the code that names something of this crate.
+/// One place in the code that names an item of this crate.
 pub struct Reference {
     /// The path of the file.
     pub from: String,
     pub line: usize,
-    /// As it is written.
+    /// The path as it is written.
     pub text: String,
     /// Modules that the written path ends in.
     pub through: BTreeSet<usize>,
     /// Modules in which the item is defined.
     pub defined: BTreeSet<usize>,
-    /// Whether it only shows an item to others, in the file of a folder.
+    /// Whether it only re-exports an item, in the file of a folder.
     pub is_facade: bool,
 }
 
@@ -28,11 +28,11 @@ enum Target {
     Item(usize),
 }
 
-/// The names that are being looked up; the imports of one that is met again lead nowhere.
+/// The names being looked up. The imports of a name that occurs again lead nowhere.
 type Open = Vec<(usize, String)>;
 
 impl Tree {
-    /// Every import and path of the library's code.
+    /// Returns every import and path of the library's code.
     pub fn find_references(&self) -> Vec<Reference> {
         let mut found = Vec::new();
         for (id, module) in self.modules.iter().enumerate() {
@@ -42,7 +42,7 @@ impl Tree {
         found
     }
 
-    /// The module directly below the crate's root that holds this one, the root itself as "".
+    /// Returns the module directly below the crate's root that holds this one, or "" for the root itself.
     pub fn top(&self, mut module: usize) -> &str {
         while let Some(parent) = self.modules[module].parent {
             if parent == 0 {
@@ -62,7 +62,7 @@ impl Tree {
         reference.is_facade = import.is_public && self.file(from).is_facade();
         if import.is_glob {
             reference.text.push_str("::*");
-            // All that the module shows may be meant.
+            // All that the module exports may be meant.
             for module in reference.through.clone() {
                 reference.defined.insert(module);
                 for name in self.modules[module].names.keys() {
@@ -76,7 +76,7 @@ impl Tree {
     fn path(&self, from: usize, path: &Path) -> Reference {
         let mut reference = self.reference(from, &path.segments, path.line);
         if path.is_macro && reference.defined.is_empty() {
-            // A macro of a module above is known below it without an import.
+            // Below its module a macro is known without an import.
             let mut above = self.modules[from].parent;
             while let Some(module) = above {
                 let names = self.modules[module].names.get(&path.segments[0]);
@@ -110,7 +110,7 @@ impl Tree {
         }
     }
 
-    /// Where `path` leads when it stands in the module `from`; nowhere if it begins with another crate or a local name.
+    /// Returns where `path` leads from the module `from`: nowhere if it begins with another crate or a local name.
     fn follow(&self, from: usize, path: &[String], open: &mut Open) -> BTreeSet<Target> {
         let parent = |module: usize| self.modules[module].parent.unwrap_or(0);
         let [first, rest @ ..] = path else { return BTreeSet::from([Target::Module(from)]) };
@@ -127,7 +127,7 @@ impl Tree {
                     Target::Module(module) if word == "super" => next.extend([Target::Module(parent(module))]),
                     Target::Module(module) => {
                         let found = self.look_up(module, word, open);
-                        // What a macro defines stands where the macro is called.
+                        // An item that a macro defines belongs to the module that calls the macro.
                         next.extend(if found.is_empty() { BTreeSet::from([Target::Item(module)]) } else { found });
                     }
                     item => next.extend([item]),
@@ -138,7 +138,7 @@ impl Tree {
         targets
     }
 
-    /// What `name` stands for in `module`.
+    /// Returns what `name` stands for in `module`.
     fn look_up(&self, module: usize, name: &str, open: &mut Open) -> BTreeSet<Target> {
         let place = (module, name.to_string());
         let is_open = open.contains(&place);

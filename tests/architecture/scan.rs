@@ -1,4 +1,4 @@
-//! Finds in the tokens of items what they name: imports and paths, those in the arguments of macros included.
+//! Finds what the tokens of items name: imports and paths, also in the arguments of macros.
 
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -14,11 +14,11 @@ pub enum Name {
     Macro,
     /// A module, by its place in the tree.
     Module(usize),
-    /// What an import with this path brings in.
+    /// The item that an import with this path brings in.
     Import(Vec<String>),
 }
 
-/// One name of a `use`.
+/// One imported name of a `use`.
 pub struct Import {
     pub path: Vec<String>,
     pub is_glob: bool,
@@ -66,7 +66,7 @@ fn tokens(stream: TokenStream, module: &mut Module) {
     while let Some(token) = tokens.get(at) {
         let rest = &tokens[at + 1..];
         match token {
-            // The name of a lifetime, and what a macro inserts.
+            // The name of a lifetime, or what a macro inserts.
             TokenTree::Punct(mark) if mark.as_char() == '\'' => at += 1,
             TokenTree::Punct(mark) if mark.as_char() == '$' && !is_word(rest.first(), "crate") => at += 1,
             TokenTree::Punct(mark) if mark.as_char() == '#' => {
@@ -108,7 +108,7 @@ fn is_word(token: Option<&TokenTree>, word: &str) -> bool {
     matches!(token, Some(TokenTree::Ident(found)) if found == word)
 }
 
-/// `(crate)`, `(super)`, `(in ..)`: what follows `pub`.
+/// Returns whether this is `(crate)`, `(super)` or `(in ..)`, which may follow `pub`.
 fn is_visibility(token: Option<&TokenTree>) -> bool {
     let Some(TokenTree::Group(group)) = token else { return false };
     let first = group.stream().into_iter().next();
@@ -116,7 +116,7 @@ fn is_visibility(token: Option<&TokenTree>) -> bool {
         && ["crate", "self", "super", "in"].iter().any(|word| is_word(first.as_ref(), word))
 }
 
-/// The words of the path that `tokens` begin with.
+/// Returns the words of the path that `tokens` begin with.
 fn path(tokens: &[TokenTree]) -> Vec<String> {
     let mut words = Vec::new();
     let mut rest = tokens;
@@ -130,7 +130,7 @@ fn path(tokens: &[TokenTree]) -> Vec<String> {
     words
 }
 
-/// Whether a word after `before` belongs to an expression or path begun there: `value.word`, `<T>::word`.
+/// Returns whether a word after `before` continues an expression or path: `value.word`, `<T>::word`.
 fn is_continued(before: &[TokenTree]) -> bool {
     match before {
         [.., dot, last] if is_mark(Some(last), '.') => !is_mark(Some(dot), '.'),
@@ -139,7 +139,7 @@ fn is_continued(before: &[TokenTree]) -> bool {
     }
 }
 
-/// `serde` takes paths as strings.
+/// Notes paths in strings, which `serde` takes.
 fn words_in_strings(attribute: TokenStream, module: &mut Module) {
     let mut attribute = attribute.into_iter();
     if is_word(attribute.next().as_ref(), "serde")

@@ -1,4 +1,4 @@
-//! Reads the modules of a crate: each file parsed, what only tests compile left out.
+//! Reads the modules of a crate: parses each file and leaves out what only tests compile.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::scan::{self, Import, Name};
 
 /// A file that is compiled outside tests.
 pub struct File {
-    /// Below the root, with slashes: `src/kernel/mod.rs`.
+    /// Its path below the root, with slashes: `src/kernel/mod.rs`.
     pub path: String,
     pub text: String,
     /// The code without items of tests and without documentation.
@@ -22,7 +22,7 @@ pub struct File {
 }
 
 impl File {
-    /// Whether public imports of this file only show what lies in others.
+    /// Returns whether public imports of this file only re-export items of others.
     pub fn is_facade(&self) -> bool {
         self.path.ends_with("/mod.rs") || self.path == "src/lib.rs"
     }
@@ -38,9 +38,9 @@ pub struct Module {
     pub names: HashMap<String, Vec<Name>>,
     pub imports: Vec<Import>,
     pub paths: Vec<scan::Path>,
-    /// What it defines, and where.
+    /// The items that it defines, and their lines.
     pub items: Vec<(String, usize)>,
-    /// Where `#[path]` places a module of this one.
+    /// The lines where `#[path]` places a module.
     pub placed: Vec<usize>,
 }
 
@@ -51,7 +51,7 @@ pub struct Tree {
     pub modules: Vec<Module>,
     /// Files that only tests compile.
     pub tests: Vec<String>,
-    /// What the modules name of each other.
+    /// The references between the modules.
     pub references: Vec<Reference>,
 }
 
@@ -64,7 +64,7 @@ impl Tree {
         tree
     }
 
-    /// Every file below `src`, sorted.
+    /// Returns every file below `src`, sorted.
     pub fn on_disk(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut folders = vec![self.root.join("src")];
@@ -81,7 +81,7 @@ impl Tree {
         found
     }
 
-    /// `src/a/b.rs` of any path below the root.
+    /// Returns a path below the root in the form `src/a/b.rs`.
     fn below(&self, path: &Path) -> String {
         let names = path.strip_prefix(&self.root).unwrap().iter().map(|name| name.to_str().unwrap());
         names.collect::<Vec<_>>().join("/")
@@ -109,7 +109,7 @@ impl Tree {
         self.read_module(&folder, Module { file, ..module }, parsed.items);
     }
 
-    /// Reads a module whose items are `items`, and those that it declares, which lie in `folder`.
+    /// Reads a module with these items, and the modules that it declares, which lie in `folder`.
     fn read_module(&mut self, folder: &str, module: Module, items: Vec<Item>) {
         let (id, file) = (self.modules.len(), module.file);
         if let Some(parent) = module.parent {
@@ -141,12 +141,12 @@ impl Tree {
         }
     }
 
-    /// The file of the module `below`: `src/a.rs` or `src/a/mod.rs`.
+    /// Returns the file of the module `below`: `src/a.rs` or `src/a/mod.rs`.
     fn file_of(&self, below: &str) -> Option<String> {
         [format!("{below}.rs"), format!("{below}/mod.rs")].into_iter().find(|path| self.root.join(path).is_file())
     }
 
-    /// Notes the files of modules that only tests compile; all are, inside such a module.
+    /// Notes the files of modules that only tests compile. Inside such a module, all are.
     fn read_test_modules(&mut self, folder: &str, items: &[Item], inside: bool) {
         for item in items {
             if let Item::Mod(module) = item {
@@ -183,7 +183,7 @@ impl Module {
     }
 }
 
-/// Where the modules lie that the file `path` declares.
+/// Returns the folder of the modules that the file `path` declares.
 fn folder_of(path: &str) -> String {
     let (folder, name) = path.rsplit_once('/').unwrap();
     match name {
@@ -192,12 +192,12 @@ fn folder_of(path: &str) -> String {
     }
 }
 
-/// Whether what carries this attribute is compiled for tests only: `cfg(test)`, `cfg(all(test, ..))`.
+/// Returns whether an item with this attribute is compiled for tests only: `cfg(test)`, `cfg(all(test, ..))`.
 fn is_for_tests(attribute: &Attribute) -> bool {
     matches!(&attribute.meta, Meta::List(list) if list.path.is_ident("cfg") && needs_test(list.tokens.clone()))
 }
 
-/// Whether the condition of a `cfg` holds in tests only.
+/// Returns whether the condition of a `cfg` holds in tests only.
 fn needs_test(condition: TokenStream) -> bool {
     let tokens: Vec<_> = condition.into_iter().collect();
     match tokens.as_slice() {
@@ -228,7 +228,7 @@ fn is_kept(attributes: &[Attribute]) -> bool {
     !attributes.iter().any(is_for_tests)
 }
 
-/// Whether `node`, which begins with its attributes, is compiled outside tests.
+/// Returns whether `node`, which begins with its attributes, is compiled outside tests.
 fn is_code(node: &impl ToTokens) -> bool {
     let outer = |input: syn::parse::ParseStream| {
         let attributes = input.call(Attribute::parse_outer)?;

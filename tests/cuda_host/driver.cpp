@@ -1,8 +1,9 @@
-// A CUDA driver whose device is the CPU and whose device memory is the heap: what Candle needs to open a device, to copy,
-// and to launch the kernels that the stand-in nvcc has built. Every other function returns CUDA_ERROR_NOT_SUPPORTED.
+// A CUDA driver whose device is the CPU and whose device memory is the heap. It has what Candle needs to open a device,
+// to copy, and to launch the kernels that the stand-in nvcc has built. Every other function returns
+// CUDA_ERROR_NOT_SUPPORTED.
 //
-// It is stricter than a real one: copies must lie inside one live allocation, and a launch that any device from compute
-// capability 7.5 on would refuse is refused.
+// It is stricter than a real one. Copies must lie inside one live allocation. It refuses a launch that any device from
+// compute capability 7.5 on would refuse.
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -25,7 +26,7 @@ enum Result {
     NOT_FOUND = 500,
 };
 
-// Attributes that are asked for, by their numbers in the driver's header.
+// Attributes that Candle asks for, by their numbers in the driver's header.
 enum Attribute { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
 
 struct Dim3 {
@@ -45,7 +46,7 @@ int allocate(std::uint64_t *pointer, std::size_t n_bytes) {
     if (n_bytes == 0) return *pointer = 0, SUCCESS;
     void *memory = nullptr;
     if (posix_memalign(&memory, 256, n_bytes)) return OUT_OF_MEMORY;
-    std::memset(memory, 0xcd, n_bytes); // what a kernel leaves unwritten is seen
+    std::memset(memory, 0xcd, n_bytes); // shows what a kernel leaves unwritten
     const std::lock_guard<std::mutex> lock(allocations_mutex);
     allocations[reinterpret_cast<std::uintptr_t>(memory)] = n_bytes;
     *pointer = reinterpret_cast<std::uint64_t>(memory);
@@ -82,7 +83,7 @@ bool fits_a_device(Dim3 grid, Dim3 block, unsigned shared_bytes) {
 extern "C" {
 
 // Device and context.
-// CUDA_HOST_DEVICES=0: a machine with a driver and no device.
+// CUDA_HOST_DEVICES=0 stands for a machine with a driver and no device.
 int cuInit(unsigned) {
     const char *n_devices = std::getenv("CUDA_HOST_DEVICES");
     return n_devices && std::strcmp(n_devices, "0") == 0 ? NO_DEVICE : SUCCESS;
@@ -104,7 +105,7 @@ int cuCtxSetCurrent(void *wanted) { return current_context = wanted, SUCCESS; }
 int cuCtxGetCurrent(void **out) { return *out = current_context, SUCCESS; }
 int cuCtxSynchronize() { return SUCCESS; }
 
-// Streams and events: everything is done when its call returns.
+// Streams and events: every call is complete when it returns.
 int cuStreamSynchronize(void *) { return SUCCESS; }
 int cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
 int cuStreamIsCapturing(void *, int *status) { return *status = 0, SUCCESS; }

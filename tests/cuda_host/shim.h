@@ -20,7 +20,7 @@ struct dim3 {
 
 static thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
 
-// As `cvt.f32.f16` and `cvt.rn.f16.f32` do it: to nearest, ties to even, through the compiler's own half type.
+// As `cvt.f32.f16` and `cvt.rn.f16.f32` do it: to nearest, ties to even, by the compiler's own half type.
 static inline float cuda_host_widen_half(unsigned short bits) {
     _Float16 half;
     std::memcpy(&half, &bits, sizeof half);
@@ -34,7 +34,7 @@ static inline unsigned short cuda_host_narrow_half(float value) {
     return bits;
 }
 
-// Threads run one after another, so that nothing can come between.
+// Threads run one after another, so nothing can come between.
 static inline unsigned long long atomicCAS(unsigned long long *at, unsigned long long expected, unsigned long long wanted) {
     const unsigned long long found = *at;
     if (found == expected) *at = wanted;
@@ -85,7 +85,7 @@ template <class... Args, void (*kernel)(Args...)> struct Entry<kernel> {
 
 } // namespace cuda_host
 
-// What the driver looks for: `NAME` as `cuda_host_NAME`, launched over a whole grid.
+// The symbol that the driver looks up: `NAME` as `cuda_host_NAME`, launched over a whole grid.
 #define CUDA_HOST_ENTRY(NAME)                                                                                         \
     extern "C" __attribute__((visibility("default"))) void cuda_host_##NAME(dim3 grid, dim3 block, void **args) {     \
         cuda_host::Entry<NAME>::launch(grid, block, args);                                                            \

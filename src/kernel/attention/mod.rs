@@ -1,4 +1,4 @@
-//! What positions do inside attention: rotated queries and keys, biases and scores by distance.
+//! What positions compute inside attention: rotated queries and keys, biases and scores by distance.
 
 mod distance;
 mod rotary;

@@ -1,5 +1,5 @@
-//! Rows of GGUF's quantized blocks become numbers: by Candle's own code, a row at a time; the two types that tables are
-//! mostly quantized to by loops of ours, whose bits are the same.
+//! Dequantizes rows of GGUF blocks, one row at a time. The two block types that tables mostly have use loops of this
+//! file, all others Candle's own code; the bits are the same.
 
 use candle_core::quantized::{GgmlDType, GgmlType, k_quants};
 use candle_core::{DType, WithDType};
@@ -8,20 +8,20 @@ use half::f16;
 use super::element::Element;
 use super::parallel::Outside;
 
-/// Calls a loop of this file, compiled for AVX2 where the CPU has it: as functions of their own, for the compiler does not
-/// bring every closure into [`super::simd::vectorised`].
+/// Calls a loop of this file, compiled for AVX2 if the CPU has it. The loops are functions, since the compiler does not
+/// inline every closure into [`super::simd::vectorised`].
 macro_rules! vectorised {
     ($name:ident, $from:expr, $to:expr) => {
         match () {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the CPU has AVX2, as was just seen.
+            // SAFETY: the CPU has AVX2, as just checked.
             () if is_x86_feature_detected!("avx2") => unsafe { avx2::$name($from, $to) },
             () => $name($from, $to),
         }
     };
 }
 
-/// A task's own room for one row.
+/// A task's buffers for one row.
 pub(crate) struct Scratch<E> {
     width: usize,
     numbers: Vec<E>,
@@ -30,19 +30,19 @@ pub(crate) struct Scratch<E> {
 }
 
 impl<E: Element> Scratch<E> {
-    /// For rows of `width` numbers; memory is taken when it is used.
+    /// Returns empty buffers for rows of `width` elements; they are allocated on first use.
     pub(crate) fn new(width: usize) -> Self {
         Self { width, numbers: Vec::new(), dequantized: Vec::new(), aligned: Vec::new() }
     }
 
-    /// A row to be written.
+    /// Returns a row to write to.
     #[inline(always)]
     pub(crate) fn numbers(&mut self) -> &mut [E] {
         self.numbers.resize(self.width, E::zero());
         &mut self.numbers
     }
 
-    /// A row of blocks: f32, rounded once to `E`.
+    /// Dequantizes a row in f32 and rounds it once to `E`.
     pub(crate) fn dequantize(&mut self, blocks: GgmlDType, bytes: &[u8]) -> Result<&[E], Outside> {
         self.dequantized.resize(self.width, 0.0);
         dequantize(blocks, bytes, &mut self.dequantized, &mut self.aligned)?;
@@ -57,7 +57,7 @@ impl<E: Element> Scratch<E> {
     }
 }
 
-/// Whether rows of these blocks can be read.
+/// Returns whether rows of these blocks can be read.
 pub(crate) fn can_dequantize(blocks: GgmlDType) -> bool {
     use GgmlDType::*;
     matches!(blocks, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2K | Q3K | Q4K | Q5K | Q6K)
@@ -83,7 +83,7 @@ mod avx2 {
     }
 }
 
-/// Whole blocks of one row into as many numbers; `aligned` is room for those that lie at an odd address.
+/// Dequantizes the whole blocks of one row. `aligned` is a buffer for blocks at an odd address.
 fn dequantize(blocks: GgmlDType, bytes: &[u8], to: &mut [f32], aligned: &mut Vec<u16>) -> Result<(), Outside> {
     if to.len() / blocks.block_size() * blocks.type_size() != bytes.len() {
         return Err(Outside);
@@ -104,7 +104,7 @@ fn dequantize(blocks: GgmlDType, bytes: &[u8], to: &mut [f32], aligned: &mut Vec
     Ok(())
 }
 
-/// Each number rounded to `E`.
+/// Rounds each value to `E`.
 #[inline(always)]
 fn narrow<E: Element>(from: &[f32], to: &mut [E]) {
     for (to, &from) in to.iter_mut().zip(from) {
@@ -112,7 +112,7 @@ fn narrow<E: Element>(from: &[f32], to: &mut [E]) {
     }
 }
 
-/// Blocks of 32: a scale in f16, a byte a number.
+/// Dequantizes blocks of 32: a scale in f16, then one byte per value.
 #[inline(always)]
 fn q8_0(bytes: &[u8], to: &mut [f32]) {
     let (blocks, to) = (bytes.as_chunks::<34>().0, to.as_chunks_mut::<32>().0);
@@ -124,7 +124,7 @@ fn q8_0(bytes: &[u8], to: &mut [f32]) {
     }
 }
 
-/// Blocks of 32: a scale in f16, four bits a number, the first sixteen numbers in the low ones.
+/// Dequantizes blocks of 32: a scale in f16, then four bits per value, the first sixteen values in the low ones.
 #[inline(always)]
 fn q4_0(bytes: &[u8], to: &mut [f32]) {
     let (blocks, to) = (bytes.as_chunks::<18>().0, to.as_chunks_mut::<32>().0);
@@ -138,10 +138,11 @@ fn q4_0(bytes: &[u8], to: &mut [f32]) {
     }
 }
 
-/// `B` is one of Candle's types of block.
+/// Dequantizes by Candle's own code, for its block type `B`.
 fn by_candle<B: GgmlType>(bytes: &[u8], to: &mut [f32], aligned: &mut Vec<u16>) {
     const { assert!(align_of::<B>() <= align_of::<u16>()) };
-    // SAFETY: a block is made of integers and f16 without gaps (Candle asserts its size), so that every pattern of bits is one.
+    // SAFETY: a block consists of integers and f16 without gaps (Candle asserts its size), so every bit pattern is
+    // valid.
     if let (&[], blocks, &[]) = unsafe { bytes.align_to::<B>() } {
         return B::to_float(blocks, to);
     }
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
     use crate::error::Result;
 
-    /// Any bytes at all, wherever they begin: scales that are infinite or no numbers included.
+    /// Any bytes at any address, infinite and NaN scales included.
     #[test]
     fn rows_are_what_candle_makes_of_them() -> Result<()> {
         use GgmlDType::*;
@@ -185,7 +186,7 @@ mod tests {
                         word[..from.len()].copy_from_slice(from);
                         *to = u64::from_ne_bytes(word);
                     }
-                    // SAFETY: every pattern of bits is a byte.
+                    // SAFETY: every bit pattern is a valid byte.
                     let (_, aligned, _) = unsafe { copy.align_to::<u8>() };
                     let theirs = qtensor_from_ggml(blocks, &aligned[..n_bytes], vec![width], &Device::Cpu)?;
                     let theirs = theirs.dequantize(&Device::Cpu)?.to_vec1::<f32>()?;

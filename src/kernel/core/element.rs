@@ -1,7 +1,7 @@
-//! The types of number that tables hold: how each is widened for arithmetic and rounded back.
+//! The element types of tables: how each is widened for arithmetic and rounded back.
 //!
-//! Half types are converted with integer arithmetic that the compiler vectorises, bit for bit as the `half` crate does it
-//! (the payload of a NaN excepted).
+//! Half types are converted with integer arithmetic that the compiler vectorises, bit for bit as the `half` crate does
+//! it (except the payload of a NaN).
 
 use std::any::TypeId;
 use std::mem::MaybeUninit;
@@ -32,22 +32,22 @@ macro_rules! real {
 real!(f32);
 real!(f64);
 
-/// A number of a table. Sums are taken in `Wide` and rounded once, to nearest even.
+/// An element of a table. Sums are computed in `Wide` and rounded once, to nearest even.
 pub(crate) trait Element: WithDType {
     type Wide: Real;
     fn widen(self) -> Self::Wide;
     fn narrow(wide: Self::Wide) -> Self;
-    /// As `narrow`, for a sum of two numbers of `E`.
+    /// Rounds as `narrow` does, for a sum of two elements of type `E`.
     #[inline(always)]
     fn narrow_sum<E: Element<Wide = Self::Wide>>(wide: Self::Wide) -> Self {
         Self::narrow(wide)
     }
-    /// The numbers as they are, where nothing is to be widened.
+    /// Returns the values themselves if they need no widening.
     fn as_wide(values: &[Self]) -> Option<&[Self::Wide]> {
         let _ = values;
         None
     }
-    /// All of a storage, if it holds this type.
+    /// Returns all elements of a storage, if they have this type.
     fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
 
@@ -105,7 +105,7 @@ impl Element for bf16 {
         if TypeId::of::<E>() != TypeId::of::<Self>() {
             return Self::narrow(wide);
         }
-        // A NaN among two bf16 leaves the low half of the sum at zero: it cannot be rounded into anything else.
+        // If one of two bf16 is NaN, the low half of the sum is zero, so rounding keeps it NaN.
         let bits = wide.to_bits();
         Self::from_bits(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) as u16)
     }
@@ -149,37 +149,37 @@ impl Element for f16 {
     }
 }
 
-/// Numbers as they lie in memory.
+/// Returns the bytes of elements.
 pub(crate) fn bytes_of<E: Element>(numbers: &[E]) -> &[u8] {
-    // SAFETY: a number has no gaps, and every byte of it is one.
+    // SAFETY: an element has no gaps, so all its bytes are initialized.
     unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
 }
 
-/// The same, to be written.
+/// Returns the bytes of elements, to write to.
 pub(crate) fn bytes_of_mut<E: Element>(numbers: &mut [MaybeUninit<E>]) -> &mut [MaybeUninit<u8>] {
-    // SAFETY: as above; bytes that are written are whole numbers again, for every pattern of bits is one.
+    // SAFETY: as above; whatever bytes are written, every bit pattern is a valid element.
     unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), size_of_val(numbers)) }
 }
 
-/// The numbers that [`bytes_of`] made bytes of.
+/// Returns the elements of which [`bytes_of`] returned the bytes.
 #[inline(always)]
 pub(crate) fn numbers_of<E: Element>(bytes: &[u8]) -> &[E] {
     let start = bytes.as_ptr().cast::<E>();
-    assert!(start.is_aligned() && bytes.len().is_multiple_of(size_of::<E>()), "no numbers of that type");
-    // SAFETY: as was just seen; every pattern of bits is a number in each of the four types of element.
+    assert!(start.is_aligned() && bytes.len().is_multiple_of(size_of::<E>()), "not elements of that type");
+    // SAFETY: aligned and whole, as just checked; every bit pattern is valid in each of the four element types.
     unsafe { std::slice::from_raw_parts(start, bytes.len() / size_of::<E>()) }
 }
 
-/// The numbers that [`bytes_of_mut`] made bytes of.
+/// Returns the elements of which [`bytes_of_mut`] returned the bytes.
 #[inline(always)]
 pub(crate) fn numbers_of_mut<E: Element>(bytes: &mut [MaybeUninit<u8>]) -> &mut [MaybeUninit<E>] {
     let start = bytes.as_mut_ptr().cast::<MaybeUninit<E>>();
-    assert!(start.is_aligned() && bytes.len().is_multiple_of(size_of::<E>()), "no numbers of that type");
-    // SAFETY: as was just seen; memory that may be unwritten is a number that may be.
+    assert!(start.is_aligned() && bytes.len().is_multiple_of(size_of::<E>()), "not elements of that type");
+    // SAFETY: aligned and whole, as just checked; uninitialized bytes are an uninitialized element.
     unsafe { std::slice::from_raw_parts_mut(start, bytes.len() / size_of::<E>()) }
 }
 
-/// Evaluates `$call` with `$E` as the floating-point type of `$storage`: anything that has a `dtype()`.
+/// Evaluates `$call` with `$E` as the element type of `$storage`, which is anything with a `dtype()`.
 macro_rules! by_dtype {
     ($storage:expr, $E:ident => $call:expr) => {
         match $storage.dtype() {
@@ -206,7 +206,7 @@ macro_rules! by_dtype {
 
 pub(crate) use by_dtype;
 
-/// What [`by_dtype`] asks for its type, where there is a dtype alone.
+/// Passes a bare dtype to [`by_dtype`].
 pub(crate) struct AsIf(pub(crate) DType);
 
 impl AsIf {

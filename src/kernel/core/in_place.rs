@@ -1,11 +1,11 @@
-//! Writing to a tensor's own memory through Candle's in-place operations, which refuse operands that share it.
+//! Writes to a tensor's own memory by Candle's in-place operations, which refuse operands that share memory.
 
 use std::any::Any;
 use std::cell::RefCell;
 
 use candle_core::{CpuStorage, CudaStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
 
-/// Calls `f` with the storage of `dst` to write to, and those of `srcs` (at most two) to read from: all of the kind `S`.
+/// Calls `f` with the storage of `dst` to write to, and those of `srcs` (at most two) to read from, all of type `S`.
 pub(crate) fn write_in_place<S: 'static>(
     dst: &Tensor,
     srcs: &[&Tensor],
@@ -15,7 +15,7 @@ pub(crate) fn write_in_place<S: 'static>(
         let srcs: Option<Vec<&S>> = srcs.iter().map(|src| src.downcast_ref()).collect();
         match (dst.downcast_mut(), srcs) {
             (Some(dst), Some(srcs)) => f(dst, &srcs),
-            _ => candle_core::bail!("an in-place operation met memory of another device"),
+            _ => candle_core::bail!("an in-place operation was given memory of another device"),
         }
     };
     let op = Write(RefCell::new(&mut write));
@@ -27,14 +27,14 @@ pub(crate) fn write_in_place<S: 'static>(
     }
 }
 
-/// One type for whatever is written: Candle's machinery is large, and compiled again for each type of operation.
+/// One type for all writes: Candle's machinery is large and compiled anew for each type of operation.
 struct Write<'a>(RefCell<WriteFn<'a>>);
 
 type WriteFn<'a> = &'a mut dyn FnMut(&mut dyn Any, &[&dyn Any]) -> Result<()>;
 
 const NAME: &str = "optimizer-step";
 
-/// One of Candle's in-place operations, on the CPU and on CUDA, with its sources.
+/// Implements one of Candle's in-place operations, on the CPU and on CUDA.
 macro_rules! in_place {
     ($op:ident, $($src:ident),*) => {
         impl $op for Write<'_> {

@@ -1,4 +1,4 @@
-//! What every wing computes with: element types, memory of tensors, parallel output, SIMD, rows in bytes.
+//! What all folders of the kernel use: element types, memory of tensors, parallel output, SIMD, stored rows.
 
 pub(crate) mod dequantize;
 pub(crate) mod element;

@@ -1,7 +1,7 @@
-//! Work that threads share out, and an output that several of them write, each its own rows.
+//! Splits work among threads, and gives them an output in which each writes its own rows.
 //!
-//! Tasks are called through `dyn`: rayon's machinery is compiled again for each type of closure, and a task is long beside
-//! one call.
+//! Tasks are called through `dyn`: rayon's machinery is compiled anew for each type of closure, and the call is short
+//! compared with a task.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -10,14 +10,14 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-/// Below this many bytes of output one thread is done before others are awake.
+/// A smaller output is done by one thread before others are awake.
 const PARALLEL_BYTES: usize = 1 << 18;
-/// From this many bytes of output on the caches would keep nothing of use: stores go past them.
+/// A larger output bypasses the caches, which would keep nothing useful of its rows.
 const STREAM_BYTES: usize = 1 << 23;
-/// Tasks for each thread, so that a slow one is caught up with.
+/// Tasks per thread, so that others can take over from a slow one.
 const TASKS_PER_THREAD: usize = 4;
 
-/// An id that its table does not have: the ids were changed after they were checked.
+/// An id outside its table: the ids changed after they were checked.
 #[derive(Debug)]
 pub(crate) struct Outside;
 
@@ -31,9 +31,9 @@ pub(crate) struct Out<'a, O> {
     lifetime: PhantomData<&'a mut [MaybeUninit<O>]>,
 }
 
-// SAFETY: a task gets at the memory only through `part`, whose caller promises that no two tasks take the same part.
+// SAFETY: a task reaches the memory only through `part`, whose caller promises that no two tasks take the same part.
 unsafe impl<O: Send> Sync for Out<'_, O> {}
-// SAFETY: as above; the numbers themselves are `Send`.
+// SAFETY: as above; the elements themselves are `Send`.
 unsafe impl<O: Send> Send for Out<'_, O> {}
 
 impl<'a, O> Out<'a, O> {
@@ -47,32 +47,32 @@ impl<'a, O> Out<'a, O> {
         }
     }
 
-    /// Columns `columns` of row `n`.
+    /// Returns columns `columns` of row `n`.
     ///
     /// # Safety
-    /// No other task takes any of them.
+    /// No other task takes any of these columns.
     #[inline(always)]
     pub(crate) unsafe fn part(&self, n: usize, columns: Range<usize>) -> &'a mut [MaybeUninit<O>] {
         assert!(n < self.n_rows && columns.start <= columns.end && columns.end <= self.width);
-        // SAFETY: row and columns are inside by the assertion above, so they lie in the slice that `new` borrowed for `'a`;
-        // that no other reference to them exists is the caller's promise.
+        // SAFETY: row and columns are inside by the assertion above, so they lie in the slice that `new` borrowed for
+        // `'a`. The caller promises that no other reference to them exists.
         unsafe {
             let start = self.start.add(n * self.width + columns.start);
             std::slice::from_raw_parts_mut(start, columns.len())
         }
     }
 
-    /// Row `n`.
+    /// Returns row `n`.
     ///
     /// # Safety
-    /// No other task takes any part of it.
+    /// No other task takes any part of this row.
     #[inline(always)]
     pub(crate) unsafe fn row(&self, n: usize) -> &'a mut [MaybeUninit<O>] {
-        // SAFETY: the caller's promise is that of `part` for all of the row.
+        // SAFETY: the caller promises what `part` requires, for all of the row.
         unsafe { self.part(n, 0..self.width) }
     }
 
-    /// Where row `n` begins, for who writes rows that do not lie behind one another.
+    /// Returns the start of row `n`, for code that writes strided rows.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn at(&self, n: usize) -> *mut MaybeUninit<O> {
         assert!(n < self.n_rows);
@@ -80,7 +80,7 @@ impl<'a, O> Out<'a, O> {
     }
 }
 
-/// Splits `0..n` among threads where `n_bytes` are worth it.
+/// Splits `0..n` among threads if an output of `n_bytes` is worth it.
 pub(crate) fn in_parallel(
     n: usize,
     n_bytes: usize,
@@ -103,7 +103,7 @@ pub(crate) fn each_in_parallel<T: Send>(items: impl Iterator<Item = T>, task: &(
     });
 }
 
-/// What `task` returns for each of `0..n`, in their order.
+/// Returns the results of `task` for each of `0..n`, in order.
 pub(crate) fn map_in_parallel<R: Send>(n: usize, task: &(dyn Fn(usize) -> R + Sync)) -> Vec<R> {
     let mut results: Vec<Option<R>> = (0..n).map(|_| None).collect();
     each_in_parallel(results.iter_mut(), &|index, result| *result = Some(task(index)));
@@ -114,7 +114,7 @@ fn for_each_index(n: usize, task: &(dyn Fn(usize) + Sync)) {
     (0..n).into_par_iter().for_each(task);
 }
 
-/// Calls both, on two threads if another one is free.
+/// Calls both closures, on two threads if another one is free.
 pub(crate) fn join(left: &mut (dyn FnMut() + Send), right: &mut (dyn FnMut() + Send)) {
     rayon::join(left, right);
 }
@@ -123,7 +123,7 @@ pub(crate) fn join(left: &mut (dyn FnMut() + Send), right: &mut (dyn FnMut() + S
 mod tests {
     use super::*;
 
-    /// Small, for the interpreter and the sanitizers that watch it.
+    /// Small, since Miri and the sanitizers run it too.
     #[test]
     fn every_row_is_written_by_one_task() {
         let (n_rows, width) = (37, 3);
@@ -138,7 +138,7 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        // SAFETY: the tasks have written all of it.
+        // SAFETY: the tasks have written all elements.
         unsafe { values.set_len(n_rows * width) };
         let addresses = (0..n_rows).flat_map(|row| (0..width).map(move |column| row * 100 + column));
         assert!(values.into_iter().eq(addresses));

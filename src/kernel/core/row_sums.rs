@@ -1,4 +1,4 @@
-//! Sums of two rows, chosen by the types of number: the loops over rows know bytes only, and are compiled once.
+//! Sums of two rows, chosen by dtype. Loops over rows handle bytes only, so that they are compiled once.
 
 use std::mem::MaybeUninit;
 
@@ -8,10 +8,11 @@ use half::{bf16, f16};
 use super::element::{Element, numbers_of, numbers_of_mut};
 use super::simd;
 
-/// `to = left + right` in bytes, with `next`, a row that is read soon, on its way meanwhile; past the caches if `stream`.
+/// Computes `to = left + right` in bytes, and prefetches `next`, a row that is read soon. Bypasses the caches if
+/// `stream`.
 pub(crate) type AddRows = fn(to: &mut [MaybeUninit<u8>], left: &[u8], right: &[u8], next: &[u8], stream: bool);
 
-/// The sum of rows of type `from`, rounded once to type `to`.
+/// Returns the function that adds rows of dtype `from` and rounds once to dtype `to`.
 pub(crate) fn add_rows(from: DType, to: DType) -> candle_core::Result<AddRows> {
     match (from, to) {
         (DType::F64, DType::F64) => Some(add::<f64, f64> as AddRows),

@@ -1,4 +1,4 @@
-//! Rows of a table in memory, and the ids that name them.
+//! Rows of a table in memory, and the ids that select them.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout};
@@ -6,10 +6,10 @@ use candle_core::{CpuStorage, Layout};
 use super::parallel::Outside;
 use super::storage::inside;
 
-/// Rows are asked from memory so many bytes before they are needed: what a core has under way at a time.
+/// Rows are prefetched this many bytes ahead: about what a core can have under way.
 const BYTES_AHEAD: usize = 6 << 10;
 
-/// A table of rows of `width` numbers.
+/// A table of rows of `width` elements.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a, E> {
     pub(crate) values: &'a [E],
@@ -23,19 +23,19 @@ impl<'a, E> Rows<'a, E> {
         self.values.get(start..).and_then(|rest| rest.get(..self.width)).ok_or(Outside)
     }
 
-    /// How many rows ahead the memory is asked.
+    /// Returns how many rows ahead to prefetch.
     pub(crate) fn n_ahead(&self) -> usize {
         (BYTES_AHEAD / (self.width * size_of::<E>()).max(1)).clamp(1, 64)
     }
 
-    /// A row that is read later, or nothing.
+    /// Returns a row to prefetch, or nothing if it is outside.
     #[inline(always)]
     pub(crate) fn next(&self, row: Result<usize, Outside>) -> &'a [E] {
         row.and_then(|row| self.get(row)).unwrap_or_default()
     }
 }
 
-/// Ids on the host, of any type that ids have: told apart row by row, so that no kernel is compiled once for each.
+/// Ids on the host, in any dtype of ids. The dtype is matched per row, so that no kernel is compiled once for each.
 #[derive(Clone, Copy)]
 pub(crate) enum Ids<'a> {
     U8(&'a [u8]),
@@ -62,7 +62,7 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// The row that id `n` names.
+    /// Returns the row that id `n` selects.
     #[inline(always)]
     pub(crate) fn row(self, n: usize) -> Result<usize, Outside> {
         match self {
@@ -74,7 +74,7 @@ impl<'a> Ids<'a> {
     }
 }
 
-/// The row that an id names: a negative one names a row beyond every table.
+/// Returns the row that an id selects. A negative id selects a row beyond every table.
 pub(crate) fn row_of(id: i64) -> usize {
     usize::try_from(id).unwrap_or(usize::MAX)
 }

@@ -1,11 +1,11 @@
-//! What the tests of all wings compute on.
+//! Tensors for the kernels' tests.
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
 use crate::error::Result;
 
-/// A table of awkward values, of every sign and many exponents, as a view with rows before and after it.
+/// Returns a table of both signs and many exponents, as a view with rows before and after.
 pub(crate) fn table(n_rows: usize, width: usize, dtype: DType, seed: u32) -> Result<Tensor> {
     let value = |i: usize| {
         let bits = (i as u32).wrapping_mul(0x9e37_79b9).wrapping_add(seed);

@@ -1,16 +1,16 @@
-//! One row at a time: copied, added, accumulated. Portable loops that the compiler vectorises, compiled a second time for
-//! AVX2; and what no portable loop can say, prefetching and stores that go past the caches.
+//! Copies, adds and accumulates one row at a time: portable loops that the compiler vectorises, compiled a second time
+//! for AVX2. Intrinsics prefetch, and store past the caches.
 
 use std::mem::MaybeUninit;
 
 use super::element::Element;
 
-/// `to = from`, with `next`, a row that is read soon, on its way meanwhile.
+/// Computes `to = from`, and prefetches `next`, a row that is read soon. Bypasses the caches if `stream`.
 #[inline(always)]
 pub(crate) fn copy(to: &mut [MaybeUninit<u8>], from: &[u8], next: &[u8], stream: bool) {
     #[cfg(target_arch = "x86_64")]
     if x86::has_avx2() {
-        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        // SAFETY: the CPU has AVX2 (and the other features), as just checked.
         return unsafe { x86::copy(to, from, next, stream) };
     }
     let _ = (next, stream);
@@ -24,7 +24,7 @@ fn copy_bytes(to: &mut [MaybeUninit<u8>], from: &[u8]) {
     }
 }
 
-/// `to = left + right`, in the wide type, rounded once; `next`, a row that is read soon, is on its way meanwhile.
+/// Computes `to = left + right` in the wide type, rounded once. Prefetches and stores as [`copy`] does.
 #[inline(always)]
 pub(crate) fn add<E: Element, O: Element<Wide = E::Wide>>(
     to: &mut [MaybeUninit<O>],
@@ -35,7 +35,7 @@ pub(crate) fn add<E: Element, O: Element<Wide = E::Wide>>(
 ) {
     #[cfg(target_arch = "x86_64")]
     if x86::has_avx2() {
-        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        // SAFETY: the CPU has AVX2 (and the other features), as just checked.
         return unsafe { x86::add(to, left, right, next, stream) };
     }
     let _ = (next, stream);
@@ -49,23 +49,24 @@ fn map<E: Element, O: Element<Wide = E::Wide>>(to: &mut [MaybeUninit<O>], left: 
     }
 }
 
-/// Calls `f`, compiled for AVX2 where the CPU has it; what `f` calls must be `inline(always)` to be compiled so too.
+/// Calls `f`, compiled for AVX2 if the CPU has it. Functions that `f` calls are compiled so only if they are
+/// `inline(always)`.
 #[inline(always)]
 pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     if x86::has_avx2() {
-        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        // SAFETY: the CPU has AVX2 (and the other features), as just checked.
         return unsafe { x86::call(f) };
     }
     f()
 }
 
-/// `sums += row`.
+/// Computes `sums += row`.
 #[inline(always)]
 pub(crate) fn accumulate<E: Element>(sums: &mut [E::Wide], row: &[E]) {
     #[cfg(target_arch = "x86_64")]
     if x86::has_avx2() {
-        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        // SAFETY: the CPU has AVX2 (and the other features), as just checked.
         return unsafe { x86::accumulate(sums, row) };
     }
     accumulate_portable(sums, row);
@@ -78,11 +79,11 @@ fn accumulate_portable<E: Element>(sums: &mut [E::Wide], row: &[E]) {
     }
 }
 
-/// Appends `ids`, twice as wide.
+/// Appends `ids`, widened to `u32`.
 pub(crate) fn extend_widened(to: &mut Vec<u32>, ids: &[u16]) {
     #[cfg(target_arch = "x86_64")]
     if x86::has_avx2() {
-        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        // SAFETY: the CPU has AVX2 (and the other features), as just checked.
         return unsafe { x86::extend_widened(to, ids) };
     }
     extend_widened_portable(to, ids);
@@ -93,11 +94,11 @@ fn extend_widened_portable(to: &mut Vec<u32>, ids: &[u16]) {
     to.extend(ids.iter().map(|&id| u32::from(id)));
 }
 
-/// Writes runs of a number, one after the other, which fill `to`.
+/// Fills `to` with runs of one value each, one after the other.
 pub(crate) fn fill_runs<E: Element>(to: &mut [MaybeUninit<E>], runs: impl Iterator<Item = (E, usize)>) {
     #[cfg(target_arch = "x86_64")]
     if x86::has_avx2() {
-        // SAFETY: the CPU has AVX2 (and the other features), as was just seen.
+        // SAFETY: the CPU has AVX2 (and the other features), as just checked.
         return unsafe { x86::fill_runs(to, runs) };
     }
     fill_runs_portable(to, runs);
@@ -110,7 +111,7 @@ fn fill_runs_portable<E: Element>(to: &mut [MaybeUninit<E>], runs: impl Iterator
     for (value, n) in runs {
         let value = MaybeUninit::new(value);
         match rest.first_chunk_mut::<VECTOR>() {
-            // A whole vector at once: what is too much of it is written again by the next run.
+            // Writes a whole vector at once. The next run overwrites the excess.
             Some(vector) if n <= VECTOR => *vector = [value; VECTOR],
             _ => rest[..n].fill(value),
         }
@@ -119,7 +120,7 @@ fn fill_runs_portable<E: Element>(to: &mut [MaybeUninit<E>], runs: impl Iterator
     assert!(rest.is_empty(), "the runs do not fill the row");
 }
 
-/// Asks for a row that will be read next.
+/// Prefetches a row.
 #[inline(always)]
 pub(crate) fn prefetch<E>(row: &[E]) {
     #[cfg(target_arch = "x86_64")]
@@ -166,7 +167,7 @@ mod x86 {
         super::copy_bytes(&mut to[done.end..], &from[done.end..]);
     }
 
-    /// `to = left + right`, a vector of numbers at a time where both sides have the same type.
+    /// Computes `to = left + right`, one vector at a time if both sides have the same dtype.
     #[target_feature(enable = "avx2,f16c")]
     pub(crate) fn add<E: Element, O: Element<Wide = E::Wide>>(
         to: &mut [MaybeUninit<O>],
@@ -192,7 +193,7 @@ mod x86 {
         super::map(&mut to[done.end..], &left[done.end..], &right[done.end..]);
     }
 
-    /// The loop of sums of one type.
+    /// Defines the loop of sums of one dtype.
     macro_rules! sums {
         ($name:ident, $add:ident) => {
             #[target_feature(enable = "avx2,f16c")]
@@ -208,9 +209,11 @@ mod x86 {
     sums!(sum_bf16, add_bf16);
     sums!(sum_f16, add_f16);
 
-    /// Writes `to` a vector of `combine` at a time, and returns which of its bytes: what no whole cache line is left for is the
-    /// caller's. What of `next` the bytes of a line stand beside is asked for with them: all of it at once would take every
-    /// buffer that the core has for what is under way.
+    /// Writes `to`, one vector of `combine` at a time, and returns the range of bytes written. Bytes outside whole
+    /// cache lines are left to the caller.
+    ///
+    /// Prefetches `next` along the way, one line at a time: all of it at once would occupy every fill buffer of the
+    /// core.
     #[target_feature(enable = "avx2")]
     #[inline]
     fn each_vector(
@@ -222,7 +225,7 @@ mod x86 {
         combine: impl Fn(*const u8, *const u8) -> __m256i,
     ) -> Range<usize> {
         assert!(left.len() >= to.len() && right.len() >= to.len());
-        // Only whole cache lines are streamed: a line that is stored to both ways costs as much as dozens of others.
+        // Only whole cache lines are streamed: mixing both kinds of store in one line is slow.
         let head = if stream { to.as_ptr().align_offset(CACHE_LINE).min(to.len()) } else { 0 };
         let end = head + (to.len() - head) / CACHE_LINE * CACHE_LINE;
         let mut at = head;
@@ -231,8 +234,8 @@ mod x86 {
                 prefetch_line(byte);
             }
             for _ in 0..CACHE_LINE / VECTOR {
-                // SAFETY: the vector from `at` on ends before `end`, which all three slices reach; streamed ones are aligned,
-                // since they begin a whole number of vectors behind the beginning of a cache line.
+                // SAFETY: the vector from `at` on ends before `end`, which all three slices reach. Streamed vectors are
+                // aligned, since they begin a whole number of vectors after the start of a cache line.
                 unsafe {
                     let numbers = combine(left.as_ptr().add(at), right.as_ptr().add(at));
                     let to = to.as_mut_ptr().add(at).cast::<__m256i>();
@@ -244,7 +247,7 @@ mod x86 {
         head..end
     }
 
-    /// The 32 bytes from there on.
+    /// Loads the 32 bytes from `from` on.
     ///
     /// # Safety
     /// They belong to one slice.
@@ -267,14 +270,14 @@ mod x86 {
         _mm256_castpd_si256(_mm256_add_pd(_mm256_castsi256_pd(left), _mm256_castsi256_pd(right)))
     }
 
-    /// The halves of even and those of odd index are widened where they stand, summed, and rounded to nearest even.
+    /// Widens the elements of even and of odd index in place, adds them, and rounds to nearest even.
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
     fn add_bf16(left: __m256i, right: __m256i) -> __m256i {
         let upper = _mm256_set1_epi32(0xFFFF_0000u32 as i32);
         let even = |halves| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves));
         let odd = |halves| _mm256_castsi256_ps(_mm256_and_si256(halves, upper));
-        // As `Element::narrow_sum`: a NaN has a low half of zero.
+        // As in `Element::narrow_sum`, a NaN has a low half of zero.
         let rounded = |sum| {
             let bits = _mm256_castps_si256(sum);
             let is_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
@@ -323,7 +326,7 @@ mod x86 {
         }
     }
 
-    /// Asks for the cache line of `number`.
+    /// Prefetches the cache line of `number`.
     #[inline(always)]
     fn prefetch_line<E>(number: &E) {
         // SAFETY: a prefetch reads nothing, and SSE is part of x86-64.

@@ -1,4 +1,4 @@
-//! The memory of tensors on the CPU: what a layout covers of it, and new memory that kernels write.
+//! The memory of tensors on the CPU: the part that a layout covers, and new memory for kernels to write.
 
 use std::mem::MaybeUninit;
 
@@ -11,18 +11,18 @@ use crate::memory::{with_capacity, zeros};
 type CandleResult<T> = candle_core::Result<T>;
 
 pub(crate) fn changed(_: Outside) -> candle_core::Error {
-    candle_core::Error::Msg("ids were changed by somebody else while they were used".to_string()).bt()
+    candle_core::Error::Msg("the ids were changed while a kernel used them".to_string()).bt()
 }
 
-/// The storage of a tensor on the CPU.
+/// Returns the storage of a tensor on the CPU.
 pub(crate) fn on_host(storage: &Storage) -> CandleResult<&CpuStorage> {
     match storage {
         Storage::Cpu(storage) => Ok(storage),
-        _ => Err(candle_core::Error::Msg("a kernel of the CPU met memory of another device".to_string()).bt()),
+        _ => Err(candle_core::Error::Msg("a kernel of the CPU was given memory of another device".to_string()).bt()),
     }
 }
 
-/// The elements of a contiguous layout.
+/// Returns the elements of a contiguous layout.
 pub(crate) fn inside<'a, T>(values: &'a [T], layout: &Layout) -> CandleResult<&'a [T]> {
     let range = layout.contiguous_offsets();
     range
@@ -42,11 +42,11 @@ pub(crate) fn slice<'a, E: WithDType>(storage: &'a CpuStorage, layout: &Layout) 
 }
 
 pub(crate) fn as_uninit<E: Element>(values: &mut [E]) -> &mut [MaybeUninit<E>] {
-    // SAFETY: `MaybeUninit<E>` has the layout of `E`, and the kernels only ever write whole numbers through it.
+    // SAFETY: `MaybeUninit<E>` has the layout of `E`, and the kernels only ever write whole elements through it.
     unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
-/// A new array of `n` numbers, every one of them written by `write`.
+/// Returns a new array of `n` elements, all written by `write`.
 #[inline(always)]
 fn new_array<E: Element>(n: usize, write: Write<'_, E>) -> Result<Vec<E>, Outside> {
     let mut values: Vec<E> = with_capacity(n);
@@ -59,12 +59,12 @@ fn new_array<E: Element>(n: usize, write: Write<'_, E>) -> Result<Vec<E>, Outsid
 type Write<'a, E> = &'a mut dyn FnMut(&mut [MaybeUninit<E>]) -> Result<(), Outside>;
 type WriteTwo<'a, E> = &'a mut dyn FnMut(&mut [MaybeUninit<E>], &mut [MaybeUninit<E>]) -> Result<(), Outside>;
 
-/// A new storage of `n` numbers, every one of them written by `write`.
+/// Returns a new storage of `n` elements, all written by `write`.
 pub(crate) fn written<E: Element>(n: usize, write: Write<'_, E>) -> CandleResult<CpuStorage> {
     Ok(E::to_cpu_storage_owned(new_array(n, write).map_err(changed)?))
 }
 
-/// Two new arrays of so many numbers, every one of them written by `write`.
+/// Returns two new arrays of elements, all written by `write`.
 pub(crate) fn written_two<E: Element>(
     n_first: usize,
     n_second: usize,
@@ -78,14 +78,14 @@ pub(crate) fn written_two<E: Element>(
     Ok((first.map_err(changed)?, second))
 }
 
-/// A new storage of `n` zeros, into which `write` writes sums.
+/// Returns a new storage of `n` zeros to which `write` has written sums.
 pub(crate) fn summed<E: Element>(n: usize, write: Write<'_, E>) -> CandleResult<CpuStorage> {
     let mut values = zeros::<E>(n);
     write(as_uninit(&mut values)).map_err(changed)?;
     Ok(E::to_cpu_storage_owned(values))
 }
 
-/// Zeros of the shape, type and device of `tensor`.
+/// Returns zeros with the shape, dtype and device of `tensor`.
 pub(crate) fn zeros_like(tensor: &Tensor) -> CandleResult<Tensor> {
     if !tensor.device().is_cpu() {
         return tensor.zeros_like();
@@ -93,7 +93,7 @@ pub(crate) fn zeros_like(tensor: &Tensor) -> CandleResult<Tensor> {
     by_dtype!(tensor, E => Tensor::from_vec(zeros::<E>(tensor.elem_count()), tensor.shape(), tensor.device()))
 }
 
-/// A variable with the numbers of `tensor`; the same one if it is a variable already.
+/// Returns a variable with the values of `tensor`; `tensor` itself if it is a variable already.
 pub(crate) fn new_var(tensor: &Tensor) -> CandleResult<Var> {
     if tensor.is_variable() || !tensor.device().is_cpu() {
         return Var::from_tensor(tensor);

@@ -1,4 +1,4 @@
-//! Rows that lie in bytes, read one at a time: as they are, converted or dequantized, aligned or not.
+//! Reads stored rows, one at a time: as they are, converted or dequantized, aligned or not.
 
 use std::ops::Range;
 
@@ -10,12 +10,12 @@ use super::parallel::Outside;
 use super::simd;
 use crate::rows::{RowType, StoredRows};
 
-/// Rows are asked from memory so many bytes before they are needed: further ahead than those of a table on huge pages, for
-/// the addresses must be looked up as well.
+/// Rows are prefetched this many bytes ahead: further than those of a table on huge pages, since their addresses must
+/// be looked up too.
 const BYTES_AHEAD: usize = 24 << 10;
 
 impl StoredRows {
-    /// All rows as one tensor.
+    /// Returns all rows as one tensor.
     pub(crate) fn to_tensor(&self, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         let dims = (self.n_rows, self.width);
         let rows = by_dtype!(AsIf(dtype), E => {
@@ -29,14 +29,14 @@ impl StoredRows {
         rows.to_device(device)
     }
 
-    /// Rows `first..first + n` in the type that their sums are taken in, behind each other in `to`.
+    /// Writes rows `first..first + n` to `to`, one after the other, in the type of their sums.
     pub(crate) fn widen_rows<E: Element>(&self, first: usize, n: usize, to: &mut Vec<E::Wide>) {
         let mut scratch = Scratch::<E>::new(self.width);
         to.clear();
         for row in first..first + n {
             match self.row(row, &mut scratch) {
                 Ok(row) => to.extend(row.iter().map(|x| x.widen())),
-                // No row of the table is outside: what would be is no number.
+                // No row of the table is outside. If one were, it would be NaN.
                 Err(Outside) => to.extend(std::iter::repeat_n(E::Wide::from_f64(f64::NAN), self.width)),
             }
         }
@@ -52,23 +52,24 @@ impl StoredRows {
         self.bytes.here().get(self.range(row)).filter(|_| row < self.n_rows).ok_or(Outside)
     }
 
-    /// How many rows ahead the memory is asked.
+    /// Returns how many rows ahead to prefetch.
     pub(crate) fn n_ahead(&self) -> usize {
         (2 * BYTES_AHEAD / self.stored.row_bytes(self.width).max(1)).clamp(2, 64)
     }
 
-    /// A row that is read later, or nothing.
+    /// Returns a row to prefetch, or nothing if it is outside.
     #[inline(always)]
     pub(crate) fn next(&self, row: Result<usize, Outside>) -> &[u8] {
         row.and_then(|row| self.row_bytes(row)).unwrap_or_default()
     }
 
-    /// Row `row` as numbers of `E`: those in the file, if they can be used as they are, or else made in `scratch`.
+    /// Returns row `row` as elements of `E`: those in the file if they can be used as they are, else converted in
+    /// `scratch`.
     #[inline(always)]
     pub(crate) fn row<'a, E: Element>(&'a self, row: usize, scratch: &'a mut Scratch<E>) -> Result<&'a [E], Outside> {
         let bytes = self.row_bytes(row)?;
         if self.stored == RowType::Numbers(E::DTYPE) && cfg!(target_endian = "little") {
-            // SAFETY: every pattern of bits is a number in each of the four types of element.
+            // SAFETY: every bit pattern is valid in each of the four element types.
             if let (&[], numbers, &[]) = unsafe { bytes.align_to::<E>() } {
                 return Ok(numbers);
             }
@@ -93,7 +94,7 @@ impl StoredRows {
     }
 }
 
-/// Through f32 into any type but f64's own, one rounding each step: as PyTorch converts, and as loading does.
+/// Converts through f32 into any type but f64's own, with one rounding per step, as PyTorch and loading do.
 #[inline(always)]
 fn convert<S: Element, E: Element, const N: usize>(bytes: &[u8], to: &mut [E], from_le: impl Fn([u8; N]) -> S) {
     for (to, bytes) in to.iter_mut().zip(bytes.as_chunks::<N>().0) {

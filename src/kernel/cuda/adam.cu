@@ -1,12 +1,12 @@
 // One optimizer step of one tensor, in place, in one pass: AdamW over all rows, or Adam over the rows of a batch.
 //
-// The formulas and the order of their roundings are those of adam.rs; what is one fused multiply-add there is one here, and
-// nothing else is (nvcc is told so in build.rs). A row of threads takes a row of the table.
+// The formulas and the order of their roundings are those of rules.rs, and so are the fused multiply-adds: build.rs tells
+// nvcc to fuse nothing else. A row of threads takes a row of the table.
 #include "gradient.cuh"
 
 namespace {
 
-// `AdamWRule` of adam.rs, field by field.
+// `AdamWRule` of rules.rs, field by field.
 template <class Wide> struct AdamWRule {
     Wide grad_scale;
     Wide decay;
@@ -28,7 +28,7 @@ template <class Wide> struct AdamWRule {
     }
 };
 
-// `RowRule` of adam.rs, field by field.
+// `RowRule` of rules.rs, field by field.
 template <class Wide> struct RowRule {
     Wide grad_scale;
     Wide decay;
@@ -51,12 +51,12 @@ template <class Rule> struct Step {
     void *exp_avg;
     void *exp_avg_sq;
     Gradient gradient;
-    u64 n; // numbers of each tensor
+    u64 n; // elements of each tensor
     u64 width;
     Rule rule;
 };
 
-// One row, of which the last may be shorter than the others.
+// Steps one row, of which the last may be shorter than the others.
 template <class N, class C, class Rule>
 __device__ __forceinline__ void step_row(const Step<Rule> &job, u64 row, u64 group) {
     typedef typename N::Wide Wide;
@@ -75,7 +75,7 @@ __device__ __forceinline__ void step_row(const Step<Rule> &job, u64 row, u64 gro
         const Values g = gradient_of<N, C>(job.gradient, row, group, row_pieces, piece);
 #pragma unroll
         for (unsigned lane = 0; lane < Values::COUNT; lane++) {
-            // Half types go on from the moments before those are rounded.
+            // Half types use the moments before these are rounded.
             Wide wide_p = N::widen(p.values[lane]), wide_m = N::widen(m.values[lane]), wide_v = N::widen(v.values[lane]);
             job.rule.apply(wide_p, wide_m, wide_v, N::widen(g.values[lane]));
             p.values[lane] = N::narrow(wide_p);
@@ -88,7 +88,7 @@ __device__ __forceinline__ void step_row(const Step<Rule> &job, u64 row, u64 gro
     }
 }
 
-// Every row that is not frozen.
+// Steps every row that is not frozen.
 template <class N, class C, class Rule> __device__ __forceinline__ void step_all(const Step<Rule> &job) {
     const u64 n_rows = (job.n + job.width - 1) / job.width;
     const u64 rows_at_a_time = u64(gridDim.x) * blockDim.y;
@@ -97,7 +97,7 @@ template <class N, class C, class Rule> __device__ __forceinline__ void step_all
     }
 }
 
-// The rows of the batch, from which the host has taken those that are frozen.
+// Steps the rows of the batch, from which the host has taken those that are frozen.
 template <class N, class C, class Rule> __device__ __forceinline__ void step_groups(const Step<Rule> &job) {
     const Batch &batch = job.gradient.batch;
     const u64 groups_at_a_time = u64(gridDim.x) * blockDim.y;

@@ -39,14 +39,15 @@ unsafe impl DeviceRepr for ScatterJob {}
 /// Groups of a batch and the rows that they sum, on the device.
 pub(crate) struct Batch<'a, E> {
     grad: CudaView<'a, E>,
-    /// Rows, starts, places and factors behind one another: one copy to the device.
+    /// Rows, starts, places and factors, one after the other: one copy to the device.
     table: CudaSlice<u64>,
     n_groups: usize,
     n_places: usize,
 }
 
 impl<'a, E: Number> Batch<'a, E> {
-    /// The groups whose row `is_wanted`; their sums are multiplied by `scale` as well. Rows are below `n_rows`.
+    /// Copies the groups whose row `is_wanted` to the device. `scale` multiplies their sums too. Fails unless rows are
+    /// below `n_rows`.
     pub(crate) fn new(
         device: &CudaDevice,
         grad: Operand<'a>,
@@ -74,12 +75,12 @@ impl<'a, E: Number> Batch<'a, E> {
         Ok(Self { grad: view::<E>(grad)?, table: device.clone_htod(&table)?, n_groups: wanted.len(), n_places })
     }
 
-    /// How many groups there are.
+    /// Returns how many groups there are.
     pub(crate) fn len(&self) -> usize {
         self.n_groups
     }
 
-    /// What a kernel is given, and what the stream is told when the launch is behind it.
+    /// Returns a kernel's argument, and guards that tell the stream what the launch used when they are dropped.
     pub(crate) fn argument<'b>(&'b self, stream: &'b CudaStream) -> (BatchArg, [SyncOnDrop<'b>; 2]) {
         let (grad, grad_used) = self.grad.device_ptr(stream);
         let (rows, table_used) = self.table.device_ptr(stream);
@@ -92,7 +93,8 @@ impl<'a, E: Number> Batch<'a, E> {
     }
 }
 
-/// `out[row] = Σ grad[place] · factor` over the places of each group, in their order; zeros in rows of no group. `[n_rows, C]`.
+/// Computes `out[row] = Σ grad[place] · factor` over the places of each group, in order: `[n_rows, C]`, with zeros in
+/// rows of no group.
 pub(in crate::kernel) fn scatter_add(
     grad: Operand,
     groups: &RowGroups,
@@ -109,7 +111,7 @@ pub(in crate::kernel) fn scatter_add(
     })
 }
 
-/// The sums of the rows of a batch as a whole table of the shape of `param`.
+/// Returns the sums of the rows of a batch as a whole table with the shape of `param`.
 pub(in crate::kernel) fn dense_gradient(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
     let (storage, layout) = batch.rows.storage_and_layout();
     let (n_rows, _) = param.dims2()?;
@@ -131,7 +133,8 @@ fn launch_scatter<E: Number>(
     let (argument, _batch) = batch.argument(&stream);
     let job = ScatterJob { out, batch: argument, width: width as u64 };
     let config = grid(batch.len(), width * size_of::<E>(), 1);
-    // SAFETY: the job is that of the kernel's source; places are below the number of gradients and rows below that of the
-    // output, by the checks of `Batch::new`, whose groups ascend; no two groups are of one row. It writes the output alone.
+    // SAFETY: the job is that of the kernel's source. By the checks of `Batch::new`, whose groups ascend, places are
+    // below the number of gradients and rows below that of the output, and no two groups have the same row. It writes
+    // the output alone.
     unsafe { launch::<E, _>(device, SCATTER_ADD, "scatter_add", &job, config) }
 }

@@ -10,7 +10,7 @@ const KERNELS: &[&str] = &["adam", "gather_add", "scatter_add", "sum_of_squares"
 const HEADERS: &[&str] = &["gradient.cuh", "number.cuh"];
 /// No product and sum are fused unless the source says so: the bits are those of the CPU.
 const FLAGS: &[&str] = &["-O3", "-std=c++17", "--fmad=false"];
-/// Where a toolkit may be said to be, in the order in which Candle's own build script asks.
+/// Variables that may name the toolkit, in the order in which Candle's own build script reads them.
 const TOOLKITS: &[&str] = &["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -46,12 +46,16 @@ fn nvcc() -> PathBuf {
     TOOLKITS.iter().filter_map(of_toolkit).find(|path| path.is_file()).unwrap_or_else(|| name.into())
 }
 
-/// No architecture is named: PTX for the oldest that this nvcc knows runs on all later ones, and the kernels need no more.
+/// Compiles one source to PTX. Names no architecture: PTX for the oldest that this nvcc knows runs on all later ones,
+/// and the kernels need no more.
 fn compile(nvcc: &Path, source: &Path, ptx: &Path) -> Result<(), Box<dyn Error>> {
     let status = Command::new(nvcc).arg("--ptx").args(FLAGS).arg("-o").arg(ptx).arg(source).status();
     match status {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("{} {}: {status}", nvcc.display(), source.display()).into()),
-        Err(error) => Err(format!("{} (the feature `cuda` needs the CUDA toolkit): {error}", nvcc.display()).into()),
+        Ok(status) => Err(format!("{} cannot compile {}: {status}", nvcc.display(), source.display()).into()),
+        Err(error) => {
+            let next = "the feature `cuda` needs the CUDA toolkit, in PATH or CUDA_HOME";
+            Err(format!("cannot run {}: {error}: {next}", nvcc.display()).into())
+        }
     }
 }

@@ -1,7 +1,7 @@
 // out[n] = wte[ids[n]] + wpe[place of n], or out[n] = wte[ids[n]]: every byte moved once, every sum rounded once.
 //
 // A block is 32 threads wide and several rows high: a row of threads takes a row of the output, or part of a long one.
-// Each thread has all its loads under way before the first store.
+// Each thread issues all its loads before its first store.
 #include "number.cuh"
 
 namespace {
@@ -9,7 +9,7 @@ namespace {
 // How many pieces of a row one thread loads before it stores any.
 const unsigned PIECES = 4;
 
-// Dimensions that a shape has room for: `MAX_RANK` of ids.rs.
+// Dimensions that a shape has room for: `MAX_RANK` of contract.rs.
 const unsigned MAX_RANK = 8;
 // Parts of an id in a note, and the bits of each: `PART_BITS` of notes.rs.
 const unsigned PARTS = 3;
@@ -20,10 +20,11 @@ struct Shape {
     u64 dims[MAX_RANK];
 };
 
-// The first id outside its table in the first call that has one, by its place among the ids of that call. All zeros: none.
+// The first id outside its table in the first call that has one, by its place among the ids of that call. All zeros:
+// none.
 struct Note {
     u64 call;
-    u64 parts[PARTS]; // a piece of the id each, behind how far its place is from the last that can be
+    u64 parts[PARTS]; // of the id, each below the distance of its place from the last possible one
     u64 n_rows;
     Shape shape; // of the ids of that call
 };
@@ -39,8 +40,8 @@ struct Ids {
 struct Gather {
     void *out;
     Ids ids;
-    Ids places; // null: row n stands at start + n % t
-    u64 n_places; // they repeat after so many
+    Ids places; // null: row n has position start + n % t
+    u64 n_places; // positions repeat after this many
     const void *wte;
     const void *wpe;
     u64 call;
@@ -52,14 +53,14 @@ struct Gather {
     u64 width;
 };
 
-// An id of any type; a negative one is a row beyond every table.
+// Reads an id of any type. A negative one is a row beyond every table.
 __device__ __forceinline__ u64 read_id(const Ids &ids, u64 n) {
     if (ids.bytes == 1) return static_cast<const u8 *>(ids.values)[n];
     if (ids.bytes == 4) return static_cast<const u32 *>(ids.values)[n];
     return static_cast<const u64 *>(ids.values)[n];
 }
 
-// Almost always small, and a division of 64 bits costs several of 32.
+// Computes n % by. Both are almost always small, and a division of 64 bits costs several of 32.
 __device__ __forceinline__ u64 remainder(u64 n, u64 by) { return (n | by) >> 32 ? n % by : u32(n) % u32(by); }
 
 // Threads may note in any order: the smallest place wins, and all parts of its id with it.
@@ -82,7 +83,7 @@ __device__ __forceinline__ void write_note(const Ids &ids, u64 call, u64 n_rows,
     }
 }
 
-// One row, in pieces of type C. `add` is null for a plain gather.
+// Writes one row, in pieces of type C. `add` is null for a plain gather.
 template <class N, class C> __device__ __forceinline__ void write_row(C *to, const C *from, const C *add, u64 n_pieces) {
     typedef Lanes<N, C> Values;
     const u64 span = PIECES * blockDim.x;
@@ -130,7 +131,8 @@ __device__ __forceinline__ void write_rows(const Gather &job) {
         const bool bad_place = ADD && place >= job.wpe_rows;
         Stored *const to = out + n * job.width;
         if (bad_token || bad_place) {
-            // Nothing is read, and nobody can take the row for a result. One thread of the row writes a note.
+            // Reads nothing, and fills the row with NaN, which cannot pass for a result. One thread of the row writes a
+            // note.
             if (blockIdx.y == 0 && threadIdx.x == 0) {
                 if (bad_token && job.ids.note) write_note(job.ids, job.call, job.wte_rows, n, token);
                 if (bad_place && job.places.note) write_note(job.places, job.call, job.wpe_rows, at, place);

@@ -1,4 +1,4 @@
-// The gradient of a table as gradient.rs has it: a whole table, rows of a batch, or both; and rows that take no part.
+// The gradient of a table as in gradient.rs: a whole table, rows of a batch, or both; and the frozen rows.
 #pragma once
 #include "number.cuh"
 
@@ -16,7 +16,7 @@ struct Batch {
 };
 
 struct Gradient {
-    const void *dense; // null, or as many numbers as the parameter has
+    const void *dense; // null, or as many elements as the parameter has
     Batch batch;       // no groups where there is none
     const u64 *frozen; // where runs of frozen rows begin and end, in turns
     u64 n_frozen;
@@ -24,7 +24,7 @@ struct Gradient {
 
 const u64 NO_GROUP = ~u64(0);
 
-// How many of `n` ascending numbers are at most `limit`.
+// Returns how many of `n` ascending values are at most `limit`.
 __device__ __forceinline__ u64 count_up_to(const u64 *numbers, u64 n, u64 limit) {
     u64 low = 0, high = n;
     while (low < high) {
@@ -42,13 +42,14 @@ __device__ __forceinline__ bool is_frozen(const Gradient &gradient, u64 row) {
     return count_up_to(gradient.frozen, gradient.n_frozen, row) & 1;
 }
 
-// The group of a row of the table.
+// Returns the group of a row of the table, or NO_GROUP.
 __device__ __forceinline__ u64 group_of(const Batch &batch, u64 row) {
     const u64 n = count_up_to(batch.rows, batch.n_groups, row);
     return n > 0 && batch.rows[n - 1] == row ? n - 1 : NO_GROUP;
 }
 
-// One piece of the sum of a group, `n_pieces` a row: in the order of the places, in the wide type, rounded once.
+// Returns one piece of the sum of a group, of `n_pieces` per row: in the order of the places, in the wide type, rounded
+// once.
 template <class N, class C>
 __device__ __forceinline__ Lanes<N, C> sum_of_group(const Batch &batch, u64 group, u64 n_pieces, u64 piece) {
     typedef Lanes<N, C> Values;
@@ -69,7 +70,8 @@ __device__ __forceinline__ Lanes<N, C> sum_of_group(const Batch &batch, u64 grou
     return rounded;
 }
 
-// One piece of the gradient of a row: the group's sum, the whole table's numbers, or both added and rounded again.
+// Returns one piece of the gradient of a row: the group's sum, the whole table's elements, or both added and rounded
+// again.
 template <class N, class C>
 __device__ __forceinline__ Lanes<N, C> gradient_of(const Gradient &gradient, u64 row, u64 group, u64 n_pieces, u64 piece) {
     typedef Lanes<N, C> Values;

@@ -1,4 +1,4 @@
-//! The kernels on CUDA: launched on Candle's stream, with nothing waited for.
+//! Launches the kernels on Candle's CUDA stream, and waits for nothing.
 
 mod batch;
 mod notes;
@@ -31,23 +31,23 @@ const GATHER_ADD: Module = ("gpt-input-gather-add", include_str!(concat!(env!("O
 const THREADS_X: u32 = 32;
 /// Rows (or groups) of a block.
 const THREADS_Y: u32 = 8;
-/// What one thread moves at a time.
+/// What one thread moves at a time: one chunk.
 const CHUNK_BYTES: usize = 16;
-/// How many of them it loads before it stores any: `PIECES` in gather_add.cu.
+/// How many chunks it loads before it stores any: `PIECES` in gather_add.cu.
 const PIECES: usize = 4;
-/// Blocks along the rows; where there are more rows, each block takes several.
+/// Most blocks along the rows. If there are more rows, each block takes several.
 const MAX_BLOCKS_X: usize = 1 << 16;
-/// What a grid may have along its second dimension.
+/// Most blocks along the second dimension of a grid.
 const MAX_BLOCKS_Y: usize = 65_535;
 
-/// A storage and the part of it that a tensor is.
+/// A storage, and the part that a tensor covers.
 pub(crate) type Operand<'a> = (&'a CudaStorage, &'a Layout);
 /// The position table and the places in it.
 pub(crate) type Positions<'a> = (Operand<'a>, &'a PlacesOf);
-/// Ids, and where the kernel notes those outside their table, if nobody has checked them.
+/// Ids, and where the kernel notes those outside their table if the ids are unchecked.
 pub(crate) type IdsOf<'a> = (Operand<'a>, Option<(&'a Notes, Table)>);
 
-/// A type of number that the kernels are compiled for.
+/// An element type that the kernels are compiled for.
 trait Number: Element + CudaDType + DeviceRepr + ValidAsZeroBits {}
 impl Number for f32 {}
 impl Number for f64 {}
@@ -85,7 +85,7 @@ struct GatherJob {
 // SAFETY: addresses and counts of 64 bits each, in the order and layout of the struct in the kernel's source.
 unsafe impl DeviceRepr for GatherJob {}
 
-/// `table[ids]`, or `table[ids] + wpe[places]`, as a new storage.
+/// Computes `table[ids]`, or `table[ids] + wpe[places]`, as a new storage.
 pub(crate) fn gather(table: Operand, ids: IdsOf, positions: Option<Positions>) -> Result<CudaStorage> {
     let (_, width) = table.1.shape().dims2()?;
     let (device, n) = (table.0.device(), ids.0.1.shape().elem_count() * width);
@@ -97,7 +97,7 @@ pub(crate) fn gather(table: Operand, ids: IdsOf, positions: Option<Positions>) -
     })
 }
 
-/// The same into `buffer`, which has the type of the table.
+/// Computes the same into `buffer`, which has the dtype of the table.
 pub(crate) fn gather_into(
     buffer: (&mut CudaStorage, &Layout),
     table: Operand,
@@ -120,9 +120,9 @@ fn launch_gather<E: Number>(
     let (wte_rows, width) = table.1.shape().dims2()?;
     let n_ids = ids.1.shape().elem_count();
     if out.len() != n_ids * width {
-        candle_core::bail!("{} numbers do not hold {n_ids} rows of {width}", out.len());
+        candle_core::bail!("{} elements do not hold {n_ids} rows of {width}", out.len());
     }
-    // An empty grid is an error of the driver.
+    // The driver refuses an empty grid.
     if out.is_empty() {
         return Ok(());
     }
@@ -148,15 +148,16 @@ fn launch_gather<E: Number>(
     };
     let n_places = places.map_or(0, |(_, layout)| layout.shape().elem_count());
     if places.is_some() && !n_ids.is_multiple_of(n_places.max(1)) {
-        candle_core::bail!("{n_places} position ids do not go with {n_ids} ids");
+        candle_core::bail!("{n_places} position ids do not repeat over {n_ids} ids");
     }
     let ids_view = Ids::new(ids)?;
     let places_view = places.map(Ids::new).transpose()?;
-    // Both are noted by one layer, if at all.
+    // If both take notes, these belong to one layer.
     let notes = ids_note.or(places_note).map(|(notes, _)| notes);
     let mut memory = notes.map(Notes::lock);
 
-    // Each of these makes the stream wait for who writes the memory, and tells it, when dropped, that the launch used it.
+    // Each guard makes the stream wait for pending writes to the memory. When dropped, it tells the stream that the
+    // launch used the memory.
     let (note_of, _memory) = memory.as_mut().map(|memory| notes::address(memory, &stream)).unzip();
     let note_at =
         |note: Option<(&Notes, Table)>| note.zip(note_of.as_ref()).map(|((_, table), note_of)| note_of(table));
@@ -186,12 +187,13 @@ fn launch_gather<E: Number>(
     };
     let name = if positions.is_some() { "gather_add" } else { "gather" };
     let config = grid(n_ids, width * size_of::<E>(), PIECES);
-    // SAFETY: the job is that of the kernel's source; the views hold all that it may touch: `n_ids` rows of the output, as
-    // many ids, `n_places` places, whole tables and notes, by the checks above. It writes the output and the notes alone.
+    // SAFETY: the job is that of the kernel's source. By the checks above the views hold all that it may touch: `n_ids`
+    // rows of the output, as many ids, `n_places` places, whole tables and notes. It writes the output and the notes
+    // alone.
     unsafe { launch::<E, _>(&device, GATHER_ADD, name, &job, config) }
 }
 
-/// Ids of any type.
+/// Ids of any dtype that ids have.
 enum Ids<'a> {
     U8(CudaView<'a, u8>),
     U32(CudaView<'a, u32>),
@@ -208,7 +210,7 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// What the kernel is given; only a note has a use for the shape, and `CheckedIds` sees to it that it fits there.
+    /// Returns the kernel's argument. Only a note needs the shape, and `CheckedIds` makes sure that it fits there.
     fn argument<'b>(&'b self, stream: &'b CudaStream, layout: &Layout, note: Option<u64>) -> (IdsArg, SyncOnDrop<'b>) {
         let (bytes, (values, used)) = match self {
             Self::U8(ids) => (1, ids.device_ptr(stream)),
@@ -220,7 +222,7 @@ impl<'a> Ids<'a> {
     }
 }
 
-/// The elements of a contiguous operand.
+/// Returns the elements of a contiguous operand.
 fn view<'a, T: CudaDType>(operand: Operand<'a>) -> Result<CudaView<'a, T>> {
     let (start, end) = contiguous(operand.1)?;
     operand.0.as_cuda_slice::<T>()?.try_slice(start..end).ok_or_else(too_short)
@@ -233,7 +235,7 @@ fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
 pub(crate) fn on_cuda(storage: &Storage) -> Result<&CudaStorage> {
     match storage {
         Storage::Cuda(storage) => Ok(storage),
-        _ => Err(candle_core::Error::Msg("a kernel of CUDA met memory of another device".to_string()).bt()),
+        _ => Err(candle_core::Error::Msg("a kernel of CUDA was given memory of another device".to_string()).bt()),
     }
 }
 
@@ -241,14 +243,14 @@ fn too_short() -> candle_core::Error {
     candle_core::Error::Msg("a layout reaches beyond its storage".to_string()).bt()
 }
 
-/// Blocks for rows of `row_bytes` each, of which a thread takes `pieces` chunks at a time.
+/// Returns a grid for rows of `row_bytes` each, of which a thread takes `pieces` chunks at a time.
 fn grid(n_rows: usize, row_bytes: usize, pieces: usize) -> LaunchConfig {
     let x = n_rows.div_ceil(THREADS_Y as usize).clamp(1, MAX_BLOCKS_X);
     let y = row_bytes.div_ceil(CHUNK_BYTES * pieces * THREADS_X as usize).clamp(1, MAX_BLOCKS_Y);
     LaunchConfig { grid_dim: (x as u32, y as u32, 1), block_dim: (THREADS_X, THREADS_Y, 1), shared_mem_bytes: 0 }
 }
 
-/// Launches the kernel `name` for numbers of type `E`, on Candle's stream.
+/// Launches the kernel `name` for elements of type `E`, on Candle's stream.
 ///
 /// # Safety
 /// The kernel takes one argument, a `J`, and touches only memory that lives until the stream is done with it.

@@ -1,4 +1,4 @@
-//! What kernels note of ids outside their table, until somebody asks.
+//! The notes of kernels on ids outside their table, until they are read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::kernel::ids::{MAX_RANK, Table, outside, unravel};
 
 /// Words of `Note` of gather_add.cu.
 const NOTE_WORDS: usize = 6 + MAX_RANK;
-/// Bits of an id in each of its parts; the place of the id among the others is above them.
+/// Bits of an id in each of its parts; its place among the ids is above them.
 const PART_BITS: u32 = 24;
 const TABLES: [Table; 2] = [Table::Positions, Table::Tokens];
 
@@ -55,16 +55,16 @@ impl Notes {
         self.last_call.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The memory, while a launch that writes to it is prepared.
+    /// Locks the memory while a launch that writes to it is prepared.
     pub(crate) fn lock(&self) -> MutexGuard<'_, CudaSlice<u64>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the device, and forgets what is noted: the first bad id of the first call that had one is the error.
+    /// Waits for the device and clears the notes. Returns the first bad id of the first call that had one as the error.
     pub(in crate::kernel) fn take(&self) -> error::Result<()> {
         let mut memory = self.lock();
         let words = self.device.clone_dtoh(&*memory)?;
-        // In one call positions come first, as they do where ids are checked at once.
+        // In one call positions come first, as they do if ids are checked at once.
         let noted = TABLES.iter().zip(words.chunks_exact(NOTE_WORDS)).filter(|(_, note)| note[0] > 0);
         let Some((&table, note)) = noted.min_by_key(|(_, note)| note[0]) else { return Ok(()) };
         *memory = self.device.alloc_zeros::<u64>(words.len())?;
@@ -72,7 +72,7 @@ impl Notes {
     }
 }
 
-/// Where the note on a table is.
+/// Returns where the note on a table is.
 pub(crate) fn address<'a>(
     memory: &'a mut CudaSlice<u64>,
     stream: &'a CudaStream,

@@ -1,4 +1,4 @@
-// The types of number that tables hold, as element.rs has them: widened for a sum, rounded once to nearest even.
+// The element types of tables, as in element.rs: widened for a sum, rounded once to nearest even.
 //
 // No header of the toolkit is used, so that the same text compiles with nvcc and, for tests without a GPU, with g++.
 #pragma once
@@ -15,7 +15,7 @@ template <class To, class From> __device__ __forceinline__ To bits_as(From from)
     return to;
 }
 
-// Rounded once; everything else that looks like one is a product, rounded, and a sum.
+// Rounds once. Everything else that looks like a multiply-add is a product, rounded, and a sum.
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ __forceinline__ double multiply_add(double a, double b, double c) { return fma(a, b, c); }
 __device__ __forceinline__ float root(float value) { return sqrtf(value); }
@@ -71,21 +71,21 @@ struct F16 {
     static __device__ __forceinline__ u16 nan() { return 0x7e00; }
 };
 
-// What one thread loads and stores at a time where alignment allows: one 128-bit instruction.
+// What one thread loads and stores at a time if alignment allows: one 128-bit instruction.
 struct alignas(16) Chunk {
     u32 words[4];
 };
 
-// One number, with the interface of `Chunk`, for where alignment does not allow that.
+// One element with the interface of `Chunk`, if alignment does not allow that.
 template <class N> struct Single {
     typename N::Stored value;
 };
 
-// The numbers in a chunk or in a single.
+// The elements in a chunk or in a single.
 template <class N, class C> struct Lanes {
     static const unsigned COUNT = sizeof(C) / sizeof(typename N::Stored);
     typename N::Stored values[COUNT];
 };
 
-// Whether rows of `n_bytes` each that begin at these addresses can be moved in chunks.
+// Returns whether rows of `n_bytes` each that begin at these addresses can be moved in chunks.
 __device__ __forceinline__ bool in_chunks(u64 addresses, u64 n_bytes) { return ((addresses | n_bytes) & 15) == 0; }

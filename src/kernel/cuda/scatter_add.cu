@@ -1,7 +1,8 @@
-// out[row of group g] = sum of grad[places of g]: the gradient of a table under a gather, the same bits at every run.
+// out[row of group g] = sum of grad[places of g]: the gradient of a table under a gather, with the same bits in every
+// run.
 //
-// One thread sums the columns that it owns over a whole group: no atomics. A group is split by columns into many threads,
-// and the groups are spread over many blocks.
+// One thread sums the columns that it owns over a whole group, without atomics. Columns of a group are spread over
+// threads, and groups over blocks.
 #include "gradient.cuh"
 
 namespace {

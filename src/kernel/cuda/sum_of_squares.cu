@@ -1,16 +1,16 @@
-// The sum of the squares of a gradient in f64, in the order of adam.rs and update.rs: of each row eight sums, each of every
-// eighth number; then rows are added in runs, as one task of the CPU has them. The host adds the runs.
+// The sum of the squares of a gradient in f64, in the order of rules.rs and norm.rs: eight sums per row, each of every
+// eighth element. Then rows are added in runs, one for each task of the CPU. The host adds the runs.
 #include "gradient.cuh"
 
 namespace {
 
-// `LANES` of adam.rs, and the threads of a block along a row.
+// `LANES` of rules.rs, and the threads of a block along a row.
 const unsigned LANES = 8;
 
 struct Squares {
     double *sums; // [n_rows, LANES]
     Gradient gradient;
-    u64 n; // numbers of the parameter
+    u64 n; // elements of the parameter
     u64 width;
 };
 

@@ -1,5 +1,5 @@
-//! Each kernel against its twin on the CPU, bit for bit. They run on a GPU, or on the stand-in of `tests/cuda_host`; so only
-//! kernels of ours and copies are used here, none of Candle's own.
+//! Compares each kernel with its twin on the CPU, bit for bit. They run on a GPU, or on the stand-in of
+//! `tests/cuda_host`, so they use only kernels of this crate and copies, none of Candle's own kernels.
 
 use candle_core::{CustomOp2, CustomOp3, DType, Device, Tensor, Var};
 use candle_nn::VarMap;
@@ -14,7 +14,7 @@ use crate::kernel::ids::{CheckedIds, IdCheck, IdChecks, Places, Table};
 pub(super) const TYPES: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
 const ID_TYPES: [DType; 3] = [DType::U8, DType::U32, DType::I64];
 
-/// A table `[n_rows, width]` that begins `lead` numbers into its memory.
+/// Returns a table `[n_rows, width]` that begins `lead` elements into its memory.
 pub(super) fn shifted(n_rows: usize, width: usize, lead: usize, dtype: DType, seed: u32) -> Result<Tensor> {
     let flat = table(lead + n_rows * width, 1, dtype, seed)?.contiguous()?.flatten_all()?;
     // `narrow` after a copy, so that `lead` is all that decides the alignment.
@@ -22,7 +22,7 @@ pub(super) fn shifted(n_rows: usize, width: usize, lead: usize, dtype: DType, se
     Ok(flat.narrow(0, lead, n_rows * width)?.reshape((n_rows, width))?)
 }
 
-/// Ids below `n_rows` of shape `[b, t]`, many of them equal, the last row among them.
+/// Returns ids below `n_rows` of shape `[b, t]`, many of them equal, the last row among them.
 fn draw(n_rows: usize, (b, t): (usize, usize), dtype: DType, seed: usize) -> Result<Tensor> {
     let id = |i: usize| match (i + seed) % 5 {
         0 => n_rows - 1,
@@ -51,7 +51,7 @@ struct Case {
     rows: (usize, usize),
     width: usize,
     ids: (usize, usize),
-    /// Numbers before the first of `wte`, `wpe`, the buffer.
+    /// Elements before the first of `wte`, `wpe`, the buffer.
     leads: (usize, usize, usize),
     given: bool,
 }
@@ -87,7 +87,7 @@ impl Case {
         gather_add_into(&buffer(&there)?, &wte_there, &ids[1], &wpe_there, &places[1])?;
         same(&there, &memory, &what)?;
 
-        // The backward pass by hand: what leads up to it are Candle's own operations.
+        // The backward pass by hand: Candle's own operations lead up to it otherwise.
         let grad = shifted(b * t, width, leads.2, dtype, 13)?.reshape((b, t, width))?;
         let grad_there = on(cuda, &grad)?;
         let op = |i: usize| -> Result<GatherAdd> {
@@ -147,7 +147,7 @@ fn every_type_of_id_and_many_shapes() -> Result<()> {
     Ok(())
 }
 
-/// More rows than a grid has blocks for: each block takes several.
+/// More rows than a grid has blocks: each block takes several.
 #[test]
 fn more_rows_than_blocks() -> Result<()> {
     let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
@@ -178,14 +178,14 @@ fn nothing_is_launched_for_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A layer of V = 6 and P = 5, on the host and on the device, where ids are checked later.
+/// Returns a layer of V = 6 and P = 5 on the host, and one on the device that checks ids later.
 fn deferred(width: usize, dtype: DType, cuda: &Device) -> Result<[GptInputLayer; 2]> {
     let (wte, wpe) = (shifted(6, width, 0, dtype, 1)?, shifted(5, width, 0, dtype, 2)?);
     let there = GptInputLayer::new(on(cuda, &wte)?, on(cuda, &wpe)?)?.with_id_check(IdCheck::Deferred)?;
     Ok([GptInputLayer::new(wte, wpe)?, there])
 }
 
-/// Rows `bad` are NaN, all others those of `expected`.
+/// Asserts that rows `bad` are NaN and all others those of `expected`.
 fn bad_rows(found: &Tensor, expected: &Tensor, bad: &[usize], what: &str) -> Result<()> {
     let (found, width) = (on(&Device::Cpu, found)?, expected.dims().last().copied().unwrap_or(1));
     let (numbers, found, expected) =
@@ -203,7 +203,8 @@ fn text<T>(result: Result<T>) -> String {
     result.map_or_else(|error| error.to_string(), |_| "no error".to_string())
 }
 
-/// Ids on the device that nobody has checked: rows of NaN, all other rows as ever, and later the error that the host gives.
+/// Unchecked ids on the device: bad ids give rows of NaN, leave all other rows alone, and later give the error that the
+/// host gives.
 #[test]
 fn ids_that_are_checked_later() -> Result<()> {
     let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
@@ -225,7 +226,7 @@ fn ids_that_are_checked_later() -> Result<()> {
                 assert!(there.check_ids().is_ok(), "{what}: reported twice");
                 bad_rows(&there.embed_tokens(&on_device)?, &here.embed_tokens(&good)?, bad, &what)?;
                 assert_eq!(text(there.check_ids()), text(here.embed_tokens(&ids)), "{what}");
-                // On the host they are checked as ever.
+                // On the host they are checked at once.
                 assert_eq!(text(there.forward_at(&ids, 1)), text(here.forward_at(&ids, 1)), "{what}");
                 there.check_ids()
             };
@@ -281,8 +282,8 @@ fn positions_that_are_checked_later() -> Result<()> {
     Ok(())
 }
 
-/// Of many calls the first that had a bad id is reported; clones of a layer report for one another, a layer on other tables
-/// for itself.
+/// Of many calls the first that had a bad id is reported. Clones of a layer report for one another, a layer on other
+/// tables for itself.
 #[test]
 fn the_first_bad_id_of_the_first_bad_call() -> Result<()> {
     let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
@@ -315,7 +316,7 @@ fn the_first_bad_id_of_the_first_bad_call() -> Result<()> {
     Ok(())
 }
 
-/// The backward pass of ids that nobody has checked: gradients of bad ones go nowhere.
+/// The backward pass of unchecked ids drops the gradients of bad ones.
 #[test]
 fn gradients_of_bad_ids_go_nowhere() -> Result<()> {
     let Some(cuda) = crate::tests::cuda() else { return Ok(()) };

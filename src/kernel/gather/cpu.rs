@@ -1,8 +1,8 @@
 //! The kernels on the CPU: every byte moved once.
 //!
-//! What bounds them is memory bandwidth. Rows are written in parallel and exactly once, into memory that nothing has
-//! touched before; the next row is prefetched while one is written; an output too large for any cache goes past the
-//! caches. Every sum is taken in a fixed order, so that the bits do not depend on the number of threads.
+//! They are bound by memory bandwidth. Rows are written in parallel and exactly once, into untouched memory. The next
+//! row is prefetched while one is written, and an output too large for the caches bypasses them. Every sum is taken in
+//! a fixed order, so that the bits do not depend on the number of threads.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -14,18 +14,20 @@ use crate::kernel::core::rows::{Ids, Rows};
 use crate::kernel::core::simd;
 use crate::kernel::ids::group;
 
-/// Positions that are added to the whole batch before the next: enough for long runs of stores, and for few rows to keep.
+/// Positions that are added to the whole batch before the next ones: enough for long runs of stores, few enough that
+/// their rows stay cached.
 const TILE: usize = 16;
+
 /// The position of each row of ids.
 #[derive(Clone, Copy)]
 pub(super) enum Places<'a> {
-    /// Row `n` of `B × T` stands at `start + n % t`.
+    /// Row `n` of `B × T` has position `start + n % t`.
     Counted { start: usize, t: usize },
-    /// Row `n` stands where the id says.
+    /// Row `n` has the position that id `n` states.
     Given(Ids<'a>),
 }
 
-/// `out[n] = table[ids[n]]`, in bytes.
+/// Computes `out[n] = table[ids[n]]`, in bytes.
 pub(super) fn gather(out: &mut [MaybeUninit<u8>], ids: Ids, table: Rows<u8>) -> Result<(), Outside> {
     let n_bytes = out.len();
     let out = Out::new(out, table.width);
@@ -41,7 +43,7 @@ pub(super) fn gather(out: &mut [MaybeUninit<u8>], ids: Ids, table: Rows<u8>) -> 
     })
 }
 
-/// `out[n] = wte[ids[n]] + wpe[place of n]`, in bytes: rows of `width` of them, sums by `add`.
+/// Computes `out[n] = wte[ids[n]] + wpe[place of n]`, in bytes: rows have `width` bytes, and `add` adds them.
 pub(super) fn gather_add(
     (out, width): (&mut [MaybeUninit<u8>], usize),
     ids: Ids,
@@ -56,7 +58,8 @@ pub(super) fn gather_add(
     match places {
         Places::Counted { start, t } => {
             let batch = ids.len().checked_div(t).unwrap_or(0);
-            // A few positions for the whole batch before the next: their rows of `wpe` are read once and stay in the cache.
+            // A few positions for the whole batch before the next ones: their rows of `wpe` are read once and stay in
+            // the cache.
             let order = |columns: Range<usize>| {
                 columns.clone().step_by(TILE).flat_map(move |first| {
                     let tile = first..columns.end.min(first + TILE);
@@ -93,7 +96,8 @@ const HEAVY: usize = 64;
 /// Columns of such a task.
 const COLUMNS: usize = 256;
 
-/// `out[id] = Σ grad[n] over all n with ids[n] = id`, in the order of n; rows of no id are left as they are (zeros).
+/// Computes `out[id] = Σ grad[n]` over all n with ids[n] = id, in the order of n. Rows without an id stay as they are
+/// (zeros).
 ///
 /// Sums are taken in the wide type and rounded once.
 pub(super) fn scatter_add<E: Element>(out: &mut [MaybeUninit<E>], ids: Ids, grad: Rows<E>) -> Result<(), Outside> {
@@ -134,7 +138,8 @@ pub(super) fn scatter_add<E: Element>(out: &mut [MaybeUninit<E>], ids: Ids, grad
     })
 }
 
-/// `out[start + column] = Σ grad[row * t + column] over the rows of the batch`, in their order; other rows are left.
+/// Computes `out[start + column] = Σ grad[row * t + column]` over the rows of the batch, in order. Other rows stay as
+/// they are.
 pub(super) fn sum_batch<E: Element>(
     out: &mut [MaybeUninit<E>],
     start: usize,

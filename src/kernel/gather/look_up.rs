@@ -1,4 +1,4 @@
-//! Rows gathered from a table, with positions added: by a kernel where there is one, else by plain Candle operations.
+//! Gathers rows of a table and adds positions: by a kernel if the device has one, else by plain Candle operations.
 
 use candle_core::{Device, Tensor};
 
@@ -8,12 +8,12 @@ use crate::error::Result;
 use crate::kernel::ids::{CheckedIds, Places};
 use crate::shape::{fits_buffer, same_dtype};
 
-/// Whether kernels of ours run there; elsewhere Candle's own operations do.
+/// Returns whether the device has kernels of this crate.
 fn has_kernels(device: &Device) -> bool {
     device.is_cpu() || (cfg!(feature = "cuda") && device.is_cuda())
 }
 
-/// Rows of `table` `[N, C]`: ids of shape `[..]` give `[.., C]`.
+/// Returns rows of `table` `[N, C]`: ids of shape `[..]` give `[.., C]`.
 pub(crate) fn gather(table: &Tensor, ids: &CheckedIds) -> Result<Tensor> {
     if !has_kernels(table.device()) {
         return reference::gather(table, ids);
@@ -26,7 +26,7 @@ pub(crate) fn gather(table: &Tensor, ids: &CheckedIds) -> Result<Tensor> {
     })
 }
 
-/// Rows of `wte` for ids `[.., T]` plus rows of `wpe` for their places: `[.., T, C]`, in one pass.
+/// Returns rows of `wte` for ids `[.., T]` plus rows of `wpe` for their positions: `[.., T, C]`, in one pass.
 pub(crate) fn gather_add(wte: &Tensor, ids: &CheckedIds, wpe: &Tensor, places: &Places) -> Result<Tensor> {
     if !has_kernels(wte.device()) {
         return reference::gather_add(wte, ids, wpe, places);
@@ -39,7 +39,8 @@ pub(crate) fn gather_add(wte: &Tensor, ids: &CheckedIds, wpe: &Tensor, places: &
     })
 }
 
-/// The same into `buffer` `[.., T, C]`, contiguous, of any type that is summed as the tables are; nothing is recorded.
+/// Writes the sum of [`gather_add`] to `buffer` `[.., T, C]`, contiguous, of any dtype with the same arithmetic as the
+/// tables. Records nothing.
 pub(crate) fn gather_add_into(
     buffer: &Tensor,
     wte: &Tensor,
@@ -51,7 +52,7 @@ pub(crate) fn gather_add_into(
     if buffer.elem_count() == 0 {
         return Ok(());
     }
-    // On CUDA a kernel writes the type that the tables have.
+    // On CUDA a kernel writes the dtype of the tables only.
     if !has_kernels(wte.device()) || (!wte.device().is_cpu() && buffer.dtype() != wte.dtype()) {
         let rows = reference::gather_add(&wte.detach(), ids, &wpe.detach(), places)?.to_dtype(buffer.dtype())?;
         return Ok(buffer.slice_set(&rows, 0, 0)?);
@@ -61,7 +62,7 @@ pub(crate) fn gather_add_into(
     Ok(buffer.inplace_op3(&wte.contiguous()?, &wpe.contiguous()?, &op)?)
 }
 
-/// Copies `rows` `[.., T, C]` into `buffer`, which must be of their shape and type, and contiguous.
+/// Copies `rows` `[.., T, C]` into `buffer`, which must be contiguous and have their shape and dtype.
 pub(crate) fn copy_into(buffer: &Tensor, rows: &Tensor) -> Result<()> {
     if let Some((&width, outer)) = rows.dims().split_last() {
         fits_buffer(buffer, outer, width)?;
@@ -73,7 +74,7 @@ pub(crate) fn copy_into(buffer: &Tensor, rows: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Rows of `table` for ids `[..]` into `buffer` `[.., C]`, contiguous, of any type; nothing is recorded.
+/// Writes rows of `table` for ids `[..]` to `buffer` `[.., C]`, contiguous, of any dtype. Records nothing.
 pub(crate) fn gather_into(buffer: &Tensor, table: &Tensor, ids: &CheckedIds) -> Result<()> {
     fits_buffer(buffer, ids.dims(), table.dim(1)?)?;
     copy_into(buffer, &gather(&table.detach(), ids)?.to_dtype(buffer.dtype())?)

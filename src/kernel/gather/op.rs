@@ -136,7 +136,7 @@ impl CustomOp3 for GatherAdd {
         _res: &Tensor,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        // None only for what nobody tracks: Candle panics on a tracked argument without a gradient.
+        // None only for what is not tracked: Candle panics on a tracked argument without a gradient.
         let wte_grad = if wte.track_op() { Some(scatter_add(wte, self.ids.on_host()?, grad)?) } else { None };
         let wpe_grad = match &self.places {
             _ if !wpe.track_op() => None,
@@ -153,7 +153,7 @@ impl CustomOp3 for GatherAdd {
     }
 }
 
-/// The same into memory that is there already: arguments buffer `[.., T, C]`, `wte`, `wpe`.
+/// [`GatherAdd`] into an existing buffer: arguments buffer `[.., T, C]`, `wte`, `wpe`.
 pub(super) struct GatherAddInto(pub(super) GatherAdd);
 
 impl InplaceOp3 for GatherAddInto {
@@ -209,7 +209,7 @@ struct Sum<'a> {
 }
 
 impl<'a> Sum<'a> {
-    /// Of rows of `width` numbers, rounded to `dtype`.
+    /// Prepares sums of rows of `width` elements, rounded to `dtype`.
     #[inline(always)]
     fn new(
         (wte, l1): (&'a CpuStorage, &Layout),
@@ -225,8 +225,8 @@ impl<'a> Sum<'a> {
     }
 }
 
-/// Rows of `width` numbers, as bytes, and the type of the numbers. Handed over in memory, they would cost a single token a tenth
-/// of its time.
+/// Returns rows of `width` elements as bytes, and their dtype. Inlined: a result passed through memory is slow for a
+/// single token.
 #[inline(always)]
 fn in_bytes<'a>(storage: &'a CpuStorage, layout: &Layout, width: usize) -> CandleResult<(DType, Rows<'a, u8>)> {
     #[inline(always)]
@@ -270,13 +270,13 @@ impl GatherAdd {
     }
 }
 
-/// The gradient of `table` under a gather of ids: one `[N, C]` buffer.
+/// Computes the gradient of `table` under a gather of ids: one `[N, C]` buffer.
 fn scatter_add(table: &Tensor, on_host: Tensor, grad: &Tensor) -> CandleResult<Tensor> {
     let (n_rows, _) = table.dims2()?;
     rows_of(grad)?.apply_op1_no_bwd(&ScatterAdd { n_rows, on_host })
 }
 
-/// A gradient `[.., C]` as contiguous rows `[N, C]`.
+/// Returns a gradient `[.., C]` as contiguous rows `[N, C]`.
 fn rows_of(grad: &Tensor) -> CandleResult<Tensor> {
     let width = grad.dims().last().copied().unwrap_or(1);
     let n = grad.elem_count().checked_div(width).unwrap_or(0);
@@ -328,7 +328,7 @@ impl CustomOp1 for SumBatch {
     }
 }
 
-/// The shape of ids, with the width of a row behind it.
+/// Returns the shape of ids, followed by the width of a row.
 fn with_width(ids: &Layout, width: usize) -> Shape {
     ids.dims().iter().copied().chain([width]).collect::<Vec<_>>().into()
 }

@@ -1,11 +1,11 @@
-//! The kernels in plain Candle operations: what runs where there is no kernel, and what the kernels are held to.
+//! The kernels in plain Candle operations: the fallback on devices without kernels, and the oracle of the tests.
 
 use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::kernel::ids::{CheckedIds, Places};
 
-/// Rows of `table` `[N, C]`: ids of shape `[..]` give `[.., C]`.
+/// Returns rows of `table` `[N, C]`: ids of shape `[..]` give `[.., C]`.
 pub(super) fn gather(table: &Tensor, ids: &CheckedIds) -> Result<Tensor> {
     let (_, width) = table.dims2()?;
     let dims: Vec<usize> = ids.dims().iter().copied().chain([width]).collect();
@@ -16,12 +16,12 @@ pub(super) fn gather(table: &Tensor, ids: &CheckedIds) -> Result<Tensor> {
     Ok(table.contiguous()?.index_select(&ids.flat()?, 0)?.reshape(dims)?)
 }
 
-/// Rows of `wte` for ids `[.., T]` plus rows of `wpe` for their places: `[.., T, C]`.
+/// Returns rows of `wte` for ids `[.., T]` plus rows of `wpe` for their positions: `[.., T, C]`.
 pub(super) fn gather_add(wte: &Tensor, ids: &CheckedIds, wpe: &Tensor, places: &Places) -> Result<Tensor> {
     add_rows(&gather(wte, ids)?, &places.rows(wpe, gather)?)
 }
 
-/// `x` `[.., T, C]` + `rows`, which broadcast to it, in the type of `x`.
+/// Returns `x` `[.., T, C]` plus `rows`, which broadcast to it, in the dtype of `x`.
 ///
 /// One rounding in f32 and f64. In half types Candle widens, adds in f32 and rounds once, as PyTorch does
 /// (the test `half_sums_round_once` shows it).
@@ -55,7 +55,8 @@ mod tests {
                 for (&bits, sum) in left.iter().zip(sums) {
                     let exact = bf16::from_bits(bits).to_f32() + bf16::from_bits(partner).to_f32();
                     let expected = bf16::from_f32(exact);
-                    // Where AVX-512 rounds to bf16, Candle lets it, and it takes subnormals (below 1.2e-38) for zeros.
+                    // With AVX-512 Candle rounds to bf16 by an instruction that takes subnormals (below 1.2e-38) for
+                    // zeros.
                     let is_flushed = exact.is_subnormal() && sum == bf16::ZERO;
                     assert!(
                         sum.to_bits() == expected.to_bits() || (sum.is_nan() && expected.is_nan()) || is_flushed,

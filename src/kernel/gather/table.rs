@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::kernel::ids::{CheckedIds, IdChecks, Table};
 use crate::shape::outer_dims;
 
-/// A matrix with one row an id, held as Candle's own [`Embedding`].
+/// A matrix with one row per id, held as Candle's own [`Embedding`].
 #[derive(Clone, Debug)]
 pub(crate) struct DenseTable {
     embedding: Embedding,
@@ -30,7 +30,7 @@ impl DenseTable {
         }
     }
 
-    /// `Embedding` wants the width beside the tensor.
+    /// Wraps a tensor. `Embedding` needs the width beside it.
     pub(crate) fn from_tensor(weight: Tensor, table: Table) -> Result<Self> {
         let width = weight.dims().last().copied().unwrap_or(0);
         Self::new(Embedding::new(weight, width), table)
@@ -49,28 +49,28 @@ impl DenseTable {
         self.embedding.embeddings()
     }
 
-    /// Rows and columns.
+    /// Returns the numbers of rows and columns.
     pub(crate) fn dims(&self) -> (usize, usize) {
         self.dims
     }
 
-    /// Holds `ids` to the contract.
+    /// Checks `ids` against the contract.
     pub(crate) fn check(&self, ids: &Tensor) -> Result<CheckedIds> {
         self.check_as(ids, &IdChecks::default())
     }
 
-    /// The same, now or when `checks` says.
+    /// Checks `ids` against the contract, now or when `checks` says.
     pub(crate) fn check_as(&self, ids: &Tensor, checks: &IdChecks) -> Result<CheckedIds> {
         let (n_rows, _) = self.dims;
         CheckedIds::noted(ids, self.table, (n_rows, self.device()), checks)
     }
 
-    /// The rows of `ids` `[..]`: `[.., C]`.
+    /// Returns the rows of `ids` `[..]`: `[.., C]`.
     pub(crate) fn gather(&self, ids: &CheckedIds) -> Result<Tensor> {
         gather(self.weight(), ids)
     }
 
-    /// The outer dimensions of `x`, once it is known to be `[.., C]` in the table's type.
+    /// Checks that `x` is `[.., C]` in the table's dtype, and returns its outer dimensions.
     pub(crate) fn outer_dims<'a>(&self, what: &'static str, x: &'a Tensor) -> Result<&'a [usize]> {
         outer_dims(what, x, (self.table.name(), self.dims.1, self.dtype()))
     }

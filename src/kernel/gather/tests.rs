@@ -1,4 +1,4 @@
-//! Fused = reference, bit for bit: forward, backward, into a buffer; any shape, type, stride, number of threads.
+//! Fused = reference, bit for bit: forward, backward, into a buffer; any shape, dtype, stride, number of threads.
 
 use candle_core::{DType, Device, Tensor, Var};
 use half::bf16;
@@ -16,7 +16,7 @@ fn threads(n: usize, run: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     pool.map_err(|error| candle_core::Error::Msg(error.to_string()))?.install(run)
 }
 
-/// Gradients of both tables by Candle's own operations; in half types summed in f32 and rounded once.
+/// Computes the gradients of both tables by Candle's own operations, in half types summed in f32 and rounded once.
 fn reference_gradients(
     (wte, wpe): (&Tensor, &Tensor),
     ids: &CheckedIds,
@@ -103,7 +103,7 @@ fn check(case: &Case) -> Result<()> {
         let grads = (&fused * &grad)?.sum_all()?.backward()?;
         let [wte_grad, wpe_grad] = reference_gradients((&wte, &wpe), &ids, &places, &grad)?;
         for (var, expected) in [(&wte, wte_grad), (&wpe, wpe_grad)] {
-            // Adding zero makes the one zero of a sum of them: -0 + 0.
+            // Adding zero turns -0 into 0, so that the two compare equal.
             let found = grads.get(var).map(|grad| bits(&(grad + 0.)?)).transpose()?;
             assert_eq!(found, Some(bits(&(expected + 0.)?)?));
         }
@@ -119,7 +119,7 @@ proptest! {
     }
 }
 
-/// Large enough for threads, for streamed stores, for rows looked up by many, and for a parallel sort.
+/// Large enough for threads, for streamed stores, for rows that are looked up often, and for a parallel sort.
 #[test]
 fn large_is_as_small() -> Result<()> {
     for (dtype, c) in [(DType::F32, 771), (DType::BF16, 1001), (DType::F16, 1537)] {

@@ -1,8 +1,8 @@
 //! The one contract for ids, on every device: `u8`, `u32` or `i64`, any rank, any stride, empty allowed, each id inside
 //! its table.
 //!
-//! Candle has none: a bad id is an error on the CPU, an assert that kills the context on CUDA, the last row on Metal, and
-//! the largest value of the id's type (`u8` 255!) is a row of zeros everywhere.
+//! Candle has none: a bad id is an error on the CPU, an assert that kills the context on CUDA, the last row on Metal,
+//! and the largest value of the id's type (`u8` 255!) is a row of zeros everywhere.
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
@@ -12,26 +12,26 @@ use crate::error::{Error, Result};
 use crate::kernel::cuda::Notes;
 use crate::shape::same_device;
 
-/// Without kernels of ours nothing is noted.
+/// Without the crate's own kernels nothing is noted.
 #[cfg(not(feature = "cuda"))]
 type Notes = std::convert::Infallible;
 
-/// When ids that lie on a CUDA device are checked. Ids on the host are checked there, in every call, for free.
+/// Says when ids on a CUDA device are checked. Ids on the host are checked there in every call.
 ///
-/// On Metal (and for tables that stay in a file, or whose options ask for the ids) every call checks.
+/// On Metal every call checks, and so it does for tables that stay in a file and for tables whose options need the ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IdCheck {
     /// In every call, before anything is computed: the ids are copied to the host, which waits for the device.
     ///
-    /// The default, so that a bad id is an error on every device. A training step needs the ids on the host in any case:
-    /// there they are sorted for the backward pass.
+    /// The default, so that a bad id is an error on every device. A training step needs the ids on the host anyway, to
+    /// sort them for the backward pass.
     #[default]
     EveryCall,
     /// Later, by [`GptInputLayer::check_ids`](crate::GptInputLayer::check_ids): no call waits for the device.
     ///
-    /// The row of an id that is outside its table is filled with NaN, nothing else is read or written for it, and its
-    /// gradient goes nowhere. A backward pass copies the ids to the host.
+    /// The row of an id outside its table is filled with NaN. Nothing else is read or written for it, and its gradient
+    /// is dropped. A backward pass copies the ids to the host.
     Deferred,
 }
 
@@ -56,7 +56,7 @@ impl IdChecks {
         self.when
     }
 
-    /// The first bad id of the first call that had one since this was asked last, as an error.
+    /// Returns the first bad id of the first call that had one since the last `take`, as an error.
     pub(crate) fn take(&self) -> Result<()> {
         #[cfg(feature = "cuda")]
         if let Some(notes) = &self.notes {
@@ -66,12 +66,12 @@ impl IdChecks {
     }
 }
 
-/// Ids that are known to be inside the table they were checked for, or that a kernel of ours checks while it reads them:
-/// contiguous, on the table's device.
+/// Ids that were checked against their table, or that the kernel checks while it reads them: contiguous, on the table's
+/// device.
 #[derive(Clone, Debug)]
 pub(crate) struct CheckedIds {
     ids: Tensor,
-    /// The same ids on the host, where they were checked: what groups them needs no second copy.
+    /// The same ids on the host, if they were checked there: grouping them needs no second copy.
     on_host: Option<Tensor>,
     table: Table,
     n_rows: usize,
@@ -82,13 +82,13 @@ pub(crate) struct CheckedIds {
 impl CheckedIds {
     /// Checks `ids` against a table of `n_rows` rows on `device`.
     ///
-    /// Ids on the host are checked there for free, and go over to the table's device afterwards; ids on the table's
-    /// device are copied to the host for the check (one synchronisation).
+    /// Ids on the host are checked there and then moved to the table's device. Ids on the table's device are copied to
+    /// the host for the check (one synchronisation).
     pub(crate) fn new(ids: &Tensor, table: Table, n_rows: usize, device: &Device) -> Result<Self> {
         Self::noted(ids, table, (n_rows, device), &IdChecks::default())
     }
 
-    /// The same, but ids on a device are left to the kernel, if `checks` says so.
+    /// Does the same, but leaves ids on a device to the kernel if `checks` says so.
     pub(crate) fn noted(
         ids: &Tensor,
         table: Table,
@@ -113,12 +113,12 @@ impl CheckedIds {
         Ok(Self { ids, on_host: Some(on_host), table, n_rows, checks: IdChecks::default() })
     }
 
-    /// The ids as they were given, contiguous.
+    /// Returns the ids in their own dtype, contiguous.
     pub(crate) fn tensor(&self) -> &Tensor {
         &self.ids
     }
 
-    /// The ids as they were given, contiguous, on the host; those that nobody has checked are copied there.
+    /// Returns the ids in their own dtype, contiguous, on the host. Copies them if they were not checked there.
     pub(crate) fn on_host(&self) -> candle_core::Result<Tensor> {
         match &self.on_host {
             Some(on_host) => Ok(on_host.clone()),
@@ -126,14 +126,14 @@ impl CheckedIds {
         }
     }
 
-    /// Where a kernel notes what is outside; `None` where all is known to be inside.
+    /// Returns where a kernel notes ids outside their table, or `None` if all are known to be inside.
     #[cfg(feature = "cuda")]
     pub(crate) fn noted_in(&self) -> Option<(&Notes, Table)> {
         self.checks.notes.as_ref().map(|notes| (notes, self.table))
     }
 
-    /// The same ids for each of the ids `dims`, to whose shape theirs broadcasts: on the host in that shape, as `u32`, on a
-    /// device in one that repeats.
+    /// Broadcasts the ids to the shape `dims` of other ids. Ids on the host get that shape and `u32`; those on a device
+    /// may keep a shape that repeats.
     pub(crate) fn broadcast_to(&self, dims: &[usize]) -> Result<Self> {
         let own: Vec<usize> = self.dims().iter().copied().skip_while(|&dim| dim == 1).collect();
         match &self.on_host {
@@ -146,8 +146,8 @@ impl CheckedIds {
         }
     }
 
-    /// The ids as a vector of a type in which Candle reads every one of them rightly: wider than they need, so that no valid
-    /// id is the largest of its type.
+    /// Returns the ids as a vector in a dtype so wide that no valid id is its largest value, which Candle would
+    /// misread.
     pub(crate) fn flat(&self) -> Result<Tensor> {
         let wide = if self.n_rows > u32::MAX as usize { DType::I64 } else { DType::U32 };
         Ok(self.ids.flatten_all()?.to_dtype(wide)?)
@@ -158,7 +158,7 @@ impl CheckedIds {
     }
 }
 
-/// The first of contiguous ids on the host that is not in `0..n_rows`, with its index.
+/// Returns the first of contiguous ids on the host that is not in `0..n_rows`, with its index.
 fn first_outside(on_host: &Tensor, n_rows: usize) -> Result<Option<(usize, i64)>> {
     let (storage, layout) = on_host.storage_and_layout();
     let range = match layout.contiguous_offsets() {

@@ -4,10 +4,10 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 
-/// Dimensions that a note has room for: `MAX_RANK` of gather_add.cu. Ids of more are checked at once.
+/// Dimensions that a note has room for: `MAX_RANK` of gather_add.cu. Ids of higher rank are checked at once.
 pub(crate) const MAX_RANK: usize = 8;
 
-/// Which table the ids are to index: a bad one is reported as that table's error.
+/// The table that ids index. A bad id is reported as that table's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Table {
     Tokens,
@@ -30,7 +30,7 @@ impl Table {
     }
 }
 
-/// The error for an id that is not in `0..n_rows`.
+/// Returns the error for an id that is not in `0..n_rows`.
 pub(crate) fn outside(table: Table, id: i64, at: Vec<usize>, n_rows: usize) -> Error {
     match table {
         Table::Tokens => Error::TokenOutOfRange { id, at, vocab_size: n_rows },
@@ -38,7 +38,7 @@ pub(crate) fn outside(table: Table, id: i64, at: Vec<usize>, n_rows: usize) -> E
     }
 }
 
-/// The values of an integer tensor as `i64`, in logical order.
+/// Returns the values of an integer tensor as `i64`, in logical order.
 pub(crate) fn to_host(ids: &Tensor, what: &'static str) -> Result<Vec<i64>> {
     if !matches!(ids.dtype(), DType::U8 | DType::U32 | DType::I64) {
         return Err(Error::IdDType { what, got: ids.dtype() });
@@ -47,7 +47,7 @@ pub(crate) fn to_host(ids: &Tensor, what: &'static str) -> Result<Vec<i64>> {
     Ok(flat.to_dtype(DType::I64)?.to_vec1()?)
 }
 
-/// The index of element `flat` of a tensor of shape `dims`, one number a dimension.
+/// Returns the index of element `flat` of a tensor of shape `dims`, one entry per dimension.
 pub(crate) fn unravel(mut flat: usize, dims: &[usize]) -> Vec<usize> {
     let mut at = vec![0; dims.len()];
     for (axis, &dim) in dims.iter().enumerate().rev() {

@@ -1,4 +1,4 @@
-//! Ids grouped by the row that they name, so that one thread can sum each row's gradients in a fixed order.
+//! Groups ids by the row that they select, so that one thread can sum each row's gradients in a fixed order.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::kernel::core::rows::Ids;
 /// Which rows of a table a batch touched, and by which of its ids.
 #[derive(Clone, Debug)]
 pub(crate) struct RowGroups {
-    /// (row, place in the batch), by row and then by place.
+    /// (row, place in the batch), sorted by row and then by place.
     occurrences: Vec<(usize, usize)>,
     /// Where each row's occurrences begin, and where the last one's end.
     starts: Vec<usize>,
@@ -29,7 +29,7 @@ impl RowGroups {
         Self::of(occurrences, ids.len())
     }
 
-    /// Groups ids that nobody may have checked, leaving out those outside a table of `n_rows`.
+    /// Groups unchecked ids, leaving out those outside a table of `n_rows`.
     #[cfg(feature = "cuda")]
     pub(crate) fn inside(ids: &[i64], n_rows: usize) -> Self {
         let mut occurrences = group(Ids::I64(ids));
@@ -37,7 +37,7 @@ impl RowGroups {
         Self::of(occurrences, ids.len())
     }
 
-    /// The groups of positions that count from `start` to `start + length` in each of `n_sequences` sequences.
+    /// Groups positions that count from `start` to `start + length` in each of `n_sequences` sequences.
     pub(crate) fn counted(start: usize, length: usize, n_sequences: usize) -> Self {
         let places = |step| (0..n_sequences).map(move |sequence| (start + step, sequence * length + step));
         Self::of((0..length).flat_map(places).collect(), length * n_sequences)
@@ -57,7 +57,7 @@ impl RowGroups {
         self
     }
 
-    /// How many rows were touched.
+    /// Returns how many rows were touched.
     pub(crate) fn len(&self) -> usize {
         self.starts.len() - 1
     }
@@ -66,29 +66,30 @@ impl RowGroups {
         self.n_ids
     }
 
-    /// The row that group `i` is of; they ascend.
+    /// Returns the row of group `i`. Rows ascend.
     pub(crate) fn row(&self, i: usize) -> usize {
         self.occurrences[self.starts[i]].0
     }
 
-    /// The row and the places in the batch of group `i`, ascending; at least one.
+    /// Returns the row and the places in the batch of group `i`, ascending; at least one.
     pub(crate) fn occurrences(&self, i: usize) -> &[(usize, usize)] {
         &self.occurrences[self.starts[i]..self.starts[i + 1]]
     }
 
-    /// What group `i`'s gradients are multiplied by.
+    /// Returns the factor of group `i`'s gradients.
     pub(crate) fn factor(&self, i: usize) -> f64 {
         if self.by_frequency { 1.0 / self.occurrences(i).len() as f64 } else { 1.0 }
     }
 
-    /// The groups whose rows lie in `rows`.
+    /// Returns the groups whose rows lie in `rows`.
     pub(crate) fn within(&self, rows: &Range<usize>) -> Range<usize> {
         let starts = &self.starts[..self.len()];
         let from = starts.partition_point(|&start| self.occurrences[start].0 < rows.start);
         from..from + starts[from..].partition_point(|&start| self.occurrences[start].0 < rows.end)
     }
 
-    /// Cuts groups into two parts with about as many occurrences, neither empty; `None` if they are not worth it.
+    /// Cuts groups into two parts with about as many occurrences, neither empty. Returns `None` if they have fewer than
+    /// `n_worth`.
     pub(crate) fn halve(&self, groups: &Range<usize>, n_worth: usize) -> Option<usize> {
         let (from, to) = (self.starts[groups.start], self.starts[groups.end]);
         if groups.len() < 2 || to - from < n_worth {
@@ -100,7 +101,7 @@ impl RowGroups {
     }
 }
 
-/// (id, n) of every id, by id and then by n.
+/// Returns (id, n) of every id, sorted by id and then by n.
 pub(crate) fn group(ids: Ids) -> Vec<(usize, usize)> {
     let mut groups: Vec<(usize, usize)> = (0..ids.len()).filter_map(|n| Some((ids.row(n).ok()?, n))).collect();
     if groups.len() < 1 << 14 {

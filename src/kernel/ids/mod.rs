@@ -1,4 +1,4 @@
-//! The ids: what a table takes, the check of it, where they stand, and which of them are equal.
+//! Ids: their contract and its check, their positions, and which of them are equal.
 
 mod check;
 mod contract;

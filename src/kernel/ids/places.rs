@@ -1,4 +1,4 @@
-//! Where ids stand: which row of the position table each of them takes.
+//! The positions of ids: which row of the position table each uses.
 
 use candle_core::Tensor;
 
@@ -7,17 +7,17 @@ use super::contract::to_host;
 use super::groups::RowGroups;
 use crate::error::Result;
 
-/// Where ids `[.., T]` stand, known to be inside the position table.
+/// The positions of ids `[.., T]`, known to be inside the position table.
 #[derive(Clone, Debug)]
 pub(crate) enum Places {
-    /// They count up from here along the last dimension, T of them.
+    /// They count up from `start` along the last dimension, of length `t`.
     Counted { start: usize, t: usize },
-    /// One a token, in a shape that broadcasts to the ids'.
+    /// One per token, in a shape that broadcasts to the ids'.
     Given(CheckedIds),
 }
 
 impl Places {
-    /// The rows of `wpe` to add, in a shape that broadcasts to `[.., T, C]`: a view where they count up.
+    /// Returns the rows of `wpe` to add, in a shape that broadcasts to `[.., T, C]`: a view if positions count up.
     pub(crate) fn rows(
         &self,
         wpe: &Tensor,
@@ -29,7 +29,7 @@ impl Places {
         }
     }
 
-    /// The ids of shape `ids_dims` grouped by the row of `wpe` that each takes.
+    /// Groups the ids of shape `ids_dims` by the row of `wpe` that each uses.
     pub(crate) fn groups(&self, ids_dims: &[usize]) -> Result<RowGroups> {
         match self {
             &Self::Counted { start, t } => {
@@ -42,7 +42,7 @@ impl Places {
         }
     }
 
-    /// For a kernel.
+    /// Prepares the positions for a kernel.
     pub(crate) fn for_ids(&self, ids: &CheckedIds) -> Result<PlacesOf> {
         match self {
             &Self::Counted { start, .. } => Ok(PlacesOf::Start(start)),
@@ -51,11 +51,11 @@ impl Places {
     }
 }
 
-/// Where the ids stand.
+/// The positions of ids, as a kernel needs them.
 #[derive(Clone)]
 pub(crate) enum PlacesOf {
-    /// From here on, along the last dimension.
+    /// They count from here on, along the last dimension.
     Start(usize),
-    /// At position ids for each of the ids, see [`CheckedIds::broadcast_to`].
+    /// Position ids for each of the ids, see [`CheckedIds::broadcast_to`].
     Ids(CheckedIds),
 }

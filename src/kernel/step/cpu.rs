@@ -13,7 +13,7 @@ use crate::kernel::core::parallel::{each_in_parallel, join, map_in_parallel};
 use crate::kernel::core::storage::{inside_mut, on_host, slice};
 use crate::memory::zeros;
 
-/// Elements below which a tensor is updated by the calling thread: the pool costs more than it saves.
+/// Smaller tensors are updated by the calling thread: the pool costs more than it saves.
 const PARALLEL_ELEMENTS: usize = 1 << 15;
 
 pub(super) fn dense_gradient<E: Element>(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
@@ -24,7 +24,7 @@ pub(super) fn dense_gradient<E: Element>(param: &Tensor, batch: BatchRows) -> Re
     Tensor::from_vec(dense, param.shape(), param.device())
 }
 
-/// Writes the sums of `groups` into the part of a table that begins at row `first`; halves go to other threads.
+/// Writes the sums of `groups` into the part of a table that begins at row `first`. Gives halves to other threads.
 fn fill_rows<E: Element>(batch: SliceRows<E>, groups: Range<usize>, first: usize, part: &mut [E], width: usize) {
     if let Some(cut) = batch.groups.halve(&groups, TASK_ELEMENTS / width) {
         let row = batch.groups.row(cut);
@@ -45,7 +45,7 @@ pub(super) fn adamw<E: Element>(tensors: Moments, gradient: Gradient, step: &Ada
     let rule = AdamWRule::new(step);
     with_slices::<E>(tensors, gradient.dense, gradient.rows, &|[p, m, v], dense, rows| {
         let gradient = Slices { dense, rows, frozen: gradient.frozen };
-        // Without rows to tell apart any cut will do; one that the shape does not make uneven is the best.
+        // If rows do not matter, any cut will do. Ignoring the shape makes it an even one.
         let width = if gradient.rows.is_none() && gradient.frozen.is_empty() { 1 } else { row_width(tensors.param) };
         let rows_per_task = (TASK_ELEMENTS / width).max(1);
         let n_elements = p.len();
@@ -90,7 +90,8 @@ struct RowJob<'a, E: Element> {
 }
 
 impl<E: Element> RowJob<'_, E> {
-    /// Updates the rows of `groups`, given the part of the table that begins at row `first`; halves go to other threads.
+    /// Updates the rows of `groups`, given the part of the table that begins at row `first`. Gives halves to other
+    /// threads.
     fn run(&self, groups: Range<usize>, first: usize, table: Run<E>) {
         let (batch, width) = (self.batch, self.width);
         let Run { p, m, v, .. } = table;
@@ -147,7 +148,7 @@ pub(super) fn sum_of_squares<E: Element>(param: &Tensor, gradient: Gradient) -> 
     Ok(sums.iter().sum())
 }
 
-/// The length of the rows that a tensor is cut into: those of a matrix are its own.
+/// Returns the width of the rows that a tensor is cut into: a matrix's own, else 1.
 fn row_width(param: &Tensor) -> usize {
     match *param.dims() {
         [_, width] => width.max(1),
@@ -155,7 +156,7 @@ fn row_width(param: &Tensor) -> usize {
     }
 }
 
-/// The elements of a contiguous tensor of type `E` in its storage.
+/// Returns the elements of a contiguous tensor of type `E` in its storage.
 fn typed_mut<'a, E: Element>(storage: &'a mut CpuStorage, tensor: &Tensor) -> Result<&'a mut [E]> {
     match E::slice_mut(storage) {
         Some(values) => inside_mut(values, tensor.layout()),

@@ -1,4 +1,5 @@
-//! One optimizer step of one tensor, in place, by the kernel of its device: checks done by the caller, sums in a fixed order.
+//! Runs one optimizer step of one tensor, in place, by the kernel of its device. The caller has checked the operands;
+//! sums are taken in a fixed order.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use crate::kernel::core::element::by_dtype;
 #[cfg(feature = "cuda")]
 use crate::kernel::cuda;
 
-/// AdamW on every element (every row that is not frozen): reads four tensors, writes three, in one pass.
+/// Runs AdamW on every element of the rows that are not frozen. Reads four tensors and writes three, in one pass.
 pub(crate) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
     match tensors.param.device() {
         Device::Cpu => by_dtype!(tensors.param, E => cpu::adamw::<E>(tensors, gradient, step)),
@@ -23,7 +24,7 @@ pub(crate) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Re
     }
 }
 
-/// Adam on the rows of the batch that are not `frozen`: no other row is read or written.
+/// Runs Adam on the rows of the batch that are not `frozen`. Reads and writes no other row.
 pub(crate) fn row_adam(tensors: Moments, batch: BatchRows, frozen: &[Range<usize>], step: &AdamStep) -> Result<()> {
     match tensors.param.device() {
         Device::Cpu => by_dtype!(tensors.param, E => cpu::row_adam::<E>(tensors, batch, frozen, step)),
@@ -33,7 +34,8 @@ pub(crate) fn row_adam(tensors: Moments, batch: BatchRows, frozen: &[Range<usize
     }
 }
 
-/// The sum of the squares of gradients, in f64: of each in an order that depends on its shape alone, then in their own.
+/// Returns the sum of the squares of gradients, in f64. Each is summed in an order that depends on its shape alone,
+/// then their sums in order.
 pub(crate) fn sum_of_squares(gradients: &[(&Tensor, Gradient)]) -> Result<f64> {
     #[cfg(feature = "cuda")]
     if let Some((Device::Cuda(device), others)) =
@@ -54,7 +56,7 @@ pub(crate) fn sum_of_squares(gradients: &[(&Tensor, Gradient)]) -> Result<f64> {
     Ok(sum)
 }
 
-/// The gradient of all of `param` `[V, C]`, zeros included.
+/// Returns the gradient of all of `param` `[V, C]`, zeros included.
 pub(crate) fn dense_gradient(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
     match param.device() {
         Device::Cpu => by_dtype!(param, E => cpu::dense_gradient::<E>(param, batch)),

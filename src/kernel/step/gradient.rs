@@ -1,4 +1,4 @@
-//! What an optimizer step is given of a gradient: dense, as rows of a batch, or both; and rows that take no part.
+//! The gradient that an optimizer step is given: dense, as rows of a batch, or both; and the frozen rows.
 
 use std::ops::Range;
 
@@ -13,22 +13,22 @@ use crate::kernel::ids::RowGroups;
 pub(crate) struct BatchRows<'a> {
     pub(crate) groups: &'a RowGroups,
     pub(crate) rows: &'a Tensor,
-    /// What each row is multiplied by before it is summed.
+    /// The factor of their sums.
     pub(crate) scale: f64,
 }
 
-/// What is known of a tensor's gradient: the sum of both; zero where neither is.
+/// The gradient of a tensor: the sum of both parts, zero where neither is given.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gradient<'a> {
-    /// Of the parameter's shape and type.
+    /// With the parameter's shape and dtype.
     pub(crate) dense: Option<&'a Tensor>,
     /// Only for a matrix.
     pub(crate) rows: Option<BatchRows<'a>>,
-    /// Rows that take no part: ascending, disjoint ranges. Only for a matrix.
+    /// Rows that are not updated: ascending, disjoint ranges. Only for a matrix.
     pub(crate) frozen: &'a [Range<usize>],
 }
 
-/// Whether a row lies in one of ascending, disjoint ranges.
+/// Returns whether a row lies in one of ascending, disjoint ranges.
 pub(crate) fn is_frozen(frozen: &[Range<usize>], row: usize) -> bool {
     frozen.get(frozen.partition_point(|frozen| frozen.end <= row)).is_some_and(|frozen| frozen.contains(&row))
 }
@@ -97,7 +97,7 @@ impl<E: Element> Slices<'_, E> {
     }
 }
 
-/// Room for the sum of one row's gradients: in the type of the arithmetic, and rounded once to the type of the table.
+/// Buffers for the sum of one row's gradients: in the type of the arithmetic, and rounded once to the table's dtype.
 pub(crate) struct RowSum<E: Element> {
     wide: Vec<E::Wide>,
     rounded: Vec<E>,
@@ -108,8 +108,8 @@ impl<E: Element> RowSum<E> {
         Self { wide: Vec::new(), rounded: Vec::new() }
     }
 
-    /// The sum of a group's occurrences in their order, rounded, and then `dense` (where there is one), rounded again: the
-    /// bits of a whole table of sums that is added to a whole table of `dense`.
+    /// Returns the sum of a group's occurrences in order, rounded, and then plus `dense`, if given, rounded again.
+    /// These are the bits of adding a whole table of sums to a whole table `dense`.
     pub(crate) fn sum<'a>(
         &'a mut self,
         batch: SliceRows<'a, E>,

@@ -16,13 +16,13 @@ impl NormTasks {
     pub(crate) fn new(param: &Tensor) -> Self {
         let (n_rows, width) = match *param.dims() {
             [n_rows, width] if width > 0 => (n_rows, width),
-            // One row of what is no matrix is a task's worth of it.
+            // A tensor that is not a matrix is cut into rows of one task each.
             _ => (param.elem_count().div_ceil(TASK_ELEMENTS), TASK_ELEMENTS),
         };
         Self { n_rows, width, rows_per_task: (TASK_ELEMENTS / width).max(1) }
     }
 
-    /// How many tasks there are.
+    /// Returns how many tasks there are.
     pub(crate) fn len(&self) -> usize {
         self.n_rows.div_ceil(self.rows_per_task)
     }

@@ -1,7 +1,8 @@
-//! The optimizer's steps in plain Candle operations: the fallback on devices without a kernel of ours, and the oracle.
+//! The optimizer's steps in plain Candle operations: the fallback on devices without kernels, and the oracle of the
+//! tests.
 //!
-//! The same formulas with more roundings (no fused multiply-add) and some ten temporaries; a gradient given as rows is
-//! laid out as a whole table first.
+//! The formulas are the same, with more roundings (no fused multiply-add) and some ten temporaries. A gradient given as
+//! rows becomes a whole table first.
 
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ use super::gradient::{BatchRows, Gradient, is_frozen};
 use super::moments::Moments;
 use super::rules::AdamStep;
 
-/// f32, or f64 for f64.
+/// Returns the values in f32, or in f64 for f64.
 fn wide(tensor: &Tensor) -> Result<Tensor> {
     tensor.detach().to_dtype(wide_type(tensor.dtype()))
 }
@@ -71,7 +72,7 @@ pub(super) fn grad_sum_of_squares(param: &Tensor, gradient: Gradient) -> Result<
     g.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()
 }
 
-/// The whole gradient, in the type of the parameter.
+/// Returns the whole gradient, in the dtype of the parameter.
 pub(super) fn materialized(param: &Tensor, gradient: Gradient) -> Result<Tensor> {
     let dense = match gradient.dense {
         Some(dense) => dense.detach(),
@@ -86,7 +87,7 @@ pub(super) fn materialized(param: &Tensor, gradient: Gradient) -> Result<Tensor>
     }
 }
 
-/// `[n_groups, C]`: the sum of each group's rows, in the type of the parameter.
+/// Returns the sum of each group's rows, `[n_groups, C]`, in the dtype of the parameter.
 fn sums(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
     let groups = batch.groups;
     let (device, (_, width)) = (param.device(), param.dims2()?);
@@ -104,7 +105,7 @@ fn sums(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
     sums.broadcast_mul(&factors)?.to_dtype(param.dtype())
 }
 
-/// `[V, 1]`, 1 where a row is not frozen; `None` where none is.
+/// Returns `[V, 1]`, 1 where a row is not frozen, or `None` if no row is frozen.
 fn live_rows(param: &Tensor, frozen: &[Range<usize>]) -> Result<Option<Tensor>> {
     if frozen.is_empty() {
         return Ok(None);
@@ -129,7 +130,7 @@ mod tests {
     use crate::kernel::ids::RowGroups;
     use crate::kernel::step::dispatch;
 
-    /// The plain operations against the fused pass, on the CPU, in every type and with every kind of gradient.
+    /// Compares the plain operations with the fused pass, on the CPU, in every dtype and with every kind of gradient.
     #[test]
     fn the_fused_pass_is_the_reference() -> Result<()> {
         let cpu = Device::Cpu;
@@ -149,7 +150,7 @@ mod tests {
             step: 2,
             grad_scale: 0.5,
         };
-        // The half types store what is rounded once more or once less: half an ulp of the result.
+        // The half types round once more or once less: half an ulp of the result.
         for (dtype, bound) in
             [(DType::F32, 1e-6), (DType::F64, 1e-12), (DType::BF16, 4.0 / 256.0), (DType::F16, 2.0 / 1024.0)]
         {

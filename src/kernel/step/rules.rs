@@ -1,12 +1,12 @@
 //! The arithmetic of Adam, element by element: one rule for all rows (AdamW), one for the rows of a batch (SparseAdam).
 //!
-//! Every operation rounds as PyTorch's does, fused multiply-adds included, so that the bits are PyTorch's on x86-64 with
-//! AVX2 (but for the last few elements of a tensor whose length is no multiple of 16, where PyTorch fuses differently).
-//! One source is compiled twice; both versions have the same bits.
+//! Every operation rounds as PyTorch's does, fused multiply-adds included. So the bits are PyTorch's on x86-64 with
+//! AVX2, except for the last few elements of a tensor whose length is not a multiple of 16, where PyTorch fuses
+//! differently. One source is compiled twice; both versions have the same bits.
 
 use crate::kernel::core::element::{Element, Real};
 
-/// The numbers of one step of one tensor.
+/// The settings of one step of one tensor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AdamStep {
     pub(crate) learning_rate: f64,
@@ -16,30 +16,30 @@ pub(crate) struct AdamStep {
     pub(crate) weight_decay: f64,
     /// Counted from 1.
     pub(crate) step: u64,
-    /// What gradients are multiplied by first.
+    /// The factor that gradients are multiplied by first.
     pub(crate) grad_scale: f64,
 }
 
 impl AdamStep {
-    /// `1 - beta1^step`, `1 - beta2^step`.
+    /// Returns `1 - beta1^step` and `1 - beta2^step`.
     pub(crate) fn bias_corrections(&self) -> (f64, f64) {
         let step = self.step as f64;
         (1.0 - self.beta1.powf(step), 1.0 - self.beta2.powf(step))
     }
 
-    /// What a parameter is multiplied by before anything is added to it.
+    /// Returns the factor that a parameter is multiplied by before anything is added to it.
     pub(crate) fn decay(&self) -> f64 {
         1.0 - self.learning_rate * self.weight_decay
     }
 
-    /// How far a parameter goes along `exp_avg / sqrt(exp_avg_sq)` when rows of a batch are updated.
+    /// Returns how far a parameter goes along `exp_avg / sqrt(exp_avg_sq)` when rows of a batch are updated.
     pub(crate) fn row_step_size(&self) -> f64 {
         let (correction1, correction2) = self.bias_corrections();
         self.learning_rate * correction2.sqrt() / correction1
     }
 }
 
-/// One element's parameter, `exp_avg`, `exp_avg_sq` and gradient to the first three after the step.
+/// Maps one element's parameter, `exp_avg`, `exp_avg_sq` and gradient to the first three after the step.
 pub(crate) trait Rule<M: Real>: Copy + Send + Sync {
     fn new(step: &AdamStep) -> Self;
     fn apply(&self, p: M, m: M, v: M, g: M) -> (M, M, M);
@@ -53,7 +53,7 @@ pub(crate) trait Rule<M: Real>: Copy + Send + Sync {
 pub(crate) struct AdamWRule<M> {
     grad_scale: M,
     decay: M,
-    /// `lerp(m, g, weight)` is computed from the end that is nearer.
+    /// `lerp(m, g, weight)` is computed from the nearer end.
     lerp_from_m: bool,
     lerp_weight: M,
     beta2: M,
@@ -148,7 +148,7 @@ fn wide_avx2<T: Task>(task: T) -> T::Output {
     task.run()
 }
 
-/// A run of elements of a parameter and of its state, and their gradient; none is a gradient of zeros.
+/// A run of elements of a parameter and of its state, and their gradient; `None` is a gradient of zeros.
 pub(crate) struct Run<'a, E> {
     pub(crate) p: &'a mut [E],
     pub(crate) m: &'a mut [E],
@@ -194,7 +194,7 @@ fn step_without_gradient<E: Element, R: Rule<E::Wide>>(rule: &R, p: &mut [E], m:
 /// Elements that are widened, updated and rounded at a time.
 const BLOCK: usize = 128;
 
-/// The compiler vectorises widening, rule and rounding one by one, but not all of them in one loop.
+/// Steps block by block: the compiler vectorises widening, rule and rounding one by one, but not in one loop.
 #[inline(always)]
 fn step_in_blocks<E: Element, R: Rule<E::Wide>>(rule: &R, p: &mut [E], m: &mut [E], v: &mut [E], g: Option<&[E]>) {
     let zeros = [E::Wide::default(); BLOCK];
@@ -232,14 +232,14 @@ fn narrow<E: Element>(from: &[E::Wide; BLOCK], to: &mut [E; BLOCK]) {
     to.iter_mut().zip(from).for_each(|(to, &from)| *to = E::narrow(from));
 }
 
-/// Half types go on from the moments before those are rounded, as in PyTorch.
+/// Steps one element. Half types use the moments before these are rounded, as in PyTorch.
 #[inline(always)]
 fn step<E: Element, R: Rule<E::Wide>>(rule: &R, p: &mut E, m: &mut E, v: &mut E, g: E::Wide) {
     let (next_p, next_m, next_v) = rule.apply(p.widen(), m.widen(), v.widen(), g);
     (*p, *m, *v) = (E::narrow(next_p), E::narrow(next_m), E::narrow(next_v));
 }
 
-/// The sum of the squares in f64, always in the same order: eight sums, each of every eighth element.
+/// Returns the sum of the squares in f64, always in the same order: eight sums, each of every eighth element.
 pub(crate) fn sum_of_squares<E: Element>(values: &[E]) -> f64 {
     wide(SumOfSquares(values))
 }
@@ -285,7 +285,7 @@ mod tests {
         (0..n).map(|_| next()).collect()
     }
 
-    /// On a machine with AVX2 and FMA this compares the two compilations, elsewhere one with itself.
+    /// With AVX2 and FMA this compares the two compilations, otherwise one with itself.
     fn both_compilations<R: Rule<f32>>(beta1: f64) {
         let step = AdamStep {
             learning_rate: 1e-2,

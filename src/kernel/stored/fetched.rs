@@ -1,4 +1,4 @@
-//! A table whose bytes are elsewhere: the rows of a call are fetched first, and are then a table in memory like any other.
+//! Fetches the rows of a remote table that a call needs, into a table in memory.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -11,8 +11,8 @@ use crate::kernel::core::rows::row_of;
 use crate::rows::{ByteRanges, RowBytes, StoredRows, read_all};
 
 impl StoredRows {
-    /// The table and the ids as they are; where its bytes are elsewhere, a table of the rows of `ids` alone, each once, and
-    /// the ids in it.
+    /// Returns the table and the ids as they are. For a remote table, fetches each row of `ids` once, and returns a
+    /// table of these rows and the ids in it.
     pub(super) fn with_rows(&self, ids: Tensor) -> Result<(Cow<'_, Self>, Tensor)> {
         let RowBytes::Elsewhere(source) = &self.bytes else { return Ok((Cow::Borrowed(self), ids)) };
         let values = ids.flatten_all()?.to_vec1::<i64>()?;
@@ -24,8 +24,8 @@ impl StoredRows {
         Ok((Cow::Owned(table), Tensor::from_vec(at, ids.shape(), &Device::Cpu)?))
     }
 
-    /// The same for rows `start..start + t`, which are first, second, … of the table that is returned from the row on that is
-    /// returned.
+    /// Returns a table that holds rows `start..start + t`, and the index of the first. Fetches them if the table is
+    /// remote.
     pub(super) fn with_counted(&self, start: usize, t: usize) -> Result<(Cow<'_, Self>, usize)> {
         match &self.bytes {
             RowBytes::Elsewhere(source) => Ok((Cow::Owned(self.fetch(source, start..start + t)?), 0)),
@@ -33,7 +33,7 @@ impl StoredRows {
         }
     }
 
-    /// A range a row, so that whoever keeps what was fetched finds a row again whatever its neighbours were.
+    /// Fetches rows, one range each, so that a cache finds a row again whatever its neighbours were.
     fn fetch(&self, source: &Arc<dyn ByteRanges>, rows: impl Iterator<Item = usize>) -> Result<Self> {
         let ranges: Vec<_> = rows.map(|row| self.range(row)).map(|row| row.start as u64..row.end as u64).collect();
         let bytes = read_all(&**source, &ranges).map_err(CheckpointError::reading(Path::new(&source.name())))?;

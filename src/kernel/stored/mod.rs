@@ -1,4 +1,4 @@
-//! Tables whose rows stay as they are stored, gathered out of their bytes.
+//! Tables that stay in their stored form. Rows are gathered from the bytes.
 
 mod fetched;
 mod op;

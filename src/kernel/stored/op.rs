@@ -1,4 +1,4 @@
-//! The gather out of bytes as a Candle operation: rows converted or dequantized on the way.
+//! The gather from stored bytes as a Candle operation. It converts or dequantizes rows on the way.
 
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -15,13 +15,13 @@ use crate::rows::StoredRows;
 
 type CandleResult<T> = candle_core::Result<T>;
 
-/// The same, once its rows are on this machine.
+/// A position table whose rows are on this machine.
 pub(super) enum Added<'a> {
     Stored(Cow<'a, StoredRows>),
     Dense(Tensor),
 }
 
-/// Where the ids stand.
+/// The positions of the ids.
 pub(super) enum Of {
     Counted { start: usize, t: usize },
     Given(Tensor),
@@ -30,7 +30,7 @@ pub(super) enum Of {
 /// `wte[ids] + wpe[places]`, or `wte[ids]`: argument ids `[..]`, `i64`, contiguous, on the host.
 pub(super) struct GatherBytes<'a> {
     pub(super) wte: Cow<'a, StoredRows>,
-    /// What comes out.
+    /// The dtype of the output.
     pub(super) dtype: DType,
     pub(super) wpe: Option<(Added<'a>, Of)>,
 }
@@ -57,7 +57,7 @@ impl CustomOp1 for GatherBytes<'_> {
     }
 }
 
-/// Rows that are added: stored as they may be, or numbers in memory.
+/// Rows to add: in stored form, or elements in memory.
 #[derive(Clone, Copy)]
 enum PositionRows<'a, E> {
     Stored(&'a StoredRows),
@@ -81,7 +81,7 @@ impl<'a, E: Element> PositionRows<'a, E> {
     }
 }
 
-/// `out[n] = wte[ids[n]]`.
+/// Computes `out[n] = wte[ids[n]]`.
 fn gather<E: Element>(out: &mut [MaybeUninit<E>], ids: Ids, wte: &StoredRows) -> Result<(), Outside> {
     let n_bytes = size_of_val(out);
     let out = Out::new(out, wte.width);
@@ -111,7 +111,7 @@ fn add_of<E: Element>(ids: Ids, wte: &StoredRows, wpe: PositionRows<E>, of: &Of)
     }
 }
 
-/// `out[n] = wte[ids[n]] + wpe[place_of(n % t)]`.
+/// Computes `out[n] = wte[ids[n]] + wpe[place_of(n % t)]`.
 fn add<E: Element>(
     out: &mut [MaybeUninit<E>],
     ids: Ids,
@@ -136,7 +136,7 @@ fn add<E: Element>(
             for n in outputs_of(column) {
                 let next = wte.next(ahead.next().ok_or(Outside).and_then(|next| ids.row(next)));
                 let row = wte.row(ids.row(n)?, &mut token)?;
-                // SAFETY: each output stands in one column, and the tasks' ranges of columns do not overlap.
+                // SAFETY: each output row belongs to one column, and the tasks' ranges of columns do not overlap.
                 simd::add(unsafe { out.row(n) }, row, position, next, out.stream);
             }
         }

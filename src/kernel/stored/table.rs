@@ -1,4 +1,4 @@
-//! A table whose rows stay as they are stored: in a file, in memory or remote.
+//! A table that stays in its stored form: in a file, in memory or remote.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -8,11 +8,11 @@ use crate::kernel::core::rows::row_of;
 use crate::kernel::ids::{CheckedIds, Places, Table};
 use crate::rows::{RowBytes, StoredRows};
 
-/// Rows that lie somewhere in bytes, as a table of a layer.
+/// Stored rows as a table of a layer.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredTable {
     pub(crate) rows: StoredRows,
-    /// What rows are converted to, and where they go.
+    /// The dtype that rows are converted to, and the device that they go to.
     pub(crate) dtype: DType,
     pub(crate) device: Device,
     pub(crate) table: Table,
@@ -22,44 +22,45 @@ pub(crate) struct StoredTable {
 #[derive(Clone, Copy)]
 pub(crate) enum Wpe<'a> {
     Stored(&'a StoredTable),
-    /// Of the type of what comes out, on the host.
+    /// In the dtype of the output, on the host.
     Dense(&'a Tensor),
 }
 
 impl StoredTable {
-    /// Holds `ids` to the contract; they stay on the host.
+    /// Checks `ids` against the contract. They stay on the host.
     pub(crate) fn check(&self, ids: &Tensor) -> Result<CheckedIds> {
         CheckedIds::new(&ids.to_device(&Device::Cpu)?, self.table, self.rows.n_rows, &Device::Cpu)
     }
 
-    /// The rows of `ids` `[..]`: `[.., C]`.
+    /// Returns the rows of `ids` `[..]`: `[.., C]`.
     pub(crate) fn gather(&self, ids: &CheckedIds) -> Result<Tensor> {
         self.run(ids, None)
     }
 
-    /// Rows of this table plus rows of `wpe` for their places, in one pass.
+    /// Returns rows of this table plus the rows of `wpe` at their positions, in one pass.
     pub(crate) fn gather_add(&self, ids: &CheckedIds, wpe: Wpe<'_>, places: &Places) -> Result<Tensor> {
         self.run(ids, Some((wpe, places)))
     }
 
-    /// Whether [`gather_add`](Self::gather_add) can read the rows of `wpe`: on the host, and of no graph.
+    /// Returns whether [`gather_add`](Self::gather_add) can read the rows of `wpe`: on the host, and in no graph.
     pub(crate) fn can_add(&self, wpe: &Tensor) -> bool {
         self.device.is_cpu() && wpe.device().is_cpu() && !wpe.track_op()
     }
 
-    /// Rows `start..start + t`.
+    /// Returns rows `start..start + t`.
     pub(crate) fn narrow(&self, start: usize, t: usize) -> Result<Tensor> {
         let ids: Vec<i64> = (start..start + t).map(|row| row as i64).collect();
         self.gather(&self.check(&Tensor::new(ids, &Device::Cpu)?)?)
     }
 
-    /// All of its bytes, if they are on this machine.
+    /// Returns all bytes of the table, if they are on this machine.
     pub(crate) fn bytes_here(&self) -> Result<&[u8]> {
         let end = self.rows.range(self.rows.n_rows).start;
         self.rows.bytes.here().get(self.rows.start..end).ok_or(Error::NotInMemory { table: self.table.name() })
     }
 
-    /// Asks the system, or who fetches the bytes, for the rows of `ids` before they are needed.
+    /// Prefetches the rows of `ids`. Asks the system for mapped rows; fetches and discards remote ones, to warm their
+    /// source's cache.
     pub(crate) fn prefetch(&self, ids: &CheckedIds) -> Result<()> {
         let RowBytes::Mapped(map) = &self.rows.bytes else {
             return self.rows.with_rows(ids.on_host()?.to_dtype(DType::I64)?).map(drop);

@@ -7,7 +7,7 @@ use crate::tree::Tree;
 
 const BAD_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common"];
 
-/// A facade declares modules and names what it shows.
+/// Finds facades that do more than declare modules and name what they export.
 pub fn facades_only_show(tree: &Tree, tables: &Tables) -> Vec<Offence> {
     let mut offences = Vec::new();
     for module in &tree.modules {
@@ -31,7 +31,7 @@ pub fn facades_only_show(tree: &Tree, tables: &Tables) -> Vec<Offence> {
     once(offences)
 }
 
-/// `x/mod.rs` instead of `x.rs` beside `x/`, modules where their names say, names that say something.
+/// Finds `x.rs` beside `x/` (instead of `x/mod.rs`), modules placed by `#[path]`, and names that say nothing.
 pub fn one_module_style(tree: &Tree, _: &Tables) -> Vec<Offence> {
     let mut offences = Vec::new();
     let files = tree.on_disk();
@@ -60,7 +60,7 @@ pub fn one_module_style(tree: &Tree, _: &Tables) -> Vec<Offence> {
     offences
 }
 
-/// Every file belongs to the library, to its tests, or is a program of its own.
+/// Finds files that belong neither to the library nor to its tests, and are not programs of their own.
 pub fn every_file_is_read(tree: &Tree, tables: &Tables) -> Vec<Offence> {
     let is_known = |path: &String| {
         !path.ends_with(".rs")

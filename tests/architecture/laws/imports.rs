@@ -1,4 +1,4 @@
-//! Who may import whom.
+//! Which modules may import which.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,12 +11,12 @@ fn at(reference: &Reference, what: String) -> Offence {
     Offence { path: reference.from.clone(), line: reference.line, what }
 }
 
-/// The modules that a reference touches: where its path ends, and where the item is defined.
+/// Returns the modules that a reference touches: where its path ends, and where the item is defined.
 fn touched<'a>(reference: &'a Reference) -> impl Iterator<Item = usize> + 'a {
     reference.through.union(&reference.defined).copied()
 }
 
-/// An import points to a module of a strictly lower level; root exports are named by the module that they come from.
+/// Finds imports that do not point to a strictly lower level, or that name a root export instead of its module.
 pub fn imports_point_down(tree: &Tree, tables: &Tables) -> Vec<Offence> {
     let level = |module: &str| tables.levels.iter().find(|(name, _)| *name == module).map(|(_, level)| *level);
     let mut offences = Vec::new();
@@ -49,13 +49,13 @@ pub fn imports_point_down(tree: &Tree, tables: &Tables) -> Vec<Offence> {
     once(offences)
 }
 
-/// The folder below `folder` that a file lies in: `ids` of `src/kernel/ids/check.rs`.
+/// Returns the folder below `folder` that a file lies in: `ids` of `src/kernel/ids/check.rs`.
 fn wing_of<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
     let below = path.strip_prefix(folder)?.strip_prefix('/')?;
     below.split_once('/').map(|(wing, _)| wing)
 }
 
-/// A wing imports wings of strictly lower levels only.
+/// Finds wings that import wings of the same or a higher level.
 pub fn wings_do_not_import_each_other(tree: &Tree, tables: &Tables) -> Vec<Offence> {
     let (folder, levels) = tables.wings;
     let level = |wing: &str| levels.iter().find(|(name, _)| *name == wing).map(|(_, level)| *level);
@@ -84,7 +84,7 @@ pub fn wings_do_not_import_each_other(tree: &Tree, tables: &Tables) -> Vec<Offen
     once(offences)
 }
 
-/// Launches are imported by one file of each wing, and import no such file.
+/// Finds launches that more than one file of a wing imports, and launches that import such a file.
 pub fn launches_are_imported_in_one_file_of_a_wing(tree: &Tree, tables: &Tables) -> Vec<Offence> {
     let ((folder, levels), (launches, lowest)) = (tables.wings, tables.launches);
     let is_launch = |path: &str| wing_of(path, folder) == Some(launches);
@@ -122,7 +122,7 @@ pub fn launches_are_imported_in_one_file_of_a_wing(tree: &Tree, tables: &Tables)
     once(offences)
 }
 
-/// No two files import each other, directly or through others. A facade does not import what it shows.
+/// Finds files that import each other, directly or through others. A facade does not import what it re-exports.
 pub fn no_files_import_each_other_in_a_circle(tree: &Tree, _: &Tables) -> Vec<Offence> {
     let mut graph = Graph::new();
     let mut lines = BTreeMap::new();

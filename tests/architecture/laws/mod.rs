@@ -10,7 +10,7 @@ pub use words::MAX_LINES;
 
 use crate::tree::Tree;
 
-/// What the laws say of one crate.
+/// What the laws need to know of one crate.
 pub struct Tables {
     /// Each module below the root with its level.
     pub levels: &'static [(&'static str, u8)],
@@ -18,7 +18,7 @@ pub struct Tables {
     pub wings: (&'static str, &'static [(&'static str, u8)]),
     /// The folder of `wings` with the launches of kernels, and the lowest level of a wing that may import it.
     pub launches: (&'static str, u8),
-    /// Files that only declare modules and show their items.
+    /// Files that only declare modules and re-export their items.
     pub facades: &'static [&'static str],
     /// Files, or folders with a slash at the end, that may contain `unsafe`.
     pub may_be_unsafe: &'static [&'static str],
@@ -61,14 +61,14 @@ pub const LAWS: &[Law] = &[
     files::nothing_else_lies_in_the_root,
 ];
 
-/// Of several places in a file with the same fault the first.
+/// Keeps the first of several places in a file with the same fault.
 fn once(mut offences: Vec<Offence>) -> Vec<Offence> {
     offences.sort();
     offences.dedup_by(|next, first| (&next.path, &next.what) == (&first.path, &first.what));
     offences
 }
 
-/// The module that a file of `src` belongs to: `src/kernel/ids.rs` to `kernel`.
+/// Returns the module of a file of `src`: `kernel` for `src/kernel/ids.rs`.
 fn top_of(path: &str) -> &str {
     path.split('/').nth(1).unwrap_or_default().trim_end_matches(".rs")
 }

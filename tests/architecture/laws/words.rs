@@ -1,4 +1,4 @@
-//! What code may say, and how much of it a file.
+//! What code may say, and how long a file may be.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +13,10 @@ const PANIC: &[&str] = &["unwrap", "unwrap_err", "expect", "expect_err"];
 
 /// Lines of code that a file may have without a reason.
 pub const MAX_LINES: usize = 300;
-/// How a comment at the head of a longer file begins.
+/// The start of a comment at the head of a longer file.
 const REASON: &str = "// Long because";
 
-/// Calls `look` with the tokens from each on, inside groups too.
+/// Calls `look` with the tokens from each one on, inside groups too.
 fn each_from(code: TokenStream, look: &mut impl FnMut(&[TokenTree])) {
     let tokens: Vec<_> = code.into_iter().collect();
     for (at, token) in tokens.iter().enumerate() {
@@ -27,7 +27,7 @@ fn each_from(code: TokenStream, look: &mut impl FnMut(&[TokenTree])) {
     }
 }
 
-/// The offences of the library's files where `fault` finds one in the tokens from a place on.
+/// Returns the offences in the library's files: where `fault` finds one in the tokens from a place on.
 fn faults(tree: &Tree, mut fault: impl FnMut(&str, &[TokenTree]) -> Option<String>) -> Vec<Offence> {
     let mut offences = Vec::new();
     for file in &tree.files {
@@ -86,7 +86,7 @@ pub fn nothing_prints_or_panics(tree: &Tree, _: &Tables) -> Vec<Offence> {
     })
 }
 
-/// No file has more than [`MAX_LINES`] lines with code of the library unless its head says why.
+/// Finds files with more than [`MAX_LINES`] lines of the library's code whose head does not say why.
 pub fn no_file_is_long_without_a_reason(tree: &Tree, _: &Tables) -> Vec<Offence> {
     let mut offences = Vec::new();
     for file in &tree.files {

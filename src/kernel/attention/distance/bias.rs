@@ -1,4 +1,4 @@
-//! What is added to attention scores, made once for each distance.
+//! Biases of attention scores, computed once per distance.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::kernel::core::element::{Element, by_dtype};
 use crate::kernel::core::simd;
 use crate::kernel::core::storage::{on_host, slice, written_two};
 
-/// `out[0, h, i, j] = slopes[h] · (j - i)`, the first query standing at `start_pos` of the keys.
+/// Computes `out[0, h, i, j] = slopes[h] · (j - start_pos - i)`.
 ///
 /// # Shapes
 /// - returns: `[1, H, T_q, T_k]`
@@ -25,7 +25,7 @@ pub(crate) fn linear_bias(
     let out = laid_out(slopes.len(), (t_q, t_k), device, |head, row| {
         let slope = slopes[head];
         if let (Ok(start), Ok(_)) = (i32::try_from(start), i32::try_from(end)) {
-            // These are converted in vectors.
+            // The compiler vectorises the conversion of i32.
             for (i, to) in row.iter_mut().enumerate() {
                 to.write(slope * (start + i as i32) as f32);
             }
@@ -38,8 +38,9 @@ pub(crate) fn linear_bias(
     Ok(out?)
 }
 
-/// `out[0, h, i, j] = table[column of the distance from query i to key j, h]` on the CPU, for columns that come in runs: `runs`
-/// are the columns and lengths of one after the other, for all [`distances`].
+/// Computes `out[0, h, i, j] = table[column of the distance from query i to key j, h]` on the CPU.
+///
+/// `runs` are columns and how many distances in a row have them, for all [`distances`].
 ///
 /// # Shapes
 /// - `table`: `[N, H]`
@@ -61,7 +62,7 @@ pub(crate) fn bias_in_runs(table: &Tensor, runs: &[(usize, usize)], (t_q, t_k): 
     })?)
 }
 
-/// A row for each head, of what `write` writes for every distance (all of the row), laid out for all queries.
+/// Lets `write` fill a row per head, with one value per distance, and lays the rows out for all queries.
 fn laid_out<E: Element>(
     n_head: usize,
     (t_q, t_k): (usize, usize),

@@ -1,4 +1,4 @@
-//! What depends on the distance between a query and a key, laid out for every pair of them.
+//! Lays out values that depend on the distance between a query and a key, for every pair.
 
 mod bias;
 #[cfg(test)]
@@ -27,31 +27,31 @@ type CandleResult<T> = candle_core::Result<T>;
 pub(crate) struct Columns {
     t_q: usize,
     t_k: usize,
-    /// For key `j` and query `i` at `j + (t_q - 1 - i)`: `t_q + t_k - 1` of them.
+    /// The column for key `j` and query `i` is at `j + (t_q - 1 - i)`; `t_q + t_k - 1` in all.
     columns: Arc<[u32]>,
-    /// Whether they count up from 0, one a distance.
+    /// Whether they count up from 0, one per distance.
     is_identity: bool,
 }
 
 impl Columns {
-    /// `column` of the distance (key minus query), the first query standing at `start_pos` of the keys.
+    /// Takes `column` of each distance (key minus query), with the first query at position `start_pos`.
     pub(crate) fn new(t_q: usize, t_k: usize, start_pos: i64, column: impl Fn(i64) -> u32) -> Self {
         let columns: Arc<[u32]> = distances(t_q, t_k, start_pos).map(column).collect();
         let is_identity = columns.iter().enumerate().all(|(i, &column)| column as usize == i);
         Self { t_q, t_k, columns, is_identity }
     }
 
-    /// A column for each distance, in the order of [`distances`].
+    /// Takes a column of its own for each distance, in the order of [`distances`].
     pub(crate) fn each(t_q: usize, t_k: usize) -> Self {
         let n = n_distances(t_q, t_k);
         Self { t_q, t_k, columns: (0..n as u32).collect(), is_identity: true }
     }
 
-    /// What the kernels index by.
+    /// Checks that all columns are below `n_columns`, as the kernels rely on.
     fn check(&self, n_columns: usize) -> Result<()> {
         match self.columns.iter().find(|&&column| column as usize >= n_columns) {
             Some(column) => {
-                let what = format!("column {column} of a distance is not among {n_columns}");
+                let what = format!("a distance has column {column}, but there are {n_columns} columns");
                 Err(candle_core::Error::Msg(what).bt().into())
             }
             None => Ok(()),
@@ -63,16 +63,17 @@ fn n_distances(t_q: usize, t_k: usize) -> usize {
     (t_q + t_k).saturating_sub(1)
 }
 
-/// Every distance (key minus query) between `t_q` queries from `start_pos` on and `t_k` keys from 0 on, from the least up.
+/// Returns every distance (key minus query) between `t_q` queries from `start_pos` on and `t_k` keys from 0 on,
+/// ascending.
 pub(crate) fn distances(t_q: usize, t_k: usize, start_pos: i64) -> Range<i64> {
     let least = 1 - start_pos.saturating_add_unsigned(t_q as u64);
     least..least + n_distances(t_q, t_k) as i64
 }
 
-/// `out[.., i, j] = x[.., i, column of the distance from query i to key j]`.
+/// Computes `out[.., i, j] = x[.., i, column of the distance from query i to key j]`.
 ///
 /// # Shapes
-/// - `x`: `[.., T_q, N]`, or `[.., 1, N]` for what is the same for all queries; every column is below N
+/// - `x`: `[.., T_q, N]`, or `[.., 1, N]` if all queries share a row; every column is below N
 /// - returns: `[.., T_q, T_k]`
 pub(crate) fn by_distance(x: &Tensor, columns: Columns) -> Result<Tensor> {
     let Columns { t_q, t_k, .. } = columns;
@@ -102,7 +103,8 @@ pub(crate) fn by_distance(x: &Tensor, columns: Columns) -> Result<Tensor> {
     Ok(out.reshape(dims)?)
 }
 
-/// `out[.., i, n] = Σ x[.., i, j] over the keys j whose distance from query i has column n`: the transpose of [`by_distance`].
+/// Computes `out[.., i, n] = Σ x[.., i, j]` over the keys j whose distance from query i has column n: the transpose of
+/// [`by_distance`].
 ///
 /// # Shapes
 /// - `x`: `[.., T_q, T_k]`
@@ -129,7 +131,7 @@ pub(crate) fn sum_by_distance(x: &Tensor, columns: Columns, n_columns: usize) ->
     Ok(sums.reshape(dims)?)
 }
 
-/// [`by_distance`] in plain Candle operations: the relative shift of Transformer-XL.
+/// Computes [`by_distance`] in plain Candle operations, by the relative shift of Transformer-XL.
 pub(super) fn reference(x: &Tensor, columns: &Columns) -> Result<Tensor> {
     let &Columns { t_q, t_k, .. } = columns;
     let (n, n_rows) = (n_distances(t_q, t_k), x.dim(D::Minus2)?);
@@ -169,7 +171,7 @@ impl CustomOp1 for Columns {
 }
 
 impl Columns {
-    /// The columns of query `i`, one a key.
+    /// Returns the columns of query `i`, one per key.
     #[inline(always)]
     fn of(&self, i: usize) -> &[u32] {
         let first = self.t_q - 1 - i;
@@ -184,7 +186,7 @@ impl Columns {
         n_columns: usize,
     ) -> Result<(), Outside> {
         let n_bytes = size_of_val(out);
-        // What several queries share is looked up once for each distance; then every row is a piece of it.
+        // What several queries share is looked up once per distance. Every output row is then a piece of the result.
         let n = self.columns.len();
         let mut expanded: Vec<E> = Vec::new();
         if n_rows == 1 && self.t_q > 1 && !self.is_identity {
@@ -198,7 +200,7 @@ impl Columns {
         let n_out = out.len() / self.t_k.max(1);
         let out = Out::new(out, self.t_k);
         in_parallel(n_out, n_bytes, &|range| {
-            // From the end, as the rotation goes: the system clears new memory faster.
+            // From the end, as in the rotation: the system clears new memory faster.
             for row in range.rev() {
                 let (matrix, i) = (row / self.t_q, row % self.t_q);
                 let from = if n_rows == 1 { matrix } else { row };
@@ -228,7 +230,7 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// In plain Candle operations: the relative shift undone, then sums over the columns.
+    /// Computes the same in plain Candle operations: undoes the relative shift, then sums over the columns.
     fn reference(&self, x: &Tensor) -> Result<Tensor> {
         let Columns { t_q, t_k, ref columns, .. } = self.columns;
         let (n_matrices, _, _) = x.dims3()?;
@@ -271,7 +273,7 @@ impl CustomOp1 for Gathered {
 }
 
 impl Gathered {
-    /// Writes the sums for row `row` of the argument. Those of one distance are taken first, so that sums stay short.
+    /// Writes the sums for row `row` of the argument. Those of one distance come first, so that sums stay short.
     fn sum<E: Element>(&self, grad: &[E], row: usize, sums: &mut [E]) {
         let columns = &self.columns;
         let mut by_column = vec![<E::Wide as Default>::default(); self.n_columns];

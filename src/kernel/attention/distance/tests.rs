@@ -1,4 +1,4 @@
-//! The kernels against what runs where there is none, on whole numbers: every sum is exact, whatever its order.
+//! Compares the kernels with the plain operations, on whole numbers, whose sums are exact in any order.
 
 use candle_core::{DType, Device, Tensor, Var};
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ struct Case {
     t_q: usize,
     t_k: usize,
     start: i64,
-    /// A column each, or shared ones.
+    /// How many columns the distances share; `None` gives each its own.
     n_shared: Option<usize>,
     /// One row for all queries.
     one_row: bool,
@@ -36,7 +36,7 @@ fn case() -> impl Strategy<Value = Case> {
     )
 }
 
-/// 0 to 6, which even bf16 sums exactly here.
+/// Returns values from 0 to 6, whose sums are exact here even in bf16.
 fn whole(dims: (usize, usize, usize, usize), dtype: DType) -> Result<Tensor> {
     let n = dims.0 * dims.1 * dims.2 * dims.3;
     let values: Vec<f32> = (0..n).map(|i| (i * 7919 % 7) as f32).collect();

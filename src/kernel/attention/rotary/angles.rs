@@ -6,13 +6,14 @@ use candle_core::Tensor;
 
 type CandleResult<T> = candle_core::Result<T>;
 
-/// Cosines and sines of angles, `[P, 2, r / 2]` in f32, contiguous: for each position a row of cosines and one of sines, with a
-/// column for each pair.
+/// Cosines and sines of angles, `[P, 2, r / 2]` in f32, contiguous: a row of cosines and one of sines per position,
+/// with a column per pair.
 #[derive(Clone, Debug)]
 pub(crate) struct Angles(pub(crate) Tensor);
 
 impl Angles {
-    /// Cosines and sines of tokens `[B, T]`: `[B, T, r / 2]` each, contiguous; B is 1 where all sequences have the same.
+    /// Returns cosines and sines of tokens `[B, T]`: `[B, T, r / 2]` each, contiguous. B is 1 if all sequences share
+    /// them.
     pub(crate) fn cos_sin(&self, rows: &AngleRows, (b, t): (usize, usize)) -> CandleResult<(Tensor, Tensor)> {
         let of_tokens = match rows {
             AngleRows::From(start) => self.0.narrow(0, *start, t)?.unsqueeze(0)?,
@@ -26,11 +27,11 @@ impl Angles {
     }
 }
 
-/// The rows of [`Angles`] that the tokens `[B, T]` of a call take, all of them inside the table.
+/// The rows of [`Angles`] that the tokens `[B, T]` of a call use, all inside the table.
 #[derive(Clone, Debug)]
 pub(crate) enum AngleRows {
-    /// Token `t` of every sequence takes this row and `t` more.
+    /// Token `t` of every sequence uses this row plus `t`.
     From(usize),
-    /// One a token, `[B, T]` in a row.
+    /// One per token, `[B, T]` flattened.
     Each(Arc<[u32]>),
 }

@@ -1,12 +1,12 @@
-//! The rotation on the CPU, block by block: some heads at some positions of one sequence.
+//! The rotation on the CPU, in blocks: some heads at some positions of one sequence.
 //!
-//! A row of cosines and sines is as long as a row of f32 and every head reads it again, so that a head at a time would move half
-//! as many bytes again. A few heads are turned together, position by position, by angles that are in registers.
+//! A row of cosines and sines is as long as a row of f32, and every head reads it. One head at a time would therefore
+//! move half as many bytes again. Instead a few heads are turned together, position by position, by angles in
+//! registers.
 //!
-//! A task goes from the end of its memory to the beginning. New memory is cleared by the system when it is first touched, 2 MB
-//! at a time and from the other end: touched at the end, it is cleared upwards, which took half as long (Linux 6.18, Zen 4).
-//! Stores go through the caches, where the system has just cleared; past them was no faster, and attention reads the result at
-//! once.
+//! A task goes from the end of its memory to the beginning. The system clears new memory when it is first touched, 2 MB
+//! at a time and starting from the other end. Touched at the end, it is cleared upwards, which is faster. Stores go
+//! through the caches, which hold what the system has just cleared and what attention reads next.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -18,29 +18,29 @@ use super::turn::{Block, Turn};
 use crate::kernel::core::element::Element;
 use crate::kernel::core::parallel::{Out, Outside, in_parallel};
 
-/// Heads of a block. Their rows often lie a power of two apart, where a cache has room for eight lines: three that are read,
-/// three that are written, and the angles.
+/// Heads turned together. Their rows often lie a power of two apart, where a cache has room for eight lines: three that
+/// are read, three that are written, and the angles.
 const HEADS: usize = 3;
-/// Heads of a block where they lie so close to one another that their rows do not meet in a cache.
+/// Heads turned together if they lie so close that their rows do not compete for a place in the cache.
 const CLOSE_HEADS: usize = 8;
-/// How close.
+/// How close that is.
 const CLOSE_BYTES: usize = 2 << 10;
-/// Angles of so many bytes stay in a cache while heads stream by, which all read them.
+/// Angles of this size stay in a cache while the heads stream by that all read them.
 const ANGLE_BYTES: usize = 512 << 10;
-/// Positions of a block where heads lie strided: few, so that the rows of the next heads are still in a cache when their turn
+/// Positions of a block of strided heads: few, so that the rows of the next heads are still in a cache when their turn
 /// comes.
 const STRIDED_STEPS: usize = 128;
-/// Positions before which their rows are asked from memory there: they lie too far apart for the CPU to see them coming.
+/// How many positions ahead strided rows are prefetched: they lie too far apart for the CPU's own prefetching.
 const STRIDED_AHEAD: usize = 4;
-/// With fewer groups of heads, threads share out positions.
+/// With fewer groups of heads per thread, threads share positions instead.
 const GROUPS_PER_THREAD: usize = 2;
 
-/// Queries or keys `[B, H, T, D]`, and where they go, `[B, H, T, D]` without gaps.
+/// Queries or keys `[B, H, T, D]`, and their output `[B, H, T, D]` without gaps.
 pub(super) struct Heads<'a, E> {
     from: &'a [E],
     start: usize,
     dims: [usize; 4],
-    /// Of batch, head and position.
+    /// Strides of batch, head and position.
     strides: [usize; 3],
     to: Out<'a, E>,
     n_bytes: usize,
@@ -50,7 +50,7 @@ pub(super) struct Heads<'a, E> {
 }
 
 impl<'a, E: Element> Heads<'a, E> {
-    /// Their layout may be strided, but for the last dimension.
+    /// Takes heads whose layout may be strided, except in the last dimension.
     #[inline]
     pub(super) fn new(from: &'a [E], layout: &Layout, to: &'a mut [MaybeUninit<E>]) -> Result<Self, Outside> {
         let (&[b, h, t, d], &[by_batch, by_head, by_step, 1]) = (layout.dims(), layout.stride()) else {
@@ -64,13 +64,13 @@ impl<'a, E: Element> Heads<'a, E> {
         Ok(Self { from, start, dims, strides, to: Out::new(to, d), n_bytes, n_together, n_groups })
     }
 
-    /// Whether the heads of all sequences lie as those of one would.
+    /// Returns whether the heads of all sequences are spaced as those of one sequence are.
     fn are_even(&self) -> bool {
         let ([b, h, ..], [by_batch, by_head, _]) = (self.dims, self.strides);
         b == 1 || by_batch == h * by_head
     }
 
-    /// Takes them for heads of one sequence.
+    /// Treats them as the heads of one sequence.
     fn merge(&mut self) {
         let [b, h, t, d] = self.dims;
         self.dims = [1, b * h, t, d];
@@ -86,7 +86,7 @@ impl<'a> Turn<'a> {
             parts.iter_mut().for_each(Heads::merge);
         }
         let Some(&[b, _, t, d]) = parts.first().map(|part| &part.dims) else { return Ok(()) };
-        // One by one: as arrays they would be compared in memory where they were not yet written.
+        // One by one: comparing arrays would write them to memory first.
         let agree = |&[b_part, _, t_part, d_part]: &[usize; 4]| b_part == b && t_part == t && d_part == d;
         if d == 0 || 2 * self.n_pairs > d || !parts.iter().all(|part| agree(&part.dims)) {
             return Err(Outside);
@@ -98,7 +98,7 @@ impl<'a> Turn<'a> {
         let is_strided = parts.iter().any(|part| part.strides[2] != d);
         let stay = t.saturating_mul(angle_bytes) <= ANGLE_BYTES;
         if t == 1 || (stay && !is_strided && n_groups >= GROUPS_PER_THREAD * rayon::current_num_threads()) {
-            // Group by group, so that new memory is met in a row.
+            // Group by group, so that new memory is touched in order.
             return in_parallel(n_groups, n_bytes, &|range| {
                 let mut offset = 0;
                 parts.iter().try_for_each(|part| {
@@ -123,7 +123,7 @@ impl<'a> Turn<'a> {
         })
     }
 
-    /// Groups of heads, counted through all sequences, at all positions.
+    /// Turns groups of heads, counted through all sequences, at all positions.
     fn groups<E: Element>(&self, part: &Heads<E>, groups: Range<usize>) -> Result<(), Outside> {
         let mut end = groups.end;
         while end > groups.start {
@@ -135,7 +135,7 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    /// Groups of heads at some positions of a sequence.
+    /// Turns groups of heads at some positions of a sequence.
     #[inline]
     fn block<E: Element>(
         &self,
@@ -164,7 +164,7 @@ impl<'a> Turn<'a> {
         if self.vectors != super::turn::Vectors::One && super::x86::knows::<E>() {
             return super::x86::turn(self, &block);
         }
-        let _ = (self.vectors, block.n_together, block.n_ahead); // for those who have vectors
+        let _ = (self.vectors, block.n_together, block.n_ahead); // used with vectors only
         for step in 0..block.n_steps {
             self.rest(&block, 0..block.n_heads, step, self.angles_of(block.first_step + step)?, 0)?;
         }

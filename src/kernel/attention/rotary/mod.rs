@@ -1,4 +1,4 @@
-//! Pairs of numbers rotated by an angle each: what rotary positions compute.
+//! Turns pairs of elements by an angle each, as rotary positions do.
 
 mod angles;
 mod blocks;

@@ -15,8 +15,8 @@ use crate::kernel::core::storage::{on_host, slice, written, written_two};
 
 type CandleResult<T> = candle_core::Result<T>;
 
-/// `q` and `k`, `[B, H, T, D]` each (k may have fewer heads), with the first `r` numbers of every head rotated pair by pair,
-/// the others as they are.
+/// Rotates the first `r` elements of every head of `q` and `k`, `[B, H, T, D]` each, pair by pair. `k` may have fewer
+/// heads.
 ///
 /// Pairs are (i, i + r/2), or (2i, 2i + 1) if `interleaved`. In half types the arithmetic is f32, rounded once.
 pub(crate) fn rotate(
@@ -40,12 +40,13 @@ pub(crate) fn rotate(
     Ok(Rotate { angles, rows, interleaved, back: false, vectors }.both(q, k)?)
 }
 
-/// Heads cut out of a projection lie strided, which costs nothing as long as each of them is in one piece.
+/// Makes the last dimension contiguous. Heads cut out of a projection are strided only in the others, which costs
+/// nothing.
 fn in_pieces(x: &Tensor) -> CandleResult<Cow<'_, Tensor>> {
     Ok(if x.stride().last() == Some(&1) { Cow::Borrowed(x) } else { Cow::Owned(x.contiguous()?) })
 }
 
-/// The same in plain Candle operations.
+/// Rotates one tensor in plain Candle operations.
 pub(super) fn reference(x: &Tensor, angles: &Angles, rows: &AngleRows, interleaved: bool) -> Result<Tensor> {
     let (b, h, t, d) = x.dims4()?;
     let (_, _, n_pairs) = angles.0.dims3()?;
@@ -72,19 +73,19 @@ pub(super) fn reference(x: &Tensor, angles: &Angles, rows: &AngleRows, interleav
     Ok(Tensor::cat(&[rotated, x.narrow(3, 2 * n_pairs, d - 2 * n_pairs)?], 3)?)
 }
 
-/// By angles of its own, where it is recorded, or borrowed ones.
+/// The rotation as an operation: it owns its angles if it is recorded, else it borrows them.
 #[derive(Clone)]
 pub(super) struct Rotate<A> {
     pub(super) angles: A,
     pub(super) rows: AngleRows,
     pub(super) interleaved: bool,
-    /// By the negative angle, as a gradient is.
+    /// Whether to rotate by the negative angle, as the gradient needs.
     pub(super) back: bool,
     pub(super) vectors: Vectors,
 }
 
 impl<A: Borrow<Angles>> Rotate<A> {
-    /// Queries and keys in one pass, nothing recorded.
+    /// Rotates queries and keys in one pass and records nothing.
     pub(super) fn both(&self, q: &Tensor, k: &Tensor) -> CandleResult<(Tensor, Tensor)> {
         let ((q_storage, q_layout), (k_storage, k_layout)) = (q.storage_and_layout(), k.storage_and_layout());
         by_dtype!(q, E => {

@@ -1,4 +1,4 @@
-//! The kernel against plain Candle operations, bit for bit, with every width of vector that the CPU has.
+//! Compares the kernel with plain Candle operations, bit for bit, for every width of vector that the CPU has.
 
 use candle_core::{DType, Tensor, Var};
 use proptest::prelude::*;
@@ -28,7 +28,7 @@ struct Case {
     h: usize,
     h_k: usize,
     t: usize,
-    /// Pairs, and what is behind them.
+    /// Pairs, and elements after them.
     n_pairs: usize,
     rest: usize,
     start: usize,
@@ -94,7 +94,7 @@ fn check(case: &Case) -> Result<()> {
         for (found, expected) in [&new_q, &new_k].into_iter().zip(&expected) {
             assert_eq!((found.dims(), bits(found)?), (expected.dims(), bits(expected)?), "{vectors:?}");
         }
-        // One alone, by the operation that is recorded; and back, which is the rotation by the opposite angle.
+        // One alone, by the operation that is recorded; then back, by the opposite angle.
         let alone = q.apply_op1_no_bwd(&op)?;
         assert_eq!(bits(&alone)?, bits(&expected[0])?);
         let back = q.apply_op1_no_bwd(&Rotate { back: true, ..op })?;
@@ -128,8 +128,8 @@ proptest! {
     }
 }
 
-/// Several blocks, several tasks, heads that are not a multiple of those turned together, positions whose angles do not stay in
-/// a cache, many sequences of one token.
+/// Several blocks, several tasks, heads that are not a multiple of those turned together, positions whose angles do not
+/// stay in a cache, many sequences of one token.
 #[test]
 fn long_sequences_are_as_short_ones() -> Result<()> {
     for (dtype, strided, each, (b, h, h_k, t)) in [
@@ -153,7 +153,7 @@ fn long_sequences_are_as_short_ones() -> Result<()> {
     Ok(())
 }
 
-/// What f32 has below its normal numbers is not lost, although an instruction that rounds to bf16 would lose it.
+/// Subnormals are not lost, although an instruction that rounds to bf16 would lose them.
 #[test]
 fn the_least_numbers_are_rounded_as_others() -> Result<()> {
     let angles = random_angles(8, 32, 3)?;
@@ -173,7 +173,7 @@ fn the_least_numbers_are_rounded_as_others() -> Result<()> {
     Ok(())
 }
 
-/// Of a position without room in the table of angles there is an error, not a wild read.
+/// A position outside the table of angles is an error, not a wild read.
 #[test]
 fn angles_outside_are_an_error() -> Result<()> {
     let case = Case {

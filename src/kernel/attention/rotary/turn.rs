@@ -9,9 +9,9 @@ use super::x86::features::{HasAvx2, HasAvx512, HasBf16};
 use crate::kernel::core::element::Element;
 use crate::kernel::core::parallel::{Out, Outside};
 
-/// What is done to every row: by which angles, and how its pairs lie.
+/// How rows are turned: by which angles, and where their pairs lie.
 pub(super) struct Turn<'a> {
-    /// `[P, 2, n_pairs]`, cosines and sines; all of them numbers (no NaN), which the rounding of bf16 relies on.
+    /// `[P, 2, n_pairs]`, cosines and sines. None is NaN, which the rounding of bf16 relies on.
     pub(super) angles: &'a [f32],
     pub(super) n_pairs: usize,
     pub(super) rows: &'a AngleRows,
@@ -20,7 +20,7 @@ pub(super) struct Turn<'a> {
     pub(super) vectors: Vectors,
 }
 
-/// How many pairs are turned at a time: what the CPU has instructions for.
+/// How many pairs are turned at a time, by the instructions that the CPU has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Vectors {
     One,
@@ -28,13 +28,13 @@ pub(super) enum Vectors {
     Eight(HasAvx2),
     #[cfg(target_arch = "x86_64")]
     Sixteen(HasAvx512),
-    /// Sixteen, and an instruction that rounds to bf16.
+    /// Sixteen, with an instruction that rounds to bf16.
     #[cfg(target_arch = "x86_64")]
     Converting(HasBf16),
 }
 
 impl Vectors {
-    /// The widest that the CPU has.
+    /// Returns the widest that the CPU has.
     pub(super) fn widest() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -49,35 +49,35 @@ impl Vectors {
 /// Some heads at some positions of one sequence.
 pub(super) struct Block<'a, E> {
     pub(super) to: &'a Out<'a, E>,
-    /// The row of the first head and position where it goes, and how many rows further on that of the next head lies.
+    /// The output row of the first head and position, and the distance in rows to that of the next head.
     pub(super) to_row: usize,
     pub(super) to_stride: usize,
-    /// From the first row on.
+    /// The input from the first row on.
     pub(super) from: &'a [E],
-    /// Of head and position.
+    /// Strides of head and position.
     pub(super) from_strides: (usize, usize),
     pub(super) d: usize,
     pub(super) n_heads: usize,
     pub(super) n_together: usize,
     pub(super) n_steps: usize,
-    /// Meanwhile the rows so many positions before are asked from memory, if the block has so many.
+    /// How many positions ahead rows are prefetched, if the block has so many.
     pub(super) n_ahead: usize,
-    /// The first position, counted through all sequences of the batch where each has its own.
+    /// The first position, counted through all sequences of the batch if each has its own.
     pub(super) first_step: usize,
 }
 
 impl<'a, E> Block<'a, E> {
-    /// A row and where it goes.
+    /// Returns a row of the output and that of the input.
     pub(super) fn row(&self, head: usize, step: usize) -> Result<(&'a mut [MaybeUninit<E>], &'a [E]), Outside> {
         let start = head * self.from_strides.0 + step * self.from_strides.1;
         let from = self.from.get(start..start + self.d).ok_or(Outside)?;
-        // SAFETY: the rows of a block are of its task alone.
+        // SAFETY: the rows of a block belong to its task alone.
         Ok((unsafe { self.to.row(self.to_row + head * self.to_stride + step) }, from))
     }
 }
 
 impl<'a> Turn<'a> {
-    /// What vectors leave of the rows of a position: pairs from `first` on, and what is behind the pairs.
+    /// Turns what vectors leave of the rows of a position: pairs from `first` on, and the elements after the pairs.
     pub(super) fn rest<E: Element>(
         &self,
         block: &Block<E>,
@@ -93,7 +93,7 @@ impl<'a> Turn<'a> {
         })
     }
 
-    /// Cosines and sines of a position, counted as a block counts them.
+    /// Returns cosines and sines of a position, counted as a block counts them.
     #[inline(always)]
     pub(super) fn angles_of(&self, step: usize) -> Result<&'a [f32], Outside> {
         let row = match self.rows {
@@ -104,7 +104,7 @@ impl<'a> Turn<'a> {
         self.angles.get(start..start + 2 * self.n_pairs).ok_or(Outside)
     }
 
-    /// One row from pair `first` on, and what is behind the pairs.
+    /// Turns one row from pair `first` on, and copies the elements after the pairs.
     fn row<E: Element>(&self, to: &mut [MaybeUninit<E>], from: &[E], angles: &[f32], first: usize) {
         let n = self.n_pairs;
         let (cos, sin) = angles[..2 * n].split_at(n);

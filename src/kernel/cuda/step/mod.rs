@@ -22,9 +22,9 @@ const ADAM: Module = ("gpt-input-adam", include_str!(concat!(env!("OUT_DIR"), "/
 const SUM_OF_SQUARES: Module =
     ("gpt-input-sum-of-squares", include_str!(concat!(env!("OUT_DIR"), "/sum_of_squares.ptx")));
 
-/// Numbers of what is cut into rows of no meaning: any cut will do.
+/// The width of a tensor whose rows do not matter: any cut will do.
 const FLAT_WIDTH: usize = 1024;
-/// Threads of a block where each takes a number by itself.
+/// Threads of a block in which each takes one element.
 const THREADS: usize = 256;
 
 /// `Gradient` of gradient.cuh, field by field.
@@ -67,14 +67,14 @@ struct RunsJob {
     rows_per_run: u64,
 }
 
-// SAFETY: addresses, counts and a rule of plain numbers, in the order and layout of the struct in the kernel's source.
+// SAFETY: addresses, counts and a rule of plain values, in the order and layout of the struct in the kernel's source.
 unsafe impl<R> DeviceRepr for StepJob<R> {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for SquaresJob {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for RunsJob {}
 
-/// What the stream is told, when dropped, that a launch has used.
+/// Guards that tell the stream, when dropped, what a launch has used.
 type Used<'a> = (Option<SyncOnDrop<'a>>, Option<[SyncOnDrop<'a>; 2]>, Option<SyncOnDrop<'a>>);
 
 /// All of a gradient on the device.
@@ -112,7 +112,7 @@ impl<'a, E: Number> OnDevice<'a, E> {
     }
 }
 
-/// AdamW on every row that is not frozen.
+/// Runs AdamW on every row that is not frozen.
 pub(in crate::kernel) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
     by_dtype!(tensors.param, E => {
         let rule = AdamWRule::<<E as Element>::Wide>::new(step);
@@ -120,7 +120,7 @@ pub(in crate::kernel) fn adamw(tensors: Moments, gradient: Gradient, step: &Adam
     })
 }
 
-/// Adam on the rows of the batch that are not frozen.
+/// Runs Adam on the rows of the batch that are not frozen.
 pub(in crate::kernel) fn row_adam(
     tensors: Moments,
     batch: BatchRows,
@@ -134,7 +134,7 @@ pub(in crate::kernel) fn row_adam(
     })
 }
 
-/// Launches a step over all rows, or over those of the batch but for the frozen ones `rows_but`.
+/// Launches a step over all rows, or over those of the batch except the frozen ones, `rows_but`.
 fn run<E: Number, R: Copy>(
     tensors: Moments,
     gradient: Gradient,
@@ -176,15 +176,15 @@ fn run<E: Number, R: Copy>(
         let (exp_avg_sq, _v) = v.device_ptr_mut(&stream);
         let (n, width) = (param.elem_count() as u64, width as u64);
         let job = StepJob { param: param_at, exp_avg, exp_avg_sq, gradient, n, width, rule };
-        // A thread takes all of a long row: what is long beside that are the searches for a row's group.
+        // One row of threads takes a row, however long, so that it searches for the row's group only once.
         let config = grid(n_steps, size_of::<E>(), 1);
-        // SAFETY: the job is that of the kernel's source; the three tensors and the dense gradient have `n` numbers,
+        // SAFETY: the job is that of the kernel's source. The three tensors and the dense gradient have `n` elements,
         // which `Params` has checked; rows of groups are below `n_rows`, by `Batch::new`. It writes the three alone.
         unsafe { launch::<E, _>(&device, ADAM, name, &job, config) }
     })
 }
 
-/// Rows and their width: those of the table where they mean something.
+/// Returns rows and their width: those of the table if its rows matter.
 fn cut(param: &Tensor, gradient: Gradient) -> (usize, usize) {
     match *param.dims() {
         [n_rows, width] if gradient.rows.is_some() || !gradient.frozen.is_empty() => (n_rows, width),
@@ -197,14 +197,14 @@ fn view_mut<'a, E: Number>(storage: &'a mut CudaStorage, tensor: &Tensor) -> Res
     storage.as_cuda_slice_mut::<E>()?.try_slice_mut(start..end).ok_or_else(too_short)
 }
 
-/// The sum of the squares of each gradient, all of one device, which is waited for once.
+/// Returns the sum of the squares of each gradient. All lie on one device, which is waited for once.
 pub(in crate::kernel) fn sums_of_squares(gradients: &[(&Tensor, Gradient)], device: &CudaDevice) -> Result<Vec<f64>> {
     let cuts: Vec<NormTasks> = gradients.iter().map(|(param, _)| NormTasks::new(param)).collect();
     let n_runs: usize = cuts.iter().map(NormTasks::len).sum();
     if n_runs == 0 {
         return Ok(vec![0.0; gradients.len()]);
     }
-    // SAFETY: a run of rows has one number, and each is written.
+    // SAFETY: a run of rows has one element, and each is written.
     let mut runs = unsafe { device.alloc::<f64>(n_runs)? };
     let mut first = 0;
     for ((param, gradient), cut) in gradients.iter().zip(&cuts) {
@@ -225,7 +225,7 @@ pub(in crate::kernel) fn sums_of_squares(gradients: &[(&Tensor, Gradient)], devi
     Ok(cuts.iter().map(&mut take).collect())
 }
 
-/// One number for each run of rows.
+/// Launches the sums of one gradient: one value per run of rows.
 fn launch_squares<E: Number>(
     device: &CudaDevice,
     (param, gradient): (&Tensor, Gradient),
@@ -245,7 +245,7 @@ fn launch_squares<E: Number>(
         _ => None,
     };
     let gradient = OnDevice::new(device, dense, batch, gradient.frozen)?;
-    // SAFETY: the first kernel writes every number.
+    // SAFETY: the first kernel writes every element.
     let mut sums = unsafe { device.alloc::<f64>(cut.n_rows * LANES)? };
     let (sums_at, _sums) = sums.device_ptr_mut(&stream);
     let (gradient, _gradient) = gradient.argument(&stream);
@@ -255,14 +255,15 @@ fn launch_squares<E: Number>(
     let blocks = cut.n_rows.div_ceil(rows_per_block).min(MAX_BLOCKS_X) as u32;
     let block_dim = (LANES as u32, rows_per_block as u32, 1);
     let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim, shared_mem_bytes: 0 };
-    // SAFETY: the job is that of the kernel's source; the dense gradient has `n` numbers, which `Params` has checked, rows
-    // of groups are below `n_rows`, by `Batch::new`. It writes `sums` alone, in which `n_rows` have their `LANES` numbers.
+    // SAFETY: the job is that of the kernel's source. The dense gradient has `n` elements, which `Params` has checked;
+    // rows of groups are below `n_rows`, by `Batch::new`. It writes `sums` alone, which has `LANES` elements for each
+    // of `n_rows` rows.
     unsafe { launch::<E, _>(device, SUM_OF_SQUARES, "sum_of_squares", &squares, config)? };
 
     let (out, _out) = out.device_ptr_mut(&stream);
     let job = RunsJob { out, sums: sums_at, n_rows: cut.n_rows as u64, rows_per_run: cut.rows_per_task as u64 };
     let blocks = cut.len().div_ceil(THREADS).min(MAX_BLOCKS_X) as u32;
     let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS as u32, 1, 1), shared_mem_bytes: 0 };
-    // SAFETY: the job is that of the kernel's source; `out` has a number for each run. It writes `out` alone.
+    // SAFETY: the job is that of the kernel's source; `out` has one element per run. It writes `out` alone.
     unsafe { launch::<f64, _>(device, SUM_OF_SQUARES, "add_rows", &job, config) }
 }

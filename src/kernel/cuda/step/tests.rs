@@ -1,4 +1,4 @@
-//! Optimizer steps and norms on the device against those of the CPU, bit for bit.
+//! Compares optimizer steps and norms on the device with those of the CPU, bit for bit.
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::ParamsAdamW;
@@ -12,10 +12,10 @@ use crate::kernel::ids::RowGroups;
 use crate::kernel::step as update;
 use crate::optim::{AdamW, ParamGroup, RowAdamW, RowGrad, RowOptimizer};
 
-/// Numbers behind those that a step may write.
+/// Elements after those that a step may write.
 const AFTER: usize = 3;
 
-/// One step's operands, each in memory of its own that begins `leads[i]` numbers before it, and ends behind it.
+/// One step's operands. Each begins `leads[i]` elements into memory of its own, which goes on after it.
 struct Operands {
     memory: [Tensor; 3],
     views: [Tensor; 3],
@@ -126,11 +126,11 @@ fn steps_of_many_shapes() -> Result<()> {
             matrix(dtype, (n_rows, width), n_ids, [0; 5], &cuda)?;
         }
     }
-    // More rows than a grid has blocks for.
+    // More rows than a grid has blocks.
     matrix(DType::F32, (MAX_BLOCKS_X * THREADS_Y as usize + 77, 1), 50, [0; 5], &cuda)
 }
 
-/// Norms, biases, kernels of convolutions: no rows that mean anything.
+/// Norms, biases, kernels of convolutions: tensors whose rows do not matter.
 #[test]
 fn steps_of_what_is_no_table() -> Result<()> {
     let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
@@ -154,7 +154,7 @@ fn steps_of_what_is_no_table() -> Result<()> {
                 }
             }
         }
-        // Nothing is launched for nothing.
+        // Without rows nothing is launched.
         let empty = Tensor::zeros((0, 4), dtype, &cuda)?;
         let gradient = Gradient { dense: Some(&empty), rows: None, frozen: &[] };
         assert_eq!(update::sum_of_squares(&[(&empty, gradient)])?, 0.0);

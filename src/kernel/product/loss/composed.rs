@@ -1,4 +1,5 @@
-//! The loss in plain Candle operations, chunk by chunk: for devices other than the CPU, and the oracle of the fused pass.
+//! The loss in plain Candle operations, chunk by chunk: for devices other than the CPU, and the oracle of the fused
+//! pass.
 
 use candle_core::Tensor;
 
@@ -6,7 +7,7 @@ use super::cross_entropy::CrossEntropy;
 use super::parts::{Counted, LossParts, Wanted};
 use crate::error::Result;
 
-/// As the fused pass, with products in the type of the inputs and sums in f32 (f64 for f64).
+/// Computes as the fused pass does, with products in the dtype of the inputs and sums in f32 (f64 for f64).
 pub(super) fn run(job: &CrossEntropy<'_>, wanted: Wanted) -> Result<LossParts> {
     let (real, device) = (job.real(), job.hidden.device());
     let mut loss = Tensor::zeros((), real, device)?;
@@ -39,7 +40,7 @@ pub(super) fn run(job: &CrossEntropy<'_>, wanted: Wanted) -> Result<LossParts> {
             table_grad = Some((grad + slopes.t()?.matmul(&hidden)?.to_dtype(real)?)?);
         }
     }
-    // The factor comes last: a mean's small one would take slopes out of the range of f16.
+    // The factor comes last: the small factor of a mean would take slopes out of the range of f16.
     let scaled = |grad: Option<Tensor>| grad.map(|grad| grad * job.scale).transpose();
     Ok(LossParts { loss: (loss * job.scale)?, hidden_grad: scaled(hidden_grad)?, table_grad: scaled(table_grad)? })
 }

@@ -1,4 +1,4 @@
-//! A cross-entropy that is to be computed.
+//! The inputs of a cross-entropy.
 
 use candle_core::{DType, Tensor};
 
@@ -6,7 +6,7 @@ use super::job::GROUPS;
 use super::parts::{Counted, HeadTable};
 use crate::error::Result;
 
-/// What is to be computed, all checked: `hidden` `[N, C]` and `table` `[V, C]` of one type on one device.
+/// The inputs, all checked: `hidden` `[N, C]` and `table` `[V, C]` of one dtype on one device.
 #[derive(Clone, Debug)]
 pub(crate) struct CrossEntropy<'a> {
     pub(super) hidden: Tensor,
@@ -17,12 +17,12 @@ pub(crate) struct CrossEntropy<'a> {
     pub(super) chunk_rows: usize,
 }
 
-/// How many logits a chunk holds unless its rows are given: 64 MB in f32. Fewer cost a pass over the table's gradient
-/// more often, more do not pay.
+/// How many logits a chunk holds unless its rows are given: 64 MB in f32. Smaller chunks pass over the table's gradient
+/// more often; larger ones are not faster.
 const CHUNK_LOGITS: usize = 16 << 20;
 
 impl<'a> CrossEntropy<'a> {
-    /// `scale` times the sum of the losses of the rows `counted`.
+    /// Prepares `scale` times the sum of the losses of the rows `counted`.
     pub(crate) fn new(
         hidden: &Tensor,
         table: HeadTable<'a>,
@@ -35,17 +35,17 @@ impl<'a> CrossEntropy<'a> {
             HeadTable::Dense(table) => (HeadTable::Dense(table.detach().contiguous()?), table.dim(0)?),
             HeadTable::Stored(stored) => (table, stored.n_rows),
         };
-        // As many partial gradients of the hidden states as logits, at most.
+        // At most as many partial gradients of the hidden states as logits.
         let width = vocab_size.max(GROUPS * n_embd);
         let most = chunk_rows.unwrap_or((CHUNK_LOGITS / width).clamp(16, 2048)).max(1);
-        // Chunks of the same size, so that the last one is no sliver.
+        // Chunks of the same size, so that the last one is not tiny.
         let n_chunks = counted.len().div_ceil(most).max(1);
         let chunk_rows = counted.len().div_ceil(n_chunks).max(1);
         let hidden = hidden.detach().contiguous()?;
         Ok(Self { hidden, table, vocab_size, counted, scale, chunk_rows })
     }
 
-    /// The type that is computed in.
+    /// Returns the dtype of the arithmetic.
     pub(super) fn real(&self) -> DType {
         if self.hidden.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
     }

@@ -1,4 +1,4 @@
-//! By which pass a cross-entropy is computed: the fused one on the CPU, plain Candle operations elsewhere.
+//! Chooses the pass of a cross-entropy: the fused one on the CPU, plain Candle operations on other devices.
 
 use std::marker::PhantomData;
 
@@ -27,7 +27,8 @@ impl CrossEntropy<'_> {
         }
     }
 
-    /// No row counts: 0 · `scale`, which is NaN for a mean (0/0, as PyTorch), and gradients of zero.
+    /// Returns the result if no row counts: 0 · `scale`, which is NaN for a mean (0/0, as in PyTorch), and zero
+    /// gradients.
     fn nothing(&self, wanted: Wanted) -> Result<LossParts> {
         let (n_rows, n_embd) = self.hidden.dims2()?;
         let zeros = |n_rows| Tensor::zeros((n_rows, n_embd), self.real(), self.hidden.device());
@@ -82,7 +83,7 @@ mod tests {
         (0..n).map(|_| next()).collect()
     }
 
-    /// The fused pass and the plain operations on the same random numbers.
+    /// Computes the fused pass and the plain operations on the same random values.
     fn both_ways(
         (n_rows, n_embd, vocab_size): (usize, usize, usize),
         chunk_rows: usize,
@@ -110,7 +111,7 @@ mod tests {
         assert!(apart <= bound * largest, "{apart} apart, {largest} at most");
     }
 
-    /// The sums are the same in another order: a few units in the last place of the largest terms.
+    /// Compares both passes: the same sums in another order, a few units in the last place of the largest terms apart.
     fn assert_parts_near((fused, plain): (LossParts, LossParts), bound: f64) {
         assert_near(&fused.loss, &plain.loss, bound);
         assert_near(&fused.hidden_grad.unwrap(), &plain.hidden_grad.unwrap(), bound);
@@ -138,8 +139,8 @@ mod tests {
                 let shape = (n_rows, 3, vocab_size);
                 let (fused, plain) = both_ways(shape, chunk_rows, DType::F64, vocab_size as u64)?;
                 assert_parts_near((fused, plain.clone()), 1e-12);
-                // Candle adds a row's f32 exponentials one after the other, which costs it five digits here: ours are
-                // held against the sums in f64, within the rounding of the logits.
+                // Candle adds a row's f32 exponentials one after the other, which costs it five digits here. So ours
+                // are compared with the sums in f64, within the rounding of the logits.
                 let (fused, _) = both_ways(shape, chunk_rows, DType::F32, vocab_size as u64)?;
                 let wide = |tensor: Tensor| tensor.to_dtype(DType::F64);
                 let fused = LossParts {

@@ -1,8 +1,8 @@
 //! The two passes over a row of logits: its maximum, and the exponentials with their sum.
 //!
-//! One source, compiled for AVX2 with fused multiply-add as well and chosen at run time. In f32 the exponential is the
-//! polynomial of the Cephes library (`expf`, Stephen L. Moshier) after Cody and Waite's reduction: below 2 units in the
-//! last place of the exact value, and 0 where that is below the smallest normal number (`x < -87.33`).
+//! One source, also compiled for AVX2 with fused multiply-add and chosen at run time. In f32 the exponential is the
+//! polynomial of the Cephes library (`expf`, Stephen L. Moshier) after Cody and Waite's reduction. It is within 2 units
+//! in the last place of the exact value, and 0 where that is below the smallest normal value (`x < -87.33`).
 
 /// Values summed at a time in f32 before they go into the f64 sum; also the number of parallel lanes times their depth.
 const SPAN: usize = 256;
@@ -11,16 +11,16 @@ const LANES: usize = 32;
 /// Below this the exponential is smaller than the smallest normal f32.
 const UNDERFLOW: f32 = -87.336_54;
 
-/// Where a multiply-add is one instruction for the code compiled here without further checks.
+/// Whether a multiply-add is one instruction in code that is compiled here without further checks.
 const FUSED_HERE: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
 
-/// Whether the code compiled for AVX2 and FMA can run.
+/// Returns whether the code compiled for AVX2 and FMA can run.
 #[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
-/// The largest value, -∞ for none; NaN is passed over.
+/// Returns the largest value, or -∞ if there is none. Skips NaN.
 pub(super) fn row_max_f32(row: &[f32]) -> f32 {
     #[cfg(target_arch = "x86_64")]
     if has_avx2() {
@@ -84,7 +84,7 @@ fn exp_row<const FUSED: bool>(row: &mut [f32], shift: f32) -> f64 {
     sum
 }
 
-/// `exp(x)` for `x <= 0`; NaN stays NaN.
+/// Computes `exp(x)` for `x <= 0`; NaN stays NaN.
 #[allow(clippy::excessive_precision, reason = "the constants as Cephes prints them")]
 #[inline(always)]
 fn exp<const FUSED: bool>(x: f32) -> f32 {
@@ -115,7 +115,7 @@ pub(super) fn row_max_f64(row: &[f64]) -> f64 {
     row.iter().fold(f64::NEG_INFINITY, |max, &x| if x > max { x } else { max })
 }
 
-/// As [`exp_row_f32`] with the standard library's exponential.
+/// Does as [`exp_row_f32`], with the standard library's exponential.
 pub(super) fn exp_row_f64(row: &mut [f64], shift: f64) -> f64 {
     row.iter_mut().fold(0.0, |sum, x| {
         *x = (*x - shift).exp();
@@ -127,7 +127,8 @@ pub(super) fn exp_row_f64(row: &mut [f64], shift: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Every 2^10th f32 from -0 down to -∞, and those around each multiple of ln 2 / 2, where the reduction changes over.
+    /// Returns every 2^10th f32 from -0 down to -∞, and those around each multiple of ln 2 / 2, where the reduction
+    /// changes over.
     fn arguments() -> Vec<f32> {
         let mut found: Vec<f32> = (0x8000_0000u32..=0xFF80_0000).step_by(1 << 10).map(f32::from_bits).collect();
         for k in 0..256 {

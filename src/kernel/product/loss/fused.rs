@@ -1,15 +1,15 @@
 //! The fused pass on the CPU.
 //!
-//! The vocabulary is cut into blocks, and the blocks into groups, both by V alone. A chunk of rows takes two sweeps over
-//! the blocks, each block being the work of one thread:
+//! The vocabulary is cut into blocks, and the blocks into groups, both by V alone. A chunk of rows takes two sweeps
+//! over the blocks, each block being the work of one thread:
 //!
 //! 1. its logits, each row's largest one and the sum of the exponentials relative to it, while they are in the cache;
 //!    the exponentials stay in the block's part of the buffer. (A row's total is known when all blocks are done.)
-//! 2. its share of both gradients: what turns exponentials into probabilities is one factor for a row and a block, so
-//!    that it is the `[rows, C]` operand or result of each product that is scaled, never the logits.
+//! 2. its share of both gradients. One factor per row and block turns exponentials into probabilities, so each product
+//!    scales its `[rows, C]` operand or result, never the logits.
 //!
 //! Every sum has a fixed order, so that the bits do not depend on the number of threads. The target's own logit is left
-//! out of the sums and put back by itself: `p - 1` is computed as minus the share of all others, which loses no digits
+//! out of the sums and added separately: `p - 1` is computed as minus the share of all others, which loses no digits
 //! when p is near 1.
 
 use super::job::{GROUPS, Job};
@@ -54,7 +54,7 @@ impl<T: Real> Job<'_, T> {
         found
     }
 
-    /// The rows that count, next to each other.
+    /// Copies the rows that count next to each other.
     fn pack(&self, counted: &[Counted]) -> Vec<T> {
         let c = self.n_embd;
         let (mut rows, mut scratch) = (Vec::with_capacity(counted.len() * c), Vec::new());
@@ -64,7 +64,7 @@ impl<T: Real> Job<'_, T> {
         rows
     }
 
-    /// Adds up the groups' shares `[groups, rows, C]` in their order and puts the rows where they came from.
+    /// Adds up the groups' shares `[groups, rows, C]` in order, and writes the rows where they came from.
     fn unpack(&self, counted: &[Counted], partials: &mut [T], grad: &mut [T]) {
         let c = self.n_embd;
         let blocks = self.blocks();

@@ -8,10 +8,10 @@ use super::real::Real;
 use crate::kernel::core::element::Element;
 use crate::rows::StoredRows;
 
-/// Rows of the table in a block, about: a block of logits of a few hundred rows stays near the core.
+/// About how many rows of the table a block has: its logits for a few hundred rows then stay near the core.
 const BLOCK: usize = 1024;
-/// Groups of blocks: at most so many threads work on the gradients, and so many partial gradients of the hidden states
-/// are kept.
+/// Groups of blocks: at most this many threads work on the gradients, and at most this many partial gradients of the
+/// hidden states are kept.
 pub(super) const GROUPS: usize = 16;
 
 /// A pass that computes in `T`, whatever the operands are stored as.
@@ -28,12 +28,12 @@ pub(super) struct Job<'a, T> {
     pub(super) chunk_rows: usize,
 }
 
-/// Rows in the type that is computed in: themselves, or exact copies in `scratch`.
+/// Rows in the type of the arithmetic: themselves, or exact copies in `scratch`.
 pub(super) trait WideRows<T>: Sync {
     fn rows<'s>(&'s self, rows: Range<usize>, scratch: &'s mut Vec<T>) -> &'s [T];
 }
 
-/// Rows of so many numbers, in memory.
+/// Rows in memory, and their width.
 pub(super) struct Values<'a, S>(pub(super) &'a [S], pub(super) usize);
 
 impl<S: Element> WideRows<S::Wide> for Values<'_, S> {
@@ -48,7 +48,7 @@ impl<S: Element> WideRows<S::Wide> for Values<'_, S> {
     }
 }
 
-/// Rows in bytes, read as numbers of `S`.
+/// Stored rows, read as elements of `S`.
 pub(super) struct Stored<'a, S>(pub(super) &'a StoredRows, pub(super) PhantomData<S>);
 
 impl<S: Element> WideRows<S::Wide> for Stored<'_, S> {
@@ -81,7 +81,7 @@ impl<T: Real> Job<'_, T> {
         Blocks::new(self.vocab_size)
     }
 
-    /// Block `index` of the table: its first row's number, how many rows, and their values.
+    /// Returns block `index` of the table: the index of its first row, how many rows it has, and their values.
     pub(super) fn block<'s>(&'s self, index: usize, scratch: &'s mut Vec<T>) -> (usize, usize, &'s [T]) {
         let len = self.blocks().len;
         let first = index * len;

@@ -1,7 +1,7 @@
-//! Products of matrices that live in slices, on one thread, by the library that Candle multiplies with (`gemm`).
+//! Products of matrices in slices, on one thread, by the library that Candle multiplies with (`gemm`).
 //!
-//! Candle's own `matmul` cannot add to what is there; with it the table's gradient would need a second buffer of its
-//! size and one more pass for each chunk.
+//! Candle's own `matmul` cannot add to an existing result. With it the table's gradient would need a second buffer of
+//! its size, and one more pass for each chunk.
 
 use gemm::Parallelism;
 
@@ -18,7 +18,7 @@ pub(super) struct Matrix<'a, T> {
 }
 
 impl<'a, T> Matrix<'a, T> {
-    /// The first `rows * cols` values of `data`, row by row.
+    /// Takes the first `rows * cols` values of `data`, row by row.
     pub(super) fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         Self { data: &data[..rows * cols], rows, cols, row_stride: cols, col_stride: 1 }
     }
@@ -28,21 +28,21 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// What becomes of the values that `out` holds.
+/// What happens to the values that `out` holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Update {
     Overwrite,
     Add,
 }
 
-/// `out = left · right` or `out += left · right`, `out` row by row.
+/// Computes `out = left · right` or `out += left · right`, with `out` row by row.
 pub(super) fn matmul<T: Real>(out: &mut [T], update: Update, left: Matrix<'_, T>, right: Matrix<'_, T>) {
     let (m, n, k) = (left.rows, right.cols, left.cols);
     assert_eq!(k, right.rows, "inner dimensions");
     let out = &mut out[..m * n];
-    // SAFETY: `Matrix::new` has cut `data` to rows * cols, and `t` swaps dimensions with their strides, so that every
-    // index `i * row_stride + j * col_stride` below `rows`, `cols` is inside `data`; `out` is cut to m * n above and is
-    // borrowed mutably, so that it overlaps neither operand. `Real` is sealed to f32 and f64, which `gemm` knows.
+    // SAFETY: `Matrix::new` has cut `data` to rows * cols, and `t` swaps dimensions with their strides. So every index
+    // `i * row_stride + j * col_stride` below `rows`, `cols` is inside `data`. `out` is cut to m * n above and borrowed
+    // mutably, so it overlaps neither operand. `Real` is sealed to f32 and f64, which `gemm` supports.
     unsafe {
         gemm::gemm(
             m,

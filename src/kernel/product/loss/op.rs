@@ -1,4 +1,4 @@
-//! Gradients that are known already, hung into Candle's graph.
+//! Attaches gradients that are known already to Candle's graph.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Shape, Storage, Tensor};
@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Shap
 use super::parts::LossParts;
 use crate::error::Result;
 
-/// The loss as a function of `hidden` `[N, C]` and `table` `[V, C]`, whose gradients `parts` holds.
+/// Returns the loss as a function of `hidden` `[N, C]` and `table` `[V, C]`, whose gradients `parts` holds.
 pub(crate) fn attach(hidden: &Tensor, table: &Tensor, parts: LossParts) -> Result<Tensor> {
     if parts.hidden_grad.is_none() && parts.table_grad.is_none() {
         return Ok(parts.loss);
@@ -17,7 +17,7 @@ pub(crate) fn attach(hidden: &Tensor, table: &Tensor, parts: LossParts) -> Resul
 struct Known(LossParts);
 
 impl Known {
-    /// Hands `f` the loss's storage, which becomes the result's.
+    /// Calls `f` with the loss's storage, which becomes the result's.
     fn loss<R>(&self, f: impl FnOnce(&Storage, &Layout) -> candle_core::Result<R>) -> candle_core::Result<(R, Shape)> {
         let (storage, layout) = self.0.loss.storage_and_layout();
         Ok((f(&storage, layout)?, layout.shape().clone()))
@@ -81,7 +81,7 @@ impl CustomOp2 for Known {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let scaled = |grad: &Option<Tensor>, arg: &Tensor| {
             let Some(grad) = grad else { return Ok(None) };
-            // On other devices reading the factor would wait for them.
+            // On other devices reading the factor would wait for the device.
             let is_one =
                 grad_loss.device().is_cpu() && grad_loss.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? == 1.0;
             let grad = if is_one { grad.clone() } else { grad.broadcast_mul(grad_loss)? };

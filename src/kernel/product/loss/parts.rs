@@ -1,18 +1,18 @@
-//! What a loss is asked for, and what comes out.
+//! The inputs and outputs of a loss.
 
 use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::rows::StoredRows;
 
-/// A row of the hidden states that counts, and the token that it is to predict: below N and V.
+/// A row of the hidden states that counts (below N), and the token that it is to predict (below V).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) row: usize,
     pub(crate) target: usize,
 }
 
-/// Which gradients are asked for.
+/// Which gradients are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) hidden: bool,
@@ -27,12 +27,12 @@ pub(crate) enum HeadTable<'a> {
 }
 
 impl HeadTable<'_> {
-    /// Whether a gradient of it is wanted.
+    /// Returns whether the table needs a gradient.
     pub(crate) fn is_tracked(&self) -> bool {
         matches!(self, Self::Dense(table) if table.track_op())
     }
 
-    /// All of its rows in one tensor of the dtype and on the device of `like`.
+    /// Returns all rows as one tensor with the dtype and device of `like`.
     pub(super) fn dense(&self, like: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(table) => Ok(table.clone()),
@@ -41,8 +41,8 @@ impl HeadTable<'_> {
     }
 }
 
-/// The loss and the gradients that were asked for: f64 for f64 inputs, else f32, so that nothing is rounded to a half
-/// type before the last factor is known.
+/// The loss and the gradients that were wanted: f64 for f64 inputs, else f32, so that nothing is rounded to a half type
+/// before the last factor is applied.
 #[derive(Clone, Debug)]
 pub(crate) struct LossParts {
     /// A scalar.

@@ -1,4 +1,4 @@
-//! The types of number that the fused loss computes in, and how it reads others.
+//! The types that the fused loss computes in, and how it reads others.
 
 use candle_core::Tensor;
 
@@ -6,21 +6,21 @@ use super::exp;
 use crate::kernel::core::element::{self, Element};
 use crate::kernel::core::storage::{on_host, slice};
 
-/// What the loss does with rows of the type that sums are computed in: f32 or f64.
+/// The loss's operations on rows of the type that sums are computed in: f32 or f64.
 pub(super) trait Real: element::Real {
     const ZERO: Self;
     const ONE: Self;
 
-    /// The largest value, -∞ if there is none; a NaN may be passed over, [`exp_row`](Self::exp_row) keeps it.
+    /// Returns the largest value, or -∞ if there is none. It may skip a NaN, which [`exp_row`](Self::exp_row) keeps.
     fn row_max(row: &[Self]) -> Self;
 
     /// Replaces each `x` by `exp(x - shift)`, for `x <= shift`, and returns the sum.
     fn exp_row(row: &mut [Self], shift: Self) -> f64;
 
-    /// `out += factor * row`
+    /// Computes `out += factor * row`.
     fn add_scaled(out: &mut [Self], factor: Self, row: &[Self]);
 
-    /// `out = factor * row`
+    /// Computes `out = factor * row`.
     fn set_scaled(out: &mut [Self], factor: Self, row: &[Self]);
 }
 

@@ -8,11 +8,11 @@ use super::parts::Counted;
 use super::real::Real;
 use crate::kernel::core::parallel::{each_in_parallel, map_in_parallel};
 
-/// Where the second sweep writes: the groups' shares of the hidden states' gradient `[groups, rows, C]`, and the table's
-/// gradient.
+/// Where the second sweep writes: the groups' shares of the hidden states' gradient `[groups, rows, C]`, and the
+/// table's gradient.
 pub(super) type Partials<'a, T> = (Option<&'a mut [T]>, Option<&'a mut [T]>);
 
-/// Rows that are worked on together, after the first sweep.
+/// Rows that are computed together, after the first sweep.
 pub(super) struct Chunk<'a, T> {
     job: &'a Job<'a, T>,
     counted: &'a [Counted],
@@ -26,7 +26,7 @@ pub(super) struct Chunk<'a, T> {
 /// A row's logits in one block.
 #[derive(Clone, Copy)]
 struct Score<T> {
-    /// Without the target, as is `sum`.
+    /// Leaves out the target, as `sum` does.
     max: T,
     /// Of `exp(logit - max)`.
     sum: f64,
@@ -61,7 +61,7 @@ struct Scratch<T> {
     product: Vec<T>,
 }
 
-/// Buffers that no block uses just now: as many as threads have been at work.
+/// Buffers that no block uses at the moment: as many as threads have been at work.
 struct Spare<T>(Mutex<Vec<Scratch<T>>>);
 
 impl<T: Default> Spare<T> {
@@ -78,7 +78,7 @@ impl<T: Default> Spare<T> {
 }
 
 impl<'a, T: Real> Chunk<'a, T> {
-    /// The first sweep over the blocks. `exps` `[blocks, rows, block]` keeps the exponentials.
+    /// Runs the first sweep over the blocks. `exps` `[blocks, rows, block]` keeps the exponentials.
     pub(super) fn new(job: &'a Job<'a, T>, counted: &'a [Counted], rows: Vec<T>, exps: Option<&mut [T]>) -> Self {
         let (n_rows, blocks) = (counted.len(), job.blocks());
         let mut chunk = Self { job, counted, rows, scores: Vec::new(), totals: Vec::new() };
@@ -107,7 +107,7 @@ impl<'a, T: Real> Chunk<'a, T> {
         self.totals.iter().map(|total| total.loss).sum()
     }
 
-    /// One block of the first sweep.
+    /// Runs one block of the first sweep.
     fn score(&self, index: usize, table: &mut Vec<T>, exps: &mut [T], scores: &mut [Score<T>]) {
         let (first, n, table) = self.job.block(index, table);
         let c = self.job.n_embd;
@@ -133,12 +133,12 @@ impl<'a, T: Real> Chunk<'a, T> {
         let max: f64 = of_row().fold(target, |max, score| max.max(score.max.to_f64()));
         let others: f64 = of_row().map(|score| score.sum * (score.max.to_f64() - max).exp()).sum();
         let sum = others + (target - max).exp();
-        // Where the target is nearly certain, `sum` is too near 1 to tell how nearly.
+        // If the target is nearly certain, `sum` is too near 1 to tell how nearly.
         let loss = if target == max { others.ln_1p() } else { max - target + sum.ln() };
         Total { loss, max, sum, others: others / sum }
     }
 
-    /// The second sweep: writes the shares of the hidden states' gradient, and writes or adds to the table's.
+    /// Runs the second sweep: writes the shares of the hidden states' gradient, and writes or adds to the table's.
     pub(super) fn gradients(&self, exps: &[T], (hidden, table): Partials<'_, T>, update: Update) {
         let (n_rows, c, blocks) = (self.counted.len(), self.job.n_embd, self.job.blocks());
         let group_len = blocks.per_group * blocks.len;
@@ -156,7 +156,7 @@ impl<'a, T: Real> Chunk<'a, T> {
         each_in_parallel(groups.into_iter(), &|_, group| spare.lend(|scratch| self.group(group, scratch, update)));
     }
 
-    /// One group of the second sweep.
+    /// Runs one group of the second sweep.
     fn group(&self, group: Group<'_, T>, scratch: &mut Scratch<T>, update: Update) {
         let (n_rows, c, blocks, scale) = (self.counted.len(), self.job.n_embd, self.job.blocks(), self.job.scale);
         let Group { index, exps, mut hidden_grad, mut table_grad } = group;
@@ -164,7 +164,7 @@ impl<'a, T: Real> Chunk<'a, T> {
         for (i, exps) in exps.chunks(blocks.len * n_rows).enumerate() {
             let index = index * blocks.per_group + i;
             if index == blocks.count {
-                break; // the buffer is as long for a last group that is not full
+                break; // the buffer of the last group may be longer than the group
             }
             let (first, n, table) = self.job.block(index, &mut scratch.table);
             let exps = Matrix::new(exps, n_rows, n);

@@ -19,11 +19,12 @@ loops!(
     turned
 );
 
-/// Both, one behind the other. The instruction rounds to nearest even and takes what f32 has below its normal numbers for
-/// zero; where there are such, it is not used.
+/// Stores both, one after the other.
+///
+/// The instruction rounds to nearest even, but takes subnormals for zero. If there are any, it is not used.
 ///
 /// # Safety
-/// 32 numbers from there on belong to one slice of bf16.
+/// `to` is the start of 32 elements of one slice of bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 #[inline]
 unsafe fn store_two<E: Element>(to: *mut MaybeUninit<E>, first: __m512, second: __m512) {

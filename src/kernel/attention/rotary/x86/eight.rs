@@ -21,7 +21,7 @@ fn signs(back: bool) -> __m256 {
     _mm256_set1_ps(if back { -0.0 } else { 0.0 })
 }
 
-/// x cos - y sin, y cos + x sin of pairs (x, y).
+/// Computes x cos - y sin, y cos + x sin of pairs (x, y).
 #[target_feature(enable = "avx2")]
 #[inline]
 fn turned(xy: __m256, cos: __m256, sin: __m256) -> __m256 {
@@ -29,7 +29,7 @@ fn turned(xy: __m256, cos: __m256, sin: __m256) -> __m256 {
     _mm256_addsub_ps(_mm256_mul_ps(xy, cos), _mm256_mul_ps(yx, sin))
 }
 
-/// Each number twice: the lower half, the upper half.
+/// Repeats each element: the lower half, then the upper half.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn twice(numbers: __m256) -> (__m256, __m256) {
@@ -38,8 +38,10 @@ fn twice(numbers: __m256) -> (__m256, __m256) {
     (_mm256_permutevar8x32_ps(numbers, low), _mm256_permutevar8x32_ps(numbers, high))
 }
 
+/// Loads eight elements, widened.
+///
 /// # Safety
-/// Eight numbers from there on belong to one slice.
+/// `from` is the start of eight elements of one slice.
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
 unsafe fn load<E: Element>(from: *const E) -> __m256 {
@@ -56,17 +58,17 @@ unsafe fn load<E: Element>(from: *const E) -> __m256 {
     }
 }
 
-/// Rounded to nearest even.
+/// Stores eight values, rounded to nearest even.
 ///
 /// # Safety
-/// Eight numbers from there on belong to one slice; E is f32, bf16 or f16.
+/// `to` is the start of eight elements of one slice; E is f32, bf16 or f16.
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
 unsafe fn store<E: Element>(to: *mut MaybeUninit<E>, wide: __m256) {
     // SAFETY: the caller's promise; no alignment is needed.
     unsafe {
         if TypeId::of::<E>() == TypeId::of::<bf16>() {
-            // A NaN of numbers with no low half has none either: it is not rounded into anything else.
+            // A NaN computed from values whose low half is zero has a low half of zero too, so rounding keeps it NaN.
             let bits = _mm256_castps_si256(wide);
             let is_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
             let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), is_odd);
@@ -84,10 +86,10 @@ unsafe fn store<E: Element>(to: *mut MaybeUninit<E>, wide: __m256) {
     }
 }
 
-/// Both, one behind the other.
+/// Stores both, one after the other.
 ///
 /// # Safety
-/// As [`store`], for sixteen numbers.
+/// As for [`store`], with sixteen elements.
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
 unsafe fn store_two<E: Element>(to: *mut MaybeUninit<E>, first: __m256, second: __m256) {

@@ -1,4 +1,4 @@
-//! What the CPU has been seen to have.
+//! Proofs of what the CPU has.
 
 /// Proof that the CPU has AVX2 and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,25 +7,25 @@ use crate::kernel::core::element::Element;
 use crate::kernel::core::parallel::Outside;
 use crate::kernel::core::simd::prefetch;
 
-/// The rows of one position: the numbers, where they go, and the cosines and sines of the pairs that vectors take.
+/// The rows of one position: their input and output, and the cosines and sines of the pairs that vectors take.
 pub(super) struct Rows<E> {
     pub(super) to: *mut MaybeUninit<E>,
     pub(super) from: *const E,
     pub(super) n_rows: usize,
-    /// How far apart rows are where they go, and where they come from.
+    /// How far apart rows are in the output and in the input.
     pub(super) strides: (usize, usize),
     pub(super) cos: *const f32,
     pub(super) sin: *const f32,
-    /// Where the halves begin; the other way round, they are turned back.
+    /// Where the halves begin. Swapped, they are turned back.
     pub(super) halves: (usize, usize),
     pub(super) n_whole: usize,
 }
 
-/// Rows of a single position that are turned by one vector of angles before the next: few, so that they are still in the
-/// nearest cache then.
+/// Rows of a single position that one vector of angles turns before the next: few, so that they stay in the first-level
+/// cache.
 const SAME_ROWS: usize = 32;
 
-/// Calls `turn_rows` for all positions, which turns the first `n_whole` pairs of its rows; the rest is done here.
+/// Calls `turn_rows` for all positions, to turn the first `n_whole` pairs of their rows, and turns the rest itself.
 #[inline(always)]
 pub(super) fn steps<E: Element>(
     turn: &Turn,
@@ -40,7 +40,7 @@ pub(super) fn steps<E: Element>(
     if last_head * by_head + last_step * by_step + d > from.len() || 2 * n_pairs > d {
         return Err(Outside);
     }
-    // The last row is inside too, or this panics.
+    // Panics unless the last row is inside too.
     let (to_start, _) = (to.at(to_row), to.at(to_row + last_head * to_stride + last_step));
     let n_whole = n_pairs / pairs_at_a_time * pairs_at_a_time;
     let halves = if turn.back { (n_pairs, 0) } else { (0, n_pairs) };
@@ -56,7 +56,7 @@ pub(super) fn steps<E: Element>(
                     prefetch(&from[head * by_head + next * by_step..][..d]);
                 }
             }
-            // SAFETY: the rows are inside both arrays, as was just seen; cosines and sines are behind one another.
+            // SAFETY: the rows are inside both arrays, as just checked; sines follow the cosines.
             turn_rows(&unsafe {
                 let to = to_start.add((head * to_stride + step) * d);
                 let from = from.as_ptr().add(head * by_head + step * by_step);
@@ -71,7 +71,8 @@ pub(super) fn steps<E: Element>(
     Ok(())
 }
 
-/// The loops for one width of vector; the module that calls it has `load`, `store`, `store_two`, `twice` and `LANES`.
+/// Defines the loops for one width of vector. The module that calls it has `load`, `store`, `store_two`, `signs`,
+/// `twice` and `LANES`.
 macro_rules! loops {
     ($features:literal, $vector:ty, $sub:ident, $add:ident, $mul:ident, $xor:ident, $turned:ident) => {
         #[target_feature(enable = $features)]
@@ -83,15 +84,15 @@ macro_rules! loops {
             }
         }
 
-        /// Pairs (i, i + n).
+        /// Turns pairs (i, i + n).
         #[target_feature(enable = $features)]
         #[inline]
         fn halves<E: Element>(rows: &Rows<E>) {
             let &Rows { to, from, n_rows, strides, cos, sin, halves: (first, second), n_whole } = rows;
             let mut i = 0;
             while i < n_whole {
-                // SAFETY: i + LANES is at most n_whole, or i + 2 LANES is, which is at most the number of pairs; a row has two
-                // times those.
+                // SAFETY: i + LANES, or i + 2 LANES in the second branch, is at most n_whole, which is at most the
+                // number of pairs. A row has twice as many elements.
                 unsafe {
                     let (cos_0, sin_0) = (load(cos.add(i)), load(sin.add(i)));
                     if n_whole - i < 2 * LANES {
@@ -120,12 +121,13 @@ macro_rules! loops {
             }
         }
 
-        /// Pairs (2i, 2i + 1).
+        /// Turns pairs (2i, 2i + 1).
         #[target_feature(enable = $features)]
         #[inline]
         fn neighbours<E: Element>(rows: &Rows<E>, sign: $vector) {
             for i in (0..rows.n_whole).step_by(LANES) {
-                // SAFETY: i + LANES is at most n_whole, which is at most the number of pairs; a row has two times those.
+                // SAFETY: i + LANES is at most n_whole, which is at most the number of pairs. A row has twice as many
+                // elements.
                 unsafe {
                     let (cos, sin) = (load(rows.cos.add(i)), $xor(load(rows.sin.add(i)), sign));
                     let ((low_cos, high_cos), (low_sin, high_sin)) = (twice(cos), twice(sin));

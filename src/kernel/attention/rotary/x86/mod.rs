@@ -1,4 +1,4 @@
-//! Eight or sixteen pairs at a time, with AVX2 or AVX-512: the same loops over the vectors of either.
+//! Turns eight or sixteen pairs at a time, with AVX2 or AVX-512, by the same loops.
 
 mod converting;
 mod eight;
@@ -14,7 +14,7 @@ use super::turn::{Block, Turn, Vectors};
 use crate::kernel::core::element::Element;
 use crate::kernel::core::parallel::Outside;
 
-/// Whether vectors are filled with numbers of that type.
+/// Returns whether vectors hold elements of type `E`.
 pub(super) fn knows<E: Element>() -> bool {
     [TypeId::of::<f32>(), TypeId::of::<bf16>(), TypeId::of::<f16>()].contains(&TypeId::of::<E>())
 }
@@ -23,7 +23,7 @@ pub(super) fn knows<E: Element>() -> bool {
 pub(super) fn turn<E: Element>(turn: &Turn, block: &Block<E>) -> Result<(), Outside> {
     let is_bf16 = TypeId::of::<E>() == TypeId::of::<bf16>();
     match turn.vectors {
-        // SAFETY: the CPU has the features, as the proofs say.
+        // SAFETY: the CPU has the features, as the proofs show.
         Vectors::Converting(_) if is_bf16 && turn.n_pairs.is_multiple_of(16) => unsafe {
             converting::turn(turn, block)
         },

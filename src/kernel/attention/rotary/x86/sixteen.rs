@@ -13,13 +13,13 @@ use crate::kernel::core::parallel::Outside;
 
 pub(super) const LANES: usize = 16;
 
-/// The upper word of every number, as a mask of words.
+/// The upper word of every element, as a mask of words.
 const UPPER: u32 = 0xAAAA_AAAA;
 /// Where each word comes from when halves are widened, and when the upper words are packed.
 const EACH_TWICE: [u16; 32] = words_from(1, 0);
 const UPPER_ONES: [u16; 32] = words_from(4, 1);
 
-/// `[first, first + step / 2, ..]`, rounded down, among the words of a vector.
+/// Returns `[first, first + step / 2, ..]`, rounded down, among the words of a vector.
 const fn words_from(step: u16, first: u16) -> [u16; 32] {
     let mut from = [0; 32];
     let mut i = 0;
@@ -45,14 +45,14 @@ pub(super) fn signs(back: bool) -> __m512 {
     _mm512_set1_ps(if back { -0.0 } else { 0.0 })
 }
 
-/// The exclusive or of numbers needs AVX-512DQ; that of integers does not.
+/// Flips signs. The exclusive or of floats needs AVX-512DQ; that of integers does not.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 pub(super) fn flipped(numbers: __m512, sign: __m512) -> __m512 {
     _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(numbers), _mm512_castps_si512(sign)))
 }
 
-/// x cos - y sin, y cos + x sin of pairs (x, y).
+/// Computes x cos - y sin, y cos + x sin of pairs (x, y).
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 pub(super) fn turned(xy: __m512, cos: __m512, sin: __m512) -> __m512 {
@@ -60,7 +60,7 @@ pub(super) fn turned(xy: __m512, cos: __m512, sin: __m512) -> __m512 {
     _mm512_mask_sub_ps(_mm512_add_ps(same, other), 0x5555, same, other)
 }
 
-/// Each number twice: the lower half, the upper half.
+/// Repeats each element: the lower half, then the upper half.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 pub(super) fn twice(numbers: __m512) -> (__m512, __m512) {
@@ -69,8 +69,10 @@ pub(super) fn twice(numbers: __m512) -> (__m512, __m512) {
     (_mm512_permutexvar_ps(low, numbers), _mm512_permutexvar_ps(high, numbers))
 }
 
+/// Loads sixteen elements, widened.
+///
 /// # Safety
-/// Sixteen numbers from there on belong to one slice.
+/// `from` is the start of sixteen elements of one slice.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 pub(super) unsafe fn load<E: Element>(from: *const E) -> __m512 {
@@ -87,17 +89,17 @@ pub(super) unsafe fn load<E: Element>(from: *const E) -> __m512 {
     }
 }
 
-/// Rounded to nearest even.
+/// Stores sixteen values, rounded to nearest even.
 ///
 /// # Safety
-/// Sixteen numbers from there on belong to one slice; E is f32, bf16 or f16.
+/// `to` is the start of sixteen elements of one slice; E is f32, bf16 or f16.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 pub(super) unsafe fn store<E: Element>(to: *mut MaybeUninit<E>, wide: __m512) {
     // SAFETY: the caller's promise; no alignment is needed.
     unsafe {
         if TypeId::of::<E>() == TypeId::of::<bf16>() {
-            // As eight are: NaN has no low half.
+            // As in `eight.rs`: a NaN has a low half of zero.
             let bits = _mm512_castps_si512(wide);
             let is_odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(1 << 16));
             let (down, up) = (_mm512_set1_epi32(0x7FFF), _mm512_set1_epi32(0x8000));
@@ -112,10 +114,10 @@ pub(super) unsafe fn store<E: Element>(to: *mut MaybeUninit<E>, wide: __m512) {
     }
 }
 
-/// Both, one behind the other.
+/// Stores both, one after the other.
 ///
 /// # Safety
-/// As [`store`], for 32 numbers.
+/// As for [`store`], with 32 elements.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 unsafe fn store_two<E: Element>(to: *mut MaybeUninit<E>, first: __m512, second: __m512) {
