@@ -236,7 +236,8 @@ impl RotaryConfig {
                 factor
             }
             RotaryScaling::Dynamic { factor } => {
-                check("head_dim", head_dim as f64, dim > 2, "large enough: dynamic scaling needs more than 2 rotated elements")?;
+                let expected = "large enough: dynamic scaling needs more than 2 rotated elements";
+                check("head_dim", head_dim as f64, dim > 2, expected)?;
                 factor
             }
             RotaryScaling::Llama3(Llama3Scaling { factor, low_freq_factor, high_freq_factor, .. }) => {

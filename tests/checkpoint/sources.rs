@@ -75,10 +75,7 @@ fn answers_of_another_number_or_length_are_refused() -> Result<()> {
     let text = error_text(open(&liar));
     assert_eq!(text, format!("cannot read liar: asked for bytes 0..{n_bytes}, got {} bytes", n_bytes - 1));
     let text = error_text(row(5));
-    assert!(
-        text.starts_with("cannot read liar: asked for bytes ") && text.ends_with(", got 127 bytes"),
-        "{text}"
-    );
+    assert!(text.starts_with("cannot read liar: asked for bytes ") && text.ends_with(", got 127 bytes"), "{text}");
     Ok(())
 }
 
