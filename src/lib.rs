@@ -1,23 +1,63 @@
 // The README's programs are tests, and they begin with text.
 #![cfg_attr(any(not(doctest), feature = "tokenizer"), doc = include_str!("../README.md"))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+//! # Guide
+//!
+//! The pages of [`guide`] go on from here: [from PyTorch](guide::from_pytorch), [adopting](guide::adopting) the layer
+//! in an existing model, [the id contract](guide::id_contract), [what is exact](guide::exactness),
+//! [positions](guide::positions), [formats](guide::formats), [GPU](guide::gpu) and [from 0.1](guide::from_0_1).
+//!
 //! # Features
 //!
-//! - `tokenizer` (default): [`tokenizer`], with GPT-2's merges compiled in. Without it neither its dependencies nor the 456 kB
-//!   of merges are built.
-//! - `hub`: `hub`, which opens files of the Hugging Face Hub and of other servers by ranges. Without it nothing here touches
-//!   the network.
-//! - `cuda`: NVIDIA GPUs, by Candle's kernels and those of this crate; needs `nvcc`.
-//! - `metal`: Apple GPUs, by Candle's kernels.
-//! - `accelerate`: matrix products on Apple CPUs by Apple's library.
+//! - `tokenizer` (default): builds [`tokenizer`], with GPT-2's merges compiled in (456 kB).
+//! - `hub`: builds `hub`, which opens files of the Hugging Face Hub and of other servers by ranges. Nothing else in
+//!   the crate touches the network.
+//! - `cuda`: runs on NVIDIA GPUs, by Candle's kernels and those of this crate. Needs `nvcc`.
+//! - `metal`: runs on Apple GPUs, by Candle's kernels.
+//! - `accelerate`: computes matrix products on Apple CPUs by Apple's library.
 //!
-//! Back ends are forwarded to [`candle_core`] and [`candle_nn`]. Other features of theirs (`mkl`, `cudnn`) are turned on where
-//! they are, in the `Cargo.toml` of a program: this crate needs nothing of them.
+//! `cuda`, `metal` and `accelerate` turn on the same feature of [`candle_core`] and [`candle_nn`]. For their other
+//! features, such as `mkl` and `cudnn`, name Candle in your own `Cargo.toml`.
 //!
 //! # Versions
 //!
-//! 0.2 of this crate is made for Candle 0.11, whose types are in its signatures: [`candle_core`] and [`candle_nn`] are
-//! re-exported, so that a program can take exactly those.
+//! Version 0.2 needs Candle 0.11.1 or a later 0.11, and Rust 1.94. Candle's types are in the signatures here, so the
+//! crate re-exports [`candle_core`] and [`candle_nn`]: a program that uses these has the right version.
+//!
+//! # Letters
+//!
+//! Shapes are written with these: B sequences in a batch, T tokens in a sequence, C channels (`n_embd`), V tokens in
+//! the vocabulary, P positions, H heads, D dimensions of a head.
+//!
+//! # Map of the code
+//!
+//! ```text
+//! text ─tokenizer─▶ ids ─data─▶ batch ─▶ input_layer: embedding + position ─▶ hidden states ─▶ your blocks ─▶ lm_head
+//!                                            ▲ kernel: id contract, look-up, sum
+//!         checkpoint, init ──────────────────┘      config, device, error below all of them
+//! ```
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`input_layer`] | [`GptInputLayer`]: ids to hidden states |
+//! | [`lm_head`] | [`LmHead`] and its loss |
+//! | [`embedding`] | the token table: dense, mapped or quantized |
+//! | [`position`] | positions of a call, and nine position schemes |
+//! | [`optim`] | AdamW, Adam over rows, clipping, saved state |
+//! | [`data`] | ids to windows to batches |
+//! | [`init`], [`dropout`] | tensors drawn from a generator |
+//! | [`rng`] | torch's generator |
+//! | [`checkpoint`] | files of weights: read, converted, saved |
+//! | `hub` (feature) | repositories of the Hugging Face Hub, by ranges |
+//! | [`tokenizer`] (feature) | text to ids and back |
+//! | [`GptInputConfig`] | dimensions and settings, as a `config.json` has them |
+//! | [`device`], [`error`] | devices chosen at run time; everything that can fail |
+//! | [`guide`] | pages on how to use all this |
+//!
+//! Private are `kernel` (the id contract and the arithmetic), `memory` (huge pages), `rows` (rows that are read from
+//! bytes) and `shape` (checks of shapes, dtypes and devices). Unsafe code is in `kernel`, `memory`, and one file each
+//! of `checkpoint` and `rng`. A module imports only modules of a strictly lower level, and no two files import each
+//! other in a circle; a test enforces both.
 
 pub mod checkpoint;
 mod config;

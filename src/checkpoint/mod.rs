@@ -1,4 +1,18 @@
-//! [`Checkpoint`]: GPT-2 weights on disk, or wherever their bytes can be asked for. Names → tensors; it knows no layer.
+//! [`Checkpoint`]: GPT-2 weights on disk or remote, in any [`Format`]. Names → tensors; it knows no layer.
+//!
+//! The page [`formats`](crate::guide::formats) of the guide has the formats, with examples.
+//!
+//! # Mapped, quantized, remote
+//!
+//! A checkpoint reads headers when it is opened, and tensors when they are asked for. What becomes of a layer's tables is
+//! the choice of [`GptInputLayer::open`](crate::GptInputLayer::open): in memory, in their file, or in quantized blocks.
+//! Remote files come through [`ByteRanges`].
+//!
+//! # Security
+//!
+//! A pickle is read and never executed: a name that no state dict is made of is
+//! [`ForbiddenPickle`](crate::error::CheckpointError::ForbiddenPickle). What a header claims is compared with the size of
+//! the file before memory is set aside for it.
 
 // Lengths come from files of any size, and `usize` has 32 bits on some targets.
 #![warn(clippy::cast_possible_truncation)]
