@@ -1,5 +1,5 @@
-//! A file that is read at places, and a header that is read from its front: nothing is believed before it is compared with
-//! the number of bytes that are there.
+//! Random access to a file, and sequential access to a header. Every length in a file is checked against the bytes that
+//! exist before it is used.
 
 use std::error::Error;
 use std::fs::File;
@@ -11,7 +11,7 @@ use super::pages::Pages;
 use crate::error::CheckpointError;
 use crate::rows::ByteRanges;
 
-/// Why a parser gave up; the path and the format are added by who called it.
+/// Why a parser gave up; its caller adds the path and the format.
 #[derive(Debug)]
 pub(super) enum ParseError {
     Io(io::Error),
@@ -19,7 +19,7 @@ pub(super) enum ParseError {
     Invalid(String),
     /// What could not be parsed, and what the parser says.
     Unparsed(&'static str, Box<dyn Error + Send + Sync>),
-    /// What a pickle asks for and does not get.
+    /// A class, function or opcode of a pickle that is not allowed.
     Forbidden(String),
 }
 
@@ -35,21 +35,21 @@ impl From<io::Error> for ParseError {
     }
 }
 
-/// Ends a parser with a reason.
+/// Returns the error of an invalid file, with a reason.
 pub(super) fn invalid<T>(reason: impl Into<String>) -> Parse<T> {
     Err(ParseError::Invalid(reason.into()))
 }
 
-/// An error that is safe to print: what a file says reaches the message, but not what it does to a terminal.
+/// Replaces the control characters in an error's text, which a file may have put there to manipulate a terminal.
 pub(super) fn printable(error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
     let text = error.to_string();
     if text.contains(char::is_control) { text.replace(char::is_control, "?").into() } else { error.into() }
 }
 
-/// More than any header of ours: safetensors' own limit is 100 MB.
+/// More than any header needs: safetensors' own limit is 100 MB.
 const MAX_HEADER_ELSEWHERE: u64 = 1 << 27;
 
-/// An open file of known length, read at places by any number of threads.
+/// An open file of known length, read at any offset by any number of threads.
 #[derive(Debug)]
 pub(crate) struct ByteFile {
     pub(super) path: PathBuf,
@@ -75,12 +75,12 @@ impl ByteFile {
         Ok(Self { path: path.to_path_buf(), n_bytes, bytes: Bytes::File(file) })
     }
 
-    /// Bytes that are fetched when they are read.
+    /// Wraps a remote source, whose bytes are fetched when they are read.
     pub(super) fn elsewhere(source: Arc<dyn ByteRanges>) -> Self {
         Self { path: source.name().into(), n_bytes: source.n_bytes(), bytes: Bytes::Elsewhere(Pages::new(source)) }
     }
 
-    /// Where the bytes come from, if not from a file.
+    /// Returns the remote source, or `None` for a file.
     pub(super) fn source(&self) -> Option<&Arc<dyn ByteRanges>> {
         match &self.bytes {
             Bytes::File(_) => None,
@@ -88,45 +88,45 @@ impl ByteFile {
         }
     }
 
-    /// Fills `bytes` from `start` on; the file's own position is not used.
+    /// Fills `bytes` from `start` on, without moving the file's own position.
     pub(super) fn read_exact_at(&self, bytes: &mut [u8], start: u64) -> io::Result<()> {
         ReadAt { file: self, start, end: u64::MAX }.read_exact(bytes)
     }
 
-    /// `n` bytes from `start` on, allocated once they are known to be there.
+    /// Reads `n` bytes from `start` on; allocates only after checking that they exist.
     pub(super) fn bytes_at(&self, start: u64, n: u64) -> Parse<Vec<u8>> {
         if start.checked_add(n).is_none_or(|end| end > self.n_bytes) {
-            return invalid(format!("{n} bytes are wanted at {start}, but the file ends at {}", self.n_bytes));
+            return invalid(format!("{n} bytes are needed at {start}, but the file ends at {}", self.n_bytes));
         }
         let mut bytes = self.room_for(n)?;
         self.read_exact_at(&mut bytes, start)?;
         Ok(bytes)
     }
 
-    /// Allocates `n` bytes. The length of a file is a fact; of bytes elsewhere it is a claim, which has a limit.
+    /// Allocates `n` bytes. A file's length is a fact; a remote length is only a claim, so it is limited.
     fn room_for(&self, n: u64) -> Parse<Vec<u8>> {
         if matches!(self.bytes, Bytes::Elsewhere(_)) && n > MAX_HEADER_ELSEWHERE {
             return invalid(format!(
-                "its header wants {n} bytes at once, more than {MAX_HEADER_ELSEWHERE} are fetched for"
+                "its header needs {n} bytes at once, more than the {MAX_HEADER_ELSEWHERE} that are fetched"
             ));
         }
         let mut bytes = Vec::new();
         // A file may be larger than memory, and on 32 bits than any address.
         match usize::try_from(n).ok().filter(|&n| bytes.try_reserve_exact(n).is_ok()) {
             Some(n) => bytes.resize(n, 0),
-            None => return invalid(format!("{n} bytes are wanted at once, more than this machine's memory can hold")),
+            None => return invalid(format!("{n} bytes are needed at once, more than this machine's memory holds")),
         }
         Ok(bytes)
     }
 
-    /// The `N` bytes at `start`.
+    /// Reads the `N` bytes at `start`.
     pub(super) fn array_at<const N: usize>(&self, start: u64) -> Parse<[u8; N]> {
         let mut bytes = [0; N];
         self.read_exact_at(&mut bytes, start)?;
         Ok(bytes)
     }
 
-    /// Its bytes from `start` to `end`, one after the other.
+    /// Returns a stream of the bytes from `start` to `end`.
     pub(super) fn reader(&self, start: u64, end: u64) -> ReadAt<'_> {
         ReadAt { file: self, start, end }
     }
@@ -144,7 +144,7 @@ impl ByteFile {
     }
 }
 
-/// Reads where the system has no positioned reads: one thread at a time moves the position that all of them share.
+/// Reads on systems without positioned reads: a lock guards the position that all threads share.
 #[cfg(not(any(unix, windows)))]
 fn seek_and_read(mut file: &File, bytes: &mut [u8], start: u64) -> io::Result<usize> {
     use std::sync::{Mutex, PoisonError};
@@ -171,7 +171,7 @@ impl Read for ReadAt<'_> {
     }
 }
 
-/// A header that is read number by number.
+/// A header that is read field by field.
 pub(super) struct Header<'a> {
     reader: BufReader<ReadAt<'a>>,
     position: u64,
@@ -179,13 +179,13 @@ pub(super) struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    /// The bytes of `file` from `start` to `end`.
+    /// Starts at `start` in `file`, and ends at `end` or at the end of the file.
     pub(super) fn new(file: &'a ByteFile, start: u64, end: u64) -> Self {
         let end = end.min(file.n_bytes);
         Self { reader: BufReader::new(file.reader(start, end)), position: start, end }
     }
 
-    /// Where in the file the next byte lies.
+    /// Returns the offset of the next byte in the file.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
@@ -217,7 +217,7 @@ impl<'a> Header<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// `n` bytes, allocated once they are known to be there.
+    /// Reads `n` bytes; allocates only after checking that they exist.
     pub(super) fn bytes(&mut self, n: u64) -> Parse<Vec<u8>> {
         self.must_hold(n)?;
         let mut bytes = self.reader.get_ref().file.room_for(n)?;
@@ -242,7 +242,7 @@ impl<'a> Header<'a> {
         Ok(())
     }
 
-    /// Refuses a length that the file does not have.
+    /// Returns an error if fewer than `n` bytes are left.
     pub(super) fn must_hold(&self, n: u64) -> Parse<()> {
         match n > self.n_left() {
             true => invalid(format!("{n} bytes are claimed at {}, but {} are left", self.position, self.n_left())),
@@ -250,7 +250,7 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Bytes up to a line feed, which is dropped.
+    /// Reads up to a line feed, which is dropped.
     pub(super) fn line(&mut self, max: usize) -> Parse<Vec<u8>> {
         let mut line = Vec::new();
         loop {

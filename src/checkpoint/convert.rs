@@ -1,4 +1,4 @@
-//! A checkpoint of any format, written as safetensors.
+//! Converts a checkpoint of any format to safetensors.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,7 +16,7 @@ use super::stored::{Kind, StoredTensor};
 use super::weights::{Weights, WeightsFile};
 use crate::error::{CheckpointError, Result};
 
-/// A tensor on its way: where it is, and what it becomes.
+/// A tensor to be written: where it is read, and its new dtype.
 struct Planned {
     name: String,
     file: usize,
@@ -26,15 +26,30 @@ struct Planned {
 }
 
 impl Checkpoint {
-    /// Writes all tensors as safetensors under their own names: one file if `to` ends in `.safetensors`, else a folder
-    /// (with the `config.json`, where there are input tables), in shards of at most `max_shard_bytes` where that is given.
+    /// Writes all tensors as safetensors under their own names, and returns the files written, those of weights first.
     ///
-    /// Floating-point tensors become `dtype`, or stay what they are (quantized ones become f32); whole numbers stay. One
-    /// tensor is in memory at a time. Returns the files written, those of weights first.
+    /// `to` is one file if it ends in `.safetensors`, else a folder: with a `config.json` where there are input tables,
+    /// and in shards of at most `max_shard_bytes` if that is given. Floating-point and quantized tensors become
+    /// `dtype`; without one, the former keep theirs and the latter become f32. Integer tensors keep their dtype. One
+    /// tensor is in memory at a time.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (from, to) = (folder.path().join("f32.safetensors"), folder.path().join("f16.safetensors"));
+    /// let bias = Tensor::new(&[1f32, 2.], &Device::Cpu)?;
+    /// save_tensors(&from, [("ln_f.bias", &bias)], [])?;
+    /// assert_eq!(Checkpoint::open(&from)?.convert(&to, Some(DType::F16), None)?, [to.clone()]);
+    /// let entry = &Checkpoint::open(&to)?.tensors()?[0];
+    /// assert_eq!((entry.dtype.as_str(), entry.n_bytes), ("F16", 4)); // 2 elements of 2 bytes
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// [`CheckpointError::TableDType`] for a tensor that safetensors or this crate has no type for, and as
-    /// [`open`](Self::open); what is written by then stays.
+    /// [`CheckpointError::TableDType`] for a tensor whose dtype cannot be written, and those of [`open`](Self::open).
+    /// Files that are already written stay.
     pub fn convert(
         &self,
         to: impl AsRef<Path>,
@@ -102,7 +117,7 @@ fn plan(
     };
     let to = match tensor.dtype.kind {
         Kind::Float(_) | Kind::Blocks(_) => stored_as(dtype.unwrap_or(tensor.dtype.loaded_as()))?,
-        // As it is, if it is anything to safetensors.
+        // Unchanged, if safetensors has the dtype.
         Kind::Other if tensor.strides.is_none() && !tensor.big_endian => {
             serde_json::from_value(json!(tensor.dtype.name)).map_err(|_| refused())?
         }
@@ -115,7 +130,7 @@ fn plan(
     Ok(Planned { name: name.to_string(), file: i, tensor: tensor.clone(), to, n_bytes })
 }
 
-/// Splits where the next tensor would be too much; a tensor that is too large by itself has a shard of its own.
+/// Splits before a tensor that would exceed `max_bytes`; a larger tensor has a shard of its own.
 fn in_shards(planned: &[Planned], max_bytes: u64) -> Vec<&[Planned]> {
     let mut shards = Vec::new();
     let (mut start, mut n_bytes) = (0, 0);
@@ -144,7 +159,7 @@ fn write(path: &Path, files: &[&WeightsFile], planned: &[Planned], metadata: Opt
         out.write_all(&header)?;
         for planned in planned {
             if let Err(error) = write_one(files[planned.file], planned, out, path) {
-                // The error of the file that is read, not of the one that is written.
+                // Reported below with the path of the file that is read.
                 failed = Some(error);
                 return Err(io::Error::other("a tensor could not be read"));
             }

@@ -1,4 +1,4 @@
-//! Where in a folder the weights are, and which configuration belongs to them.
+//! Finds the weights in a folder, and the configuration that belongs to them.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::weights::Weights;
 use crate::config::ConfigFile;
 use crate::error::{CheckpointError, ConfigError};
 
-/// The names that weights have in a folder, in the order in which transformers looks, and OpenAI's.
+/// The names of weights in a folder: transformers' in the order in which it looks, then OpenAI's.
 const NAMES: [&str; 5] = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -20,11 +20,13 @@ const NAMES: [&str; 5] = [
     "pytorch_model.bin.index.json",
     "model.ckpt.index",
 ];
-/// OpenAI's configuration, and its names for what Hugging Face calls differently.
+/// OpenAI's configuration, and the fields that Hugging Face names differently.
 const HPARAMS_FILE: &str = "hparams.json";
 const HPARAMS_NAMES: [(&str, &str); 2] = [("n_vocab", "vocab_size"), ("n_ctx", "n_positions")];
 
-/// The file that a path means: itself, what a folder's weights begin with, or the index of a TensorFlow checkpoint's prefix.
+/// Returns the file to open for a path, and whether the path is a folder.
+///
+/// The file is the path itself, a folder's weights or index, or the index behind a TensorFlow checkpoint's prefix.
 pub(super) fn weights_at(path: &Path) -> Result<(PathBuf, bool), CheckpointError> {
     let kind = match std::fs::metadata(path) {
         Ok(kind) => kind,
@@ -44,14 +46,14 @@ pub(super) fn weights_at(path: &Path) -> Result<(PathBuf, bool), CheckpointError
     }
 }
 
-/// Whether a file is JSON, and so an index of shards: its first byte that is no space is a brace.
+/// Returns whether a file is JSON, and so an index of shards: its first byte that is not a space is a brace.
 pub(super) fn is_index(path: &Path) -> bool {
     let Ok(file) = ByteFile::open(path) else { return false };
     let front = file.bytes_at(0, file.n_bytes.min(64)).unwrap_or_default();
     matches!(Format::of(&file), Ok(None)) && front.trim_ascii_start().first() == Some(&b'{')
 }
 
-/// The file in a folder that its weights begin with.
+/// Finds the weights of a folder: a file of a known name, or the only file of a known format.
 fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
     for name in NAMES {
         let path = folder.join(name);
@@ -67,7 +69,7 @@ fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
             others.push((path, format));
         }
     }
-    // Beside its weights a folder may hold an optimizer's state and the like, which PyTorch pickles.
+    // A folder may also hold an optimizer's state, which PyTorch pickles.
     if others.iter().any(|(_, format)| *format == Format::Safetensors) {
         others.retain(|(_, format)| *format == Format::Safetensors);
     }
@@ -83,9 +85,11 @@ fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
     }
 }
 
-/// The configuration that belongs to a file of weights: the `config.json` (or OpenAI's `hparams.json`) of its folder, if
-/// the folder was asked for or the file has a name that says so (any other file may lie beside a config of something
-/// else), or else what the file says of itself.
+/// Reads the configuration that belongs to a file of weights, if there is one.
+///
+/// It is the `config.json` (or OpenAI's `hparams.json`) beside the file if the whole folder was opened or the file has
+/// one of the names that weights have in a folder. A file of any other name may lie beside the config of another model,
+/// so only the configuration inside the file counts.
 pub(super) fn read_config(
     file: &Path,
     weights: &Weights,
@@ -103,7 +107,7 @@ pub(super) fn read_config(
     embedded_config(weights)
 }
 
-/// A file of configuration.
+/// Reads and parses a file of configuration.
 pub(super) fn config_file(
     path: PathBuf,
     parse: fn(&str) -> Result<ConfigFile, ConfigError>,
@@ -115,12 +119,12 @@ pub(super) fn config_file(
     }
 }
 
-/// The text of a configuration that belongs to the checkpoint at `path`.
+/// Parses a configuration; errors name the checkpoint at `path`.
 pub(super) fn parse_config(path: &Path, text: &str) -> Result<ConfigFile, CheckpointError> {
     ConfigFile::parse(text).map_err(CheckpointError::config_in(path))
 }
 
-/// What a single file says of itself.
+/// Reads the configuration in the metadata of a single file, if there is one.
 pub(super) fn embedded_config(weights: &Weights) -> Result<Option<(ConfigSource, ConfigFile)>, CheckpointError> {
     let Weights::File(opened) = weights else { return Ok(None) };
     let Some(text) = opened.metadata().get(CONFIG_METADATA) else { return Ok(None) };

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// (token table, position table), as the name ends; any prefix may stand before it (`transformer.`, `_orig_mod.`, `model/`, …).
+/// The ends of the names of (token table, position table). Any prefix may precede them: `transformer.`, `_orig_mod.`,
+/// `model/`, …
 const TABLE_NAMES: [(&str, &str); 4] = [
     ("wte.weight", "wpe.weight"),                  // Hugging Face, nanoGPT, minGPT
     ("tok_emb.weight", "pos_emb.weight"),          // "Build a Large Language Model From Scratch"
@@ -10,25 +11,33 @@ const TABLE_NAMES: [(&str, &str); 4] = [
     ("wte", "wpe"),                                // OpenAI: `model/wte`
 ];
 
-/// What stands between the parts of a name; TensorFlow's is the slash.
+/// The separators of the parts of a name; TensorFlow's is the slash.
 const DOTS: [char; 2] = ['.', '/'];
 
-/// The names that [`save`](super::save) writes.
+/// The names that [`save`](super::save) writes, except into GGUF.
 pub(super) const SAVED: (&str, &str) = TABLE_NAMES[0];
 
-/// Those of GGUF.
+/// The names in GGUF.
 pub(super) const GGUF: (&str, &str) = TABLE_NAMES[2];
 
-/// The output head's names, for reports: Hugging Face's, the book's, GGUF's.
+/// The ends of the names of an output head: Hugging Face's, the book's, GGUF's.
 const LM_HEADS: [&str; 3] = ["lm_head.weight", "out_head.weight", "output.weight"];
 
-/// What a tensor is to this crate.
+/// Says what this crate uses a tensor for.
+///
+/// ```
+/// use candle_gpt_input::checkpoint::Role;
+///
+/// assert_eq!(Role::of("transformer.wte.weight"), Role::TokenTable);
+/// assert_eq!(Role::of("lm_head.weight"), Role::OutputHead);
+/// assert_eq!(Role::of("transformer.h.0.ln_1.weight"), Role::Other);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
-    /// `wte`.
+    /// The token table, `wte`.
     TokenTable,
-    /// `wpe`.
+    /// The learned position table, `wpe`.
     PositionTable,
     /// A separate output head; a tied one is `wte` itself.
     OutputHead,
@@ -37,7 +46,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Returns what the tensor called `name` is.
+    /// Returns the role of the tensor called `name`.
     pub fn of(name: &str) -> Self {
         let is = |suffix: &str| prefix_before(name, suffix).is_some();
         if TABLE_NAMES.iter().any(|(wte, _)| is(wte)) {
@@ -63,7 +72,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Where the tables are, or why that cannot be said.
+/// The tables that were found, or why none were.
 pub(super) enum Found<'a> {
     Tables { wte: &'a str, wpe: String },
     NoTokenTable,
@@ -71,8 +80,9 @@ pub(super) enum Found<'a> {
     Several { candidates: Vec<&'a str> },
 }
 
-/// Finds the token table and the position table beside it among `names`; only under `prefix`, and only beside `wte`, where
-/// they are given. Where no position table is looked for, the token table is enough.
+/// Finds the token table among `names`, and with `has_wpe` the position table beside it.
+///
+/// A given `prefix` or `wte` limits the search to that prefix or that token table.
 pub(super) fn find_tables<'a>(names: &[&'a str], prefix: Option<&str>, wte: Option<&str>, has_wpe: bool) -> Found<'a> {
     let mut token_tables = Vec::new();
     for &name in names.iter().filter(|&&name| wte.is_none_or(|wte| wte == name)) {
@@ -93,12 +103,12 @@ pub(super) fn find_tables<'a>(names: &[&'a str], prefix: Option<&str>, wte: Opti
     }
 }
 
-/// The token tables' names, for an error message.
+/// Lists the names of token tables, for an error message.
 pub(super) fn token_table_names() -> String {
     TABLE_NAMES.map(|(wte, _)| wte).join(", ")
 }
 
-/// Up to three of `names` that look like embeddings, or else the first three.
+/// Lists up to three of `names` that look like embeddings, or else the first three.
 pub(super) fn closest(names: &[&str]) -> String {
     const HINTS: [&str; 6] = ["wte", "wpe", "emb", "tok", "pos", "word"];
     let mut similar: Vec<&str> =
@@ -106,10 +116,10 @@ pub(super) fn closest(names: &[&str]) -> String {
     if similar.is_empty() {
         similar = names.iter().copied().take(3).collect();
     }
-    if similar.is_empty() { "no tensor at all".to_string() } else { similar.join(", ") }
+    if similar.is_empty() { "no tensors".to_string() } else { similar.join(", ") }
 }
 
-/// Number of blocks, counted from names such as `transformer.h.11.ln_1.weight`.
+/// Counts the blocks by names such as `transformer.h.11.ln_1.weight`.
 pub(super) fn count_blocks(names: &[&str]) -> usize {
     let block = |name: &&str| {
         let parts: Vec<&str> = name.split(DOTS).collect();
@@ -123,7 +133,7 @@ pub(super) fn count_blocks(names: &[&str]) -> usize {
     names.iter().filter_map(block).max().map_or(0, |last| last.saturating_add(1))
 }
 
-/// What stands before `suffix` in `name`: nothing, or something that ends in a dot or a slash.
+/// Returns the prefix before `suffix` in `name`, if it is empty or ends in a dot or a slash.
 fn prefix_before<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
     name.strip_suffix(suffix).filter(|before| before.is_empty() || before.ends_with(DOTS))
 }

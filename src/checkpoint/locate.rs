@@ -1,4 +1,4 @@
-//! The two tables among a checkpoint's tensors, and the configuration that they agree with: all from headers.
+//! Finds the two tables among a checkpoint's tensors and checks the configuration against them, from headers alone.
 
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ impl Checkpoint {
         }
     }
 
-    /// The configuration, with the dimensions that it leaves out read off the tables; what it states must agree.
+    /// Completes the configuration with the dimensions of the tables, and checks those that it states.
     fn resolve_config(
         &self,
         names: &[&str],
@@ -94,10 +94,10 @@ impl Checkpoint {
         wpe: Option<&LocatedTable>,
     ) -> Result<(GptInputConfig, Option<PaddedVocab>), CheckpointError> {
         let Some((_, stated)) = &self.config else {
-            let n_positions = wpe.map_or(1, |wpe| wpe.info.n_rows); // without a config positions are learned
+            let n_positions = wpe.map_or(1, |wpe| wpe.info.n_rows); // without a config, positions are learned
             let mut config = GptInputConfig::new(wte.n_rows, n_positions, wte.width);
             config.n_layer = keys::count_blocks(names);
-            // Every GPT-2 has heads of 64; no shape of the checkpoint says how many there are.
+            // No shape states the number of heads; every GPT-2 has heads of 64.
             config.n_head = if wte.width % 64 == 0 { wte.width / 64 } else { 1 };
             return Ok((config, None));
         };
@@ -114,7 +114,7 @@ impl Checkpoint {
         let padded_vocab = stated
             .vocab_size
             .filter(|&vocab_size| {
-                // llm.c's header says how far it is padded.
+                // llm.c's header states the padded size.
                 let padded = stated.extra.get(PADDED_VOCAB).and_then(serde_json::Value::as_u64);
                 let is_stated = vocab_size < wte.n_rows && padded == u64::try_from(wte.n_rows).ok();
                 is_stated
@@ -163,7 +163,7 @@ pub(super) struct Located<'a> {
 }
 
 impl Located<'_> {
-    /// Names and shapes of the tables that other positions have, beside `wte`.
+    /// Returns the names and shapes of the tables of positions other than learned ones, next to `wte`.
     pub(super) fn positional(&self) -> Vec<(String, Vec<usize>)> {
         if self.wpe.is_some() {
             return Vec::new();

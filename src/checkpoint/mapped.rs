@@ -1,4 +1,4 @@
-//! The two tables left as they are stored: in a memory map of their file, in memory, or with who fetches their bytes.
+//! Tables that keep their stored form: mapped from their file, held in memory as blocks, or left at a remote source.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -20,14 +20,14 @@ use crate::rows::{RowBytes, RowType, StoredRows};
 pub(crate) struct StoredTables {
     pub(crate) wte: StoredRows,
     pub(crate) wpe: Option<StoredRows>,
-    /// The tables of the positions, where they are in memory: those that are small.
+    /// The position tables that are loaded into memory.
     pub(crate) position_tables: Vec<Tensor>,
     pub(crate) config: GptInputConfig,
     pub(crate) report: LoadReport,
 }
 
 impl Checkpoint {
-    /// Maps the files of the two input tables, those that are files; no row is read.
+    /// Maps the files of the two input tables, or keeps their remote source; reads no row.
     pub(crate) fn map_tables(&self, dtype: DType, device: &Device) -> Result<StoredTables> {
         must_be_float(dtype)?;
         let located = self.locate()?;
@@ -42,7 +42,7 @@ impl Checkpoint {
         Ok(StoredTables { wte, wpe, position_tables, config: located.config, report })
     }
 
-    /// Reads the token table's blocks as they are, and the tables of the positions as `dtype`.
+    /// Reads the token table's blocks unchanged, and the position tables as `dtype`.
     pub(crate) fn quantized_tables(&self, dtype: DType, device: &Device) -> Result<StoredTables> {
         must_be_float(dtype)?;
         let located = self.locate()?;
@@ -66,7 +66,7 @@ fn hold(table: &LocatedTable) -> Result<StoredRows, CheckpointError> {
     let Kind::Blocks(blocks) = at.dtype.kind else {
         return Err(CheckpointError::NotQuantized { path, name: table.name.clone(), dtype: at.dtype.name.clone() });
     };
-    // Of bytes elsewhere the length is a claim, for which no memory is set aside.
+    // A remote length is only a claim: no memory is reserved for it.
     let is_here = file.bytes_of(at).is_some_and(|file| file.source().is_none());
     let mut bytes = if is_here { memory::with_capacity(at.n_bytes()) } else { Vec::new() };
     file.copy(at, &mut bytes).map_err(CheckpointError::reading(&path))?;
@@ -82,17 +82,16 @@ fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<S
     let stored = match at.dtype.kind {
         Kind::Float(dtype) => RowType::Numbers(dtype),
         Kind::Blocks(blocks) => RowType::Blocks(blocks),
-        Kind::Other => return Err(refused("no floating-point type")),
+        Kind::Other => return Err(refused("not of a floating-point dtype")),
     };
     if at.big_endian {
         return Err(refused("big-endian"));
     }
     if at.strides.is_some() {
-        return Err(refused("stored column after column, or with gaps"));
+        return Err(refused("not stored row after row"));
     }
     let (n_rows, width) = (table.info.n_rows, table.info.width);
-    let no_longer_there = || refused("no longer all there");
-    let start = usize::try_from(start).map_err(|_| refused("beyond the addresses of this machine"))?;
+    let start = usize::try_from(start).map_err(|_| refused("beyond the address space of this machine"))?;
     if let Some(source) = table.file.get().bytes_of(at).and_then(ByteFile::source) {
         return Ok(StoredRows { bytes: RowBytes::Elsewhere(source.clone()), start, n_rows, width, stored });
     }
@@ -101,9 +100,9 @@ fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<S
         Some(map) => map.clone(),
         None => {
             let opened = std::fs::File::open(&file).map_err(io)?;
-            // SAFETY: the map is only read, as bytes. That nobody changes or cuts off the file while it is mapped is the
-            // promise of whoever asks for a mapped table (`GptInputLayer::open` says so): no system
-            // lets a process see to that by itself.
+            // SAFETY: the map is only read, as bytes. The caller who asks for a mapped table promises that the file is
+            // not changed or truncated while it is mapped (`GptInputLayer::open` documents that): a process cannot
+            // enforce it.
             let map = Arc::new(unsafe { Mmap::map(&opened) }.map_err(io)?);
             maps.insert(file.clone(), map.clone());
             map
@@ -111,7 +110,7 @@ fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<S
     };
     // The file may have been replaced since its header was read.
     if map.len().checked_sub(start).is_none_or(|n| n < at.n_bytes()) {
-        return Err(no_longer_there());
+        return Err(refused("truncated since its header was read"));
     }
     Ok(StoredRows { bytes: RowBytes::Mapped(map), start, n_rows, width, stored })
 }

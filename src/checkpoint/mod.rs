@@ -62,7 +62,24 @@ pub(crate) use save_gguf::{TableData, save_gguf};
 pub use sharded::ShardIndex;
 pub(crate) use weights::WeightsFile;
 
-/// A checkpoint whose headers have been read and checked; tensors are read when they are asked for.
+/// Opens GPT-2 weights of any [`Format`]: checks their headers at once and reads tensors on demand.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::checkpoint::{Checkpoint, Format, save_tensors};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("model.safetensors");
+/// let wte = Tensor::new(&[[1f32, 2.], [3., 4.], [5., 6.]], &Device::Cpu)?;
+/// let wpe = Tensor::new(&[[10f32, 20.]], &Device::Cpu)?;
+/// save_tensors(&path, [("wte.weight", &wte), ("wpe.weight", &wpe)], [])?;
+///
+/// let checkpoint = Checkpoint::open(&path)?;
+/// assert_eq!(checkpoint.format()?, Format::Safetensors);
+/// let config = checkpoint.config()?; // read off the shapes of the tables
+/// assert_eq!((config.vocab_size, config.n_positions, config.n_embd), (3, 1, 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -72,13 +89,27 @@ pub struct Checkpoint {
     options: CheckpointOptions,
 }
 
-/// One tensor of a checkpoint, from its header.
+/// Describes one tensor of a checkpoint, from its header.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::checkpoint::{Checkpoint, Role, save_tensors};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("model.safetensors");
+/// let wte = Tensor::new(&[[1f32, 2.], [3., 4.], [5., 6.]], &Device::Cpu)?;
+/// save_tensors(&path, [("transformer.wte.weight", &wte)], [])?;
+/// let entry = &Checkpoint::open(&path)?.tensors()?[0];
+/// assert_eq!((entry.dtype.as_str(), &entry.shape[..]), ("F32", &[3, 2][..]));
+/// assert_eq!((entry.n_bytes, entry.role), (24, Role::TokenTable)); // 6 elements of 4 bytes
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TensorEntry {
     /// Its name in the file.
     pub name: String,
-    /// The format's name for its type, such as `F32`.
+    /// Its dtype as the format spells it, such as `F32`.
     pub dtype: String,
     /// Its dimensions.
     pub shape: Vec<usize>,
@@ -86,30 +117,33 @@ pub struct TensorEntry {
     pub n_bytes: usize,
     /// The file that holds it.
     pub file: PathBuf,
-    /// What it is to this crate.
+    /// What this crate uses it for.
     pub role: Role,
 }
 
 impl Checkpoint {
-    /// Opens a file of any [`Format`], recognised by its content; a folder (Hugging Face's, of one file or with an index
-    /// and shards; OpenAI's; or one with a single file of weights); an index of shards; or the prefix of a TensorFlow
-    /// checkpoint (`model.ckpt`).
+    /// Opens a checkpoint and reads its headers.
     ///
-    /// Only headers are read. Of a sharded checkpoint, a shard is opened when something in it is asked for. A pickle is
-    /// read and never executed.
+    /// `path` is one of these:
+    /// - a file of any [`Format`], recognised by its content
+    /// - a folder: Hugging Face's (one file, or an index and shards), OpenAI's, or one with a single file of weights
+    /// - an index of shards
+    /// - the prefix of a TensorFlow checkpoint (`model.ckpt`)
+    ///
+    /// A shard is opened when one of its tensors is needed. A pickle is read and never executed.
     ///
     /// # Errors
-    /// [`CheckpointError`](crate::error::CheckpointError): nothing there, no weights, a damaged header or index, a
-    /// configuration that makes no sense.
+    /// [`CheckpointError`](crate::error::CheckpointError) if the path does not exist, no weights are found, a header or
+    /// an index is damaged, or the configuration is invalid.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, &CheckpointOptions::default())
     }
 
-    /// Opens a checkpoint as [`open`](Self::open) does, told what its files do not say by themselves.
+    /// Opens a checkpoint as [`open`](Self::open) does, with options for what its files leave open.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and [`CheckpointError::InvalidFile`](crate::error::CheckpointError::InvalidFile) if the file has
-    /// no state dict under the key given.
+    /// Those of [`open`](Self::open), and [`CheckpointError::InvalidFile`](crate::error::CheckpointError::InvalidFile)
+    /// if the file has no state dict under the given key.
     pub fn open_with(path: impl AsRef<Path>, options: &CheckpointOptions) -> Result<Self> {
         let path = path.as_ref();
         let (file, whole_folder) = folder::weights_at(path)?;
@@ -124,23 +158,25 @@ impl Checkpoint {
         Ok(Self { path: path.to_path_buf(), weights, config, options: options.clone() })
     }
 
-    /// Opens a single file of any [`Format`] but TensorFlow's from a random-access byte source, such as a file on a server.
+    /// Opens a single file of any [`Format`] but TensorFlow's from a random-access byte source, such as a server.
     ///
-    /// Opening fetches only the header, in pages of 16 KiB. A [mapped](crate::input_layer::TableStorage::Mapped) layer then
-    /// fetches the rows that a call asks for; everything else fetches what it reads. A remote `config.json` is given as
-    /// [`CheckpointOptions::config_json`].
+    /// Opening fetches only the header, in pages of 16 KiB. A [mapped](crate::input_layer::TableStorage::Mapped) layer
+    /// then fetches just the rows of each call; other layers fetch whole tables. Pass a remote `config.json` as
+    /// [`CheckpointOptions::config_json`]. [`ByteRanges`] has an example.
     ///
     /// # Errors
-    /// As [`open_with`](Self::open_with); what `ranges` reports is
+    /// Those of [`open_with`](Self::open_with). A failure of `ranges` is
     /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) with its name.
     pub fn from_ranges(ranges: Arc<dyn ByteRanges>, options: &CheckpointOptions) -> Result<Self> {
         Self::from_shards(vec![ranges], options)
     }
 
-    /// Opens several such files as one checkpoint; their tensors have different names.
+    /// Opens several files from byte sources as one checkpoint, as [`from_ranges`](Self::from_ranges) opens one.
     ///
     /// # Errors
-    /// As [`from_ranges`](Self::from_ranges).
+    /// Those of [`from_ranges`](Self::from_ranges), and
+    /// [`CheckpointError::InvalidFile`](crate::error::CheckpointError::InvalidFile) if two files hold tensors of the
+    /// same name.
     pub fn from_shards(shards: Vec<Arc<dyn ByteRanges>>, options: &CheckpointOptions) -> Result<Self> {
         let path = PathBuf::from(shards.first().map(|shard| shard.name()).unwrap_or_default());
         let state_dict = options.state_dict.as_deref();
@@ -153,7 +189,7 @@ impl Checkpoint {
         Ok(Self { path, weights, config, options: options.clone() })
     }
 
-    /// The format of its file, or that of the first of its shards.
+    /// Returns the format of the file, or of the first shard.
     ///
     /// # Errors
     /// [`CheckpointError`](crate::error::CheckpointError) if the shard is missing or damaged.
@@ -167,7 +203,7 @@ impl Checkpoint {
         }
     }
 
-    /// Every tensor of the checkpoint, by name; opens every shard.
+    /// Lists every tensor, sorted by name; opens every shard.
     ///
     /// # Errors
     /// [`CheckpointError`](crate::error::CheckpointError) if a shard is missing or damaged.

@@ -1,6 +1,6 @@
-//! What a checkpoint is told that its files do not say.
+//! [`CheckpointOptions`]: options for what a checkpoint's files leave open.
 
-/// What [`Checkpoint::open_with`](super::Checkpoint::open_with) is told that the files do not say by themselves.
+/// Tells [`Checkpoint::open_with`](super::Checkpoint::open_with) what the files leave open.
 ///
 /// ```
 /// use candle_gpt_input::checkpoint::CheckpointOptions;
@@ -11,7 +11,7 @@
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckpointOptions {
-    /// What stands before the names of the tables: `transformer` for `transformer.wte.weight`.
+    /// The prefix of the tables' names: `transformer` for `transformer.wte.weight`.
     pub prefix: Option<String>,
     /// The name of the token table.
     pub wte: Option<String>,
@@ -19,12 +19,12 @@ pub struct CheckpointOptions {
     pub wpe: Option<String>,
     /// The key of the state dict in a PyTorch file that holds several.
     pub state_dict: Option<String>,
-    /// The text of a `config.json`, in the place of any file beside the weights.
+    /// The text of a `config.json`, used instead of any file beside the weights.
     pub config_json: Option<String>,
 }
 
 impl CheckpointOptions {
-    /// Chooses the tables under this prefix, where there are several.
+    /// Chooses the tables under this prefix where there are several.
     #[must_use]
     pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
@@ -52,7 +52,7 @@ impl CheckpointOptions {
         self
     }
 
-    /// Gives the text of the configuration.
+    /// Sets the text of the configuration.
     #[must_use]
     pub fn with_config_json(mut self, text: impl Into<String>) -> Self {
         self.config_json = Some(text.into());

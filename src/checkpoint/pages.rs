@@ -1,4 +1,4 @@
-//! Headers out of bytes that are somewhere else: small reads are served from pages, so that each is not a request.
+//! Remote headers: small reads are served from pages, so that each of them is not a request.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,10 +8,10 @@ use crate::rows::{ByteRanges, read_all};
 
 /// The header of GPT-2's own file fits one page.
 const PAGE_BYTES: u64 = 16 << 10;
-/// A header that is longer is read once from front to back: few pages are ever read again.
+/// A longer header is read once from front to back, so few pages are read again.
 const MAX_PAGES: usize = 64;
 
-/// Bytes that are fetched when they are read, and the pages fetched last.
+/// A remote source, and the pages fetched last.
 #[derive(Debug)]
 pub(super) struct Pages {
     source: Arc<dyn ByteRanges>,
@@ -27,7 +27,7 @@ impl Pages {
         &self.source
     }
 
-    /// Some bytes from `start` on, as `std::os::unix::fs::FileExt::read_at` gives them: none only at the end.
+    /// Reads some bytes from `start` on, as `std::os::unix::fs::FileExt::read_at` does: none only at the end.
     pub(super) fn read_at(&self, bytes: &mut [u8], start: u64) -> io::Result<usize> {
         let n_left = self.source.n_bytes().saturating_sub(start);
         let n_wanted = (bytes.len() as u64).min(n_left);

@@ -1,17 +1,17 @@
-//! The names under which checkpoints keep the learned tables of positions.
+//! The names of the learned position tables in checkpoints.
 
 use crate::config::{DebertaConfig, GptInputConfig, PositionScheme, ShawConfig, T5Config};
 
-/// A learned table of a scheme: where it is in a file, how large, and how it starts.
+/// A learned table of a scheme: its name in a file, its shape, and how it is initialized.
 #[derive(Clone, Debug)]
 pub(crate) struct TableSpec {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
-    /// Drawn like the other tables, or else zeros.
+    /// Whether it is drawn like the other tables; else it starts with zeros.
     pub(crate) drawn: bool,
 }
 
-/// The learned tables of a configuration's scheme, by the names under which they are kept beside `wte.weight`.
+/// Returns the learned tables of a configuration's scheme, by their names beside `wte.weight`.
 pub(crate) fn position_tables(config: &GptInputConfig) -> Vec<TableSpec> {
     let &GptInputConfig { n_positions, n_embd, n_head, n_layer, .. } = config;
     let head_dim = n_embd.checked_div(n_head).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! A tensor's bytes become numbers: in pieces, converted on the way.
+//! Reads a tensor's elements in pieces, converting their dtype on the way.
 
 use std::io::{self, Read};
 
@@ -11,14 +11,14 @@ use super::bytes::ByteFile;
 use super::stored::{Kind, Place, StoredTensor};
 use crate::memory;
 
-/// About how much of a tensor is read before it is converted.
+/// About how many bytes of a tensor are read before they are converted.
 const PIECE_BYTES: usize = 1 << 20;
-/// The same of bytes elsewhere: enough for several requests at once.
+/// The same for a remote tensor: enough for several requests at once.
 const PIECE_BYTES_ELSEWHERE: usize = 16 << 20;
 
-/// All numbers of `tensor`, in the order of its rows: one pass over its bytes, one allocation of the result.
+/// Reads all elements of `tensor` in row-major order, in one pass over its bytes.
 ///
-/// A tensor that does not lie row after row is first read from its first element to its last.
+/// A tensor that is not stored row-major is first read from its first element to its last.
 pub(super) fn read_elements<T: Element>(files: &[ByteFile], tensor: &StoredTensor) -> io::Result<Vec<T>> {
     let mut bytes = reader(files, tensor)?;
     let elsewhere = files.iter().any(|file| file.source().is_some());
@@ -37,11 +37,11 @@ pub(super) fn read_elements<T: Element>(files: &[ByteFile], tensor: &StoredTenso
     convert(tensor, &mut bytes, elsewhere)
 }
 
-/// Elements of type `tensor.dtype` from a stream of exactly their bytes.
+/// Converts a stream of elements stored as `tensor.dtype`.
 fn convert<T: Element>(tensor: &StoredTensor, bytes: &mut dyn Read, elsewhere: bool) -> io::Result<Vec<T>> {
     let mut left = tensor.n_bytes();
-    // Where the bytes are in the file as they are, this is at most a small multiple of them; a deflated stream, or a
-    // server, may claim more than it holds, so the result grows as it comes.
+    // Plain bytes of a file are known to exist, and the result is at most a small multiple of them. A deflated stream
+    // or a server may claim more than it holds, so there the result grows with what arrives.
     let mut elements = match tensor.place {
         Place::Plain { .. } if !elsewhere => memory::with_capacity(tensor.n_elements()),
         _ => Vec::new(),
@@ -62,14 +62,14 @@ fn convert<T: Element>(tensor: &StoredTensor, bytes: &mut dyn Read, elsewhere: b
                 let values = dequantize(piece, dtype, n_bytes / tensor.dtype.block_bytes * tensor.dtype.block)?;
                 elements.extend(values.into_iter().map(T::from_f32));
             }
-            Kind::Other => return Err(io::Error::other("not a floating-point type")),
+            Kind::Other => return Err(io::Error::other("not a floating-point dtype")),
         }
         left -= n_bytes;
     }
     Ok(elements)
 }
 
-/// The bytes of a tensor as they are stored, from its first on.
+/// Returns a stream of a tensor's stored bytes, from its first element on.
 pub(super) fn reader<'a>(files: &'a [ByteFile], tensor: &StoredTensor) -> io::Result<Box<dyn Read + 'a>> {
     let file = |i: usize| files.get(i).ok_or_else(|| io::Error::other("no such file"));
     match tensor.place {
@@ -82,7 +82,7 @@ pub(super) fn reader<'a>(files: &'a [ByteFile], tensor: &StoredTensor) -> io::Re
     }
 }
 
-/// `n` numbers of whole blocks, by Candle's own code.
+/// Dequantizes `n` elements in whole blocks, with Candle's own code.
 fn dequantize(blocks: &[u8], dtype: GgmlDType, n: usize) -> io::Result<Vec<f32>> {
     // Candle reads the bytes as a slice of blocks, whose alignment is at most that of a `u64`.
     let mut copy = vec![0; blocks.len() + align_of::<u64>()];
@@ -94,7 +94,7 @@ fn dequantize(blocks: &[u8], dtype: GgmlDType, n: usize) -> io::Result<Vec<f32>>
         .map_err(io::Error::other)
 }
 
-/// The index of each element of a strided tensor, in the order of its rows.
+/// Returns the index of each element of a strided tensor, in row-major order.
 fn strided<'a>(shape: &'a [usize], strides: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
     let n: usize = shape.iter().product();
     let mut place = vec![0; shape.len()];
@@ -128,18 +128,19 @@ impl<I: Iterator<Item = u8>> Read for Gathered<I> {
     }
 }
 
-/// A type that tensors are loaded as. Conversions are PyTorch's: through f32, one rounding to nearest even each step.
+/// A dtype that tensors are loaded as. Conversions go through f32 and round to nearest even at each step, as PyTorch's
+/// do.
 pub(super) trait Element: Copy {
     const DTYPE: DType;
     fn from_f32(value: f32) -> Self;
     fn from_le(bytes: &[u8]) -> Self;
 
-    /// Appends the little-endian elements of type `stored` in `bytes`.
+    /// Appends the little-endian elements of dtype `stored` in `bytes`.
     #[expect(clippy::cast_possible_truncation, reason = "f64 is rounded to f32, as PyTorch does it")]
     fn extend(elements: &mut Vec<Self>, bytes: &[u8], stored: DType) {
         let of = |size: usize| bytes.chunks_exact(size);
         match stored {
-            // The same type keeps every bit, those of a NaN included.
+            // The same dtype keeps every bit, those of a NaN included.
             same if same == Self::DTYPE => elements.extend(of(same.size_in_bytes()).map(Self::from_le)),
             DType::F32 => elements.extend(of(4).map(|b| Self::from_f32(f32::from_le(b)))),
             DType::F16 => elements.extend(of(2).map(|b| Self::from_f32(f16::from_le(b).to_f32()))),

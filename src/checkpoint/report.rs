@@ -1,4 +1,4 @@
-//! What was loaded from where.
+//! [`LoadReport`]: what was loaded from where.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,38 +7,57 @@ use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use serde::{Serialize, Serializer};
 
-/// What was loaded from where, and what was left.
+/// Says what was loaded from where, and which tensors were left.
 ///
 /// Its serialization is for logs: dtypes and block types are written as text.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_gpt_input::GptInputLayer;
+/// use candle_gpt_input::checkpoint::{Checkpoint, ConfigSource, save_tensors};
+/// use candle_gpt_input::input_layer::OpenOptions;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("model.safetensors");
+/// let wte = Tensor::zeros((3, 2), DType::F32, &Device::Cpu)?;
+/// let wpe = Tensor::zeros((1, 2), DType::F32, &Device::Cpu)?;
+/// save_tensors(&path, [("wte.weight", &wte), ("wpe.weight", &wpe), ("ln_f.bias", &wpe)], [])?;
+///
+/// let options = OpenOptions::new(DType::F32, &Device::Cpu);
+/// let (_, report) = GptInputLayer::open(&Checkpoint::open(&path)?, &options)?;
+/// assert_eq!((report.wte.name.as_str(), report.wte.shape), ("wte.weight", (3, 2)));
+/// assert_eq!((report.config_source, report.unused), (ConfigSource::Shapes, vec!["ln_f.bias".to_string()]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LoadReport {
     /// The token table.
     pub wte: LoadedTable,
-    /// The position table; `None` where the configuration says positions without one.
+    /// The learned position table; `None` where the configuration's positions have none.
     pub wpe: Option<LoadedTable>,
     /// The dtype that the tables were loaded as.
     #[serde(serialize_with = "debug")]
     pub dtype: DType,
     /// Where the configuration was read.
     pub config_source: ConfigSource,
-    /// By how much the token table is padded, where it is.
+    /// The padding of the token table, if it is padded.
     pub padded_vocab: Option<PaddedVocab>,
     /// The names of all other tensors.
     pub unused: Vec<String>,
 }
 
-/// A token table of more rows than the configuration has tokens. All of its rows are valid ids.
+/// Describes a token table that has more rows than the configuration has tokens. All its rows are valid ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct PaddedVocab {
-    /// How many tokens the configuration states.
+    /// The number of tokens that the configuration states.
     pub vocab_size: usize,
-    /// How many rows the table has.
+    /// The number of rows of the table.
     pub padded_to: usize,
 }
 
-/// One table as it was found.
+/// Describes one table as it was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LoadedTable {
@@ -48,15 +67,15 @@ pub struct LoadedTable {
     pub file: PathBuf,
     /// Rows and columns.
     pub shape: (usize, usize),
-    /// Its dtype in the file; of a quantized table, the one that it is dequantized to.
+    /// Its dtype in the file; for a quantized table, the dtype that it is dequantized to.
     #[serde(serialize_with = "debug")]
     pub stored_dtype: DType,
-    /// How it is quantized in the file, if it is.
+    /// The dtype of its quantized blocks in the file, if it has any.
     #[serde(serialize_with = "optional_debug")]
     pub block_type: Option<GgmlDType>,
 }
 
-/// Where a configuration came from.
+/// Says where a configuration came from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub enum ConfigSource {
@@ -64,13 +83,13 @@ pub enum ConfigSource {
     File(PathBuf),
     /// The metadata of the safetensors file.
     Metadata(PathBuf),
-    /// The text that [`Checkpoint::from_ranges`](crate::checkpoint::Checkpoint::from_ranges) was given.
+    /// The text in [`CheckpointOptions::config_json`](crate::checkpoint::CheckpointOptions::config_json).
     Given,
-    /// Nowhere: dimensions from the tables' shapes, the number of blocks from the names, the rest from the defaults.
+    /// There was none: dimensions are from the tables' shapes, the number of blocks from the names, the rest defaults.
     Shapes,
 }
 
-/// Candle's types as text; they know no serde.
+/// Serializes Candle's dtypes as text; they do not implement serde.
 fn debug<S: Serializer>(value: &impl fmt::Debug, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{value:?}"))
 }

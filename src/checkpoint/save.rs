@@ -1,4 +1,4 @@
-//! Writing the tables: atomic, synced, with ordinary permissions, in pieces.
+//! Writes tables in pieces; each file is replaced atomically, synced, and has ordinary permissions.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -16,21 +16,22 @@ use crate::error::{CheckpointError, Result};
 /// How many elements are converted to bytes at a time.
 const PIECE_ELEMENTS: usize = 1 << 16;
 
-/// What a layer is saved as.
+/// Names a format in which a layer is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SaveFormat {
     /// A folder with `model.safetensors` and `config.json`.
     Folder,
-    /// One safetensors file, the configuration in its metadata.
+    /// One safetensors file, with the configuration in its metadata.
     Safetensors,
-    /// One GGUF file: of the configuration its dimensions, and learned positions only. A quantized table keeps its blocks.
+    /// One GGUF file, which keeps only the dimensions of the configuration, and only learned positions. A quantized
+    /// table keeps its blocks.
     Gguf,
 }
 
 impl SaveFormat {
-    /// Returns the format that a path asks for: `.safetensors` and `.gguf` are files, any other path and any existing folder
-    /// is a folder.
+    /// Returns the format for a path: a file for `.safetensors` and `.gguf`, a folder for any other path and any
+    /// existing folder.
     ///
     /// ```
     /// use candle_gpt_input::checkpoint::SaveFormat;
@@ -48,7 +49,7 @@ impl SaveFormat {
     }
 }
 
-/// Writes `wte`, the tables of the positions and the configuration to a folder.
+/// Writes `wte`, the position tables and the configuration to a folder.
 pub(crate) fn save_folder(
     path: &Path,
     wte: &Tensor,
@@ -61,7 +62,7 @@ pub(crate) fn save_folder(
     Ok(())
 }
 
-/// Writes the same to one file.
+/// Writes `wte`, the position tables and the configuration to one file.
 pub(crate) fn save_safetensors(
     path: &Path,
     wte: &Tensor,
@@ -75,9 +76,9 @@ pub(crate) fn save_safetensors(
 
 /// Writes tensors (f32, f64, f16, bf16, u8, u32 or i64) into one safetensors file, in the given order.
 ///
-/// `metadata` is added to `format=pt`, without which transformers refuses a file. The file appears whole or not at all, is
-/// on disk when this returns, and has ordinary permissions. Beside tensors that live on a device or are strided, which are
-/// copied to the host, a megabyte is allocated.
+/// `metadata` is added to `format=pt`, without which transformers refuses a file. The file appears whole or not at all,
+/// is on disk when this returns, and has ordinary permissions. Tensors on a device and strided ones are copied to the
+/// host; otherwise a megabyte is allocated.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -93,7 +94,7 @@ pub(crate) fn save_safetensors(
 /// ```
 ///
 /// # Errors
-/// [`CheckpointError::Io`] with the path, [`CheckpointError::UnsupportedDType`] for any other type.
+/// [`CheckpointError::Io`] with the path, [`CheckpointError::UnsupportedDType`] for any other dtype.
 #[doc(alias("save_file", "safetensors"))]
 pub fn save_tensors<'a>(
     path: impl AsRef<Path>,
@@ -119,7 +120,7 @@ pub fn save_tensors<'a>(
     Ok(())
 }
 
-/// The front of a safetensors file: the length of the header, and the header.
+/// Returns the front of a safetensors file: the length of the header, and the header.
 pub(super) fn header_of(
     path: &Path,
     infos: Vec<(String, TensorInfo)>,
@@ -131,7 +132,7 @@ pub(super) fn header_of(
         .map_err(std::io::Error::other)
         .and_then(|header| Ok(serde_json::to_vec(&header)?));
     let mut header = header.map_err(CheckpointError::writing(path))?;
-    header.resize(header.len().next_multiple_of(8), b' '); // the data begins aligned, as the format asks
+    header.resize(header.len().next_multiple_of(8), b' '); // the format requires aligned data
     let mut front = (header.len() as u64).to_le_bytes().to_vec();
     front.extend(header);
     Ok(front)
@@ -161,7 +162,7 @@ pub(super) fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::R
         Storage::Cpu(CpuStorage::U8(values)) => out.write_all(&values[range]),
         Storage::Cpu(CpuStorage::U32(values)) => write_pieces(out, &values[range], |x| x.to_le_bytes()),
         Storage::Cpu(CpuStorage::I64(values)) => write_pieces(out, &values[range], |x| x.to_le_bytes()),
-        _ => Err(std::io::Error::other("not a tensor on the host")), // `stored_as` has refused it before
+        _ => Err(std::io::Error::other("not a tensor on the host")), // refused by `stored_as`
     }
 }
 
@@ -191,14 +192,14 @@ pub(super) fn write_atomically(
     };
     #[cfg_attr(not(unix), expect(unused_mut, reason = "permissions are set on unix only"))]
     let mut builder = tempfile::Builder::new();
-    // A temporary file is private by default; this one becomes an ordinary file, as the umask says.
+    // A temporary file is private by default; the umask decides for an ordinary one.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let temporary = builder.tempfile_in(folder).map_err(io)?;
     write(&mut temporary.as_file()).map_err(io)?;
     temporary.as_file().sync_all().map_err(io)?;
     temporary.persist(path).map_err(|error| io(error.error))?;
-    // The new name is on disk only once its folder is.
+    // The new name is on disk only once its folder is synced.
     #[cfg(unix)]
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
     Ok(())

@@ -1,4 +1,4 @@
-//! The two tables as GGUF, for this crate and whatever reads that format: numbers, or quantized blocks as they are.
+//! Writes the two tables as GGUF: as floating-point elements, or as unchanged quantized blocks.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -12,11 +12,11 @@ use super::save::{write_atomically, write_elements};
 use crate::config::GptInputConfig;
 use crate::error::{CheckpointError, Result};
 
-/// A token table on its way into a file.
+/// A token table to be written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum TableData<'a> {
     Numbers(&'a Tensor),
-    /// Blocks of `[n_rows, width]` numbers.
+    /// The quantized blocks of `[n_rows, width]` elements.
     Blocks {
         block_type: GgmlDType,
         dims: (usize, usize),
@@ -38,7 +38,7 @@ impl TableData<'_> {
                 let dtype = table.dtype();
                 number_of(dtype).ok_or(CheckpointError::UnsupportedDType { dtype })
             }
-            // A table of other blocks cannot be made.
+            // No table of other blocks can be made.
             Self::Blocks { block_type, .. } => {
                 number_of_blocks(*block_type).ok_or(CheckpointError::UnsupportedDType { dtype: DType::F32 })
             }
@@ -60,8 +60,8 @@ impl TableData<'_> {
     }
 }
 
-/// Writes version 3 with the dimensions of `config` under llama.cpp's keys of a GPT-2; of the rest of the configuration the
-/// format has no keys.
+/// Writes version 3 with the dimensions of `config` under llama.cpp's keys for GPT-2. The format has no keys for the
+/// rest of the configuration.
 pub(crate) fn save_gguf(path: &Path, wte: TableData<'_>, wpe: &Tensor, config: &GptInputConfig) -> Result<()> {
     let on_host = |table: &Tensor| table.to_device(&Device::Cpu)?.contiguous();
     let wpe = on_host(wpe)?;
@@ -86,7 +86,7 @@ pub(crate) fn save_gguf(path: &Path, wte: TableData<'_>, wpe: &Tensor, config: &
     Ok(())
 }
 
-/// Everything in front of the tables, padded.
+/// Returns everything in front of the tables, padded.
 fn header_of(tables: &[(&str, TableData<'_>)], config: &GptInputConfig) -> Result<Vec<u8>> {
     const VERSION: u32 = 3;
     const TEXT: u32 = 8;
@@ -115,7 +115,7 @@ fn header_of(tables: &[(&str, TableData<'_>)], config: &GptInputConfig) -> Resul
         let (n_rows, width) = table.dims()?;
         text(&mut header, name);
         header.extend(2u32.to_le_bytes());
-        header.extend((width as u64).to_le_bytes()); // the dimension whose elements are neighbours comes first
+        header.extend((width as u64).to_le_bytes()); // the innermost dimension comes first
         header.extend((n_rows as u64).to_le_bytes());
         header.extend(table.number()?.to_le_bytes());
         header.extend(start.to_le_bytes());
@@ -130,7 +130,7 @@ fn text(header: &mut Vec<u8>, text: &str) {
     header.extend(text.as_bytes());
 }
 
-/// What `n_bytes` lack of a multiple of the alignment, which is a power of two.
+/// Returns the zeros that pad `n_bytes` to a multiple of the alignment, which is a power of two.
 fn padding(n_bytes: u64) -> Vec<u8> {
     vec![0; (n_bytes.wrapping_neg() % ALIGNMENT) as usize]
 }

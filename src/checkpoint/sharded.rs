@@ -1,4 +1,4 @@
-//! `model.safetensors.index.json`: which shard holds which tensor.
+//! [`ShardIndex`]: the `model.safetensors.index.json` that says which shard holds which tensor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -9,7 +9,20 @@ use super::bytes::printable;
 use super::keys::{Found, find_tables};
 use crate::error::{CheckpointError, Result};
 
-/// The index of a sharded checkpoint.
+/// Says which shard of a sharded checkpoint holds which tensor.
+///
+/// ```
+/// use candle_gpt_input::checkpoint::ShardIndex;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("model.safetensors.index.json");
+/// let json = r#"{"weight_map": {"wte.weight": "1.safetensors", "wpe.weight": "1.safetensors", "bias": "2.safetensors"}}"#;
+/// std::fs::write(&path, json)?;
+/// let index = ShardIndex::open(&path)?; // the shards need not exist yet
+/// assert!(index.shards().into_iter().eq(["1.safetensors", "2.safetensors"]));
+/// assert!(index.shards_of_input_tables().into_iter().eq(["1.safetensors"]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ShardIndex {
     path: PathBuf,
@@ -23,15 +36,16 @@ struct IndexFile {
 }
 
 impl ShardIndex {
-    /// Reads an index file; the shards themselves are not looked at.
+    /// Reads an index file, but none of its shards.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`], or [`CheckpointError::InvalidIndex`] if it is no index or a shard's name leaves its folder.
+    /// [`CheckpointError::Io`] if it cannot be read; [`CheckpointError::InvalidIndex`] if it is not an index, or a
+    /// shard's name leads out of its folder.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Ok(Self::open_with(path.as_ref(), None)?)
     }
 
-    /// Opens an index for a caller who asks for one state dict, which shards do not have.
+    /// Opens an index; refuses the choice of a state dict, which shards do not have.
     pub(super) fn open_with(path: &Path, state_dict: Option<&str>) -> Result<Self, CheckpointError> {
         let text = std::fs::read_to_string(path).map_err(CheckpointError::reading(path))?;
         let index = Self::parse(path, &text)?;
@@ -39,18 +53,19 @@ impl ShardIndex {
             None => Ok(index),
             Some(key) => Err(CheckpointError::InvalidIndex {
                 path: path.to_path_buf(),
-                reason: format!("shards hold no state dicts to choose `{}` among", key.escape_debug()),
+                reason: format!("it has no state dict `{}`: shards hold one state dict together", key.escape_debug()),
                 source: None,
             }),
         }
     }
 
-    /// Reads the text of an index file that lies at `path`, or would.
+    /// Parses the text of an index; its shards are looked for beside `path`.
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, CheckpointError> {
         let path = path.to_path_buf();
         let invalid = |reason: String, source| CheckpointError::InvalidIndex { path: path.clone(), reason, source };
-        let IndexFile { weight_map } = serde_json::from_str(text)
-            .map_err(|error| invalid("no JSON object with a `weight_map`".to_string(), Some(printable(error))))?;
+        let IndexFile { weight_map } = serde_json::from_str(text).map_err(|error| {
+            invalid("expected a JSON object with a `weight_map`".to_string(), Some(printable(error)))
+        })?;
         if weight_map.is_empty() {
             return Err(invalid("its weight_map is empty".to_string(), None));
         }
@@ -66,7 +81,7 @@ impl ShardIndex {
         Ok(Self { path, folder, weight_map })
     }
 
-    /// The shards that hold the two input tables, each once: all that has to be there to load them.
+    /// Returns the shards that hold the two input tables, which are all that loading them needs.
     ///
     /// Empty if the index names no input tables.
     pub fn shards_of_input_tables(&self) -> BTreeSet<&str> {
@@ -85,7 +100,7 @@ impl ShardIndex {
         self.weight_map.keys().map(String::as_str)
     }
 
-    /// Every shard, each once.
+    /// Returns the file names of all shards, each once.
     pub fn shards(&self) -> BTreeSet<&str> {
         self.weight_map.values().map(String::as_str).collect()
     }
@@ -99,7 +114,7 @@ impl ShardIndex {
     }
 }
 
-/// An index from outside must not send us out of its folder.
+/// Returns whether a name stays in its folder: an index may come from an untrusted source.
 fn is_plain_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))

@@ -1,4 +1,4 @@
-//! What a file of weights holds, whatever its format: the table of contents that every parser produces.
+//! The contents of a file of weights, as the parsers of all formats return them.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use candle_core::quantized::GgmlDType;
 
 use super::bytes::{ByteFile, Parse, invalid};
 
-/// The tensors of a file, each checked against the length of the file that holds its bytes.
+/// The tensors and metadata of a file. [`check`](Self::check) compares them with the lengths of the files.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) tensors: BTreeMap<String, StoredTensor>,
-    /// What else the file says of itself; its configuration under [`CONFIG_METADATA`](super::names::CONFIG_METADATA).
+    /// Other texts of the header; the configuration has the key [`CONFIG_METADATA`](super::names::CONFIG_METADATA).
     pub(super) metadata: BTreeMap<String, String>,
 }
 
@@ -27,7 +27,7 @@ impl Contents {
         }
     }
 
-    /// Refuses a tensor whose name cannot be printed, whose size cannot be, or whose bytes are not all in their file.
+    /// Refuses a tensor whose name has control characters, whose size is impossible, or whose bytes exceed its file.
     pub(super) fn check(&self, files: &[ByteFile]) -> Parse<()> {
         for (name, tensor) in &self.tensors {
             if name.contains(char::is_control) {
@@ -49,13 +49,13 @@ impl Contents {
     }
 }
 
-/// One tensor: what it is, and where its bytes are.
+/// A tensor in a file: its shape, its dtype, and where its bytes are.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredTensor {
     pub(crate) shape: Vec<usize>,
     pub(crate) dtype: StoredDType,
     pub(super) place: Place,
-    /// In elements; `None` is row after row.
+    /// In elements; `None` for row-major order.
     pub(super) strides: Option<Vec<usize>>,
     pub(super) big_endian: bool,
 }
@@ -63,30 +63,30 @@ pub(crate) struct StoredTensor {
 /// Where the bytes of a tensor begin.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
-    /// As they are, in one of the files.
+    /// Uncompressed, in one of the files.
     Plain { file: usize, start: u64 },
-    /// In a deflated stream of `n_compressed` bytes, behind its first `skip` bytes.
+    /// In a deflated stream of `n_compressed` bytes, after the first `skip` bytes that it inflates to.
     Deflated { start: u64, n_compressed: u64, skip: u64 },
 }
 
-/// A type of number as a file has it: `block` elements take `block_bytes`.
+/// A dtype in a file: `block` elements take `block_bytes`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StoredDType {
-    /// For messages and lists: safetensors' name, or GGUF's of a quantized type.
+    /// For messages and lists: safetensors' name, or GGUF's for a quantized dtype.
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(super) block: usize,
     pub(super) block_bytes: usize,
 }
 
-/// What can be done with it.
+/// What this crate can do with a dtype.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
     /// f32, f16, bf16 or f64.
     Float(DType),
     /// Quantized blocks, which are dequantized to f32.
     Blocks(GgmlDType),
-    /// Listed, and nothing else.
+    /// Listed only.
     Other,
 }
 
@@ -96,7 +96,7 @@ impl StoredDType {
         Self { name, kind: Kind::Float(dtype), block: 1, block_bytes: dtype.size_in_bytes() }
     }
 
-    /// The type that loses nothing: its own, or f32 for quantized blocks.
+    /// Returns the dtype that loses nothing: its own, or f32 for quantized blocks.
     pub(crate) fn loaded_as(&self) -> DType {
         if let Kind::Float(dtype) = self.kind { dtype } else { DType::F32 }
     }
@@ -107,25 +107,25 @@ impl StoredDType {
 }
 
 impl StoredTensor {
-    /// Little-endian, row after row.
+    /// Describes a tensor in little-endian, row-major order.
     pub(super) fn plain(shape: Vec<usize>, dtype: StoredDType, file: usize, start: u64) -> Self {
         Self { shape, dtype, place: Place::Plain { file, start }, strides: None, big_endian: false }
     }
 
-    /// How many elements; known not to overflow once [`Contents::check`] has seen it.
+    /// Returns the number of elements. [`Contents::check`] makes sure that it does not overflow.
     pub(super) fn n_elements(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Bytes of its elements, without gaps.
+    /// Returns the bytes of its elements, without gaps.
     pub(crate) fn n_bytes(&self) -> usize {
         self.n_elements() / self.dtype.block * self.dtype.block_bytes
     }
 
-    /// Bytes from its first element to its last, gaps included; `None` if it cannot be.
+    /// Returns the bytes from its first element to the end of its last, gaps included; `None` for an impossible size.
     pub(super) fn extent(&self) -> Option<u64> {
         let n_elements = self.shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim))?;
-        // A quantized block never reaches from one row into the next.
+        // A quantized block never extends from one row into the next.
         let in_rows = matches!(self.dtype.kind, Kind::Blocks(_));
         let whole_rows = !in_rows || self.shape.last().is_none_or(|&width| width % self.dtype.block == 0);
         let n_bytes = (n_elements / self.dtype.block).checked_mul(self.dtype.block_bytes)?;
@@ -140,11 +140,11 @@ impl StoredTensor {
         for (&dim, &stride) in self.shape.iter().zip(strides) {
             span = span.checked_add((dim - 1).checked_mul(stride)?)?;
         }
-        // A view that repeats elements would be larger than the file that holds it.
+        // A view that repeats elements could be larger than its file.
         (n_elements <= span).then_some(u64::try_from(span.checked_mul(self.dtype.block_bytes)?).ok()?)
     }
 
-    /// The strides of elements that lie row after row.
+    /// Returns the strides of row-major order.
     pub(super) fn row_major(shape: &[usize]) -> Option<Vec<usize>> {
         let mut strides = vec![1usize; shape.len()];
         for i in (1..shape.len()).rev() {

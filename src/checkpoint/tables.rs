@@ -1,4 +1,4 @@
-//! [`InputTables`]: what a checkpoint has for an input layer, read.
+//! [`InputTables`]: the tables of an input layer, read from a checkpoint.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -7,35 +7,38 @@ use super::{Checkpoint, ConfigSource, LoadReport};
 use crate::config::GptInputConfig;
 use crate::error::Result;
 
-/// The tables of an input layer, and what is known about them.
+/// The tables of an input layer, with their configuration and report.
 #[derive(Debug)]
 pub(crate) struct InputTables {
     /// The token table `[V, C]`.
     pub(crate) wte: Tensor,
-    /// The learned tables of the positions: `wpe` `[P, C]`, or those that the configuration's scheme has.
+    /// The learned position tables: `wpe` `[P, C]`, or those of the configuration's scheme.
     pub(crate) position_tables: Vec<Tensor>,
-    /// The checkpoint's configuration, in agreement with the tables' shapes.
+    /// The checkpoint's configuration, which agrees with the tables' shapes.
     pub(crate) config: GptInputConfig,
-    /// What came from where.
+    /// What was loaded from where.
     pub(crate) report: LoadReport,
 }
 
 impl Checkpoint {
-    /// The checkpoint's configuration, in agreement with the shapes of its input tables; no tensor is read.
+    /// Returns the checkpoint's configuration, checked against the shapes of the input tables; reads no tensor.
+    ///
+    /// Dimensions that it does not state are those of the tables.
     ///
     /// # Errors
-    /// [`CheckpointError`](crate::error::CheckpointError) if there are no such tables, or the configuration says otherwise.
+    /// [`CheckpointError`](crate::error::CheckpointError) if there are no input tables, or the configuration
+    /// contradicts their shapes.
     pub fn config(&self) -> Result<GptInputConfig> {
         Ok(self.locate()?.config)
     }
 
     /// Reads the input tables as `dtype` (f32, f16, bf16 or f64) onto `device`.
     ///
-    /// Shapes, types and the configuration are checked before any data is read. Beside the tables themselves a megabyte
-    /// is allocated.
+    /// Checks shapes, dtypes and the configuration before it reads any data. Allocates a megabyte in addition to the
+    /// tables.
     ///
     /// # Errors
-    /// [`CheckpointError`](crate::error::CheckpointError), naming the file and the numbers that disagree.
+    /// [`CheckpointError`](crate::error::CheckpointError), which names the file and the values that disagree.
     pub(crate) fn load_tables(&self, dtype: DType, device: &Device) -> Result<InputTables> {
         let located = self.locate()?;
         let report = self.report(&located, dtype);
@@ -44,7 +47,7 @@ impl Checkpoint {
         Ok(InputTables { wte: wte.read(dtype, device)?, position_tables, config, report })
     }
 
-    /// The learned tables of the positions, read.
+    /// Reads the learned position tables.
     pub(super) fn position_tables(&self, located: &Located, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
         if let Some(wpe) = &located.wpe {
             return Ok(vec![wpe.read(dtype, device)?]);

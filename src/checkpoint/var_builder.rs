@@ -1,4 +1,4 @@
-//! Every tensor of a checkpoint through Candle's [`VarBuilder`]: what the blocks above an input layer are loaded with.
+//! Candle's [`VarBuilder`] on every tensor of a checkpoint, to load the blocks above an input layer.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -15,8 +15,8 @@ use crate::error::{CheckpointError, Result};
 impl Checkpoint {
     /// Returns a [`VarBuilder`] on all tensors of the checkpoint, under their own names: `transformer.h.0.ln_1.weight`.
     ///
-    /// A tensor is read when it is asked for, straight into `dtype` (f32, f16, bf16 or f64), its shape compared before; no
-    /// file is mapped into memory. A shard is opened once.
+    /// Each `get` compares the shape, then reads the tensor as `dtype` (f32, f16, bf16 or f64). No file is mapped into
+    /// memory. A shard is opened once.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};
@@ -40,7 +40,7 @@ impl Checkpoint {
 
 struct Backend<'a> {
     checkpoint: &'a Checkpoint,
-    /// Those opened so far, by file name.
+    /// The shards opened so far, by file name.
     shards: Mutex<BTreeMap<String, Arc<WeightsFile>>>,
 }
 

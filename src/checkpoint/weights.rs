@@ -1,4 +1,4 @@
-//! One file of weights of any format: its header checked, its tensors read one at a time.
+//! A file of weights of any format: checks its header, and reads its tensors one at a time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,7 @@ use super::sharded::ShardIndex;
 use super::stored::{Contents, Kind, Place, StoredTensor};
 use crate::error::{CheckpointError, Result};
 
-/// What a checkpoint is read from.
+/// The source of a checkpoint: a file, or an index of shards.
 #[derive(Clone, Debug)]
 pub(super) enum Weights {
     File(Arc<WeightsFile>),
@@ -27,11 +27,11 @@ pub(super) enum Weights {
 pub(crate) struct WeightsFile {
     pub(super) format: Format,
     contents: Contents,
-    /// The file itself, and, of a TensorFlow index, the files that it names.
+    /// The file itself, then the files that a TensorFlow index names.
     files: Vec<ByteFile>,
 }
 
-/// A tensor that is a table.
+/// A tensor that is a table (a matrix).
 #[derive(Clone, Debug)]
 pub(super) struct TableInfo {
     pub(super) n_rows: usize,
@@ -40,17 +40,17 @@ pub(super) struct TableInfo {
 }
 
 impl WeightsFile {
-    /// Opens the file and reads its header; no data is read, and nothing that the header claims is believed unchecked.
+    /// Opens the file and reads its header. Checks all that the header claims; reads no data.
     pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
         Self::open_with(path, None)
     }
 
-    /// The same of the state dict under this key, where a file holds several.
+    /// Opens the file as [`open`](Self::open) does, with the state dict under this key where it holds several.
     pub(super) fn open_with(path: &Path, state_dict: Option<&str>) -> Result<Self, CheckpointError> {
         Self::parse(ByteFile::open(path)?, state_dict)
     }
 
-    /// The same of bytes wherever they are.
+    /// Reads the header of a file that is open, or of a remote one.
     pub(super) fn parse(file: ByteFile, state_dict: Option<&str>) -> Result<Self, CheckpointError> {
         let path = file.path.clone();
         let recognised = match Format::of(&file) {
@@ -59,10 +59,10 @@ impl WeightsFile {
             Err(_) => None,
         };
         let format = recognised.unwrap_or(Format::Safetensors);
-        // What a file says reaches the message, but not what it does to a terminal.
+        // A file's text goes into the message without control characters, which could manipulate a terminal.
         let printable = |text: String| text.replace(char::is_control, "?");
         let invalid = |reason: &str, source| {
-            let hint = if recognised.is_none() { " (nor does it begin as another format does)" } else { "" };
+            let hint = if recognised.is_none() { " (it is not of any other supported format either)" } else { "" };
             let reason = printable(format!("{reason}{hint}"));
             CheckpointError::InvalidFile { path: path.clone(), format: format.name(), reason, source }
         };
@@ -80,7 +80,10 @@ impl WeightsFile {
                 return Err(invalid("it holds no state dicts to choose among", None));
             }
             Format::TensorFlow if files[0].source().is_some() => {
-                return Err(invalid("its data lies in other files, which are not fetched: download its folder", None));
+                return Err(invalid(
+                    "its data lies in other files, which cannot be fetched: download its folder",
+                    None,
+                ));
             }
             Format::TensorFlow => {
                 let (contents, data_files) = tensorflow::parse(&files[0]).map_err(at_path)?;
@@ -95,7 +98,7 @@ impl WeightsFile {
         Ok(Self { format, contents, files })
     }
 
-    /// Several files as one, known by the first.
+    /// Joins several files into one, which has the path and metadata of the first.
     pub(super) fn joined(files: Vec<Self>) -> Result<Self, CheckpointError> {
         let mut files = files.into_iter();
         let Some(mut joined) = files.next() else {
@@ -111,11 +114,11 @@ impl WeightsFile {
                 match &mut tensor.place {
                     Place::Plain { file, .. } => *file += n_before,
                     Place::Deflated { .. } => {
-                        return Err(invalid(format!("`{name}` is compressed, in one of several files")));
+                        return Err(invalid(format!("`{name}` is compressed, which only a single file may be")));
                     }
                 }
                 if joined.contents.tensors.contains_key(&name) {
-                    return Err(invalid(format!("it holds `{name}`, and so does a file before it")));
+                    return Err(invalid(format!("it holds `{name}`, which an earlier file holds too")));
                 }
                 joined.contents.tensors.insert(name, tensor);
             }
@@ -136,7 +139,7 @@ impl WeightsFile {
         &self.contents.metadata
     }
 
-    /// The file that holds the bytes of a tensor.
+    /// Returns the path of the file that holds a tensor's bytes.
     pub(super) fn file_of(&self, tensor: &StoredTensor) -> PathBuf {
         self.bytes_of(tensor).map(|file| file.path.clone()).unwrap_or_default()
     }
@@ -149,7 +152,7 @@ impl WeightsFile {
         self.files.get(file)
     }
 
-    /// What the header says of a tensor: its name must be in the file, its type a floating-point one.
+    /// Looks up a tensor in the header; it must exist and have a floating-point dtype or quantized blocks.
     pub(crate) fn tensor(&self, name: &str) -> Result<StoredTensor, CheckpointError> {
         let (path, name) = (|| self.path().to_path_buf(), || name.to_string());
         match self.contents.tensors.get(&name()) {
@@ -162,7 +165,7 @@ impl WeightsFile {
         }
     }
 
-    /// The same of a table, which must be a matrix.
+    /// Looks up a table: a tensor that must be a matrix.
     pub(super) fn table(&self, name: &str) -> Result<TableInfo, CheckpointError> {
         let at = self.tensor(name)?;
         match at.shape.as_slice() {
@@ -174,7 +177,7 @@ impl WeightsFile {
         }
     }
 
-    /// Reads a whole tensor as `dtype`: one pass over its bytes, one allocation of the result.
+    /// Reads a whole tensor as `dtype`, in one pass over its bytes.
     pub(crate) fn read(&self, at: &StoredTensor, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = at.shape.as_slice();
         let tensor = match dtype {
@@ -191,7 +194,7 @@ impl WeightsFile {
         read_elements(&self.files, at).map_err(CheckpointError::reading(&self.file_of(at)))
     }
 
-    /// Copies a tensor's bytes, which must lie row after row and little-endian.
+    /// Copies a tensor's bytes, which must be row-major and little-endian.
     pub(super) fn copy(&self, at: &StoredTensor, out: &mut dyn io::Write) -> io::Result<()> {
         let mut bytes = io::Read::take(read::reader(&self.files, at)?, at.n_bytes() as u64);
         match io::copy(&mut bytes, out)? == at.n_bytes() as u64 {

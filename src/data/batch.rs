@@ -5,17 +5,32 @@ use candle_core::{DType, Device, Tensor};
 use super::{Ids, LoaderConfig, Tail, Window};
 use crate::error::{DataError, Result};
 
-/// Stands in padding, for inputs and targets alike: an id of every vocabulary, so that a lookup or a loss that is masked
-/// afterwards can be computed there too.
+/// The id of padding in inputs and targets. Every vocabulary has it, so a lookup or a loss works there before it is
+/// masked.
 const PAD_ID: u32 = 0;
 
-/// Holds what a training step takes: windows and their targets.
+/// Holds the windows of a training step, and their targets.
 ///
-/// Ids are `u32`: what tokenizers give, what Candle's lookups and `loss::cross_entropy` take (on `target_ids.flatten_all()`),
-/// and half the bytes of PyTorch's `i64` on the way to the device. There are half as many again, for inputs and targets
-/// overlap: row `b` is `T + 1` ids of which `input_ids` sees the first `T` and `target_ids` the last. All tensors are views
-/// of one allocation, made by one copy from the host, whose rows do not touch: what needs rows one after another
-/// (`flatten_all` for one) copies them (`loss_mask` is cast on the device, which does).
+/// Ids are `u32`, which Candle's lookups and `loss::cross_entropy` (on `target_ids.flatten_all()`) take. All tensors
+/// but `loss_mask` are views of one allocation, which one copy brings to the device. Row `b` holds `T + 1` ids:
+/// `input_ids` is a view of the first `T`, `target_ids` of the last `T`. These views are not contiguous, so
+/// `flatten_all` copies.
+///
+/// ```
+/// use candle_core::Device;
+/// use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tail, Tokens};
+/// use candle_gpt_input::rng::Generator;
+///
+/// let tokens = Tokens::new((0..6).collect());
+/// let config = LoaderConfig::default().with_batch_size(2).with_max_length(3).with_stride(3);
+/// let config = config.with_shuffle(false).with_tail(Tail::Keep);
+/// let loader = Loader::new(&tokens, config, Seeding::Global(Generator::default()), &Device::Cpu)?;
+/// let batch = loader.epoch().next().unwrap()?;
+/// assert_eq!(batch.input_ids.to_vec2::<u32>()?, [[0, 1, 2], [3, 4, 5]]);
+/// assert_eq!(batch.target_ids.to_vec2::<u32>()?, [[1, 2, 3], [4, 5, 0]]); // nothing follows 5: padded with 0
+/// assert_eq!(batch.loss_mask.unwrap().to_vec2::<u8>()?, [[1, 1, 1], [1, 1, 0]]);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Batch {
@@ -24,15 +39,17 @@ pub struct Batch {
     /// `[B, T]`, `u32`: the token after each of `input_ids`.
     #[doc(alias = "labels")]
     pub target_ids: Tensor,
-    /// `[B, T]`, `u32`, with [`LoaderConfig::reset_positions_after`]; without it positions are 0 to T - 1 in every row.
+    /// `[B, T]`, `u32`, with [`LoaderConfig::reset_positions_after`]; without it the positions of every row are `0..T`.
     pub position_ids: Option<Tensor>,
-    /// `[B, T]`, `u8`, with [`Tail::Keep`]: 1 where there is a target, 0 at padding, which is on the right. Without it
-    /// every place has a target. (The first masked place of `input_ids` holds the last target: the text ends there.)
+    /// `[B, T]`, `u8`, with [`Tail::Keep`]: 1 where there is a target, 0 at padding, which is on the right.
+    ///
+    /// Without it every input has a target. The first masked input is the last token of the text, which nothing
+    /// follows.
     pub loss_mask: Option<Tensor>,
 }
 
 impl Batch {
-    /// One batch of at least one window, each padded to `config.max_length`.
+    /// Makes a batch of at least one window, each padded to `config.max_length`.
     pub(super) fn new<'a>(
         windows: impl ExactSizeIterator<Item = Window<'a>>,
         config: &LoaderConfig,

@@ -1,4 +1,4 @@
-//! [`Ids`]: a stretch of a text, as it is stored.
+//! [`Ids`]: a piece of a text, as it is stored.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -7,7 +7,7 @@ use std::slice;
 
 use crate::kernel;
 
-/// The ids of a text: 16 bits each if that holds all of them, as it does GPT-2's, so that a batch reads half as much.
+/// The ids of a text, with 16 bits each if they all fit, as GPT-2's do: a batch then reads half as much memory.
 pub(super) enum IdBuffer {
     Narrow(Vec<u16>),
     Wide(Vec<u32>),
@@ -36,7 +36,7 @@ impl IdBuffer {
     }
 }
 
-/// Borrows a stretch of a text from [`Tokens`](super::Tokens), which keeps ids in 16 bits where all of its ids fit.
+/// Borrows a piece of a text from [`Tokens`](super::Tokens), which store ids in 16 bits if they all fit.
 ///
 /// ```
 /// use candle_gpt_input::data::Tokens;
@@ -56,7 +56,7 @@ enum Stored<'a> {
 }
 
 impl<'a> Ids<'a> {
-    /// Returns how many there are.
+    /// Returns the number of ids.
     #[must_use]
     pub fn len(&self) -> usize {
         match self.0 {
@@ -65,13 +65,13 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// Returns whether there is none.
+    /// Returns whether there are no ids.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Iterates over them.
+    /// Iterates over the ids.
     #[must_use]
     pub fn iter(&self) -> IdsIter<'a> {
         let (narrow, wide) = match self.0 {
@@ -81,7 +81,7 @@ impl<'a> Ids<'a> {
         IdsIter { narrow: narrow.iter(), wide: wide.iter() }
     }
 
-    /// Copies them.
+    /// Copies the ids.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u32> {
         let mut ids = Vec::with_capacity(self.len());
@@ -89,7 +89,7 @@ impl<'a> Ids<'a> {
         ids
     }
 
-    /// A part; the caller knows that it is inside.
+    /// Returns a part, which must lie inside.
     pub(super) fn slice(&self, range: Range<usize>) -> Self {
         Self(match self.0 {
             Stored::Narrow(ids) => Stored::Narrow(&ids[range]),
@@ -97,7 +97,7 @@ impl<'a> Ids<'a> {
         })
     }
 
-    /// Asks the memory for them before they are needed.
+    /// Prefetches the ids into the cache.
     pub(super) fn prefetch(&self) {
         match self.0 {
             Stored::Narrow(ids) => kernel::prefetch(ids),

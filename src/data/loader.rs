@@ -1,4 +1,4 @@
-//! [`Loader`]: epochs of batches.
+//! [`Loader`]: makes batches, epoch after epoch.
 
 use std::iter::FusedIterator;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,16 +10,16 @@ use super::state::{Identity, LoaderState, Stage};
 use super::{Batch, LoaderConfig, Tokens, Windows};
 use crate::error::{DataError, Result};
 
-/// A window is asked from memory so many before it is needed: a shuffled text is read in as many places as a batch has rows,
-/// and may be larger than the cache.
+/// How many windows ahead to prefetch: each row of a shuffled batch lies somewhere else in a text that may exceed the
+/// cache.
 const N_AHEAD: usize = 2;
-/// A text of so many bytes stays in the cache, where asking for it costs more than it brings.
+/// Up to this size a text stays in the cache, where prefetching costs more than it gains.
 const N_BYTES_NEAR: usize = 4 << 20;
 
 /// Makes batches of a text, epoch after epoch, in the order of `torch.utils.data.DataLoader` (PyTorch 2.15).
 ///
-/// The same shuffled order for the same seed, and the same draws at the same moments; [`Seeding`] says which. Progress is
-/// kept in the loader, so that [`state`](Self::state) can be saved in the middle of a loop:
+/// A seed gives the same shuffled order as in PyTorch, by the same draws at the same moments; [`Seeding`] lists them.
+/// The loader keeps its progress, so [`state`](Self::state) can be saved in the middle of a loop:
 ///
 /// ```
 /// use candle_core::Device;
@@ -43,7 +43,7 @@ const N_BYTES_NEAR: usize = 4 << 20;
 ///     }
 /// }
 ///
-/// // Another process: the seed no longer matters, the state has it.
+/// // In another process: the seed does not matter, as the state holds the generator.
 /// let state: LoaderState = serde_json::from_str(&saved.unwrap()).unwrap();
 /// let resumed = new(0)?.resume(&state)?;
 /// for (batch, row) in resumed.epoch().zip(&rows[2..]) {
@@ -70,15 +70,16 @@ struct Progress {
     n_samples: usize,
     stage: Stage,
     order: Option<Arc<Order>>,
-    /// Whether the next epoch is the rest of one that a state was saved in.
+    /// Whether the next epoch is the rest of the one in which the state was saved.
     resumed: bool,
 }
 
 impl Loader {
-    /// Returns a loader that puts its batches on `device`. Nothing is drawn yet.
+    /// Makes a loader that puts its batches on `device`; draws nothing yet.
     ///
     /// # Errors
-    /// [`DataError::Zero`] if a number of `config` is 0, [`DataError::TooShort`] if no window fits into a document.
+    /// [`DataError::Zero`] if a length or size in `config` is 0, [`DataError::TooShort`] if no window fits into a
+    /// document.
     pub fn new(tokens: &Tokens, config: LoaderConfig, seeding: Seeding, device: &Device) -> Result<Self> {
         if config.batch_size == 0 {
             return Err(DataError::Zero { name: "batch_size" }.into());
@@ -89,14 +90,32 @@ impl Loader {
         Ok(Self { windows, config, seeding, device: device.clone(), rank, world_size, progress: Mutex::new(progress) })
     }
 
-    /// Takes the part of one of `world_size` processes, each of which must be given the same seed and draw nothing else
-    /// from it.
+    /// Limits the loader to the share of process `rank` of `world_size`.
     ///
-    /// All ranks walk the same order in steps of `world_size · batch_size` samples; rank `r` takes batch `r` of each step.
-    /// Together they give every sample of the order once, and put side by side what one process gives with a batch of
-    /// `world_size · batch_size`. A last, incomplete step is left out with `drop_last`, so that all ranks have the same number
-    /// of batches. Else it is dealt out evenly: consecutive shares that differ by one sample at most, the larger ones first;
-    /// with fewer samples than ranks, the last ranks have one batch less. No sample is repeated to fill up.
+    /// All processes need the same seed, and must draw nothing else from it. They walk the same order in steps of
+    /// `world_size · batch_size` samples, and rank `r` takes batch `r` of each step. So the ranks' batches of a step,
+    /// joined, are the batch of a single process with batch size `world_size · batch_size`.
+    ///
+    /// With `drop_last`, a last incomplete step is left out, so all ranks have the same number of batches. Otherwise it
+    /// is divided into consecutive shares that differ by at most one sample, the larger ones first. With fewer samples
+    /// than ranks, the last ranks have one batch less. No sample is repeated as filler.
+    ///
+    /// ```
+    /// use candle_core::Device;
+    /// use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
+    /// use candle_gpt_input::rng::Generator;
+    ///
+    /// let tokens = Tokens::new((0..9).collect());
+    /// let config = LoaderConfig::default().with_batch_size(2).with_max_length(1).with_stride(1).with_shuffle(false);
+    /// let loader = Loader::new(&tokens, config, Seeding::Global(Generator::default()), &Device::Cpu)?;
+    /// let rank = loader.shard(1, 2)?; // of steps of 2 · 2 samples: 0 1 | 2 3, then 4 5 | 6 7
+    /// let mut batches = Vec::new();
+    /// for batch in &rank {
+    ///     batches.push(batch?.input_ids.flatten_all()?.to_vec1::<u32>()?);
+    /// }
+    /// assert_eq!(batches, [[2, 3], [6, 7]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`DataError::Shard`] unless `rank < world_size`.
@@ -109,14 +128,14 @@ impl Loader {
         Ok(self)
     }
 
-    /// Continues where `state` was taken, by this loader or by one of another batch size, device, rank or number of ranks: the
-    /// next [`epoch`](Self::epoch) gives the batches that remained of it. Costs one permutation, wherever in the epoch it is.
+    /// Continues where `state` was taken: the next [`epoch`](Self::epoch) gives the batches that remained.
     ///
-    /// The generator, with all its handles, moves to where it stood.
+    /// The state may be of a loader with another batch size, device, rank or number of ranks. Resuming costs one
+    /// permutation, however far the epoch was. The generator, with all its handles, moves to where it stood.
     ///
     /// # Errors
-    /// [`DataError::StateMismatch`] if the text or the windows differ in length or number, or the kind of order does;
-    /// [`DataError::InvalidState`] if no loader writes such a state. The generator is left as it was.
+    /// [`DataError::StateMismatch`] if the length of the text, the windows or the kind of order differ,
+    /// [`DataError::InvalidState`] if no loader writes such a state. The generator then stays as it was.
     #[doc(alias = "load_state_dict")]
     pub fn resume(self, state: &LoaderState) -> Result<Self> {
         state.check(&self.identity())?;
@@ -138,10 +157,9 @@ impl Loader {
         Ok(self)
     }
 
-    /// Begins the next epoch: `iter(dataloader)`. One that is under way is left where it is.
+    /// Begins the next epoch, as `iter(dataloader)` does. The loader stops tracking an unfinished one.
     ///
-    /// The first epoch of a resumed loader is the rest of the one that it was saved in, which is empty if all its batches
-    /// had been taken.
+    /// The first epoch of a resumed loader is the rest of the saved one. It is empty if all batches had been taken.
     #[doc(alias = "iter")]
     pub fn epoch(&self) -> Epoch<'_> {
         let mut progress = self.lock();
@@ -150,7 +168,7 @@ impl Loader {
             progress.n_samples = 0;
             progress.stage = Stage::Begun;
             progress.order = None;
-            self.seeding.generator().random_i63(); // PyTorch's `base_seed`, for workers that we have none of
+            self.seeding.generator().random_i63(); // PyTorch's `base_seed` for its workers
         }
         let ran_out = matches!(progress.stage, Stage::Running { ran_out: true, .. });
         Epoch {
@@ -163,7 +181,7 @@ impl Loader {
         }
     }
 
-    /// Returns where the loader stands: in the epoch begun last, or between two.
+    /// Returns the loader's progress in the epoch begun last, or between two epochs.
     #[must_use]
     #[doc(alias = "state_dict")]
     pub fn state(&self) -> LoaderState {
@@ -179,13 +197,13 @@ impl Loader {
         }
     }
 
-    /// Returns the windows that samples are.
+    /// Returns the windows, which are the samples.
     #[doc(alias = "dataset")]
     pub fn windows(&self) -> &Windows {
         &self.windows
     }
 
-    /// How the loader cuts and batches.
+    /// Returns how the loader cuts and batches.
     pub fn config(&self) -> &LoaderConfig {
         &self.config
     }
@@ -197,7 +215,8 @@ impl Loader {
         self.n_batches_after(0)
     }
 
-    /// Returns how many windows a whole epoch drops because they do not fill a step of all ranks (0 without `drop_last`).
+    /// Returns how many windows a whole epoch drops because they do not fill a step of all ranks (0 without
+    /// `drop_last`).
     #[must_use]
     #[doc(alias = "drop_last")]
     pub fn n_dropped(&self) -> usize {
@@ -210,12 +229,12 @@ impl Loader {
         n_left / self.step() + usize::from(!self.config.drop_last && !self.share(rest).is_empty())
     }
 
-    /// Samples that all ranks consume together.
+    /// Returns the samples that all ranks consume together in a step.
     fn step(&self) -> usize {
         self.config.batch_size.saturating_mul(self.world_size)
     }
 
-    /// Which of `n_samples` consecutive ones are this rank's.
+    /// Returns which of `n_samples` consecutive samples are this rank's.
     fn share(&self, n_samples: usize) -> std::ops::Range<usize> {
         let (each, rest) = (n_samples / self.world_size, n_samples % self.world_size);
         let start = self.rank * each + self.rank.min(rest);
@@ -226,7 +245,7 @@ impl Loader {
         Identity::new(&self.windows, self.config.shuffle, self.seeding.kind())
     }
 
-    // Progress is whole after every statement that changes it, so a panic elsewhere does not spoil it.
+    // Each statement leaves the progress consistent, so a panic while the lock is held does no harm.
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -242,7 +261,7 @@ impl<'a> IntoIterator for &'a Loader {
     }
 }
 
-/// Iterates over the batches of an epoch, or of what is left of it. Ends after an error.
+/// Iterates over the batches of an epoch, or of the rest of a resumed one. Ends after an error.
 #[derive(Debug)]
 #[must_use = "an epoch makes batches only as it is iterated over"]
 pub struct Epoch<'a> {
@@ -261,7 +280,7 @@ impl Epoch<'_> {
         self.number
     }
 
-    /// The order, drawn at the first batch as PyTorch's sampler does.
+    /// Returns the order, which is drawn at the first batch, as PyTorch's sampler does it.
     fn order(&mut self) -> Arc<Order> {
         if let Some(order) = &self.order {
             return order.clone();

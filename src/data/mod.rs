@@ -1,7 +1,7 @@
-//! Token ids to batches: [`Tokens`] are cut into [`Windows`], and a [`Loader`] makes a [`Batch`] of every few of them.
+//! Turns token ids into batches: [`Windows`] cuts [`Tokens`], and a [`Loader`] groups windows into a [`Batch`].
 //!
-//! This is `create_dataloader_v1` of "Build a Large Language Model (From Scratch)", chapter 2, with the order that
-//! PyTorch 2.15 gives it:
+//! This is `create_dataloader_v1` of "Build a Large Language Model (From Scratch)", chapter 2, in the order of PyTorch
+//! 2.15:
 //!
 //! ```python
 //! torch.manual_seed(123)
@@ -68,15 +68,16 @@ pub struct LoaderConfig {
     pub max_length: usize,
     /// Tokens from the start of one window to the start of the next.
     pub stride: usize,
-    /// Whether each epoch has an order of its own; else windows come as they stand in the text.
+    /// Whether each epoch has a new random order; otherwise windows come in the order of the text.
     pub shuffle: bool,
-    /// Whether windows that do not fill a last batch are left out. If there are fewer windows than a batch has, that is
-    /// all of them and an epoch is empty, as in PyTorch.
+    /// Whether a last batch that would not be full is left out. With fewer windows than a batch has, an epoch is then
+    /// empty, as in PyTorch.
     pub drop_last: bool,
-    /// What happens to the targets behind the last whole window.
+    /// What happens to the targets after the last whole window.
     pub tail: Tail,
-    /// Gives batches `position_ids` that begin again at 0 after this token, for example GPT-2's end of text, for texts of
-    /// several documents [`joined`](Tokens::joined) on purpose. The token itself belongs to the document that it ends.
+    /// Gives batches `position_ids` that restart at 0 after this token, such as GPT-2's end of text.
+    ///
+    /// Use it for [`joined`](Tokens::joined) documents. The token itself belongs to the document that it ends.
     #[doc(alias = "document_separator")]
     pub reset_positions_after: Option<u32>,
 }
@@ -92,7 +93,8 @@ builders!(LoaderConfig {
 });
 
 impl Default for LoaderConfig {
-    /// Returns the defaults of the book's `create_dataloader_v1`: shuffled batches of 4 windows of 256 tokens, 128 apart.
+    /// Returns the defaults of the book's `create_dataloader_v1`: shuffled batches of 4 windows of 256 tokens, 128
+    /// apart.
     fn default() -> Self {
         Self {
             batch_size: 4,

@@ -4,29 +4,44 @@ use serde::{Deserialize, Serialize};
 
 use crate::rng::{Generator, GeneratorState};
 
-/// Says where a [`Loader`](super::Loader) draws from: PyTorch seeds a `DataLoader` in one of two ways.
+/// Says which generator a [`Loader`](super::Loader) draws from, in one of PyTorch's two ways.
 ///
-/// The handle stays the caller's as well: what else draws from the stream (initialisation, dropout) comes in between the
-/// epochs' draws as it does in PyTorch.
+/// The caller keeps a handle of the same stream. Its own draws (initialisation, dropout) fall between those of the
+/// epochs, as in PyTorch.
+///
+/// ```
+/// use candle_core::Device;
+/// use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
+/// use candle_gpt_input::rng::Generator;
+///
+/// let generator = Generator::manual_seed(123);
+/// let config = LoaderConfig::default().with_batch_size(1).with_max_length(1).with_shuffle(false);
+/// let seeding = Seeding::Global(generator.clone());
+/// let loader = Loader::new(&Tokens::new(vec![1, 2]), config, seeding, &Device::Cpu)?;
+/// let before = generator.state();
+/// let _epoch = loader.epoch(); // draws a 64-bit number, although it does not shuffle
+/// assert_ne!(generator.state(), before);
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[doc(alias = "generator")]
 pub enum Seeding {
     /// `DataLoader(...)` after `torch.manual_seed`: the handle is the global generator.
     ///
-    /// An epoch takes one 64-bit number when it begins (`base_seed`, also without shuffling) and one more at its first batch
-    /// if it is shuffled, which seeds a private generator for the permutation.
+    /// An epoch draws a 64-bit number when it begins (`base_seed`, also without shuffling). If it is shuffled, it draws
+    /// one more at its first batch, which seeds a private generator for the permutation.
     Global(Generator),
-    /// `DataLoader(..., generator=g)`.
+    /// `DataLoader(..., generator=g)`: the handle is that generator.
     ///
-    /// An epoch takes one 64-bit number when it begins and, if it is shuffled, a permutation at its first batch and one more
-    /// when the sampler runs out. That is when a last, short batch is fetched, else when the loop asks for a batch after the
-    /// last; an epoch left before has not drawn it.
+    /// An epoch draws a 64-bit number when it begins. If it is shuffled, it also draws a permutation at its first
+    /// batch, and another when the sampler runs out: when it fetches a last, short batch, or else when the loop asks
+    /// for a batch after the last. An epoch that is abandoned earlier does not draw it.
     Explicit(Generator),
 }
 
 impl Seeding {
-    /// Returns the stream.
+    /// Returns the generator.
     #[must_use]
     pub fn generator(&self) -> &Generator {
         match self {
@@ -42,7 +57,7 @@ impl Seeding {
     }
 }
 
-/// Which [`Seeding`] a saved state is of.
+/// The kind of [`Seeding`] of a saved state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum SeedingKind {
@@ -50,7 +65,7 @@ pub(super) enum SeedingKind {
     Explicit,
 }
 
-/// What an epoch's order can be made from again.
+/// The source from which an epoch's order can be made again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum OrderSource {
@@ -66,14 +81,14 @@ pub(super) enum OrderSource {
 #[derive(Clone, Debug)]
 pub(super) struct Order {
     pub(super) source: OrderSource,
-    /// `None` if samples come as they are numbered.
+    /// `None` if samples come in the order of their numbers.
     permutation: Option<Vec<i64>>,
     /// Where the permutation left the explicit generator.
     pub(super) generator_after: Option<GeneratorState>,
 }
 
 impl Order {
-    /// What a sampler does when its first sample is asked for.
+    /// Draws an order, as a sampler does at its first sample.
     pub(super) fn draw(seeding: &Seeding, shuffle: bool, n_samples: usize) -> Self {
         let source = match seeding {
             _ if !shuffle => OrderSource::Sequential,
@@ -99,13 +114,12 @@ impl Order {
         Self { source, permutation, generator_after }
     }
 
-    /// The number of the sample that comes as `nth`.
+    /// Returns the number of the `nth` sample.
     pub(super) fn sample(&self, nth: usize) -> usize {
         self.permutation.as_ref().map_or(nth, |permutation| permutation[nth] as usize)
     }
 
-    /// The permutation that a sampler draws when it runs out, to take nothing from it. Only an explicit generator is left
-    /// changed by it.
+    /// Draws the unused permutation that a sampler draws when it runs out. It changes an explicit generator only.
     pub(super) fn run_out(&self, seeding: &Seeding, n_samples: usize) {
         if let OrderSource::Generator(_) = self.source {
             seeding.generator().randperm(n_samples);

@@ -1,4 +1,4 @@
-//! [`LoaderState`]: where a loader stands, small enough to go into every checkpoint.
+//! [`LoaderState`]: a loader's progress, small enough for every checkpoint.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,12 +7,24 @@ use super::{Tail, Windows};
 use crate::error::{DataError, Result};
 use crate::rng::GeneratorState;
 
-/// Says where a [`Loader`](super::Loader) stands: plain data for serde, 5.3 KB as JSON (10.5 KB if something else has drawn from an
-/// explicit generator in the middle of an epoch).
+/// Holds the progress of a [`Loader`](super::Loader) as plain data for serde.
 ///
-/// It counts samples of the epoch's order, over all ranks, so it fits a loader of another batch size, device, rank or number
-/// of ranks. It holds where the generator stands too: [`Loader::resume`](super::Loader::resume) moves the stream there, and
-/// whatever else draws from it goes on as well.
+/// It counts the samples of the epoch's order over all ranks, so it fits a loader of another batch size, device, rank
+/// or number of ranks. It includes the generator's state, to which [`Loader::resume`](super::Loader::resume) moves the
+/// stream.
+///
+/// ```
+/// use candle_core::Device;
+/// use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
+/// use candle_gpt_input::rng::Generator;
+///
+/// let config = LoaderConfig::default().with_batch_size(3).with_max_length(1).with_stride(1);
+/// let seeding = Seeding::Global(Generator::manual_seed(123));
+/// let loader = Loader::new(&Tokens::new((0..10).collect()), config, seeding, &Device::Cpu)?;
+/// let _batches: Vec<_> = loader.epoch().take(2).collect();
+/// assert_eq!((loader.state().epoch(), loader.state().n_samples()), (0, 6)); // 2 batches of 3
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderState {
@@ -20,24 +32,24 @@ pub struct LoaderState {
     pub(super) epoch: u64,
     pub(super) n_samples: usize,
     pub(super) stage: Stage,
-    /// `None`: where drawing the order left it.
+    /// `None` if it stands where drawing the order left it.
     pub(super) generator: Option<GeneratorState>,
 }
 
 impl LoaderState {
-    /// Returns the epoch that is going on, from 0; between two, the one to come.
+    /// Returns the number of the current epoch, from 0; between two epochs, that of the next one.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Returns how many samples of it have been consumed, by all ranks together.
+    /// Returns how many samples of the epoch all ranks together have consumed.
     #[must_use]
     pub fn n_samples(&self) -> usize {
         self.n_samples
     }
 
-    /// Whether the state goes with a loader.
+    /// Returns an error unless the state fits a loader.
     pub(super) fn check(&self, given: &Identity) -> Result<(), DataError> {
         let saved = &self.loader;
         agree("n_tokens", saved.n_tokens, given.n_tokens)?;
@@ -59,7 +71,7 @@ impl LoaderState {
             }
         };
         if !source_fits {
-            return Err(DataError::InvalidState { reason: "its order is not one that such a loader draws" });
+            return Err(DataError::InvalidState { reason: "a loader of this kind does not draw its order" });
         }
         if self.n_samples > saved.n_windows {
             return Err(DataError::InvalidState { reason: "it has consumed more samples than there are windows" });
@@ -68,7 +80,7 @@ impl LoaderState {
     }
 }
 
-/// What must be the same for an order to mean the same samples.
+/// The properties that must agree for an order to mean the same samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Identity {
@@ -97,18 +109,18 @@ impl Identity {
     }
 }
 
-/// How far an epoch has come.
+/// The stage of an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Stage {
-    /// None is going on.
+    /// No epoch is running.
     Between,
-    /// It has drawn what it draws at its begin, and no order yet.
+    /// The first draws are made, but no order is drawn.
     Begun,
-    /// It has an order.
+    /// The order is drawn.
     Running {
         order: OrderSource,
-        /// Whether the sampler has run out and drawn for it.
+        /// Whether the sampler has run out and made its draw.
         ran_out: bool,
     },
 }

@@ -1,4 +1,4 @@
-//! [`Tokens`]: the ids of one document or several.
+//! [`Tokens`]: the ids of one or more documents.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ids::{IdBuffer, Ids};
 use crate::error::{DataError, Error, Result};
 
-/// Holds the token ids of one document or several, in one buffer that all clones and splits share.
+/// Holds the token ids of one or more documents, in a buffer that all clones and splits share.
 ///
 /// No window crosses from one document into the next, nor from one split into the other.
 ///
@@ -19,7 +19,7 @@ use crate::error::{DataError, Error, Result};
 /// assert_eq!(train.documents().collect::<Vec<_>>(), [[1, 2, 3, 4, 5]]);
 /// assert_eq!(validation.documents().collect::<Vec<_>>(), [vec![6], vec![7, 8, 9, 10]]);
 ///
-/// let (train, _) = tokens.split_documents(0.5)?; // the border that is nearest to half of the tokens
+/// let (train, _) = tokens.split_documents(0.5)?; // the border nearest to half the tokens
 /// assert_eq!(train.documents().collect::<Vec<_>>(), [[1, 2, 3, 4, 5, 6]]);
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
@@ -32,7 +32,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Holds one document, such as `Tokenizer::encode` gives it, in 16 bits an id if all ids are below 65536.
+    /// Holds one document, such as the result of `Tokenizer::encode`; uses 16 bits for each id if all are below 65536.
     pub fn new(ids: Vec<u32>) -> Self {
         let whole = 0..ids.len();
         Self { ids: Arc::new(IdBuffer::new(ids)), documents: Arc::new([whole]) }
@@ -50,13 +50,13 @@ impl Tokens {
         Self { ids: Arc::new(IdBuffer::new(ids)), documents: ranges.into() }
     }
 
-    /// Returns how many tokens there are in all.
+    /// Returns the number of tokens in all documents.
     #[must_use]
     pub fn n_tokens(&self) -> usize {
         self.documents.iter().map(ExactSizeIterator::len).sum()
     }
 
-    /// Returns how many documents there are, empty ones included.
+    /// Returns the number of documents, including empty ones.
     #[must_use]
     pub fn n_documents(&self) -> usize {
         self.documents.len()
@@ -67,18 +67,19 @@ impl Tokens {
         self.documents.iter().map(|range| self.ids.slice(range.clone()))
     }
 
-    /// Memory that the ids take, those of other splits included.
+    /// Returns the memory of the ids, including those of other splits.
     pub(super) fn n_bytes(&self) -> usize {
         self.ids.n_bytes()
     }
 
-    /// The ids of one document; the caller knows that there is one.
+    /// Returns the ids of a document, which must exist.
     pub(super) fn document(&self, number: usize) -> Ids<'_> {
         self.ids.slice(self.documents[number].clone())
     }
 
-    /// Joins all documents into one, with `separator` (the end of text, or nothing) between each and the next: from here on
-    /// windows do cross from one into another. Copies the ids.
+    /// Joins all documents into one, with `separator` (the end of text, or nothing) between them, and copies the ids.
+    ///
+    /// Windows of the result may cross from one document into the next.
     ///
     /// ```
     /// # use candle_gpt_input::data::Tokens;
@@ -94,10 +95,10 @@ impl Tokens {
         Self::new(ids)
     }
 
-    /// Splits off the first `floor(fraction · n_tokens)` tokens. A document on the border is cut in two.
+    /// Splits off the first `floor(fraction · n_tokens)` tokens; a document on the border is cut in two.
     ///
-    /// Fractions count tokens: 0.9 of the 5145 tokens of the book's text is 4630 and 515. Cutting the *text* at 0.9 of its
-    /// characters, as chapter 5 does, cuts a token in two and gives 4612 and 534, 5146 in all.
+    /// The fraction counts tokens: 0.9 of the 5145 tokens of the book's text gives 4630 and 515. Chapter 5 cuts the
+    /// *text* at 0.9 of its characters, and so a token in two: that gives 4612 and 534, 5146 in all.
     ///
     /// # Errors
     /// [`DataError::Fraction`] unless `fraction` is between 0 and 1.
@@ -114,7 +115,8 @@ impl Tokens {
         Ok((self.part(before), self.part(after)))
     }
 
-    /// Splits between two documents: at the border nearest to `fraction · n_tokens` (the earlier of two as near).
+    /// Splits between two documents, at the border nearest to `fraction · n_tokens` (the earlier of two equally near
+    /// ones).
     ///
     /// # Errors
     /// [`DataError::Fraction`] unless `fraction` is between 0 and 1.
@@ -132,10 +134,10 @@ impl Tokens {
         Ok((self.part(before.to_vec()), self.part(after.to_vec())))
     }
 
-    /// Looks for an id that a model of `vocab_size` does not have, before training meets it.
+    /// Checks that all ids are below `vocab_size`, before training meets one that is not.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`] with the first one, `at` counting through all documents.
+    /// [`Error::TokenOutOfRange`] with the first such id; `at` counts through all documents.
     pub fn check_ids(&self, vocab_size: usize) -> Result<()> {
         match self.documents().flat_map(|ids| ids.iter()).enumerate().find(|&(_, id)| id as usize >= vocab_size) {
             None => Ok(()),
@@ -156,14 +158,14 @@ impl Tokens {
 }
 
 impl Default for Tokens {
-    /// Returns no documents.
+    /// Holds no documents.
     fn default() -> Self {
         Self { ids: Arc::new(IdBuffer::new(Vec::new())), documents: Arc::new([]) }
     }
 }
 
 impl PartialEq for Tokens {
-    /// Compares the documents, wherever their ids lie.
+    /// Compares the ids of the documents.
     fn eq(&self, other: &Self) -> bool {
         self.documents().eq(other.documents())
     }
@@ -185,7 +187,7 @@ impl From<Vec<u32>> for Tokens {
 }
 
 impl From<Vec<u16>> for Tokens {
-    /// Holds one document of 16-bit ids, as token files often hold them. The ids are not copied.
+    /// Holds one document of 16-bit ids, as in many token files, without a copy.
     fn from(ids: Vec<u16>) -> Self {
         let whole = 0..ids.len();
         Self { ids: Arc::new(IdBuffer::Narrow(ids)), documents: Arc::new([whole]) }
@@ -202,7 +204,8 @@ impl From<&[u16]> for Tokens {
 impl TryFrom<&[i64]> for Tokens {
     type Error = Error;
 
-    /// Copies one document of 64-bit ids, as PyTorch holds them; [`DataError::IdRange`] for one that no `u32` holds.
+    /// Copies one document of 64-bit ids, as PyTorch holds them; [`DataError::IdRange`] for one that does not fit
+    /// `u32`.
     fn try_from(ids: &[i64]) -> Result<Self> {
         let narrow = |(at, &id)| u32::try_from(id).map_err(|_| DataError::IdRange { id, at });
         Ok(Self::new(ids.iter().enumerate().map(narrow).collect::<Result<_, _>>()?))

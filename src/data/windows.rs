@@ -1,4 +1,4 @@
-//! [`Windows`]: overlapping or adjacent stretches of a text, found when they are asked for.
+//! [`Windows`]: overlapping or adjacent pieces of a text, found on demand.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,16 @@ use serde::{Deserialize, Serialize};
 use super::{Ids, Tokens};
 use crate::error::{ConfigError, DataError, Error, Result};
 
-/// Says what happens to targets behind the last whole window of a document: `drop` or `keep`.
+/// Says what happens to the targets after the last whole window of a document: `drop` or `keep`.
+///
+/// ```
+/// use candle_gpt_input::data::{Tail, Tokens, Windows};
+///
+/// let tokens = Tokens::new(vec![1, 2, 3, 4, 5]);
+/// assert_eq!(Windows::new(&tokens, 3, 3, "drop".parse()?)?.n_windows(), 1);
+/// assert_eq!(Windows::new(&tokens, 3, 3, Tail::Keep)?.n_windows(), 2); // the second has one target, 5
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -18,7 +27,7 @@ pub enum Tail {
     /// They are left out, as the book's `GPTDatasetV1` does.
     #[default]
     Drop,
-    /// They come in one more, shorter window, which a batch pads on the right and masks out of the loss.
+    /// They form one more, shorter window; a batch pads it on the right and masks the padding out of the loss.
     Keep,
 }
 
@@ -46,7 +55,7 @@ impl FromStr for Tail {
     }
 }
 
-/// Holds one window: its input and, one token further on, its targets.
+/// Holds one window: its input, and its targets one token later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window<'a> {
     /// The input ids and the last target: at least two ids.
@@ -54,36 +63,35 @@ pub struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// Returns what the model reads: `max_length` ids, fewer only in a tail that is kept.
+    /// Returns the model's input: `max_length` ids, or fewer in a tail that is kept.
     #[must_use]
     pub fn input_ids(&self) -> Ids<'a> {
         self.ids.slice(0..self.len())
     }
 
-    /// Returns what it is to say at each place: the next token.
+    /// Returns the target of each input: the next token.
     #[must_use]
     #[doc(alias = "labels")]
     pub fn target_ids(&self) -> Ids<'a> {
         self.ids.slice(1..self.ids.len())
     }
 
-    /// How many input ids there are, and how many targets.
+    /// Returns the number of input ids, which is that of targets.
     pub(super) fn len(&self) -> usize {
         self.ids.len() - 1
     }
 }
 
-/// Finds the windows of a text, as the book's `GPTDatasetV1` has them, without a copy of any.
+/// Finds the windows of a text as the book's `GPTDatasetV1` does, without copying any.
 ///
-/// In a document of `n` tokens window `j` starts at token `j · stride` and reads `max_length` tokens; its targets are the
-/// same stretch one token later. There are `ceil((n - max_length) / stride)` of them, as many as have all their targets
-/// (one for each of `range(0, n - max_length, stride)`), and none if `n <= max_length`. [`Tail::Keep`] adds window `j` of
-/// the same series as far as there are tokens, if it has a target that no window before it has.
+/// In a document of `n` tokens, window `j` starts at token `j · stride` and has `max_length` inputs; its targets are
+/// the same piece one token later. There are `ceil((n - max_length) / stride)` windows, those with all their targets:
+/// one for each of `range(0, n - max_length, stride)`, and none if `n <= max_length`. [`Tail::Keep`] adds the next,
+/// shorter window, if it has a target that no window before it has.
 ///
-/// So a token is a target
-/// - never, if it is the first of its document;
+/// So each token of a document but the first is a target
 /// - at least once, with `stride <= max_length` and [`Tail::Keep`] (exactly once if they are equal);
-/// - not at all in the gaps of `stride - max_length` tokens between windows, with `stride > max_length`.
+/// - never in the gaps of `stride - max_length` tokens between windows, with `stride > max_length`.
 ///
 /// ```
 /// use candle_gpt_input::data::{Tail, Tokens, Windows};
@@ -109,15 +117,15 @@ pub struct Windows {
     max_length: usize,
     stride: usize,
     tail: Tail,
-    /// How many windows there are up to the end of each document.
+    /// The number of windows up to the end of each document.
     ends: Arc<[usize]>,
 }
 
 impl Windows {
-    /// Finds windows of `max_length` tokens, the start of each `stride` after the one before.
+    /// Finds windows of `max_length` tokens, each of which starts `stride` tokens after the one before.
     ///
     /// # Errors
-    /// [`DataError::Zero`] if `max_length` or `stride` is 0, [`DataError::TooShort`] if there is not one window.
+    /// [`DataError::Zero`] if `max_length` or `stride` is 0, [`DataError::TooShort`] if there is no window.
     pub fn new(tokens: &Tokens, max_length: usize, stride: usize, tail: Tail) -> Result<Self> {
         for (name, value) in [("max_length", max_length), ("stride", stride)] {
             if value == 0 {
@@ -144,7 +152,7 @@ impl Windows {
         Ok(Self { tokens: tokens.clone(), max_length, stride, tail, ends })
     }
 
-    /// Returns how many windows there are: `len(dataset)`.
+    /// Returns the number of windows, `len(dataset)`.
     #[must_use]
     #[doc(alias = "len")]
     pub fn n_windows(&self) -> usize {
@@ -157,7 +165,7 @@ impl Windows {
         (number < self.n_windows()).then(|| self.window(number))
     }
 
-    /// One that there is.
+    /// Returns a window, which must exist.
     pub(super) fn window(&self, number: usize) -> Window<'_> {
         let document = self.ends.partition_point(|&end| end <= number);
         let first = document.checked_sub(1).map_or(0, |before| self.ends[before]);
@@ -172,31 +180,31 @@ impl Windows {
         &self.tokens
     }
 
-    /// Returns how many tokens a whole window has.
+    /// Returns the number of input tokens of a whole window.
     #[must_use]
     pub fn max_length(&self) -> usize {
         self.max_length
     }
 
-    /// Returns how many tokens lie between the starts of two windows.
+    /// Returns the number of tokens from the start of one window to the start of the next.
     #[must_use]
     pub fn stride(&self) -> usize {
         self.stride
     }
 
-    /// Returns what happens to the targets behind the last whole window.
+    /// Returns what happens to the targets after the last whole window.
     #[must_use]
     pub fn tail(&self) -> Tail {
         self.tail
     }
 }
 
-/// How many windows a document of `n_tokens` has.
+/// Counts the windows of a document of `n_tokens`.
 fn count(n_tokens: usize, max_length: usize, stride: usize, tail: Tail) -> usize {
     let n_whole = n_tokens.saturating_sub(max_length).div_ceil(stride);
     let next_start = n_whole.saturating_mul(stride);
     let last_target = n_whole.checked_sub(1).map_or(0, |before| before * stride + max_length);
-    // The next window has targets of its own if tokens follow both its start and the last target so far.
+    // The next window has new targets if tokens follow both its start and the last target so far.
     let tail_has_targets = next_start.max(last_target).saturating_add(1) < n_tokens;
     n_whole + usize::from(tail == Tail::Keep && tail_has_targets)
 }

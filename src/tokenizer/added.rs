@@ -1,4 +1,4 @@
-//! The tokens that stand beside the merges: found in a text as they are written, before anything else is.
+//! Added tokens, which do not come from merges: they are found in a text before it is cut into words.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,11 +18,11 @@ pub(super) struct AddedTokens {
 }
 
 impl AddedTokens {
-    /// `tokens` have distinct ids and contents that are not empty; `normalizers` are those that the text goes through.
+    /// Takes tokens with distinct ids and contents that are not empty, and the normalizers of the text.
     pub(super) fn new(mut tokens: Vec<(u32, AddedToken)>, normalizers: &[PipelineNormalizer]) -> Result<Self, String> {
         tokens.sort_by_key(|(id, _)| *id);
         let mut search = AddedVocabulary::new();
-        // The library would number the tokens anew; what it believes to be the model's id, it keeps.
+        // The library would renumber the tokens; it keeps an id that it takes for the model's.
         let ids: HashMap<&str, u32> = tokens.iter().map(|(id, token)| (token.content.as_str(), *id)).collect();
         let id = |content: &str| ids.get(content).copied();
         let list = tokens.iter().map(|(_, token)| token.clone());
@@ -34,8 +34,10 @@ impl AddedTokens {
         self.tokens.iter().find(|(_, token)| token.special && token.content == content).map(|(id, _)| *id)
     }
 
-    /// The first added token in `text` from byte `from` on, with the spaces that it swallows: of those that are looked for
-    /// before normalization, or of those after it. A special one obeys `policy`.
+    /// Finds the first added token in `text` from byte `from` on, including the spaces that it absorbs.
+    ///
+    /// `normalized` selects the tokens to be found after normalization, or else those before it. `policy` applies to
+    /// special tokens.
     pub(super) fn next(
         &self,
         text: &str,
@@ -48,7 +50,7 @@ impl AddedTokens {
             return Ok(None);
         };
         let found = self.tokens.binary_search_by_key(&id, |(id, _)| *id).ok().map(|at| &self.tokens[at].1);
-        // The library compares 32 bits of a hash, not the token. (What a normalizer made of the token is not known here.)
+        // The library compares 32 bits of a hash, not the token. (The normalized form of the token is not known here.)
         let at = found.and_then(|token| text.get(start..end)?.find(&token.content));
         let at = at.or((normalized && self.has_normalizers).then_some(0));
         match (found, at) {
@@ -57,7 +59,7 @@ impl AddedTokens {
             }
             (Some(_), Some(_)) => Ok(Some((start..end, id))),
             _ => {
-                let reason = format!("what the library found at byte {start} is no added token");
+                let reason = format!("what the library found at byte {start} is not an added token");
                 Err(TokenizerError::Encode { reason, source: None })
             }
         }

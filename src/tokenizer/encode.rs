@@ -1,5 +1,4 @@
-//! From text to ids: added tokens are cut out, the library does the text between them, and what comes back is compared with
-//! the text.
+//! Encodes text: finds added tokens, lets the library encode the text between them, and compares the ids with the text.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -16,35 +15,35 @@ use super::encoding::{Encoding, SpecialTokens};
 use super::vocabulary::TokenBytes;
 use crate::error::TokenizerError;
 
-/// About how much text the library is given at once. Its buffers have nine bytes for each byte of text, and stay; and it is
-/// faster while they fit the cache.
+/// About how much text the library encodes at once. It keeps buffers of nine bytes for each byte of text, and is faster
+/// while they fit the cache.
 const PIECE_BYTES: usize = 1 << 16;
 
 pub(super) struct Encoder {
-    /// Pre-tokenizer and merges, and nothing else.
+    /// A pipeline of the pre-tokenizer and the merges only.
     plain: PipelineTokenizer,
     pub(super) added: AddedTokens,
-    /// A pipeline of which the normalizers and the post-processor are used; GPT-2 has none.
+    /// A pipeline whose normalizers and post-processor are used; GPT-2 has none.
     frame: Option<PipelineTokenizer>,
     pub(super) tokens: Arc<TokenBytes>,
     words: Words,
 }
 
-/// What is known about the words into which the pre-tokenizer cuts a text.
+/// Where the pre-tokenizer cuts a text into words, as far as known.
 #[derive(Clone, Copy)]
 enum Words {
-    /// They are the text, and one begins before each of these bytes that follows something other than a space.
+    /// The words cover the text, and one begins at each of these bytes that follows something other than a space.
     Cover { before: &'static [u8] },
-    /// Nothing.
+    /// Not known.
     Unknown,
 }
 
-/// The ids of a text, and where among them the added tokens are.
+/// The ids of a text, and which of them are added tokens.
 pub(super) struct Draft {
     ids: Vec<PipelineToken>,
-    /// Index among the ids, and bytes of the text.
+    /// The index among the ids, and the bytes of the text.
     added: Vec<(usize, Range<usize>)>,
-    /// Where the normalizer changed the text, if it did: the first segment.
+    /// The start of the first segment that the normalizer changed.
     changed: Option<usize>,
 }
 
@@ -65,7 +64,7 @@ impl Encoder {
 
     pub(super) fn encode(&self, text: &str, policy: SpecialTokens) -> Result<Draft, TokenizerError> {
         if u32::try_from(text.len()).is_err() {
-            let reason = format!("it has {} bytes, and 4 GiB is the most: encode it in parts", text.len());
+            let reason = format!("it has {} bytes, more than 4 GiB: encode it in parts", text.len());
             return Err(TokenizerError::Encode { reason, source: None });
         }
         let mut draft = Draft { ids: Vec::with_capacity(text.len() / 4), added: Vec::new(), changed: None };
@@ -86,7 +85,7 @@ impl Encoder {
         Ok(draft)
     }
 
-    /// Text without added tokens, but for those that are looked for after normalization.
+    /// Encodes text that has no added tokens except those to be found after normalization.
     fn encode_segment(
         &self,
         text: &str,
@@ -109,7 +108,7 @@ impl Encoder {
         self.encode_plain(&normalized[from..], &mut draft.ids)
     }
 
-    /// Text without added tokens, a piece at a time.
+    /// Encodes text without added tokens, piece by piece.
     fn encode_plain(&self, mut text: &str, ids: &mut Vec<PipelineToken>) -> Result<(), TokenizerError> {
         while !text.is_empty() {
             let (piece, rest) = text.split_at(self.words.first_piece(text));
@@ -123,8 +122,10 @@ impl Encoder {
         Ok(())
     }
 
-    /// The library takes a word for a token if 32 bits of their hashes agree, without comparing the two: one word in four
-    /// thousand million, or one that was looked for. So the ids must spell the text.
+    /// Checks that the ids spell the text.
+    ///
+    /// The library takes a word for a token if 32 bits of their hashes agree, without comparing them. That is wrong for
+    /// one word in four billion, or for one crafted to collide.
     fn check(&self, text: &str, ids: &[PipelineToken]) -> Result<(), TokenizerError> {
         let mut rest = text.as_bytes();
         for token in ids {
@@ -141,15 +142,15 @@ impl Words {
         };
         match split.grammar() {
             Some(_) if split.invert || split.behavior != SplitDelimiterBehavior::Isolated => Self::Unknown,
-            // No alternative of the pattern goes on from something else to a space, so a word ends there; a line feed
-            // belongs to the punctuation before it in all patterns but GPT-2's.
+            // In no alternative of the pattern does a space follow anything but whitespace, so a word ends before it.
+            // A line feed belongs to the punctuation before it in all patterns but GPT-2's.
             Some(Grammar::Gpt2) => Self::Cover { before: b" \n" },
             Some(_) => Self::Cover { before: b" " },
             None => Self::Unknown,
         }
     }
 
-    /// How much of the text (all, if it is short) can be encoded by itself.
+    /// Returns how many bytes of the text can be encoded separately: all of a short text.
     fn first_piece(self, text: &str) -> usize {
         let Self::Cover { before } = self else {
             return text.len();
@@ -204,7 +205,7 @@ fn failed(error: tokenizers::tokenizer::Error) -> TokenizerError {
     TokenizerError::Encode { reason: "the tokenizer library refuses it".to_string(), source: Some(error) }
 }
 
-/// An error about a segment as one about the text.
+/// Turns an error about a segment into one about the whole text.
 fn moved(error: TokenizerError, by: usize) -> TokenizerError {
     match error {
         TokenizerError::SpecialToken { token, at } => TokenizerError::SpecialToken { token, at: at + by },
@@ -223,7 +224,7 @@ fn misspelt(text: &str, rest: &[u8]) -> TokenizerError {
 mod tests {
     use super::super::gpt2;
 
-    /// No word is known that the library takes for another, so ids that are wrong are made up.
+    /// No word is known that the library confuses with another, so the wrong ids are made up.
     #[test]
     fn ids_that_do_not_spell_the_text_are_refused() {
         let encoder = gpt2::build().1.unwrap();

@@ -12,19 +12,20 @@ use super::added::AddedTokens;
 use super::encode::Encoder;
 use super::vocabulary::{Spelling, TokenBytes, byte_alphabet};
 
-/// OpenAI's merges, in order; the vocabulary follows from them (`weights/README.md` says where the file came from).
+/// OpenAI's merges, in order, which define the vocabulary (`weights/README.md` names the source of the file).
 const MERGES: &str = include_str!("../../weights/gpt2-tokenizer/vocab.bpe");
-/// How GPT-2 cuts text into words before it merges (`encoder.py` of openai/gpt-2).
+/// GPT-2's pattern for cutting text into words before merging (`encoder.py` of openai/gpt-2).
 const PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-/// Names the token that stands between documents, the last of GPT-2's vocabulary.
+/// Names the token between documents, the last of GPT-2's vocabulary.
 #[doc(alias = "eos_token")]
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// Gives the id of [`END_OF_TEXT`] in GPT-2's vocabulary.
 #[doc(alias = "eos_token_id")]
 pub const END_OF_TEXT_ID: u32 = 50256;
 
-/// GPT-2's tokens (0 to 255 the bytes, then one token a merge, then the end of text) and what the library makes of the
-/// merges. It could refuse them only if they were others than those compiled in, which the tests build.
+/// Builds GPT-2's tokens (256 bytes, then one for each merge, then the end of text) and the library's encoder.
+///
+/// The tests check that the library accepts the compiled-in merges, so the error does not occur.
 pub(super) fn build() -> (Arc<TokenBytes>, Result<Encoder, String>) {
     let n_tokens = END_OF_TEXT_ID as usize + 1;
     let mut vocab = Vocab::with_capacity(n_tokens);
@@ -55,12 +56,12 @@ fn encoder(vocab: Vocab, merges: Merges, tokens: Arc<TokenBytes>) -> Result<Enco
     let split = Split::native(SplitPattern::Regex(PATTERN.to_string()), SplitDelimiterBehavior::Isolated, false)
         .map_err(|error| error.to_string())?;
     let plain = PipelineTokenizer::from_parts(
-        Default::default(), // special tokens are found here, see `Encoder`
+        Default::default(), // `Encoder` finds special tokens
         Vec::new(),
         PipelinePreTokenizer::Split(split),
         PipelineModel::BPE(model),
         PipelinePostProcessor::default(),
-        None, // `TokenBytes` knows the bytes
+        None, // `TokenBytes` holds the bytes
         Default::default(),
         None,
         None,

@@ -1,4 +1,4 @@
-//! A Hugging Face `tokenizer.json`, checked before the library sees it: it panics on some broken ones.
+//! Reads a Hugging Face `tokenizer.json`, and checks it before the library does, which panics on some broken ones.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::catch_unwind;
@@ -15,22 +15,22 @@ use super::encode::Encoder;
 use super::vocabulary::{Spelling, TokenBytes};
 use crate::error::TokenizerError;
 
-/// The largest id that a file may use: memory is taken in proportion to it. The largest vocabulary known has 262 144 tokens.
+/// The largest id in a file: memory is proportional to it. The largest known vocabulary has 262 144 tokens.
 const MAX_ID: u64 = (1 << 21) - 1;
-/// The longest token in bytes, of the file's or of its spelling: the library counts in 16 bits.
+/// The longest token in bytes, as spelt in the file: the library counts in 16 bits.
 const MAX_TOKEN_BYTES: usize = u16::MAX as usize;
 
-/// The most objects and lists in a file: parsed, they take up to a hundred times the memory of their text. A token beside the
-/// merges is an object, a merge a list; the most known are 10 000 and 600 000.
+/// The most objects and lists in a file: parsed, they take up to a hundred times the memory of their text. An added
+/// token is an object and a merge is a list; known files have at most 10 000 and 600 000.
 const MAX_OBJECTS: usize = 1 << 17;
 const MAX_LISTS: usize = 1 << 21;
 
 const REFUSED: &str = "the tokenizer library refuses it";
 
-/// Why a file is no tokenizer.
+/// Why a file cannot become a tokenizer.
 pub(super) enum Problem {
     Broken(String),
-    /// What was attempted, and what a library said of it.
+    /// What was attempted, and the library's error.
     Refused(String, tokenizers::Error),
     Unsupported(String),
 }
@@ -63,7 +63,7 @@ impl From<ConvertError> for Problem {
     }
 }
 
-/// A token beside the merges, as the file has it. All fields are required, as they are by Hugging Face.
+/// An added token in the file. All fields are required, as in Hugging Face's library.
 #[derive(Deserialize)]
 struct AddedTokenJson {
     id: Value,
@@ -93,7 +93,7 @@ pub(super) fn build(text: &str) -> Result<Encoder, Problem> {
     check_merges(&file["model"], &ids)?;
     let added = read_added(&file["added_tokens"], &ids, &mut tokens)?;
 
-    // Two pipelines: the library would look for added tokens, and say nothing of where it found them.
+    // Two pipelines: the library would find added tokens itself, but not report where.
     let frame = pipeline(json!({
         "version": "2.0",
         "model": { "type": "BPE", "byte_level": false, "vocab": { "a": 0 }, "merges": [] },
@@ -104,13 +104,15 @@ pub(super) fn build(text: &str) -> Result<Encoder, Problem> {
     let added = AddedTokens::new(added, frame.get_normalizers())?;
     let mut pre_tokenizer = file["pre_tokenizer"].take();
     if let Some([only]) = pre_tokenizer.get_mut("pretokenizers").and_then(Value::as_array_mut).map(Vec::as_mut_slice) {
-        pre_tokenizer = only.take(); // Llama 3's, where `ByteLevel` went to the model: so `Encoder` knows the pattern
+        // As in Llama 3, whose `ByteLevel` has moved to the model; `Encoder` then recognises the pattern.
+        pre_tokenizer = only.take();
     }
     let plain = pipeline(json!({ "version": "2.0", "model": file["model"].take(), "pre_tokenizer": pre_tokenizer }))?;
-    // A pattern that the library cannot run is accepted by it, and fails in the first text.
+    // The library accepts a pattern that it cannot run, and fails at the first text.
     plain.encode_into("a", &EncodeOptions::no_specials(), &mut Vec::new()).map_err(|_| {
         Problem::Unsupported(
-            "its pre-tokenizer splits by a pattern that is none of those supported (GPT-2, cl100k, Llama 3, Qwen, o200k, DeepSeek, Tekken, Kimi)"
+            "its pre-tokenizer splits by a pattern that is not supported \
+             (expected that of GPT-2, cl100k, Llama 3, Qwen, o200k, DeepSeek, Tekken or Kimi)"
                 .to_string(),
         )
     })?;
@@ -121,7 +123,7 @@ fn only_byte_level(found: &str) -> Problem {
     Problem::Unsupported(format!("its model is {found}; only byte-level BPE (GPT-2's kind) is supported"))
 }
 
-/// The version and the kind of model, before anything is made of them.
+/// Checks the version and the kind of model.
 fn check_kind(file: &Value) -> Result<(), Problem> {
     match &file["version"] {
         Value::Null => {}
@@ -146,7 +148,7 @@ fn check_kind(file: &Value) -> Result<(), Problem> {
     }
 }
 
-/// The model's tokens, with their ids; their bytes go to `tokens`.
+/// Reads the model's tokens and ids; their bytes go to `tokens`.
 fn read_vocab(model: &Value, tokens: &mut TokenBytes) -> Result<HashMap<String, u32>, Problem> {
     let vocab = model["vocab"].as_object().ok_or_else(|| "its model has no `vocab` object".to_string())?;
     let spelling = Spelling::new();
@@ -159,15 +161,15 @@ fn read_vocab(model: &Value, tokens: &mut TokenBytes) -> Result<HashMap<String, 
     Ok(ids)
 }
 
-/// A merge must name three tokens: its two halves, and what they make together.
+/// Checks that each merge names three tokens: its two halves, and the two joined.
 fn check_merges(model: &Value, ids: &HashMap<String, u32>) -> Result<(), Problem> {
     let merges = model["merges"].as_array().ok_or_else(|| "its model has no `merges` list".to_string())?;
     for merge in merges {
         let [left, right] = merge.as_array().map_or(&[][..], Vec::as_slice) else {
-            return Err(format!("the merge {merge} is no pair of tokens").into());
+            return Err(format!("the merge {merge} is not a pair of tokens").into());
         };
         let (Some(left), Some(right)) = (left.as_str(), right.as_str()) else {
-            return Err(format!("the merge {merge} is no pair of tokens").into());
+            return Err(format!("the merge {merge} is not a pair of tokens").into());
         };
         if left.is_empty() || right.is_empty() {
             return Err(format!("the merge {merge} has an empty half").into());
@@ -190,7 +192,7 @@ fn read_added(
 ) -> Result<Vec<(u32, AddedToken)>, Problem> {
     let list = match list {
         Value::Null => return Ok(Vec::new()),
-        list => list.as_array().ok_or_else(|| "`added_tokens` is no list".to_string())?,
+        list => list.as_array().ok_or_else(|| "`added_tokens` is not a list".to_string())?,
     };
     let mut added = Vec::with_capacity(list.len());
     let mut seen = HashSet::with_capacity(list.len());
@@ -207,11 +209,11 @@ fn read_added(
             Some(other) if *other != id => {
                 return Err(broken(format!("{content:?} has the id {id}, but {other} in the model")).into());
             }
-            Some(_) => tokens.insert(id, content.as_bytes()), // not spelt in the byte alphabet here
+            Some(_) => tokens.insert(id, content.as_bytes()), // not spelt in the byte alphabet, unlike the model's
             None => insert_new(tokens, id, &content, content.as_bytes())?,
         }
         if !seen.insert(content.clone()) {
-            return Err(broken(format!("{content:?} is there twice")).into());
+            return Err(broken(format!("{content:?} is listed twice")).into());
         }
         added.push((id, AddedToken { content, single_word, lstrip, rstrip, normalized, special }));
     }
@@ -248,9 +250,9 @@ fn checked_id(token: &str, id: &Value) -> Result<u32, String> {
 
 fn pipeline(file: Value) -> Result<PipelineTokenizer, Problem> {
     let text = file.to_string();
-    // What can be seen from here to make the library panic has been refused. What cannot: it asserts that the 512 symbols it
-    // holds to be the most frequent have fewer than 65 535 merges among them, and a vocabulary can be made for which it finds
-    // no perfect hash. It shares no state with us, so a panic leaves nothing half done.
+    // Two panics of the library cannot be predicted here: it asserts that the 512 symbols that it takes for the most
+    // frequent have fewer than 65 535 merges among them, and it may find no perfect hash for a crafted vocabulary. It
+    // shares no state with us, so catching a panic is safe.
     match catch_unwind(|| tokenizers::from_json(&text)) {
         Ok(Ok(pipeline)) => Ok(pipeline),
         Ok(Err(error)) => Err(match unread_component(&error.to_string()) {
@@ -261,7 +263,7 @@ fn pipeline(file: Value) -> Result<PipelineTokenizer, Problem> {
     }
 }
 
-/// What the library cannot read, without its advice to build it in another way.
+/// Extracts what the library cannot read from its error, without its advice on building it differently.
 fn unread_component(reason: &str) -> Option<&str> {
     let unknown = reason.strip_prefix("the slim JSON reader does not support ");
     let unknown = unknown.and_then(|rest| rest.split(". Convert").next());

@@ -1,17 +1,19 @@
-//! [`Tokenizer`]: text ↔ token ids. GPT-2's byte-pair encoding is compiled in; any byte-level BPE `tokenizer.json` can be
-//! read instead. Needs the feature `tokenizer`, which is on by default.
+//! [`Tokenizer`]: turns text into token ids and back. Needs the feature `tokenizer`, which is on by default.
 //!
-//! # What is matched
+//! GPT-2's byte-pair encoding is compiled in; any byte-level BPE `tokenizer.json` can be read instead.
 //!
-//! GPT-2's ids and decoded text are those of Hugging Face's `tokenizers` 0.23.3 and of tiktoken 0.14.0, and the offsets are the
-//! former's, but in bytes and within characters. One thing differs: which characters are letters, numbers or spaces is the
-//! business of an edition of Unicode, and that is 17 here and 16 there. Of the 1 112 064 scalar values, the 4644 letters and 13
-//! numbers that Unicode 17 added (U+088F, U+0C5C, Sidetic, the ideographs from U+323B0, …) are symbols to them, so that a word
-//! may be cut in other places beside one. All others are of the same class. (OpenAI's `encoder.py` has the edition of the
-//! `regex` module beside it.)
+//! # What it matches
 //!
-//! [`decode`](Tokenizer::decode) gives back every byte that [`encode`](Tokenizer::encode) was given, or `encode` fails: the
-//! ids are compared with the text before they are returned.
+//! GPT-2's ids and decoded text equal those of Hugging Face's `tokenizers` 0.23.3 and tiktoken 0.14.0. Offsets equal
+//! those of `tokenizers`, but count bytes and may lie inside a character.
+//!
+//! One thing differs: which characters are letters, numbers or spaces. Here Unicode 17 decides, in both libraries
+//! Unicode 16. The 4644 letters and 13 numbers that Unicode 17 added (U+088F, U+0C5C, Sidetic, the ideographs from
+//! U+323B0, …) are symbols to them, so words next to these characters may be cut differently. All other scalar values
+//! have the same class. OpenAI's `encoder.py` uses the Unicode version of the installed `regex` module.
+//!
+//! `encode` compares the ids with the text before it returns them. So [`decode`](Tokenizer::decode) returns every byte
+//! that was passed to [`encode`](Tokenizer::encode), or `encode` fails.
 
 mod added;
 mod encode;
@@ -36,7 +38,7 @@ pub use gpt2::{END_OF_TEXT, END_OF_TEXT_ID};
 pub use stream::DecodeStream;
 use vocabulary::TokenBytes;
 
-/// The largest `tokenizer.json` that is read; the largest known has 33 MB.
+/// The largest `tokenizer.json` that is read; the largest known one has 33 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Turns text into token ids and back. Cheap to clone: clones share one vocabulary.
@@ -54,13 +56,13 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 #[doc(alias = "AutoTokenizer", alias = "GPT2Tokenizer", alias = "tiktoken")]
 pub struct Tokenizer {
     tokens: Arc<TokenBytes>,
-    /// Or why the library refuses GPT-2's merges: those of a file are an error before there is a tokenizer.
+    /// Or why the library refuses GPT-2's merges. (A file with refused merges gives no tokenizer at all.)
     encoder: Result<Arc<Encoder>, String>,
     special_tokens: SpecialTokens,
 }
 
 impl Tokenizer {
-    /// Returns GPT-2's tokenizer, built on first use, once a process, from what is compiled in.
+    /// Returns GPT-2's tokenizer, which is built from the compiled-in merges once, on first use.
     #[must_use]
     #[doc(alias = "get_encoding")]
     pub fn gpt2() -> &'static Self {
@@ -73,17 +75,17 @@ impl Tokenizer {
 
     /// Reads a Hugging Face `tokenizer.json` of a byte-level BPE, of any version.
     ///
-    /// Its normalizer, pre-tokenizer, added tokens and post-processor are followed; its `truncation`, `padding` and `decoder`
-    /// are not: nothing is cut or padded here, and a byte-level BPE decodes in one way.
+    /// Its normalizer, pre-tokenizer, added tokens and post-processor apply. Its `truncation`, `padding` and `decoder`
+    /// do not: nothing is cut or padded here, and a byte-level BPE has one way to decode.
     ///
-    /// The tokenizer library panics on some vocabularies that no training makes. The panic is caught here and becomes
-    /// [`TokenizerError::Unsupported`], but the program's panic hook still sees it (the default one prints to stderr), and a
-    /// program built with `panic = "abort"` ends. What can be told beforehand is refused without a panic.
+    /// The tokenizer library panics on some vocabularies that no training produces. Most are refused before; other
+    /// panics are caught and become [`TokenizerError::Unsupported`]. The program's panic hook still runs (the default
+    /// one prints to stderr), and a program built with `panic = "abort"` ends.
     ///
     /// # Errors
     /// - [`TokenizerError::Io`] if the file cannot be read
-    /// - [`TokenizerError::Invalid`] with what is wrong with it
-    /// - [`TokenizerError::Unsupported`] with what it asks for that is not done here
+    /// - [`TokenizerError::Invalid`] if it is broken
+    /// - [`TokenizerError::Unsupported`] if it needs a feature this crate does not have
     #[doc(alias = "from_pretrained")]
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -99,8 +101,8 @@ impl Tokenizer {
     /// Reads the text of a `tokenizer.json`, as [`from_file`](Self::from_file) reads the file.
     ///
     /// # Errors
-    /// - [`TokenizerError::Invalid`] with what is wrong with the text
-    /// - [`TokenizerError::Unsupported`] with what it asks for that is not done here
+    /// - [`TokenizerError::Invalid`] if it is broken
+    /// - [`TokenizerError::Unsupported`] if it needs a feature this crate does not have
     pub fn from_json(text: &str) -> Result<Self> {
         Ok(json::build(text).map(Self::new).map_err(|problem| problem.of("tokenizer.json".to_string()))?)
     }
@@ -117,7 +119,7 @@ impl Tokenizer {
         })
     }
 
-    /// Returns this tokenizer with another policy for the special tokens found in a text.
+    /// Sets what happens to special tokens found in a text.
     ///
     /// ```
     /// use candle_gpt_input::tokenizer::{SpecialTokens, Tokenizer};
@@ -138,9 +140,10 @@ impl Tokenizer {
         Self { special_tokens, ..self.clone() }
     }
 
-    /// Returns the ids of `text`. A `tokenizer.json` that puts tokens around every text does so here (GPT-2 puts none).
+    /// Returns the ids of `text`, including tokens that a `tokenizer.json` puts around every text (GPT-2 puts none).
     ///
-    /// Takes time and memory in proportion to the text. One thread; [`encode_batch`](Self::encode_batch) uses several.
+    /// Time and memory are linear in the length of the text. Uses one thread; [`encode_batch`](Self::encode_batch) uses
+    /// several.
     ///
     /// # Errors
     /// - [`TokenizerError::SpecialToken`] under [`SpecialTokens::Refuse`]
@@ -149,20 +152,20 @@ impl Tokenizer {
         Ok(self.encoder()?.encode(text, self.special_tokens)?.into_ids())
     }
 
-    /// Returns the ids of `text` as [`encode`](Self::encode) gives them, and the bytes that each one stands for.
+    /// Returns the ids of `text`, as [`encode`](Self::encode) does, and the range of bytes of each.
     ///
     /// ```
     /// use candle_gpt_input::tokenizer::Tokenizer;
     ///
     /// let encoding = Tokenizer::gpt2().encode_with_offsets("a 🤗")?;
     /// assert_eq!(encoding.ids, [64, 12520, 97, 245]);
-    /// assert_eq!(encoding.offsets, [0..1, 1..4, 4..5, 5..6]); // " " and two of the four bytes, then one each
+    /// assert_eq!(encoding.offsets, [0..1, 1..4, 4..5, 5..6]); // " " and half of the emoji, then one byte each
     /// # Ok::<(), candle_gpt_input::Error>(())
     /// ```
     ///
     /// # Errors
-    /// - [`TokenizerError::NoOffsets`] when the tokens do not spell the text, because the `tokenizer.json` has a normalizer
-    ///   that changed it or a pre-tokenizer that drops some of it
+    /// - [`TokenizerError::NoOffsets`] if the tokens do not spell the text, because the `tokenizer.json` has a
+    ///   normalizer that changes it or a pre-tokenizer that drops part of it
     /// - [`TokenizerError::SpecialToken`] under [`SpecialTokens::Refuse`]
     /// - [`TokenizerError::Encode`] for more than 4 GiB of text
     #[doc(alias = "return_offsets_mapping")]
@@ -171,10 +174,17 @@ impl Tokenizer {
         Ok(encoder.encode(text, self.special_tokens)?.with_offsets(text, encoder)?)
     }
 
-    /// Returns the ids of each text, in order, as [`encode`](Self::encode) gives them; in parallel, on rayon's current threads.
+    /// Encodes several texts, as [`encode`](Self::encode) does one, in parallel on rayon's current threads.
+    ///
+    /// ```
+    /// use candle_gpt_input::tokenizer::Tokenizer;
+    ///
+    /// assert_eq!(Tokenizer::gpt2().encode_batch(&["Hello", " tea"])?, [[15496], [8887]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`TokenizerError::Document`] with the index of the first text that fails, and why.
+    /// [`TokenizerError::Document`] with the index of the first text that fails, and its error as the source.
     pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>> {
         let encoder = self.encoder()?;
         let encode = |text: &S| encoder.encode(text.as_ref(), self.special_tokens).map(|draft| draft.into_ids());
@@ -185,10 +195,18 @@ impl Tokenizer {
         encoded.into_iter().enumerate().map(document).collect()
     }
 
-    /// Returns the text of `ids`. Bytes that are no UTF-8, as a cut through a character leaves them, become `U+FFFD`.
+    /// Returns the text of `ids`. Bytes that are not UTF-8, such as those of a cut character, become `U+FFFD`.
+    ///
+    /// ```
+    /// use candle_gpt_input::tokenizer::Tokenizer;
+    ///
+    /// assert_eq!(Tokenizer::gpt2().decode(&[15496, 8887])?, "Hello tea");
+    /// assert_eq!(Tokenizer::gpt2().decode(&[64, 12520])?, "a \u{FFFD}"); // the first half of an emoji
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`TokenizerError::UnknownId`] with its place: nothing is dropped.
+    /// [`TokenizerError::UnknownId`] with its index; no id is skipped.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let mut bytes = Vec::with_capacity(ids.len() * 4);
         for (at, &id) in ids.iter().enumerate() {
@@ -200,7 +218,7 @@ impl Tokenizer {
         })
     }
 
-    /// Returns the bytes that token `id` stands for; `None` if there is no such token.
+    /// Returns the bytes of token `id`; `None` if there is no such token.
     #[must_use]
     #[doc(alias = "convert_ids_to_tokens", alias = "decode_single_token_bytes")]
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
@@ -214,7 +232,7 @@ impl Tokenizer {
         self.encoder().ok()?.added.special_id(token)
     }
 
-    /// Returns how many tokens there are, special ones included.
+    /// Returns the number of tokens, including special ones.
     #[must_use]
     #[doc(alias = "n_vocab")]
     pub fn vocab_size(&self) -> usize {
@@ -236,7 +254,7 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-/// The text of a file, or `None` if it is larger than [`MAX_FILE_BYTES`].
+/// Reads a text file; returns `None` if it is larger than [`MAX_FILE_BYTES`].
 fn read_capped(path: &Path) -> std::io::Result<Option<String>> {
     let mut text = String::new();
     let n_bytes = File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;

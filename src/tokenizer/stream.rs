@@ -1,22 +1,22 @@
-//! [`DecodeStream`]: text as its ids arrive.
+//! [`DecodeStream`]: decodes ids as they arrive.
 
 use super::Tokenizer;
 use crate::error::Result;
 
-/// Decodes ids one at a time; [`Tokenizer::decode_stream`] makes one.
+/// Decodes ids one at a time. [`Tokenizer::decode_stream`] makes one, and has an example.
 ///
-/// What the steps and the [`flush`](Self::flush) at the end give is, put together, exactly what [`Tokenizer::decode`] gives
-/// for all the ids; no step gives half a character.
+/// The texts of all steps and of the final [`flush`](Self::flush), joined, equal what [`Tokenizer::decode`] returns for
+/// all ids. No step returns part of a character.
 #[derive(Clone, Debug)]
 pub struct DecodeStream<'t> {
     tokenizer: &'t Tokenizer,
-    /// The start of a character whose other bytes have not come yet: at most three bytes.
+    /// The start of an incomplete character: at most three bytes.
     pending: Vec<u8>,
     n_steps: usize,
 }
 
 impl Tokenizer {
-    /// Decodes ids one at a time, as a model makes them.
+    /// Decodes ids one at a time, as a model generates them.
     ///
     /// ```
     /// use candle_gpt_input::tokenizer::Tokenizer;
@@ -37,12 +37,13 @@ impl Tokenizer {
 }
 
 impl DecodeStream<'_> {
-    /// Takes the next id and gives the text that is complete with it; `None` while a character still lacks bytes (or if the
-    /// token stands for none).
+    /// Takes the next id and returns the text that it completes.
+    ///
+    /// Returns `None` while a character is incomplete, or if the token has no bytes.
     ///
     /// # Errors
-    /// [`crate::error::TokenizerError::UnknownId`] with its index among the ids given so far. The stream is as it was before,
-    /// so the caller may go on.
+    /// [`TokenizerError::UnknownId`](crate::error::TokenizerError::UnknownId) with its index among the ids so far. No
+    /// text is lost, so the caller may continue.
     pub fn step(&mut self, id: u32) -> Result<Option<String>> {
         let at = self.n_steps;
         self.n_steps += 1;
@@ -52,7 +53,7 @@ impl DecodeStream<'_> {
         Ok(text(&bytes))
     }
 
-    /// Ends the text: a character that still lacks bytes becomes `U+FFFD`. The stream then starts anew.
+    /// Ends the text and resets the stream; an incomplete character becomes `U+FFFD`.
     pub fn flush(&mut self) -> Option<String> {
         self.n_steps = 0;
         text(&std::mem::take(&mut self.pending))
@@ -63,8 +64,10 @@ fn text(bytes: &[u8]) -> Option<String> {
     (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// How many bytes at the end begin a character that more bytes could complete. What stands before them decodes the same
-/// whatever follows, invalid bytes included: an invalid sequence ends where no continuation is possible.
+/// Counts the bytes at the end that begin a character which more bytes could complete.
+///
+/// The bytes before them decode the same whatever follows, even invalid ones: an invalid sequence ends where no
+/// continuation is possible.
 fn incomplete_tail(bytes: &[u8]) -> usize {
     let last = bytes.utf8_chunks().last();
     let invalid = last.map_or(&[][..], |chunk| chunk.invalid());

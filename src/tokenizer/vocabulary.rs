@@ -1,6 +1,6 @@
-//! What each token id stands for, and how byte-level BPE spells bytes as characters.
+//! The bytes of each token, and byte-level BPE's spelling of bytes as characters.
 
-/// The bytes of every token: one slab, and where in it each id's are.
+/// The bytes of every token, in one slab, with the span of each id.
 #[derive(Default)]
 pub(super) struct TokenBytes {
     slab: Vec<u8>,
@@ -12,7 +12,7 @@ pub(super) struct TokenBytes {
 struct Span {
     start: u32,
     len: u32,
-    /// The first eight bytes, so that most tokens are compared without a look at the slab.
+    /// The first eight bytes: most tokens are compared without reading the slab.
     head: u64,
 }
 
@@ -21,7 +21,7 @@ impl TokenBytes {
         Self { slab: Vec::with_capacity(n_bytes), spans: Vec::with_capacity(n_tokens), n_tokens: 0 }
     }
 
-    /// Says what `id` stands for; a second time replaces the first. Memory is taken up to the largest id: the caller bounds it.
+    /// Sets the bytes of `id`. Memory is proportional to the largest id, which the caller bounds.
     pub(super) fn insert(&mut self, id: u32, bytes: &[u8]) {
         let at = id as usize;
         if at >= self.spans.len() {
@@ -43,7 +43,7 @@ impl TokenBytes {
         self.span(id).and_then(|span| self.slab.get(span.start as usize..)?.get(..span.len as usize))
     }
 
-    /// What follows the token in `text`, if `text` begins with it.
+    /// Returns what follows the token in `text`, if `text` begins with it.
     #[inline]
     pub(super) fn strip<'a>(&self, id: u32, text: &'a [u8]) -> Option<&'a [u8]> {
         let Span { len, head, .. } = self.span(id)?;
@@ -62,8 +62,9 @@ impl TokenBytes {
     }
 }
 
-/// The alphabet in which byte-level BPE spells bytes as printable characters, in the order of GPT-2's first 256 ids
-/// (`bytes_to_unicode` of openai/gpt-2): printable Latin-1 stands for itself, the others for U+0100 and up.
+/// Returns the alphabet in which byte-level BPE spells bytes, in the order of GPT-2's first 256 ids.
+///
+/// As in `bytes_to_unicode` of openai/gpt-2, printable Latin-1 stands for itself, and other bytes become U+0100 and up.
 pub(super) fn byte_alphabet() -> impl Iterator<Item = (u8, char)> {
     let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let themselves = (0..=u8::MAX).filter(printable).map(|byte| (byte, char::from(byte)));
@@ -71,10 +72,10 @@ pub(super) fn byte_alphabet() -> impl Iterator<Item = (u8, char)> {
     themselves.chain(shifted)
 }
 
-/// One more than the last character of the alphabet: 256, and the 68 bytes that are not printable.
+/// One more than the last character of the alphabet: 256 + the 68 bytes that are not printable.
 const ALPHABET_END: usize = 256 + 68;
 
-/// [`byte_alphabet`] the other way round.
+/// The inverse of [`byte_alphabet`]: characters to bytes.
 pub(super) struct Spelling([Option<u8>; ALPHABET_END]);
 
 impl Spelling {
@@ -90,7 +91,7 @@ impl Spelling {
         *self.0.get(character as usize)?
     }
 
-    /// The bytes of a token spelt in the alphabet; a token with a character outside it stands for its own UTF-8.
+    /// Returns the bytes of a token spelt in the alphabet; a token with any other character stands for its UTF-8.
     pub(super) fn read(&self, token: &str) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(token.len());
         for character in token.chars() {

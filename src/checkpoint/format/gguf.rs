@@ -1,7 +1,7 @@
 //! GGUF: llama.cpp's format. <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 1 to 3.
 //!
-//! Candle's own reader holds all metadata, a vocabulary of 50 000 texts included, and refuses a file for one tensor of a block
-//! type that it does not know. This keeps the few keys of a configuration, and lists such tensors.
+//! Candle's own reader keeps all metadata, including a vocabulary of 50 000 texts, and refuses a file with a tensor of
+//! an unknown block type. This one keeps only the keys of a configuration, and lists such tensors.
 
 use std::collections::BTreeMap;
 
@@ -16,15 +16,15 @@ use super::super::stored::{Contents, Kind, StoredDType, StoredTensor};
 pub(in super::super) const MAGIC: &[u8; 4] = b"GGUF";
 /// Where tensors begin, unless the file says otherwise.
 pub(in super::super) const ALIGNMENT: u64 = 32;
-/// The fewest bytes that a tensor's entry and a key with its value take: what bounds the counts.
+/// The fewest bytes of a tensor's entry and of a key with its value; they bound the counts.
 const MIN_TENSOR_BYTES: u64 = 24;
 const MIN_PAIR_BYTES: u64 = 9;
 const MAX_NAME_BYTES: u64 = 1 << 16;
 const MAX_DIMS: u32 = 8;
-/// Arrays of arrays are allowed by the format and used by nobody.
+/// The format allows arrays of arrays; no known file has them.
 const MAX_DEPTH: usize = 4;
 
-/// How the format's keys are called in a `config.json`.
+/// The format's keys, and their names in a `config.json`.
 const CONFIG_KEYS: [(&str, &str); 5] = [
     ("context_length", "n_positions"),
     ("embedding_length", "n_embd"),
@@ -33,15 +33,15 @@ const CONFIG_KEYS: [(&str, &str); 5] = [
     ("vocab_size", "vocab_size"),
 ];
 
-/// Reads the header: keys, values and tensors' entries; no data.
+/// Reads the header (keys, values and the tensors' entries); reads no data.
 pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     let mut header = Header::new(file, MAGIC.len() as u64, file.n_bytes);
     let version = header.u32()?;
     if version & 0xffff == 0 {
-        return invalid("it is big-endian, which is not read: convert it with `gguf_convert_endian.py`");
+        return invalid("it is big-endian, which is not supported: convert it with `gguf_convert_endian.py`");
     }
     if !(1..=3).contains(&version) {
-        return invalid(format!("version {version}; 1 to 3 are read"));
+        return invalid(format!("version {version} is not supported: expected 1 to 3"));
     }
     let mut reader = Reader { header, wide: version > 1 };
     let (n_tensors, n_pairs) = (reader.count(MIN_TENSOR_BYTES)?, reader.count(MIN_PAIR_BYTES)?);
@@ -59,13 +59,13 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     let alignment = numbers.get("general.alignment").copied().unwrap_or(ALIGNMENT);
     let Some(data_start) = reader.header.position().checked_next_multiple_of(alignment).filter(|_| alignment > 0)
     else {
-        return invalid(format!("an alignment of {alignment}"));
+        return invalid(format!("its alignment {alignment} cannot be used"));
     };
     let mut contents = Contents::default();
     for Entry { name, shape, dtype, offset } in entries {
         match data_start.checked_add(offset) {
             Some(start) => contents.add(name, StoredTensor::plain(shape, dtype, 0, start))?,
-            None => return invalid(format!("`{name}` lies at {offset}")),
+            None => return invalid(format!("`{name}` lies beyond any file, at {offset}")),
         }
     }
     let mut config = Map::new();
@@ -83,7 +83,7 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
 
 struct Reader<'a> {
     header: Header<'a>,
-    /// Version 1 has lengths of 32 bits.
+    /// Whether lengths have 64 bits; in version 1 they have 32.
     wide: bool,
 }
 
@@ -99,7 +99,7 @@ impl Reader<'_> {
         if self.wide { self.header.u64() } else { self.header.u32().map(u64::from) }
     }
 
-    /// A count of things of at least `min_bytes` each.
+    /// Reads a count of entries of at least `min_bytes` each.
     fn count(&mut self, min_bytes: u64) -> Parse<u64> {
         let count = self.length()?;
         match count > self.header.n_left() / min_bytes {
@@ -111,7 +111,7 @@ impl Reader<'_> {
     fn string(&mut self) -> Parse<String> {
         let n_bytes = self.length()?;
         if n_bytes > MAX_NAME_BYTES {
-            return invalid(format!("a name of {n_bytes} bytes"));
+            return invalid(format!("a name of {n_bytes} bytes, more than {MAX_NAME_BYTES}"));
         }
         match String::from_utf8(self.header.bytes(n_bytes)?) {
             Ok(text) => Ok(text),
@@ -119,7 +119,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Passes a value; a whole number comes back.
+    /// Reads a value; returns it if it is an unsigned integer of 32 or 64 bits.
     fn value(&mut self, depth: usize) -> Parse<Option<u64>> {
         let kind = self.header.u32()?;
         match kind {
@@ -160,7 +160,7 @@ impl Reader<'_> {
         let name = self.string()?;
         let n_dims = self.header.u32()?;
         if n_dims > MAX_DIMS {
-            return invalid(format!("`{name}` has {n_dims} dimensions"));
+            return invalid(format!("`{name}` has {n_dims} dimensions, more than {MAX_DIMS}"));
         }
         let mut shape = Vec::new();
         for _ in 0..n_dims {
@@ -170,7 +170,7 @@ impl Reader<'_> {
                 Err(_) => return invalid(format!("`{name}` has a dimension of {dim}")),
             }
         }
-        shape.reverse(); // the format begins with the dimension whose elements are neighbours
+        shape.reverse(); // the format begins with the innermost dimension
         let dtype = stored_dtype(self.header.u32()?, &name)?;
         Ok(Entry { name, shape, dtype, offset: self.header.u64()? })
     }
@@ -182,11 +182,11 @@ fn scalar_bytes(kind: u32) -> Parse<u64> {
         2 | 3 => Ok(2),
         4..=6 => Ok(4),
         10..=12 => Ok(8),
-        _ => invalid(format!("a value of unknown type {kind}")),
+        _ => invalid(format!("a value of the unknown kind {kind}")),
     }
 }
 
-/// Types by number: <https://github.com/ggml-org/ggml/blob/master/include/ggml.h>, `enum ggml_type`.
+/// Dtypes by number: <https://github.com/ggml-org/ggml/blob/master/include/ggml.h>, `enum ggml_type`.
 const FLOATS: [(u32, DType); 4] = [(0, DType::F32), (1, DType::F16), (28, DType::F64), (30, DType::BF16)];
 const BLOCKS: [(u32, GgmlDType); 10] = [
     (2, GgmlDType::Q4_0),
@@ -221,11 +221,11 @@ fn stored_dtype(number: u32, name: &str) -> Parse<StoredDType> {
         Some(&(_, name, block, block_bytes)) => {
             Ok(StoredDType { name: name.to_string(), kind: Kind::Other, block, block_bytes })
         }
-        None => invalid(format!("`{name}` has the unknown type {number}")),
+        None => invalid(format!("`{name}` has the unknown dtype {number}")),
     }
 }
 
-/// Types that Candle does not dequantize, for lists: number, name, elements and bytes of a block.
+/// Dtypes that are only listed, as Candle does not dequantize them: number, name, elements and bytes of a block.
 const OTHER_TYPES: [(u32, &str, usize, usize); 19] = [
     (9, "Q8_1", 32, 36),
     (15, "Q8K", 256, 292),

@@ -1,4 +1,4 @@
-//! llm.c's `.bin`: 256 whole numbers, then every parameter in a fixed order.
+//! llm.c's `.bin`: 256 integers, then every parameter in a fixed order.
 //!
 //! `write_model` of <https://github.com/karpathy/llm.c/blob/master/train_gpt2.py>; versions 3 (f32) and 5 (bf16).
 
@@ -12,7 +12,7 @@ use super::super::stored::{Contents, StoredDType, StoredTensor};
 pub(in super::super) const MAGIC: [u8; 4] = 20_240_326u32.to_le_bytes();
 const HEADER_BYTES: u64 = 1024;
 
-/// Reads the header and lays out the parameters; they are named as llm.c's own `train_gpt2.py` (and nanoGPT) names them.
+/// Reads the header and places the parameters, named as in llm.c's `train_gpt2.py` and nanoGPT.
 pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     let header = file.bytes_at(0, HEADER_BYTES)?;
     let mut numbers = header.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).skip(1);
@@ -20,7 +20,7 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     let dtype = match next() {
         3 => DType::F32,
         5 => DType::BF16,
-        version => return invalid(format!("version {version}; 3 (f32) and 5 (bf16) are read")),
+        version => return invalid(format!("version {version} is not supported: expected 3 (f32) or 5 (bf16)")),
     };
     let mut dims = [0usize; 6];
     for (dim, name) in dims.iter_mut().zip(["max_seq_len", "vocab_size", "num_layers", "num_heads", "channels"]) {
@@ -31,9 +31,9 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     dims[5] = usize::try_from(padded).map_err(|_| ParseError::Invalid(format!("padded_vocab_size is {padded}")))?;
     let [p, v, n_layer, n_head, c, padded_v] = dims;
     if v > padded_v {
-        return invalid(format!("a vocabulary of {v}, padded to {padded_v}"));
+        return invalid(format!("a vocabulary of {v} cannot be padded to {padded_v}"));
     }
-    // A block's parameters beside the matrices of 12 C² numbers: 13 C.
+    // A block has 12 C² elements in its matrices and 13 C in its vectors.
     let wide = |n: usize| n as u128;
     let n_block = 12 * wide(c) * wide(c) + 13 * wide(c);
     let n_parameters = (wide(padded_v) + wide(p) + 2) * wide(c) + wide(n_layer).saturating_mul(n_block);
@@ -58,7 +58,7 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
         ("mlp.c_proj.weight", &[c, 4 * c]),
         ("mlp.c_proj.bias", &[c]),
     ];
-    // One kind of parameter after the other, each for all blocks.
+    // All blocks' values of one parameter lie together.
     for (name, shape) in block {
         for i in 0..n_layer {
             layout.add(format!("transformer.h.{i}.{name}"), shape)?;

@@ -1,4 +1,4 @@
-//! The formats of weights, recognised by what is in the file, never by its name.
+//! The formats of weights, recognised by a file's content, never by its name.
 
 pub(super) mod gguf;
 pub(super) mod llmc;
@@ -15,15 +15,15 @@ use std::fmt;
 use super::bytes::{ByteFile, Parse, ParseError, invalid};
 use super::stored::Contents;
 
-/// A format of weights.
+/// Names a format of weights. [`Checkpoint::format`](super::Checkpoint::format) returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
     /// Hugging Face's safetensors.
     Safetensors,
-    /// PyTorch's `.pth`, `.pt`, `.bin`: a zip file since PyTorch 1.6.
+    /// PyTorch's `.pth`, `.pt` and `.bin`, a zip file since PyTorch 1.6.
     Torch,
-    /// The same as PyTorch wrote it before 1.6.
+    /// PyTorch's files from before 1.6.
     TorchLegacy,
     /// llama.cpp's GGUF.
     Gguf,
@@ -42,7 +42,7 @@ impl fmt::Display for Format {
 }
 
 impl Format {
-    /// How its name is spelt in messages.
+    /// Returns the name used in messages.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Safetensors => "safetensors",
@@ -54,13 +54,15 @@ impl Format {
         }
     }
 
-    /// The format of a file, if it has one of ours. Every other file is taken for safetensors, which has no magic number.
+    /// Recognises a file's format; `None` if it has no known beginning or end.
+    ///
+    /// `WeightsFile` takes such a file for safetensors, which has no magic number.
     pub(super) fn of(file: &ByteFile) -> Parse<Option<Self>> {
         let mut head = [0; torch::LEGACY_MAGIC.len()];
         let n_head = usize::try_from(file.n_bytes).unwrap_or(usize::MAX).min(head.len());
         file.read_exact_at(&mut head[..n_head], 0)?;
         if head.starts_with(b"PK\x03\x04") {
-            // What is in the zip file is known once its directory is read. Where that is gone, PyTorch's has its pickle first.
+            // The directory says what a zip file holds. If it is damaged, a pickle at the front means PyTorch.
             let is_torch = match zip::directory(file) {
                 Ok(members) => torch::is_torch(&members),
                 Err(error @ ParseError::Io(_)) => return Err(error),
@@ -75,21 +77,22 @@ impl Format {
             _ if head == *torch::LEGACY_MAGIC => Some(Self::TorchLegacy),
             _ if head.starts_with(gguf::MAGIC) => Some(Self::Gguf),
             _ if head.starts_with(&llmc::MAGIC) => Some(Self::LlmC),
-            // The length of a header, at most 100 MB, and the brace that it begins with.
+            // A header's length, at most 100 MB, and the brace that begins the header.
             _ if head[4..8] == [0; 4] && head[8] == b'{' => Some(Self::Safetensors),
-            // The only format that is known by its end, which costs a second look.
+            // The only format that is recognised by its end, which costs a second read.
             _ if sstable::is_sstable(file)? => Some(Self::TensorFlow),
             _ => None,
         })
     }
 
-    /// Whether one file may hold several mappings of names to tensors.
+    /// Returns whether one file may hold several state dicts.
     pub(super) fn has_state_dicts(self) -> bool {
         matches!(self, Self::Torch | Self::TorchLegacy)
     }
 
-    /// Reads what a file of this format holds, of the state dict under that key alone, if one is given; a bundle of several
-    /// files is not read here.
+    /// Reads the contents of a file of this format, or only those of the state dict under the given key.
+    ///
+    /// An index of other files is refused here.
     pub(super) fn parse(self, file: &ByteFile, state_dict: Option<&str>) -> Parse<Contents> {
         match self {
             Self::Safetensors => safetensors::parse(file),

@@ -13,13 +13,14 @@ use super::super::stored::{Contents, Kind, Place, StoredDType, StoredTensor};
 use super::zip::Member;
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
-/// A header holds a type and a shape; NumPy itself refuses more than 10000 characters.
+/// A header holds a dtype and a shape; NumPy itself refuses more than 10000 characters.
 const MAX_HEADER_BYTES: usize = 1 << 16;
-/// What a deflated array may grow to, beside `MAX_GROWTH` times its size in the file. Weights hardly shrink at all.
+/// The size to which any deflated array may grow. A larger one may be `MAX_GROWTH` times its size in the file: weights
+/// hardly compress.
 const MAX_FREE_BYTES: u64 = 64 << 20;
 const MAX_GROWTH: u64 = 64;
 
-/// The arrays of a zip file.
+/// Reads the headers of the arrays in a zip file.
 pub(super) fn parse(file: &ByteFile, members: &BTreeMap<String, Member>) -> Parse<Contents> {
     let mut contents = Contents::default();
     for (member_name, member) in members {
@@ -40,12 +41,12 @@ fn array(file: &ByteFile, member: &Member) -> Parse<StoredTensor> {
         0 => header(&mut file.reader(start, end))?,
         8 if member.n_bytes > MAX_FREE_BYTES.max(member.n_compressed.saturating_mul(MAX_GROWTH)) => {
             return invalid(format!(
-                "{} bytes claim to inflate to {}, which no weights do: save it with `np.savez`",
+                "{} bytes claim to inflate to {}, more than weights do: save it with `np.savez`",
                 member.n_compressed, member.n_bytes
             ));
         }
         8 => header(&mut DeflateDecoder::new(file.reader(start, end)))?,
-        method => return invalid(format!("compressed by method {method}; 0 (stored) and 8 (deflated) are read")),
+        method => return invalid(format!("compression method {method} is not supported, only 0 and 8 (deflated)")),
     };
     let (dtype, big_endian) = dtype(header.descr)?;
     let strides = if header.fortran_order { Some(column_major(&header.shape)?) } else { None };
@@ -68,12 +69,12 @@ struct Header {
     shape: Vec<usize>,
 }
 
-/// The header at the front of an array, and how many bytes it takes.
+/// Reads the header at the front of an array, and returns how many bytes it takes.
 fn header(bytes: &mut dyn Read) -> Parse<(Header, u64)> {
     let mut front = [0; 10];
     bytes.read_exact(&mut front)?;
     if !front.starts_with(MAGIC) {
-        return invalid("no NumPy array");
+        return invalid("not a NumPy array");
     }
     let short = u16::from_le_bytes([front[8], front[9]]);
     let (n_header, n_front) = match front[6] {
@@ -83,7 +84,7 @@ fn header(bytes: &mut dyn Read) -> Parse<(Header, u64)> {
             bytes.read_exact(&mut high)?;
             (usize::from(short) | usize::from(u16::from_le_bytes(high)) << 16, 12)
         }
-        version => return invalid(format!("version {version} of NumPy's format; 1 to 3 are read")),
+        version => return invalid(format!("version {version} of NumPy's format is not supported: expected 1 to 3")),
     };
     if n_header > MAX_HEADER_BYTES {
         return invalid(format!("a header of {n_header} bytes, more than {MAX_HEADER_BYTES}"));
@@ -94,12 +95,12 @@ fn header(bytes: &mut dyn Read) -> Parse<(Header, u64)> {
     match header_of(&text) {
         Some(header) => Ok((header, (n_front + n_header) as u64)),
         None => {
-            invalid(format!("a header that is not understood: {}", text.chars().take(80).collect::<String>().trim()))
+            invalid(format!("a header that cannot be parsed: {}", text.chars().take(80).collect::<String>().trim()))
         }
     }
 }
 
-/// `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`
+/// Parses a header such as `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`.
 fn header_of(text: &str) -> Option<Header> {
     let after = |key: &str| Some(text.split_once(key)?.1.trim_start().strip_prefix(':')?.trim_start());
     let descr = after("'descr'")?;
@@ -118,7 +119,7 @@ fn header_of(text: &str) -> Option<Header> {
     Some(Header { descr, fortran_order, shape })
 }
 
-/// `<f4` and the like: the order of bytes, a letter, a size.
+/// Parses a dtype such as `<f4`: byte order, letter, size.
 fn dtype(descr: String) -> Parse<(StoredDType, bool)> {
     let kind = descr.trim_start_matches(['<', '>', '=', '|']);
     let float = match kind {

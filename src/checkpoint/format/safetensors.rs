@@ -1,4 +1,4 @@
-//! safetensors: a JSON header behind its length, and the bytes of the tensors.
+//! safetensors: the length of a JSON header, the header, and the bytes of the tensors.
 
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -12,7 +12,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// The header's length stands before it as a little-endian `u64`.
 const LENGTH_BYTES: u64 = 8;
 
-/// Reads the header; no data is read, and nothing that the header claims is believed unchecked.
+/// Reads the header and checks all that it claims against the file's length; reads no data.
 pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     let n_bytes = file.n_bytes;
     if n_bytes < LENGTH_BYTES {
@@ -27,7 +27,7 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
         return invalid(format!("its header claims {header_bytes} bytes, but the file has {n_bytes}"));
     }
     let header = file.bytes_at(LENGTH_BYTES, header_bytes)?;
-    // Offsets, shapes and types are checked against each other by the library while it parses.
+    // The library checks offsets, shapes and dtypes against each other while it parses.
     let header: Metadata = serde_json::from_slice(&header)
         .map_err(|error| ParseError::Unparsed("its header cannot be parsed", printable(error)))?;
     let data_bytes = header.data_len() as u64;
@@ -55,7 +55,7 @@ fn stored_dtype(dtype: Dtype) -> StoredDType {
         Dtype::BF16 => DType::BF16,
         Dtype::F64 => DType::F64,
         other => {
-            // A type of 4 or 6 bits: the fewest elements that take whole bytes.
+            // A dtype of 4 or 6 bits: the fewest elements that take whole bytes.
             let n_bits = other.bitsize();
             let block = (1..=8).find(|block| block * n_bits % 8 == 0).unwrap_or(8);
             let (name, kind) = (other.to_string(), Kind::Other);

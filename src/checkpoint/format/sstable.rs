@@ -1,16 +1,16 @@
-//! A table of sorted keys and values as LevelDB and TensorFlow write it.
+//! The table of sorted keys and values that LevelDB and TensorFlow write.
 //!
 //! <https://github.com/google/leveldb/blob/main/doc/table_format.md>
 
 use super::super::bytes::{ByteFile, Parse, ParseError, invalid};
 
-/// How such a file ends.
+/// The last bytes of such a file.
 const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57u64.to_le_bytes();
 const FOOTER_BYTES: u64 = 48;
-/// Behind each block: how it is compressed, and a checksum.
+/// Each block is followed by its compression method and a checksum.
 const TRAILER_BYTES: usize = 5;
 const MAX_BLOCK_BYTES: usize = 1 << 26;
-/// Names of tensors: this many, this long.
+/// The limits of a table of tensors: how many, and how long their names.
 const MAX_ENTRIES: usize = 1 << 17;
 const MAX_KEY_BYTES: usize = 1 << 10;
 
@@ -20,12 +20,12 @@ pub(super) fn is_sstable(file: &ByteFile) -> Parse<bool> {
     Ok(file.n_bytes >= FOOTER_BYTES && file.array_at::<8>(file.n_bytes - 8)? == MAGIC)
 }
 
-/// All keys, ascending, with their values.
+/// Reads all keys, in ascending order, with their values.
 pub(super) fn read(file: &ByteFile) -> Parse<Pairs> {
     let Some(footer_at) = file.n_bytes.checked_sub(FOOTER_BYTES) else { return invalid("it is too short") };
     let footer = file.bytes_at(footer_at, FOOTER_BYTES)?;
     let mut footer = Varints(&footer);
-    block(file, footer.next()?, footer.next()?)?; // of filters: not used, but damage is damage
+    block(file, footer.next()?, footer.next()?)?; // the filters: unused, but checked for damage
     let index = block(file, footer.next()?, footer.next()?)?;
     let mut all = Pairs::new();
     for (_, handle) in entries(&index, MAX_ENTRIES)? {
@@ -41,25 +41,25 @@ pub(super) fn read(file: &ByteFile) -> Parse<Pairs> {
     Ok(all)
 }
 
-/// A block, its checksum compared, inflated if it must be.
+/// Reads a block, verifies its checksum and inflates it if it is compressed.
 fn block(file: &ByteFile, start: u64, n_bytes: u64) -> Parse<Vec<u8>> {
     if n_bytes > MAX_BLOCK_BYTES as u64 || start > file.n_bytes {
-        return invalid(format!("a block of {n_bytes} bytes at {start}"));
+        return invalid(format!("a block of {n_bytes} bytes at {start} is too large or outside the file"));
     }
     let mut bytes = file.bytes_at(start, n_bytes + TRAILER_BYTES as u64)?;
     let trailer = bytes.split_off(bytes.len() - TRAILER_BYTES);
     let stored = u32::from_le_bytes([trailer[1], trailer[2], trailer[3], trailer[4]]);
     if masked(crc32c(bytes.iter().chain(&trailer[..1]))) != stored {
-        return invalid(format!("the block at {start} does not have its checksum: the file is damaged"));
+        return invalid(format!("the block at {start} does not match its checksum: the file is damaged"));
     }
     match trailer[0] {
         0 => Ok(bytes),
         1 => snappy(&bytes),
-        kind => invalid(format!("a block compressed by method {kind}; 0 (not) and 1 (Snappy) are read")),
+        kind => invalid(format!("a block's compression method {kind} is not supported, only 0 and 1 (Snappy)")),
     }
 }
 
-/// The entries of a block: each key is what it shares with the one before, and the rest.
+/// Splits a block into entries. A key is stored as the length that it shares with the one before, and the rest.
 fn entries(block: &[u8], max: usize) -> Parse<Pairs> {
     let damaged = || ParseError::Invalid("a block is damaged".to_string());
     let n_restarts = block.last_chunk().map(|bytes: &[u8; 4]| u32::from_le_bytes(*bytes)).ok_or_else(damaged)?;
@@ -79,7 +79,7 @@ fn entries(block: &[u8], max: usize) -> Parse<Pairs> {
     Ok(found)
 }
 
-/// Numbers in groups of seven bits, and what stands between them.
+/// Reads integers in groups of seven bits, and the bytes between them.
 pub(super) struct Varints<'a>(pub(super) &'a [u8]);
 
 impl<'a> Varints<'a> {
@@ -93,7 +93,7 @@ impl<'a> Varints<'a> {
                 return Ok(number);
             }
         }
-        invalid("a number is cut off")
+        invalid("an integer is truncated")
     }
 
     pub(super) fn bytes(&mut self, n: u64) -> Parse<&'a [u8]> {
@@ -106,11 +106,11 @@ impl<'a> Varints<'a> {
     }
 }
 
-/// Snappy without its framing: <https://github.com/google/snappy/blob/main/format_description.txt>.
+/// Inflates Snappy without its framing: <https://github.com/google/snappy/blob/main/format_description.txt>.
 fn snappy(compressed: &[u8]) -> Parse<Vec<u8>> {
     let mut left = Varints(compressed);
     let claimed = left.next()?;
-    // A copy of 64 bytes takes 3, so that nothing shrinks more than that.
+    // A copy of 64 bytes takes 3 bytes, so nothing shrinks by more than a factor of 64.
     let max = compressed.len().saturating_mul(64).min(MAX_BLOCK_BYTES);
     let Some(n_bytes) = usize::try_from(claimed).ok().filter(|&n| n <= max) else {
         return invalid(format!("a block claims to inflate to {claimed} bytes"));
@@ -148,14 +148,14 @@ fn snappy(compressed: &[u8]) -> Parse<Vec<u8>> {
     }
 }
 
-/// CRC-32C (Castagnoli), bit by bit: an index has a few kilobytes.
+/// Computes CRC-32C (Castagnoli), bit by bit: an index has a few kilobytes.
 fn crc32c<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
     !bytes.fold(!0, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc: u32, _| crc >> 1 ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1)))
     })
 }
 
-/// As the format stores it, lest a checksum of something that holds checksums go wrong.
+/// Masks a checksum as the format stores it: a checksum of data that contains checksums would be weak.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn snappy_blocks_inflate() {
-        // A literal, a copy that overlaps itself, one of each longer form.
+        // A literal, a copy that overlaps itself, and one of each longer form.
         let compressed = [12, 2 << 2, b'a', b'b', b'c', 1 | (2 << 2), 3, (2 << 2) | 2, 9, 0];
         assert_eq!(snappy(&compressed).ok().as_deref(), Some(&b"abcabcabcabc"[..]));
         for (broken, reason) in [

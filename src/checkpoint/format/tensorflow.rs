@@ -1,7 +1,7 @@
 //! OpenAI's original checkpoints: TensorFlow's "tensor bundle", an index of names and files of bytes.
 //!
-//! `tensorflow/core/protobuf/tensor_bundle.proto`, `tensor_bundle.cc`: the index is a table of [`sstable`](super::sstable)
-//! whose values are protocol buffers; the first, under the empty key, describes the bundle.
+//! `tensorflow/core/protobuf/tensor_bundle.proto`, `tensor_bundle.cc`: the index is an [`sstable`](super::sstable)
+//! whose values are protocol buffers. The first, under the empty key, describes the bundle.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ const INDEX_SUFFIX: &str = ".index";
 const MAX_SHARDS: u64 = 1 << 10;
 const MAX_DIMS: usize = 32;
 
-/// Reads the index. The tensors lie in files beside it, which are counted from 1: it is file 0 itself.
+/// Reads the index, and names the files beside it that hold the tensors. They are numbered from 1; file 0 is the index.
 pub(in super::super) fn parse(index: &ByteFile) -> Parse<(Contents, Vec<PathBuf>)> {
     let mut contents = Contents::default();
     let mut bundle = None;
@@ -39,7 +39,7 @@ pub(in super::super) fn parse(index: &ByteFile) -> Parse<(Contents, Vec<PathBuf>
     }
 }
 
-/// `model.ckpt.data-00000-of-00001` beside `model.ckpt.index`.
+/// Returns the names of the data files: `model.ckpt.data-00000-of-00001` beside `model.ckpt.index`.
 fn data_files(index: &Path, n_shards: u64) -> Vec<PathBuf> {
     let name = index.file_name().unwrap_or_default().to_string_lossy();
     let prefix = name.strip_suffix(INDEX_SUFFIX).unwrap_or(&name);
@@ -52,7 +52,7 @@ struct Bundle {
 }
 
 impl Bundle {
-    /// `BundleHeaderProto`: 1 is the number of shards, 2 the order of bytes.
+    /// Reads a `BundleHeaderProto`: field 1 is the number of shards, 2 the byte order.
     fn read(message: &[u8]) -> Parse<Self> {
         let mut bundle = Self { n_shards: 0, big_endian: false };
         fields(message, |number, field| {
@@ -70,7 +70,8 @@ impl Bundle {
     }
 }
 
-/// `BundleEntryProto`: 1 type, 2 shape, 3 shard, 4 offset, 5 size, 7 slices. `None` for what is no array of numbers.
+/// Reads a `BundleEntryProto`: 1 dtype, 2 shape, 3 shard, 4 offset, 5 size, 7 slices. `None` if it is not a whole
+/// numeric tensor.
 fn entry(message: &[u8], bundle: &Bundle) -> Parse<Option<StoredTensor>> {
     let (mut dtype, mut shape, mut shard, mut offset, mut size, mut sliced) = (0, Vec::new(), 0, 0, 0, false);
     fields(message, |number, field| {
@@ -97,7 +98,7 @@ fn entry(message: &[u8], bundle: &Bundle) -> Parse<Option<StoredTensor>> {
     }
 }
 
-/// `TensorShapeProto`: 2 is a dimension, whose 1 is its size; 3 is a shape that is not known.
+/// Reads a `TensorShapeProto`: each field 2 is a dimension, whose field 1 is its size.
 fn dims(message: &[u8]) -> Parse<Vec<usize>> {
     let mut dims = Vec::new();
     fields(message, |number, field| {
@@ -118,7 +119,7 @@ fn dims(message: &[u8]) -> Parse<Vec<usize>> {
     Ok(dims)
 }
 
-/// `enum DataType` of `tensorflow/core/framework/types.proto`.
+/// Looks up `enum DataType` of `tensorflow/core/framework/types.proto`.
 fn stored_dtype(number: u64) -> Option<StoredDType> {
     Some(match number {
         1 => StoredDType::float(DType::F32),
@@ -143,7 +144,7 @@ enum Field<'a> {
     Bytes(&'a [u8]),
 }
 
-/// The fields of a protocol buffer, each with its number.
+/// Calls `each` with the fields of a protocol buffer and their numbers.
 fn fields<'a>(message: &'a [u8], mut each: impl FnMut(u64, Field<'a>) -> Parse<()>) -> Parse<()> {
     let mut left = Varints(message);
     while !left.0.is_empty() {
@@ -156,7 +157,7 @@ fn fields<'a>(message: &'a [u8], mut each: impl FnMut(u64, Field<'a>) -> Parse<(
                 Field::Bytes(left.bytes(n_bytes)?)
             }
             5 => Field::Bytes(left.bytes(4)?),
-            kind => return invalid(format!("a field of unknown kind {kind}")),
+            kind => return invalid(format!("a field of the unknown kind {kind}")),
         };
         each(tag >> 3, field)?;
     }

@@ -1,5 +1,7 @@
-//! PyTorch's `.pth`, `.pt` and `.bin`: a pickle that describes tensors, and storages that hold their bytes. A zip file since
-//! PyTorch 1.6; before, one file with a pickle at its front (openai-community/gpt2 has such a `pytorch_model.bin`).
+//! PyTorch's `.pth`, `.pt` and `.bin`: a pickle that describes tensors, and storages that hold their bytes.
+//!
+//! Since PyTorch 1.6 this is a zip file. Before, it was one file that begins with a pickle (openai-community/gpt2 has
+//! such a `pytorch_model.bin`).
 //!
 //! `torch/serialization.py` and `torch/_utils.py` of PyTorch 2.15.
 
@@ -14,17 +16,17 @@ use super::super::stored::{Contents, Place, StoredDType, StoredTensor};
 use super::pickle::{Id, Pickle, Value};
 use super::zip::Member;
 
-/// How an old file begins: a pickle of the number 0x1950a86a20f9469cfc6c.
+/// The beginning of an old file: a pickle of the integer 0x1950a86a20f9469cfc6c.
 pub(in super::super) const LEGACY_MAGIC: &[u8; 15] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e";
 pub(super) const PICKLE: &str = "data.pkl";
 /// Keys under which training scripts keep the state dict of their model.
 const NESTED: [&str; 4] = ["model", "state_dict", "model_state_dict", "module"];
-/// How deep those are looked for, and how many wrappers a tensor may have; both may form circles.
+/// How deep those may be nested, and how many wrappers a tensor may have; both may form cycles.
 const MAX_DEPTH: usize = 4;
 /// Where nanoGPT keeps the dimensions.
 const MODEL_ARGS: &str = "model_args";
 
-/// A type of storage: PyTorch's name, that of `torch.dtype`, ours, bytes.
+/// Dtypes by the storage's name, the name of `torch.dtype`, our name, and bytes.
 const DTYPES: [(&str, &str, &str, usize); 11] = [
     ("torch.LongStorage", "torch.int64", "I64", 8),
     ("torch.IntStorage", "torch.int32", "I32", 4),
@@ -39,12 +41,12 @@ const DTYPES: [(&str, &str, &str, usize); 11] = [
     ("", "torch.uint64", "U64", 8),
 ];
 
-/// A zip file whose directory has a member `NAME/data.pkl`.
+/// Returns whether a zip file is PyTorch's: whether it has a member `NAME/data.pkl`.
 pub(super) fn is_torch(members: &BTreeMap<String, Member>) -> bool {
     prefix_of(members).is_some()
 }
 
-/// The folder that everything in the zip file is in.
+/// Returns the folder inside the zip file that holds all its members.
 fn prefix_of(members: &BTreeMap<String, Member>) -> Option<&str> {
     members
         .keys()
@@ -59,7 +61,7 @@ pub(super) fn parse_zip(
 ) -> Parse<Contents> {
     let prefix = prefix_of(members).unwrap_or_default();
     let member = |name: &str| match members.get(&format!("{prefix}{name}")) {
-        Some(member) if member.method != 0 => invalid(format!("its `{name}` is compressed, as PyTorch never does")),
+        Some(member) if member.method != 0 => invalid(format!("its `{name}` is compressed, which PyTorch never does")),
         member => Ok(member),
     };
     let Some(pickle) = member(PICKLE)? else { return invalid("it has no data.pkl") };
@@ -76,7 +78,8 @@ pub(super) fn parse_zip(
     contents(&pickle, big_endian, state_dict, storage)
 }
 
-/// Reads an old file: four pickles, the list of the storages' keys, the storages.
+/// Reads an old file: four pickles after the magic number, the last of which lists the storages' keys, then the
+/// storages.
 pub(in super::super) fn parse_legacy(file: &ByteFile, state_dict: Option<&str>) -> Parse<Contents> {
     let mut header = Header::new(file, LEGACY_MAGIC.len() as u64, file.n_bytes);
     let _protocol = Pickle::read(&mut header)?;
@@ -104,7 +107,7 @@ pub(in super::super) fn parse_legacy(file: &ByteFile, state_dict: Option<&str>) 
     })
 }
 
-/// Bytes of an element of each storage, by key.
+/// Returns the bytes of an element of each storage, by key.
 fn storage_sizes(pickle: &Pickle) -> Parse<BTreeMap<&str, u64>> {
     let mut sizes = BTreeMap::new();
     for id in 0..pickle.n_values() {
@@ -116,7 +119,7 @@ fn storage_sizes(pickle: &Pickle) -> Parse<BTreeMap<&str, u64>> {
     Ok(sizes)
 }
 
-/// Every tensor of a state dict, and what the pickle says of the configuration.
+/// Collects the tensors of a state dict, and the configuration that the pickle holds.
 fn contents(
     pickle: &Pickle,
     big_endian: bool,
@@ -157,7 +160,7 @@ fn contents(
     Ok(contents)
 }
 
-/// The whole numbers among nanoGPT's `model_args`.
+/// Copies the integers among nanoGPT's `model_args` into the metadata.
 fn config_of(pickle: &Pickle, args: Id, contents: &mut Contents) {
     const KEYS: [&str; 5] = ["vocab_size", "block_size", "n_embd", "n_layer", "n_head"];
     let mut config = Map::new();
@@ -171,7 +174,7 @@ fn config_of(pickle: &Pickle, args: Id, contents: &mut Contents) {
     }
 }
 
-/// The tensor that a call would make; `None` for any other value.
+/// Returns the tensor that a call would make; `None` for any other value.
 fn tensor_of(
     pickle: &Pickle,
     mut id: Id,
@@ -182,7 +185,7 @@ fn tensor_of(
         let &Value::Call { function, args } = pickle.get(id) else { return Ok(None) };
         let (Some(function), Some(args)) = (pickle.global(function), pickle.items(args)) else { return Ok(None) };
         match (function, args) {
-            // A parameter is the tensor inside of it, a subclass of a tensor is the call that it names.
+            // A parameter wraps a tensor; a tensor's subclass wraps the call that makes it.
             ("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", &[inner, ..]) => {
                 id = inner
             }
@@ -195,10 +198,11 @@ fn tensor_of(
             _ => return rebuilt(pickle, function, args, big_endian, &place),
         }
     }
-    invalid("its pickle wraps a tensor too often")
+    invalid(format!("its pickle wraps a tensor more than {MAX_DEPTH} times"))
 }
 
-/// `_rebuild_tensor_v2(storage, storage_offset, size, stride, …)`; version 3 has the type behind two more.
+/// Reads `_rebuild_tensor_v2(storage, storage_offset, size, stride, …)`; version 3 has the dtype as its seventh
+/// argument.
 fn rebuilt(
     pickle: &Pickle,
     function: &str,
@@ -209,7 +213,7 @@ fn rebuilt(
     if !function.starts_with("torch._utils._rebuild_tensor") {
         return Ok(None);
     }
-    let malformed = || ParseError::Invalid("its pickle describes a tensor that cannot be".to_string());
+    let malformed = || ParseError::Invalid("its pickle describes an impossible tensor".to_string());
     let &[storage, offset, shape, strides, ..] = args else { return Err(malformed()) };
     let &Value::Persistent(storage) = pickle.get(storage) else { return Err(malformed()) };
     let mut storage = storage_of(pickle, storage)?;
@@ -220,7 +224,7 @@ fn rebuilt(
         let items = pickle.items(id).ok_or_else(malformed)?.iter();
         items.map(|&id| pickle.int(id).and_then(|n| usize::try_from(n).ok()).ok_or_else(malformed)).collect()
     };
-    // `torch.Size` is a call with one argument, the tuple.
+    // `torch.Size` is a call with one argument, a tuple.
     let shape: Vec<usize> = match pickle.get(shape) {
         &Value::Call { args, .. } => numbers(*pickle.items(args).and_then(<[Id]>::first).ok_or_else(malformed)?)?,
         _ => numbers(shape)?,
@@ -240,13 +244,13 @@ fn rebuilt(
             tensor.shape, storage.key
         )),
         None => invalid(format!(
-            "a tensor of shape {:?} and strides {:?} has more elements than its storage: save a copy (`.clone()`) of it",
+            "a tensor of shape {:?} and strides {:?} has more elements than its storage: save a `.clone()`",
             tensor.shape, tensor.strides
         )),
     }
 }
 
-/// Whether elements lie row after row; the stride of a dimension of one element says nothing.
+/// Returns whether elements lie in row-major order; the stride of a dimension of size 1 does not matter.
 fn is_row_major(shape: &[usize], strides: &[usize]) -> bool {
     let expected = StoredTensor::row_major(shape).unwrap_or_default();
     strides.len() == shape.len()
@@ -263,7 +267,7 @@ struct Storage<'a> {
     dtype: StoredDType,
 }
 
-/// `('storage', torch.FloatStorage, '0', 'cpu', 4)`, in old files with a view behind it.
+/// Reads `('storage', torch.FloatStorage, '0', 'cpu', 4)`; in old files a view may follow.
 fn storage_of(pickle: &Pickle, id: Id) -> Parse<Storage<'_>> {
     let parts = match pickle.items(id) {
         Some(&[kind, dtype, key, _, _, ref view @ ..]) if pickle.str(kind) == Some("storage") => {
@@ -277,7 +281,7 @@ fn storage_of(pickle: &Pickle, id: Id) -> Parse<Storage<'_>> {
     };
     match parts {
         Some((dtype, key)) => Ok(Storage { key, dtype: stored_dtype(dtype)? }),
-        None => invalid("its pickle asks for something that is no storage"),
+        None => invalid("its pickle asks for something that is not a storage"),
     }
 }
 
@@ -294,7 +298,7 @@ fn stored_dtype(name: &str) -> Parse<StoredDType> {
             return match known {
                 Some(&(_, _, ours, n_bytes)) => Ok(StoredDType::other(ours, n_bytes)),
                 None if name.starts_with("torch.float8") => Ok(StoredDType::other("F8", 1)),
-                None => invalid(format!("a storage of unknown type `{name}`")),
+                None => invalid(format!("a storage of the unknown dtype `{name}`")),
             };
         }
     };

@@ -1,7 +1,7 @@
-//! The directory of a zip file, which PyTorch and NumPy keep their tensors in: where each member's bytes lie.
+//! The directory of the zip files in which PyTorch and NumPy keep tensors: where each member's bytes lie.
 //!
-//! Not the `zip` crate, which candle-core brings: it reads through a cursor of its own, and what is wanted are places in the
-//! file, read by positions as remote files are, within a bound on the directory. APPNOTE.TXT 6.3.10, sections 4.3 to 4.5.
+//! Candle's `zip` crate reads through a cursor. Here offsets are needed, read at random access (also from remote files)
+//! and with a bound on the directory. APPNOTE.TXT 6.3.10, sections 4.3 to 4.5.
 
 use std::collections::BTreeMap;
 
@@ -17,34 +17,34 @@ const LOCAL: &[u8; 4] = b"PK\x03\x04";
 const LOCAL_BYTES: usize = 30;
 /// The extra field with sizes that do not fit 32 bits.
 const ZIP_64: u16 = 1;
-/// No checkpoint has a directory of this size: that is a million members.
+/// The largest directory: about a million members, more than any checkpoint has.
 const MAX_DIRECTORY_BYTES: u64 = 1 << 26;
 
 /// One member of a zip file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member {
-    /// 0 is stored, 8 is deflated.
+    /// 0 for stored, 8 for deflated.
     pub(super) method: u16,
     pub(super) n_bytes: u64,
     pub(super) n_compressed: u64,
-    /// Where its header lies; its data is behind that.
+    /// Where its header lies; its data follows.
     header_at: u64,
 }
 
 impl Member {
-    /// Where its bytes begin, once they are known to be in the file.
+    /// Returns where its bytes begin, after checking that they lie inside the file.
     pub(super) fn data_start(&self, file: &ByteFile) -> Parse<u64> {
         if file.n_bytes.checked_sub(LOCAL_BYTES as u64).is_none_or(|last| self.header_at > last) {
-            return invalid("a member of the zip lies outside of the file");
+            return invalid("a member of the zip lies outside the file");
         }
         let header: [u8; LOCAL_BYTES] = file.array_at(self.header_at)?;
         if !header.starts_with(LOCAL) {
-            return invalid(format!("no member of the zip at {}", self.header_at));
+            return invalid(format!("the zip has no member at {}", self.header_at));
         }
         let start =
             self.header_at + LOCAL_BYTES as u64 + u64::from(u16_at(&header, 26)) + u64::from(u16_at(&header, 28));
         if start.checked_add(self.n_compressed).is_none_or(|end| end > file.n_bytes) {
-            return invalid(format!("a member of {} bytes at {start} reaches beyond the file", self.n_compressed));
+            return invalid(format!("a member of {} bytes at {start} extends beyond the file", self.n_compressed));
         }
         if self.method == 0 && self.n_bytes != self.n_compressed {
             return invalid("a stored member of the zip has two sizes");
@@ -53,7 +53,7 @@ impl Member {
     }
 }
 
-/// The members by name.
+/// Reads the directory: the members by name.
 pub(super) fn directory(file: &ByteFile) -> Parse<BTreeMap<String, Member>> {
     let (start, n_bytes) = place_of_directory(file)?;
     if n_bytes > MAX_DIRECTORY_BYTES {
@@ -87,7 +87,7 @@ pub(super) fn directory(file: &ByteFile) -> Parse<BTreeMap<String, Member>> {
     Ok(members)
 }
 
-/// Where the directory begins, and its length.
+/// Finds the directory: where it begins, and its length.
 fn place_of_directory(file: &ByteFile) -> Parse<(u64, u64)> {
     // The last record is followed by a comment of at most 64 KiB.
     let n_tail = file.n_bytes.min(END_BYTES as u64 + u64::from(u16::MAX));
@@ -113,7 +113,7 @@ fn place_of_directory(file: &ByteFile) -> Parse<(u64, u64)> {
     }
 }
 
-/// Replaces what did not fit 32 bits by the numbers of the zip64 field, which has only those, in this order.
+/// Replaces the sizes that did not fit 32 bits by those of the zip64 field, which lists only them, in the same order.
 fn widen(sizes: &mut [u64; 3], mut extra: &[u8]) {
     while let Some((head, rest)) = extra.split_at_checked(4) {
         let (field, rest) = rest.split_at(usize::from(u16_at(head, 2)).min(rest.len()));
@@ -126,7 +126,7 @@ fn widen(sizes: &mut [u64; 3], mut extra: &[u8]) {
     }
 }
 
-// Little-endian numbers inside of records whose length is known.
+// Little-endian integers in records whose length has been checked.
 fn u16_at(record: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([record[at], record[at + 1]])
 }

@@ -1,4 +1,4 @@
-//! The opcodes of pickle, obeyed as far as [`pickle`](super) says.
+//! Interprets the opcodes of pickle, as far as [`pickle`](super) says.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ impl Machine {
     }
 
     pub(super) fn pop(&mut self) -> Parse<Id> {
-        // What lies below a mark belongs to somebody else.
+        // Values below a mark belong to an enclosing container.
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.len() > floor {
             true => self.stack.pop().ok_or_else(|| ParseError::Invalid(EMPTY.to_string())),
@@ -42,7 +42,7 @@ impl Machine {
         }
     }
 
-    /// The last `n` values as a tuple.
+    /// Replaces the last `n` values by a tuple of them.
     fn tuple(&mut self, n: usize) -> Parse<()> {
         let mut items = Vec::with_capacity(n);
         for _ in 0..n {
@@ -63,7 +63,7 @@ impl Machine {
         Ok(())
     }
 
-    /// A call, of which an empty container is the only one with a value of its own.
+    /// Replaces a function and its arguments by a call, which is not made; an empty dict becomes a value.
     fn call(&mut self) -> Parse<()> {
         let (args, function) = (self.pop()?, self.pop()?);
         let value = match &self.values[function] {
@@ -71,7 +71,7 @@ impl Machine {
                 Value::Dict(Vec::new())
             }
             Value::Global(_) => Value::Call { function, args },
-            _ => return Err(ParseError::Forbidden("a call of something that is no function".to_string())),
+            _ => return Err(ParseError::Forbidden("a call of something that is not a function".to_string())),
         };
         self.push(value);
         Ok(())
@@ -82,7 +82,7 @@ impl Machine {
         match &mut self.values[list] {
             Value::List(list) => list.extend(items),
             Value::Opaque | Value::Call { .. } => {}
-            _ => return invalid("its pickle appends to something that is no list"),
+            _ => return invalid("its pickle appends to something that is not a list"),
         }
         Ok(())
     }
@@ -92,7 +92,7 @@ impl Machine {
         match &mut self.values[dict] {
             Value::Dict(pairs) => pairs.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1]))),
             Value::Opaque | Value::Call { .. } => {}
-            _ => return invalid("its pickle sets an item of something that is no dict"),
+            _ => return invalid("its pickle sets an item of something that is not a dict"),
         }
         Ok(())
     }
@@ -125,7 +125,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Obeys one opcode; `true` at the end.
+    /// Executes one opcode; returns `true` at the end.
     pub(super) fn step(&mut self, header: &mut Header) -> Parse<bool> {
         match header.u8()? {
             b'.' => return Ok(true),
@@ -236,7 +236,7 @@ impl Machine {
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let (Value::Str(module), Value::Str(name)) = (&self.values[module], &self.values[name]) else {
-                    return invalid("its pickle names a class by something that is no text");
+                    return invalid("its pickle names a class by something that is not text");
                 };
                 let (module, name) = (module.clone(), name.clone());
                 self.global(&module, &name)?;
@@ -261,7 +261,7 @@ impl Machine {
             }
             0x94 => match u32::try_from(self.memo.len()) {
                 Ok(key) => self.remember(key)?,
-                Err(_) => return invalid("its pickle remembers too many values"),
+                Err(_) => return invalid("its pickle has too many memo entries"),
             },
             b'h' => {
                 let key = header.u8()?;
@@ -276,7 +276,7 @@ impl Machine {
         Ok(false)
     }
 
-    /// LONG1: a whole number of up to 255 bytes; what does not fit 64 bits is nobody's dimension.
+    /// Reads LONG1, an integer of up to 255 bytes. Drops the value of one over 64 bits, which cannot be a dimension.
     fn long(&mut self, header: &mut Header) -> Parse<()> {
         let n_bytes = header.u8()?;
         let bytes = header.bytes(n_bytes.into())?;

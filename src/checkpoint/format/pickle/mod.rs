@@ -1,8 +1,9 @@
-//! Pickle, as far as PyTorch's checkpoints need it. Nothing is ever executed: a class or function is a name, a call of it
-//! is that name beside its arguments, and names that are not on the list of tensors' own end the reading.
+//! Pickle, as far as PyTorch's checkpoints need it. Nothing is ever executed: a class or function is a name, a call is
+//! that name with its arguments, and a name that is not on the list of those found in state dicts is an error.
 //!
-//! Values live in one list and refer to each other by index. So a value that is used a thousand times is there once, one
-//! that contains itself is nothing special, and nothing nests on the stack, neither here nor when it is dropped.
+//! Values live in one list and refer to each other by index. So a value that is used a thousand times is stored once, a
+//! value may contain itself, and neither reading nor dropping recurses.
+//!
 //! Opcodes: <https://github.com/python/cpython/blob/3.13/Lib/pickletools.py>.
 
 mod machine;
@@ -13,7 +14,7 @@ pub(super) use value::{Id, Value};
 
 use crate::checkpoint::bytes::{Header, Parse, invalid};
 
-/// What a checkpoint's pickle may hold: far more than the tensors of any model need.
+/// The limits of a pickle: far more than the tensors of any model need.
 const MAX_BYTES: u64 = 1 << 26;
 const MAX_STEPS: usize = 1 << 20;
 
@@ -31,7 +32,7 @@ impl Pickle {
         let mut machine = Machine::default();
         let mut n_steps = 0;
         while !machine.step(header)? {
-            // No step adds more than one value to anything.
+            // No step adds more than one value, so this bounds the memory.
             n_steps += 1;
             if n_steps >= MAX_STEPS || header.position() - start > MAX_BYTES {
                 return invalid(format!("its pickle is larger than {MAX_BYTES} bytes or {MAX_STEPS} steps"));
@@ -65,7 +66,7 @@ impl Pickle {
         if let Value::Global(name) = self.get(id) { Some(name) } else { None }
     }
 
-    /// The elements of a tuple or a list.
+    /// Returns the elements of a tuple or a list.
     pub(super) fn items(&self, id: Id) -> Option<&[Id]> {
         match self.get(id) {
             Value::Tuple(items) => Some(items),
@@ -74,7 +75,7 @@ impl Pickle {
         }
     }
 
-    /// The pairs of a dict whose keys are text.
+    /// Returns the pairs of a dict whose keys are text.
     pub(super) fn pairs(&self, id: Id) -> Option<impl Iterator<Item = (&str, Id)>> {
         let Value::Dict(pairs) = self.get(id) else { return None };
         Some(pairs.iter().filter_map(|&(key, value)| Some((self.str(key)?, value))))

@@ -10,23 +10,23 @@ pub(in super::super) enum Value {
     Bool(bool),
     Int(i64),
     Str(Box<str>),
-    /// Anything whose content is of no interest: a float, bytes, a set, the result of a harmless call.
+    /// A value whose content does not matter: a float, bytes, a set.
     Opaque,
     Tuple(Box<[Id]>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     /// `module.name` of an allowed class or function.
     Global(Box<str>),
-    /// A call that is not made.
+    /// A call, which is not made.
     Call {
         function: Id,
         args: Id,
     },
-    /// What `persistent_load` would be asked for.
+    /// The argument of `persistent_load`: a storage.
     Persistent(Id),
 }
 
-/// Classes and functions that make up a saved state dict; those of `torch` itself that are types are allowed by pattern.
+/// Classes and functions found in saved state dicts. The storages and dtypes of `torch` itself are allowed by pattern.
 const ALLOWED: [&str; 32] = [
     "collections.OrderedDict",
     "collections.defaultdict",
@@ -62,7 +62,7 @@ const ALLOWED: [&str; 32] = [
     "torch.serialization._get_layout",
 ];
 
-/// The list above, `torch.FloatStorage` and the like, and `torch.float32` and the like.
+/// Returns whether a name is on the list above, or a storage or dtype such as `torch.FloatStorage` or `torch.float32`.
 pub(in super::super) fn is_allowed(global: &str) -> bool {
     let of_torch = |name: &str| {
         !name.contains('.')
