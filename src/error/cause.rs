@@ -1,4 +1,4 @@
-//! What other libraries say.
+//! The errors of other libraries.
 
-/// What another library says, as the source of an error.
+/// The error of another library, as the source of one of ours.
 pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;

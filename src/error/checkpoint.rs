@@ -1,4 +1,4 @@
-//! What can be wrong with a checkpoint.
+//! [`CheckpointError`]: why a checkpoint could not be read or written.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,39 +8,50 @@ use candle_core::DType;
 use super::cause::Cause;
 use super::config::ConfigError;
 
-/// What can be wrong with a checkpoint on its way in or out.
+/// Says why a checkpoint could not be read or written.
+///
+/// ```
+/// use candle_gpt_input::Error;
+/// use candle_gpt_input::checkpoint::Checkpoint;
+/// use candle_gpt_input::error::CheckpointError;
+///
+/// let error = Checkpoint::open("no/such/folder").unwrap_err();
+/// assert_eq!(error.to_string(), "cannot open no/such/folder: no such file or folder");
+/// assert!(matches!(error, Error::Checkpoint(CheckpointError::NotFound { .. })));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// A path at which there is no file or folder.
-    #[error("{}: no such file or folder", path.display())]
+    /// A path where no file or folder exists.
+    #[error("cannot open {}: no such file or folder", path.display())]
     NotFound {
         /// The path given.
         path: PathBuf,
     },
-    /// A file or a remote that cannot be read or written. The source says why.
+    /// A file or remote source that cannot be read or written. The source says why.
     #[error("cannot {action} {}", path.display())]
     #[non_exhaustive]
     Io {
         /// What was attempted: `read`, `write` or `create the folder`.
         action: &'static str,
-        /// The file, or the name of the remote.
+        /// The file, or the name of the remote source.
         path: PathBuf,
-        /// What the system or the remote says.
+        /// The error of the system or the remote source.
         source: io::Error,
     },
     /// A folder in which no weights were found.
     #[error(
-        "{}: no weights in this folder (looked for model.safetensors, pytorch_model.bin, an index of shards of either, model.ckpt.index and a single file of any known format; found {found})",
+        "cannot find weights in the folder {}: expected model.safetensors, pytorch_model.bin, an index of shards of \
+         either, model.ckpt.index, or a single file of any known format; found {found}",
         path.display()
     )]
     NoWeights {
         /// The folder.
         path: PathBuf,
-        /// The files of weights that are there, or "none".
+        /// The files of weights that were found, or "none".
         found: String,
     },
-    /// A file that is not well-formed, or whose header describes what is not in it.
+    /// A file that is not well-formed, or whose header does not match its contents.
     #[error("{}: not a valid {format} file: {reason}", path.display())]
     #[non_exhaustive]
     InvalidFile {
@@ -50,12 +61,13 @@ pub enum CheckpointError {
         format: &'static str,
         /// What is wrong with it.
         reason: String,
-        /// What a parser says, where one gave up.
+        /// The parser's error, if a parser failed.
         source: Option<Cause>,
     },
-    /// A pickle with something else than tensors and plain values; it was neither imported nor called.
+    /// A pickle that holds more than tensors and plain values. Nothing in it was imported or called.
     #[error(
-        "{}: its pickle holds {what}, which is nothing that a state dict is made of: nothing of it was executed; save `model.state_dict()` alone",
+        "{}: its pickle holds {what}, which is never part of a state dict (nothing was executed): \
+         save `model.state_dict()` alone",
         path.display()
     )]
     ForbiddenPickle {
@@ -64,7 +76,7 @@ pub enum CheckpointError {
         /// The class, function or opcode.
         what: String,
     },
-    /// A file that is no index of shards.
+    /// A file that is not an index of shards.
     #[error("{}: not a valid shard index: {reason}", path.display())]
     #[non_exhaustive]
     InvalidIndex {
@@ -72,26 +84,26 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
-        /// What the JSON parser says, where it gave up.
+        /// The JSON parser's error, if it failed.
         source: Option<Cause>,
     },
-    /// The index sends a tensor to a shard that does not hold it.
-    #[error("{}: the index says that tensor `{name}` is here, but it is not", path.display())]
+    /// A shard that lacks a tensor which the index assigns to it.
+    #[error("{}: the index says that this shard holds `{name}`, but it does not: download both again", path.display())]
     TensorNotInShard {
         /// The shard.
         path: PathBuf,
         /// The tensor.
         name: String,
     },
-    /// No tensor of the name that was asked for.
-    #[error("{}: no tensor `{name}`", path.display())]
+    /// No tensor of the requested name.
+    #[error("{}: no tensor `{name}`: `Checkpoint::tensors` lists those that exist", path.display())]
     MissingTensor {
         /// The checkpoint.
         path: PathBuf,
-        /// The name asked for.
+        /// The requested name.
         name: String,
     },
-    /// A tensor of another shape than the one that was asked for.
+    /// A tensor whose shape differs from the requested one.
     #[error("{}: `{name}` has shape {shape:?}, expected {expected:?}", path.display())]
     TensorShape {
         /// The file.
@@ -100,7 +112,7 @@ pub enum CheckpointError {
         name: String,
         /// Its shape.
         shape: Vec<usize>,
-        /// The shape asked for.
+        /// The requested shape.
         expected: Vec<usize>,
     },
     /// A configuration that cannot be used, in a `config.json` or in the weights. The source says why.
@@ -113,7 +125,11 @@ pub enum CheckpointError {
         source: Box<ConfigError>,
     },
     /// No token or position table under any known name.
-    #[error("{}: no {what} found (looked for {looked_for} under any prefix); closest: {closest}", path.display())]
+    #[error(
+        "{}: no {what} found (looked for {looked_for} under any prefix; closest: {closest}): \
+         name it with `with_wte` or `with_wpe`",
+        path.display()
+    )]
     MissingTable {
         /// The checkpoint.
         path: PathBuf,
@@ -121,7 +137,7 @@ pub enum CheckpointError {
         what: &'static str,
         /// The names looked for.
         looked_for: String,
-        /// The names that resemble them most.
+        /// The most similar names.
         closest: String,
     },
     /// More than one pair of tables.
@@ -142,29 +158,32 @@ pub enum CheckpointError {
         /// Its shape.
         shape: Vec<usize>,
     },
-    /// A table whose dtype is not a floating-point type that is read.
+    /// A table whose dtype is not one of the supported floating-point dtypes.
     #[error("{}: `{name}` holds {dtype}, expected F32, F16, BF16 or F64", path.display())]
     TableDType {
         /// The file.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Its type.
+        /// Its dtype in the file.
         dtype: String,
     },
-    /// A table that cannot be left in its file.
-    #[error("{}: `{name}` cannot be mapped, for it is {reason}: load it, or convert the checkpoint to safetensors", path.display())]
+    /// A table that cannot be mapped from its file.
+    #[error(
+        "{}: cannot map `{name}`, which is {reason}: load it, or convert the checkpoint to safetensors",
+        path.display()
+    )]
     NotMappable {
         /// The file.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// What it is.
+        /// Why not, such as `compressed`.
         reason: &'static str,
     },
-    /// A table without quantized blocks, which were to be kept.
+    /// A table that has no quantized blocks to keep.
     #[error(
-        "{}: `{name}` holds {dtype}, no quantized blocks: load it with `from_pretrained`, and `quantize` the layer",
+        "{}: `{name}` holds {dtype}, not quantized blocks: open it with dense tables and call `quantize`",
         path.display()
     )]
     NotQuantized {
@@ -172,7 +191,7 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Its type.
+        /// Its dtype in the file.
         dtype: String,
     },
     /// Tables of different width.
@@ -189,7 +208,7 @@ pub enum CheckpointError {
         /// Its width.
         wpe_width: usize,
     },
-    /// The config and the tables disagree.
+    /// A configuration that contradicts a table.
     #[error("{}: the config says `{field}` is {config}, but the table `{name}` says {table}", path.display())]
     ConfigMismatch {
         /// The checkpoint.
@@ -203,34 +222,36 @@ pub enum CheckpointError {
         /// What its shape says.
         table: usize,
     },
-    /// Positions that GGUF has no names for.
+    /// Positions whose tables have no names in GGUF.
     #[error("{}: GGUF has no names for {scheme} positions: save to a path that ends in `.safetensors`", path.display())]
     NoNamesForPositions {
-        /// The file that was to be written.
+        /// The file to be written.
         path: PathBuf,
         /// The scheme's name.
         scheme: &'static str,
     },
-    /// A dtype that tables are not loaded as, or that is not written.
-    #[error("{dtype:?} is not supported here: tables are f32, f16, bf16 or f64, other tensors also u8, u32 or i64")]
+    /// A dtype that tensors cannot be loaded or saved as.
+    #[error(
+        "cannot load or save a tensor as {dtype:?}: tables are f32, f16, bf16 or f64, other tensors also u8, u32 or i64"
+    )]
     UnsupportedDType {
-        /// The type asked for.
+        /// The requested dtype.
         dtype: DType,
     },
 }
 
 impl CheckpointError {
-    /// The error of reading `path`, to be completed by `map_err`.
+    /// Returns a closure for `map_err` that makes the error of reading `path`.
     pub(crate) fn reading(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
         Self::io("read", path)
     }
 
-    /// The error of writing `path`, to be completed by `map_err`.
+    /// Returns a closure for `map_err` that makes the error of writing `path`.
     pub(crate) fn writing(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
         Self::io("write", path)
     }
 
-    /// The error of creating the folder `path`, to be completed by `map_err`.
+    /// Returns a closure for `map_err` that makes the error of creating the folder `path`.
     pub(crate) fn creating(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
         Self::io("create the folder", path)
     }
@@ -239,7 +260,7 @@ impl CheckpointError {
         move |source| Self::Io { action, path: path.to_path_buf(), source }
     }
 
-    /// The error of a configuration in `path`, to be completed by `map_err`.
+    /// Returns a closure for `map_err` that makes the error of a configuration in `path`.
     pub(crate) fn config_in(path: &Path) -> impl Fn(ConfigError) -> Self + Copy {
         move |source| Self::Config { path: path.to_path_buf(), source: source.into() }
     }

@@ -1,8 +1,17 @@
-//! What can be wrong with a configuration.
+//! [`ConfigError`]: why a configuration cannot be used.
 
 use super::cause::Cause;
 
-/// What can be wrong with a [`crate::GptInputConfig`].
+/// Says why a [`GptInputConfig`](crate::GptInputConfig) cannot be used.
+///
+/// ```
+/// use candle_gpt_input::error::ConfigError;
+/// use candle_gpt_input::{Error, GptInputConfig};
+///
+/// let error = GptInputConfig::from_json(r#"{"vocab_size": 0}"#).unwrap_err();
+/// assert_eq!(error.to_string(), "config: `vocab_size` must be at least 1");
+/// assert!(matches!(error, Error::Config(ConfigError::Zero { name: "vocab_size" })));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -12,7 +21,7 @@ pub enum ConfigError {
         /// The field.
         name: &'static str,
     },
-    /// A number outside its range.
+    /// A value outside its range.
     #[error("config: `{name}` is {value}, which is not {expected}")]
     OutOfRange {
         /// The field.
@@ -32,7 +41,7 @@ pub enum ConfigError {
         /// What was expected.
         expected: &'static str,
     },
-    /// Two spellings of one field that disagree.
+    /// Two spellings of one field with different values.
     #[error("config: `{first}` is {first_value}, but `{second}`, another name for it, is {second_value}")]
     Contradiction {
         /// One key.
@@ -44,7 +53,7 @@ pub enum ConfigError {
         /// Its value.
         second_value: String,
     },
-    /// A field that others make necessary, and that is not there.
+    /// A missing field that another field makes necessary.
     #[error("config: `{within}` of type {kind} has no `{key}`")]
     MissingKey {
         /// The object that lacks it.
@@ -54,7 +63,7 @@ pub enum ConfigError {
         /// The field.
         key: &'static str,
     },
-    /// JSON that is no object.
+    /// JSON that is not an object.
     #[error("config: expected a JSON object, found {got}")]
     NotAnObject {
         /// The JSON value found.
@@ -64,7 +73,7 @@ pub enum ConfigError {
     #[error("config: not valid JSON")]
     #[non_exhaustive]
     Json {
-        /// What the parser says.
+        /// The parser's error.
         source: Cause,
     },
     /// A preset that does not exist.
@@ -72,7 +81,7 @@ pub enum ConfigError {
     UnknownPreset {
         /// The name given.
         name: String,
-        /// Those that exist.
+        /// The names that exist.
         known: String,
     },
     /// A position scheme that does not exist.
@@ -80,7 +89,7 @@ pub enum ConfigError {
     UnknownPosition {
         /// The name given.
         name: String,
-        /// Those that exist.
+        /// The names that exist.
         known: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Errors through Candle and back: what a trait's method hands to Candle comes out as the same error.
+//! Lossless conversions between our errors and Candle's.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,32 +12,41 @@ use super::{
 };
 
 impl From<Error> for candle_core::Error {
-    /// Hands an error to Candle with its type and its cause, so that `Error::from` gives it back.
+    /// Wraps an error for Candle with its type and its cause, so that `Error::from` returns it unchanged.
+    ///
+    /// ```
+    /// use candle_gpt_input::Error;
+    ///
+    /// let error = Error::SequenceTooLong { end: 9, n_positions: 8 };
+    /// let candle_error: candle_core::Error = error.into();
+    /// assert!(matches!(Error::from(candle_error), Error::SequenceTooLong { end: 9, n_positions: 8 }));
+    /// ```
     fn from(error: Error) -> Self {
         match error {
             Error::Candle(inner) => inner,
-            // `wrap` would keep the text alone. An `io::Error` is the variant that keeps any error and prints it as it is.
+            // `wrap` would keep only the text; `io::Error` keeps any error and prints it unchanged.
             other => Self::Io(io::Error::other(other)),
         }
     }
 }
 
 impl From<candle_core::Error> for Error {
-    /// Takes out the error of this crate that Candle holds, from below contexts, paths and backtraces, which are dropped; any
-    /// other becomes [`Error::Candle`], whole.
+    /// Takes out the error of this crate that Candle's holds, and drops the contexts, paths and backtraces around it.
+    ///
+    /// Any other error becomes [`Error::Candle`], unchanged.
     fn from(error: candle_core::Error) -> Self {
         ours(error).unwrap_or_else(Self::Candle)
     }
 }
 
-/// For conversions that cannot fail, where one that can is asked for as well.
+/// Lets a function take conversions that cannot fail as well as those that can.
 impl From<Infallible> for Error {
     fn from(never: Infallible) -> Self {
         match never {}
     }
 }
 
-/// The error of this crate inside Candle's, or Candle's as it was.
+/// Returns the error of this crate inside Candle's, or Candle's unchanged.
 fn ours(error: candle_core::Error) -> Result<Error, candle_core::Error> {
     use candle_core::Error::{Context, Io, WithBacktrace, WithPath, WrappedContext};
     match error {
@@ -63,7 +72,7 @@ macro_rules! families {
             }
         })+
 
-        /// The same of any error, as Candle's `context` boxes it.
+        /// Returns the error of this crate inside any error, as Candle's `context` boxes it.
         fn ours_in_box(error: Cause) -> Result<Error, Cause> {
             $($(#[$condition])?
             let error = match error.downcast::<$family>() {

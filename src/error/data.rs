@@ -1,6 +1,15 @@
-//! What can be wrong with token ids, windows, batches and a loader's state.
+//! [`DataError`]: why token ids cannot be cut or batched, or a loader's state cannot be used.
 
-/// What can be wrong with token ids, windows, batches or a loader's saved state.
+/// Says why token ids cannot be cut into windows or batches, or a loader's saved state cannot be used.
+///
+/// ```
+/// use candle_gpt_input::Error;
+/// use candle_gpt_input::data::{Tail, Tokens, Windows};
+/// use candle_gpt_input::error::DataError;
+///
+/// let error = Windows::new(&Tokens::new(vec![1, 2, 3]), 4, 4, Tail::Drop).unwrap_err();
+/// assert!(matches!(error, Error::Data(DataError::TooShort { n_needed: 5, n_tokens: 3, .. })));
+/// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -12,14 +21,15 @@ pub enum DataError {
     },
     /// No document is long enough for one window.
     #[error(
-        "no window of max_length {max_length} fits: it needs {n_needed} tokens, and the longest of {n_documents} documents has {n_tokens}"
+        "no window of max_length {max_length} fits: it needs {n_needed} tokens, \
+         and the longest of {n_documents} documents has {n_tokens}"
     )]
     TooShort {
         /// The length of a window.
         max_length: usize,
-        /// How many tokens a document needs for its first window.
+        /// The tokens that a document needs for its first window.
         n_needed: usize,
-        /// How many documents there are.
+        /// The number of documents.
         n_documents: usize,
         /// The tokens of the longest one.
         n_tokens: usize,
@@ -35,15 +45,15 @@ pub enum DataError {
     /// A fraction to split at outside 0 to 1.
     #[error("cannot split at {fraction}: the fraction must be between 0 and 1")]
     Fraction {
-        /// As given.
+        /// The given fraction.
         fraction: f64,
     },
     /// A shard that does not exist.
     #[error("no shard {rank} of {world_size}: ranks are 0 to world_size - 1")]
     Shard {
-        /// Which shard.
+        /// The requested shard.
         rank: usize,
-        /// How many there are.
+        /// The number of shards.
         world_size: usize,
     },
     /// A batch too large to allocate.
@@ -55,7 +65,7 @@ pub enum DataError {
         max_length: usize,
     },
     /// A saved state of another text, other windows or another kind of loader.
-    #[error("the saved state is of a loader with {what} {saved}, this one has {given}")]
+    #[error("cannot resume: the state is of a loader with {what} {saved}, but this one has {given}")]
     StateMismatch {
         /// What differs.
         what: &'static str,

@@ -1,32 +1,40 @@
-//! Why a device cannot be used.
+//! [`DeviceError`]: why a device cannot be used.
 
-/// Why a device cannot be used.
+/// Says why a device cannot be used.
+///
+/// ```
+/// use candle_gpt_input::device::DeviceSpec;
+///
+/// let error = "gpu".parse::<DeviceSpec>().unwrap_err();
+/// assert_eq!(error.to_string(), "`gpu` is not a device: use auto, cpu, cuda, cuda:N, metal or metal:N");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// Text that names no device.
-    #[error("`{text}` is no device: use auto, cpu, cuda, cuda:N, metal or metal:N")]
+    /// Text that does not name a device.
+    #[error("`{text}` is not a device: use auto, cpu, cuda, cuda:N, metal or metal:N")]
     Unknown {
         /// The text given.
         text: String,
     },
     /// The binary was built without the feature that the device needs.
     #[error(
-        "cannot open the device {device}: this binary was built without the feature `{feature}`: build with it, or choose `cpu`"
+        "cannot open the device {device}: this binary was built without the feature `{feature}`: \
+         build with it, or choose `cpu`"
     )]
     NotCompiled {
-        /// The device asked for.
+        /// The requested device.
         device: String,
         /// The feature to build with.
         feature: &'static str,
     },
-    /// A device whose driver or hardware is missing. The source is what the back end says.
+    /// A device whose driver or hardware is missing. The source is the back end's error.
     #[error("cannot open the device {device}")]
     #[non_exhaustive]
     Unavailable {
-        /// The device asked for.
+        /// The requested device.
         device: String,
-        /// What the back end says, without a backtrace.
+        /// The back end's error, without a backtrace.
         source: Box<candle_core::Error>,
     },
 }

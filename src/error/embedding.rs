@@ -1,30 +1,42 @@
-//! What can be wrong with the options of an embedding, with changing its rows, and with quantizing it.
+//! [`EmbeddingError`]: why a table cannot have an option, be resized, or be quantized.
 
 use candle_core::quantized::GgmlDType;
 
-/// What can be wrong with [`EmbeddingOptions`](crate::embedding::EmbeddingOptions), with changing the rows of a table, and
-/// with quantizing it.
+/// Says why a table cannot have some [`EmbeddingOptions`](crate::embedding::EmbeddingOptions), change its rows or be
+/// quantized.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::Error;
+/// use candle_gpt_input::embedding::{EmbeddingOptions, TokenTable};
+/// use candle_gpt_input::error::EmbeddingError;
+///
+/// let wte = TokenTable::try_from(Tensor::new(&[[1f32, 2.], [3., 4.]], &Device::Cpu)?)?;
+/// let error = wte.with_options(EmbeddingOptions::default().with_padding_idx(2)).unwrap_err();
+/// assert!(matches!(error, Error::Embedding(EmbeddingError::PaddingIdx { padding_idx: 2, vocab_size: 2 })));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddingError {
     /// A padding row that the table does not have.
     #[error("padding_idx {padding_idx} is outside the vocabulary of {vocab_size} (a negative one counts from the end)")]
     PaddingIdx {
-        /// As given.
+        /// The given index.
         padding_idx: i64,
-        /// How many rows the table has.
+        /// The number of rows of the table.
         vocab_size: usize,
     },
     /// A `max_norm` that is negative, infinite or NaN.
     #[error("max_norm {max_norm} must be a finite number of at least 0")]
     MaxNorm {
-        /// As given.
+        /// The given norm.
         max_norm: f64,
     },
     /// A `norm_type` that is not above 0.
     #[error("norm_type {norm_type} must be greater than 0")]
     NormType {
-        /// As given.
+        /// The given exponent.
         norm_type: f64,
     },
     /// A table that would have no rows, or be padded to a multiple of 0.
@@ -33,74 +45,71 @@ pub enum EmbeddingError {
         /// The argument: `vocab_size` or `multiple`.
         name: &'static str,
     },
-    /// A multiple that is too large for a number of rows.
+    /// A multiple that is too large for any number of rows.
     #[error(
         "cannot pad a vocabulary of {vocab_size} to a multiple of {multiple}: no multiple that large can be counted"
     )]
     Multiple {
-        /// As given.
+        /// The given multiple.
         multiple: usize,
-        /// How many rows the table has.
+        /// The number of rows of the table.
         vocab_size: usize,
     },
-    /// Sub-tokens that do not go with the new rows of a table.
+    /// Lists of sub-tokens that do not match the new rows of a table.
     #[error(
-        "{n_lists} lists of sub-tokens for {n_new} new rows{}: give each new token the ids of its text so far",
+        "{n_lists} lists of sub-tokens for {n_new} new rows{}: give each new token the old ids of its text",
         empty.map(|at| format!(", and list {at} is empty")).unwrap_or_default()
     )]
     SubTokens {
-        /// How many lists there are.
+        /// The number of lists.
         n_lists: usize,
-        /// How many rows are new.
+        /// The number of new rows.
         n_new: usize,
         /// The first list without ids.
         empty: Option<usize>,
     },
-    /// A row to be replaced twice.
-    #[error("row {id} is to be replaced twice: give each id once")]
+    /// A row that would be replaced twice.
+    #[error("cannot replace row {id} twice: give each id once")]
     RepeatedRow {
         /// The id.
         id: i64,
     },
-    /// Rows that are not made of whole blocks.
+    /// Rows that do not divide into whole blocks.
     #[error(
-        "rows of {width} numbers are not made of whole {block_type:?} blocks of {}: {}",
+        "rows of {width} elements do not divide into {block_type:?} blocks of {}: {}",
         block_type.block_size(),
         instead(*width)
     )]
     BlockWidth {
-        /// What the table was to be quantized to.
+        /// The requested dtype of the blocks.
         block_type: GgmlDType,
-        /// How wide it is.
+        /// The width of the table.
         width: usize,
     },
-    /// A type that is none of the quantized ones that rows are read from.
+    /// A dtype that is not quantized, or whose rows this crate does not read.
     #[error(
-        "tables are not quantized to {block_type:?}: use Q8_0, Q5_1, Q5_0, Q4_1 or Q4_0, or Q6K, Q5K, Q4K, Q3K or Q2K where 256 divides the width"
+        "cannot quantize a table to {block_type:?}: use Q8_0, Q5_1, Q5_0, Q4_1 or Q4_0, \
+         or Q6K, Q5K, Q4K, Q3K or Q2K where 256 divides the width"
     )]
     BlockType {
-        /// As given.
+        /// The requested dtype.
         block_type: GgmlDType,
     },
-    /// Blocks were asked of a table that has none.
+    /// The blocks of a table that is not quantized.
     #[error("the token table is not quantized: `quantize` it first")]
     NotQuantized,
-    /// A number that no block can hold.
-    #[error(
-        "row {row} holds a number that is not finite and cannot be quantized: repair it, or leave the table as it is"
-    )]
+    /// A value that no block can hold.
+    #[error("cannot quantize row {row}, which holds a value that is not finite: repair it, or keep the table as it is")]
     NotFinite {
         /// The first such row.
         row: usize,
     },
-    /// Options that change rows or their gradients, of a table that has only rows to be read.
-    #[error(
-        "max_norm changes rows where they lie, which those of a mapped or quantized table are not: `to_dense` gives numbers"
-    )]
+    /// A `max_norm` for a table whose rows can only be read.
+    #[error("max_norm changes rows in place, which a mapped or quantized table does not allow: call `to_dense` first")]
     MaxNormOfStored,
 }
 
-/// What to do with a table whose rows some type's blocks do not divide.
+/// Says what to do with a table whose rows do not divide into the requested blocks.
 fn instead(width: usize) -> String {
     const SMALL: usize = 32;
     match width % SMALL {

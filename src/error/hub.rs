@@ -1,18 +1,27 @@
-//! What can be wrong between this machine and a server of files.
+//! [`HubError`] and [`FetchError`]: why files of a repository could not be fetched.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use super::cause::Cause;
 
-/// Why nothing came from a repository or a server.
+/// Says why files of a repository could not be fetched.
+///
+/// ```
+/// use candle_gpt_input::Error;
+/// use candle_gpt_input::error::HubError;
+/// use candle_gpt_input::hub::{Client, Repo};
+///
+/// let error = Repo::new(Client::new(), "https://huggingface.co", "a/b/c").unwrap_err();
+/// assert!(matches!(error, Error::Hub(HubError::RepoName { .. })));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// A name that no repository has.
-    #[error("`{}` is no name of a repository: write it as in openai-community/gpt2", name.escape_debug())]
+    /// A name that no repository can have.
+    #[error("`{}` is not the name of a repository: write it as in openai-community/gpt2", name.escape_debug())]
     RepoName {
-        /// As given.
+        /// The given name.
         name: String,
     },
     /// A file that could not be fetched.
@@ -20,10 +29,10 @@ pub enum HubError {
     Fetch {
         /// Its address.
         url: String,
-        /// What happened.
+        /// Why it could not be fetched.
         source: FetchError,
     },
-    /// A repository without weights that are opened by ranges.
+    /// A repository without weights that can be read in ranges.
     #[error(
         "{} has neither model.safetensors nor model.safetensors.index.json: choose a repository of safetensors",
         url.escape_debug()
@@ -32,21 +41,22 @@ pub enum HubError {
         /// The address of its files.
         url: String,
     },
-    /// An index of shards in which no input tables are.
-    #[error("{} names no input tables: open all of its weights", url.escape_debug())]
+    /// An index of shards that names no input tables.
+    #[error("{} names no input tables: open all its weights", url.escape_debug())]
     NoInputTables {
         /// The address of the index.
         url: String,
     },
 }
 
-/// Why a file, or a range of one, did not come. Inside a [`CheckpointError::Io`](super::CheckpointError::Io) it is the inner
-/// error of the `std::io::Error`.
+/// Says why a file, or a range of it, could not be fetched.
+///
+/// In a [`CheckpointError::Io`](super::CheckpointError::Io) it is the inner error of the `std::io::Error`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// An address that is not one of the web, or has a user and a password in it.
-    #[error("not an http or https address, or one with a user in it")]
+    /// An address that is not http or https, or contains a user name.
+    #[error("not an http or https address, or one that contains a user name")]
     Address,
     /// The server has no such file.
     #[error("the server has no such file (status 404)")]
@@ -60,22 +70,22 @@ pub enum FetchError {
     /// A request that cannot be sent, such as one with a token that no header can hold.
     #[error("the request cannot be sent")]
     Request {
-        /// What the HTTP client says.
+        /// The HTTP client's error.
         source: Cause,
     },
-    /// No connection, or one that broke before an answer came.
+    /// No connection, or one that broke before the answer.
     #[error("the server cannot be reached")]
     Unreachable {
-        /// What the HTTP client says.
+        /// The HTTP client's error.
         source: Cause,
     },
     /// No secure connection.
     #[error("no secure connection to the server")]
     Tls {
-        /// What the HTTP client says.
+        /// The HTTP client's error.
         source: Cause,
     },
-    /// An answer that took too long to come, or to come whole.
+    /// An answer that took too long to begin or to complete.
     #[error("the server took longer than {timeout:?}")]
     TimedOut {
         /// How long a connection, the next bytes or a whole request may take.
@@ -84,15 +94,15 @@ pub enum FetchError {
     /// A body that ended too early.
     #[error("the connection was cut after {got} of {wanted} bytes")]
     Cut {
-        /// The bytes that came.
+        /// The bytes received.
         got: u64,
-        /// Those that were announced or asked for.
+        /// The bytes announced or requested.
         wanted: u64,
     },
-    /// A server that gives files whole or not at all.
+    /// A server that serves whole files only.
     #[error("the server does not serve ranges: download the file instead")]
     NoRanges,
-    /// Another content than that of the first answer.
+    /// A file whose content has changed since the first answer.
     #[error("the file has changed on the server ({was}, now {is}): open it again")]
     Changed {
         /// The version of the first answer.
@@ -100,24 +110,24 @@ pub enum FetchError {
         /// The version now.
         is: String,
     },
-    /// Other bytes than those that were asked for.
-    #[error("bytes {wanted:?} were asked for, but the server sent {got}")]
+    /// Other bytes than those requested.
+    #[error("bytes {wanted:?} were requested, but the server sent {got}")]
     WrongRange {
-        /// What was asked for.
+        /// The requested range.
         wanted: Range<u64>,
-        /// What the answer says of itself.
+        /// The range that the answer states.
         got: String,
     },
-    /// More bytes than were asked for.
-    #[error("{wanted} bytes were asked for, but the server sent more")]
+    /// More bytes than requested.
+    #[error("{wanted} bytes were requested, but the server sent more")]
     TooLong {
-        /// What was asked for.
+        /// The number of bytes requested.
         wanted: u64,
     },
-    /// A file that is larger than what is taken whole.
-    #[error("the file has more than the {max_bytes} bytes that are read of it")]
+    /// A file that is larger than the caller's limit.
+    #[error("the file has more than the {max_bytes} bytes that may be read")]
     TooLarge {
-        /// The bound.
+        /// The limit.
         max_bytes: u64,
     },
     /// A text that is not UTF-8.
@@ -126,21 +136,21 @@ pub enum FetchError {
         /// The first byte that is not.
         at: usize,
     },
-    /// One redirection after another.
+    /// Too many redirections in a row.
     #[error("more than {max} redirections")]
     TooManyRedirects {
-        /// How many are followed.
+        /// The number of redirections that are followed.
         max: usize,
     },
     /// A redirection that is not followed.
-    #[error("a redirection to `{to}`, which is no http(s) address, or one with a user in it, or without encryption")]
+    #[error("a redirection to `{to}`, which is not an http(s) address, contains a user name, or drops encryption")]
     BadRedirect {
-        /// Where to.
+        /// Its target.
         to: String,
     },
 }
 
-/// What to do about a status.
+/// Says what to do about a status.
 fn next_step(status: u16) -> &'static str {
     match status {
         401 | 403 => ": it does not exist, or needs a token that may read it (HF_TOKEN)",

@@ -1,4 +1,4 @@
-//! Every way this crate can fail, as one type.
+//! [`Error`]: every way this crate can fail, in families.
 
 mod cause;
 mod checkpoint;
@@ -30,17 +30,17 @@ pub use position::PositionError;
 pub use rng::RngError;
 pub use tokenizer::TokenizerError;
 
-/// This crate's result.
+/// Abbreviates a result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, where, and, where there is one, the next step.
+/// Says what was attempted, with what, and where possible what to do next.
 ///
-/// The text says what was attempted and with what. The cause, where there is one, is in
-/// [`source`](std::error::Error::source) alone, so a printer of the whole chain (`{:#}` of anyhow) says everything once.
+/// The text never includes the cause, which is in [`source`](std::error::Error::source). So a printer of the whole
+/// chain (`{:#}` of anyhow) prints everything once.
 ///
-/// Functions and methods of this crate return this type, whatever the family of the error, and so do its conversions
-/// (`TryFrom`, `FromStr`). Implementations of Candle's traits ([`candle_core::Module`], [`candle_core::ModuleT`], a backend
-/// of [`candle_nn::VarBuilder`]) return [`candle_core::Error`]. `Error::from` takes ours out of that again, with its cause:
+/// All functions and methods of this crate return this type, and so do its conversions (`TryFrom`, `FromStr`).
+/// Implementations of Candle's traits ([`candle_core::Module`], [`candle_core::ModuleT`], a backend of
+/// [`candle_nn::VarBuilder`]) return [`candle_core::Error`]. `Error::from` takes our error out again, with its cause:
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};
@@ -61,48 +61,49 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A token id that no row of the token table belongs to. `at` is its index in the tensor of ids.
+    /// A token id outside the token table.
     #[error(
         "token id {id} at {at:?} is outside the vocabulary of {vocab_size} (valid ids: {})",
         valid(*vocab_size)
     )]
     TokenOutOfRange {
-        /// The id as it was given; every supported type of id fits `i64`.
+        /// The given id; every supported dtype of ids fits `i64`.
         id: i64,
-        /// Its index in the tensor of ids, one number a dimension (empty for a scalar).
+        /// Its index in the tensor of ids, one entry for each dimension (empty for a scalar).
         at: Vec<usize>,
-        /// How many rows the token table has.
+        /// The number of rows of the token table.
         vocab_size: usize,
     },
-    /// A position id that no row of the position table belongs to. `at` is its index in the tensor of position ids.
+    /// A position id outside the position table.
     #[error(
         "position {position} at {at:?} is outside the position table of {n_positions} (valid positions: {})",
         valid(*n_positions)
     )]
     PositionOutOfRange {
-        /// The position as it was given.
+        /// The given position.
         position: i64,
         /// Its index in the tensor of position ids.
         at: Vec<usize>,
-        /// How many rows the position table has.
+        /// The number of rows of the position table.
         n_positions: usize,
     },
     /// A sequence that would end beyond the position table.
     #[error(
-        "the sequence ends at position {end}, but the model has {n_positions} positions: shorten it to fit, or use a model with more positions"
+        "the sequence ends at position {end}, but the model has {n_positions} positions: \
+         shorten it to fit, or use a model with more positions"
     )]
     SequenceTooLong {
-        /// Start position + length: one more than the last position asked for.
+        /// Start position + length: one more than the last position needed.
         end: usize,
-        /// How many rows the position table has.
+        /// The number of rows of the position table.
         n_positions: usize,
     },
-    /// Token ids, position ids or a mask of a type that is none of `u8`, `u32`, `i64`.
+    /// Token ids, position ids or a mask whose dtype is not `u8`, `u32` or `i64`.
     #[error("{what} must be u8, u32 or i64, not {got:?}: convert with `.to_dtype(DType::U32)`")]
     IdDType {
         /// Which argument: `input_ids`, `position_ids`, `attention_mask`, `target_ids` or `loss_mask`.
         what: &'static str,
-        /// The type it has.
+        /// Its dtype.
         got: DType,
     },
     /// A mask with a value that is neither 0 nor 1.
@@ -115,24 +116,24 @@ pub enum Error {
         /// Its index in the mask.
         at: Vec<usize>,
     },
-    /// An argument whose shape does not go with the others.
+    /// An argument whose shape does not match the others.
     #[error("{what} has shape {got:?}, expected {expected}")]
     ShapeMismatch {
         /// Which argument.
         what: &'static str,
-        /// The shape it has.
+        /// Its shape.
         got: Shape,
-        /// What would have been right, in words and numbers.
+        /// The expected shape, in words.
         expected: String,
     },
-    /// A table that is not a matrix of floating-point numbers.
+    /// A table that is not a matrix of floating-point elements.
     #[error("{table} must be a two-dimensional table of f32, f64, f16 or bf16, not {shape:?} of {dtype:?}")]
     InvalidTable {
         /// `wte` or `wpe`.
         table: &'static str,
-        /// The shape it has.
+        /// Its shape.
         shape: Shape,
-        /// The type it has.
+        /// Its dtype.
         dtype: DType,
     },
     /// Two tables (or a table and a tensor) that cannot be added.
@@ -149,35 +150,36 @@ pub enum Error {
         /// The second one's.
         right_value: String,
     },
-    /// A table of a dtype that random numbers are not drawn for.
+    /// A dtype in which no random table can be drawn.
     #[error("cannot draw a table of {dtype:?}: use f32, f64, f16 or bf16")]
     InitDType {
-        /// The dtype asked for.
+        /// The requested dtype.
         dtype: DType,
     },
-    /// A table that stays in its file or on its server, where the whole of it is needed in memory.
-    #[error("{table} stays where it is stored, and this needs it in memory: open the checkpoint with dense tables")]
+    /// A mapped or remote table that would have to be in memory as a whole.
+    #[error("{table} is mapped, but this operation needs it in memory: open the checkpoint with dense tables")]
     NotInMemory {
         /// `wte` or `wpe`.
         table: &'static str,
     },
-    /// Something that needs the numbers of a table was asked of quantized blocks.
+    /// An operation that quantized blocks do not support.
     #[error(
-        "{table} is quantized to {block_type:?}, which is read, not trained or changed: `to_dense` gives its numbers, and `save` to a path that ends in `.gguf` keeps its blocks"
+        "{table} is quantized to {block_type:?}, which cannot be trained, changed or saved as safetensors: \
+         call `to_dense` first, or `save` to a path that ends in `.gguf`"
     )]
     Quantized {
         /// `wte` or `wpe`.
         table: &'static str,
-        /// What it is quantized to.
+        /// The dtype of its blocks.
         block_type: GgmlDType,
     },
-    /// `trainable` met a variable of the same name.
+    /// A variable of the same name that `trainable` found.
     #[error("the VarMap already holds a variable `{name}`: pass another prefix")]
     VarExists {
         /// The full name.
         name: String,
     },
-    /// A configuration that cannot be read or makes no sense.
+    /// A configuration that cannot be read or is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A device that cannot be used.
@@ -186,30 +188,30 @@ pub enum Error {
     /// A checkpoint that cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A tokenizer that cannot be built, or an id it does not know.
+    /// A tokenizer that cannot be built, or cannot convert its input.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// Random numbers that cannot be drawn, or a generator's state that cannot be read.
+    /// A draw, or a generator's state, that was refused.
     #[error(transparent)]
     Rng(#[from] RngError),
-    /// Options of an embedding that make no sense for its table.
+    /// A table that cannot have an option, be resized, or be quantized.
     #[error(transparent)]
     Embedding(#[from] EmbeddingError),
-    /// Token ids that cannot be cut into windows or batches, or a loader's state that does not go with them.
+    /// Token ids that cannot be cut into windows or batches, or a loader's state that does not match them.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// An optimizer that was given something it cannot use.
+    /// Settings, gradients or a saved state that an optimizer refuses.
     #[error(transparent)]
     Optim(#[from] OptimError),
-    /// Positions that were asked for what their scheme does not do, or given what does not go with it.
+    /// A call or an argument that a position scheme does not support.
     #[error(transparent)]
     Position(#[from] PositionError),
-    /// A server that does not give what was asked of it. Needs the feature `hub`.
+    /// Files of a repository that cannot be fetched. Needs the feature `hub`.
     #[cfg(feature = "hub")]
     #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// Anything Candle reports.
+    /// An error of Candle's own.
     #[error(transparent)]
     Candle(candle_core::Error),
 }

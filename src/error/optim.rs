@@ -1,4 +1,4 @@
-//! What can be wrong with an optimizer.
+//! [`OptimError`]: why an optimizer refuses its settings, gradients or saved state.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,20 @@ use candle_core::{DType, Shape};
 
 use super::cause::Cause;
 
-/// What can be wrong with an optimizer's settings, gradients or saved state.
+/// Says why an optimizer refuses its settings, gradients or saved state.
+///
+/// ```
+/// use candle_gpt_input::Error;
+/// use candle_gpt_input::error::OptimError;
+/// use candle_gpt_input::optim::AdamW;
+///
+/// let error = AdamW::new_lr(vec![], -1.0).unwrap_err();
+/// assert!(matches!(error, Error::Optim(OptimError::OutOfRange { value: -1.0, .. })));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OptimError {
-    /// A number outside its range.
+    /// A setting outside its range.
     #[error("optimizer: `{name}` is {value}, which is not {expected}")]
     OutOfRange {
         /// The setting.
@@ -34,23 +43,23 @@ pub enum OptimError {
         /// The other name.
         second: String,
     },
-    /// A parameter of a type that is no floating-point type we compute in.
+    /// A parameter whose dtype is not one of the supported floating-point dtypes.
     #[error("optimizer: `{name}` holds {dtype:?}, expected f32, f64, f16 or bf16")]
     UnsupportedDType {
         /// The parameter.
         name: String,
-        /// Its type.
+        /// Its dtype.
         dtype: DType,
     },
-    /// A variable that is none of the optimizer's parameters.
-    #[error("optimizer: a variable of shape {shape:?} is none of its {n_params} parameters")]
+    /// A variable that is not a parameter of the optimizer.
+    #[error("optimizer: a variable of shape {shape:?} is not one of its {n_params} parameters")]
     UnknownVar {
         /// The variable's shape.
         shape: Shape,
-        /// How many parameters there are.
+        /// The number of parameters.
         n_params: usize,
     },
-    /// Rows of a parameter that is no matrix.
+    /// Rows of a parameter that is not a matrix.
     #[error("optimizer: `{name}` has shape {shape:?}; only a matrix has rows to freeze")]
     NotMatrix {
         /// The parameter.
@@ -65,10 +74,10 @@ pub enum OptimError {
         name: String,
         /// The row.
         row: usize,
-        /// How many rows there are.
+        /// The number of rows.
         n_rows: usize,
     },
-    /// A table that is to take another's place, but differs from it in more than the number of rows.
+    /// A table that would replace another, but differs in more than the number of rows.
     #[error("optimizer: `{name}` cannot become a table of {property} {got}, expected {expected}")]
     Resized {
         /// The parameter.
@@ -80,7 +89,7 @@ pub enum OptimError {
         /// The parameter's.
         expected: String,
     },
-    /// A gradient that does not go with its parameter.
+    /// A gradient that does not match its parameter.
     #[error("optimizer: the gradient of `{name}` has {property} {got}, expected {expected}")]
     Gradient {
         /// The parameter.
@@ -92,22 +101,22 @@ pub enum OptimError {
         /// The parameter's.
         expected: String,
     },
-    /// A gradient that lives in the memory of its parameter, which the step is about to write.
+    /// A gradient that shares the memory of its parameter, which the step would overwrite.
     #[error("optimizer: the gradient of `{name}` shares its memory: pass a copy")]
     SharedGradient {
         /// The parameter.
         name: String,
     },
-    /// Two gradients of rows for one parameter in one step.
-    #[error("optimizer: two gradients of rows for `{name}` in one step: join their ids and rows with `Tensor::cat`")]
+    /// Two row gradients for one parameter in one step.
+    #[error("optimizer: two row gradients for `{name}` in one step: join their ids and rows with `Tensor::cat`")]
     RepeatedRows {
         /// The parameter.
         name: String,
     },
-    /// A layer neither of whose tables is a variable.
+    /// A layer without a table that is a variable.
     #[error("neither table of the layer is a variable: make one with `GptInputLayer::trainable`")]
     NotTrainable,
-    /// A file that holds no state of such an optimizer.
+    /// A file that does not hold a state of this kind of optimizer.
     #[error("{}: {reason}", path.display())]
     #[non_exhaustive]
     State {
@@ -115,11 +124,14 @@ pub enum OptimError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
-        /// What the JSON parser says, where it gave up.
+        /// The JSON parser's error, if it failed.
         source: Option<Cause>,
     },
     /// A saved state of other parameters.
-    #[error("{}: a state of other parameters; not in the file: {missing}; only in the file: {unexpected}", path.display())]
+    #[error(
+        "{}: a state of other parameters; not in the file: {missing}; only in the file: {unexpected}",
+        path.display()
+    )]
     StateNames {
         /// The file.
         path: PathBuf,
@@ -128,7 +140,7 @@ pub enum OptimError {
         /// The file's parameters that the optimizer lacks, or "none".
         unexpected: String,
     },
-    /// A saved state whose parameter has another shape, type or group.
+    /// A saved state whose parameter has another shape, dtype or group.
     #[error("{}: the state of `{name}` is {got}, expected {expected}", path.display())]
     StateMismatch {
         /// The file.

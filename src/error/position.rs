@@ -1,75 +1,88 @@
-//! What can be wrong with a use of positions.
+//! [`PositionError`]: what a position scheme does not support.
 
-/// What can be wrong with a use of [`crate::position`].
+/// Says what a position scheme does not support, or which table it lacks.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_gpt_input::error::PositionError;
+/// use candle_gpt_input::{Error, GptInputLayer};
+///
+/// let wte = Tensor::zeros((3, 2), DType::F32, &Device::Cpu)?;
+/// let wpe = Tensor::zeros((4, 2), DType::F32, &Device::Cpu)?;
+/// let layer = GptInputLayer::new(wte, wpe)?; // learned positions, which are added to the input
+/// let error = layer.positions().attention_bias(1, 1, 0).unwrap_err();
+/// assert!(matches!(error, Error::Position(PositionError::WrongPlace { scheme: "learned", .. })));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PositionError {
-    /// A scheme that was asked for what it does not do.
+    /// A call that the scheme does not support.
     #[error("{scheme} positions {asked}: {instead}")]
     WrongPlace {
-        /// The scheme, by the name that the configuration gives it.
+        /// The scheme, as the configuration names it.
         scheme: &'static str,
         /// What it does not do.
         asked: &'static str,
-        /// What it does, and what to call.
+        /// What it does, and which method to call.
         instead: &'static str,
     },
-    /// Padding between two tokens of a row, for a scheme that goes by the distance of columns.
+    /// Padding between two tokens of a row, for a scheme that counts columns.
     #[error(
         "{scheme} positions count columns, but the mask has padding inside row {row}, at column {column}: {instead}"
     )]
     Hole {
-        /// The scheme, by the name that the configuration gives it.
+        /// The scheme, as the configuration names it.
         scheme: &'static str,
         /// The row of the mask.
         row: usize,
-        /// The first column of padding behind a token and before another.
+        /// The first column of padding between two tokens.
         column: usize,
         /// What can be done.
         instead: &'static str,
     },
-    /// A block that the model does not have.
+    /// A block that does not exist.
     #[error("block {block} has no positions of its own: the configuration says n_layer {n_layer}")]
     NoSuchBlock {
-        /// The block asked for, counted from 0.
+        /// The requested block, counted from 0.
         block: usize,
-        /// How many there are.
+        /// The number of blocks.
         n_layer: usize,
     },
-    /// A scheme with tables of its own, of which one was not given.
+    /// A scheme with a table that was not given.
     #[error("{scheme} positions have a table `{name}`, which was not given: load it with `GptInputLayer::load`")]
     MissingTables {
-        /// The scheme, by the name that the configuration gives it.
+        /// The scheme, as the configuration names it.
         scheme: &'static str,
         /// The table's name.
         name: String,
     },
-    /// A scheme that was given fewer tables than it has.
+    /// A scheme with more tables than were given.
     #[error("{scheme} positions need more tables than the {n_tables} given")]
     MissingTable {
         /// The scheme.
         scheme: &'static str,
-        /// How many tables were given.
+        /// The number of tables given.
         n_tables: usize,
     },
-    /// A number of heads, or a dimension of them, that the scheme cannot have.
+    /// A number or dimension of heads that the scheme does not support.
     #[error("{scheme} positions need {expected}, but {what} is {got}")]
     Dimension {
         /// The scheme.
         scheme: &'static str,
-        /// Which number.
+        /// The dimension, in words.
         what: &'static str,
         /// Its value.
         got: usize,
-        /// What would have been right.
+        /// What the scheme needs.
         expected: &'static str,
     },
-    /// A table that cannot be made so long or so short in the way asked for.
+    /// A position table that cannot be resized in the requested way.
     #[error("a table of {from} positions cannot be {how} to {to}: {instead}")]
     Resize {
         /// Rows now.
         from: usize,
-        /// Rows asked for.
+        /// Rows requested.
         to: usize,
         /// `cropped` or `extended`.
         how: &'static str,

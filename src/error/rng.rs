@@ -1,11 +1,18 @@
-//! What can be wrong with a draw or a generator's state.
+//! [`RngError`]: why a draw or a generator's state was refused.
 
-/// Why a draw or a state was refused.
+/// Says why a draw or a generator's state was refused.
+///
+/// ```
+/// use candle_gpt_input::rng::Generator;
+///
+/// let error = Generator::manual_seed(1).randint(5, 5, 1).unwrap_err();
+/// assert_eq!(error.to_string(), "no integer lies in 5..5; the upper bound is exclusive and must be the larger");
+/// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RngError {
-    /// The bounds of `uniform_*` are out of order, not finite, or too far apart for the type.
-    #[error("uniform bounds {lo} and {hi} must be finite and in order, and their difference too")]
+    /// The bounds of `uniform_*` are out of order, not finite, or too far apart for the dtype.
+    #[error("uniform bounds {lo} and {hi} must be finite and in order, and their difference finite")]
     UniformBounds {
         /// Lower bound.
         lo: f64,
@@ -15,19 +22,19 @@ pub enum RngError {
     /// The standard deviation is negative or not a number.
     #[error("standard deviation {std} must be 0 or greater")]
     StandardDeviation {
-        /// As given.
+        /// The given value.
         std: f64,
     },
     /// The rate of `exponential` is not above zero.
     #[error("exponential rate {lambda} must be greater than 0")]
     Rate {
-        /// As given.
+        /// The given value.
         lambda: f64,
     },
     /// A probability outside 0 to 1.
     #[error("probability {p} must be between 0 and 1")]
     Probability {
-        /// As given.
+        /// The given value.
         p: f64,
     },
     /// `randint` was given a range without integers.
@@ -41,23 +48,23 @@ pub enum RngError {
     /// A weight of `multinomial` is negative, infinite or not a number.
     #[error("weight {weight} at {at} must be finite and not negative")]
     Weight {
-        /// As given.
+        /// The given value.
         weight: f32,
-        /// Its place among the weights.
+        /// Its index among the weights.
         at: usize,
     },
     /// `multinomial` was given no weight above zero.
     #[error("none of the {n_weights} weights is greater than 0")]
     ZeroWeights {
-        /// How many weights there are.
+        /// The number of weights.
         n_weights: usize,
     },
-    /// `multinomial` was given more weights than PyTorch takes.
+    /// `multinomial` was given more weights than PyTorch accepts.
     #[error("{n_weights} weights are more than the {limit} that can be told apart in f32")]
     TooManyWeights {
-        /// How many weights there are.
+        /// The number of weights.
         n_weights: usize,
-        /// How many there may be.
+        /// The largest number allowed.
         limit: usize,
     },
     /// `multinomial` without replacement ran out of categories.
@@ -66,20 +73,20 @@ pub enum RngError {
          draw fewer, or with replacement"
     )]
     TooFewWeights {
-        /// How many samples were asked for.
+        /// The number of samples requested.
         n_samples: usize,
-        /// How many weights are above zero.
+        /// The number of weights above zero.
         n_nonzero: usize,
     },
     /// A saved state has the wrong length.
     #[error("generator state has {n_bytes} bytes, expected {expected}")]
     StateLength {
-        /// As given.
+        /// The given value.
         n_bytes: usize,
         /// What `torch.Generator.get_state` returns.
         expected: usize,
     },
-    /// A field of a saved state holds a value that no generator leaves there.
+    /// A field of a saved state holds a value that no generator has.
     #[error("generator state field `{field}` cannot be {value}")]
     StateField {
         /// The field's name in PyTorch.

@@ -1,4 +1,4 @@
-//! Every text of a chain of errors says something that the next one does not.
+//! No text in a chain of errors repeats its cause, and every error survives a trip through Candle.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ fn refused() -> io::Error {
     io::ErrorKind::PermissionDenied.into()
 }
 
-/// One error of every variant with a cause, and one of every family.
+/// Makes one error of every variant with a cause, and one of every family.
 fn errors() -> Vec<Error> {
     let encode =
         || TokenizerError::Encode { reason: "the library refuses it".to_string(), source: Some(cause("unknown byte")) };

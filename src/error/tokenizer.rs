@@ -1,10 +1,19 @@
-//! What can be wrong with a tokenizer.
+//! [`TokenizerError`]: why a tokenizer cannot be built or cannot convert its input.
 
 use std::path::PathBuf;
 
 use super::cause::Cause;
 
-/// What can be wrong with a tokenizer or its input.
+/// Says why a tokenizer cannot be built, or cannot convert its input.
+///
+/// ```
+/// # #[cfg(feature = "tokenizer")] {
+/// use candle_gpt_input::tokenizer::Tokenizer;
+///
+/// let error = Tokenizer::gpt2().decode(&[40, 50257]).unwrap_err();
+/// assert_eq!(error.to_string(), "token id 50257 at [1] is not in the tokenizer's vocabulary of 50257");
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
@@ -14,7 +23,7 @@ pub enum TokenizerError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A `tokenizer.json` that is broken.
@@ -25,50 +34,51 @@ pub enum TokenizerError {
         origin: String,
         /// What is wrong.
         reason: String,
-        /// What a parser says, where one gave up.
+        /// The parser's error, if a parser failed.
         source: Option<Cause>,
     },
-    /// A `tokenizer.json` that asks for what this crate does not do.
+    /// A `tokenizer.json` that needs a feature this crate does not have.
     #[error("{origin}: not supported: {reason}")]
     Unsupported {
         /// The file.
         origin: String,
-        /// What it asks for.
+        /// The feature.
         reason: String,
     },
-    /// An id that stands for no token.
+    /// An id that is not a token.
     #[error("token id {id} at [{at}] is not in the tokenizer's vocabulary of {vocab_size}")]
     UnknownId {
         /// The id.
         id: u32,
         /// Its index in the sequence.
         at: usize,
-        /// How many tokens the tokenizer knows.
+        /// The number of tokens.
         vocab_size: usize,
     },
-    /// A special token in a text that may have none.
+    /// A special token in a text, under `SpecialTokens::Refuse`.
     #[error(
-        "the text holds the special token `{token}` at byte {at}: choose SpecialTokens::Recognize for its id, or SpecialTokens::AsText for those of its characters"
+        "the text holds the special token `{token}` at byte {at}: \
+         choose SpecialTokens::Recognize for its id, or SpecialTokens::AsText for the ids of its characters"
     )]
     SpecialToken {
         /// The token.
         token: String,
-        /// The byte of the text at which it begins.
+        /// The byte at which it begins.
         at: usize,
     },
-    /// A text that is too long, or that the library behind the tokenizer does not encode or encodes wrongly.
+    /// A text that is too long, or that the tokenizer library refuses or encodes wrongly.
     #[error("cannot encode the text: {reason}")]
     #[non_exhaustive]
     Encode {
         /// Why not.
         reason: String,
-        /// What the library says, where it refused the text.
+        /// The library's error, if it refused the text.
         source: Option<Cause>,
     },
-    /// Tokens that do not stand in the text as they are.
+    /// Tokens that do not spell the text.
     #[error("no byte offsets from byte {at} on: {reason}: use `encode` for the ids alone")]
     NoOffsets {
-        /// The first byte of the text for which there is no offset.
+        /// The first byte without an offset.
         at: usize,
         /// Why.
         reason: &'static str,
@@ -79,7 +89,7 @@ pub enum TokenizerError {
     Document {
         /// Its index among the texts.
         index: usize,
-        /// What is wrong with it.
+        /// Why it cannot be encoded.
         source: Box<TokenizerError>,
     },
 }
