@@ -204,7 +204,7 @@ mod tests {
         assert_eq!("metal".parse::<DeviceSpec>()?, DeviceSpec::Metal(0));
         for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "auto:1", "CUDA"] {
             let error = text.parse::<DeviceSpec>().err().map(|e| e.to_string()).unwrap_or_default();
-            assert!(error.starts_with(&format!("`{text}` is no device")), "{text}: {error}");
+            assert!(error.starts_with(&format!("`{text}` is not a device")), "{text}: {error}");
         }
         Ok(())
     }
