@@ -6,12 +6,12 @@ fn tensor(name: &str, dtype: &str, shape: &str, from: u64, to: u64) -> String {
     format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{from},{to}]}}"#)
 }
 
-/// A header with a `wpe` of 2 x 4 in bytes 0 to 32, and this `wte`.
+/// Returns a header with a `wpe` of 2 x 4 in bytes 0 to 32, and this `wte`.
 fn header(dtype: &str, shape: &str, from: u64, to: u64) -> String {
     format!("{{{},{}}}", tensor("wpe.weight", "F32", "[2,4]", 0, 32), tensor("wte.weight", dtype, shape, from, to))
 }
 
-/// That a file with each of these headers, and as many bytes of data, is an error in one line that says so.
+/// Checks that each file of a header and some bytes of data is refused with the expected one-line error.
 fn assert_refused(cases: &[(String, u64, &str)]) {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("x.safetensors");
@@ -59,7 +59,7 @@ fn tensors_that_are_no_tables_are_refused() {
         (
             alone("wpe.weight", "[2,4]", 32),
             32,
-            "no token table found (looked for wte.weight, tok_emb.weight, token_embd.weight, wte under any prefix); closest: wpe.weight",
+            "no token table found (looked for wte.weight, tok_emb.weight, token_embd.weight, wte under any prefix; closest: wpe.weight): name it",
         ),
         (alone("wte.weight", "[3,4]", 48), 48, "no position table found (looked for wpe.weight"),
         ("{}".to_string(), 0, "no token table found"),
@@ -95,7 +95,7 @@ fn headers_that_are_none_are_refused() {
 fn broken_folders_are_named_errors() -> Result<()> {
     let folder = TempDir::new().unwrap();
     let missing = folder.path().join("nothing-here");
-    assert_eq!(error_text(load(&missing)), format!("{}: no such file or folder", missing.display()));
+    assert_eq!(error_text(load(&missing)), format!("cannot open {}: no such file or folder", missing.display()));
     let index = folder.path().join("model.safetensors.index.json");
     let with = |text: &str| {
         fs::write(&index, text).unwrap();
@@ -104,8 +104,8 @@ fn broken_folders_are_named_errors() -> Result<()> {
     let mut failures = Failures::default();
     let map = |shard: &str| format!(r#"{{"weight_map":{{"wte.weight":"{shard}","wpe.weight":"{shard}"}}}}"#);
     for (text, expected) in [
-        ("{", "not a valid shard index: no JSON object with a `weight_map`: EOF"),
-        ("{}", "not a valid shard index: no JSON object with a `weight_map`: missing field"),
+        ("{", "not a valid shard index: expected a JSON object with a `weight_map`: EOF"),
+        ("{}", "not a valid shard index: expected a JSON object with a `weight_map`: missing field"),
         (r#"{"weight_map":{}}"#, "its weight_map is empty"),
         (r#"{"weight_map":{"x":"y.safetensors"}}"#, "no token table found"),
         (&map("../secret.safetensors"), "`../secret.safetensors` is not a plain file name"),
@@ -115,12 +115,12 @@ fn broken_folders_are_named_errors() -> Result<()> {
     ] {
         failures.error(with(text), expected);
     }
-    // An index that names a tensor which its shard does not hold.
+    // The index names a tensor that its shard does not hold.
     let (wte, _) = tables(9, 5, 3);
     save_tensors(folder.path().join("a.safetensors"), [("wte.weight", &wte)], [])?;
     assert!(
         error_text(with(&map("a.safetensors")))
-            .ends_with("the index says that tensor `wpe.weight` is here, but it is not")
+            .ends_with("the index says that this shard holds `wpe.weight`, but it does not: download both again")
     );
     Ok(())
 }
@@ -130,7 +130,7 @@ fn types_that_tables_cannot_have_are_refused() -> Result<()> {
     let result = GptInputLayer::from_pretrained(golden("gpt2_one_file"), DType::U8, &Device::Cpu);
     assert_eq!(
         error_text(result),
-        "U8 is not supported here: tables are f32, f16, bf16 or f64, other tensors also u8, u32 or i64"
+        "cannot load or save a tensor as U8: tables are f32, f16, bf16 or f64, other tensors also u8, u32 or i64"
     );
     Ok(())
 }

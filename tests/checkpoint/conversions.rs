@@ -1,4 +1,4 @@
-//! Types converted on the way, and files split on the way.
+//! Converting dtypes while loading, and reading in pieces.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn types_convert_as_in_pytorch() -> Result<()> {
         Ok(tables_of(&GptInputLayer::from_pretrained(&path, dtype, &Device::Cpu)?)[0].clone())
     };
     let narrowed: Vec<f32> = values.iter().map(|&x| x as f32).collect();
-    save(DType::F64)?; // through f32, as `tensor.to(torch.bfloat16)` of a double does
+    save(DType::F64)?; // through f32, as `tensor.to(torch.bfloat16)` of a double
     assert_bits_eq(&table(DType::F64)?, &wte);
     assert_eq!(table(DType::F32)?.flatten_all()?.to_vec1::<f32>()?, narrowed);
     let halves: Vec<f16> = narrowed.iter().map(|&x| f16::from_f32(x)).collect();
@@ -38,7 +38,7 @@ fn types_convert_as_in_pytorch() -> Result<()> {
 fn tables_larger_than_a_piece_are_read_whole() -> Result<()> {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("x.safetensors");
-    // 1.5 MB and some: more than one piece of a megabyte, and no multiple of one.
+    // A little over 1.5 MB: more than one piece of a megabyte, and not a multiple of it.
     let (wte, wpe) = tables(12_345, 7, 31);
     save_tensors(&path, [("wpe.weight", &wpe), ("wte.weight", &wte)], [])?;
     assert_bits_eq(&tables_of(&load(&path)?)[0], &wte);

@@ -1,11 +1,11 @@
-//! The same two tables through every format, in files that their own libraries wrote (`generate_formats.py`).
+//! The same two tables in every format, in files that the formats' own libraries wrote (`generate_formats.py`).
 
 use candle_core::quantized::GgmlDType;
 use candle_gpt_input::checkpoint::Format;
 
 use super::*;
 
-/// Every file that holds the tables of `tables.safetensors`, to the bit, and its format.
+/// The files that hold the tables of `tables.safetensors`, bit for bit, and their formats.
 const SAME_TABLES: [(&str, Format); 19] = [
     ("tables.safetensors", Format::Safetensors),
     ("state_dict.pth", Format::Torch),
@@ -27,7 +27,7 @@ const SAME_TABLES: [(&str, Format); 19] = [
     ("openai", Format::TensorFlow),
     ("openai/model.ckpt", Format::TensorFlow),
 ];
-/// The same with a token table that is padded to 64 rows.
+/// Files with the same tables whose token table is padded to 64 rows.
 const PADDED_TABLES: [&str; 2] = ["llmc_f32.bin", "llmc_bf16.bin"];
 
 fn format(name: &str) -> PathBuf {
@@ -70,7 +70,7 @@ fn whole_tables_agree_to_the_bit() -> Result<()> {
     Ok(())
 }
 
-/// The same bits from a file of any name.
+/// A file's name does not matter.
 #[test]
 fn a_format_is_recognised_by_its_content() -> Result<()> {
     let folder = TempDir::new().unwrap();
@@ -86,7 +86,7 @@ fn a_format_is_recognised_by_its_content() -> Result<()> {
             assert_eq!(Checkpoint::open(&renamed)?.format()?, expected);
             fs::remove_file(renamed).unwrap();
         }
-        // Alone in a folder, it is the folder's checkpoint.
+        // The only weights in a folder are the folder's checkpoint.
         let alone = folder.path().join("anything");
         fs::copy(&path, &alone).unwrap();
         fs::write(folder.path().join("notes.txt"), "no weights").unwrap();
@@ -109,7 +109,7 @@ fn what_a_file_says_of_itself_is_its_configuration() -> Result<()> {
         );
         assert_eq!(config.vocab_size, if name == "llmc_f32.bin" { 64 } else { 13 });
     }
-    // A lone index may not lie beside an hparams.json of something else; a folder's belongs to it.
+    // `hparams.json` counts for a file of a known name, not only for the whole folder.
     assert_eq!(Checkpoint::open(format("openai/model.ckpt"))?.config()?.n_layer, 2);
     Ok(())
 }
@@ -186,11 +186,11 @@ fn every_format_converts_to_safetensors() -> Result<()> {
             }
         }
     }
-    // Whole numbers are copied as they are.
+    // Integer tensors are copied unchanged.
     let one = folder.path().join("numbers.safetensors");
     Checkpoint::open(format("stored.npz"))?.convert(&one, Some(DType::BF16), None)?;
     assert_eq!(candle_core::safetensors::load(&one, &Device::Cpu)?["step"].to_scalar::<i64>()?, 7);
-    // The library that all others use reads what is written.
+    // Candle reads the written file through the safetensors library.
     Checkpoint::open(format("q8_0.gguf"))?.convert(&one, None, None)?;
     let back = candle_core::safetensors::load(&one, &Device::Cpu)?;
     assert_bits_eq(&back["token_embd.weight"], &tables_of(&load(format("q8_0_dequantized.npz"))?)[0]);

@@ -1,4 +1,4 @@
-//! Checkpoints in and out: every format, every known name, every way to be broken, and what saving promises.
+//! Reading and writing checkpoints: every format, every known name, damaged files, and the promises of saving.
 
 mod broken;
 mod conversions;
@@ -34,7 +34,7 @@ fn load(path: impl AsRef<Path>) -> Result<GptInputLayer> {
     GptInputLayer::from_pretrained(path, DType::F32, &Device::Cpu)
 }
 
-/// A safetensors file with this header and as many zero bytes of data.
+/// Writes a safetensors file with this header and `n_data` zero bytes.
 fn file(path: impl AsRef<Path>, header: &str, n_data: u64) -> PathBuf {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());

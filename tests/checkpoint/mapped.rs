@@ -1,4 +1,4 @@
-//! Tables that stay in their file give what tables in memory give.
+//! Mapped tables give the same results as tables in memory.
 
 use candle_gpt_input::Error;
 use candle_gpt_input::embedding::NewRows;
@@ -13,7 +13,7 @@ fn format(name: &str) -> PathBuf {
     golden("formats").join(name)
 }
 
-/// Everything that looks rows up, on both layers.
+/// Compares every operation that looks up rows on both layers.
 pub fn assert_same_rows(mapped: &GptInputLayer, resident: &GptInputLayer) -> Result<()> {
     let ids = Tensor::new(&[[0u32, 12, 5, 5], [11, 1, 0, 3]], &Device::Cpu)?;
     let position_ids = Tensor::new(&[[5u8, 0, 0, 3]], &Device::Cpu)?;
@@ -61,7 +61,7 @@ fn mapped_rows_are_those_in_memory() -> Result<()> {
     Ok(())
 }
 
-/// Odd widths, every type, at every distance from an aligned address; large enough for several threads.
+/// Odd widths and every dtype, at every offset from an aligned address, with enough rows for several threads.
 #[test]
 fn tables_are_read_wherever_they_begin() -> Result<()> {
     let folder = TempDir::new().unwrap();
@@ -84,7 +84,7 @@ fn tables_are_read_wherever_they_begin() -> Result<()> {
     Ok(())
 }
 
-/// Tables of 13 tokens and 6 positions.
+/// Checks ids on tables of 13 tokens and 6 positions.
 pub fn assert_ids_are_checked(layer: &GptInputLayer) -> Result<()> {
     for id in [13i64, -1, i64::MAX] {
         let ids = Tensor::new(&[[0, id]], &Device::Cpu)?;
@@ -111,7 +111,7 @@ fn what_needs_a_table_in_memory_says_so() -> Result<()> {
     let layer = mapped(format("tables.safetensors"), DType::F32)?;
     let folder = TempDir::new().unwrap();
     let wte_row = Tensor::zeros((1, 32), DType::F32, &Device::Cpu)?;
-    let expected = "wte stays where it is stored, and this needs it in memory: open the checkpoint with dense tables";
+    let expected = "wte is mapped, but this operation needs it in memory: open the checkpoint with dense tables";
     assert_eq!(error_text(layer.resize_vocab(20, NewRows::Mean)), expected);
     assert_eq!(error_text(layer.replace_rows(&Tensor::new(&[1u32], &Device::Cpu)?, &wte_row)), expected);
     assert_eq!(error_text(layer.save(folder.path().join("x"))), expected);
@@ -124,7 +124,7 @@ fn what_needs_a_table_in_memory_says_so() -> Result<()> {
     Ok(())
 }
 
-/// Rows are read in every call; a table that is elsewhere is refused (`remote.rs`).
+/// The head reads the rows in every call. It refuses a remote table (`remote.rs`).
 #[test]
 fn the_tied_head_works_on_mapped_rows() -> Result<()> {
     let path = format("tables.safetensors");
@@ -137,7 +137,7 @@ fn the_tied_head_works_on_mapped_rows() -> Result<()> {
         &ours.loss(&hidden, &targets, &Default::default())?,
         &theirs.loss(&hidden, &targets, &Default::default())?,
     );
-    // All of it in memory is a layer like any other.
+    // Loaded into memory, it is a layer like any other.
     let dense = layer.to_dense()?;
     assert_eq!(dense.trainable(&candle_nn::VarMap::new(), "")?.vars().len(), 2);
     assert_same_rows(&layer, &dense)
@@ -146,14 +146,16 @@ fn the_tied_head_works_on_mapped_rows() -> Result<()> {
 #[test]
 fn tables_that_cannot_be_mapped_are_refused() {
     for (name, expected) in [
-        ("deflated.npz", "`tok_emb.weight` cannot be mapped, for it is compressed"),
-        ("fortran.npz", "`wte.weight` cannot be mapped, for it is stored column after column, or with gaps"),
-        ("strided.pth", "cannot be mapped, for it is stored column after column, or with gaps"),
+        ("deflated.npz", "cannot map `tok_emb.weight`, which is compressed"),
+        ("fortran.npz", "cannot map `wte.weight`, which is not stored row after row"),
+        ("strided.pth", "which is not stored row after row"),
     ] {
         let text = error_text(mapped(format(name), DType::F32));
         assert!(text.contains(expected), "{text}");
     }
-    assert!(error_text(mapped(format("tables.safetensors"), DType::U8)).starts_with("U8 is not supported here"));
+    assert!(
+        error_text(mapped(format("tables.safetensors"), DType::U8)).starts_with("cannot load or save a tensor as U8")
+    );
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! What loading allocates.
+//! Memory that loading allocates.
 
 use super::*;
 
-/// Two tables of GPT-2 small in a file of half a gigabyte: loading them in a process of its own needs little more than
-/// the tables.
+/// Loading the tables of GPT-2 small from a file of half a gigabyte needs little more memory than the tables. It runs
+/// in a process of its own.
 #[test]
 fn only_the_tables_are_read_into_memory() -> Result<()> {
     const PATH: &str = "CHECKPOINT_TO_LOAD";
@@ -34,8 +34,8 @@ fn only_the_tables_are_read_into_memory() -> Result<()> {
     Ok(())
 }
 
-/// A table of 1.6 GB in a process that may have 512 MB of memory of its own (a limit of anonymous memory, `ulimit -d`):
-/// mapped it is embedded, loaded it is not. And a file of 6.4 GB costs no more.
+/// A process limited to 512 MB of anonymous memory (`ulimit -d`) can map a table of 1.6 GB, but not load it. A file of
+/// 6.4 GB needs no more.
 #[test]
 fn tables_larger_than_memory_are_embedded() -> Result<()> {
     const PATH: &str = "CHECKPOINT_TO_MAP";
@@ -77,7 +77,7 @@ fn tables_larger_than_memory_are_embedded() -> Result<()> {
         let line = text.lines().find(|line| line.contains("embedded")).unwrap_or_else(|| panic!("{text}"));
         assert!(line.contains(&format!("embedded [1, 1024, {c}]")), "{line}");
         let own_kb: u64 = line.split_whitespace().last().unwrap().parse().unwrap();
-        // The hidden states are 6.3 or 3.3 MB of it; threads and the header the rest.
+        // The hidden states take 6.3 or 3.3 MB; threads and the header take the rest.
         assert!(own_kb < 24_000, "{own_kb} kB");
         assert_eq!(text.contains("loaded"), v * c * 2 < 512 << 20, "{text}");
     }

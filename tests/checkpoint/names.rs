@@ -1,4 +1,4 @@
-//! Names, prefixes, configuration.
+//! Names and prefixes of tables, and their configuration.
 
 use candle_gpt_input::checkpoint::Format;
 
@@ -65,7 +65,7 @@ fn a_config_must_agree_with_the_tables() -> Result<()> {
         fs::write(folder.path().join("config.json"), config).unwrap();
         load(folder.path())
     };
-    // What the file does not state is read off the tables.
+    // Dimensions that the file does not state come from the tables.
     let layer = with(r#"{"embd_pdrop": 0.25}"#)?;
     assert_eq!((layer.config().n_positions, layer.config().embd_pdrop), (5, 0.25));
     for (config, expected) in [
@@ -112,7 +112,7 @@ fn a_padded_vocabulary_is_reported_and_its_rows_are_ids() -> Result<()> {
     Ok(())
 }
 
-/// Beside the weights lies what an optimizer needed, which PyTorch pickles: it is not taken for them.
+/// A pickled optimizer state beside the weights is not taken for weights.
 #[test]
 fn in_a_folder_safetensors_are_the_weights() -> Result<()> {
     let folder = TempDir::new().unwrap();
@@ -132,14 +132,14 @@ fn a_folder_with_one_other_safetensors_file_is_a_checkpoint() -> Result<()> {
     let (wte, wpe) = tables(9, 5, 3);
     let save =
         |name: &str| save_tensors(folder.path().join(name), [("tok_emb.weight", &wte), ("pos_emb.weight", &wpe)], []);
-    assert!(error_text(load(folder.path())).ends_with("found none)"));
+    assert!(error_text(load(folder.path())).ends_with("found none"));
     save("gpt2-small-124M.safetensors")?;
     fs::write(folder.path().join("config.json"), r#"{"n_layer": 7}"#).unwrap();
     assert_eq!(load(folder.path())?.config().n_layer, 7);
-    // A lone file may lie beside a config of something else.
+    // A file opened by itself may lie beside the config of another model.
     assert_eq!(load(folder.path().join("gpt2-small-124M.safetensors"))?.config().n_layer, 0);
     save("gpt2-medium-355M.safetensors")?;
     let text = error_text(load(folder.path()));
-    assert!(text.ends_with("found gpt2-medium-355M.safetensors, gpt2-small-124M.safetensors)"), "{text}");
+    assert!(text.ends_with("found gpt2-medium-355M.safetensors, gpt2-small-124M.safetensors"), "{text}");
     Ok(())
 }

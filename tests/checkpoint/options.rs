@@ -1,4 +1,4 @@
-//! What a checkpoint is told that its files do not say: names of tables, a state dict, a configuration.
+//! Options for what a checkpoint's files leave open: names of tables, a state dict, a configuration.
 
 use super::*;
 use candle_gpt_input::checkpoint::SaveFormat;

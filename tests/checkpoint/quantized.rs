@@ -1,4 +1,4 @@
-//! Tables in quantized blocks give the bits of dequantizing all of them and looking up there.
+//! Look-ups in quantized tables give the bits of dequantizing the whole table first.
 
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_gpt_input::LmHead;
@@ -22,7 +22,7 @@ const TYPES: [GgmlDType; 10] = [
 ];
 const DTYPES: [DType; 4] = [DType::F32, DType::BF16, DType::F16, DType::F64];
 
-/// Numbers of every sign and several sizes.
+/// Makes a table of positive and negative values of several magnitudes.
 fn numbers(n_rows: usize, width: usize, seed: u64) -> Tensor {
     let mut state = seed | 1;
     let mut next = || {
@@ -41,7 +41,7 @@ fn mapped(path: impl AsRef<Path>, dtype: DType) -> Result<GptInputLayer> {
     Ok(open_as(path, dtype, TableStorage::Mapped)?.0)
 }
 
-/// Written by Candle.
+/// Writes a GGUF file with Candle.
 fn gguf(path: &Path, wte: &QTensor, wpe: &Tensor) {
     let wpe = QTensor::quantize(wpe, GgmlDType::F32).unwrap();
     let mut file = fs::File::create(path).unwrap();
@@ -79,7 +79,7 @@ proptest! {
     }
 }
 
-/// Large enough for several threads, with a file of each type, blocks in memory and in the file.
+/// A file of each dtype, large enough for several threads, with blocks in memory and mapped.
 #[test]
 fn blocks_of_every_type_are_read_from_files() -> Result<()> {
     let folder = TempDir::new().unwrap();
@@ -97,7 +97,7 @@ fn blocks_of_every_type_are_read_from_files() -> Result<()> {
             }
         }
     }
-    // Written by the gguf library; what its own code makes of the blocks is in `formats.rs`.
+    // Written by the gguf library; `formats.rs` compares with its own dequantization.
     for name in ["q8_0.gguf", "q4_0.gguf", "q5_1.gguf"] {
         let path = golden("formats").join(name);
         let dense = GptInputLayer::from_pretrained(&path, DType::BF16, &Device::Cpu)?;
@@ -109,7 +109,7 @@ fn blocks_of_every_type_are_read_from_files() -> Result<()> {
 
 #[test]
 fn quantizing_is_candles_and_says_what_it_lost() -> Result<()> {
-    // More rows than are quantized at a time, and a view that does not begin with its storage.
+    // More rows than are quantized at once, in a view that does not start with its storage.
     let all = numbers(700, 256, 5);
     let wte = all.narrow(0, 37, 650)?;
     let wpe = numbers(4, 256, 6);
@@ -129,11 +129,11 @@ fn quantizing_is_candles_and_says_what_it_lost() -> Result<()> {
             let mean_square = |x: &Tensor| x.sqr()?.mean_all()?.to_scalar::<f64>();
             let rmse = mean_square(&errors)?.sqrt();
             let relative = rmse / mean_square(&wide.to_dtype(DType::F64)?)?.sqrt();
-            // The same sums of f64 in another order.
+            // The same f64 sums in another order.
             assert!((report.rmse / rmse - 1.0).abs() < 1e-12 && (report.relative / relative - 1.0).abs() < 1e-12);
             assert_eq!(report.max_abs, errors.abs()?.max_all()?.to_scalar::<f64>()?);
             assert!(report.to_string().contains(&format!("wte quantized to {block_type:?}")), "{report}");
-            // Once more from its blocks: they hold their own numbers.
+            // Quantizing the dequantized table again loses no more.
             let again = layer.wte().quantize(block_type)?.1;
             assert!(again.rmse <= report.rmse, "{again}");
         }
@@ -147,22 +147,20 @@ fn what_blocks_cannot_hold_says_what_to_use() -> Result<()> {
         |width: usize, block_type| error_text(TokenTable::try_from(numbers(3, width, 1)).unwrap().quantize(block_type));
     assert_eq!(
         quantize(1600, GgmlDType::Q4K),
-        "rows of 1600 numbers are not made of whole Q4K blocks of 256: use Q8_0, Q5_0 or Q4_0, whose blocks hold 32, or pad the width to 1792"
+        "rows of 1600 elements do not divide into Q4K blocks of 256: use Q8_0, Q5_0 or Q4_0, whose blocks hold 32, or pad the width to 1792"
     );
     assert_eq!(
         quantize(50, GgmlDType::Q8_0),
-        "rows of 50 numbers are not made of whole Q8_0 blocks of 32: pad the width to 64, or keep the table in bf16 or f16"
+        "rows of 50 elements do not divide into Q8_0 blocks of 32: pad the width to 64, or keep the table in bf16 or f16"
     );
     for block_type in [GgmlDType::F16, GgmlDType::Q8_1, GgmlDType::Q8K] {
-        assert!(
-            quantize(256, block_type).starts_with(&format!("tables are not quantized to {block_type:?}: use Q8_0"))
-        );
+        assert!(quantize(256, block_type).starts_with(&format!("cannot quantize a table to {block_type:?}: use Q8_0")));
     }
     for bad in [f32::NAN, f32::INFINITY] {
         let wte = numbers(400, 32, 1);
         wte.slice_set(&Tensor::full(bad, (1, 32), &Device::Cpu)?, 0, 333)?;
         let text = error_text(TokenTable::try_from(wte).unwrap().quantize(GgmlDType::Q8_0));
-        assert!(text.starts_with("row 333 holds a number that is not finite"), "{text}");
+        assert!(text.starts_with("cannot quantize row 333, which holds a value that is not finite"), "{text}");
     }
     let blocks = QTensor::quantize(&numbers(4, 32, 1).reshape((2, 2, 32))?, GgmlDType::Q8_0)?;
     assert!(
@@ -174,7 +172,7 @@ fn what_blocks_cannot_hold_says_what_to_use() -> Result<()> {
     assert_eq!(error_text(dense.to_qtensor()), "the token table is not quantized: `quantize` it first");
     let text = error_text(quantized(golden("formats/f32.gguf"), DType::F32));
     assert!(text.ends_with(
-        "`token_embd.weight` holds F32, no quantized blocks: load it with `from_pretrained`, and `quantize` the layer"
+        "`token_embd.weight` holds F32, not quantized blocks: open it with dense tables and call `quantize`"
     ));
     Ok(())
 }
@@ -190,7 +188,7 @@ fn ids_of_quantized_tables_are_held_to_the_contract() -> Result<()> {
 fn what_needs_numbers_says_so() -> Result<()> {
     let layer = quantized(golden("formats/q8_0.gguf"), DType::F32)?;
     let folder = TempDir::new().unwrap();
-    let expected = "wte is quantized to Q8_0, which is read, not trained or changed: `to_dense` gives its numbers, and `save` to a path that ends in `.gguf` keeps its blocks";
+    let expected = "wte is quantized to Q8_0, which cannot be trained, changed or saved as safetensors: call `to_dense` first, or `save` to a path that ends in `.gguf`";
     assert_eq!(error_text(layer.trainable(&candle_nn::VarMap::new(), "")), expected);
     assert_eq!(error_text(layer.save(folder.path().join("x"))), expected);
     assert_eq!(error_text(layer.to_dtype(DType::F16)), expected);
@@ -200,12 +198,12 @@ fn what_needs_numbers_says_so() -> Result<()> {
     assert_eq!(error_text(layer.replace_rows(&ids, &rows)), expected);
     let grad = Tensor::zeros((1, 1, 32), DType::F32, &Device::Cpu)?;
     assert_eq!(error_text(layer.row_grads(&ids.unsqueeze(0)?, 0, &grad)), expected);
-    // The position table is in memory, and may be trained.
+    // The position table is in memory and can be trained.
     assert_eq!(layer.vars().len(), 0);
     let options = EmbeddingOptions::default().with_max_norm(1.0);
     let text = error_text(layer.wte().clone().with_options(options)?.forward(&ids));
-    assert!(text.starts_with("max_norm changes rows where they lie"), "{text}");
-    // What it says to do does it.
+    assert!(text.starts_with("max_norm changes rows in place"), "{text}");
+    // The advice in the error works.
     let dense = layer.to_dense()?;
     assert_eq!(dense.resize_vocab(20, NewRows::Mean)?.config().vocab_size, 20);
     assert_eq!(
@@ -219,7 +217,7 @@ fn what_needs_numbers_says_so() -> Result<()> {
     assert_same_rows(&layer, &dense)
 }
 
-/// The gradient of a trained position table below a quantized token table.
+/// A position table gets its gradient beside a quantized token table.
 #[test]
 fn positions_can_be_trained_beside_blocks() -> Result<()> {
     let wpe = candle_core::Var::from_tensor(&numbers(6, 32, 2))?;
@@ -247,7 +245,7 @@ fn the_tied_head_works_on_blocks() -> Result<()> {
             assert_eq!((left.dtype(), left.dims()), (right.dtype(), right.dims()));
             let apart = (left - right)?.abs()?.to_dtype(DType::F64)?.max_all()?.to_scalar::<f64>()?;
             let largest = right.abs()?.to_dtype(DType::F64)?.max_all()?.to_scalar::<f64>()?;
-            // Products of other sizes may sum in another order; a half type's last place.
+            // Products of other sizes may sum in another order: one last place of a half dtype.
             assert!(apart <= if dtype == DType::BF16 { 1.0 / 128.0 } else { 1e-5 } * largest, "{apart} of {largest}");
             Ok(())
         };
@@ -257,7 +255,7 @@ fn the_tied_head_works_on_blocks() -> Result<()> {
             Ok(grads.get(&hidden).unwrap().clone())
         };
         near(&gradient(&head)?, &gradient(&dense)?)?;
-        // Block by block in both: the same sums.
+        // Both go block by block, so the sums are the same.
         let targets = Tensor::new(&[[0i64, -100, 12], [5, 1, n_rows as i64 - 1]], &Device::Cpu)?;
         let (ours, theirs) = (
             head.loss_and_grads(&hidden, &targets, &Default::default())?,
@@ -294,7 +292,7 @@ fn a_gguf_file_keeps_blocks_and_numbers() -> Result<()> {
     for again in [quantized(&path, DType::F32)?, mapped(&path, DType::F32)?] {
         assert_eq!((config(&again), again.wte().block_type()), ((41, 7, 256, 3, 8), Some(GgmlDType::Q5K)));
         assert_same_rows(&again, &layer)?;
-        // And once more, from wherever the blocks are.
+        // Saving again works from held and from mapped blocks.
         let copy = folder.path().join("copy.gguf");
         again.save(&copy)?;
         assert_eq!(fs::read(&copy).unwrap(), fs::read(&path).unwrap());
@@ -305,7 +303,7 @@ fn a_gguf_file_keeps_blocks_and_numbers() -> Result<()> {
     let theirs = content.tensor(&mut file, "token_embd.weight", &Device::Cpu)?;
     assert_eq!(&*theirs.data()?, &*layer.wte().to_qtensor()?.data()?);
     assert_eq!(content.metadata["gpt2.context_length"].to_u32()?, 7);
-    // Numbers of every type, and odd sizes.
+    // Dense tables of every dtype, in odd sizes.
     for dtype in DTYPES {
         let dense = GptInputLayer::new(numbers(13, 33, 1).to_dtype(dtype)?, numbers(6, 33, 2).to_dtype(dtype)?)?;
         dense.save(&path)?;

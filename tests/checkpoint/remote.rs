@@ -1,4 +1,4 @@
-//! Tables over HTTP give what tables in memory give, and a server that misbehaves gives one clear error.
+//! Tables over HTTP give the same results as tables in memory, and a misbehaving server gives one clear error.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use candle_gpt_input::hub::{Client, RemoteFile, Repo};
 use super::support::http::{Fault, Hub};
 use super::*;
 
-/// 500 rows of 37 numbers, and a megabyte between the two tables that nobody asks for.
+/// Returns a file with 500 rows of 37 elements, and an unused megabyte between the two tables.
 fn weights(base: f32) -> Vec<u8> {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("x.safetensors");
@@ -30,12 +30,12 @@ fn url(hub: &Hub) -> String {
     format!("{}/someone/gpt2/resolve/main/x", hub.url())
 }
 
-/// Without a token, keeping nothing.
+/// Opens the file without a token and without a cache.
 fn open(hub: &Hub) -> RemoteFile {
     Client::new().open(&url(hub)).unwrap()
 }
 
-/// Why a file was not fetched.
+/// Returns why a file was not fetched.
 #[track_caller]
 fn refused<T: std::fmt::Debug>(result: Result<T>) -> FetchError {
     match result {
@@ -97,20 +97,20 @@ fn only_the_rows_are_fetched_and_only_once() -> Result<()> {
     assert_eq!(n_header, 2, "the first byte and one page");
     assert_bits_eq(&remote.forward(&ids())?, &resident(&bytes).forward(&ids())?);
     let rows: Vec<_> = hub.requests().split_off(n_header);
-    // Rows 0, 1; 7, 8, 9, 10; 250; 499 of `wte`, one request each run (two rows more than 512 bytes apart are two requests),
-    // and rows 0 to 5 of `wpe`.
+    // Rows 0, 1; 7, 8, 9, 10; 250; 499 of `wte`, and rows 0 to 5 of `wpe`: one request for each run, as rows more than
+    // 512 bytes apart are fetched separately.
     assert_eq!(rows.len(), 5, "{rows:?}");
     assert_eq!(rows.iter().map(|row| row.end - row.start).sum::<usize>(), (8 + 6) * 37 * 4);
-    // A second process asks for one byte, to see whether the file is the same.
+    // A second process fetches one byte to check that the file is the same.
     let n_before = hub.requests().len();
     let remote = layer(open().unwrap())?;
     remote.prefetch(&ids())?;
     assert_bits_eq(&remote.forward(&ids())?, &resident(&bytes).forward(&ids())?);
     assert_eq!(hub.requests().len(), n_before + 1);
-    // Neighbours that were not asked for before are fetched alone.
+    // A row that is not in the cache is fetched alone.
     remote.embed_tokens(&Tensor::new(&[7u32, 11], &Device::Cpu)?)?;
     assert_eq!(hub.requests().len(), n_before + 2);
-    // Another content has other rows, whatever was kept.
+    // A changed file has new rows, whatever the cache holds.
     let changed = weights(-9.);
     hub.replace("x", changed.clone());
     assert_bits_eq(&layer(open().unwrap())?.forward(&ids())?, &resident(&changed).forward(&ids())?);
@@ -128,7 +128,7 @@ fn ranges_come_at_the_same_time_but_not_all() -> Result<()> {
     Ok(())
 }
 
-/// Faults that pass: three of them, and the fourth try is right.
+/// Three temporary faults, then a right answer.
 #[test]
 fn what_passes_is_tried_again() -> Result<()> {
     let bytes = weights(0.);
@@ -157,7 +157,7 @@ fn a_server_that_misbehaves_is_an_error() -> Result<()> {
         (Fault::Status(403, 0), "the server answers with status 403"),
         (Fault::Status(404, 0), "the server has no such file (status 404)"),
         (Fault::Cut(10), "the connection was cut after 10 of 148 bytes"),
-        (Fault::TooLong, "148 bytes were asked for, but the server sent more"),
+        (Fault::TooLong, "148 bytes were requested, but the server sent more"),
         (Fault::Shifted, "but the server sent bytes "),
         (Fault::NoContentRange, "but the server sent no Content-Range"),
         (Fault::Redirect(hub.url()), "more than 5 redirections"),
@@ -185,10 +185,10 @@ fn opening_says_what_is_wrong() {
     assert!(matches!(refused(open(&format!("{}y", url(&hub)))), FetchError::NotFound));
     hub.misbehave(1, Fault::NoRanges);
     assert!(matches!(refused(open(&url(&hub))), FetchError::NoRanges));
-    // It speaks no TLS.
+    // The server does not speak TLS.
     let error = refused(open(&url(&hub).replace("http:", "https:")));
     assert!(matches!(error, FetchError::Tls { .. } | FetchError::Unreachable { .. }), "{error:?}");
-    // Nobody listens there.
+    // No server listens on this port.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let nobody = refused(open(&format!("http://127.0.0.1:{port}/x")));
     assert!(matches!(nobody, FetchError::Unreachable { .. }), "{nobody:?}");
@@ -205,7 +205,7 @@ fn a_token_stays_with_the_server_that_it_is_for() -> Result<()> {
     let bytes = weights(0.);
     let (hub, elsewhere) = (serve(bytes.clone()), serve(bytes.clone()));
     let client = Client::new().with_token("secret");
-    // Another port of the same machine, and the same port under another name, are other servers.
+    // Another port of the same machine is another server, and so is the same port under another name.
     for to in [elsewhere.url(), elsewhere.url().replace("127.0.0.1", "localhost")] {
         hub.misbehave(usize::MAX, Fault::Redirect(to));
         let remote = layer(client.open(&url(&hub)).unwrap())?;
@@ -218,7 +218,7 @@ fn a_token_stays_with_the_server_that_it_is_for() -> Result<()> {
     Ok(())
 }
 
-/// No byte of the cache lies anywhere but below its folder.
+/// The cache writes only below its folder.
 #[test]
 fn names_that_a_server_chooses_stay_in_the_cache() -> Result<()> {
     let bytes = weights(0.);
@@ -298,9 +298,9 @@ fn shards_are_one_checkpoint() -> Result<()> {
     for name in ["", "a/b/c", "../b", "a/..", "a b", "a/", "/a", "a?b"] {
         assert!(matches!(Repo::new(Client::new(), &hub.url(), name), Err(Error::Hub(HubError::RepoName { .. }))));
     }
-    // The same shard twice holds the same names.
+    // A shard given twice holds the same names twice.
     let twice = vec![Arc::new(repo.input_tables()?.remove(0)) as Arc<dyn ByteRanges>; 2];
     let text = error_text(Checkpoint::from_shards(twice, &CheckpointOptions::default()));
-    assert!(text.contains("and so does a file before it"), "{text}");
+    assert!(text.contains("which an earlier file holds too"), "{text}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What saving promises.
+//! The promises of saving: every bit, whole files, ordinary permissions.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn save_and_load_give_back_every_bit_and_the_whole_config() -> Result<()> {
     fs::create_dir(&source).unwrap();
     fs::write(source.join("config.json"), config.to_json()).unwrap();
     for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
-        // NaNs with a payload, infinities, subnormals: bits, not values.
+        // NaNs with a payload, infinities, subnormals: bits are compared, not values.
         let pattern = |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 7;
         let table = |n_rows: usize| -> candle_core::Result<Tensor> {
             let n = n_rows * 3;

@@ -1,4 +1,4 @@
-//! Sources of bytes that do not keep to their contract: one clear error each, and no memory for what they claim.
+//! Byte sources that break their contract: one clear error each, and no memory reserved for their claims.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use candle_gpt_input::checkpoint::ByteRanges;
 
 use super::*;
 
-/// Bytes in memory, zeros behind them, and a length that is only claimed.
+/// Bytes in memory followed by zeros, with a claimed length.
 #[derive(Debug, Default)]
 struct Liar {
     bytes: Vec<u8>,
     n_bytes: u64,
-    /// How many answers it leaves out, and how many bytes of each.
+    /// How many answers it omits, and how many bytes of each.
     n_missing: AtomicUsize,
     n_short: AtomicUsize,
 }
@@ -79,18 +79,18 @@ fn answers_of_another_number_or_length_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// The length of a file is a fact; what a source claims is not.
+/// A file's length is a fact; a source's length is only a claim.
 #[test]
 fn no_memory_is_set_aside_for_a_claim() {
     let mut gguf = b"GGUF\x03\0\0\0".to_vec();
     gguf.extend([1u64, 1, 1 << 50].map(u64::to_le_bytes).concat());
     let text = error_text(open(&Liar::endless(gguf)));
     assert!(text.starts_with("liar: not a valid GGUF file: "), "{text}");
-    // A text in the pickle of an old PyTorch file, a byte longer than what is fetched at once.
+    // A text in the pickle of an old PyTorch file, one byte longer than may be fetched at once.
     let magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
     let torch = [&magic[..], b"\x80\x02X", &((1u32 << 27) + 1).to_le_bytes()].concat();
     assert_eq!(
         error_text(open(&Liar::endless(torch))),
-        "liar: not a valid PyTorch file: its header wants 134217729 bytes at once, more than 134217728 are fetched for"
+        "liar: not a valid PyTorch file: its header needs 134217729 bytes at once, more than the 134217728 that are fetched"
     );
 }

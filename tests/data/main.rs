@@ -1,4 +1,4 @@
-//! Windows, batches and loaders: the book's numbers, PyTorch's orders, and laws of shards and of resuming.
+//! Windows, batches and loaders: the book's numbers, PyTorch's orders, and the laws of shards and of resuming.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use support::{devices, error_text, golden, properties};
 
-/// `torch.empty((), dtype=torch.int64).random_()`.
+/// Draws as `torch.empty((), dtype=torch.int64).random_()` does.
 fn i63(generator: &Generator) -> i64 {
     (generator.random_u64() & i64::MAX as u64) as i64
 }
@@ -44,7 +44,7 @@ fn loader(n_tokens: u32, config: LoaderConfig, seeding: Seeding) -> Loader {
     Loader::new(&Tokens::new((0..n_tokens).collect()), config, seeding, &Device::Cpu).unwrap()
 }
 
-/// A loader whose windows are single tokens, each its own number.
+/// Makes a loader whose windows are single tokens, each equal to its index.
 fn numbered(n_samples: u32, batch_size: usize, shuffle: bool, drop_last: bool, seeding: Seeding) -> Loader {
     loader(n_samples + 1, config(batch_size, 1, 1, shuffle, drop_last), seeding)
 }
@@ -89,7 +89,7 @@ fn the_books_defaults() {
     assert_eq!((tail, reset_positions_after), (Tail::Drop, None));
 }
 
-/// `dataloader-intuition.ipynb`: the numbers 0 to 1000.
+/// `dataloader-intuition.ipynb`: the ids 0 to 1000.
 #[test]
 fn the_books_number_data() {
     let window = |start: u32| vec![vec![start, start + 1, start + 2, start + 3]];
@@ -109,7 +109,8 @@ fn the_books_number_data() {
     assert_eq!(order, [8, 116, 182, 10, 0, 137, 141, 132, 97, 134]);
 }
 
-/// The 5145 tokens of the book's text: batch_size, max_length, stride, windows, batches without and with the last one, its rows.
+/// For the 5145 tokens of the book's text: batch_size, max_length, stride, windows, batches without and with the last
+/// one, and the rows of the last one.
 const COUNTS: [[usize; 7]; 8] = [
     [1, 4, 1, 5141, 5141, 5141, 1],
     [8, 4, 4, 1286, 160, 161, 6],
@@ -203,8 +204,9 @@ fn orders_and_draws_are_those_of_pytorch() {
 
 // ---- windows ----
 
-/// `n` documents of up to 40 tokens, whose ids say which document and which place.
-/// With ids of 16 bits or, from the third document on, of more.
+/// Makes documents of up to 40 tokens whose ids encode the document and the place.
+///
+/// Ids fit 16 bits, except from the third document on.
 fn documents() -> impl Strategy<Value = Vec<Vec<u32>>> {
     let lengths = prop::collection::vec(0usize..40, 1..5);
     lengths.prop_map(|lengths| {
@@ -262,13 +264,13 @@ proptest! {
                 } else if stride == max_length {
                     prop_assert_eq!(n, 1);
                 } else if stride < max_length {
-                    prop_assert!(n >= 1, "token {} is no target", id);
+                    prop_assert!(n >= 1, "token {} is not a target", id);
                 } else {
                     prop_assert_eq!(n, usize::from((place - 1) % stride < max_length));
                 }
             }
         }
-        // Whole windows are the same as without the tail, document by document.
+        // Whole windows are the same as without the tail, in each document.
         for ids in &documents {
             let alone = Tokens::new(ids.clone());
             if let Ok(dropped) = Windows::new(&alone, max_length, stride, Tail::Drop) {
@@ -370,7 +372,7 @@ fn texts_are_collections_of_ids() -> Result<()> {
     let tokens: Tokens = (7..10).collect();
     assert_eq!(tokens, Tokens::new(vec![7, 8, 9]));
     assert_eq!((Tokens::default().n_tokens(), Tokens::default().n_documents()), (0, 0));
-    // The same ids in 32 bits, and as a part of another text.
+    // The same ids stored in 32 bits, and as part of another text.
     let wide = Tokens::from_documents([vec![7, 8, 9], vec![1 << 20]]);
     assert_eq!(wide.split_documents(0.75)?.0, tokens);
     assert_ne!(wide, tokens);
@@ -410,7 +412,7 @@ fn what_cannot_be_loaded_is_an_error() {
     let too_short = "no window of max_length 4 fits: it needs 2 tokens, and the longest of 1 documents has 1";
     assert_eq!(new(1, keep), too_short);
     assert!(Windows::new(&Tokens::from_documents::<Vec<u32>>([]), 4, 4, Tail::Drop).is_err());
-    // Numbers at the end of their range neither overflow nor allocate.
+    // Values at the end of their range neither overflow nor allocate.
     let huge = config(usize::MAX, usize::MAX, usize::MAX, true, false).with_tail(Tail::Keep);
     let loader = loader(9, huge, global(0)).shard(0, usize::MAX).unwrap();
     assert_eq!((loader.windows().n_windows(), loader.n_batches()), (1, 1));
@@ -459,8 +461,8 @@ proptest! {
 
 // ---- state ----
 
-/// What a training loop sees: the batches of the epochs from where `loader` stands to the end of the third, and a draw of its
-/// own after each batch, as dropout makes one.
+/// Runs a training loop from where `loader` stands to the end of the third epoch. Returns its batches, and a draw after
+/// each batch, as dropout would make.
 fn rest(loader: &Loader, generator: &Generator) -> Vec<(u64, Vec<u32>, i64)> {
     let mut seen = Vec::new();
     while loader.state().epoch() < 3 {
@@ -501,7 +503,7 @@ proptest! {
         'training: while stopped.state().epoch() < 3 {
             for batch in stopped.epoch() {
                 if taken == k {
-                    break 'training; // a batch fetched, but not trained on: the state saved before it holds
+                    break 'training; // this batch is fetched but not trained on, so the earlier state counts
                 }
                 numbers(batch);
                 i63(&generator);
@@ -554,7 +556,7 @@ fn states_are_small_and_written_at_any_moment() {
             assert!(n_bytes(loader.state()) < 6144);
         }
         assert_eq!((loader.state().epoch(), loader.state().n_samples()), (0, 700));
-        // An epoch that goes on behind a later one says nothing about where the loader stands.
+        // An older epoch that continues does not change the loader's progress.
         let later = loader.epoch();
         epoch.next().unwrap().unwrap();
         assert_eq!((later.number(), loader.state().epoch(), loader.state().n_samples()), (1, 1, 0));
@@ -574,20 +576,20 @@ fn a_state_of_another_loader_is_refused() {
         assert_eq!(handle.state(), before);
         text
     };
-    let differs = |what: &str| format!("the saved state is of a loader with {what}");
-    assert_eq!(refused(101, config.clone(), explicit(1)), differs("n_tokens 100, this one has 101"));
+    let differs = |what: &str| format!("cannot resume: the state is of a loader with {what}");
+    assert_eq!(refused(101, config.clone(), explicit(1)), differs("n_tokens 100, but this one has 101"));
     let other = config.clone().with_max_length(5);
-    assert_eq!(refused(100, other, explicit(1)), differs("max_length 4, this one has 5"));
+    assert_eq!(refused(100, other, explicit(1)), differs("max_length 4, but this one has 5"));
     let other = config.clone().with_stride(3);
-    assert_eq!(refused(100, other, explicit(1)), differs("stride 4, this one has 3"));
+    assert_eq!(refused(100, other, explicit(1)), differs("stride 4, but this one has 3"));
     let other = config.clone().with_tail(Tail::Keep);
-    assert_eq!(refused(100, other, explicit(1)), differs("tail drop, this one has keep"));
+    assert_eq!(refused(100, other, explicit(1)), differs("tail drop, but this one has keep"));
     let other = config.clone().with_shuffle(false);
-    assert_eq!(refused(100, other, explicit(1)), differs("shuffle true, this one has false"));
-    assert_eq!(refused(100, config.clone(), global(1)), differs("seeding explicit, this one has global"));
+    assert_eq!(refused(100, other, explicit(1)), differs("shuffle true, but this one has false"));
+    assert_eq!(refused(100, config.clone(), global(1)), differs("seeding explicit, but this one has global"));
     let halves = Tokens::from_documents([vec![0; 52], vec![0; 48]]);
     let halves = Loader::new(&halves, config.clone(), explicit(1), &Device::Cpu).unwrap();
-    assert_eq!(error_text(halves.resume(&state)), differs("n_documents 1, this one has 2"));
+    assert_eq!(error_text(halves.resume(&state)), differs("n_documents 1, but this one has 2"));
 
     let mut json = serde_json::to_value(&state).unwrap();
     let mut damaged = |key: &str, value: Value| {
@@ -601,7 +603,7 @@ fn a_state_of_another_loader_is_refused() {
     };
     let too_many = "the saved state is damaged: it has consumed more samples than there are windows";
     assert_eq!(damaged("n_samples", 25.into()), too_many);
-    let no_order = "the saved state is damaged: its order is not one that such a loader draws";
+    let no_order = "the saved state is damaged: a loader of this kind does not draw its order";
     assert_eq!(damaged("stage", "between".into()), no_order);
     let order = serde_json::json!({"running": {"order": {"seed": 5}, "ran_out": false}});
     assert_eq!(damaged("stage", order), no_order);

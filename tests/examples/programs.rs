@@ -201,7 +201,7 @@ fn embed_quantizes_and_says_what_it_lost() {
     let text = stdout(example("embed").args(["--quantized", "q8_0", "--ids", "0,50256"]));
     assert!(text.contains("wte quantized to Q8_0: 3.4 MB of 12.9; error at most "), "{text}");
     let text = failure(example("embed").args(["--quantized", "Q4K"]), 1);
-    assert!(text.contains("rows of 64 numbers are not made of whole Q4K blocks of 256: use Q8_0"), "{text}");
+    assert!(text.contains("rows of 64 elements do not divide into Q4K blocks of 256: use Q8_0"), "{text}");
     assert!(failure(example("embed").args(["--quantized", "q9"]), 2).contains("use one of [q8_0, "));
     // The file's blocks are kept as they are.
     let file = golden("formats/q8_0.gguf");
@@ -298,7 +298,7 @@ fn embed_says_what_is_wrong_in_one_line() {
     assert!(run(&["a", "b b", "--start-pos", "127"]).starts_with("error: the sequence ends at position 129, but"));
     let most = usize::MAX.to_string();
     assert!(run(&["a", "b b", "--start-pos", &most]).starts_with("error: the sequence ends at position 1844"));
-    assert_eq!(run(&["--weights", "/no/such/weights"]), "error: /no/such/weights: no such file or folder");
+    assert_eq!(run(&["--weights", "/no/such/weights"]), "error: cannot open /no/such/weights: no such file or folder");
     assert!(run(&["--text-file", "/no/such/text"]).starts_with("error: /no/such/text: No such file"));
     assert!(run(&["x", "--tokenizer", "/no/such/file"]).starts_with("error: cannot read /no/such/file: No such file"));
     let text = run(&["x", "--output", "/no/such/folder/x.safetensors"]);

@@ -1,4 +1,4 @@
-//! Files of each format that are truncated, damaged or hostile: one clear error each, within little memory and stack.
+//! Truncated, damaged and hostile files of each format: one clear error each, with little memory and stack.
 
 use std::fs;
 use std::io::Write;
@@ -16,7 +16,7 @@ fn load(path: impl AsRef<Path>) -> Result<GptInputLayer> {
     GptInputLayer::from_pretrained(path, DType::F32, &Device::Cpu)
 }
 
-/// The error of a file with these bytes, which must be one line that names the path, and cost less than 96 MB.
+/// Returns the error of a file with these bytes. It must be one line that names the path, and need less than 96 MB.
 #[track_caller]
 fn error_of(bytes: &[u8]) -> String {
     let folder = TempDir::new().unwrap();
@@ -35,7 +35,7 @@ fn assert_error(bytes: &[u8], expected: &str) {
     assert!(text.contains(expected), "{text}\nexpected {expected}");
 }
 
-/// A zip file of members: (name, method, size that is claimed, bytes).
+/// Makes a zip file of members: (name, method, claimed size, bytes).
 fn zip_of(members: &[(&str, u16, u32, &[u8])]) -> Vec<u8> {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     for (name, method, n_bytes, bytes) in members {
@@ -58,12 +58,12 @@ fn zip_of(members: &[(&str, u16, u32, &[u8])]) -> Vec<u8> {
     file
 }
 
-/// A PyTorch file with this pickle and a storage `0` of four f32.
+/// Makes a PyTorch file with this pickle and a storage `0` of four f32.
 fn torch_of(pickle: &[u8]) -> Vec<u8> {
     zip_of(&[("a/data.pkl", 0, pickle.len() as u32, pickle), ("a/data/0", 0, 16, &[0; 16])])
 }
 
-/// `{'wte.weight': _rebuild_tensor_v2(storage 0, *place)}` with text of pickle for offset, shape and strides.
+/// Pickles `{'wte.weight': _rebuild_tensor_v2(storage 0, *place)}`; `place` is the pickled offset, shape and strides.
 fn tensor_pickle(place: &[u8]) -> Vec<u8> {
     let storage = b"((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ";
     let call = b"ctorch._utils\n_rebuild_tensor_v2\n";
@@ -111,7 +111,7 @@ fn an_encrypted_member_is_named() {
     assert_error(&bytes, "not a valid PyTorch file: `a/data.pkl` is encrypted");
 }
 
-/// A table of these keys in one block, each with an empty value, and sound checksums.
+/// Makes a table of these keys in one block, with empty values and right checksums.
 fn sstable_of(keys: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut add = |entries: &[(&[u8], &[u8])]| -> Vec<u8> {
@@ -158,10 +158,10 @@ fn nothing_of_a_pickle_is_executed() {
         (b"\x80\x02ctorch.hub\nloadStorage\n.".to_vec(), "`torch.hub.loadStorage`"),
         ([b"(", &text[..], b"iposix\nsystem\n."].concat(), "opcode 0x69"),
         (b"\x80\x02\x82\x01.".to_vec(), "opcode 0x82"),
-        (b"\x80\x02}}R.".to_vec(), "a call of something that is no function"),
+        (b"\x80\x02}}R.".to_vec(), "a call of something that is not a function"),
     ] {
         assert_error(&torch_of(&pickle), expected);
-        assert_error(&torch_of(&pickle), "nothing of it was executed; save `model.state_dict()` alone");
+        assert_error(&torch_of(&pickle), "(nothing was executed): save `model.state_dict()` alone");
     }
     assert!(!touched.exists());
 }
@@ -184,7 +184,7 @@ fn pickles_that_make_no_sense_are_errors() {
     ] {
         assert_error(&torch_of(pickle), expected);
     }
-    // A million lists in each other, and doublings that would have 2^200 elements.
+    // Half a million nested lists, and doublings that would have 2^200 elements.
     let nested = [&b"\x80\x02"[..], &b"]".repeat(500_000), &b"a".repeat(499_999), b"."].concat();
     assert_error(&torch_of(&nested), "it holds no dict of tensors");
     let mut doubled = b"\x80\x02]q\0".to_vec();
@@ -199,17 +199,17 @@ fn pickles_that_make_no_sense_are_errors() {
 #[test]
 fn tensors_outside_of_their_storage_are_errors() {
     for (place, expected) in [
-        (&b"K\0(K\x02K\x02t(K\x02K\x01t"[..], "no position table found"), // this one is right
+        (&b"K\0(K\x02K\x02t(K\x02K\x01t"[..], "no position table found"), // this one is valid
         (b"K\x01(K\x02K\x02t(K\x02K\x01t", "takes 16 bytes at 4 of storage `0`, which has 16"),
         (b"K\0(K\x02K\x03t(K\x03K\x01t", "takes 24 bytes at 0"),
         (b"K\0(K\x02K\x02t(K\x05K\x01t", "takes 28 bytes at 0"),
         (b"K\0(K\xffK\xfft(K\0K\0t", "has more elements than its storage"),
-        (b"J\xff\xff\xff\xff(K\x02K\x02t(K\x02K\x01t", "a tensor that cannot be"),
-        (b"K\0(J\xff\xff\xff\xffK\x02t(K\x02K\x01t", "a tensor that cannot be"),
+        (b"J\xff\xff\xff\xff(K\x02K\x02t(K\x02K\x01t", "describes an impossible tensor"),
+        (b"K\0(J\xff\xff\xff\xffK\x02t(K\x02K\x01t", "describes an impossible tensor"),
         (b"K\0(\x8a\x08\0\0\0\0\0\0\0\x40K\x04t(K\x04K\x01t", "has more elements than its storage"),
         (b"K\0(K\x02K\x02t(\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7fK\x01t", "has more elements than its storage"),
-        (b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f(K\x02K\x02t(K\x02K\x01t", "a tensor that cannot be"),
-        (b"K\0NN", "a tensor that cannot be"),
+        (b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f(K\x02K\x02t(K\x02K\x01t", "describes an impossible tensor"),
+        (b"K\0NN", "describes an impossible tensor"),
     ] {
         assert_error(&torch_of(&tensor_pickle(place)), expected);
     }
@@ -221,7 +221,7 @@ fn hostile_zip_files_are_errors() {
         let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
         [b"\x93NUMPY\x01\0", &(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat()
     };
-    // A real bomb: four gigabytes of zeros that deflate to four megabytes.
+    // A zip bomb: zeros that inflate to far more than the file's size.
     let mut bomb = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
     let front = header("(262144, 1024)");
     bomb.write_all(&front).unwrap();
@@ -230,22 +230,22 @@ fn hostile_zip_files_are_errors() {
     }
     let bomb = bomb.finish().unwrap();
     let claimed = front.len() as u32 + (1 << 30);
-    assert_error(&zip_of(&[("wte.npy", 8, claimed, &bomb)]), "which no weights do: save it with `np.savez`");
+    assert_error(&zip_of(&[("wte.npy", 8, claimed, &bomb)]), "more than weights do: save it with `np.savez`");
     for (members, expected) in [
         (zip_of(&[("wte.npy", 0, 16, &header("(2, 2)"))]), "a stored member of the zip has two sizes"),
-        (zip_of(&[("wte.npy", 12, 4, b"abcd")]), "compressed by method 12"),
+        (zip_of(&[("wte.npy", 12, 4, b"abcd")]), "compression method 12 is not supported, only 0 and 8"),
         (zip_of(&[("wte.npy", 0, 4, b"abcd")]), "`wte`: it ends too early"),
-        (zip_of(&[("wte.npy", 0, 12, b"not an array")]), "`wte`: no NumPy array"),
+        (zip_of(&[("wte.npy", 0, 12, b"not an array")]), "`wte`: not a NumPy array"),
         (
             zip_of(&[("wte.npy", 0, header("(2, 2)").len() as u32, &header("(2, 2)"))]),
             "cannot hold shape [2, 2] of F32",
         ),
         (
             zip_of(&[("wte.npy", 0, header("(-1, 2)").len() as u32, &header("(-1, 2)"))]),
-            "a header that is not understood",
+            "a header that cannot be parsed",
         ),
         (zip_of(&[("a", 0, 0, b""), ("a", 0, 0, b"")]), "it holds `a` twice"),
-        (zip_of(&[("a/data.pkl", 8, 4, b"abcd")]), "`data.pkl` is compressed, as PyTorch never does"),
+        (zip_of(&[("a/data.pkl", 8, 4, b"abcd")]), "`data.pkl` is compressed, which PyTorch never does"),
     ] {
         assert_error(&members, expected);
     }
@@ -255,8 +255,8 @@ fn hostile_zip_files_are_errors() {
         (end + 12, u32::MAX, "bytes, more than 67108864"),
         (end + 16, u32::MAX, "but the file ends at"),
         (end + 16, 0, "its zip directory is damaged"),
-        (end - 53 + 42, u32::MAX - 1, "a member of the zip lies outside of the file"),
-        (end - 53 + 20, u32::MAX - 1, "reaches beyond the file"),
+        (end - 53 + 42, u32::MAX - 1, "a member of the zip lies outside the file"),
+        (end - 53 + 20, u32::MAX - 1, "extends beyond the file"),
     ] {
         let mut broken = good.clone();
         broken[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -281,17 +281,17 @@ fn hostile_gguf_files_are_errors() {
     for (bytes, expected) in [
         (gguf(3, &counts(1 << 60, 0)), "it claims 1152921504606846976 entries"),
         (gguf(3, &counts(0, 1 << 60)), "it claims 1152921504606846976 entries"),
-        (gguf(9, &counts(0, 0)), "version 9; 1 to 3 are read"),
+        (gguf(9, &counts(0, 0)), "version 9 is not supported: expected 1 to 3"),
         (gguf(3 << 24, &counts(0, 0)), "it is big-endian"),
         (gguf(3, &[counts(0, 1), nested.concat()].concat()), "arrays nested deeper than 4"),
-        (gguf(3, &[counts(0, 1), text("k"), vec![77, 0, 0, 0]].concat()), "a value of unknown type 77"),
+        (gguf(3, &[counts(0, 1), text("k"), vec![77, 0, 0, 0]].concat()), "a value of the unknown kind 77"),
         (gguf(3, &[counts(0, 1), u64::MAX.to_le_bytes().to_vec(), vec![0; 32]].concat()), "a name of"),
         (one(entry("t", &[1 << 40, 1 << 40], 0, 0)), "cannot have shape"),
         (one(entry("t", &[u64::MAX, 2], 0, 0)), "cannot have shape"),
         (one(entry("t", &[1 << 20, 1], 0, 0)), "its file ends at"),
         (one(entry("t", &[4], 0, u64::MAX - 64)), "truncated or damaged"),
         (one(entry("t", &[33, 1], 8, 0)), "`t` cannot have shape [1, 33] of Q8_0"),
-        (one(entry("t", &[4], 99, 0)), "`t` has the unknown type 99"),
+        (one(entry("t", &[4], 99, 0)), "`t` has the unknown dtype 99"),
         (one(entry("t", &[4; 9], 0, 0)), "`t` has 9 dimensions"),
         (one(entry("t", &[4], 0, 0)), "no token table found"),
     ] {
@@ -299,7 +299,7 @@ fn hostile_gguf_files_are_errors() {
     }
 }
 
-/// Found by the fuzzer: what a file says broke the one line that an error has.
+/// Found by the fuzzer: a file's text broke an error into several lines.
 #[test]
 fn control_characters_of_a_file_stay_out_of_messages() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,\n\u{1b}[2J), }";
@@ -317,9 +317,9 @@ fn control_characters_of_a_file_stay_out_of_messages() {
 fn hostile_llmc_files_are_errors() {
     let good = fs::read(golden("formats/llmc_f32.bin")).unwrap();
     for (at, value, expected) in [
-        (1, 4, "version 4; 3 (f32) and 5 (bf16) are read"),
+        (1, 4, "version 4 is not supported: expected 3 (f32) or 5 (bf16)"),
         (2, -1, "max_seq_len is -1"),
-        (3, 65, "a vocabulary of 65, padded to 64"),
+        (3, 65, "a vocabulary of 65 cannot be padded to 64"),
         (4, i32::MAX, "its header describes "),
         (6, i32::MAX, "its header describes "),
         (6, 0, "its header describes "),
@@ -349,6 +349,6 @@ fn a_damaged_tensorflow_checkpoint_is_an_error() {
         let mut broken = good.clone();
         broken[at] ^= 0x10;
         fs::write(&index, &broken).unwrap();
-        assert!(error_text(load(&index)).contains("does not have its checksum"), "byte {at}");
+        assert!(error_text(load(&index)).contains("does not match its checksum"), "byte {at}");
     }
 }

@@ -1,9 +1,13 @@
-//! Every parser on damaged files: real ones of each format, changed at random, must give tables or one clear error, without
-//! a panic and within bounded memory.
+//! Every parser on damaged files: real files of each format, changed at random, must give tables or one clear error,
+//! without a panic and within bounded memory.
 //!
-//! A second or so each among the tests; for as long as wanted with
-//! `FUZZ_SECONDS=600 cargo test --release --features hub --test fuzz fuzz_ -- --nocapture`. What was found is kept in
-//! `broken_formats.rs`. Inputs follow from a seed that a failure prints.
+//! Among the tests each takes about a second. To run longer:
+//!
+//! ```text
+//! FUZZ_SECONDS=600 cargo test --release --features hub --test fuzz fuzz_ -- --nocapture
+//! ```
+//!
+//! Findings are kept in `broken_formats.rs`. Inputs follow from a seed, which a failure prints.
 
 mod broken_formats;
 mod memory;
@@ -25,10 +29,10 @@ use candle_gpt_input::rng::Generator;
 use mutate::{Field, mutate};
 use support::golden;
 
-/// More than any of the small files needs: a table of one of them, in f64, and the parsers' own buffers.
+/// More than any of the small files needs for its tables in f64 and the parsers' buffers.
 const MAX_BYTES: usize = 48 << 20;
 
-/// All that can be done with a checkpoint; errors are fine.
+/// Does all that can be done with a checkpoint; errors are fine.
 fn use_checkpoint(path: &Path) -> Result<(), String> {
     let one_line = |error: &dyn std::fmt::Display| {
         let text = error.to_string();
@@ -53,7 +57,7 @@ fn use_checkpoint(path: &Path) -> Result<(), String> {
     ] {
         let Ok((layer, _)) = stored.inspect_err(|error| drop(one_line(error))) else { continue };
         let found = numbers(layer.embed_tokens(&ids).map_err(Into::into).and_then(|rows| rows.i((0, 0))));
-        // Not every way of converting keeps the payload of a NaN.
+        // Not every conversion keeps the payload of a NaN.
         let same = |(x, y): (&f64, &f64)| x == y || (x.is_nan() && y.is_nan());
         assert!(found.iter().zip(&expected).all(same) && found.len() == expected.len(), "{found:?} {expected:?}");
     }
@@ -64,14 +68,14 @@ fn numbers(row: candle_core::Result<Tensor>) -> Vec<f64> {
     row.and_then(|row| row.to_vec1()).unwrap()
 }
 
-/// Damages `seeds` (files of `tests/golden/formats`) for the time that is given; `name` is what each is written as.
+/// Damages `seeds` (files of `tests/golden/formats`) for `FUZZ_SECONDS`, and opens each as a file called `name`.
 fn fuzz(target: &str, seeds: &[&str], name: &str, fields: &[Field]) {
     let time = std::env::var("FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let seed = std::env::var("FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let seeds: Vec<Vec<u8>> = seeds.iter().map(|seed| fs::read(golden("formats").join(seed)).unwrap()).collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
-    // What an index refers to.
+    // The file that an index refers to.
     fs::copy(
         golden("formats/openai/model.ckpt.data-00000-of-00001"),
         folder.path().join("model.ckpt.data-00000-of-00001"),

@@ -1,4 +1,4 @@
-//! How much memory the process has at once, whichever thread asks for it: an allocator that counts.
+//! A counting allocator: the memory that the process holds at once, in all threads.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -15,8 +15,9 @@ static ALLOCATOR: Counting = Counting;
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-/// Calls `f`, and returns with its result how many bytes the process had at once, beyond those that it had before. One call
-/// at a time: the others wait, so that nothing but a test's own input is counted with it.
+/// Calls `f`, and returns its result and the most bytes that the process held at once, beyond those held before.
+///
+/// Calls wait for each other, so that a test counts only its own input.
 pub fn peak<T>(f: impl FnOnce() -> T) -> (T, usize) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -26,7 +27,7 @@ pub fn peak<T>(f: impl FnOnce() -> T) -> (T, usize) {
     (result, PEAK.load(Relaxed).saturating_sub(before))
 }
 
-/// Whether the system is to be asked for `n_bytes`. What is refused counts in the peak.
+/// Returns whether to request `n_bytes` from the system. A refused request counts in the peak.
 fn granted(n_bytes: usize) -> bool {
     let granted = n_bytes <= LIMIT;
     let now = if granted { NOW.fetch_add(n_bytes, Relaxed) } else { NOW.load(Relaxed) };
@@ -34,13 +35,13 @@ fn granted(n_bytes: usize) -> bool {
     granted
 }
 
-// SAFETY: every call is handed to the system's allocator as it came, or refused with a null pointer.
+// SAFETY: every call is passed unchanged to the system's allocator, or refused with a null pointer.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if !granted(layout.size()) {
             return std::ptr::null_mut();
         }
-        // SAFETY: the caller's promise is the system's.
+        // SAFETY: the caller keeps the contract of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 
@@ -48,13 +49,13 @@ unsafe impl GlobalAlloc for Counting {
         if !granted(layout.size()) {
             return std::ptr::null_mut();
         }
-        // SAFETY: the caller's promise is the system's.
+        // SAFETY: the caller keeps the contract of the system's allocator.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's promise is the system's.
+        // SAFETY: the caller keeps the contract of the system's allocator.
         unsafe { System.dealloc(start, layout) };
     }
 }

@@ -1,19 +1,19 @@
-//! Damage: bytes, numbers, pieces; and what would be thrown out by a checksum at the door, put right again.
+//! Damages files: bytes, integers, pieces. Repairs checksums, so that the damage reaches the parsers.
 
 use candle_gpt_input::rng::Generator;
 
-/// What a format needs so that damage gets past its door.
+/// The damage that suits a format.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Field {
     /// A zip file: its directory and headers are hit more often than the tensors.
     Zip,
     /// A pickle: opcodes are swapped for other opcodes.
     Pickle,
-    /// A table whose blocks carry checksums.
+    /// A table whose blocks have checksums, which are repaired.
     SsTable,
 }
 
-/// Numbers at which parsers go wrong.
+/// Integers at which parsers go wrong.
 const NUMBERS: [u64; 14] = [
     0,
     1,
@@ -30,21 +30,21 @@ const NUMBERS: [u64; 14] = [
     u64::MAX - 7,
     u64::MAX,
 ];
-/// Opcodes of every kind that the machine knows, and some that it does not.
+/// Every opcode that the machine knows, and some that it does not.
 const OPCODES: &[u8] = b"(.012NJKMGXUTBC]})tldaesucRbQqrhj\x80\x81\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96ioP";
 
 fn below(n: usize, generator: &Generator) -> usize {
     generator.randint(0, n.max(1) as i64, 1).unwrap()[0] as usize
 }
 
-/// One of `seeds`, damaged in one to eight places.
+/// Returns one of `seeds`, damaged in one to eight places.
 pub fn mutate(seeds: &[Vec<u8>], fields: &[Field], generator: &Generator) -> Vec<u8> {
     let mut bytes = seeds[below(seeds.len(), generator)].clone();
     for _ in 0..=below(8, generator) {
         if bytes.is_empty() {
             break;
         }
-        // The ends hold headers and directories, the middle mostly numbers of no meaning.
+        // The ends hold headers and directories; the middle holds mostly elements.
         let at = match below(4, generator) {
             0 => below(bytes.len().min(400), generator),
             1 => bytes.len() - 1 - below(bytes.len().min(600), generator),
@@ -85,8 +85,7 @@ pub fn mutate(seeds: &[Vec<u8>], fields: &[Field], generator: &Generator) -> Vec
     bytes
 }
 
-/// Gives the blocks of a small table (one of data from 0 on, then the two that the footer names) the checksums of what they
-/// hold now.
+/// Recomputes the checksums of a small table's blocks: the data from byte 0 on, and the two that the footer names.
 fn repair_checksums(bytes: &mut [u8]) {
     let Some(footer) = bytes.len().checked_sub(48) else { return };
     let mut numbers = Vec::new();
@@ -112,7 +111,7 @@ fn repair_checksums(bytes: &mut [u8]) {
     }
 }
 
-/// What stands behind a block and the byte that says how it is compressed: CRC-32C, masked.
+/// Computes the masked CRC-32C that follows a block and its compression byte.
 pub fn checksum(bytes: &[u8]) -> [u8; 4] {
     let crc = !bytes.iter().fold(!0u32, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1)))

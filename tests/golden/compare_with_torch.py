@@ -5,8 +5,8 @@
     cargo build --release --examples
     python tests/golden/compare_with_torch.py [--seed S] [--configurations N] [COMPARISON...]
 
-Every comparison draws its configurations from the seed, runs the built example, computes the same in PyTorch and demands equality
-to the last bit. The exit status is 1 if one differs, with the command that shows it.
+Each comparison draws configurations from the seed, runs the built example, computes the same in PyTorch and requires
+equality to the last bit. If one differs, it prints the configuration, and the exit status is 1.
 """
 import argparse
 import json
@@ -25,7 +25,7 @@ TEXT = ROOT / "examples" / "data" / "genesis.txt"
 
 
 def run(name, *arguments):
-    """The standard output of an example."""
+    """Runs an example and returns its standard output."""
     command = [ROOT / "target" / "release" / "examples" / name, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -34,7 +34,7 @@ def run(name, *arguments):
 
 
 class GPTDatasetV1(Dataset):
-    """Of "Build a Large Language Model (From Scratch)", chapter 2, from ids on."""
+    """The class of "Build a Large Language Model (From Scratch)", chapter 2, but on ids."""
 
     def __init__(self, token_ids, max_length, stride):
         self.input_ids = []
@@ -68,13 +68,13 @@ def token_ids(text):
 
 
 def dataloader(choose, folder):
-    """Batches of all epochs, written in one run, and in runs stopped and resumed from a state file."""
+    """Compares the batches of all epochs, in one run and in runs resumed from a state file."""
     if not hasattr(dataloader, "ids"):
         dataloader.text = TEXT.read_text()
         dataloader.ids = token_ids(dataloader.text)
     max_length = choose.choice([1, 2, 3, 4, 7, 16, 64, 256])
     stride = choose.choice([1, 2, 3, max_length, max_length, max_length + 1, 128])
-    # A part of the text, cut where a cut leaves the tokens before it as they are.
+    # Part of the text, cut where the cut does not change the tokens before it.
     cut = choose.choice([i for i, c in enumerate(dataloader.text) if c == "\n"])
     path = folder / "text.txt"
     path.write_text(dataloader.text[:cut])
@@ -82,7 +82,7 @@ def dataloader(choose, folder):
     if len(ids) <= max_length:
         return dataloader(choose, folder)
     dataset = GPTDatasetV1(ids, max_length, stride)
-    least = -(-len(dataset) // 200)  # at most 200 batches an epoch
+    least = -(-len(dataset) // 200)  # at most 200 batches in an epoch
     batch_size = choose.choice([least, least + 1, max(least, 2), max(least, 8), max(least, 32), len(dataset) + 1])
     drop_last, shuffle = choose.random() < 0.5, choose.random() < 0.8
     epochs, seed = choose.randint(1, 4), choose.choice([0, 123, choose.getrandbits(32), choose.getrandbits(63)])
@@ -125,7 +125,7 @@ def dataloader(choose, folder):
 
 
 def init_table(choose, folder):
-    """A seeded table of any size and type."""
+    """Compares a seeded table of any size and dtype."""
     v, c = choose.choice([1, 2, 6, 15, 97, 1000, 3000]), choose.choice([1, 3, 5, 16, 33, 64, 257])
     dtype, torch_dtype = choose.choice([("f32", torch.float32), ("bf16", torch.bfloat16), ("f16", torch.float16)])
     std, seed = choose.choice([1.0, 0.02, 0.01, 3.7]), choose.choice([0, 123, choose.getrandbits(32), choose.getrandbits(63)])
@@ -140,7 +140,7 @@ def init_table(choose, folder):
 
 
 def embed(choose, folder):
-    """Hidden states of a checkpoint that transformers wrote, in one file or in shards."""
+    """Compares the hidden states of a checkpoint that transformers wrote, in one file or in shards."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -166,7 +166,7 @@ def embed(choose, folder):
     assert found.dtype == torch_dtype and torch.equal(found, expected), f"embed {v} {p} {c} {dtype} {start} {t}"
 
 
-# One entry an example; each function takes a `random.Random` and an empty folder, and raises AssertionError.
+# One function for each example. It takes a `random.Random` and an empty folder, and raises AssertionError.
 COMPARISONS = {"dataloader": dataloader, "init_table": init_table, "embed": embed}
 
 

@@ -28,9 +28,9 @@ def metadata(command):
 
 
 def hugging_face_checkpoints():
-    """A GPT-2 written by transformers, in one file and in shards, and what its input stage computes."""
+    """Writes a GPT-2 with transformers, in one file and in shards, and the results of its input stage."""
     torch.manual_seed(SEED)
-    # Every dimension differs from every other, so that a transposed read cannot pass.
+    # All dimensions differ, so that a transposed read cannot pass.
     config = transformers.GPT2Config(vocab_size=97, n_positions=23, n_embd=12, n_layer=2, n_head=3)
     model = transformers.GPT2LMHeadModel(config).eval()
     for name, shard in [("gpt2_one_file", "1GB"), ("gpt2_sharded", "6KB")]:
@@ -42,7 +42,7 @@ def hugging_face_checkpoints():
     mask = torch.ones(3, 7, dtype=torch.int64)
     mask[0, :3] = 0
     mask[2, :6] = 0
-    positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)  # as transformers' generate counts them
+    positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)  # as in transformers' generate
     tensors = {"input_ids": ids, "attention_mask": mask}
     for dtype in [torch.float32, torch.bfloat16, torch.float16, torch.float64]:
         cast = transformers.GPT2LMHeadModel(config).eval()
@@ -55,7 +55,7 @@ def hugging_face_checkpoints():
 
 
 def gradients():
-    """Gradients of both tables on small whole numbers, where every order of summation gives the same bits."""
+    """Writes gradients of both tables on small integers, whose sums have the same bits in any order."""
     torch.manual_seed(SEED)
     vocab_size, n_positions, n_embd = 11, 6, 4
     wte = torch.randint(-3, 4, (vocab_size, n_embd)).float()
@@ -84,7 +84,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 def seeded():
-    """Tables, and dropout from the same stream, after torch.manual_seed."""
+    """Writes tables, and dropout from the same stream, after torch.manual_seed."""
     tensors = {}
     for dtype in DTYPES:
         name = str(dtype).removeprefix("torch.")
@@ -100,7 +100,7 @@ def seeded():
 
 
 def embedding_options():
-    """padding_idx, max_norm, scale_grad_by_freq of torch.nn.Embedding."""
+    """Writes the results of padding_idx, max_norm and scale_grad_by_freq of torch.nn.Embedding."""
     torch.manual_seed(SEED)
     weight, ids = torch.randn(7, 5) * 2, torch.tensor([[1, 6, 1, 0], [3, 1, 6, 2]])
     grad = torch.randint(-3, 4, (2, 4, 5)).float() * 12  # divisible by every count below

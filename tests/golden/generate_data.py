@@ -3,9 +3,10 @@
 
     python tests/golden/generate_data.py > tests/golden/loader.json
 
-Needs torch 2.15. A dataset of n samples whose sample i is i. Of each epoch: `order`, the samples of its batches one after
-another (`fnv` of them as little-endian i64 if they are many), and `draws`, one `random_()` of the loader's generator before the
-epoch, after each batch and after the epoch: they show which draws the loader made, and when. `stop_after` batches a loop is left.
+Needs torch 2.15. In the dataset of n samples, sample i is i. Each epoch has two entries:
+`order`, the samples of its batches in order (if they are many, their `fnv` as little-endian i64), and
+`draws`, one `random_()` of the loader's generator before the epoch, after each batch and after the epoch. They show which
+draws the loader made, and when. A loop is left after `stop_after` batches.
 """
 import json
 import random

@@ -1,10 +1,10 @@
-"""One small GPT-2 in every format, each written by its own library: tests/golden/formats/.
+"""Writes tests/golden/formats/: one small GPT-2 in every format, each by the format's own library.
 
-    python tests/golden/generate_formats.py                 # torch, numpy, gguf, safetensors: everything but TensorFlow
+    python tests/golden/generate_formats.py                 # torch, numpy, gguf, safetensors: all but TensorFlow
     python tests/golden/generate_formats.py --tensorflow    # needs tensorflow; only the folder openai/
 
-Written with torch 2.15.0, numpy 2.4.6, gguf 0.19.0, safetensors 0.8.0 and tensorflow 2.21.0. llm.c has no library: its file
-is written as `write_model` of its train_gpt2.py does, cited in src/checkpoint/format/llmc.rs.
+Written with torch 2.15.0, numpy 2.4.6, gguf 0.19.0, safetensors 0.8.0 and tensorflow 2.21.0. llm.c has no library: its
+file is written like `write_model` of its train_gpt2.py, which src/checkpoint/format/llmc.rs cites.
 """
 
 import argparse
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "formats"
 
 
 def table(seed: int, n_rows: int) -> np.ndarray:
-    """Numbers that bf16 and f16 hold exactly, so that every file holds the same ones; -0.0 and subnormals of f16 too."""
+    """Returns values that bf16 and f16 hold exactly, so that all files agree, with -0.0 and subnormals of f16."""
     rng = np.random.default_rng(seed)
     values = rng.integers(-128, 128, (n_rows, C)).astype(np.float32) * 2.0 ** rng.integers(-9, 3, (n_rows, C))
     values[0, :3] = [-0.0, 2.0**-24, -(2.0**-20)]
@@ -52,7 +52,7 @@ def torch_files(wte: np.ndarray, wpe: np.ndarray) -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         name = str(dtype).removeprefix("torch.")
         torch.save({key: tensor.to(dtype) for key, tensor in tables.items()}, FOLDER / f"{name}.pt", pickle_protocol=4)
-    # nanoGPT: nested, compiled, beside an optimizer and its arguments.
+    # nanoGPT: nested and compiled, with an optimizer and arguments.
     compiled = {f"_orig_mod.{name}": torch.nn.Parameter(tensor) for name, tensor in prefixed.items()}
     arguments = {"n_layer": 2, "n_head": 4, "n_embd": C, "block_size": P, "bias": False, "vocab_size": V, "dropout": 0.0}
     optimizer = torch.optim.AdamW(list(compiled.values())[:2], lr=6e-4).state_dict()
@@ -65,7 +65,7 @@ def torch_files(wte: np.ndarray, wpe: np.ndarray) -> None:
     strided = {"wte.weight": tables["wte.weight"].t().contiguous().t(), "wpe.weight": wide[3 : 3 + P, 2 : 2 + C]}
     torch.save(strided, FOLDER / "strided.pth")
     torch.save(strided, FOLDER / "strided_legacy.pth", _use_new_zipfile_serialization=False)
-    # As transformers shards it.
+    # Shards as transformers makes them.
     folder = FOLDER / "sharded"
     folder.mkdir(exist_ok=True)
     weight_map = {}
@@ -112,7 +112,7 @@ def gguf_files(wte: np.ndarray, wpe: np.ndarray) -> None:
 
 
 def llmc(name: str, version: int, wte: np.ndarray, wpe: np.ndarray) -> None:
-    n_layer, n_head, c = 0, 4, C  # no blocks: their 12 C² numbers each would be most of the golden files
+    n_layer, n_head, c = 0, 4, C  # no blocks: 12 C² elements each would be most of the golden files
     header = np.zeros(256, dtype=np.int32)
     header[:8] = [20240326, version, P, V, n_layer, n_head, c, PADDED]
     padding = np.zeros((PADDED - V, C), dtype=np.float32)

@@ -4,9 +4,9 @@
     python tests/golden/generate_gpt2.py              # tests/golden/gpt2_*.safetensors
     python tests/golden/generate_gpt2.py gpt2-124m F  # the folder F: a GPT-2 of 124M random weights, for measurements
 
-A file is a checkpoint: weights under Hugging Face's names, the config in the metadata under `gpt_input_config`, where this
-crate looks for it. What is compared stands beside them as `golden.*`. Every file carries the torch version, the seed and
-the command in its metadata.
+A file is a checkpoint: weights under Hugging Face's names, and the config in the metadata under `gpt_input_config`, where
+this crate looks for it. The results to compare with are called `golden.*`. Every file has the torch version, the seed and the
+command in its metadata.
 """
 
 import json
@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 
 GOLDEN = pathlib.Path(__file__).parent
 SEED = 123
-# Every dimension differs from every other, so that a transposed read cannot pass.
+# All dimensions differ, so that a transposed read cannot pass.
 SMALL = {"vocab_size": 61, "n_positions": 83, "n_embd": 12, "n_layer": 2, "n_head": 3, "initializer_range": 0.3}
 N_NEW = 64
 
-# Models of other shapes or types, each in a file of its own: name -> (changes to SMALL, type of the file).
+# Models of other shapes or dtypes, each in its own file: name -> (changes to SMALL, dtype of the file).
 MODELS = {
     "plain": ({}, torch.float32),
     "n_inner": ({"n_inner": 17, "n_head": 4}, torch.float32),
@@ -62,9 +62,9 @@ def model_of(changes):
     torch.manual_seed(SEED)
     no_dropout = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, "eos_token_id": None}
     config = transformers.GPT2Config(**{**SMALL, **no_dropout, **changes})
-    config._attn_implementation = "eager"  # the only one that honours every flag
+    config._attn_implementation = "eager"  # the only one that supports every flag
     model = transformers.GPT2LMHeadModel(config).eval()
-    with torch.no_grad():  # biases and norms of a fresh model are 0 and 1, and would hide a swap
+    with torch.no_grad():  # a new model's biases and norms are 0 and 1, which would hide a swap
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(std=0.1)
@@ -79,7 +79,7 @@ def config_json(model):
 
 @torch.no_grad()
 def greedy(model, ids, mask):
-    """Greedy tokens, by transformers' own generate; of two near equals either could win."""
+    """Generates greedily with transformers; refuses a seed with two nearly equal tokens."""
     out = model.generate(
         ids,
         attention_mask=mask,
@@ -96,7 +96,7 @@ def greedy(model, ids, mask):
 
 @torch.no_grad()
 def sampled(model, ids, temperature, top_k):
-    """Tokens drawn by transformers' own generate, none of them so close that the last bits of a logit could change it."""
+    """Samples with transformers, and makes sure that the last bits of a logit could not change a token."""
     multinomial, closest = torch.multinomial, float("inf")
 
     def watched(probs, num_samples):
@@ -134,7 +134,7 @@ def golden(name, changes, dtype):
         out["logits"] = model(ids).logits
     more = {}
     if name in ["plain", "untied"]:
-        # Every parameter's gradient; where the head is tied, `wte` has that of both uses.
+        # Every parameter's gradient; that of a tied `wte` is the sum of both uses.
         loss = model(ids, labels=ids).loss
         loss.backward()
         out |= {f"{key}.grad": parameter.grad for key, parameter in model.named_parameters()}
@@ -159,7 +159,7 @@ def golden(name, changes, dtype):
 
 
 def folders():
-    """Logits of the folders that `generate.py` lets transformers write, in one file and in shards."""
+    """Writes the logits of the folders of `generate.py`, in one file and in shards."""
     model = transformers.GPT2LMHeadModel.from_pretrained(GOLDEN / "gpt2_one_file").eval()
     torch.manual_seed(SEED)
     ids = torch.randint(0, model.config.vocab_size, (2, 5))

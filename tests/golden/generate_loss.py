@@ -43,7 +43,7 @@ def main():
             continue
         case(tensors, f"{name}.sum", hidden, table, targets, reduction="sum")
         case(tensors, f"{name}.float64", hidden.double(), table.double(), targets)
-        # Half types with exact products and sums: what they are a rounding of.
+        # For half dtypes: exact products and sums, of which their results are a rounding.
         for dtype in [torch.bfloat16, torch.float16]:
             short = str(dtype).removeprefix("torch.")
             case(tensors, f"{name}.{short}", hidden.to(dtype).float(), table.to(dtype).float(), targets)
@@ -55,7 +55,7 @@ def main():
         case(tensors, f"{name}.ignored_sum", hidden, table, ignored, reduction="sum")
         case(tensors, f"{name}.ignore_index", hidden, table, targets, ignore_index=int(targets[1, 1]))
         case(tensors, f"{name}.all_ignored", hidden, table, torch.full_like(targets, -100))
-        # The token table used at both ends, with a factor on the loss.
+        # The token table is used at both ends, and the loss has a factor.
         ids = torch.randint(0, v, dims)
         tied = table.clone().requires_grad_()
         weight = torch.randn(c, c)
@@ -63,7 +63,7 @@ def main():
         loss = torch.nn.functional.cross_entropy((x @ tied.T).flatten(0, 1), targets.flatten())
         (loss * 3).backward()
         tensors |= {"gpt.input_ids": ids, "gpt.tied.weight": weight, "gpt.tied.loss": loss.detach(), "gpt.tied.wte_grad": tied.grad}
-    # Sure of all targets: losses of about 1e-11, which PyTorch itself computes as 0 in f32.
+    # Confident predictions: losses of about 1e-11, which PyTorch itself computes as 0 in f32.
     table = torch.randn(40, 48)
     targets = torch.randint(0, 40, (9,))
     hidden = table[targets]

@@ -1,10 +1,10 @@
-"""Makes `optim.safetensors`: what torch's optimizers leave after 100 steps.
+"""Makes `optim.safetensors`: the results of torch's optimizers after 100 steps.
 
     pip install torch safetensors
     python tests/golden/generate_optim.py
 
-Gradients are not stored: both sides compute them by `numbers`, exactly. The file carries the torch version and the command
-in its metadata; there is no seed, because nothing is random.
+Gradients are not stored: both sides compute them exactly with `numbers`. The file has the torch version and the command
+in its metadata. There is no seed, because nothing is random.
 """
 
 import pathlib
@@ -17,13 +17,13 @@ STEPS = 100
 
 
 def numbers(n, seed, dtype=torch.float32):
-    """n multiples of 1/512 between -2 and 2, the same in tests/training/optim.rs."""
+    """Returns n multiples of 1/512 between -2 and 2, as in tests/training/optim.rs."""
     i = torch.arange(n, dtype=torch.int64)
     return (((i * 7919 + seed * 104729 + 12345) % 2003 - 1001).double() / 512).to(dtype)
 
 
 def ids(n, seed, n_rows):
-    """n ids, some of them repeated, the same in tests/training/optim.rs."""
+    """Returns n ids, some of them repeated, as in tests/training/optim.rs."""
     i = torch.arange(n, dtype=torch.int64)
     return (i * i * 31 + seed * 17 + i // 2) % n_rows
 
@@ -89,7 +89,7 @@ def rows(name, dtype, shape, options, padding_idx=None, empty=False):
 
 
 def layer(name):
-    """Both tables of an input layer, by rows: [3, 5] ids at positions 2 to 6."""
+    """Steps both tables of an input layer by rows: [3, 5] ids at positions 2 to 6."""
     wte, wpe = torch.nn.Embedding(19, 6, sparse=True), torch.nn.Embedding(8, 6, sparse=True)
     with torch.no_grad():
         wte.weight.copy_(numbers(19 * 6, 1000).view(19, 6))

@@ -1,10 +1,10 @@
-"""Makes `positions.safetensors`: what the classes of transformers give for positions, and torch's gradients.
+"""Makes `positions.safetensors`: results of transformers' position classes, and torch's gradients.
 
     pip install torch transformers safetensors
     python tests/golden/generate_positions.py
 
-Every number of a case (heads, widths, lengths, offsets) is drawn from the seed. Other seeds and more cases, held against the
-library without touching the golden file:
+The sizes of a case (heads, widths, lengths, offsets) are drawn from the seed. To compare the library with other seeds
+and more cases, without changing the golden file:
 
     python tests/golden/generate_positions.py --seed 7 --rounds 20 --out /tmp/positions.safetensors
     POSITIONS_GOLDEN=/tmp/positions.safetensors cargo test --release --features hub --test position golden
@@ -36,7 +36,7 @@ CASES, TENSORS = [], {}
 
 
 def case(kind, tensors, **numbers):
-    """Adds a case; what is tracked gets its gradient, for the loss `sum(out * weight)`."""
+    """Adds a case, with the gradients of tracked tensors for the loss `sum(out * weight)`."""
     index = len(CASES)
     CASES.append({"kind": kind, **numbers})
     if "weight" in tensors:
@@ -52,7 +52,7 @@ def leaf(*shape):
 
 
 def lengths():
-    """Queries, keys and where the first query stands: a segment behind a memory, or inside the keys."""
+    """Draws the number of queries and keys, and the position of the first query: after a memory, or inside the keys."""
     t_q, t_k = random.randint(1, 9), random.randint(1, 12)
     return t_q, t_q + t_k, random.randint(0, t_k)
 
@@ -177,7 +177,7 @@ def shaw():
     _, bias = _apply_relative_key_position_encoding(module, whole, k)
     scores = (whole @ k.transpose(-1, -2) * module.scaling + bias)[:, :, start:]
     weights = scores.softmax(-1)
-    # transformers has keys only; values by the paper's equation 3.
+    # transformers has keys only; values follow the paper's equation 3.
     distance = torch.arange(t)[None] - torch.arange(start, t)[:, None]
     vectors = values[distance.clamp(-left, right) + left]
     output = weights @ v + torch.einsum("bhij,ijd->bhid", weights, vectors)
@@ -208,7 +208,7 @@ def deberta_v2():
             linear = getattr(module, name)
             torch.nn.init.normal_(linear.bias)
             tensors |= {f"{kind}.weight": linear.weight, f"{kind}.bias": linear.bias}
-    # The biases were drawn after the scores: once more with them.
+    # The biases were drawn after the scores, which are computed again with them.
     scores = heads(q) @ heads(k).transpose(-1, -2) / deberta.scaled_size_sqrt(q, n_terms)
     scores = scores + module.disentangled_attention_bias(heads(q), heads(k), None, rel, n_terms)
     tensors["out"] = scores.view(b, h, t, t)

@@ -16,7 +16,7 @@ SEED = 123
 def model(vocab_size, n_embd, dtype=torch.float32):
     config = transformers.GPT2Config(vocab_size=vocab_size, n_positions=5, n_embd=n_embd, n_layer=1, n_head=2)
     model = transformers.GPT2LMHeadModel(config).to(dtype)
-    # A mean and a covariance that no row or column could be mistaken for another in.
+    # A mean and a covariance in which every row and column is different.
     mix = torch.eye(n_embd) + 0.3 * torch.randn(n_embd, n_embd)
     rows = torch.randn(vocab_size, n_embd) @ mix + 0.1 * torch.arange(n_embd)
     model.transformer.wte.weight.data = rows.to(dtype)
@@ -27,7 +27,7 @@ def model(vocab_size, n_embd, dtype=torch.float32):
 def main():
     torch.manual_seed(SEED)
     tensors = {}
-    # More rows than columns: drawn. The seed is set where transformers has made its new table and only the draw is left.
+    # With more rows than columns, new rows are drawn. The seed is set just before transformers draws them.
     for name, dtype in [("f32", torch.float32), ("bf16", torch.bfloat16)]:
         grown = model(60, 12, dtype)
         tensors[f"drawn.{name}.old"] = grown.transformer.wte.weight.data.clone()
@@ -43,7 +43,7 @@ def main():
         assert grown.config.vocab_size == 71 and grown.lm_head.weight.shape == (71, 12)
         if dtype == torch.float32:
             assert not torch.equal(tensors["drawn.f32.new"][60], tensors["drawn.f32.new"][61]), "no draw"
-    # As many rows as columns, or fewer: the mean.
+    # Otherwise new rows are the mean.
     for name, dtype in [("f32", torch.float32), ("f16", torch.float16)]:
         small = model(7, 12, dtype)
         tensors[f"mean.{name}.old"] = small.transformer.wte.weight.data.clone()

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes rng.json: sequences of calls on PyTorch's global CPU generator and digests of what came back.
+"""Writes rng.json: sequences of calls on PyTorch's global CPU generator, and digests of their results.
 
     python tests/golden/generate_rng.py > tests/golden/rng.json
 
-Needs torch 2.15 on x86-64 with AVX2. Every number is written as text or as bits, so that no JSON reader can round it.
+Needs torch 2.15 on x86-64 with AVX2. Every value is written as text or as bits, so that no JSON reader can round it.
 """
 import json
 import random
@@ -29,7 +29,7 @@ def f32_bits(values):
 
 
 def draw(op, a):
-    """One call; returns the tensors it gave, in order."""
+    """Makes one call; returns its tensors, in order."""
     n = a.get("n", 0)
     x = {k: float(a[k]) for k in ("mean", "std", "lo", "hi", "p", "lambda") if k in a}
     if op in ("normal", "normal_bf16", "normal_f16", "normal_f64"):
@@ -110,11 +110,11 @@ def main(n_random=40, max_n=2000, seed=2026):
     normals = [("0.0", "1.0"), ("0.5", "0.02")]
     cases = [case(s, [{"op": op, "n": n, "mean": m, "std": d}]) for i, n in enumerate(SHAPE_SIZES) for m, d in normals
              for s in [SEEDS[i % len(SEEDS)]] for op in ("normal", "normal_bf16", "normal_f16", "normal_f64")]
-    # Pairs split over calls of every kind: the cached second value must survive.
+    # Pairs of normal values that are split over calls: the cached second value must survive.
     cases += [case(s, [{"op": "normal", "n": n, "mean": "0.0", "std": "1.0"} for n in (5, 3, 1, 15, 16, 5, 2, 17, 1, 7, 1000, 4)])
               for s in SEEDS]
     cases += [case(s, []) for s in SEEDS]
-    # Bounds next to each other: half of the values round up to the exclusive one.
+    # Adjacent bounds: half of the values round up to the exclusive bound.
     cases.append(case(123, [{"op": "uniform_f32", "n": 50, "lo": "1.0", "hi": repr(1 + 2**-23)},
                             {"op": "uniform_f64", "n": 50, "lo": "1.0", "hi": repr(1 + 2**-52)}]))
     r = random.Random(seed)

@@ -1,10 +1,11 @@
-"""Makes tokenizer.json and tokenizer/ in this folder: what Hugging Face's tokenizers and tiktoken make of many texts.
+"""Makes tokenizer.json and tokenizer/ in this folder: many texts encoded by Hugging Face's tokenizers and tiktoken.
 
     pip install tokenizers tiktoken
     python tests/golden/generate_tokenizer.py
 
-Everything is built offline from weights/gpt2-tokenizer. Where both libraries can be asked they must agree, or nothing is written.
-Offsets are Hugging Face's, in bytes instead of characters: each token has all of the characters that it stands for a part of.
+Everything is built offline from weights/gpt2-tokenizer. Where both libraries apply they must agree, or nothing is
+written. Offsets are Hugging Face's, in bytes instead of characters: a token's range covers every character of which it
+has a part.
 """
 
 import json
@@ -118,7 +119,8 @@ def gpt2_tiktoken():
     alphabet |= {chr(256 + n): byte for n, byte in enumerate(others)}
     vocab = json.loads((GPT2 / "encoder.json").read_text(encoding="utf-8"))
     end = vocab.pop(END_OF_TEXT)
-    pattern = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"  # tiktoken_ext/openai_public.py
+    # tiktoken_ext/openai_public.py
+    pattern = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
     ranks = {bytes(alphabet[c] for c in token): rank for token, rank in vocab.items()}
     return tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: end})
 
@@ -144,7 +146,7 @@ def case(tokenizer, text):
     for character in text:
         at.append(at[-1] + len(character.encode()))
     offsets = [(at[start], at[end]) for start, end in encoding.offsets]
-    # What a template adds has (0, 0), before the text and after it; here an empty range where it stands.
+    # A template's tokens have the offsets (0, 0), even after the text; here they get an empty range at their place.
     if len(offsets) > 1 and encoding.special_tokens_mask[-1] and offsets[-1] == (0, 0):
         offsets[-1] = (at[-1], at[-1])
     return {"text": text, "ids": encoding.ids, "offsets": [end for pair in offsets for end in pair]}
@@ -157,7 +159,7 @@ def fnv(ids, state=0xCBF29CE484222325):
     return state
 
 
-# What Unicode 17 added to the letters and numbers; both libraries have Unicode 16, the crate has 17.
+# Letters and numbers that Unicode 17 added; both libraries have Unicode 16, the crate has 17.
 UNICODE_17 = """
 088F 0C5C 0CDC A7CE-A7CF A7D2 A7D4 A7F1 10940-10959 10EC5-10EC7 11DB0-11DDB 11DE0-11DE9 16EA0-16EB8 16EBB-16ED3 16FF2-16FF6
 187F8-187FF 18D09-18D1E 18D80-18DF2 1E6C0-1E6DE 1E6E0-1E6E2 1E6E4-1E6E5 1E6E7-1E6ED 1E6F0-1E6F4 1E6FE-1E6FF 2B73A-2B73F
@@ -166,19 +168,19 @@ UNICODE_17 = """
 
 
 def around(character):
-    """One character in every context in which its class (letter, number, space, other) makes a difference to the ids."""
+    """Puts a character into every context where its class (letter, number, space, other) changes the ids."""
     return f"{character}'s a{character}a 1{character}1 !{character}! {character} {character}x\n{character}"
 
 
 def every_character(hf, tik):
-    """The hash of the ids of `around` of all characters but those of Unicode 17, 4096 together."""
+    """Hashes the ids of `around` for all characters but those of Unicode 17, 4096 at a time."""
     newer = []
     for span in UNICODE_17.split():
         first, _, last = span.partition("-")
         newer.append([int(first, 16), int(last or first, 16)])
     skipped = {c for first, last in newer for c in range(first, last + 1)}
     for c in skipped:
-        assert hf.encode(f"{chr(c)}'s").tokens[-1] == "s", f"U+{c:04X} is no symbol to this version: is it of Unicode 17?"
+        assert hf.encode(f"{chr(c)}'s").tokens[-1] == "s", f"U+{c:04X} is not a symbol to this version: is it of Unicode 17?"
     state, n_ids = 0xCBF29CE484222325, 0
     characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000 and c not in skipped]
     for start in range(0, len(characters), 4096):
@@ -190,7 +192,7 @@ def every_character(hf, tik):
 
 
 def trained(name, pre_tokenizer, **options):
-    """A small tokenizer of its own, trained on the phrases, and what it makes of them."""
+    """Trains a small tokenizer on the phrases, and encodes them."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=options.get("ignore_merges", False)))
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times the loader and the seeded table side by side with PyTorch. Run by hand, not by CI, on a machine that does nothing else.
+"""Times the loader and the seeded table against PyTorch. Run by hand, not by CI, on an otherwise idle machine.
 
     pip install torch
     cargo build --release --examples
@@ -23,7 +23,7 @@ def number_before(unit, output):
 
 
 def time_loader(n_copies):
-    """Batches of 8 x 1024 a second, shuffled, stride 1024: ours and torch's better number of threads."""
+    """Measures shuffled batches of 8 x 1024 per second, with stride 1024; torch uses its better number of threads."""
     text = TEXT.read_text() * n_copies
     ids = token_ids(text)
     batches = DataLoader(GPTDatasetV1(ids, 1024, 1024), batch_size=8, shuffle=True, drop_last=True)
@@ -45,7 +45,7 @@ def time_loader(n_copies):
 
 
 def time_init(vocab_size, n_embd):
-    """Normal numbers a second, drawn into a new table, torch's on one thread as it always is."""
+    """Measures normal values per second, drawn into a new table; torch always uses one thread."""
     torch.set_num_threads(1)
     torch.manual_seed(123)
     table = torch.empty(vocab_size, n_embd)

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Trains the model of `pretrain` in PyTorch beside it: the same weights, batches, dropout and optimizer. Run by hand, not by CI.
+"""Trains the model of `pretrain` in PyTorch too: the same weights, batches, dropout, optimizer. Run by hand, not by CI.
 
     pip install torch transformers tokenizers safetensors numpy
     cargo build --release --example pretrain
     python tests/golden/train_with_torch.py                  # losses of 100 steps, gradients of the first
-    python tests/golden/train_with_torch.py --dropout 0.1    # and dropout draws the same masks
-    python tests/golden/train_with_torch.py --time           # the time and memory of a step, in turns
+    python tests/golden/train_with_torch.py --dropout 0.1    # also checks that dropout draws the same masks
+    python tests/golden/train_with_torch.py --time           # time and memory of a step, taking turns
 
-The weights are those that `pretrain --steps 0` saves, opened by transformers. Batches come from torch's own DataLoader, begun
-from the saved state of the generator. The exit status is 1 if a loss differs by more than 1e-5 (step 1) to 1e-3 (step 100) of
-its value, or a gradient by more than 1e-5 of its tensor's largest.
+transformers opens the weights that `pretrain --steps 0` saves. Batches come from torch's DataLoader, started from the saved
+state of the generator. The exit status is 1 if a loss differs by more than 1e-5 (step 1) to 1e-3 (step 100) of its value,
+or a gradient by more than 1e-5 of its tensor's largest element.
 """
 import argparse
 import json
@@ -40,7 +40,7 @@ def options(settings, **others):
 
 
 def torch_state(saved):
-    """What `torch.set_rng_state` takes, from the generator's state as `pretrain` saves it."""
+    """Converts the generator's state in a file of `pretrain` for `torch.set_rng_state`."""
     data = bytes.fromhex(saved)
     index = int.from_bytes(data[8:12], "little")
     state = numpy.zeros(5056, numpy.uint8)
@@ -77,7 +77,7 @@ class TorchRun:
         torch.set_rng_state(torch_state(json.loads((checkpoint / "loader.json").read_text())["generator"]))
 
     def steps(self):
-        """The loss of each step, after its backward pass and before the optimizer's step."""
+        """Yields the loss of each step, after its backward pass and before the optimizer's step."""
         for step in range(self.settings["steps"]):
             if step % len(self.loader) == 0:
                 batches = iter(self.loader)
@@ -106,12 +106,12 @@ def compare(settings, folder):
         if step == 0:
             state = load_file(folder / "first" / "step-000001" / "optimizer.safetensors")
             for name, parameter in torch_run.model.named_parameters():
-                gradient = state[f"{name}.exp_avg"] / (1 - 0.9)  # of a first step without clipping
+                gradient = state[f"{name}.exp_avg"] / (1 - 0.9)  # holds after a first step without clipping
                 apart = ((gradient - parameter.grad).abs().max() / parameter.grad.abs().max()).item()
                 failed |= apart > 1e-5
                 print(f"gradient of {name}: {apart:.1e} of its largest")
         apart = abs(ours[step] - theirs) / theirs
-        # From the rounding of one step to that of a hundred, evenly on a logarithmic scale.
+        # The bound grows from one step's rounding to that of a hundred, linearly on a logarithmic scale.
         failed |= apart > 1e-5 * 100 ** (step / max(1, settings["steps"] - 1))
         worst = max(worst, apart)
         if step in (0, 1, 9, settings["steps"] // 2, settings["steps"] - 1):
@@ -121,7 +121,7 @@ def compare(settings, folder):
 
 
 def waited(command, **arguments):
-    """The output and the peak of resident memory, in MB."""
+    """Returns the output and the peak of resident memory, in MB."""
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **arguments)
     output = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
@@ -137,7 +137,7 @@ def time_torch(settings, checkpoint, attention):
     times, before = [], time.perf_counter()
     for _ in TorchRun(settings, checkpoint, attention).steps():
         times.append(time.perf_counter())
-    seconds = [after - before for before, after in zip(times, times[1:])]  # whole steps, from backward pass to backward pass
+    seconds = [after - before for before, after in zip(times, times[1:])]  # from one backward pass to the next
     print(json.dumps({"median": statistics.median(seconds) * 1e3, "imported": imported}))
 
 

@@ -1,4 +1,4 @@
-//! Licences as packages state them, and what `.deny.toml` allows.
+//! The licences that packages state, and those that `.deny.toml` allows.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ pub struct Allowed {
 }
 
 impl Allowed {
-    /// Reads the section `[licenses]`, whose exceptions stand one to a line.
+    /// Reads the section `[licenses]`, which has one exception on each line.
     pub fn read(file: &str) -> Self {
         let section = file.split("\n[").find_map(|section| section.strip_prefix("licenses]")).unwrap();
         let code = || section.lines().filter(|line| !line.trim_start().starts_with('#'));
@@ -23,12 +23,12 @@ impl Allowed {
         Self { everywhere, exceptions: exceptions.into_iter().map(exception).collect() }
     }
 
-    /// The packages with a licence of their own.
+    /// Returns the packages with an exception.
     pub fn exceptions(&self) -> impl Iterator<Item = &String> {
         self.exceptions.keys()
     }
 
-    /// Whether one of the choices that `licence` leaves is allowed for `package`.
+    /// Returns whether one of the choices in `licence` is allowed for `package`.
     pub fn takes(&self, package: &str, licence: &str) -> bool {
         let licence = licence.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
         let words: Vec<_> = licence.split_whitespace().collect();
@@ -43,7 +43,7 @@ fn quoted(line: &str) -> Vec<String> {
     line.split('"').skip(1).step_by(2).map(str::to_string).collect()
 }
 
-/// `a OR b OR ..`, and the words behind it.
+/// Evaluates `a OR b OR ..`, and returns the words after it.
 fn any<'a>(words: &'a [&'a str], allowed: &[&str]) -> (bool, &'a [&'a str]) {
     let (mut takes, mut rest) = all(words, allowed);
     while let ["OR", more @ ..] = rest {
@@ -53,7 +53,7 @@ fn any<'a>(words: &'a [&'a str], allowed: &[&str]) -> (bool, &'a [&'a str]) {
     (takes, rest)
 }
 
-/// `a AND b AND ..`, and the words behind it.
+/// Evaluates `a AND b AND ..`, and returns the words after it.
 fn all<'a>(words: &'a [&'a str], allowed: &[&str]) -> (bool, &'a [&'a str]) {
     let (mut takes, mut rest) = one(words, allowed);
     while let ["AND", more @ ..] = rest {
@@ -63,7 +63,7 @@ fn all<'a>(words: &'a [&'a str], allowed: &[&str]) -> (bool, &'a [&'a str]) {
     (takes, rest)
 }
 
-/// A licence, one `WITH` an exception, or an expression in brackets.
+/// Evaluates a licence, one `WITH` an exception, or an expression in brackets.
 fn one<'a>(words: &'a [&'a str], allowed: &[&str]) -> (bool, &'a [&'a str]) {
     match words {
         ["(", inner @ ..] => match any(inner, allowed) {

@@ -1,4 +1,4 @@
-//! What the crate brings to those who depend on it: licences, the compiler that it needs, what a feature leaves out.
+//! What the crate brings to dependents: licences, the compiler it needs, and the dependencies a feature leaves out.
 
 mod licences;
 
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// The output of a cargo command that asks nothing of the network.
+/// Returns the output of a cargo command, run without the network.
 fn cargo(arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO"));
     command.args(arguments).args(["--offline", "--locked"]).current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -18,21 +18,21 @@ fn cargo(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A file of the repository.
+/// Reads a file of the repository.
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
+    value.as_str().unwrap_or_else(|| panic!("{value} is not text"))
 }
 
 fn list(value: &Value) -> &[Value] {
-    value.as_array().unwrap_or_else(|| panic!("{value} is no list"))
+    value.as_array().unwrap_or_else(|| panic!("{value} is not a list"))
 }
 
-/// This package, and those that the library is built with, whichever features are on and on whatever target.
+/// Returns this package, and those that the library is built with on any target and with any features.
 fn packages() -> (Value, Vec<Value>) {
     let metadata: Value =
         serde_json::from_str(&cargo(&["metadata", "--format-version", "1", "--all-features"])).unwrap();
@@ -70,7 +70,7 @@ fn every_licence_is_allowed() {
     assert_eq!(allowed.exceptions().filter(|name| !is_needed(name)).count(), 0, "an exception that nothing needs");
 }
 
-/// `1.89.0` as numbers.
+/// Splits a version such as `1.89.0` into numbers.
 fn version(text: &str) -> Vec<u64> {
     let mut numbers: Vec<_> = text.split('.').map(|number| number.parse().unwrap()).collect();
     numbers.resize(3, 0);
@@ -91,7 +91,7 @@ fn no_dependency_needs_a_later_compiler() {
     assert!(later.is_empty(), "Cargo.toml promises {promised:?}: {later:#?}");
 }
 
-/// The compilers that `file` names after `before`: `1.89`.
+/// Returns the compiler versions, such as `1.89`, that `file` names after `before`.
 fn compilers(file: &str, before: &str) -> Vec<String> {
     let text = read(file);
     let places = text.match_indices(before).map(|(at, _)| &text[at + before.len()..]);
@@ -103,7 +103,7 @@ fn compilers(file: &str, before: &str) -> Vec<String> {
 fn the_compiler_is_the_same_wherever_it_is_named() {
     let (ours, _) = packages();
     assert_eq!(compilers("README.md", "Rust ≥ "), [text(&ours["rust_version"])]);
-    // The workflow takes it from Cargo.toml.
+    // The workflow reads it from Cargo.toml.
     let workflow = ".github/workflows/ci.yml";
     assert!(read(workflow).contains("s/^rust-version = "), "{workflow} does not ask for it");
     for before in [" ", "\"", "+", "@"] {
@@ -111,7 +111,7 @@ fn the_compiler_is_the_same_wherever_it_is_named() {
     }
 }
 
-/// A pre-release may change with any other.
+/// Any new pre-release may break this crate.
 #[test]
 fn tokenizers_is_pinned() {
     let (ours, _) = packages();
@@ -119,14 +119,14 @@ fn tokenizers_is_pinned() {
     assert!(text(&tokenizers["req"]).starts_with('='), "{}", tokenizers["req"]);
 }
 
-/// The packages that the library is built from.
+/// Returns the packages that the library is built from.
 fn tree(arguments: &[&str]) -> BTreeSet<String> {
     let fixed = ["tree", "--edges", "normal", "--prefix", "none", "--format", "{p}"];
     let tree = cargo(&[&fixed, arguments].concat());
     tree.lines().map(|line| line.trim_end_matches(" (*)").to_string()).collect()
 }
 
-/// Who brings ids builds no tokenizer of ours. (Candle brings another version, which is its own business.)
+/// Users with ids of their own do not build our tokenizer. (Candle depends on another version.)
 #[test]
 fn without_the_feature_only_the_tokenizer_is_left_out() {
     let (all, without) = (tree(&[]), tree(&["--no-default-features"]));

@@ -1,4 +1,4 @@
-//! A small stand-in for the Hugging Face Hub on the loopback: files, ranges, and everything that a server can do wrong.
+//! A small stand-in for the Hugging Face Hub on the loopback interface: files, ranges, and the faults of servers.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,39 +7,39 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What was asked for.
+/// A request.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub file: String,
-    /// First byte of the range, and the one behind its last.
+    /// The range: its first byte, and the one after its last.
     pub start: usize,
     pub end: usize,
-    /// Whether a token came with it.
+    /// Whether it had a token.
     pub authorized: bool,
 }
 
-/// What is done instead of a right answer.
+/// A wrong answer, or none.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// The whole file with status 200.
     NoRanges,
     /// A status, and seconds of `Retry-After`.
     Status(u16, u64),
-    /// The connection is closed after so many bytes of the body.
+    /// The connection is closed after this many bytes of the body.
     Cut(usize),
-    /// More bytes than were asked for.
+    /// More bytes than requested.
     TooLong,
-    /// Bytes from elsewhere in the file, as `Content-Range` says.
+    /// Bytes from another place in the file, as `Content-Range` says.
     Shifted,
     /// The right bytes, without `Content-Range`.
     NoContentRange,
-    /// To the same path behind this address.
+    /// A redirection to the same path at this address.
     Redirect(String),
     /// The right bytes under this `ETag`.
     ETag(String),
-    /// Nothing, and the connection stays open.
+    /// No answer, while the connection stays open.
     Silent,
-    /// The headers, and then a byte every 20 ms.
+    /// The headers, then a byte every 20 ms.
     Dripping,
 }
 
@@ -51,7 +51,7 @@ pub struct Hub {
 #[derive(Default)]
 struct Shared {
     files: HashMap<String, Vec<u8>>,
-    /// The next so many answers for weights.
+    /// The number of coming answers that have a fault, and the fault.
     faults: (usize, Option<Fault>),
     delay: Duration,
     requests: Vec<Request>,
@@ -69,7 +69,7 @@ impl Hub {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = for_thread.clone();
-                // One request a connection; a client that goes away is no fault of the server.
+                // One request for each connection; a client may disconnect.
                 std::thread::spawn(move || answer(stream, &shared));
             }
         });
@@ -85,7 +85,7 @@ impl Hub {
         self.shared.lock().unwrap().faults = (usize::MAX, n_bytes.map(Fault::Cut));
     }
 
-    /// Answers the next `n` requests so.
+    /// Answers the next `n` requests with a fault.
     pub fn misbehave(&self, n: usize, fault: Fault) {
         self.shared.lock().unwrap().faults = (n, Some(fault));
     }
@@ -103,7 +103,7 @@ impl Hub {
         self.shared.lock().unwrap().requests.clone()
     }
 
-    /// The most requests that were being answered at the same time.
+    /// Returns the most requests that were answered at the same time.
     pub fn most_at_once(&self) -> usize {
         self.shared.lock().unwrap().most_at_once
     }
@@ -143,7 +143,7 @@ fn answer(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
         (shared.files.get(&file).cloned(), fault.filter(|_| n_left > 0), shared.delay)
     };
     std::thread::sleep(delay);
-    // Before the body: whoever has read it may send the next request at once.
+    // Before the body is sent: a client that has read it may send its next request at once.
     shared.lock().unwrap().n_at_once -= 1;
     let Some(bytes) = bytes else {
         return write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");

@@ -1,4 +1,4 @@
-//! What the tests share: the devices of this machine, tables whose values are their own addresses, and plain loops.
+//! Shared by the tests: the devices of this machine, tables whose values are their own addresses, and plain loops.
 
 #![allow(dead_code, unused_imports)] // each test binary uses its own part
 
@@ -17,7 +17,7 @@ use candle_gpt_input::checkpoint::{Checkpoint, LoadReport};
 use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 pub use shared::properties;
 
-/// The CPU, and in a build with CUDA its first device.
+/// Returns the CPU, and in a build with CUDA its first device.
 pub fn devices() -> Vec<Device> {
     [
         Some(Device::Cpu),
@@ -29,7 +29,7 @@ pub fn devices() -> Vec<Device> {
     .collect()
 }
 
-/// Those with kernels of Candle's own, which the stand-in of `tests/cuda_host` has not.
+/// Returns the devices that have Candle's own kernels, which the stand-in of `tests/cuda_host` lacks.
 pub fn complete_devices() -> Vec<Device> {
     #[cfg(feature = "cuda")]
     if std::env::var_os("CUDA_HOST_STAND_IN").is_some() {
@@ -39,13 +39,13 @@ pub fn complete_devices() -> Vec<Device> {
     devices()
 }
 
-/// A table `[n_rows, width]` whose value is `base + row * 100 + column`: a transposed or shifted read cannot pass.
+/// Makes a table `[n_rows, width]` of `base + row * 100 + column`, in which a transposed or shifted read shows.
 pub fn addressed(base: f32, n_rows: usize, width: usize, device: &Device) -> Tensor {
     let values: Vec<f32> = (0..n_rows * width).map(|i| base + ((i / width) * 100 + i % width) as f32).collect();
     Tensor::from_vec(values, (n_rows, width), device).unwrap()
 }
 
-/// The bits of a tensor's values, whatever its floating-point type.
+/// Returns the bits of a tensor's elements, for any floating-point dtype.
 pub fn bits(tensor: &Tensor) -> Vec<u64> {
     let flat = tensor.flatten_all().unwrap().to_device(&Device::Cpu).unwrap();
     match flat.dtype() {
@@ -66,7 +66,7 @@ pub fn assert_bits_eq(left: &Tensor, right: &Tensor) {
     }
 }
 
-/// The text of the error that a call must end in, and of all its causes.
+/// Returns the text of a call's error and all its causes; fails if there is none.
 #[track_caller]
 pub fn error_text<T>(result: Result<T, impl Into<anyhow::Error>>) -> String {
     match result {
@@ -75,12 +75,12 @@ pub fn error_text<T>(result: Result<T, impl Into<anyhow::Error>>) -> String {
     }
 }
 
-/// A checkpoint's layer on the CPU, and the report.
+/// Opens a checkpoint's layer on the CPU, and returns the report too.
 pub fn open(path: impl AsRef<Path>, dtype: DType) -> candle_gpt_input::Result<(GptInputLayer, LoadReport)> {
     open_as(path, dtype, TableStorage::Dense)
 }
 
-/// The same with its tables mapped or quantized.
+/// Opens a checkpoint's layer on the CPU with the given storage.
 pub fn open_as(
     path: impl AsRef<Path>,
     dtype: DType,
@@ -93,7 +93,7 @@ pub fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// The tensors of a golden file, which must say which torch it comes from.
+/// Reads the tensors of a golden file, which must name its version of torch.
 pub fn golden_tensors(name: &str) -> HashMap<String, Tensor> {
     let bytes = std::fs::read(golden(name)).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -102,12 +102,12 @@ pub fn golden_tensors(name: &str) -> HashMap<String, Tensor> {
     candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap()
 }
 
-/// What did not hold in a table of cases. All of it is shown at the end, so that the first failure does not hide the rest.
+/// Collects the failures in a table of cases and shows them all at the end, so that the first does not hide the rest.
 #[derive(Default)]
 pub struct Failures(Vec<String>);
 
 impl Failures {
-    /// Notes a call that does not end in an error whose text contains `expected`.
+    /// Notes a call unless it fails with an error whose text contains `expected`.
     pub fn error<T>(&mut self, result: Result<T, impl Into<anyhow::Error>>, expected: &str) {
         let text = result.err().map_or("no error".to_string(), |error| format!("{:#}", error.into()));
         self.holds(text.contains(expected), format_args!("{text}\n  expected {expected}"));

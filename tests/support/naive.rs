@@ -1,8 +1,8 @@
-//! Positions as the papers write them: loops over f64, nothing shared with the library.
+//! Positions as in the papers: loops over f64 that share nothing with the library.
 
 use candle_core::{DType, Tensor};
 
-/// The numbers of `[B, H, T, D]` in f64.
+/// Elements `[B, H, T, D]` in f64.
 pub struct Heads {
     values: Vec<f64>,
     pub dims: [usize; 4],
@@ -20,7 +20,7 @@ impl Heads {
     }
 }
 
-/// All numbers of a tensor in f64, in logical order.
+/// Returns all elements of a tensor in f64, in logical order.
 pub fn numbers(x: &Tensor) -> Vec<f64> {
     x.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
@@ -33,7 +33,7 @@ fn plus(left: &[f64], right: &[f64]) -> Vec<f64> {
     left.iter().zip(right).map(|(x, y)| x + y).collect()
 }
 
-/// `score(h, q_i, k_j, i, j)` of every pair, `[B, H, T_q, T_k]`; query `i` counts from `start`.
+/// Computes `score(h, q_i, k_j, i, j)` of every pair, `[B, H, T_q, T_k]`; query `i` counts from `start`.
 pub fn scores(
     q: &Tensor,
     k: &Tensor,
@@ -55,13 +55,13 @@ pub fn scores(
     all
 }
 
-/// sin(t θ_0), sin(t θ_1), …, cos(t θ_0), …: the row of a position, or of a distance.
+/// Returns the row of a position or distance: sin(t θ_0), sin(t θ_1), …, cos(t θ_0), …
 pub fn sines(t: f64, width: usize) -> Vec<f64> {
     let angle = |i: usize| t / 10000f64.powf(2. * i as f64 / width as f64);
     (0..width / 2).map(|i| angle(i).sin()).chain((0..width / 2).map(|i| angle(i).cos())).collect()
 }
 
-/// ((q + u) · k + (q + v) · (W R_{i-j})) / √D, `w` `[H D, C]`, `u` and `v` `[H, D]`.
+/// Computes ((q + u) · k + (q + v) · (W R_{i-j})) / √D, with `w` `[H D, C]`, `u` and `v` `[H, D]`.
 pub fn transformer_xl(q: &Tensor, k: &Tensor, start: usize, [w, u, v]: [&Tensor; 3]) -> Vec<f64> {
     let (width, d) = (w.dim(1).unwrap(), u.dim(1).unwrap());
     let (w, u, v) = (numbers(w), numbers(u), numbers(v));
@@ -73,7 +73,7 @@ pub fn transformer_xl(q: &Tensor, k: &Tensor, start: usize, [w, u, v]: [&Tensor;
     })
 }
 
-/// q · (k + a_clip(j - i)) / √D.
+/// Computes q · (k + a_clip(j - i)) / √D.
 pub fn shaw(q: &Tensor, k: &Tensor, start: usize, table: &Tensor, left: i64, right: i64) -> Vec<f64> {
     let (a, d) = (numbers(table), table.dim(1).unwrap());
     scores(q, k, start, |_, q, k, i, j| {
@@ -82,7 +82,7 @@ pub fn shaw(q: &Tensor, k: &Tensor, start: usize, table: &Tensor, left: i64, rig
     })
 }
 
-/// -m_h (i - j).
+/// Computes -m_h (i - j).
 pub fn alibi(h: usize, n_head: usize, i: i64, j: i64) -> f64 {
     let mut below = 1;
     while 2 * below <= n_head {
@@ -95,7 +95,7 @@ pub fn alibi(h: usize, n_head: usize, i: i64, j: i64) -> f64 {
     -slope * (i - j) as f64
 }
 
-/// T5's bucket of the distance j - i, as mesh_tensorflow's comments describe it.
+/// Returns T5's bucket of the distance j - i, as mesh_tensorflow's comments describe it.
 pub fn t5_bucket(distance: i64, n: usize, max_distance: usize, bidirectional: bool) -> usize {
     if bidirectional {
         let upper = if distance > 0 { n / 2 } else { 0 };
@@ -109,7 +109,7 @@ pub fn t5_bucket(distance: i64, n: usize, max_distance: usize, bidirectional: bo
     ((exact + further) as usize).min(n - 1)
 }
 
-/// DeBERTa-v2's bucket of the distance i - j.
+/// Returns DeBERTa-v2's bucket of the distance i - j.
 pub fn log_bucket(distance: i64, buckets: i64, max_position: i64) -> i64 {
     let mid = buckets / 2;
     if distance.abs() <= mid {
@@ -119,7 +119,7 @@ pub fn log_bucket(distance: i64, buckets: i64, max_position: i64) -> i64 {
     ((log * (mid - 1) as f64).ceil() as i64 + mid) * distance.signum()
 }
 
-/// A projection of one row: `weight` `[N, C]`, `bias` `[N]`.
+/// A linear projection: `weight` `[N, C]`, `bias` `[N]`.
 pub struct Projected {
     weight: Vec<f64>,
     bias: Vec<f64>,
@@ -131,14 +131,16 @@ impl Projected {
         Self { weight: numbers(weight), bias: numbers(bias), width: weight.dim(1).unwrap() }
     }
 
-    /// Numbers `from..from + d` of the projection of `row`.
+    /// Returns elements `from..from + d` of the projection of `row`.
     fn part(&self, row: &[f64], from: usize, d: usize) -> Vec<f64> {
         (from..from + d).map(|n| dot(&self.weight[n * self.width..][..self.width], row) + self.bias[n]).collect()
     }
 }
 
-/// (Qc · Kc + Qc · Kr_δ(i,j) + Kc · Qr_δ(i,j)) / √(n D); `delta(i - j)` is the row of the table, counted from its middle.
-/// The paper writes δ(j, i) in the last term; its authors' code has the mirrored row.
+/// Computes (Qc · Kc + Qc · Kr_δ(i,j) + Kc · Qr_δ(i,j)) / √(n D); `delta(i - j)` is a row of the table, counted from
+/// its middle.
+///
+/// The paper writes δ(j, i) in the last term; its authors' code uses the mirrored row.
 pub fn deberta(
     q: &Tensor,
     k: &Tensor,
@@ -161,7 +163,7 @@ pub fn deberta(
     })
 }
 
-/// `x` turned: pair i of a head at position t by the angle t · frequencies[i].
+/// Rotates `x`: pair i of a head at position t by the angle t · frequencies[i].
 pub fn rope(x: &Tensor, position: impl Fn(usize, usize) -> f64, frequencies: &[f64], interleaved: bool) -> Vec<f64> {
     let heads = Heads::of(x);
     let ([n_b, n_h, n_t, _], n) = (heads.dims, frequencies.len());

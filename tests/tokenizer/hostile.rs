@@ -1,4 +1,4 @@
-//! Files that are no tokenizers: one clear error each, no panic, bounded memory.
+//! Files that are not tokenizers: one clear error each, no panic, bounded memory.
 
 use std::fs;
 
@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 use crate::support::{Failures, error_text, golden, properties};
 
-/// A file with nothing wrong.
+/// Returns a valid file.
 fn sound() -> Value {
     let text = fs::read_to_string(golden("tokenizer").join("byte_level.json")).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
-/// What it is refused with after one change.
+/// Returns the error of the file after a change.
 fn refused(change: impl FnOnce(&mut Value)) -> String {
     let mut file = sound();
     change(&mut file);
@@ -29,10 +29,10 @@ fn assert_refused(expected: &str, change: impl FnOnce(&mut Value)) {
     assert_eq!(text.strip_prefix("tokenizer.json: "), Some(expected));
 }
 
-/// What is wrong with a file, and the change that makes it so.
+/// The expected error, and the change that causes it.
 type Fault = (&'static str, fn(&mut Value));
 
-/// That a file is refused after each of these changes, with just this.
+/// Checks that each change to the file causes exactly the expected error.
 fn assert_each_refused(faults: &[Fault]) {
     let mut failures = Failures::default();
     for (expected, change) in faults {
@@ -71,7 +71,7 @@ fn broken_files_are_named_as_such() {
     let text = refused(|file| file["pre_tokenizer"] = json!("ByteLevel"));
     assert!(text.starts_with("tokenizer.json: not supported: its model is a BPE that is not byte-level"), "{text}");
     let text = refused(|file| file["model"]["vocab"].as_object_mut().unwrap().retain(|token, _| token != "x"));
-    assert!(text.contains("0x78"), "{text}"); // the library's: no token for that byte
+    assert!(text.contains("0x78"), "{text}"); // the library's error: no token for that byte
 }
 
 #[test]
@@ -124,10 +124,10 @@ fn broken_added_tokens_are_named() {
         ("added token 0: \"<|endoftext|>\" has the id 5, but 0 in the model", |file| {
             file["added_tokens"][0]["id"] = json!(5);
         }),
-        ("added token 2: \"<|begin|>\" is there twice", |file| {
+        ("added token 2: \"<|begin|>\" is listed twice", |file| {
             file["added_tokens"][2] = file["added_tokens"][1].clone();
         }),
-        ("`added_tokens` is no list", |file| file["added_tokens"] = json!("all")),
+        ("`added_tokens` is not a list", |file| file["added_tokens"] = json!("all")),
         ("added token 1 cannot be read: missing field `content`", |file| {
             file["added_tokens"][1].as_object_mut().unwrap().remove("content");
         }),
@@ -171,7 +171,7 @@ fn what_is_not_done_here_is_named() {
         ] });
     });
     assert!(text.starts_with("tokenizer.json: not supported: its pre-tokenizer splits by a pattern"), "{text}");
-    // The library asserts here; that must not come through.
+    // The library panics here; we must not.
     let text = refused(|file| {
         let bytes: Vec<String> = file["model"]["vocab"].as_object().unwrap().keys().cloned().collect();
         let bytes: Vec<&String> = bytes.iter().filter(|token| token.chars().count() == 1).collect();
@@ -228,7 +228,7 @@ fn files_that_cannot_be_read() {
     assert!(text.ends_with("large.json: not supported: it has more than 64 MiB"), "{text}");
 }
 
-/// The pre-tokenizers that drop text encode, but have no offsets.
+/// Pre-tokenizers that drop text can encode, but have no offsets.
 #[test]
 fn dropped_text_has_no_offsets() -> Result<()> {
     let mut file = sound();

@@ -1,4 +1,4 @@
-//! The tokenizer: Hugging Face's and tiktoken's ids and offsets, laws, policies, streams, errors.
+//! The tokenizer: the ids and offsets of Hugging Face and tiktoken, laws, policies, streams, errors.
 
 mod hostile;
 mod sha256;
@@ -30,7 +30,7 @@ fn gpt2_file(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/gpt2-tokenizer").join(name)).unwrap()
 }
 
-/// What `generate_tokenizer.py` wrote.
+/// Reads the cases that `generate_tokenizer.py` wrote.
 fn expected() -> Value {
     serde_json::from_str(&fs::read_to_string(golden("tokenizer.json")).unwrap()).unwrap()
 }
@@ -39,14 +39,14 @@ fn ids(case: &Value) -> Vec<u32> {
     serde_json::from_value(case["ids"].clone()).unwrap()
 }
 
-/// The offsets with every cut character counted to each of its tokens, flat: as the golden file has them.
+/// Flattens the offsets, widened to whole characters, as the golden file has them.
 fn widened(text: &str, offsets: &[Range<usize>]) -> Vec<usize> {
     let floor = |at: usize| (0..=at).rev().find(|&at| text.is_char_boundary(at)).unwrap();
     let ceil = |at: usize| (at..=text.len()).find(|&at| text.is_char_boundary(at)).unwrap();
     offsets.iter().flat_map(|range| [floor(range.start), ceil(range.end)]).collect()
 }
 
-/// That the offsets are consecutive, cover the text, and are those of each token's bytes.
+/// Checks that the offsets are consecutive, cover the text, and match each token's bytes.
 fn assert_covers(tokenizer: &Tokenizer, text: &str) {
     let encoding = tokenizer.encode_with_offsets(text).unwrap();
     assert_eq!(encoding.ids, tokenizer.encode(text).unwrap());
@@ -60,7 +60,7 @@ fn assert_covers(tokenizer: &Tokenizer, text: &str) {
     assert_eq!(at, text.len(), "{text:?}");
 }
 
-/// The steps of a stream over all ids, and its end.
+/// Joins the steps of a stream over all ids, and its end.
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     let mut stream = tokenizer.decode_stream();
     let mut text = String::new();
@@ -80,7 +80,7 @@ fn the_vocabulary_is_the_published_one() {
     }
     let published: serde_json::Map<String, Value> = serde_json::from_slice(&gpt2_file("encoder.json")).unwrap();
     assert_eq!(published.len(), gpt2().vocab_size());
-    // `bytes_to_unicode` of openai/gpt-2: the 68 bytes that do not print are U+0100 and up.
+    // As in `bytes_to_unicode` of openai/gpt-2, the 68 bytes that do not print are U+0100 and up.
     let prints = |byte: &u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let hidden: Vec<u32> = (0..256).filter(|byte| !prints(byte)).collect();
     let byte = |c: char| if prints(&(c as u32)) { c as u8 } else { hidden[c as usize - 256] as u8 };
@@ -116,8 +116,8 @@ fn ids_and_offsets_are_those_of_hugging_face_and_tiktoken() {
     }
 }
 
-/// Each of Unicode's scalar values between letters, numbers, others and spaces: one of another class would show, as those do
-/// that Unicode 17 made letters and numbers.
+/// Puts every scalar value between letters, numbers, symbols and spaces, where the ids depend on its class. Those that
+/// Unicode 17 made letters and numbers differ.
 #[test]
 fn every_character_is_of_the_class_that_python_gives_it() {
     let expected = &expected()["every_character"];
@@ -126,7 +126,8 @@ fn every_character_is_of_the_class_that_python_gives_it() {
     let (added, characters): (Vec<char>, Vec<char>) = ('\0'..=char::MAX).partition(|c| is_newer(*c));
     assert_eq!(added.len(), 4657);
     for c in added {
-        assert_eq!(gpt2().encode(&format!("{c}'s")).unwrap().last(), Some(&338), "{c:?} is no letter"); // 338 is "'s"
+        // 338 is "'s".
+        assert_eq!(gpt2().encode(&format!("{c}'s")).unwrap().last(), Some(&338), "{c:?} is not a letter");
     }
     let (mut hash, mut n_ids) = (0xcbf2_9ce4_8422_2325_u64, 0);
     for chunk in characters.chunks(4096) {
@@ -179,7 +180,7 @@ fn the_template_and_the_policy_of_a_file() -> Result<()> {
     let text = error_text(refusing.encode("é <|begin|>"));
     assert!(text.starts_with("the text holds the special token `<|begin|>` at byte 3: choose"), "{text}");
     assert_eq!(refusing.encode("")?, [begin, end]);
-    // What is looked for after normalization, or swallows spaces, is refused where it stands.
+    // A token found after normalization, or one that absorbs spaces, is refused at its own place.
     let text = fs::read_to_string(golden("tokenizer").join("byte_level.json")).unwrap();
     let mut file: Value = serde_json::from_str(&text).unwrap();
     file["added_tokens"][0]["normalized"] = true.into();
@@ -189,7 +190,7 @@ fn the_template_and_the_policy_of_a_file() -> Result<()> {
     assert!(text.starts_with("the text holds the special token `<|endoftext|>` at byte 8: choose"), "{text}");
     let text = error_text(refusing.encode("é  <strip>"));
     assert!(text.starts_with("the text holds the special token `<strip>` at byte 4: choose"), "{text}");
-    // A token that is added, but not special, is a part of the vocabulary under every policy.
+    // An added token that is not special belongs to the vocabulary under every policy.
     let tokenizer = Tokenizer::from_file(golden("tokenizer").join("byte_level.json"))?;
     assert_eq!(tokenizer.special_token_id("<strip>"), None);
     for policy in [SpecialTokens::Recognize, SpecialTokens::AsText, SpecialTokens::Refuse] {
@@ -250,7 +251,7 @@ fn special_tokens_are_recognized_or_text_or_refused() {
     assert!(!as_text.encode(text).unwrap().contains(&50256));
     assert_eq!(as_text.decode(&as_text.encode(text).unwrap()).unwrap(), text);
     let refusing = gpt2().with_special_tokens(SpecialTokens::Refuse);
-    let expected = "the text holds the special token `<|endoftext|>` at byte 2: choose SpecialTokens::Recognize for its id, or SpecialTokens::AsText for those of its characters";
+    let expected = "the text holds the special token `<|endoftext|>` at byte 2: choose SpecialTokens::Recognize for its id, or SpecialTokens::AsText for the ids of its characters";
     assert_eq!(error_text(refusing.encode(text)), expected);
     assert_eq!(error_text(refusing.encode_with_offsets(text)), expected);
     assert_eq!(error_text(refusing.encode_batch(&["a", text, text])), format!("cannot encode document 1: {expected}"));
@@ -267,7 +268,7 @@ fn an_unknown_id_is_an_error_with_its_place() {
     assert_eq!(stream.step(8582).unwrap(), None); // two bytes of four
     assert_eq!(stream.step(97).unwrap(), None);
     assert_eq!(error_text(stream.step(50257)), expected);
-    assert_eq!(stream.step(245).unwrap().as_deref(), Some("🤗")); // as it was before the error
+    assert_eq!(stream.step(245).unwrap().as_deref(), Some("🤗")); // the error changed nothing
     assert_eq!(
         error_text(stream.step(u32::MAX)),
         "token id 4294967295 at [4] is not in the tokenizer's vocabulary of 50257"
@@ -278,7 +279,7 @@ fn an_unknown_id_is_an_error_with_its_place() {
 
 #[test]
 fn a_stream_keeps_back_half_a_character_and_no_more() {
-    // Ids 0 to 255 are the bytes: those that print first, then 0 to 32, 127 to 160 and 173.
+    // Ids 0 to 255 are the bytes: first those that print, then 0 to 32, 127 to 160 and 173.
     let id = |byte: u8| (0..256).find(|id| gpt2().token_bytes(*id) == Some(&[byte])).unwrap();
     let steps = |bytes: &[u8]| {
         let mut stream = gpt2().decode_stream();
@@ -294,17 +295,18 @@ fn a_stream_keeps_back_half_a_character_and_no_more() {
     assert_eq!(steps(b"\xed\xa0\x80"), ["", "\u{fffd}\u{fffd}", "\u{fffd}", ""]); // a surrogate
 }
 
-/// Long texts are encoded a piece at a time; where they are cut must not show.
+/// Long texts are encoded piece by piece; the cuts must not change the ids.
 #[test]
 fn long_texts_have_the_ids_of_their_words() -> Result<()> {
     let paragraph = "It's a  word, \n\n another1 2;\n<b>\tthe\u{3000} 的 é\u{300} x'll . \r\n \u{a0} end.\n\n\n";
     let text = paragraph.repeat(6000);
     assert!(text.len() > 5 << 16);
-    assert_eq!(gpt2().encode(&text)?, gpt2().encode(paragraph)?.repeat(6000)); // it begins with a letter, ends with line feeds
+    // The paragraph begins with a letter and ends with line feeds, so its ids repeat.
+    assert_eq!(gpt2().encode(&text)?, gpt2().encode(paragraph)?.repeat(6000));
     let llama3 = Tokenizer::from_file(golden("tokenizer").join("llama3_style.json"))?;
     let llama3_ids = |text: &str| llama3.encode(text).map(|ids| ids[1..ids.len() - 1].to_vec());
     for shift in 0..paragraph.len() {
-        // Each place of the paragraph, in turn, is where a piece has its full length.
+        // Each place of the paragraph in turn is where a piece reaches its full length.
         let first = ["x".repeat(shift).as_str(), paragraph].concat();
         let n_more = (1 << 16) / paragraph.len() + 1;
         let text = [first.as_str(), &paragraph.repeat(n_more)].concat();
@@ -321,7 +323,7 @@ fn long_texts_have_the_ids_of_their_words() -> Result<()> {
     Ok(())
 }
 
-/// A quadratic step would take hours for these: a megabyte each, in one word where that is possible.
+/// A quadratic step would take hours for these texts of a megabyte, in one word where possible.
 #[test]
 fn a_megabyte_of_anything_takes_linear_time() {
     let repeated = [
@@ -361,7 +363,7 @@ fn clones_share_and_threads_may_use_them() {
     assert_eq!(text, "Tokenizer { vocab_size: 50257, special_tokens: Refuse, .. }");
 }
 
-/// Text of several kinds, with what the pattern and the policy look at made likely.
+/// Makes texts of several kinds, in which everything that the pattern and the policy look for is likely.
 fn texts() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         "\\PC{0,12}",

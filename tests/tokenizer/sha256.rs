@@ -1,6 +1,6 @@
-//! SHA-256 (FIPS 180-4), to know the vocabulary's files by.
+//! SHA-256 (FIPS 180-4), to identify the files of the vocabulary.
 
-/// The first 32 bits of the fractional parts of `root(p)` for the first `N` primes `p`.
+/// Returns the first 32 bits of the fractional parts of `root(p)` for the first `N` primes `p`.
 fn fractions<const N: usize>(root: fn(f64) -> f64) -> [u32; N] {
     let primes = (2u32..).filter(|n| (2..*n).all(|d| n % d != 0));
     let mut out = [0; N];

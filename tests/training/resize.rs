@@ -233,7 +233,7 @@ fn rows_are_replaced_and_their_state_forgotten() -> Result<()> {
 
     let text =
         error_text(old.replace_rows(&Tensor::new(&[1u32, 4, 1], &CPU)?, &Tensor::zeros((3, 3), DType::F32, &CPU)?));
-    assert_eq!(text, "row 1 is to be replaced twice: give each id once");
+    assert_eq!(text, "cannot replace row 1 twice: give each id once");
     let text = error_text(old.replace_rows(&ids, &rows.squeeze(1)?));
     assert_eq!(text, "rows has shape [2, 3], expected the shape of the ids, [2, 1], followed by 3");
     let text = error_text(old.replace_rows(&ids, &rows.to_dtype(DType::F16)?));
@@ -250,11 +250,11 @@ fn what_makes_no_sense_is_refused() -> Result<()> {
         (0, NewRows::Mean, "cannot change the number of rows: `vocab_size` must be at least 1"),
         (12, NewRows::CopyOf(11), "token id 11 at [] is outside the vocabulary of 11 (valid ids: 0 to 10)"),
         (13, lists(&[&[0], &[3, 99]]), "token id 99 at [1, 1] is outside the vocabulary of 11 (valid ids: 0 to 10)"),
-        (13, lists(&[&[0]]), "1 lists of sub-tokens for 2 new rows: give each new token the ids of its text so far"),
+        (13, lists(&[&[0]]), "1 lists of sub-tokens for 2 new rows: give each new token the old ids of its text"),
         (
             12,
             lists(&[&[]]),
-            "1 lists of sub-tokens for 1 new rows, and list 0 is empty: give each new token the ids of its text so far",
+            "1 lists of sub-tokens for 1 new rows, and list 0 is empty: give each new token the old ids of its text",
         ),
     ] {
         assert_eq!(error_text(layer.resize_vocab(vocab_size, new_rows)), expected);
