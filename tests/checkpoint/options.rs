@@ -65,7 +65,7 @@ fn no_state_dict_is_chosen_of_shards() -> Result<()> {
     std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
     drop(with(folder.path(), &CheckpointOptions::default())?);
     let text = error_text(with(folder.path(), &CheckpointOptions::default().with_state_dict("ema")));
-    assert!(text.contains("model.safetensors.index.json") && text.contains("no state dicts to choose `ema`"), "{text}");
+    assert!(text.contains("model.safetensors.index.json") && text.contains("it has no state dict `ema`"), "{text}");
     Ok(())
 }
 
