@@ -1,3 +1,5 @@
+// Links of the README: in the documentation to items, in the repository, by its own definitions, to files. The first win.
+#![cfg_attr(feature = "tokenizer", doc = include_str!("guide/links.md"))]
 // The README's programs are tests, and they begin with text.
 #![cfg_attr(any(not(doctest), feature = "tokenizer"), doc = include_str!("../README.md"))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -5,7 +7,8 @@
 //!
 //! The pages of [`guide`] go on from here: [from PyTorch](guide::from_pytorch), [adopting](guide::adopting) the layer
 //! in an existing model, [the id contract](guide::id_contract), [what is exact](guide::exactness),
-//! [positions](guide::positions), [formats](guide::formats), [GPU](guide::gpu) and [from 0.1](guide::from_0_1).
+//! [positions](guide::positions), [formats](guide::formats), [training](guide::training), [GPU](guide::gpu) and
+//! [from 0.1](guide::from_0_1).
 //!
 //! # Features
 //!

@@ -31,3 +31,7 @@ pub mod id_contract {}
 /// Chooses a position scheme, calls it in attention, and handles padding.
 #[doc = include_str!("positions.md")]
 pub mod positions {}
+
+/// Trains the tables: one step, what each part does, how a run resumes.
+#[doc = include_str!("training.md")]
+pub mod training {}

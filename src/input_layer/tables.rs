@@ -47,8 +47,8 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// - [`EmbeddingError::Zero`] for a `vocab_size` of 0
-    /// - [`EmbeddingError::PaddingIdx`](crate::error::EmbeddingError::PaddingIdx) if the padding row would be cut off
-    /// - [`EmbeddingError::SubTokens`](crate::error::EmbeddingError::SubTokens) if there is not a list for each new
+    /// - [`EmbeddingError::PaddingIdx`] if the padding row would be cut off
+    /// - [`EmbeddingError::SubTokens`] if there is not a list for each new
     ///   row, or one is empty
     /// - [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange) for a token of `new_rows` that the table does not
     ///   have
