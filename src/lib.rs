@@ -24,8 +24,8 @@
 //!
 //! # Versions
 //!
-//! Version 0.2 needs Candle 0.11.1 or a later 0.11, and Rust 1.94. Candle's types are in the signatures here, so the
-//! crate re-exports [`candle_core`] and [`candle_nn`]: a program that uses these has the right version.
+//! Version 0.2 needs Candle 0.11.1 or a later 0.11. Candle's types are in the signatures here, so the crate re-exports
+//! [`candle_core`] and [`candle_nn`]: a program that uses these has the right version.
 //!
 //! # Letters
 //!

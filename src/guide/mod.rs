@@ -16,6 +16,7 @@ pub mod formats {}
 #[doc = include_str!("from_0_1.md")]
 pub mod from_0_1 {}
 
+// Its examples are tests, and some begin with text.
 /// Maps lines of PyTorch and transformers to lines of this crate.
 #[cfg_attr(any(not(doctest), feature = "tokenizer"), doc = include_str!("from_pytorch.md"))]
 pub mod from_pytorch {}
