@@ -98,7 +98,7 @@ fn main() -> ExitCode {
 fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     let device = args.device.resolve()?;
     if let Some(path) = &args.scaling {
-        return scaling::run(path, args.quick, &device, out);
+        return scaling::run(path, args.quick, &device, &machine(&device, None), out);
     }
     if let Some(path) = &args.large {
         let shape =

@@ -2,17 +2,18 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::optim::RowAdamW;
 use candle_nn::VarMap;
-use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
+use plotters::style::{BLACK, RGBColor};
 
 use super::cases::{ADAMW, Inputs, Shape, copy_words};
-use super::chart::{self, Line};
+use super::chart::{self, Axis, Line};
 
 /// What is drawn, one line each.
 const LINES: [(&str, RGBColor); 4] = [
@@ -29,7 +30,7 @@ struct Panel {
     points: Vec<(f64, [f64; LINES.len()])>,
 }
 
-pub fn run(path: &Path, quick: bool, device: &Device, out: &mut impl Write) -> Result<()> {
+pub fn run(path: &Path, quick: bool, device: &Device, machine: &str, out: &mut impl Write) -> Result<()> {
     // Before minutes of measuring.
     std::fs::File::create(path).with_context(|| path.display().to_string())?;
     let n_threads = rayon::current_num_threads();
@@ -54,7 +55,7 @@ pub fn run(path: &Path, quick: bool, device: &Device, out: &mut impl Write) -> R
         pool.install(|| threads.measure(n, &shape, device, &mut std::io::sink()))?;
         writeln!(out, "{}", threads.line())?;
     }
-    draw(path, &[tokens, vocabulary, threads])?;
+    draw(path, machine, &[tokens, vocabulary, threads])?;
     Ok(writeln!(out, "wrote {}", path.display())?)
 }
 
@@ -85,6 +86,14 @@ impl Panel {
         Ok(writeln!(out, "{}", self.line())?)
     }
 
+    fn lines(&self) -> Vec<Line> {
+        let line = |(line, (name, color)): (usize, &(&str, RGBColor))| {
+            let points = self.points.iter().map(|(x, times)| (*x, times[line])).collect();
+            Line { name: name.to_string(), color: *color, points }
+        };
+        LINES.iter().enumerate().map(line).collect()
+    }
+
     /// The last point in words.
     fn line(&self) -> String {
         let Some((x, times)) = self.points.last() else { return String::new() };
@@ -106,28 +115,40 @@ fn median(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(times[times.len() / 2])
 }
 
-fn draw(path: &Path, panels: &[Panel]) -> Result<()> {
-    chart::register()?;
-    let area = BitMapBackend::new(path, (1500, 460)).into_drawing_area();
-    area.fill(&WHITE)?;
-    for (area, panel) in area.split_evenly((1, panels.len())).iter().zip(panels) {
-        let (x, y) = (
-            chart::ends(panel.points.iter().map(|point| point.0)),
-            chart::ends(panel.points.iter().flat_map(|point| point.1)),
-        );
-        let y = y.start..y.end * 5.0; // room for the names
-        let line = |(line, (name, color)): (usize, &(&str, RGBColor))| {
-            let points = panel.points.iter().map(|(x, times)| (*x, times[line])).collect();
-            Line { name: name.to_string(), color: *color, points }
-        };
-        let all: Vec<Line> = LINES.iter().enumerate().map(line).collect();
-        chart::lines(
-            area,
-            panel.title,
-            (x.log_scale(), panel.x),
-            (y.log_scale(), "milliseconds"),
-            (&all, SeriesLabelPosition::UpperLeft),
-        )?;
+fn draw(path: &Path, machine: &str, panels: &[Panel]) -> Result<()> {
+    chart::save(path, (1500, 530), |area| {
+        let (top, rest) = area.split_vertically(70);
+        let (middle, bottom) = rest.split_vertically(920);
+        for (area, panel) in middle.split_evenly((1, panels.len())).iter().zip(panels) {
+            let x = || panel.points.iter().map(|point| point.0);
+            let x = match panel.x {
+                "threads" => Axis::linear(panel.x, x(), 1.0),
+                name => Axis::log(name, x()),
+            };
+            let y = Axis::log("time (ms)", panel.points.iter().flat_map(|point| point.1));
+            chart::lines(area, panel.title, &x, &y, &panel.lines())?;
+        }
+        chart::legend(&top, &panels[0].lines())?;
+        let days = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() / 86400;
+        let note = format!("{machine}; {}", date(days));
+        chart::write(&bottom, &note, (bottom.dim_in_pixel().0 as i32 / 2, 30), HPos::Center, &BLACK)
+    })
+}
+
+/// Returns the date so many days after 1970-01-01.
+fn date(mut days: u64) -> String {
+    let is_leap = |year: u64| u64::from(year % 4 == 0 && (year % 100 != 0 || year % 400 == 0));
+    let (mut year, mut month) = (1970, 1);
+    while days >= 365 + is_leap(year) {
+        days -= 365 + is_leap(year);
+        year += 1;
     }
-    Ok(area.present()?)
+    for length in [31, 28 + is_leap(year), 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    format!("{year}-{month:02}-{:02}", days + 1)
 }

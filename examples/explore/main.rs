@@ -8,14 +8,15 @@
 //! that complete each analogy, and a report of defective rows. Writes `positions.png`, the cosine of any two positions'
 //! vectors, and `tokens.png`, a flat map of chosen tokens.
 
+#[path = "../chart/mod.rs"]
+mod chart;
 #[path = "../cli/mod.rs"]
 mod cli;
-#[path = "../font/mod.rs"]
-mod font;
 mod health;
 #[path = "../input/mod.rs"]
 #[allow(dead_code)] // this example makes no batches
 mod input;
+mod labels;
 mod map;
 mod pictures;
 mod rows;

@@ -15,10 +15,18 @@ pub const WORDS: [&str; 6] = [
 /// Enough for four decimals where two components do not share their size.
 const ROUNDS: usize = 300;
 
-/// The coordinates of each vector along the first two principal components, largest first.
-pub fn flat(vectors: &[&[f32]]) -> Vec<(f64, f64)> {
+/// Vectors along their first two principal components, largest first.
+#[derive(Default)]
+pub struct Flat {
+    pub points: Vec<(f64, f64)>,
+    /// How much of the variance each component has.
+    pub shares: [f64; 2],
+}
+
+/// Returns the coordinates of each vector.
+pub fn flat(vectors: &[&[f32]]) -> Flat {
     let n = vectors.len();
-    let Some(width) = vectors.first().map(|vector| vector.len()) else { return Vec::new() };
+    let Some(width) = vectors.first().map(|vector| vector.len()) else { return Flat::default() };
     let mean: Vec<f32> = (0..width).map(|c| vectors.iter().map(|v| v[c]).sum::<f32>() / n as f32).collect();
     let centred: Vec<Vec<f32>> =
         vectors.iter().map(|v| v.iter().zip(&mean).map(|(x, mean)| x - mean).collect()).collect();
@@ -26,7 +34,9 @@ pub fn flat(vectors: &[&[f32]]) -> Vec<(f64, f64)> {
     let gram: Vec<Vec<f64>> = centred.iter().map(|v| centred.iter().map(|w| f64::from(dot(v, w))).collect()).collect();
     let first = component(&gram, None);
     let second = component(&gram, Some(&first));
-    first.into_iter().zip(second).collect()
+    let variance = (0..n).map(|i| gram[i][i]).sum::<f64>().max(f64::MIN_POSITIVE);
+    let shares = [&first, &second].map(|component| component.iter().map(|x| x * x).sum::<f64>() / variance);
+    Flat { points: first.into_iter().zip(second).collect(), shares }
 }
 
 /// Power iteration, orthogonal to `other`; scaled to the spread of the points along it.

@@ -1,97 +1,99 @@
 //! The pictures: before training on the left, after it on the right.
 
-use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Result;
-use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
 
+use crate::chart::{self, Area, Axis, TEXT, TITLE};
+use crate::labels::{self, Frame};
+use crate::map;
 use crate::rows::{Rows, dot};
-use crate::{font, map};
 
 const COLORS: [RGBColor; 6] = [
     RGBColor(31, 119, 180),
     RGBColor(214, 39, 40),
     RGBColor(44, 160, 44),
     RGBColor(148, 103, 189),
-    RGBColor(255, 127, 14),
+    RGBColor(225, 105, 0),
     RGBColor(23, 140, 160),
 ];
-const WIDTH: u32 = 1300;
+/// The dot of a token.
+const RADIUS: i32 = 7;
 
-type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-
-fn two_panels(path: &Path, height: u32, draw: impl Fn(&Area, bool) -> Result<()>) -> Result<()> {
-    font::register()?;
-    let area = BitMapBackend::new(path, (WIDTH, height)).into_drawing_area();
-    area.fill(&WHITE)?;
-    for (panel, is_after) in area.split_evenly((1, 2)).iter().zip([false, true]) {
-        draw(panel, is_after)?;
-    }
-    Ok(area.present()?)
-}
-
-/// The cosine of any two positions' vectors.
-pub fn positions(path: &Path, before: &Rows, after: &Rows) -> Result<()> {
-    two_panels(path, 640, |area, is_after| {
-        let (rows, when) = if is_after { (after, "after training") } else { (before, "before training") };
-        let n = rows.len();
-        let mut chart = ChartBuilder::on(area)
-            .caption(format!("wpe {when}: cosine of positions i and j (blue -1, white 0, red 1)"), ("sans-serif", 18))
-            .margin(14)
-            .x_label_area_size(40)
-            .y_label_area_size(50)
-            .build_cartesian_2d(0..n, n..0)?;
-        chart.configure_mesh().disable_mesh().x_desc("j").y_desc("i").label_style(("sans-serif", 13)).draw()?;
-        // One rectangle a pixel at most.
-        let step = n.div_ceil(512);
-        let places: Vec<usize> = (0..n).step_by(step).collect();
-        let units = places.iter().map(|&i| rows.unit(i)).collect::<Result<Vec<_>>>()?;
-        let cells = places.iter().zip(&units).flat_map(|(&i, left)| {
-            places.iter().zip(&units).map(move |(&j, right)| {
-                Rectangle::new([(j, i), ((j + step).min(n), (i + step).min(n))], shade(dot(left, right)).filled())
-            })
-        });
-        chart.draw_series(cells)?;
-        Ok(())
-    })
-}
-
-/// Blue for -1, white for 0, red for 1.
-fn shade(cosine: f32) -> RGBColor {
-    let fade = |full: u8, share: f32| (255.0 - (255.0 - f32::from(full)) * share.clamp(0.0, 1.0)) as u8;
-    let RGBColor(r, g, b) = if cosine < 0.0 { COLORS[0] } else { COLORS[1] };
-    let share = cosine.abs();
-    RGBColor(fade(r, share), fade(g, share), fade(b, share))
-}
-
-/// Chosen tokens on a flat map.
-pub fn tokens(path: &Path, before: &Rows, after: &Rows, groups: &[Vec<(String, usize)>]) -> Result<()> {
-    two_panels(path, 640, |area, is_after| {
-        let (rows, when) = if is_after { (after, "after training") } else { (before, "before training") };
-        let chosen: Vec<(&str, usize, RGBColor)> = groups
-            .iter()
-            .zip(COLORS.iter().cycle())
-            .flat_map(|(group, &color)| group.iter().map(move |(word, id)| (word.as_str(), *id, color)))
-            .collect();
-        let units = chosen.iter().map(|&(_, id, _)| rows.unit(id)).collect::<Result<Vec<_>>>()?;
-        let points = map::flat(&units);
-        let mut chart = ChartBuilder::on(area)
-            .caption(format!("wte {when}: two principal components"), ("sans-serif", 18))
-            .margin(14)
-            .build_cartesian_2d(ends(points.iter().map(|p| p.0)), ends(points.iter().map(|p| p.1)))?;
-        chart.configure_mesh().disable_mesh().disable_axes().draw()?;
-        for (&(word, _, color), &point) in chosen.iter().zip(&points) {
-            let name = Text::new(word.to_string(), (6, -8), ("sans-serif", 15).into_font().color(&color));
-            chart.draw_series([EmptyElement::at(point) + Circle::new((0, 0), 3, color.filled()) + name])?;
+/// Draws a panel each for the tables before and after training, and `foot` under both.
+fn two_panels(
+    path: &Path,
+    [before, after]: [&Rows; 2],
+    panel: impl Fn(&Area, &Rows, &str) -> Result<()>,
+    foot: impl FnOnce(&Area) -> Result<()>,
+) -> Result<()> {
+    chart::save(path, (1300, 650), |area| {
+        let (panels, below) = area.split_vertically(1230);
+        for (area, (rows, when)) in panels.split_evenly((1, 2)).iter().zip([(before, "before"), (after, "after")]) {
+            panel(area, rows, when)?;
         }
-        Ok(())
+        foot(&below)
     })
 }
 
-fn ends(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
-    let (low, high) = (values.clone().fold(f64::MAX, f64::min), values.fold(f64::MIN, f64::max));
-    let margin = 0.08 * (high - low).max(1e-6);
-    low - margin..high + 1.5 * margin // words stand to the right of their points
+/// Draws the cosine of any two positions' vectors.
+pub fn positions(path: &Path, before: &Rows, after: &Rows) -> Result<()> {
+    let panel = |area: &Area, rows: &Rows, when: &str| {
+        let n = rows.len();
+        let units = (0..n).map(|i| rows.unit(i)).collect::<Result<Vec<_>>>()?;
+        let cosine = |i: usize, j: usize| Some(dot(units[i], units[j]));
+        let title = format!("wpe {when} training: how alike the vectors of two positions are");
+        chart::matrix(area, &title, ("position j", "position i"), n, cosine)
+    };
+    two_panels(path, [before, after], panel, |area| chart::color_bar(area, "cosine -1, opposite", "cosine 1, alike"))
+}
+
+/// Draws chosen tokens on a flat map, a colour for each group.
+pub fn tokens(path: &Path, before: &Rows, after: &Rows, groups: &[Vec<(String, usize)>]) -> Result<()> {
+    let chosen: Vec<(&str, usize, RGBColor)> = groups
+        .iter()
+        .zip(COLORS.iter().cycle())
+        .flat_map(|(group, &color)| group.iter().map(move |(word, id)| (word.as_str(), *id, color)))
+        .collect();
+    let panel = |area: &Area, rows: &Rows, when: &str| {
+        let units = chosen.iter().map(|&(_, id, _)| rows.unit(id)).collect::<Result<Vec<_>>>()?;
+        let map::Flat { points, shares } = map::flat(&units);
+        let axis = |n: usize, values: Vec<f64>| {
+            let name = format!("principal component {n}, {:.0} % of the variance", 100.0 * shares[n - 1]);
+            Axis::linear(&name, values, 0.0).with_ticks([])
+        };
+        let (x, y) = (axis(1, points.iter().map(|p| p.0).collect()), axis(2, points.iter().map(|p| p.1).collect()));
+        let area = area.margin(24, 24, 24, 24);
+        let below = area.titled(&format!("wte {when} training: chosen tokens"), ("sans-serif", TITLE))?;
+        let area = below.margin(44, 0, 0, 0);
+        let chart = chart::axes(&area, &x, &y, false)?;
+
+        let plot = chart.plotting_area().strip_coord_spec();
+        let (width, height) = plot.dim_in_pixel();
+        let corner = plot.get_base_pixel();
+        let pixel = |point: &(f64, f64)| {
+            let (x, y) = chart.backend_coord(point);
+            (x - corner.0, y - corner.1)
+        };
+        let dots: Vec<(i32, i32)> = points.iter().map(pixel).collect();
+        let size = |&(word, ..): &(&str, usize, RGBColor)| Ok((chart::text_width(&plot, word)? + 2, TEXT * 9 / 10));
+        let sizes = chosen.iter().map(size).collect::<Result<Vec<_>>>()?;
+        let within = Frame { left: 0, top: 0, right: width as i32, bottom: height as i32 };
+        let frames = labels::place(&dots, RADIUS, &sizes, &within);
+        for ((&(word, _, color), &dot), frame) in chosen.iter().zip(&dots).zip(&frames) {
+            plot.draw(&Circle::new(dot, RADIUS, color.filled()))?;
+            if let Some(frame) = frame {
+                chart::write(&plot, word, (frame.left, frame.top + TEXT * 2 / 5), HPos::Left, &color)?;
+            }
+        }
+        let n_left_out = frames.iter().filter(|frame| frame.is_none()).count();
+        let note = format!("{n_left_out} of {} tokens are not labelled, for want of room", chosen.len());
+        chart::write(&below, &note, (below.dim_in_pixel().0 as i32 / 2, 24), HPos::Center, &RGBColor(110, 110, 110))
+    };
+    two_panels(path, [before, after], panel, |area| {
+        let note = "Tokens of one colour are one group of --map. Each panel has axes of its own.";
+        chart::write(area, note, (area.dim_in_pixel().0 as i32 / 2, 24), HPos::Center, &BLACK)
+    })
 }

@@ -14,9 +14,9 @@ use candle_gpt_input::rng::Generator;
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{GptInputConfig, GptInputLayer};
 use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap, loss::cross_entropy, ops::log_softmax};
-use plotters::prelude::*;
+use plotters::style::RGBColor;
 
-use super::chart::{self, Line};
+use super::chart::{self, Axis, Line};
 use super::model::Gpt2;
 
 /// What the models are trained on, and what they are then asked.
@@ -153,30 +153,21 @@ fn loss_at(gpt: &Gpt2, ids: &[u32], length: usize) -> Result<f64> {
 }
 
 fn draw(path: &Path, curves: &[Line], by_length: &[Line]) -> Result<()> {
-    chart::register()?;
-    let area = BitMapBackend::new(path, (1500, 560)).into_drawing_area();
-    area.fill(&WHITE)?;
-    let panels = area.split_evenly((1, 2));
-    let losses = |lines: &[Line]| {
-        chart::ends(lines.iter().flat_map(|line| &line.points).map(|point| point.1).collect::<Vec<_>>().into_iter())
+    let loss = |lines: &[Line]| {
+        let values: Vec<f64> = lines.iter().flat_map(|line| &line.points).map(|point| point.1).collect();
+        Axis::linear("loss (nats per token)", values, 0.0)
     };
-    let last = curves.iter().flat_map(|line| &line.points).map(|point| point.0).fold(1.0, f64::max);
-    let title = format!("training, {TRAINED} tokens a sequence");
-    chart::lines(
-        &panels[0],
-        &title,
-        (0.0..last, "step"),
-        (losses(curves), "loss"),
-        (curves, SeriesLabelPosition::UpperRight),
-    )?;
-    let x = chart::ends(LENGTHS.iter().map(|&length| length as f64)).log_scale();
-    let title = "held-out text, last 8 tokens of a sequence";
-    chart::lines(
-        &panels[1],
-        title,
-        (x, "tokens a sequence"),
-        (losses(by_length), "loss"),
-        (by_length, SeriesLabelPosition::UpperRight),
-    )?;
-    Ok(area.present()?)
+    chart::save(path, (1500, 620), |area| {
+        let (top, bottom) = area.split_vertically(70);
+        let panels = bottom.split_evenly((1, 2));
+        let steps = curves.iter().flat_map(|line| &line.points).map(|point| point.0);
+        let steps = Axis::linear("training step", steps.chain([0.0]), 1.0);
+        let title = format!("training, {TRAINED} tokens per sequence: mean loss of {MEAN_OF} steps");
+        chart::lines(&panels[0], &title, &steps, &loss(curves), curves)?;
+        let lengths = LENGTHS.map(|length| length as f64);
+        let lengths = Axis::log("tokens per sequence", lengths).with_ticks(lengths);
+        let title = "held-out text: mean loss of the last 8 tokens of a sequence";
+        chart::lines(&panels[1], title, &lengths, &loss(by_length), by_length)?;
+        chart::legend(&top, curves)
+    })
 }

@@ -3,9 +3,9 @@
 //! cargo run --release --example positions
 //! cargo run --release --example positions -- --compare /tmp/compare.png
 //!
-//! Draws one panel a scheme into positions.png: the score of a query at row i and a key at column j, both of one and the same
-//! token, so that all there is to see is positions: red above the mean of the panel, blue below. Learned tables are fresh,
-//! drawn at the width that makes them visible.
+//! Draws one panel per scheme into positions.png: the score of a query in row i and a key in column j. Both belong to
+//! the same token, so positions alone make the difference: red above the mean of the panel, blue below. Keys after the
+//! query stay blank: a causal model never sees them. Learned tables are fresh, from N(0, 1), so that they are visible.
 
 mod compare;
 
@@ -21,14 +21,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::init::Init;
 use candle_gpt_input::position::{PositionKind, PositionScheme};
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer};
+use chart::Area;
 use clap::Parser;
-use plotters::prelude::*;
+use plotters::style::BLACK;
+use plotters::style::text_anchor::HPos;
 
 /// Shows every position scheme: where it acts, and how identical tokens at i and j score
 #[derive(Parser)]
@@ -96,8 +98,7 @@ fn layer(scheme: PositionScheme, n_positions: usize, seed: u64) -> Result<GptInp
     Ok(GptInputLayer::init(&config, Init::TorchEmbedding, &generator, DType::F32, &Device::Cpu)?)
 }
 
-/// What the first head scores for token 0 everywhere, above or below the mean, with queries and keys that are the hidden
-/// states themselves: `T * T`.
+/// Returns the first head's `T * T` scores of token 0 everywhere; the hidden states themselves are queries and keys.
 fn scores(layer: &GptInputLayer, length: usize) -> Result<Vec<f32>> {
     let hidden_states = layer.forward(&Tensor::zeros((1, length), DType::U32, layer.device())?)?;
     let heads = hidden_states.reshape((1, length, 2, 16))?.transpose(1, 2)?.contiguous()?;
@@ -112,20 +113,36 @@ fn scores(layer: &GptInputLayer, length: usize) -> Result<Vec<f32>> {
         PositionKind::Bias => product(&heads, &heads)?.broadcast_add(&positions.attention_bias(length, length, 0)?)?,
         _ => positions.attention_scores(&heads, &heads, 0, 0)?,
     };
-    let scores: Vec<f32> = scores.get(0)?.get(0)?.flatten_all()?.to_vec1()?;
-    let mean = scores.iter().copied().map(f64::from).sum::<f64>() / scores.len() as f64;
-    Ok(scores.into_iter().map(|score| (f64::from(score) - mean) as f32).collect())
+    Ok(scores.get(0)?.get(0)?.flatten_all()?.to_vec1()?)
 }
 
 fn draw(path: &Path, panels: &[(&str, Vec<f32>)]) -> Result<()> {
-    chart::register()?;
-    std::fs::File::create(path).with_context(|| path.display().to_string())?;
-    let n_columns = panels.len().min(5);
+    let n_columns = panels.len().clamp(2, 5); // two have room for the notes
     let n_rows = panels.len().div_ceil(n_columns);
-    let area = BitMapBackend::new(path, (290 * n_columns as u32, 300 * n_rows as u32)).into_drawing_area();
-    area.fill(&WHITE)?;
-    for (area, (name, values)) in area.split_evenly((n_rows, n_columns)).iter().zip(panels) {
-        chart::matrix(area, name, values)?;
-    }
-    Ok(area.present()?)
+    chart::save(path, (280 * n_columns as u32, 290 * n_rows as u32 + 80), |area| {
+        let (upper, foot) = area.split_vertically(580 * n_rows as i32);
+        for (area, (name, scores)) in upper.split_evenly((n_rows, n_columns)).iter().zip(panels) {
+            panel(area, name, scores)?;
+        }
+        chart::color_bar(&foot, "-largest", "+largest")?;
+        let notes = [
+            "Score of query i and key j, less the mean of the panel. The largest difference stands over each panel.",
+            "Keys after the query (j > i) stay blank: a causal model never sees them.",
+        ];
+        for (note, y) in notes.into_iter().zip([76, 120]) {
+            chart::write(&foot, note, (foot.dim_in_pixel().0 as i32 / 2, y), HPos::Center, &BLACK)?;
+        }
+        Ok(())
+    })
+}
+
+/// Draws how much each score that a causal model sees differs from their mean.
+fn panel(area: &Area, name: &str, scores: &[f32]) -> Result<()> {
+    let n = scores.len().isqrt();
+    let seen = || (0..n).flat_map(|i| &scores[i * n..][..=i]).copied();
+    let mean = (seen().map(f64::from).sum::<f64>() / seen().count() as f64) as f32;
+    let largest = seen().fold(0f32, |largest, score| largest.max((score - mean).abs()));
+    let part = |i: usize, j: usize| (j <= i).then(|| (scores[i * n + j] - mean) / largest.max(f32::MIN_POSITIVE));
+    let title = format!("{name} (largest {largest:.2})");
+    chart::matrix(area, &title, ("key position j", "query position i"), n, part)
 }

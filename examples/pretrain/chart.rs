@@ -5,8 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 use plotters::prelude::*;
 
-use crate::font;
 use crate::history::Record;
+
+#[path = "../chart/mod.rs"]
+mod shared;
 
 const BATCH: RGBColor = RGBColor(174, 199, 232);
 const MEAN: RGBColor = RGBColor(31, 119, 180);
@@ -15,7 +17,6 @@ const VALIDATION: RGBColor = RGBColor(214, 39, 40);
 /// Draws the loss of each batch, its running mean, and the validation loss.
 pub fn draw(path: &Path, records: &[Record]) -> Result<()> {
     let Some(last) = records.last() else { return Ok(()) };
-    font::register()?;
     let batch: Vec<(f64, f64)> = records.iter().map(|record| (record.step as f64, f64::from(record.loss))).collect();
     let at_step = |record: &Record| Some((record.step as f64, f64::from(record.validation_loss?)));
     let validation: Vec<(f64, f64)> = records.iter().filter_map(at_step).collect();
@@ -23,40 +24,45 @@ pub fn draw(path: &Path, records: &[Record]) -> Result<()> {
     let (low, high) = (losses().fold(f64::MAX, f64::min), losses().fold(f64::MIN, f64::max));
     let margin = 0.05 * (high - low).max(0.1);
 
-    let area = BitMapBackend::new(path, (900, 520)).into_drawing_area();
-    area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&area)
-        .margin(16)
-        .x_label_area_size(46)
-        .y_label_area_size(60)
-        .build_cartesian_2d(0.0..last.step as f64, low - margin..high + margin)?;
-    chart
-        .configure_mesh()
-        .x_desc("step")
-        .y_desc("loss (nats a token)")
-        .x_label_formatter(&|step| format!("{step:.0}"))
-        .y_label_formatter(&|loss| format!("{loss:.1}"))
-        .label_style(("sans-serif", 15))
-        .light_line_style(WHITE)
-        .draw()?;
     let mean = running_mean(&batch, (records.len() / 50).max(1));
     let lines =
-        [("batch", batch, BATCH, 1), ("running mean", mean, MEAN, 2), ("validation", validation, VALIDATION, 2)];
-    for (name, points, color, width) in lines {
-        let style = color.stroke_width(width);
+        [("batch", batch, BATCH, 2), ("running mean", mean, MEAN, 4), ("validation", validation, VALIDATION, 4)];
+
+    // Twice the size of the file.
+    shared::save(path, (900, 520), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(32)
+            .x_label_area_size(92)
+            .y_label_area_size(120)
+            .build_cartesian_2d(0.0..last.step as f64, low - margin..high + margin)?;
         chart
-            .draw_series(LineSeries::new(points, style))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.2))
-        .label_font(("sans-serif", 15))
-        .draw()?;
-    Ok(area.present()?)
+            .configure_mesh()
+            .x_desc("step")
+            .y_desc("loss (nats per token)")
+            .x_label_formatter(&|step| format!("{step:.0}"))
+            .y_label_formatter(&|loss| format!("{loss:.1}"))
+            .label_style(("sans-serif", 30))
+            .axis_style(BLACK.stroke_width(2))
+            .bold_line_style(BLACK.mix(0.15).stroke_width(2))
+            .light_line_style(WHITE)
+            .draw()?;
+        for (name, points, color, width) in lines {
+            let style = color.stroke_width(width);
+            chart
+                .draw_series(LineSeries::new(points, style))?
+                .label(name)
+                .legend(move |(x, y)| Rectangle::new([(x, y - 3), (x + 40, y + 3)], color.filled()));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .legend_area_size(60)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.2))
+            .label_font(("sans-serif", 30))
+            .draw()?;
+        Ok(())
+    })
 }
 
 /// The mean of each point and the `n - 1` before it.

@@ -13,8 +13,6 @@ mod chart;
 mod checkpoint;
 #[path = "../cli/mod.rs"]
 mod cli;
-#[path = "../font/mod.rs"]
-mod font;
 mod history;
 mod initial;
 #[allow(dead_code)] // it can also load checkpoints

@@ -6,6 +6,7 @@ use candle_gpt_input::tokenizer::Tokenizer;
 use tempfile::TempDir;
 
 use crate::example;
+use crate::labels::{Frame, place};
 use crate::programs::{failure, stdout};
 
 const WIDTH: usize = 4;
@@ -78,4 +79,24 @@ fn explore_finds_what_is_there() {
     assert!(fails(&["--near", "unbelievableness"]).contains("\"unbelievableness\" is"));
     assert!(fails(&["--analogy", "man:king"]).contains("write an analogy as A:B::C"));
     assert!(fails(&["--weights", "/no/such"]).ends_with("no such file or folder"));
+}
+
+/// Fifty dots in a square that has no room for fifty labels.
+#[test]
+fn no_two_labels_overlap() {
+    let within = Frame { left: 0, top: 0, right: 300, bottom: 300 };
+    let dots: Vec<(i32, i32)> = (0..50).map(|i| (i * 7919 % 300, i * 6007 % 300)).collect();
+    let sizes: Vec<(i32, i32)> = (0..50).map(|i| (20 + i % 5 * 10, 16)).collect();
+    let frames = place(&dots, 3, &sizes, &within);
+    let placed: Vec<(usize, Frame)> = frames.iter().enumerate().filter_map(|(i, frame)| Some((i, (*frame)?))).collect();
+    assert!((20..50).contains(&placed.len()), "{}", placed.len());
+    for (n, (i, frame)) in placed.iter().enumerate() {
+        assert!(within.contains(frame) && (frame.right - frame.left, frame.bottom - frame.top) == sizes[*i]);
+        assert!(dots.iter().all(|&dot| !frame.overlaps(&Frame::around(dot, 3))), "{frame:?} covers a dot");
+        assert!(placed[n + 1..].iter().all(|(_, other)| !frame.overlaps(other)), "{frame:?}");
+    }
+    // A label that has room all around stands on the right; at the right border, on the left.
+    let frames = place(&[(100, 100), (299, 200)], 3, &[(40, 16); 2], &within);
+    let (alone, border) = (frames[0].unwrap(), frames[1].unwrap());
+    assert!(alone.left > 100 && alone.top == 92 && border.right < 299 && border.top == 192);
 }

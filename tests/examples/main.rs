@@ -3,6 +3,8 @@
 mod dataloader;
 mod explore;
 mod gpt2;
+#[path = "../../examples/explore/labels.rs"]
+mod labels;
 mod pretrain;
 mod programs;
 #[path = "../support/mod.rs"]
