@@ -178,7 +178,7 @@ impl GptInputLayer {
     /// let table = Tensor::new(&[[1f32], [0.1]], &Device::Cpu)?;
     /// let layer = GptInputLayer::new(table.clone(), table)?.to_dtype(DType::BF16)?;
     /// let row = layer.embed_tokens(&Tensor::new(1u32, &Device::Cpu)?)?.to_dtype(DType::F32)?;
-    /// assert_eq!(row.to_vec1::<f32>()?, [0.10009766]); // 0.1 rounded to 8 bits: 205/2048
+    /// assert_eq!(row.to_vec1::<f32>()?, [205.0 / 2048.0]); // 0.1 rounded to 8 bits
     /// # Ok::<(), candle_gpt_input::Error>(())
     /// ```
     ///
