@@ -64,7 +64,7 @@ struct Args {
     #[arg(long, value_name = "F", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/genesis.txt"))]
     text_file: PathBuf,
     /// The folder of the pictures
-    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/explore"))]
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/explore"))]
     out: PathBuf,
 }
 

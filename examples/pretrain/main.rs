@@ -53,7 +53,7 @@ struct Args {
     #[command(flatten)]
     settings: Settings,
     /// The folder of the checkpoint, the loss curve and the trained model
-    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/pretrain"))]
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/pretrain"))]
     out: PathBuf,
     /// Continue from the newest checkpoint in --out with its settings, or begin if there is none
     #[arg(long)]

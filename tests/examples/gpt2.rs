@@ -475,7 +475,7 @@ fn the_example_refuses_before_it_works() {
 
 #[test]
 fn the_smallest_training_loop_learns() {
-    let source = include_str!("../../examples/train_minimal.rs");
+    let source = include_str!("../../examples/train_minimal/main.rs");
     assert!(source.lines().count() <= 60);
     let text = stdout(&mut example("train_minimal"));
     let losses: Vec<f32> =

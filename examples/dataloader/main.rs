@@ -7,6 +7,7 @@
 //! Prints the first batch as chapter 2 of "Build a Large Language Model (From Scratch)" does, and the number of
 //! batches.
 
+#[path = "../cli/mod.rs"]
 mod cli;
 
 use std::fs;

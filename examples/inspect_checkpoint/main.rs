@@ -6,6 +6,7 @@
 //!
 //! Prints a line for each tensor and the total. Only headers are read, unless something is converted.
 
+#[path = "../cli/mod.rs"]
 mod cli;
 
 use std::io::Write;

@@ -7,6 +7,7 @@
 //! hidden states, and how far a dozen training steps move the vectors. With `--text-file` it starts from a text instead
 //! of the book's ids.
 
+#[path = "../cli/mod.rs"]
 mod cli;
 
 use std::io::Write;

@@ -3,7 +3,7 @@
 //! `cargo run --release --example train_minimal` prints the loss as it falls, and the tokens nearest to a word.
 
 #[allow(dead_code)] // it can also load checkpoints and generate
-#[path = "gpt2/model.rs"]
+#[path = "../gpt2/model.rs"]
 mod model;
 
 use anyhow::{Context, Result};
@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let device = device.parse::<DeviceSpec>()?.resolve()?;
     let generator = Generator::manual_seed(123);
     // Only tokens that occur get a row, a thousand instead of GPT-2's 50257: a step then takes milliseconds.
-    let gpt2_ids = Tokenizer::gpt2().encode(include_str!("data/genesis.txt"))?;
+    let gpt2_ids = Tokenizer::gpt2().encode(include_str!("../data/genesis.txt"))?;
     let vocabulary: Vec<u32> = gpt2_ids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let ids = gpt2_ids.iter().filter_map(|id| Some(vocabulary.binary_search(id).ok()? as u32)).collect();
     let cut = LoaderConfig::default().with_batch_size(8).with_max_length(32).with_stride(32);

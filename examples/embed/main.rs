@@ -8,8 +8,11 @@
 //!
 //! Prints the tokens, their ids and positions, the first elements of each vector, the shape, the device and the times.
 
+#[path = "../cli/mod.rs"]
 mod cli;
+#[path = "../hub/mod.rs"]
 mod hub;
+#[path = "../input/mod.rs"]
 mod input;
 
 use std::io::Write;

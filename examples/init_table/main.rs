@@ -5,6 +5,7 @@
 //!
 //! Prints the first rows as torch prints them, and how long drawing them took.
 
+#[path = "../cli/mod.rs"]
 mod cli;
 
 use std::io::Write;
