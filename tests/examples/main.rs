@@ -1,10 +1,13 @@
 //! Runs the examples as programs, and tests the GPT-2 among them as a model.
 
 mod dataloader;
+mod documents;
 mod explore;
 mod gpt2;
 #[path = "../../examples/explore/labels.rs"]
 mod labels;
+#[path = "../documents/markdown.rs"]
+mod markdown;
 mod pretrain;
 mod programs;
 #[path = "../support/mod.rs"]
