@@ -70,7 +70,9 @@ fn commands_print_what_their_documents_show() {
                     Err(error) => failures.push(format!("{}: {command}: {error}", shown.place)),
                 }
             }
-            if let Some(output) = shown.output.filter(|_| is_compared && n_run > 0 && cfg!(all(unix, not(feature = "cuda")))) {
+            if let Some(output) =
+                shown.output.filter(|_| is_compared && n_run > 0 && cfg!(all(unix, not(feature = "cuda"))))
+            {
                 let printed = normal(&printed, folder.path());
                 if !agrees(&normal(&output, folder.path()), &printed) {
                     failures.push(format!("{}: shows\n{output}\nand prints\n{printed}", shown.place));
@@ -184,13 +186,15 @@ fn agrees(shown: &str, printed: &str) -> bool {
 
 /// Whether lines agree word by word. Decimals may differ by a hundredth: another processor sums in another order.
 fn same(left: &[&str], right: &[&str]) -> bool {
-    let number = |word: &str| word.contains('.').then(|| word.trim_end_matches([',', ';']).parse::<f64>().ok()).flatten();
+    let number =
+        |word: &str| word.contains('.').then(|| word.trim_end_matches([',', ';']).parse::<f64>().ok()).flatten();
     let agree = |(left, right): (&str, &str)| match (number(left), number(right)) {
         (Some(a), Some(b)) => (a - b).abs() <= 0.01 * a.abs(),
         _ => left == right,
     };
     let lines_agree = |(left, right): (&&str, &&str)| {
-        let [left, right] = [left, right].map(|line| line.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>());
+        let [left, right] =
+            [left, right].map(|line| line.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>());
         left.len() == right.len() && left.into_iter().zip(right).all(agree)
     };
     left.len() == right.len() && left.iter().zip(right).all(lines_agree)
