@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use candle_core::DType;
-use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::checkpoint::{Checkpoint, CheckpointOptions};
 use clap::Parser;
 
 /// Lists the tensors of a GPT-2 checkpoint.
@@ -24,6 +24,9 @@ struct Args {
     /// A file of weights (safetensors, PyTorch, GGUF, .npz, llm.c, TensorFlow), a folder, or an index of shards
     #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
     path: PathBuf,
+    /// The state dict to read from a PyTorch file: its keys, joined by dots
+    #[arg(long, value_name = "KEY")]
+    state_dict: Option<String>,
     /// Write all tensors as safetensors: to one file (`x.safetensors`), or else to a folder
     #[arg(long, value_name = "DST")]
     convert: Option<PathBuf>,
@@ -40,15 +43,28 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
-    let checkpoint = Checkpoint::open(&args.path)?;
+    let mut options = CheckpointOptions::default();
+    if let Some(key) = &args.state_dict {
+        options = options.with_state_dict(key);
+    }
+    let checkpoint = Checkpoint::open_with(&args.path, &options)?;
     let tensors = checkpoint.tensors()?;
     let width = tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
     for tensor in &tensors {
         let (shape, role) = (format!("{:?}", tensor.shape), tensor.role);
         writeln!(out, "{:width$}  {:<5} {shape:<16} {:>10}  {role}", tensor.name, tensor.dtype, size(tensor.n_bytes))?;
     }
-    let n_bytes = tensors.iter().map(|tensor| tensor.n_bytes).sum();
-    writeln!(out, "{}: {} tensors, {}", checkpoint.format()?, tensors.len(), size(n_bytes))?;
+    let format = checkpoint.format()?;
+    match tensors.as_slice() {
+        [] => writeln!(out, "{format}: no tensor under a name")?,
+        tensors => {
+            let n_bytes = tensors.iter().map(|tensor| tensor.n_bytes).sum();
+            writeln!(out, "{format}: {} tensors, {}", tensors.len(), size(n_bytes))?;
+        }
+    }
+    if let Some(report) = checkpoint.pickle_report().map(ToString::to_string).filter(|text| !text.is_empty()) {
+        writeln!(out, "{report}")?;
+    }
     if let Some(to) = &args.convert {
         for path in checkpoint.convert(to, args.dtype, args.shard_size)? {
             writeln!(out, "wrote {} ({})", path.display(), size(std::fs::metadata(&path)?.len() as usize))?;

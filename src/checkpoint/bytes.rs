@@ -1,53 +1,19 @@
 //! Random access to a file, and sequential access to a header. Every length in a file is checked against the bytes that
 //! exist before it is used.
 
-use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::pages::Pages;
+pub(super) use super::parse::{Parse, ParseError, invalid, printable};
 use crate::error::CheckpointError;
 use crate::rows::ByteRanges;
 
-/// Why a parser gave up; its caller adds the path and the format.
-#[derive(Debug)]
-pub(super) enum ParseError {
-    Io(io::Error),
-    /// What is wrong with the file.
-    Invalid(String),
-    /// What could not be parsed, and what the parser says.
-    Unparsed(&'static str, Box<dyn Error + Send + Sync>),
-    /// A class, function or opcode of a pickle that is not allowed.
-    Forbidden(String),
-}
-
-/// A parser's result.
-pub(super) type Parse<T> = Result<T, ParseError>;
-
-impl From<io::Error> for ParseError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Invalid("it ends too early".to_string()),
-            _ => Self::Io(error),
-        }
-    }
-}
-
-/// Returns the error of an invalid file, with a reason.
-pub(super) fn invalid<T>(reason: impl Into<String>) -> Parse<T> {
-    Err(ParseError::Invalid(reason.into()))
-}
-
-/// Replaces the control characters in an error's text, which a file may have put there to manipulate a terminal.
-pub(super) fn printable(error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
-    let text = error.to_string();
-    if text.contains(char::is_control) { text.replace(char::is_control, "?").into() } else { error.into() }
-}
-
-/// More than any header needs: safetensors' own limit is 100 MB.
-const MAX_HEADER_ELSEWHERE: u64 = 1 << 27;
+/// How much of a remote header is fetched at first. Then each piece is as long as all before it.
+const PIECE_ELSEWHERE: usize = 4 << 20;
 
 /// An open file of known length, read at any offset by any number of threads.
 #[derive(Debug)]
@@ -55,6 +21,7 @@ pub(crate) struct ByteFile {
     pub(super) path: PathBuf,
     pub(super) n_bytes: u64,
     bytes: Bytes,
+    budget: Budget,
 }
 
 #[derive(Debug)]
@@ -71,13 +38,20 @@ impl ByteFile {
             return Err(io(io::Error::other("not a regular file")));
         }
         let file = File::open(path).map_err(io)?;
-        let n_bytes = file.metadata().map_err(io)?.len();
-        Ok(Self { path: path.to_path_buf(), n_bytes, bytes: Bytes::File(file) })
+        let metadata = file.metadata().map_err(io)?;
+        let budget = Budget::of_file(&metadata);
+        Ok(Self { path: path.to_path_buf(), n_bytes: metadata.len(), bytes: Bytes::File(file), budget })
     }
 
     /// Wraps a remote source, whose bytes are fetched when they are read.
     pub(super) fn elsewhere(source: Arc<dyn ByteRanges>) -> Self {
-        Self { path: source.name().into(), n_bytes: source.n_bytes(), bytes: Bytes::Elsewhere(Pages::new(source)) }
+        let (path, n_bytes, budget) = (source.name().into(), source.n_bytes(), Budget::elsewhere());
+        Self { path, n_bytes, bytes: Bytes::Elsewhere(Pages::new(source)), budget }
+    }
+
+    /// Returns what its parsers may spend.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Returns the remote source, or `None` for a file.
@@ -90,45 +64,49 @@ impl ByteFile {
 
     /// Fills `bytes` from `start` on, without moving the file's own position.
     pub(super) fn read_exact_at(&self, bytes: &mut [u8], start: u64) -> io::Result<()> {
-        ReadAt { file: self, start, end: u64::MAX }.read_exact(bytes)
+        self.reader(start, u64::MAX).read_exact(bytes)
     }
 
-    /// Reads `n` bytes from `start` on; allocates only after checking that they exist.
+    /// Reads `n` bytes of a header from `start` on; allocates only after checking that they exist.
     pub(super) fn bytes_at(&self, start: u64, n: u64) -> Parse<Vec<u8>> {
         if start.checked_add(n).is_none_or(|end| end > self.n_bytes) {
             return invalid(format!("{n} bytes are needed at {start}, but the file ends at {}", self.n_bytes));
         }
-        let mut bytes = self.room_for(n)?;
-        self.read_exact_at(&mut bytes, start)?;
-        Ok(bytes)
+        self.collect(&mut self.header_reader(start, u64::MAX), n)
     }
 
-    /// Allocates `n` bytes. A file's length is a fact; a remote length is only a claim, so it is limited.
-    fn room_for(&self, n: u64) -> Parse<Vec<u8>> {
-        if matches!(self.bytes, Bytes::Elsewhere(_)) && n > MAX_HEADER_ELSEWHERE {
-            return invalid(format!(
-                "its header needs {n} bytes at once, more than the {MAX_HEADER_ELSEWHERE} that are fetched"
-            ));
-        }
+    /// Reads the next `n` bytes of a header. A file's length is a fact; a remote length is only a claim, so memory grows with
+    /// the bytes that have come.
+    fn collect(&self, from: &mut impl Read, n: u64) -> Parse<Vec<u8>> {
+        // A file may be larger than any address.
+        let n = usize::try_from(n).unwrap_or(usize::MAX);
+        let is_here = matches!(self.bytes, Bytes::File(_));
         let mut bytes = Vec::new();
-        // A file may be larger than memory, and on 32 bits than any address.
-        match usize::try_from(n).ok().filter(|&n| bytes.try_reserve_exact(n).is_ok()) {
-            Some(n) => bytes.resize(n, 0),
-            None => return invalid(format!("{n} bytes are needed at once, more than this machine's memory holds")),
+        while bytes.len() < n {
+            let n_now = bytes.len();
+            let n_next = if is_here { n } else { n.min(n_now.max(PIECE_ELSEWHERE).saturating_add(n_now)) };
+            self.budget.reserve(&mut bytes, n_next - n_now)?;
+            bytes.resize(n_next, 0);
+            from.read_exact(&mut bytes[n_now..])?;
         }
         Ok(bytes)
     }
 
-    /// Reads the `N` bytes at `start`.
+    /// Reads the `N` bytes of a header at `start`.
     pub(super) fn array_at<const N: usize>(&self, start: u64) -> Parse<[u8; N]> {
         let mut bytes = [0; N];
-        self.read_exact_at(&mut bytes, start)?;
+        self.header_reader(start, u64::MAX).read_exact(&mut bytes)?;
         Ok(bytes)
     }
 
     /// Returns a stream of the bytes from `start` to `end`.
     pub(super) fn reader(&self, start: u64, end: u64) -> ReadAt<'_> {
-        ReadAt { file: self, start, end }
+        ReadAt { file: self, start, end, is_header: false }
+    }
+
+    /// Returns a stream of the bytes of a header, which counts in the file's budget.
+    pub(super) fn header_reader(&self, start: u64, end: u64) -> ReadAt<'_> {
+        ReadAt { file: self, start, end, is_header: true }
     }
 
     fn read_at(&self, bytes: &mut [u8], start: u64) -> io::Result<usize> {
@@ -139,7 +117,7 @@ impl ByteFile {
             Bytes::File(file) => std::os::windows::fs::FileExt::seek_read(file, bytes, start),
             #[cfg(not(any(unix, windows)))]
             Bytes::File(file) => seek_and_read(file, bytes, start),
-            Bytes::Elsewhere(pages) => pages.read_at(bytes, start),
+            Bytes::Elsewhere(pages) => pages.read_at(bytes, start, |n_fetched| self.budget.came(n_fetched)),
         }
     }
 }
@@ -159,6 +137,7 @@ pub(super) struct ReadAt<'a> {
     file: &'a ByteFile,
     start: u64,
     end: u64,
+    is_header: bool,
 }
 
 impl Read for ReadAt<'_> {
@@ -167,6 +146,9 @@ impl Read for ReadAt<'_> {
         let n_wanted = bytes.len().min(left);
         let n_read = self.file.read_at(&mut bytes[..n_wanted], self.start)?;
         self.start += n_read as u64;
+        if self.is_header {
+            self.file.budget.read(n_read as u64)?;
+        }
         Ok(n_read)
     }
 }
@@ -182,7 +164,7 @@ impl<'a> Header<'a> {
     /// Starts at `start` in `file`, and ends at `end` or at the end of the file.
     pub(super) fn new(file: &'a ByteFile, start: u64, end: u64) -> Self {
         let end = end.min(file.n_bytes);
-        Self { reader: BufReader::new(file.reader(start, end)), position: start, end }
+        Self { reader: BufReader::new(file.header_reader(start, end)), position: start, end }
     }
 
     /// Returns the offset of the next byte in the file.
@@ -192,6 +174,11 @@ impl<'a> Header<'a> {
 
     pub(super) fn n_left(&self) -> u64 {
         self.end.saturating_sub(self.position)
+    }
+
+    /// Returns what the parser of this header may spend.
+    pub(super) fn budget(&self) -> &'a Budget {
+        self.reader.get_ref().file.budget()
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Parse<[u8; N]> {
@@ -220,8 +207,8 @@ impl<'a> Header<'a> {
     /// Reads `n` bytes; allocates only after checking that they exist.
     pub(super) fn bytes(&mut self, n: u64) -> Parse<Vec<u8>> {
         self.must_hold(n)?;
-        let mut bytes = self.reader.get_ref().file.room_for(n)?;
-        self.reader.read_exact(&mut bytes)?;
+        let file = self.reader.get_ref().file;
+        let bytes = file.collect(&mut self.reader, n)?;
         self.position += n;
         Ok(bytes)
     }
@@ -235,7 +222,7 @@ impl<'a> Header<'a> {
             _ => {
                 let inner = self.reader.get_ref();
                 let (file, end) = (inner.file, inner.end);
-                self.reader = BufReader::new(file.reader(self.position + n, end));
+                self.reader = BufReader::new(file.header_reader(self.position + n, end));
             }
         }
         self.position += n;

@@ -22,6 +22,7 @@ struct Planned {
     file: usize,
     tensor: StoredTensor,
     to: Dtype,
+    is_copied: bool,
     n_bytes: usize,
 }
 
@@ -72,6 +73,9 @@ impl Checkpoint {
                 planned.push(plan(file, i, name, tensor, dtype)?);
             }
         }
+        if planned.is_empty() {
+            return Err(self.no_tensors().into());
+        }
         let config = self.config().ok().map(|config| config.to_json());
         let metadata = config.clone().map(|config| (CONFIG_METADATA.to_string(), config));
         if to.extension().is_some_and(|extension| extension == "safetensors") && !to.is_dir() {
@@ -113,21 +117,23 @@ fn plan(
     let refused = || CheckpointError::TableDType {
         path: file.file_of(tensor),
         name: name.to_string(),
-        dtype: tensor.dtype.name.clone(),
+        dtype: tensor.dtype.name.to_string(),
     };
-    let to = match tensor.dtype.kind {
-        Kind::Float(_) | Kind::Blocks(_) => stored_as(dtype.unwrap_or(tensor.dtype.loaded_as()))?,
-        // Unchanged, if safetensors has the dtype.
-        Kind::Other if tensor.strides.is_none() && !tensor.big_endian => {
-            serde_json::from_value(json!(tensor.dtype.name)).map_err(|_| refused())?
+    let as_it_is = || serde_json::from_value(json!(tensor.dtype.name)).map_err(|_| refused());
+    let is_plain = tensor.strides.is_none() && !tensor.big_endian;
+    let (to, is_copied) = match tensor.dtype.kind {
+        // With scales, only the stored bytes go with the scales.
+        Kind::Float8(_) if is_plain && (dtype.is_none() || file.scale_of(name).is_some()) => (as_it_is()?, true),
+        Kind::Float8(_) if file.scale_of(name).is_some() => return Err(refused()),
+        Kind::Float(_) | Kind::Float8(_) | Kind::Blocks(_) => {
+            (stored_as(dtype.unwrap_or(tensor.dtype.loaded_as()))?, false)
         }
+        // Unchanged, if safetensors has the dtype.
+        Kind::Other if is_plain => (as_it_is()?, true),
         Kind::Other => return Err(refused()),
     };
-    let n_bytes = match tensor.dtype.kind {
-        Kind::Other => tensor.n_bytes(),
-        _ => tensor.n_elements() * to.bitsize() / 8,
-    };
-    Ok(Planned { name: name.to_string(), file: i, tensor: tensor.clone(), to, n_bytes })
+    let n_bytes = if is_copied { tensor.n_bytes() } else { tensor.n_elements() * to.bitsize() / 8 };
+    Ok(Planned { name: name.to_string(), file: i, tensor: tensor.clone(), to, is_copied, n_bytes })
 }
 
 /// Splits before a tensor that would exceed `max_bytes`; a larger tensor has a shard of its own.
@@ -151,7 +157,7 @@ fn write(path: &Path, files: &[&WeightsFile], planned: &[Planned], metadata: Opt
     for Planned { name, tensor, to, n_bytes, .. } in planned {
         let start = end;
         end += n_bytes;
-        infos.push((name.clone(), TensorInfo { dtype: *to, shape: tensor.shape.clone(), data_offsets: (start, end) }));
+        infos.push((name.clone(), TensorInfo { dtype: *to, shape: tensor.shape.to_vec(), data_offsets: (start, end) }));
     }
     let header = header_of(path, infos, metadata)?;
     let mut failed = None;
@@ -175,7 +181,7 @@ fn write(path: &Path, files: &[&WeightsFile], planned: &[Planned], metadata: Opt
 /// Writes one tensor to `out`, which becomes the file at `path`.
 fn write_one(file: &WeightsFile, planned: &Planned, out: &mut dyn io::Write, path: &Path) -> Result<()> {
     let dtype = match planned.to {
-        _ if planned.tensor.dtype.kind == Kind::Other => {
+        _ if planned.is_copied => {
             let source = file.file_of(&planned.tensor);
             return Ok(file.copy(&planned.tensor, out).map_err(CheckpointError::reading(&source))?);
         }

@@ -17,6 +17,9 @@ impl Checkpoint {
     /// Finds the two tables and checks them against each other and the configuration, from headers alone.
     pub(super) fn locate(&self) -> Result<Located<'_>> {
         let names = self.names();
+        if names.is_empty() {
+            return Err(self.no_tensors().into());
+        }
         let position = self.config.as_ref().and_then(|(_, stated)| stated.position.clone()).unwrap_or_default();
         let (wte_name, wpe_name) = self.find(&names, position == PositionScheme::Learned)?;
         let table = |name: String| -> Result<LocatedTable<'_>, CheckpointError> {
@@ -36,6 +39,16 @@ impl Checkpoint {
         }
         let (config, padded_vocab) = self.resolve_config(&names, &wte, wpe.as_ref())?;
         Ok(Located { names, wte, wpe, config, padded_vocab })
+    }
+
+    /// Returns the error of a checkpoint without tensors.
+    pub(super) fn no_tensors(&self) -> CheckpointError {
+        let report = match &self.weights {
+            Weights::File(file) => file.pickle().map(ToString::to_string).filter(|text| !text.is_empty()),
+            Weights::Shards(_) => None,
+        };
+        let beside = report.map(|report| format!(" ({report})")).unwrap_or_default();
+        CheckpointError::NoTensors { path: self.path.clone(), beside }
     }
 
     fn names(&self) -> Vec<&str> {
@@ -190,10 +203,11 @@ impl LocatedTable<'_> {
             name: self.name.clone(),
             file: self.file.get().file_of(&self.info.at),
             shape: (self.info.n_rows, self.info.width),
+            stored_name: self.info.at.dtype.name.to_string(),
             stored_dtype: self.info.at.dtype.loaded_as(),
             block_type: match self.info.at.dtype.kind {
                 Kind::Blocks(dtype) => Some(dtype),
-                Kind::Float(_) | Kind::Other => None,
+                Kind::Float(_) | Kind::Float8(_) | Kind::Other => None,
             },
         }
     }

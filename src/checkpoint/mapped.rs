@@ -64,7 +64,7 @@ fn hold(table: &LocatedTable) -> Result<StoredRows, CheckpointError> {
     let (at, file) = (&table.info.at, table.file.get());
     let path = file.file_of(at);
     let Kind::Blocks(blocks) = at.dtype.kind else {
-        return Err(CheckpointError::NotQuantized { path, name: table.name.clone(), dtype: at.dtype.name.clone() });
+        return Err(CheckpointError::NotQuantized { path, name: table.name.clone(), dtype: at.dtype.name.to_string() });
     };
     // A remote length is only a claim: no memory is reserved for it.
     let is_here = file.bytes_of(at).is_some_and(|file| file.source().is_none());
@@ -82,6 +82,7 @@ fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<S
     let stored = match at.dtype.kind {
         Kind::Float(dtype) => RowType::Numbers(dtype),
         Kind::Blocks(blocks) => RowType::Blocks(blocks),
+        Kind::Float8(_) => return Err(refused("of an 8-bit floating-point dtype")),
         Kind::Other => return Err(refused("not of a floating-point dtype")),
     };
     if at.big_endian {

@@ -17,8 +17,10 @@
 // Lengths come from files of any size, and `usize` has 32 bits on some targets.
 #![warn(clippy::cast_possible_truncation)]
 
+mod budget;
 mod bytes;
 mod convert;
+mod float8;
 mod folder;
 mod format;
 mod keys;
@@ -27,6 +29,7 @@ mod mapped;
 mod names;
 mod options;
 mod pages;
+mod parse;
 mod position_tables;
 mod read;
 mod report;
@@ -55,7 +58,7 @@ pub(crate) use mapped::StoredTables;
 pub(crate) use names::{INDEX_FILE, WEIGHTS_FILE};
 pub use options::CheckpointOptions;
 pub(crate) use position_tables::{TableSpec, position_tables};
-pub use report::{ConfigSource, LoadReport, LoadedTable, PaddedVocab};
+pub use report::{ConfigSource, LoadReport, LoadedTable, PaddedVocab, PickleReport};
 pub use save::{SaveFormat, save_tensors};
 pub(crate) use save::{save_folder, save_safetensors};
 pub(crate) use save_gguf::{TableData, save_gguf};
@@ -203,17 +206,25 @@ impl Checkpoint {
         }
     }
 
+    /// Returns which state dict of a pickle was read, and what else the pickle holds. `None` for other formats and for shards.
+    pub fn pickle_report(&self) -> Option<&PickleReport> {
+        match &self.weights {
+            Weights::File(file) => file.pickle(),
+            Weights::Shards(_) => None,
+        }
+    }
+
     /// Lists every tensor, sorted by name; opens every shard.
     ///
     /// # Errors
     /// [`CheckpointError`](crate::error::CheckpointError) if a shard is missing or damaged.
     pub fn tensors(&self) -> Result<Vec<TensorEntry>> {
         let mut entries = match &self.weights {
-            Weights::File(file) => entries_of(file),
+            Weights::File(file) => entries_of(file)?,
             Weights::Shards(index) => {
                 let mut entries = Vec::new();
                 for shard in index.shards() {
-                    entries.extend(entries_of(&WeightsFile::open(&index.path_of(shard))?));
+                    entries.extend(entries_of(&WeightsFile::open(&index.path_of(shard))?)?);
                 }
                 entries
             }
@@ -223,14 +234,23 @@ impl Checkpoint {
     }
 }
 
-fn entries_of(file: &WeightsFile) -> Vec<TensorEntry> {
+fn entries_of(file: &WeightsFile) -> Result<Vec<TensorEntry>> {
+    // The list belongs to the caller, so its memory is given back.
+    let n_bytes = |(name, tensor): (&String, &StoredTensor)| {
+        let n_path = file.bytes_of(tensor).map_or(0, |file| file.path.as_os_str().len());
+        size_of::<TensorEntry>() + 4 * 16 + name.len() + size_of_val(&*tensor.shape) + tensor.dtype.name.len() + n_path
+    };
+    let n_bytes = file.tensors().iter().map(n_bytes).sum::<usize>() as u64;
+    file.pay(n_bytes)?;
     let entry = |(name, tensor): (&String, &StoredTensor)| TensorEntry {
         name: name.clone(),
-        dtype: tensor.dtype.name.clone(),
-        shape: tensor.shape.clone(),
+        dtype: tensor.dtype.name.to_string(),
+        shape: tensor.shape.to_vec(),
         n_bytes: tensor.n_bytes(),
         file: file.file_of(tensor),
         role: Role::of(name),
     };
-    file.tensors().iter().map(entry).collect()
+    let entries = file.tensors().iter().map(entry).collect();
+    file.budget().give_back(n_bytes);
+    Ok(entries)
 }

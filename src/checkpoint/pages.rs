@@ -27,8 +27,9 @@ impl Pages {
         &self.source
     }
 
-    /// Reads some bytes from `start` on, as `std::os::unix::fs::FileExt::read_at` does: none only at the end.
-    pub(super) fn read_at(&self, bytes: &mut [u8], start: u64) -> io::Result<usize> {
+    /// Reads some bytes from `start` on, as `std::os::unix::fs::FileExt::read_at` does: none only at the end. Calls `came`
+    /// with the number of bytes fetched.
+    pub(super) fn read_at(&self, bytes: &mut [u8], start: u64, came: impl Fn(u64)) -> io::Result<usize> {
         let n_left = self.source.n_bytes().saturating_sub(start);
         let n_wanted = (bytes.len() as u64).min(n_left);
         if n_wanted == 0 {
@@ -39,10 +40,15 @@ impl Pages {
             Some(page) => page,
             None if n_wanted >= PAGE_BYTES => {
                 let fetched = read_all(&*self.source, std::slice::from_ref(&(start..start + n_wanted)))?;
+                came(fetched.len() as u64);
                 bytes[..fetched.len()].copy_from_slice(&fetched);
                 return Ok(fetched.len());
             }
-            None => self.fetch(first)?,
+            None => {
+                let page = self.fetch(first)?;
+                came(page.len() as u64);
+                page
+            }
         };
         let page = page.get((start % PAGE_BYTES) as usize..).unwrap_or_default();
         let n = page.len().min(bytes.len());
@@ -98,7 +104,7 @@ mod tests {
         let pages = Pages::new(Arc::new(Numbered));
         for page in 0..200 {
             let mut byte = [0];
-            assert_eq!(pages.read_at(&mut byte, page * PAGE_BYTES + 5).ok(), Some(1));
+            assert_eq!(pages.read_at(&mut byte, page * PAGE_BYTES + 5, |n| assert_eq!(n, PAGE_BYTES)).ok(), Some(1));
             assert_eq!(u64::from(byte[0]), page);
             assert!(pages.pages.lock().unwrap().len() <= MAX_PAGES);
         }

@@ -58,6 +58,7 @@ fn convert<T: Element>(tensor: &StoredTensor, bytes: &mut dyn Read, elsewhere: b
         }
         match tensor.dtype.kind {
             Kind::Float(dtype) => T::extend(&mut elements, piece, dtype),
+            Kind::Float8(kind) => elements.extend(piece.iter().map(|&byte| T::from_f32(kind.to_f32(byte)))),
             Kind::Blocks(dtype) => {
                 let values = dequantize(piece, dtype, n_bytes / tensor.dtype.block_bytes * tensor.dtype.block)?;
                 elements.extend(values.into_iter().map(T::from_f32));

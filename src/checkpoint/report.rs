@@ -45,6 +45,59 @@ pub struct LoadReport {
     pub padded_vocab: Option<PaddedVocab>,
     /// The names of all other tensors.
     pub unused: Vec<String>,
+    /// What else the pickle with the token table holds; `None` for other formats.
+    pub pickle: Option<PickleReport>,
+}
+
+/// Describes which state dict of a pickle was read, and what else the pickle holds.
+///
+/// ```
+/// use candle_gpt_input::checkpoint::Checkpoint;
+///
+/// let checkpoint = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))?;
+/// assert_eq!(checkpoint.pickle_report(), None, "safetensors is no pickle");
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PickleReport {
+    /// The keys that lead to the state dict, joined by dots; empty if it is the whole pickle.
+    pub state_dict: String,
+    /// Up to 16 other state dicts that [`with_state_dict`](super::CheckpointOptions::with_state_dict) may choose.
+    pub other_state_dicts: Vec<String>,
+    /// How many named tensors are outside the state dict that was read.
+    pub n_other_tensors: usize,
+    /// How many objects of unknown classes the pickle holds. They were skipped: nothing of a pickle is executed.
+    pub n_objects: usize,
+    /// The names of up to 16 of these classes.
+    pub classes: Vec<String>,
+}
+
+impl fmt::Display for PickleReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let mut parts = Vec::new();
+        if !self.state_dict.is_empty() {
+            parts.push(format!("state dict `{}`", self.state_dict));
+        }
+        if !self.other_state_dicts.is_empty() {
+            parts.push(format!("others: {}", quoted(&self.other_state_dicts)));
+        }
+        if self.n_other_tensors > 0 {
+            parts.push(format!("{} tensors outside it", self.n_other_tensors));
+        }
+        if self.n_objects > 0 || !self.classes.is_empty() {
+            parts.push(format!("{} objects skipped, of {}", self.n_objects, quoted(&self.classes)));
+        }
+        f.write_str(&parts.join("; "))
+    }
+}
+
+impl PickleReport {
+    /// Returns whether the pickle holds another state dict, or objects of unknown classes.
+    pub fn is_worth_saying(&self) -> bool {
+        !self.other_state_dicts.is_empty() || self.n_objects > 0 || !self.classes.is_empty()
+    }
 }
 
 /// Describes a token table that has more rows than the configuration has tokens. All its rows are valid ids.
@@ -67,7 +120,9 @@ pub struct LoadedTable {
     pub file: PathBuf,
     /// Rows and columns.
     pub shape: (usize, usize),
-    /// Its dtype in the file; for a quantized table, the dtype that it is dequantized to.
+    /// The name of its dtype in the file, such as `F8_E4M3`.
+    pub stored_name: String,
+    /// Its dtype in the file; for a quantized or 8-bit table, the dtype that it is converted to first.
     #[serde(serialize_with = "debug")]
     pub stored_dtype: DType,
     /// The dtype of its quantized blocks in the file, if it has any.
@@ -105,15 +160,18 @@ impl fmt::Display for LoadReport {
             write!(f, "{what} = `{}` [{n_rows}, {width}] ", table.name)?;
             match table.block_type {
                 Some(blocks) => write!(f, "{blocks:?}")?,
-                None => write!(f, "{:?}", table.stored_dtype)?,
+                None => f.write_str(&table.stored_name)?,
             }
-            if table.stored_dtype != self.dtype || table.block_type.is_some() {
+            if table.stored_name != format!("{:?}", self.dtype) {
                 write!(f, " -> {:?}", self.dtype)?;
             }
             writeln!(f, " from {}", table.file.display())?;
         }
         if let Some(PaddedVocab { vocab_size, padded_to }) = self.padded_vocab {
             writeln!(f, "padded vocabulary: {padded_to} rows for {vocab_size} tokens, all of them valid ids")?;
+        }
+        if let Some(pickle) = self.pickle.as_ref().filter(|pickle| pickle.is_worth_saying()) {
+            writeln!(f, "{pickle}")?;
         }
         match &self.config_source {
             ConfigSource::File(path) => write!(f, "config from {}", path.display())?,

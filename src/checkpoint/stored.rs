@@ -1,11 +1,16 @@
 //! The contents of a file of weights, as the parsers of all formats return them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 
+use super::budget::{Budget, MAX_DIMS};
 use super::bytes::{ByteFile, Parse, invalid};
+use super::float8::Float8;
+use super::report::PickleReport;
 
 /// The tensors and metadata of a file. [`check`](Self::check) compares them with the lengths of the files.
 #[derive(Debug, Default)]
@@ -13,18 +18,32 @@ pub(super) struct Contents {
     pub(super) tensors: BTreeMap<String, StoredTensor>,
     /// Other texts of the header; the configuration has the key [`CONFIG_METADATA`](super::names::CONFIG_METADATA).
     pub(super) metadata: BTreeMap<String, String>,
+    /// What else a pickle holds.
+    pub(super) pickle: Option<PickleReport>,
 }
 
 impl Contents {
-    /// Adds a tensor, whose name must be new.
-    pub(super) fn add(&mut self, name: String, tensor: StoredTensor) -> Parse<()> {
-        match self.tensors.contains_key(&name) {
-            true => invalid(format!("it holds `{name}` twice")),
-            false => {
-                self.tensors.insert(name, tensor);
-                Ok(())
-            }
+    /// Adds a tensor, whose name must be new. Its memory is taken from the budget.
+    pub(super) fn add(&mut self, budget: &Budget, name: String, tensor: StoredTensor) -> Parse<()> {
+        if self.tensors.contains_key(&name) {
+            return invalid(format!("it holds `{name}` twice"));
         }
+        if tensor.shape.len() > MAX_DIMS {
+            return invalid(format!("`{name}` has {} dimensions, more than {MAX_DIMS}", tensor.shape.len()));
+        }
+        budget.take_node::<(String, StoredTensor)>()?;
+        budget.take_text(name.len())?;
+        budget.take_text(size_of_val(&*tensor.shape) + tensor.strides.as_deref().map_or(0, size_of_val))?;
+        self.tensors.insert(name, tensor);
+        Ok(())
+    }
+
+    /// Adds a text of the header. Its memory is taken from the budget.
+    pub(super) fn note(&mut self, budget: &Budget, key: &str, value: String) -> Parse<()> {
+        budget.take_node::<(String, String)>()?;
+        budget.take_text(key.len().saturating_add(value.len()))?;
+        self.metadata.insert(key.to_string(), value);
+        Ok(())
     }
 
     /// Refuses a tensor whose name has control characters, whose size is impossible, or whose bytes exceed its file.
@@ -52,11 +71,11 @@ impl Contents {
 /// A tensor in a file: its shape, its dtype, and where its bytes are.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredTensor {
-    pub(crate) shape: Vec<usize>,
+    pub(crate) shape: Arc<[usize]>,
     pub(crate) dtype: StoredDType,
     pub(super) place: Place,
     /// In elements; `None` for row-major order.
-    pub(super) strides: Option<Vec<usize>>,
+    pub(super) strides: Option<Arc<[usize]>>,
     pub(super) big_endian: bool,
 }
 
@@ -73,7 +92,7 @@ pub(super) enum Place {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StoredDType {
     /// For messages and lists: safetensors' name, or GGUF's for a quantized dtype.
-    pub(crate) name: String,
+    pub(crate) name: Cow<'static, str>,
     pub(crate) kind: Kind,
     pub(super) block: usize,
     pub(super) block_bytes: usize,
@@ -84,6 +103,8 @@ pub(crate) struct StoredDType {
 pub(crate) enum Kind {
     /// f32, f16, bf16 or f64.
     Float(DType),
+    /// 8-bit floats, which are converted to f32.
+    Float8(Float8),
     /// Quantized blocks, which are dequantized to f32.
     Blocks(GgmlDType),
     /// Listed only.
@@ -92,24 +113,33 @@ pub(crate) enum Kind {
 
 impl StoredDType {
     pub(super) fn float(dtype: DType) -> Self {
-        let name = format!("{dtype:?}");
-        Self { name, kind: Kind::Float(dtype), block: 1, block_bytes: dtype.size_in_bytes() }
+        let name = match dtype {
+            DType::F32 => "F32",
+            DType::F16 => "F16",
+            DType::BF16 => "BF16",
+            _ => "F64",
+        };
+        Self { name: name.into(), kind: Kind::Float(dtype), block: 1, block_bytes: dtype.size_in_bytes() }
     }
 
-    /// Returns the dtype that loses nothing: its own, or f32 for quantized blocks.
+    pub(super) fn float8(kind: Float8) -> Self {
+        Self { name: kind.name().into(), kind: Kind::Float8(kind), block: 1, block_bytes: 1 }
+    }
+
+    /// Returns the dtype that loses nothing: its own, or f32 for quantized blocks and 8-bit floats.
     pub(crate) fn loaded_as(&self) -> DType {
         if let Kind::Float(dtype) = self.kind { dtype } else { DType::F32 }
     }
 
-    pub(super) fn other(name: &str, n_bytes: usize) -> Self {
-        Self { name: name.to_string(), kind: Kind::Other, block: 1, block_bytes: n_bytes }
+    pub(super) fn other(name: impl Into<Cow<'static, str>>, n_bytes: usize) -> Self {
+        Self { name: name.into(), kind: Kind::Other, block: 1, block_bytes: n_bytes }
     }
 }
 
 impl StoredTensor {
     /// Describes a tensor in little-endian, row-major order.
-    pub(super) fn plain(shape: Vec<usize>, dtype: StoredDType, file: usize, start: u64) -> Self {
-        Self { shape, dtype, place: Place::Plain { file, start }, strides: None, big_endian: false }
+    pub(super) fn plain(shape: impl Into<Arc<[usize]>>, dtype: StoredDType, file: usize, start: u64) -> Self {
+        Self { shape: shape.into(), dtype, place: Place::Plain { file, start }, strides: None, big_endian: false }
     }
 
     /// Returns the number of elements. [`Contents::check`] makes sure that it does not overflow.
@@ -137,7 +167,7 @@ impl StoredTensor {
             return (n_elements == 0 && strides.len() == self.shape.len()).then_some(0);
         }
         let mut span = 1usize;
-        for (&dim, &stride) in self.shape.iter().zip(strides) {
+        for (&dim, &stride) in self.shape.iter().zip(&**strides) {
             span = span.checked_add((dim - 1).checked_mul(stride)?)?;
         }
         // A view that repeats elements could be larger than its file.

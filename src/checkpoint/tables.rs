@@ -69,6 +69,7 @@ impl Checkpoint {
             dtype,
             config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
             padded_vocab: *padded_vocab,
+            pickle: wte.file.get().pickle().cloned(),
             unused: names.iter().filter(|name| !is_used(name)).map(|name| name.to_string()).collect(),
         }
     }

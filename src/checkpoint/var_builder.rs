@@ -50,10 +50,10 @@ impl Backend<'_> {
         let file = shard.get();
         let at = file.tensor(name)?;
         match expected {
-            Some(expected) if expected.dims() != at.shape => Err(CheckpointError::TensorShape {
+            Some(expected) if expected.dims() != &*at.shape => Err(CheckpointError::TensorShape {
                 path: file.path().to_path_buf(),
                 name: name.to_string(),
-                shape: at.shape,
+                shape: at.shape.to_vec(),
                 expected: expected.dims().to_vec(),
             }
             .into()),

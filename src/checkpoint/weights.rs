@@ -8,9 +8,11 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
+use super::budget::Budget;
 use super::bytes::{ByteFile, ParseError};
 use super::format::{Format, tensorflow};
 use super::read::{self, Element, read_elements};
+use super::report::PickleReport;
 use super::sharded::ShardIndex;
 use super::stored::{Contents, Kind, Place, StoredTensor};
 use crate::error::{CheckpointError, Result};
@@ -139,6 +141,32 @@ impl WeightsFile {
         &self.contents.metadata
     }
 
+    /// Returns what else a pickle holds.
+    pub(super) fn pickle(&self) -> Option<&PickleReport> {
+        self.contents.pickle.as_ref()
+    }
+
+    /// Returns the budget of the file with the header.
+    pub(super) fn budget(&self) -> &Budget {
+        self.files[0].budget()
+    }
+
+    /// Takes `n_bytes` of that budget.
+    pub(super) fn pay(&self, n_bytes: u64) -> Result<(), CheckpointError> {
+        self.budget().take(n_bytes).map_err(|error| {
+            let reason = if let ParseError::Invalid(reason) = error { reason } else { String::new() };
+            let (path, format) = (self.path().to_path_buf(), self.format.name());
+            CheckpointError::InvalidFile { path, format, reason, source: None }
+        })
+    }
+
+    /// Returns the tensor with the scales of an 8-bit tensor, under the names that quantizers use.
+    pub(super) fn scale_of(&self, name: &str) -> Option<&str> {
+        let stem = name.strip_suffix(".weight").unwrap_or(name);
+        let names = [format!("{name}_scale"), format!("{name}_scale_inv"), format!("{stem}.scale")];
+        names.iter().find_map(|name| self.contents.tensors.get_key_value(name)).map(|(name, _)| name.as_str())
+    }
+
     /// Returns the path of the file that holds a tensor's bytes.
     pub(super) fn file_of(&self, tensor: &StoredTensor) -> PathBuf {
         self.bytes_of(tensor).map(|file| file.path.clone()).unwrap_or_default()
@@ -158,9 +186,16 @@ impl WeightsFile {
         match self.contents.tensors.get(&name()) {
             None => Err(CheckpointError::TensorNotInShard { path: path(), name: name() }),
             Some(tensor) if tensor.dtype.kind == Kind::Other => {
-                let dtype = tensor.dtype.name.clone();
+                let dtype = tensor.dtype.name.to_string();
                 Err(CheckpointError::TableDType { path: path(), name: name(), dtype })
             }
+            Some(tensor) if matches!(tensor.dtype.kind, Kind::Float8(_)) => match self.scale_of(&name()) {
+                Some(scale) => {
+                    let (dtype, scale) = (tensor.dtype.name.to_string(), scale.to_string());
+                    Err(CheckpointError::ScaledTensor { path: path(), name: name(), dtype, scale })
+                }
+                None => Ok(tensor.clone()),
+            },
             Some(tensor) => Ok(tensor.clone()),
         }
     }
@@ -168,18 +203,18 @@ impl WeightsFile {
     /// Looks up a table: a tensor that must be a matrix.
     pub(super) fn table(&self, name: &str) -> Result<TableInfo, CheckpointError> {
         let at = self.tensor(name)?;
-        match at.shape.as_slice() {
+        match &*at.shape {
             &[n_rows, width] if n_rows > 0 && width > 0 => Ok(TableInfo { n_rows, width, at }),
             _ => {
                 let (path, name) = (self.path().to_path_buf(), name.to_string());
-                Err(CheckpointError::TableShape { path, name, shape: at.shape })
+                Err(CheckpointError::TableShape { path, name, shape: at.shape.to_vec() })
             }
         }
     }
 
     /// Reads a whole tensor as `dtype`, in one pass over its bytes.
     pub(crate) fn read(&self, at: &StoredTensor, dtype: DType, device: &Device) -> Result<Tensor> {
-        let shape = at.shape.as_slice();
+        let shape = &*at.shape;
         let tensor = match dtype {
             DType::F32 => Tensor::from_vec(self.elements::<f32>(at)?, shape, device),
             DType::F16 => Tensor::from_vec(self.elements::<f16>(at)?, shape, device),

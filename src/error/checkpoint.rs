@@ -51,6 +51,15 @@ pub enum CheckpointError {
         /// The files of weights that were found, or "none".
         found: String,
     },
+    /// A file without named tensors.
+    #[error("{}: it holds no tensor under a name{beside}: save `model.state_dict()`", path.display())]
+    #[non_exhaustive]
+    NoTensors {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What it holds instead, in parentheses after a space; may be empty.
+        beside: String,
+    },
     /// A file that is not well-formed, or whose header does not match its contents.
     #[error("{}: not a valid {format} file: {reason}", path.display())]
     #[non_exhaustive]
@@ -159,7 +168,10 @@ pub enum CheckpointError {
         shape: Vec<usize>,
     },
     /// A table whose dtype is not one of the supported floating-point dtypes.
-    #[error("{}: `{name}` holds {dtype}, expected F32, F16, BF16 or F64", path.display())]
+    #[error(
+        "{}: `{name}` holds {dtype}, expected F32, F16, BF16, F64 or F8: convert it with the library that wrote it",
+        path.display()
+    )]
     TableDType {
         /// The file.
         path: PathBuf,
@@ -167,6 +179,22 @@ pub enum CheckpointError {
         name: String,
         /// Its dtype in the file.
         dtype: String,
+    },
+    /// An 8-bit tensor with scales in another tensor, which is not supported.
+    #[error(
+        "{}: `{name}` holds {dtype} with scales in `{scale}`: dequantize it with the library that quantized it",
+        path.display()
+    )]
+    #[non_exhaustive]
+    ScaledTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its dtype in the file.
+        dtype: String,
+        /// The tensor with its scales.
+        scale: String,
     },
     /// A table that cannot be mapped from its file.
     #[error(

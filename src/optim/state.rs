@@ -142,7 +142,7 @@ pub(super) fn load(path: &Path, algorithm: &str, current: &Params) -> Result<(Pa
                     return Err(unreadable(path, format!("a damaged state: no tensor `{name}`")).into());
                 }
                 let at = file.tensor(&name)?;
-                if at.shape != param.var.dims() || at.dtype.loaded_as() != param.var.dtype() {
+                if &*at.shape != param.var.dims() || at.dtype.loaded_as() != param.var.dtype() {
                     let got = format!("{:?} of {:?}", at.shape, at.dtype.loaded_as());
                     return Err(differs(got, format!("{:?} of {:?}", param.var.dims(), param.var.dtype())).into());
                 }

@@ -8,6 +8,7 @@ mod mapped;
 mod memory;
 mod names;
 mod options;
+mod pickles;
 mod quantized;
 #[cfg(feature = "hub")]
 mod remote;

@@ -9,6 +9,7 @@
 //!
 //! Findings are kept in `broken_formats.rs`. Inputs follow from a seed, which a failure prints.
 
+mod bounds;
 mod broken_formats;
 mod memory;
 mod mutate;

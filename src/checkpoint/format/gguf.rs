@@ -64,7 +64,7 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     let mut contents = Contents::default();
     for Entry { name, shape, dtype, offset } in entries {
         match data_start.checked_add(offset) {
-            Some(start) => contents.add(name, StoredTensor::plain(shape, dtype, 0, start))?,
+            Some(start) => contents.add(file.budget(), name, StoredTensor::plain(shape, dtype, 0, start))?,
             None => return invalid(format!("`{name}` lies beyond any file, at {offset}")),
         }
     }
@@ -76,7 +76,7 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
         }
     }
     if !config.is_empty() {
-        contents.metadata.insert(CONFIG_METADATA.to_string(), Value::Object(config).to_string());
+        contents.note(file.budget(), CONFIG_METADATA, Value::Object(config).to_string())?;
     }
     Ok(contents)
 }
@@ -215,11 +215,11 @@ fn stored_dtype(number: u32, name: &str) -> Parse<StoredDType> {
     }
     if let Some(&(_, blocks)) = BLOCKS.iter().find(|(known, _)| *known == number) {
         let (block, block_bytes) = (blocks.block_size(), blocks.type_size());
-        return Ok(StoredDType { name: format!("{blocks:?}"), kind: Kind::Blocks(blocks), block, block_bytes });
+        return Ok(StoredDType { name: format!("{blocks:?}").into(), kind: Kind::Blocks(blocks), block, block_bytes });
     }
     match OTHER_TYPES.iter().find(|(known, ..)| *known == number) {
         Some(&(_, name, block, block_bytes)) => {
-            Ok(StoredDType { name: name.to_string(), kind: Kind::Other, block, block_bytes })
+            Ok(StoredDType { name: name.into(), kind: Kind::Other, block, block_bytes })
         }
         None => invalid(format!("`{name}` has the unknown dtype {number}")),
     }

@@ -5,6 +5,7 @@
 use candle_core::DType;
 use serde_json::json;
 
+use super::super::budget::Budget;
 use super::super::bytes::{ByteFile, Parse, ParseError, invalid};
 use super::super::names::{CONFIG_METADATA, PADDED_VOCAB};
 use super::super::stored::{Contents, StoredDType, StoredTensor};
@@ -41,7 +42,7 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     if n_bytes != u128::from(file.n_bytes) || c == 0 {
         return invalid(format!("its header describes {n_bytes} bytes, but the file has {}", file.n_bytes));
     }
-    let mut layout = Layout { contents: Contents::default(), dtype, at: HEADER_BYTES };
+    let mut layout = Layout { budget: file.budget(), contents: Contents::default(), dtype, at: HEADER_BYTES };
     layout.add("transformer.wte.weight".to_string(), &[padded_v, c])?;
     layout.add("transformer.wpe.weight".to_string(), &[p, c])?;
     let block: [(&str, &[usize]); 12] = [
@@ -69,21 +70,22 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     let config = json!({
         "vocab_size": v, "n_positions": p, "n_embd": c, "n_layer": n_layer, "n_head": n_head, PADDED_VOCAB: padded_v,
     });
-    layout.contents.metadata.insert(CONFIG_METADATA.to_string(), config.to_string());
+    layout.contents.note(file.budget(), CONFIG_METADATA, config.to_string())?;
     Ok(layout.contents)
 }
 
-struct Layout {
+struct Layout<'a> {
+    budget: &'a Budget,
     contents: Contents,
     dtype: DType,
     /// Where the next parameter begins.
     at: u64,
 }
 
-impl Layout {
+impl Layout<'_> {
     fn add(&mut self, name: String, shape: &[usize]) -> Parse<()> {
         let tensor = StoredTensor::plain(shape.to_vec(), StoredDType::float(self.dtype), 0, self.at);
         self.at += tensor.n_bytes() as u64;
-        self.contents.add(name, tensor)
+        self.contents.add(self.budget, name, tensor)
     }
 }

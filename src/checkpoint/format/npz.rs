@@ -29,7 +29,7 @@ pub(super) fn parse(file: &ByteFile, members: &BTreeMap<String, Member>) -> Pars
             ParseError::Invalid(reason) => ParseError::Invalid(format!("`{name}`: {reason}")),
             other => other,
         };
-        contents.add(name.to_string(), array(file, member).map_err(at_name)?)?;
+        contents.add(file.budget(), name.to_string(), array(file, member).map_err(at_name)?)?;
     }
     Ok(contents)
 }
@@ -38,14 +38,14 @@ fn array(file: &ByteFile, member: &Member) -> Parse<StoredTensor> {
     let start = member.data_start(file)?;
     let end = start + member.n_compressed;
     let (header, skip) = match member.method {
-        0 => header(&mut file.reader(start, end))?,
+        0 => header(&mut file.header_reader(start, end))?,
         8 if member.n_bytes > MAX_FREE_BYTES.max(member.n_compressed.saturating_mul(MAX_GROWTH)) => {
             return invalid(format!(
                 "{} bytes claim to inflate to {}, more than weights do: save it with `np.savez`",
                 member.n_compressed, member.n_bytes
             ));
         }
-        8 => header(&mut DeflateDecoder::new(file.reader(start, end)))?,
+        8 => header(&mut DeflateDecoder::new(file.header_reader(start, end)))?,
         method => return invalid(format!("compression method {method} is not supported, only 0 and 8 (deflated)")),
     };
     let (dtype, big_endian) = dtype(header.descr)?;
@@ -54,7 +54,8 @@ fn array(file: &ByteFile, member: &Member) -> Parse<StoredTensor> {
         0 => Place::Plain { file: 0, start: start + skip },
         _ => Place::Deflated { start, n_compressed: member.n_compressed, skip },
     };
-    let tensor = StoredTensor { shape: header.shape, dtype, place, strides, big_endian };
+    let tensor =
+        StoredTensor { shape: header.shape.into(), dtype, place, strides: strides.map(Into::into), big_endian };
     let n_expected = tensor.extent().and_then(|n| n.checked_add(skip));
     if tensor.dtype.kind != Kind::Other && n_expected != Some(member.n_bytes) {
         let StoredTensor { shape, dtype, .. } = &tensor;
@@ -137,7 +138,7 @@ fn dtype(descr: String) -> Parse<(StoredDType, bool)> {
                 },
             };
             let n_bytes = kind.get(1..).and_then(|n| n.parse::<u16>().ok()).unwrap_or(0);
-            return Ok((StoredDType::other(&name, usize::from(n_bytes)), descr.starts_with('>')));
+            return Ok((StoredDType::other(name, usize::from(n_bytes)), descr.starts_with('>')));
         }
     };
     Ok((StoredDType::float(float), descr.starts_with('>')))

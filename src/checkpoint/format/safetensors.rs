@@ -4,6 +4,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::super::bytes::{ByteFile, Parse, ParseError, invalid, printable};
+use super::super::float8::Float8;
 use super::super::stored::{Contents, Kind, StoredDType, StoredTensor};
 use candle_core::DType;
 
@@ -43,7 +44,7 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     };
     for (name, TensorInfo { dtype, shape, data_offsets }) in header.tensors() {
         let start = data_start + data_offsets.0 as u64;
-        contents.add(name, StoredTensor::plain(shape.clone(), stored_dtype(*dtype), 0, start))?;
+        contents.add(file.budget(), name, StoredTensor::plain(shape.as_slice(), stored_dtype(*dtype), 0, start))?;
     }
     Ok(contents)
 }
@@ -55,10 +56,13 @@ fn stored_dtype(dtype: Dtype) -> StoredDType {
         Dtype::BF16 => DType::BF16,
         Dtype::F64 => DType::F64,
         other => {
+            if let Some(kind) = Float8::named(&other.to_string()) {
+                return StoredDType::float8(kind);
+            }
             // A dtype of 4 or 6 bits: the fewest elements that take whole bytes.
             let n_bits = other.bitsize();
             let block = (1..=8).find(|block| block * n_bits % 8 == 0).unwrap_or(8);
-            let (name, kind) = (other.to_string(), Kind::Other);
+            let (name, kind) = (other.to_string().into(), Kind::Other);
             return StoredDType { name, kind, block, block_bytes: block * n_bits / 8 };
         }
     };

@@ -31,7 +31,7 @@ pub(in super::super) fn parse(index: &ByteFile) -> Parse<(Contents, Vec<PathBuf>
             other => other,
         };
         let Some(tensor) = entry(&value, bundle).map_err(at_name)? else { continue };
-        contents.add(name, tensor)?;
+        contents.add(index.budget(), name, tensor)?;
     }
     match bundle {
         Some(bundle) => Ok((contents, data_files(&index.path, bundle.n_shards))),

@@ -17,8 +17,6 @@ const LOCAL: &[u8; 4] = b"PK\x03\x04";
 const LOCAL_BYTES: usize = 30;
 /// The extra field with sizes that do not fit 32 bits.
 const ZIP_64: u16 = 1;
-/// The largest directory: about a million members, more than any checkpoint has.
-const MAX_DIRECTORY_BYTES: u64 = 1 << 26;
 
 /// One member of a zip file.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +27,8 @@ pub(super) struct Member {
     pub(super) n_compressed: u64,
     /// Where its header lies; its data follows.
     header_at: u64,
+    /// Where the next member's header lies, or the directory.
+    end: u64,
 }
 
 impl Member {
@@ -46,6 +46,10 @@ impl Member {
         if start.checked_add(self.n_compressed).is_none_or(|end| end > file.n_bytes) {
             return invalid(format!("a member of {} bytes at {start} extends beyond the file", self.n_compressed));
         }
+        // As CPython's zipfile does: members that share bytes can inflate a small file without bound.
+        if start + self.n_compressed > self.end {
+            return invalid(format!("its members overlap at {start}"));
+        }
         if self.method == 0 && self.n_bytes != self.n_compressed {
             return invalid("a stored member of the zip has two sizes");
         }
@@ -56,9 +60,7 @@ impl Member {
 /// Reads the directory: the members by name.
 pub(super) fn directory(file: &ByteFile) -> Parse<BTreeMap<String, Member>> {
     let (start, n_bytes) = place_of_directory(file)?;
-    if n_bytes > MAX_DIRECTORY_BYTES {
-        return invalid(format!("its zip directory claims {n_bytes} bytes, more than {MAX_DIRECTORY_BYTES}"));
-    }
+    let budget = file.budget();
     let bytes = file.bytes_at(start, n_bytes)?;
     let mut left = bytes.as_slice();
     let mut members = BTreeMap::new();
@@ -76,13 +78,23 @@ pub(super) fn directory(file: &ByteFile) -> Parse<BTreeMap<String, Member>> {
         let mut sizes = [24, 20, 42].map(|at| u64::from(u32_at(header, at)));
         widen(&mut sizes, extra);
         let [n_bytes, n_compressed, header_at] = sizes;
-        let member = Member { method: u16_at(header, 10), n_bytes, n_compressed, header_at };
+        let member = Member { method: u16_at(header, 10), n_bytes, n_compressed, header_at, end: start };
+        budget.take_node::<(String, Member)>()?;
+        budget.take_text(name.len())?;
         if members.insert(name.clone(), member).is_some() {
             return invalid(format!("it holds `{name}` twice"));
         }
     }
     if !left.is_empty() {
         return invalid("its zip directory is damaged");
+    }
+    budget.take((members.len() * size_of::<&mut Member>()) as u64)?;
+    let mut in_order: Vec<&mut Member> = members.values_mut().collect();
+    in_order.sort_unstable_by_key(|member| std::cmp::Reverse(member.header_at));
+    let mut end = start;
+    for member in in_order {
+        member.end = end;
+        end = member.header_at;
     }
     Ok(members)
 }

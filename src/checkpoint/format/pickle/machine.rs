@@ -1,180 +1,132 @@
 //! Interprets the opcodes of pickle, as far as [`pickle`](super) says.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
-use super::value::{Id, Value, is_allowed};
+use super::value::{FALSE, Id, NONE, OPAQUE, TRUE, Value, ZERO, constants};
+use crate::checkpoint::budget::{Budget, MAX_TEXT_BYTES};
 use crate::checkpoint::bytes::{Header, Parse, ParseError, invalid};
 
 const MAX_LINE: usize = 1 << 10;
 
-#[derive(Default)]
-pub(super) struct Machine {
+pub(super) struct Machine<'a> {
+    pub(super) budget: &'a Budget,
     pub(super) values: Vec<Value>,
-    stack: Vec<Id>,
+    pub(super) stack: Vec<Id>,
     /// Heights of the stack.
     marks: Vec<usize>,
-    memo: HashMap<u32, Id>,
+    memo: BTreeMap<u32, Id>,
 }
 
-impl Machine {
-    fn push(&mut self, value: Value) {
-        self.stack.push(self.values.len());
-        self.values.push(value);
+impl<'a> Machine<'a> {
+    pub(super) fn new(budget: &'a Budget) -> Parse<Self> {
+        let (stack, marks, memo) = Default::default();
+        let mut values = Vec::new();
+        constants().try_for_each(|value| budget.push(&mut values, value))?;
+        Ok(Self { budget, values, stack, marks, memo })
+    }
+
+    pub(super) fn push(&mut self, value: Value) -> Parse<()> {
+        let Ok(id) = Id::try_from(self.values.len()) else { return invalid("its pickle has too many values") };
+        self.budget.push(&mut self.values, value)?;
+        self.push_id(id)
+    }
+
+    pub(super) fn push_id(&mut self, id: Id) -> Parse<()> {
+        self.budget.push(&mut self.stack, id)
+    }
+
+    /// Returns the height of the stack below which values belong to an enclosing container.
+    pub(super) fn floor(&self) -> usize {
+        self.marks.last().copied().unwrap_or(0)
     }
 
     pub(super) fn pop(&mut self) -> Parse<Id> {
-        // Values below a mark belong to an enclosing container.
-        let floor = self.marks.last().copied().unwrap_or(0);
-        match self.stack.len() > floor {
-            true => self.stack.pop().ok_or_else(|| ParseError::Invalid(EMPTY.to_string())),
-            false => invalid(EMPTY),
-        }
+        let is_there = self.stack.len() > self.floor();
+        self.stack.pop().filter(|_| is_there).ok_or_else(|| ParseError::Invalid(EMPTY.to_string()))
     }
 
-    fn top(&self) -> Parse<Id> {
+    pub(super) fn top(&self) -> Parse<Id> {
         self.stack.last().copied().ok_or_else(|| ParseError::Invalid(EMPTY.to_string()))
     }
 
-    fn pop_to_mark(&mut self) -> Parse<Vec<Id>> {
+    /// Removes the last mark, and returns the height of the stack there.
+    fn mark(&mut self) -> Parse<usize> {
         match self.marks.pop() {
-            Some(height) if height <= self.stack.len() => Ok(self.stack.split_off(height)),
+            Some(height) if height <= self.stack.len() => Ok(height),
             _ => invalid("its pickle has no mark where one is used"),
         }
     }
 
-    /// Replaces the last `n` values by a tuple of them.
-    fn tuple(&mut self, n: usize) -> Parse<()> {
-        let mut items = Vec::with_capacity(n);
-        for _ in 0..n {
-            items.push(self.pop()?);
+    /// Returns the height of the stack below the last `n` values.
+    fn below(&self, n: usize) -> Parse<usize> {
+        let height = self.stack.len().checked_sub(n).filter(|&height| height >= self.floor());
+        height.ok_or_else(|| ParseError::Invalid(EMPTY.to_string()))
+    }
+
+    pub(super) fn int(&mut self, number: i64) -> Parse<()> {
+        match Id::try_from(number) {
+            Ok(small @ 0..=255) => self.push_id(ZERO + small),
+            _ => self.push(Value::Int(number)),
         }
-        items.reverse();
-        self.push(Value::Tuple(items.into()));
-        Ok(())
     }
 
-    fn global(&mut self, module: &str, name: &str) -> Parse<()> {
-        let global = format!("{module}.{name}");
-        if !is_allowed(&global) {
-            let global: String = global.chars().take(100).collect();
-            return Err(ParseError::Forbidden(format!("`{global}`")));
-        }
-        self.push(Value::Global(global.into()));
-        Ok(())
+    pub(super) fn bool(&mut self, is_true: bool) -> Parse<()> {
+        self.push_id(if is_true { TRUE } else { FALSE })
     }
 
-    /// Replaces a function and its arguments by a call, which is not made; an empty dict becomes a value.
-    fn call(&mut self) -> Parse<()> {
-        let (args, function) = (self.pop()?, self.pop()?);
-        let value = match &self.values[function] {
-            Value::Global(name) if matches!(&**name, "collections.OrderedDict" | "collections.defaultdict") => {
-                Value::Dict(Vec::new())
-            }
-            Value::Global(_) => Value::Call { function, args },
-            _ => return Err(ParseError::Forbidden("a call of something that is not a function".to_string())),
-        };
-        self.push(value);
-        Ok(())
-    }
-
-    fn extend_list(&mut self, items: Vec<Id>) -> Parse<()> {
-        let list = self.top()?;
-        match &mut self.values[list] {
-            Value::List(list) => list.extend(items),
-            Value::Opaque | Value::Call { .. } => {}
-            _ => return invalid("its pickle appends to something that is not a list"),
-        }
-        Ok(())
-    }
-
-    fn extend_dict(&mut self, items: &[Id]) -> Parse<()> {
-        let dict = self.top()?;
-        match &mut self.values[dict] {
-            Value::Dict(pairs) => pairs.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1]))),
-            Value::Opaque | Value::Call { .. } => {}
-            _ => return invalid("its pickle sets an item of something that is not a dict"),
-        }
-        Ok(())
-    }
-
-    fn text(&mut self, bytes: Vec<u8>) -> Parse<()> {
-        match String::from_utf8(bytes) {
-            Ok(text) => self.push(Value::Str(text.into())),
-            Err(_) => self.push(Value::Opaque), // a string of Python 2, or lone surrogates
-        }
-        Ok(())
-    }
-
-    fn opaque(&mut self, header: &mut Header, n_bytes: u64) -> Parse<()> {
+    pub(super) fn opaque(&mut self, header: &mut Header, n_bytes: u64) -> Parse<()> {
         header.skip(n_bytes)?;
-        self.push(Value::Opaque);
-        Ok(())
+        self.push_id(OPAQUE)
+    }
+
+    /// Pushes a text, or an opaque value for one that is too long for a name.
+    fn text_of(&mut self, header: &mut Header, n_bytes: u64) -> Parse<()> {
+        if n_bytes > MAX_TEXT_BYTES {
+            return self.opaque(header, n_bytes);
+        }
+        let bytes = header.bytes(n_bytes)?;
+        self.text(bytes)
     }
 
     fn remember(&mut self, key: u32) -> Parse<()> {
         let top = self.top()?;
+        self.budget.take_node::<(u32, Id)>()?;
         self.memo.insert(key, top);
         Ok(())
     }
 
     fn recall(&mut self, key: u32) -> Parse<()> {
         match self.memo.get(&key) {
-            Some(&id) => self.stack.push(id),
-            None => return invalid(format!("its pickle asks for memo {key}, which was never set")),
+            Some(&id) => self.push_id(id),
+            None => invalid(format!("its pickle asks for memo {key}, which was never set")),
         }
-        Ok(())
     }
 
     /// Executes one opcode; returns `true` at the end.
     pub(super) fn step(&mut self, header: &mut Header) -> Parse<bool> {
         match header.u8()? {
             b'.' => return Ok(true),
-            0x80 => header.skip(1)?,                   // PROTO
-            0x95 => header.skip(8)?,                   // FRAME
-            b'(' => self.marks.push(self.stack.len()), // MARK
-            b'0' => self.pop().map(drop)?,             // POP
-            b'1' => self.pop_to_mark().map(drop)?,     // POP_MARK
-            b'2' => self.stack.push(self.top()?),      // DUP
-            b'N' => self.push(Value::None),
-            0x88 => self.push(Value::Bool(true)),
-            0x89 => self.push(Value::Bool(false)),
-            b'J' => {
-                let number = i32::from_le_bytes(header.array()?);
-                self.push(Value::Int(number.into()));
-            }
-            b'K' => {
-                let number = header.u8()?;
-                self.push(Value::Int(number.into()));
-            }
-            b'M' => {
-                let number = header.u16()?;
-                self.push(Value::Int(number.into()));
-            }
-            0x8a => self.long(header)?,
-            0x8b => {
+            0x80 => header.skip(1)?,                                               // PROTO
+            0x95 => header.skip(8)?,                                               // FRAME
+            b'(' => self.budget.push(&mut self.marks, self.stack.len())?,          // MARK
+            b'0' => self.pop().map(drop)?,                                         // POP
+            b'1' | 0x90 => self.mark().map(|height| self.stack.truncate(height))?, // POP_MARK; ADDITEMS, to a set
+            b'2' => self.top().and_then(|id| self.push_id(id))?,                   // DUP
+            b'N' => self.push_id(NONE)?,
+            0x88 => self.bool(true)?,
+            0x89 => self.bool(false)?,
+            opcode @ (b'J' | b'K' | b'M' | b'G' | b'I' | b'L' | b'F' | 0x8a | 0x8b) => self.number(opcode, header)?,
+            b'X' | b'T' => {
                 let n_bytes = header.u32()?;
-                self.opaque(header, n_bytes.into())?; // LONG4: more than 255 bytes of number
-            }
-            b'G' => self.opaque(header, 8)?,
-            b'X' => {
-                let n_bytes = header.u32()?;
-                let bytes = header.bytes(n_bytes.into())?;
-                self.text(bytes)?;
+                self.text_of(header, n_bytes.into())?;
             }
             0x8c | b'U' => {
                 let n_bytes = header.u8()?;
-                let bytes = header.bytes(n_bytes.into())?;
-                self.text(bytes)?;
+                self.text_of(header, n_bytes.into())?;
             }
             0x8d => {
                 let n_bytes = header.u64()?;
-                let bytes = header.bytes(n_bytes)?;
-                self.text(bytes)?;
-            }
-            b'T' => {
-                let n_bytes = header.u32()?;
-                let bytes = header.bytes(n_bytes.into())?;
-                self.text(bytes)?;
+                self.text_of(header, n_bytes)?;
             }
             b'B' => {
                 let n_bytes = header.u32()?;
@@ -188,68 +140,62 @@ impl Machine {
                 let n_bytes = header.u64()?;
                 self.opaque(header, n_bytes)?;
             }
-            b']' => self.push(Value::List(Vec::new())),
-            b'}' => self.push(Value::Dict(Vec::new())),
-            b')' => self.push(Value::Tuple(Box::default())),
-            0x8f => self.push(Value::Opaque), // EMPTY_SET
-            0x85 => self.tuple(1)?,
-            0x86 => self.tuple(2)?,
-            0x87 => self.tuple(3)?,
-            b't' => {
-                let items = self.pop_to_mark()?;
-                self.push(Value::Tuple(items.into()));
-            }
+            b']' => self.push(Value::List(Vec::new()))?,
+            b'}' => self.push(Value::Dict(Vec::new()))?,
+            b')' => self.push(Value::Tuple(Box::default()))?,
+            0x8f => self.push_id(OPAQUE)?, // EMPTY_SET
+            0x85 => self.tuple_of(1)?,
+            0x86 => self.tuple_of(2)?,
+            0x87 => self.tuple_of(3)?,
+            b't' => self.mark().and_then(|height| self.tuple_above(height))?,
             b'l' => {
-                let items = self.pop_to_mark()?;
-                self.push(Value::List(items));
+                let height = self.mark()?;
+                self.insert(height, Value::List(Vec::new()))?;
+                self.extend_list(height + 1)?;
             }
             b'd' => {
-                let items = self.pop_to_mark()?;
-                self.push(Value::Dict(Vec::new()));
-                self.extend_dict(&items)?;
+                let height = self.mark()?;
+                self.insert(height, Value::Dict(Vec::new()))?;
+                self.extend_dict(height + 1)?;
             }
             0x91 => {
-                self.pop_to_mark()?; // FROZENSET
-                self.push(Value::Opaque);
+                let height = self.mark()?; // FROZENSET
+                self.stack.truncate(height);
+                self.push_id(OPAQUE)?;
             }
-            b'a' => {
-                let item = self.pop()?;
-                self.extend_list(vec![item])?;
-            }
-            b'e' => {
-                let items = self.pop_to_mark()?;
-                self.extend_list(items)?;
-            }
-            0x90 => self.pop_to_mark().map(drop)?, // ADDITEMS, to a set
-            b's' => {
-                let (value, key) = (self.pop()?, self.pop()?);
-                self.extend_dict(&[key, value])?;
-            }
-            b'u' => {
-                let items = self.pop_to_mark()?;
-                self.extend_dict(&items)?;
-            }
+            b'a' => self.below(1).and_then(|height| self.extend_list(height))?,
+            b'e' => self.mark().and_then(|height| self.extend_list(height))?,
+            b's' => self.below(2).and_then(|height| self.extend_dict(height))?,
+            b'u' => self.mark().and_then(|height| self.extend_dict(height))?,
             b'c' => {
                 let (module, name) = (header.line(MAX_LINE)?, header.line(MAX_LINE)?);
                 self.global(&String::from_utf8_lossy(&module), &String::from_utf8_lossy(&name))?;
             }
-            0x93 => {
-                let (name, module) = (self.pop()?, self.pop()?);
-                let (Value::Str(module), Value::Str(name)) = (&self.values[module], &self.values[name]) else {
-                    return invalid("its pickle names a class by something that is not text");
-                };
-                let (module, name) = (module.clone(), name.clone());
-                self.global(&module, &name)?;
-            }
+            0x93 => self.named_global()?,
             b'R' | 0x81 => self.call()?, // REDUCE, NEWOBJ
             0x92 => {
                 self.pop()?; // NEWOBJ_EX: the arguments by name
                 self.call()?;
             }
-            b'b' => self.pop().map(drop)?, // BUILD: attributes beside a value
+            b'i' => {
+                // INST: the class is named here, its arguments lie above the mark.
+                let (module, name) = (header.line(MAX_LINE)?, header.line(MAX_LINE)?);
+                let height = self.mark()?;
+                self.global(&String::from_utf8_lossy(&module), &String::from_utf8_lossy(&name))?;
+                self.stack[height..].rotate_right(1);
+                self.object_above(height + 1)?;
+            }
+            b'o' => {
+                let height = self.mark()?; // OBJ: a class and its arguments
+                if self.stack.len() == height {
+                    return invalid(EMPTY);
+                }
+                self.object_above(height + 1)?;
+            }
+            b'b' => self.build()?,
             b'Q' => {
                 let id = self.pop()?;
-                self.push(Value::Persistent(id));
+                self.push(Value::Persistent(id))?;
             }
             b'q' => {
                 let key = header.u8()?;
@@ -276,20 +222,25 @@ impl Machine {
         Ok(false)
     }
 
-    /// Reads LONG1, an integer of up to 255 bytes. Drops the value of one over 64 bits, which cannot be a dimension.
-    fn long(&mut self, header: &mut Header) -> Parse<()> {
-        let n_bytes = header.u8()?;
-        let bytes = header.bytes(n_bytes.into())?;
-        if bytes.len() > 8 {
-            self.push(Value::Opaque);
-            return Ok(());
-        }
-        let sign = if bytes.last().is_some_and(|high| high & 0x80 != 0) { 0xff } else { 0 };
-        let mut wide = [sign; 8];
-        wide[..bytes.len()].copy_from_slice(&bytes);
-        self.push(Value::Int(i64::from_le_bytes(wide)));
+    /// Pushes a value below those above the stack's `height`.
+    fn insert(&mut self, height: usize, value: Value) -> Parse<()> {
+        self.push(value)?;
+        self.stack[height..].rotate_right(1);
         Ok(())
+    }
+
+    /// Executes STACK_GLOBAL.
+    fn named_global(&mut self) -> Parse<()> {
+        let (name, module) = (self.pop()?, self.pop()?);
+        let text = |id: Id| match usize::try_from(id).ok().and_then(|id| self.values.get(id)) {
+            Some(Value::Str(text)) => Some(text.to_string()),
+            _ => None,
+        };
+        match (text(module), text(name)) {
+            (Some(module), Some(name)) => self.global(&module, &name),
+            _ => invalid("its pickle names a class by something that is not text"),
+        }
     }
 }
 
-const EMPTY: &str = "its pickle takes a value from an empty stack";
+pub(super) const EMPTY: &str = "its pickle takes a value from an empty stack";

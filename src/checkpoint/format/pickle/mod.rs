@@ -1,57 +1,61 @@
-//! Pickle, as far as PyTorch's checkpoints need it. Nothing is ever executed: a class or function is a name, a call is
-//! that name with its arguments, and a name that is not on the list of those found in state dicts is an error.
+//! Pickle, as far as PyTorch's checkpoints need it. Nothing is ever executed: a class or function is a name, and a call is
+//! that name with its arguments.
 //!
 //! Values live in one list and refer to each other by index. So a value that is used a thousand times is stored once, a
 //! value may contain itself, and neither reading nor dropping recurses.
 //!
 //! Opcodes: <https://github.com/python/cpython/blob/3.13/Lib/pickletools.py>.
 
+mod containers;
 mod machine;
+mod numbers;
 mod value;
 
+use std::collections::BTreeSet;
+
 use machine::Machine;
-pub(super) use value::{Id, Value};
+pub(super) use value::{Id, Value, is_known};
 
-use crate::checkpoint::bytes::{Header, Parse, invalid};
+use crate::checkpoint::bytes::{Header, Parse};
 
-/// The limits of a pickle: far more than the tensors of any model need.
-const MAX_BYTES: u64 = 1 << 26;
-const MAX_STEPS: usize = 1 << 20;
+/// How many classes a report names, and how many characters of each.
+const MAX_CLASSES: usize = 16;
+const MAX_CLASS_CHARS: usize = 100;
 
 /// All values of one pickle.
 #[derive(Debug)]
 pub(super) struct Pickle {
     values: Vec<Value>,
     root: Id,
+    n_taken: u64,
 }
 
 impl Pickle {
     /// Reads one pickle, up to its STOP; the next one may follow.
     pub(super) fn read(header: &mut Header) -> Parse<Self> {
-        let start = header.position();
-        let mut machine = Machine::default();
-        let mut n_steps = 0;
-        while !machine.step(header)? {
-            // No step adds more than one value, so this bounds the memory.
-            n_steps += 1;
-            if n_steps >= MAX_STEPS || header.position() - start > MAX_BYTES {
-                return invalid(format!("its pickle is larger than {MAX_BYTES} bytes or {MAX_STEPS} steps"));
-            }
-        }
+        let budget = header.budget();
+        let n_before = budget.n_taken();
+        let mut machine = Machine::new(budget)?;
+        while !machine.step(header)? {}
         let root = machine.pop()?;
-        Ok(Self { values: machine.values, root })
+        Ok(Self { values: machine.values, root, n_taken: budget.n_taken().saturating_sub(n_before) })
+    }
+
+    /// Returns the memory that it took from the budget.
+    pub(super) fn n_taken(&self) -> u64 {
+        self.n_taken
     }
 
     pub(super) fn root(&self) -> Id {
         self.root
     }
 
-    pub(super) fn n_values(&self) -> usize {
-        self.values.len()
+    pub(super) fn values(&self) -> &[Value] {
+        &self.values
     }
 
     pub(super) fn get(&self, id: Id) -> &Value {
-        self.values.get(id).unwrap_or(&Value::None)
+        usize::try_from(id).ok().and_then(|id| self.values.get(id)).unwrap_or(&Value::None)
     }
 
     pub(super) fn str(&self, id: Id) -> Option<&str> {
@@ -75,9 +79,63 @@ impl Pickle {
         }
     }
 
-    /// Returns the pairs of a dict whose keys are text.
-    pub(super) fn pairs(&self, id: Id) -> Option<impl Iterator<Item = (&str, Id)>> {
-        let Value::Dict(pairs) = self.get(id) else { return None };
-        Some(pairs.iter().filter_map(|&(key, value)| Some((self.str(key)?, value))))
+    /// Returns the pairs of a dict, or of an object whose class extends a dict.
+    pub(super) fn pairs(&self, id: Id) -> Option<&[(Id, Id)]> {
+        match self.get(id) {
+            Value::Dict(pairs) => Some(pairs),
+            Value::Call { set: Some(set), .. } if !set.items.is_empty() => Some(&set.items),
+            _ => None,
+        }
     }
+
+    /// Returns the pairs whose keys are text.
+    pub(super) fn named(&self, id: Id) -> impl Iterator<Item = (&str, Id)> {
+        let pairs = self.pairs(id).unwrap_or_default().iter();
+        pairs.filter_map(|&(key, value)| Some((self.str(key)?, value)))
+    }
+
+    /// Returns the attributes of an object.
+    pub(super) fn attributes(&self, id: Id) -> impl Iterator<Item = (&str, Id)> {
+        let state = match self.get(id) {
+            Value::Call { set: Some(set), .. } => set.state,
+            _ => None,
+        };
+        // A class with slots has two dicts: `__dict__` and the slots.
+        let parts = state.and_then(|state| self.items(state)).unwrap_or_default().iter().copied();
+        state.into_iter().chain(parts).flat_map(|part| self.named(part))
+    }
+
+    /// Returns the class or function that a call calls or a value names: `module.name`.
+    pub(super) fn called(&self, mut id: Id) -> Option<&str> {
+        // The result of a call may be called itself.
+        for _ in 0..8 {
+            match self.get(id) {
+                Value::Global(name) => return Some(name),
+                Value::Call { function, .. } => id = *function,
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Returns the number of objects of unknown classes, and the names of some of these classes.
+    pub(super) fn unknown(&self) -> (usize, Vec<String>) {
+        let mut classes = BTreeSet::new();
+        let mut n_objects = 0;
+        for (id, value) in (0..).zip(&self.values) {
+            match value {
+                Value::Global(name) if !is_known(name) && !value::is_maker(name) && classes.len() < MAX_CLASSES => {
+                    classes.insert(short(name));
+                }
+                Value::Call { .. } if self.called(id).is_some_and(|name| !is_known(name)) => n_objects += 1,
+                _ => {}
+            }
+        }
+        (n_objects, classes.into_iter().collect())
+    }
+}
+
+/// Shortens a name for printing.
+pub(super) fn short(name: &str) -> String {
+    name.chars().take(MAX_CLASS_CHARS).map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -1,7 +1,7 @@
-//! The values of a pickle, and the names that it may hold.
+//! The values of a pickle, and the names that a state dict is made of.
 
 /// Index of a value.
-pub(in super::super) type Id = usize;
+pub(in super::super) type Id = u32;
 
 /// A value. Containers hold indices.
 #[derive(Debug)]
@@ -9,25 +9,55 @@ pub(in super::super) enum Value {
     None,
     Bool(bool),
     Int(i64),
+    Float(f64),
     Str(Box<str>),
-    /// A value whose content does not matter: a float, bytes, a set.
+    /// A value whose content does not matter: bytes, a set, a long text.
     Opaque,
     Tuple(Box<[Id]>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    /// `module.name` of an allowed class or function.
+    /// `module.name` of a class or function.
     Global(Box<str>),
     /// A call, which is not made.
     Call {
         function: Id,
         args: Id,
+        /// The attributes and items of its result.
+        set: Option<Box<Set>>,
     },
     /// The argument of `persistent_load`: a storage.
     Persistent(Id),
 }
 
-/// Classes and functions found in saved state dicts. The storages and dtypes of `torch` itself are allowed by pattern.
-const ALLOWED: [&str; 32] = [
+/// What a pickle sets on an object.
+#[derive(Debug, Default)]
+pub(in super::super) struct Set {
+    /// Its attributes, set by BUILD.
+    pub(in super::super) state: Option<Id>,
+    /// Its items, set by SETITEM.
+    pub(in super::super) items: Vec<(Id, Id)>,
+}
+
+/// Shared values, which exist from the start.
+pub(super) const NONE: Id = 0;
+pub(super) const TRUE: Id = 1;
+pub(super) const FALSE: Id = 2;
+pub(super) const OPAQUE: Id = 3;
+/// The integers of one byte follow.
+pub(super) const ZERO: Id = 4;
+
+/// Returns the values of these indices.
+pub(super) fn constants() -> impl Iterator<Item = Value> {
+    [Value::None, Value::Bool(true), Value::Bool(false), Value::Opaque].into_iter().chain((0..=255).map(Value::Int))
+}
+
+/// Returns whether a class is a dict. A `defaultdict` takes one more argument before the items.
+pub(super) fn is_dict(global: &str) -> bool {
+    matches!(global, "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" | "__builtin__.dict")
+}
+
+/// Classes and functions found in saved state dicts. The storages and dtypes of `torch` itself are known by pattern.
+const KNOWN: [&str; 32] = [
     "collections.OrderedDict",
     "collections.defaultdict",
     "collections.Counter",
@@ -62,17 +92,31 @@ const ALLOWED: [&str; 32] = [
     "torch.serialization._get_layout",
 ];
 
+/// Functions that make an object of the class in their arguments, which is the one to name.
+const MAKERS: [&str; 7] = [
+    "copyreg._reconstructor",
+    "copy_reg._reconstructor",
+    "copyreg.__newobj__",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "builtins.object",
+    "__builtin__.object",
+];
+
 /// Returns whether a name is on the list above, or a storage or dtype such as `torch.FloatStorage` or `torch.float32`.
-pub(in super::super) fn is_allowed(global: &str) -> bool {
+pub(in super::super) fn is_known(global: &str) -> bool {
+    const TYPES: [&str; 13] = [
+        "float", "bfloat", "int", "uint", "complex", "bool", "double", "half", "long", "short", "qint", "quint", "bits",
+    ];
     let of_torch = |name: &str| {
+        let is_number = |rest: &str| rest.is_empty() || rest.starts_with(|c: char| c.is_ascii_digit());
         !name.contains('.')
-            && (name.ends_with("Storage")
-                || [
-                    "float", "bfloat", "int", "uint", "complex", "bool", "double", "half", "long", "short", "qint",
-                    "quint",
-                ]
-                .iter()
-                .any(|kind| name.strip_prefix(kind).is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()))))
+            && (name.ends_with("Storage") || TYPES.iter().any(|kind| name.strip_prefix(kind).is_some_and(is_number)))
     };
-    ALLOWED.contains(&global) || global.strip_prefix("torch.").is_some_and(of_torch)
+    KNOWN.contains(&global) || global.strip_prefix("torch.").is_some_and(of_torch)
+}
+
+/// Returns whether a function is on the list above.
+pub(super) fn is_maker(global: &str) -> bool {
+    MAKERS.contains(&global)
 }

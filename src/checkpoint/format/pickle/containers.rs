@@ -1,0 +1,143 @@
+//! Builds the containers of a pickle: tuples, lists, dicts and calls.
+
+use super::machine::Machine;
+use super::value::{Id, OPAQUE, Set, Value, is_dict};
+use crate::checkpoint::bytes::{Parse, ParseError, invalid};
+
+impl Machine<'_> {
+    /// Replaces the values above the stack's `height` by a tuple of them.
+    pub(super) fn tuple_above(&mut self, height: usize) -> Parse<()> {
+        let items = self.stack.get(height..).unwrap_or_default();
+        self.budget.take_text(size_of_val(items))?;
+        let items = Box::from(items);
+        self.stack.truncate(height);
+        self.push(Value::Tuple(items))
+    }
+
+    /// Replaces the last `n` values by a tuple of them.
+    pub(super) fn tuple_of(&mut self, n: usize) -> Parse<()> {
+        match self.stack.len().checked_sub(n).filter(|&height| height >= self.floor()) {
+            Some(height) => self.tuple_above(height),
+            None => invalid(super::machine::EMPTY),
+        }
+    }
+
+    /// Appends the values above the stack's `height` to the list below them.
+    pub(super) fn extend_list(&mut self, height: usize) -> Parse<()> {
+        let items = &self.stack[height..];
+        match at(&mut self.values, height.checked_sub(1).map(|below| self.stack[below]))? {
+            Value::List(list) => self.budget.extend(list, items)?,
+            Value::Opaque | Value::Call { .. } => {}
+            _ => return invalid("its pickle appends to something that is not a list"),
+        }
+        self.stack.truncate(height);
+        Ok(())
+    }
+
+    /// Sets the keys and values above the stack's `height` in the dict below them.
+    pub(super) fn extend_dict(&mut self, height: usize) -> Parse<()> {
+        let items = &self.stack[height..];
+        let budget = self.budget;
+        let pairs = match at(&mut self.values, height.checked_sub(1).map(|below| self.stack[below]))? {
+            Value::Dict(pairs) => Some(pairs),
+            Value::Call { set, .. } => Some(&mut set_of(set, budget)?.items),
+            Value::Opaque => None,
+            _ => return invalid("its pickle sets an item of something that is not a dict"),
+        };
+        if let Some(pairs) = pairs {
+            budget.reserve(pairs, items.len() / 2)?;
+            pairs.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1])));
+        }
+        self.stack.truncate(height);
+        Ok(())
+    }
+
+    /// Sets the attributes of an object. Skips those of other values, such as the `_metadata` of a state dict.
+    pub(super) fn build(&mut self) -> Parse<()> {
+        let state = self.pop()?;
+        let object = self.top()?;
+        if let Value::Call { set, .. } = at(&mut self.values, Some(object))? {
+            set_of(set, self.budget)?.state = Some(state);
+        }
+        Ok(())
+    }
+
+    pub(super) fn global(&mut self, module: &str, name: &str) -> Parse<()> {
+        self.budget.take_text(module.len() + name.len() + 1)?;
+        self.push(Value::Global(format!("{module}.{name}").into()))
+    }
+
+    /// Replaces a function and its arguments by a call, which is not made; a dict's class becomes a dict.
+    pub(super) fn call(&mut self) -> Parse<()> {
+        let (args, function) = (self.pop()?, self.pop()?);
+        let value = match self.get(function) {
+            Value::Global(name) if is_dict(name) => {
+                let n_first = usize::from(name.ends_with("defaultdict"));
+                Value::Dict(self.pairs_of(args, n_first)?)
+            }
+            Value::Global(_) | Value::Call { .. } => Value::Call { function, args, set: None },
+            _ => return Err(ParseError::Forbidden("a call of something that is not a function".to_string())),
+        };
+        self.push(value)
+    }
+
+    /// Returns the items of a new dict: none, those of another dict, or a list of pairs (as Python 2 pickles `OrderedDict`).
+    fn pairs_of(&self, args: Id, n_first: usize) -> Parse<Vec<(Id, Id)>> {
+        let refused = || invalid("its pickle makes a dict from something that is neither a dict nor pairs");
+        let mut pairs = Vec::new();
+        let Value::Tuple(args) = self.get(args) else { return refused() };
+        let Some(&of) = args.get(n_first) else { return Ok(pairs) };
+        match self.get(of) {
+            Value::Dict(others) => self.budget.extend(&mut pairs, others)?,
+            Value::List(_) | Value::Tuple(_) => {
+                let items = self.items(of).unwrap_or_default();
+                self.budget.reserve(&mut pairs, items.len())?;
+                for &item in items {
+                    let Some(&[key, value]) = self.items(item) else { return refused() };
+                    pairs.push((key, value));
+                }
+            }
+            _ => return refused(),
+        }
+        Ok(pairs)
+    }
+
+    fn get(&self, id: Id) -> &Value {
+        usize::try_from(id).ok().and_then(|id| self.values.get(id)).unwrap_or(&Value::None)
+    }
+
+    fn items(&self, id: Id) -> Option<&[Id]> {
+        match self.get(id) {
+            Value::Tuple(items) => Some(items),
+            Value::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// Replaces the values above `height` and the class below them by a call.
+    pub(super) fn object_above(&mut self, height: usize) -> Parse<()> {
+        self.tuple_above(height)?;
+        self.call()
+    }
+
+    /// Pushes a text, or an opaque value for one that is not UTF-8.
+    pub(super) fn text(&mut self, bytes: Vec<u8>) -> Parse<()> {
+        match String::from_utf8(bytes) {
+            Ok(text) => self.push(Value::Str(text.into())),
+            Err(_) => self.push_id(OPAQUE),
+        }
+    }
+}
+
+/// Returns a value to change.
+fn at(values: &mut [Value], id: Option<Id>) -> Parse<&mut Value> {
+    let id = id.and_then(|id| usize::try_from(id).ok());
+    id.and_then(|id| values.get_mut(id)).ok_or_else(|| ParseError::Invalid(super::machine::EMPTY.to_string()))
+}
+
+fn set_of<'a>(set: &'a mut Option<Box<Set>>, budget: &crate::checkpoint::budget::Budget) -> Parse<&'a mut Set> {
+    if set.is_none() {
+        budget.take_node::<Set>()?;
+    }
+    Ok(set.get_or_insert_default())
+}

@@ -1,0 +1,41 @@
+//! Why a parser gives up.
+
+use std::error::Error;
+use std::io;
+
+/// Why a parser gave up; its caller adds the path and the format.
+#[derive(Debug)]
+pub(super) enum ParseError {
+    Io(io::Error),
+    /// What is wrong with the file.
+    Invalid(String),
+    /// What could not be parsed, and what the parser says.
+    Unparsed(&'static str, Box<dyn Error + Send + Sync>),
+    /// A class, function or opcode of a pickle that is not allowed.
+    Forbidden(String),
+}
+
+/// A parser's result.
+pub(super) type Parse<T> = Result<T, ParseError>;
+
+impl From<io::Error> for ParseError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Invalid("it ends too early".to_string()),
+            // The error of a budget.
+            io::ErrorKind::FileTooLarge => Self::Invalid(error.to_string()),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Returns the error of an invalid file, with a reason.
+pub(super) fn invalid<T>(reason: impl Into<String>) -> Parse<T> {
+    Err(ParseError::Invalid(reason.into()))
+}
+
+/// Replaces the control characters in an error's text, which a file may have put there to manipulate a terminal.
+pub(super) fn printable(error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
+    let text = error.to_string();
+    if text.contains(char::is_control) { text.replace(char::is_control, "?").into() } else { error.into() }
+}
