@@ -48,6 +48,20 @@ fn fault(document: &Document, target: &str, documents: &[Document]) -> Option<&'
     }
 }
 
+/// In the documentation the README's links lead to items: the definitions there come first.
+#[test]
+fn links_of_the_front_page_are_items_in_the_documentation() {
+    let labels = |text: &str| -> BTreeSet<String> {
+        let is_definition = |line: &&str| line.starts_with('[') && line.contains("]: ");
+        text.lines().filter(is_definition).map(|line| line.split_once("]: ").unwrap().0.to_string()).collect()
+    };
+    let of_readme = labels(&documents()[0].text);
+    assert!(of_readme.len() > 10);
+    assert_eq!(of_readme, labels(&fs::read_to_string(root().join("src/guide/links.md")).unwrap()));
+    let inline = |link: &markdown::Link| !link.target.contains("//") && !link.target.starts_with("src/");
+    assert!(!documents()[0].links().iter().any(|link| inline(link)), "a relative link without a definition");
+}
+
 #[test]
 fn the_front_page_is_short() {
     let readme = &documents()[0].text;
