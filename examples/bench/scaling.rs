@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
@@ -129,26 +129,6 @@ fn draw(path: &Path, machine: &str, panels: &[Panel]) -> Result<()> {
             chart::lines(area, panel.title, &x, &y, &panel.lines())?;
         }
         chart::legend(&top, &panels[0].lines())?;
-        let days = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() / 86400;
-        let note = format!("{machine}; {}", date(days));
-        chart::write(&bottom, &note, (bottom.dim_in_pixel().0 as i32 / 2, 30), HPos::Center, &BLACK)
+        chart::write(&bottom, machine, (bottom.dim_in_pixel().0 as i32 / 2, 30), HPos::Center, &BLACK)
     })
-}
-
-/// Returns the date so many days after 1970-01-01.
-fn date(mut days: u64) -> String {
-    let is_leap = |year: u64| u64::from(year % 4 == 0 && (year % 100 != 0 || year % 400 == 0));
-    let (mut year, mut month) = (1970, 1);
-    while days >= 365 + is_leap(year) {
-        days -= 365 + is_leap(year);
-        year += 1;
-    }
-    for length in [31, 28 + is_leap(year), 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    format!("{year}-{month:02}-{:02}", days + 1)
 }
