@@ -131,8 +131,8 @@ fn objects_beside_the_weights_are_reported_and_never_made() -> Result<()> {
         assert!(classes.contains("datetime.datetime") && classes.contains("numpy.ndarray"), "{report:?}");
         assert_eq!(report.n_objects, 6, "a path, a time, an array, an enum, an object with slots, a dict of a class");
         let (_, report) = open(pickle(name), DType::F32)?;
-        let line = format!("state dict `state_dict`; 6 objects skipped, of `__main__.AttributeDict`, ");
-        assert!(report.to_string().contains(&line), "{report}");
+        let line = "state dict `state_dict`; 6 objects skipped, of `__main__.AttributeDict`, ";
+        assert!(report.to_string().contains(line), "{report}");
     }
     // In the state dict itself, and in an old file.
     assert_tables("objects.bin", &CheckpointOptions::default(), &expected(0.));
