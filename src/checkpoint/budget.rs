@@ -11,7 +11,7 @@
 //! | bytes of headers, in sum | for a file 64 MB and 4 times the bytes really there; for a remote source 256 MB |
 //! | dimensions of a tensor | 64 |
 //! | nesting of dicts, lists and arrays | 64 |
-//! | one text: a name, a key, a class | 64 KiB |
+//! | a text: name, key or class | 65535 bytes |
 //! | loading and converting | the requested tensors besides; their size is checked against the file first |
 
 use std::io;
@@ -25,7 +25,7 @@ pub(super) const MAX_DIMS: usize = 64;
 /// How deep containers may be nested.
 pub(super) const MAX_NESTING: usize = 64;
 /// The longest name, key or other text that is kept.
-pub(super) const MAX_TEXT_BYTES: u64 = 1 << 16;
+pub(super) const MAX_TEXT_BYTES: u64 = (1 << 16) - 1;
 
 const FREE_MEMORY: u64 = 64 << 20;
 const MEMORY_PER_BYTE: u64 = 24;

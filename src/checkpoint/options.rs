@@ -17,7 +17,7 @@ pub struct CheckpointOptions {
     pub wte: Option<String>,
     /// The name of the learned position table.
     pub wpe: Option<String>,
-    /// The key of the state dict in a PyTorch file that holds several.
+    /// The keys of the state dict in a PyTorch file, joined by dots.
     pub state_dict: Option<String>,
     /// The text of a `config.json`, used instead of any file beside the weights.
     pub config_json: Option<String>,
@@ -45,7 +45,8 @@ impl CheckpointOptions {
         self
     }
 
-    /// Chooses the state dict under this key of a PyTorch file.
+    /// Chooses the state dict of a PyTorch file: by its key, or by the keys of nested dicts joined by dots, such as
+    /// `trainer.nets.0`. The error for several state dicts lists them so.
     #[must_use]
     pub fn with_state_dict(mut self, key: impl Into<String>) -> Self {
         self.state_dict = Some(key.into());

@@ -65,7 +65,7 @@ pub struct PickleReport {
     pub state_dict: String,
     /// Up to 16 other state dicts that [`with_state_dict`](super::CheckpointOptions::with_state_dict) may choose.
     pub other_state_dicts: Vec<String>,
-    /// How many named tensors are outside the state dict that was read.
+    /// How many tensors the pickle holds outside this state dict: those of an optimizer, for example.
     pub n_other_tensors: usize,
     /// How many objects of unknown classes the pickle holds. They were skipped: nothing of a pickle is executed.
     pub n_objects: usize,
@@ -84,13 +84,17 @@ impl fmt::Display for PickleReport {
             parts.push(format!("others: {}", quoted(&self.other_state_dicts)));
         }
         if self.n_other_tensors > 0 {
-            parts.push(format!("{} tensors outside it", self.n_other_tensors));
+            parts.push(format!("{} outside the state dict", counted(self.n_other_tensors, "tensor")));
         }
         if self.n_objects > 0 || !self.classes.is_empty() {
-            parts.push(format!("{} objects skipped, of {}", self.n_objects, quoted(&self.classes)));
+            parts.push(format!("{} skipped, of {}", counted(self.n_objects, "object"), quoted(&self.classes)));
         }
         f.write_str(&parts.join("; "))
     }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 impl PickleReport {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 
-use super::budget::{Budget, MAX_DIMS};
+use super::budget::{Budget, MAX_DIMS, MAX_TEXT_BYTES};
 use super::bytes::{ByteFile, Parse, invalid};
 use super::float8::Float8;
 use super::report::PickleReport;
@@ -30,6 +30,9 @@ impl Contents {
         }
         if tensor.shape.len() > MAX_DIMS {
             return invalid(format!("`{name}` has {} dimensions, more than {MAX_DIMS}", tensor.shape.len()));
+        }
+        if name.len() as u64 > MAX_TEXT_BYTES {
+            return invalid(format!("a tensor's name has {} bytes, more than {MAX_TEXT_BYTES}", name.len()));
         }
         budget.take_node::<(String, StoredTensor)>()?;
         budget.take_text(name.len())?;

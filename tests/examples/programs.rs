@@ -361,6 +361,29 @@ fn inspect_checkpoint_lists_every_tensor() {
 }
 
 #[test]
+fn inspect_checkpoint_says_what_a_pickle_holds() {
+    let inspect = |path: &str| {
+        let mut command = example("inspect_checkpoint");
+        command.arg(golden("pickles").join(path));
+        command
+    };
+    assert_eq!(
+        stdout(&mut inspect("optimizer.pt")),
+        "PyTorch: no tensor under a name\n9 tensors outside the state dict\n"
+    );
+    assert!(failure(inspect("optimizer.pt").args(["--convert", "x"]), 1).contains("it holds no tensor under a name"));
+    let text = stdout(&mut inspect("dataclass.pt"));
+    assert!(text.ends_with("\nstate dict `model`; 1 object skipped, of `__main__.GPTConfig`\n"), "{text}");
+    assert!(failure(&mut inspect("net_ema.pt"), 1).contains("it holds several state dicts: `ema`, `nets.net.0`"));
+    let text = stdout(inspect("net_ema.pt").args(["--state-dict", "nets.net.0"]));
+    assert!(
+        text.contains("PyTorch: 3 tensors")
+            && text.ends_with("\nstate dict `nets.net.0`; others: `ema`; 3 tensors outside the state dict\n"),
+        "{text}"
+    );
+}
+
+#[test]
 fn inspect_checkpoint_reads_and_converts_every_format() {
     let folder = tempfile::tempdir().unwrap();
     let inspect = |path: &str| {

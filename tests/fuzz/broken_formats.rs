@@ -157,6 +157,8 @@ fn nothing_of_a_pickle_is_executed() {
         (b"\x80\x02ctorch\nload\n.".to_vec(), "`torch.load`"),
         (b"\x80\x02ctorch.hub\nloadStorage\n.".to_vec(), "`torch.hub.loadStorage`"),
         ([b"(", &text[..], b"iposix\nsystem\n."].concat(), "its pickle holds `posix.system`"),
+        ([b"\x80\x02}X\x03\0\0\0wtecposix\nsystem\n(", &text[..], b"tRs."].concat(), "its pickle holds `posix.system`"),
+        (b"\x80\x02}X\x03\0\0\0wtecposix\nsystem\ns.".to_vec(), "its pickle holds `posix.system`"),
         (b"\x80\x02\x82\x01.".to_vec(), "opcode 0x82"),
         (b"\x80\x02}}R.".to_vec(), "a call of something that is not a function"),
     ] {

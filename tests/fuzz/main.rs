@@ -69,7 +69,7 @@ fn numbers(row: candle_core::Result<Tensor>) -> Vec<f64> {
     row.and_then(|row| row.to_vec1()).unwrap()
 }
 
-/// Damages `seeds` (files of `tests/golden/formats`) for `FUZZ_SECONDS`, and opens each as a file called `name`.
+/// Damages `seeds` (paths from `tests/golden/formats` on) for `FUZZ_SECONDS`, and opens each as a file called `name`.
 fn fuzz(target: &str, seeds: &[&str], name: &str, fields: &[Field]) {
     let time = std::env::var("FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let seed = std::env::var("FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
@@ -109,13 +109,25 @@ fn fuzz_safetensors() {
 
 #[test]
 fn fuzz_torch() {
-    let seeds = ["state_dict.pth", "float16.pt", "nanogpt.pt", "strided.pth"];
+    let seeds = [
+        "state_dict.pth",
+        "float16.pt",
+        "nanogpt.pt",
+        "strided.pth",
+        "../pickles/deep.pt",
+        "../pickles/float8_e5m2.pt",
+        "../pickles/items_nested.pt",
+        "../pickles/megatron.pt",
+        "../pickles/objects_4.pt",
+        "../pickles/script.pt",
+    ];
     fuzz("torch", &seeds, "x", &[Field::Zip, Field::Pickle]);
 }
 
 #[test]
 fn fuzz_torch_legacy() {
-    fuzz("torch_legacy", &["legacy.bin", "strided_legacy.pth"], "x", &[Field::Pickle]);
+    let seeds = ["legacy.bin", "strided_legacy.pth", "../pickles/objects.bin", "../pickles/python_2.bin"];
+    fuzz("torch_legacy", &seeds, "x", &[Field::Pickle]);
 }
 
 #[test]

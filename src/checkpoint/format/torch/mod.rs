@@ -129,18 +129,26 @@ impl Stored<'_> {
         }
         let tree = Tree::of(file.budget(), pickle)?;
         let chosen = tree.choose(state_dict)?;
-        if chosen.is_none() && pickle.pairs(root).is_none() {
-            return invalid(NO_DICT);
-        }
-        if let Some(chosen) = &chosen {
-            let mut walk =
-                Walk { stored: self, chosen, contents: &mut contents, made: BTreeMap::new(), above: Vec::new() };
-            walk.mapping(chosen.id, "")?;
+        let mut n_read = 0;
+        match &chosen {
+            None => match tree.class_in_place_of_tensor() {
+                Some(class) => return Err(forbidden(class)),
+                None if pickle.pairs(root).is_none() => return invalid(NO_DICT),
+                None => {}
+            },
+            Some(chosen) => {
+                let mut walk =
+                    Walk { stored: self, chosen, contents: &mut contents, made: BTreeMap::new(), above: Vec::new() };
+                walk.mapping(chosen.id, "")?;
+                n_read = walk.made.len();
+            }
         }
         config::read(file.budget(), pickle, &mut contents)?;
         let (n_objects, classes) = pickle.unknown();
-        let (state_dict, other_state_dicts, n_other_tensors) =
-            chosen.map(|chosen| (chosen.path, chosen.others, chosen.n_outside)).unwrap_or_default();
+        let (state_dict, other_state_dicts) = chosen.map(|chosen| (chosen.path, chosen.others)).unwrap_or_default();
+        let ids = (0..).take(pickle.values().len());
+        let is_tensor = |id: &Id| TensorCall::of(pickle, *id).is_some_and(|call| call.id == *id);
+        let n_other_tensors = ids.filter(is_tensor).count().saturating_sub(n_read);
         contents.pickle = Some(PickleReport { state_dict, other_state_dicts, n_other_tensors, n_objects, classes });
         file.budget().give_back(pickle.n_taken());
         Ok(contents)
@@ -171,17 +179,17 @@ impl Walk<'_> {
                 // An optimizer's state has such keys, a model has not.
                 Value::Int(_) => continue,
                 _ if call.is_some() => {
-                    return invalid("it holds a tensor whose name is not a text of at most 64 KiB in UTF-8");
+                    return invalid("it holds a tensor whose name is not a text of at most 65535 bytes in UTF-8");
                 }
                 _ => continue,
             };
             if let Some(call) = call {
-                let tensor = match self.made.get(&value) {
+                let tensor = match self.made.get(&call.id) {
                     Some(tensor) => tensor.clone(),
                     None => {
                         let tensor = call.tensor(pickle, big_endian, place)?;
                         budget.take_node::<(Id, StoredTensor)>()?;
-                        self.made.insert(value, tensor.clone());
+                        self.made.insert(call.id, tensor.clone());
                         tensor
                     }
                 };

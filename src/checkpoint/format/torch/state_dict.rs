@@ -28,8 +28,6 @@ pub(super) struct Chosen {
     pub(super) path: String,
     /// The paths of other state dicts.
     pub(super) others: Vec<String>,
-    /// How many named tensors are outside it.
-    pub(super) n_outside: usize,
     /// The dicts inside it that hold tensors, at any depth, without those that are state dicts themselves.
     inside: BTreeSet<Id>,
 }
@@ -53,8 +51,8 @@ struct Node {
     has_table: bool,
     /// Whether it has parameter names: with a dot.
     has_names: bool,
-    /// Its own named tensors.
-    n_own: usize,
+    /// Whether it has named tensors itself.
+    has_own: bool,
     /// Whether it or a container inside it has named tensors.
     has_tensors: bool,
     is_dict: bool,
@@ -100,7 +98,7 @@ impl<'a> Tree<'a> {
             };
             let is_split = !is_table && is_split_table();
             let node = self.nodes.entry(id).or_default();
-            (node.n_own, node.has_tensors) = (node.n_own + 1, true);
+            (node.has_own, node.has_tensors) = (true, true);
             node.has_names |= name.contains('.');
             node.has_table |= is_table;
             node.n_tables += usize::from(is_table || is_split);
@@ -157,9 +155,13 @@ impl<'a> Tree<'a> {
         self.collect(chosen, &own, &mut inside);
         others.retain(|&id| id != chosen && !inside.contains(&id) && !self.above(chosen).any(|above| above == id));
         let others = others.iter().take(MAX_LISTED).map(|&id| self.path_of(id)).collect();
-        let is_outside = |id: &Id| *id != chosen && !inside.contains(id);
-        let n_outside = self.nodes.iter().filter(|(id, _)| is_outside(id)).map(|(_, node)| node.n_own).sum();
-        Ok(Some(Chosen { id: chosen, path: self.path_of(chosen), others, n_outside, inside }))
+        Ok(Some(Chosen { id: chosen, path: self.path_of(chosen), others, inside }))
+    }
+
+    /// Returns the class of an object in the place of a tensor, in any dict.
+    pub(super) fn class_in_place_of_tensor(&self) -> Option<&'a str> {
+        let mut pairs = self.nodes.keys().flat_map(|&id| self.pickle.named(id));
+        pairs.find_map(|(name, value)| in_place_of_tensor(self.pickle, name, value))
     }
 
     fn node(&self, id: Id) -> Option<&Node> {
@@ -258,7 +260,7 @@ impl<'a> Tree<'a> {
         let is_apart =
             |node: &Node| node.is_dict && node.has_tensors && node.parent.is_some_and(|of| !self.is_dict(of));
         let apart = self.outermost(&self.nodes.iter().filter(|(_, node)| is_apart(node)).map(|(&id, _)| id).collect());
-        let has_own = self.is_dict(root) && self.node(root).is_some_and(|node| node.n_own > 0);
+        let has_own = self.is_dict(root) && self.node(root).is_some_and(|node| node.has_own);
         let has_dicts = self.children(root).any(|(_, node)| node.is_dict);
         if has_own || self.is_dict(root) && has_dicts { BTreeSet::from([root]) } else { apart }
     }

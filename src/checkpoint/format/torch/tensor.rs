@@ -41,6 +41,8 @@ pub(super) type PlaceOf<'a> = dyn Fn(&str) -> Parse<(u64, u64)> + 'a;
 
 /// A call that makes a tensor.
 pub(super) struct TensorCall<'a> {
+    /// The value that is the call itself.
+    pub(super) id: Id,
     function: &'a str,
     args: &'a [Id],
 }
@@ -63,8 +65,11 @@ impl<'a> TensorCall<'a> {
                 }
                 _ => {}
             }
-            return (function.starts_with("torch._utils._rebuild_tensor") && is_known(function))
-                .then_some(Self { function, args });
+            return (function.starts_with("torch._utils._rebuild_tensor") && is_known(function)).then_some(Self {
+                id,
+                function,
+                args,
+            });
         }
         None
     }
