@@ -84,7 +84,7 @@ impl fmt::Display for PickleReport {
             parts.push(format!("others: {}", quoted(&self.other_state_dicts)));
         }
         if self.n_other_tensors > 0 {
-            parts.push(format!("{} outside the state dict", counted(self.n_other_tensors, "tensor")));
+            parts.push(counted(self.n_other_tensors, "other tensor"));
         }
         if self.n_objects > 0 || !self.classes.is_empty() {
             parts.push(format!("{} skipped, of {}", counted(self.n_objects, "object"), quoted(&self.classes)));

@@ -167,10 +167,10 @@ fn nothing_comes_of_a_file_without_tensors() -> Result<()> {
     let folder = TempDir::new().unwrap();
     let empty = file(folder.path().join("empty.safetensors"), "{}", 0);
     let mut failures = Failures::default();
-    for path in [pickle("optimizer.pt"), pickle("numbers.pt"), empty] {
+    for (path, beside) in [(pickle("optimizer.pt"), " (9 other tensors)"), (pickle("numbers.pt"), ""), (empty, "")] {
         let checkpoint = Checkpoint::open(&path)?;
         assert!(checkpoint.tensors()?.is_empty());
-        let expected = "it holds no tensor under a name: save `model.state_dict()`";
+        let expected = &format!("it holds no tensor under a name{beside}: save `model.state_dict()`");
         failures.error(checkpoint.config(), expected);
         failures.error(load(&path), expected);
         for to in ["out.safetensors", "out"] {
