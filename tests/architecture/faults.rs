@@ -215,7 +215,7 @@ fn there_is_one_module_style() {
         .with_more("src/shelf/upper.rs", "mod more;")
         .with("src/shelf/upper/more.rs", "")
         .breaks(&["src/shelf/upper.rs:1: lies beside src/shelf/upper/: it is to be src/shelf/upper/mod.rs"]);
-    fault("src/text.rs", "#[path = \"base.rs\"]\nmod again;", "src/text.rs:6: places a module by `#[path]`");
+    fault("src/text.rs", "#[path = \"base.rs\"]\nmod again;", "src/text.rs:5: places code by a path");
 }
 
 #[test]
@@ -261,11 +261,37 @@ fn nothing_prints_or_panics() {
         ("fn f() { if true { unimplemented!() } }", "calls `unimplemented!`"),
         ("macro_rules! m { () => { unreachable!() }; }", "calls `unreachable!`"),
         ("fn f() -> u8 { t.dims()[0] }", "indexes `dims()`"),
+        ("fn f() { assert!(true); }", "calls `assert!`"),
+        ("fn f() { std::panic::panic_any(1); }", "calls `panic_any`"),
+        ("fn f() { std::process::exit(1); }", "names `exit`"),
+        ("use std::io::stdout;", "names `stdout`"),
+        ("use std::println as say;", "names `println`"),
+        ("use std::panic as boom;", "names `panic`"),
     ] {
         fault("src/shelf/lower.rs", code, &format!("src/shelf/lower.rs:4: {found}"));
         // After tests too.
         fault("src/layer/mod.rs", code, &format!("src/layer/mod.rs:29: {found}"));
     }
+}
+
+#[test]
+fn all_code_is_seen() {
+    for (code, found) in [
+        ("include!(\"../other.rs\");", "places code by `include!`"),
+        ("fn f() { m! { include!(\"x.inc\") } }", "places code by `include!`"),
+        ("#[cfg_attr(all(), path = \"../z.rs\")] fn f() {}", "places code by a path"),
+        ("m! { #[path = \"../z.rs\"] mod z; }", "places code by a path"),
+        ("extern crate self as me;", "names a crate by `extern crate`"),
+        ("#[macro_use] mod inside {}", "shares macros by `#[macro_use]`"),
+    ] {
+        fault("src/shelf/lower.rs", code, &format!("src/shelf/lower.rs:4: {found}"));
+    }
+}
+
+/// A check that guards `unsafe` code may panic; the others are errors.
+#[test]
+fn checks_may_stand_before_unsafe_code() {
+    Sample::whole().with_more("src/kernel/core/mod.rs", "fn f() { assert!(true); }").breaks(&[]);
 }
 
 #[test]

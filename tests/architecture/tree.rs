@@ -40,8 +40,6 @@ pub struct Module {
     pub paths: Vec<scan::Path>,
     /// The items that it defines, and their lines.
     pub items: Vec<(String, usize)>,
-    /// The lines where `#[path]` places a module.
-    pub placed: Vec<usize>,
 }
 
 /// The library below a root folder, `src/lib.rs` its first file and module.
@@ -125,9 +123,6 @@ impl Tree {
         }
         for child in children {
             let (name, line) = (child.ident.to_string(), child.ident.span().start().line);
-            if child.attrs.iter().any(|attribute| attribute.path().is_ident("path")) {
-                self.modules[id].placed.push(line);
-            }
             let module = Module::new(Some(id), name, file, line);
             let below = format!("{folder}/{}", module.name);
             match child.content {
@@ -174,8 +169,8 @@ impl Tree {
 
 impl Module {
     fn new(parent: Option<usize>, name: String, file: usize, line: usize) -> Self {
-        let (names, imports, paths, items, placed) = Default::default();
-        Self { parent, name, file, line, names, imports, paths, items, placed }
+        let (names, imports, paths, items) = Default::default();
+        Self { parent, name, file, line, names, imports, paths, items }
     }
 
     pub fn name(&mut self, name: &str, what: Name) {

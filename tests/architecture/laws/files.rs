@@ -31,7 +31,7 @@ pub fn facades_only_show(tree: &Tree, tables: &Tables) -> Vec<Offence> {
     once(offences)
 }
 
-/// Finds `x.rs` beside `x/` (instead of `x/mod.rs`), modules placed by `#[path]`, and names that say nothing.
+/// Finds `x.rs` beside `x/` (instead of `x/mod.rs`), and names that say nothing.
 pub fn one_module_style(tree: &Tree, _: &Tables) -> Vec<Offence> {
     let mut offences = Vec::new();
     let files = tree.on_disk();
@@ -51,10 +51,6 @@ pub fn one_module_style(tree: &Tree, _: &Tables) -> Vec<Offence> {
         if is_inside && BAD_NAMES.contains(&module.name.as_str()) {
             let what = format!("the name `{}` says nothing", module.name);
             offences.push(Offence { path: path.clone(), line: module.line, what });
-        }
-        for line in &module.placed {
-            let what = "places a module by `#[path]`".to_string();
-            offences.push(Offence { path: path.clone(), line: *line, what });
         }
     }
     offences

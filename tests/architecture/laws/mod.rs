@@ -57,6 +57,7 @@ pub const LAWS: &[Law] = &[
     words::crates_stay_in_their_module,
     words::unsafe_stays_where_it_is_allowed,
     words::nothing_prints_or_panics,
+    words::all_code_is_seen,
     words::no_file_is_long_without_a_reason,
     files::nothing_else_lies_in_the_root,
 ];

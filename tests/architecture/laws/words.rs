@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 
 use super::{Offence, Tables, top_of};
 use crate::tree::Tree;
 
 const PRINT_OR_PANIC: &[&str] =
     &["print", "println", "eprint", "eprintln", "dbg", "panic", "todo", "unimplemented", "unreachable"];
-const PANIC: &[&str] = &["unwrap", "unwrap_err", "expect", "expect_err"];
+const PANIC: &[&str] = &["unwrap", "unwrap_err", "expect", "expect_err", "panic_any"];
+/// Checks that may panic where they guard `unsafe` code.
+const ASSERT: &[&str] = &["assert", "assert_eq", "assert_ne"];
+/// What ends or prints by another name.
+const PROCESS: &[&str] = &["exit", "abort", "stdout", "stderr"];
 
 /// Lines of code that a file may have without a reason.
 pub const MAX_LINES: usize = 300;
@@ -64,9 +68,28 @@ pub fn unsafe_stays_where_it_is_allowed(tree: &Tree, tables: &Tables) -> Vec<Off
     })
 }
 
-pub fn nothing_prints_or_panics(tree: &Tree, _: &Tables) -> Vec<Offence> {
-    let is_in = |word: &proc_macro2::Ident, words: &[&str]| words.iter().any(|found| word == found);
-    faults(tree, |_, tokens| match tokens {
+fn is_in(word: &Ident, words: &[&str]) -> bool {
+    words.iter().any(|found| word == found)
+}
+
+fn is_mark(token: Option<&TokenTree>, mark: char) -> bool {
+    matches!(token, Some(TokenTree::Punct(found)) if found.as_char() == mark)
+}
+
+pub fn nothing_prints_or_panics(tree: &Tree, tables: &Tables) -> Vec<Offence> {
+    faults(tree, |path, tokens| match tokens {
+        [TokenTree::Ident(word), TokenTree::Punct(mark), TokenTree::Group(_), ..]
+            if mark.as_char() == '!' && is_in(word, ASSERT) && !is_below(path, tables.may_be_unsafe) =>
+        {
+            Some(format!("calls `{word}!`"))
+        }
+        [TokenTree::Punct(mark), TokenTree::Ident(word), rest @ ..]
+            if mark.as_char() == ':'
+                && (is_in(word, PROCESS)
+                    || is_in(word, PRINT_OR_PANIC) && !is_mark(rest.first(), '!') && !is_mark(rest.first(), ':')) =>
+        {
+            Some(format!("names `{word}`"))
+        }
         [TokenTree::Ident(word), TokenTree::Punct(mark), TokenTree::Group(_), ..]
             if mark.as_char() == '!' && is_in(word, PRINT_OR_PANIC) =>
         {
@@ -81,6 +104,32 @@ pub fn nothing_prints_or_panics(tree: &Tree, _: &Tables) -> Vec<Offence> {
             if word == "dims" && call.stream().is_empty() && index.delimiter() == Delimiter::Bracket =>
         {
             Some("indexes `dims()`".to_string())
+        }
+        _ => None,
+    })
+}
+
+/// Finds code that these laws would not read: placed by `include!` or a path, or named by the crate's own name.
+pub fn all_code_is_seen(tree: &Tree, _: &Tables) -> Vec<Offence> {
+    faults(tree, |_, tokens| match tokens {
+        [TokenTree::Ident(word), rest @ ..] if word == "include" && is_mark(rest.first(), '!') => {
+            Some("places code by `include!`".to_string())
+        }
+        [TokenTree::Ident(word), TokenTree::Ident(next), ..] if word == "extern" && next == "crate" => {
+            Some("names a crate by `extern crate`".to_string())
+        }
+        [TokenTree::Punct(mark), TokenTree::Group(attribute), ..] if mark.as_char() == '#' => {
+            let mut found = None;
+            each_from(attribute.stream(), &mut |tokens| match tokens {
+                [TokenTree::Ident(word), ..] if word == "macro_use" => {
+                    found = Some("shares macros by `#[macro_use]`".to_string());
+                }
+                [TokenTree::Ident(word), rest @ ..] if word == "path" && is_mark(rest.first(), '=') => {
+                    found = Some("places code by a path".to_string());
+                }
+                _ => {}
+            });
+            found
         }
         _ => None,
     })
