@@ -185,6 +185,9 @@ fn table(
     dtype: DType,
     device: &Device,
 ) -> Result<Tensor> {
+    if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
+        return Err(Error::InitDType { dtype });
+    }
     let Some(std) = std else { return Ok(Tensor::zeros(shape, dtype, device)?) };
     let n = shape.0 * shape.1;
     let drawn = |fill: &dyn Fn(&mut [f32]) -> Result<()>| -> Result<Vec<f32>> {
@@ -226,6 +229,11 @@ mod tests {
             let json = serde_json::to_value(init).ok();
             assert_eq!(json, Some(text.into()));
             assert_eq!(json.and_then(|json| serde_json::from_value(json).ok()), Some(init));
+        }
+        for dtype in [DType::U8, DType::U32, DType::I64] {
+            let drawn = [Init::Zeros, Init::Config]
+                .map(|init| init.wte(2, 2, &Generator::manual_seed(1), dtype, &Device::Cpu).is_err());
+            assert_eq!(drawn, [true, true]);
         }
         for text in ["", "gpt2:", "gpt2:x", "normal"] {
             let error = text.parse::<Init>().err().map(|error| error.to_string()).unwrap_or_default();

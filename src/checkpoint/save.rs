@@ -1,6 +1,6 @@
 //! Writes tables in pieces; each file is replaced atomically, synced, and has ordinary permissions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 use std::path::Path;
 
@@ -94,7 +94,8 @@ pub(crate) fn save_safetensors(
 /// ```
 ///
 /// # Errors
-/// [`CheckpointError::Io`] with the path, [`CheckpointError::UnsupportedDType`] for any other dtype.
+/// [`CheckpointError::Io`] with the path, [`CheckpointError::UnsupportedDType`] for any other dtype,
+/// [`CheckpointError::InvalidName`] for a name given twice, with control characters, or kept by the format.
 #[doc(alias("save_file", "safetensors"))]
 pub fn save_tensors<'a>(
     path: impl AsRef<Path>,
@@ -126,6 +127,16 @@ pub(super) fn header_of(
     infos: Vec<(String, TensorInfo)>,
     metadata: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<u8>, CheckpointError> {
+    let mut names = BTreeSet::new();
+    for (name, _) in &infos {
+        let reason = match name.as_str() {
+            "__metadata__" => "the format keeps that name for itself",
+            name if name.contains(char::is_control) => "it has control characters",
+            name if !names.insert(name) => "another tensor has that name",
+            _ => continue,
+        };
+        return Err(CheckpointError::InvalidName { path: path.to_path_buf(), name: name.clone(), reason });
+    }
     let mut all_metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     all_metadata.extend(metadata);
     let header = Metadata::new(Some(all_metadata), infos)

@@ -266,6 +266,16 @@ pub enum CheckpointError {
         /// The requested dtype.
         dtype: DType,
     },
+    /// A tensor under a name with which its file could not be read back.
+    #[error("{}: cannot save a tensor as `{}`: {reason}; rename it", path.display(), name.escape_debug())]
+    InvalidName {
+        /// The file to be written.
+        path: PathBuf,
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
 }
 
 impl CheckpointError {

@@ -127,7 +127,9 @@ pub enum Error {
         expected: String,
     },
     /// A table that is not a matrix of floating-point elements.
-    #[error("{table} must be a two-dimensional table of f32, f64, f16 or bf16, not {shape:?} of {dtype:?}")]
+    #[error(
+        "{table} must be a table of f32, f64, f16 or bf16 with two dimensions of at least 1, not {shape:?} of {dtype:?}"
+    )]
     InvalidTable {
         /// `wte` or `wpe`.
         table: &'static str,

@@ -112,3 +112,19 @@ fn strided_and_shared_tensors_are_saved_as_they_are_seen() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn names_that_could_not_be_read_back_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let (wte, wpe) = tables(7, 5, 3);
+    for (names, found) in [
+        (["a", "a"], "as `a`: another tensor has that name"),
+        (["a", "__metadata__"], "as `__metadata__`: the format keeps that name"),
+        (["a\nb", "c"], "as `a\\nb`: it has control characters"),
+    ] {
+        let text = error_text(save_tensors(&path, names.into_iter().zip([&wte, &wpe]), []));
+        assert!(text.contains(found) && text.contains("x.safetensors"), "{text}");
+        assert!(!path.exists());
+    }
+}

@@ -9,7 +9,7 @@ fn tables_that_do_not_fit_are_refused() -> Result<()> {
     let new = |wte: Tensor, wpe: Tensor| error_text(GptInputLayer::new(wte, wpe));
     assert_eq!(new(table(5, 3), table(4, 2)), "wte has width 3, but wpe has 2");
     assert_eq!(new(table(5, 3), table(4, 3).to_dtype(DType::F16)?), "wte has dtype F32, but wpe has F16");
-    let shape = "must be a two-dimensional table of f32, f64, f16 or bf16, not";
+    let shape = "must be a table of f32, f64, f16 or bf16 with two dimensions of at least 1, not";
     assert_eq!(new(table(5, 3).flatten_all()?, table(4, 3)), format!("wte {shape} [15] of F32"));
     assert_eq!(new(table(5, 3), table(4, 3).unsqueeze(0)?), format!("wpe {shape} [1, 4, 3] of F32"));
     assert_eq!(new(table(5, 3).to_dtype(DType::I64)?, table(4, 3)), format!("wte {shape} [5, 3] of I64"));
