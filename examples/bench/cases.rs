@@ -1,5 +1,7 @@
 //! The timed cases: their inputs, and how each contender runs them.
 
+// Long because each case is given with the program of every contender.
+
 use std::cell::RefCell;
 use std::fmt;
 use std::mem::MaybeUninit;

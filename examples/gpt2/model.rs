@@ -9,6 +9,8 @@
 //!
 //! The configuration chooses the positions: GPT-2's table, or any other scheme of the library (`config.position`).
 
+// Long because it is one file to copy.
+
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
 use candle_gpt_input::checkpoint::Checkpoint;

@@ -1,5 +1,7 @@
 //! Windows, batches and loaders: the book's numbers, PyTorch's orders, and the laws of shards and of resuming.
 
+// Long because every law of loaders is a short test on the same few texts.
+
 #[path = "../support/mod.rs"]
 mod support;
 

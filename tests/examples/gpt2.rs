@@ -2,6 +2,8 @@
 //!
 //! `tests/golden/generate_gpt2.py` makes the goldens.
 
+// Long because every comparison needs the same small models.
+
 #[path = "../../examples/gpt2/model.rs"]
 mod model;
 

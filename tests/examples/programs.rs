@@ -1,5 +1,7 @@
 //! Runs the examples as a user does: checks what they print and write, and how they fail.
 
+// Long because each example has its few tests here.
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

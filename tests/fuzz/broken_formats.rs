@@ -1,5 +1,7 @@
 //! Truncated, damaged and hostile files of each format: one clear error each, with little memory and stack.
 
+// Long because it is a list of damages for every format.
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;

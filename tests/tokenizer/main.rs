@@ -1,5 +1,7 @@
 //! The tokenizer: the ids and offsets of Hugging Face and tiktoken, laws, policies, streams, errors.
 
+// Long because each promise of the tokenizer is a short test.
+
 mod hostile;
 mod sha256;
 #[path = "../support/mod.rs"]

@@ -1,5 +1,7 @@
 //! The tied head's chunked loss: PyTorch's values, plain Candle's, masks, laws, errors, gradients.
 
+// Long because every form of the loss is compared with the same oracle.
+
 use std::collections::HashMap;
 
 use crate::support::{addressed, assert_bits_eq, complete_devices, error_text, golden_tensors, properties};

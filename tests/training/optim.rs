@@ -1,5 +1,7 @@
 //! Checks the optimizers against torch's, Candle's and themselves.
 
+// Long because each promise of the optimizers is a short test on the same small tables.
+
 use std::collections::HashMap;
 
 use crate::support::{Failures, assert_bits_eq, bits, golden, golden_tensors, properties};

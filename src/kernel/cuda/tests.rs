@@ -1,6 +1,8 @@
 //! Compares each kernel with its twin on the CPU, bit for bit. They run on a GPU, or on the stand-in of
 //! `tests/cuda_host`, so they use only kernels of this crate and copies, none of Candle's own kernels.
 
+// Long because every kernel is compared here.
+
 use candle_core::{CustomOp2, CustomOp3, DType, Device, Tensor, Var};
 use candle_nn::VarMap;
 
