@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use machine::Machine;
 pub(super) use value::{Id, Value, is_known};
 
+use crate::checkpoint::budget::Budget;
 use crate::checkpoint::bytes::{Header, Parse};
 
 /// How many classes a report names, and how many characters of each.
@@ -118,20 +119,42 @@ impl Pickle {
         None
     }
 
-    /// Returns the number of objects of unknown classes, and the names of some of these classes.
-    pub(super) fn unknown(&self) -> (usize, Vec<String>) {
-        let mut classes = BTreeSet::new();
-        let mut n_objects = 0;
-        for (id, value) in (0..).zip(&self.values) {
-            match value {
-                Value::Global(name) if !is_known(name) && !value::is_maker(name) && classes.len() < MAX_CLASSES => {
-                    classes.insert(short(name));
+    /// Returns the number of objects of unknown classes, and the names of some of these classes. Those that are read as
+    /// dicts do not count.
+    pub(super) fn unknown(&self, budget: &Budget) -> Parse<(usize, Vec<String>)> {
+        let mut is_part_of_call = Vec::new();
+        budget.reserve(&mut is_part_of_call, self.values.len())?;
+        is_part_of_call.resize(self.values.len(), false);
+        for value in &self.values {
+            let Value::Call { function, args, .. } = value else { continue };
+            for &id in self.items(*args).unwrap_or_default().iter().chain([function]) {
+                if let Some(is_part) = usize::try_from(id).ok().and_then(|id| is_part_of_call.get_mut(id)) {
+                    *is_part = true;
                 }
-                Value::Call { .. } if self.called(id).is_some_and(|name| !is_known(name)) => n_objects += 1,
-                _ => {}
             }
         }
-        (n_objects, classes.into_iter().collect())
+        let (mut n_objects, mut classes) = (0, BTreeSet::new());
+        for ((id, value), is_part) in (0..).zip(&self.values).zip(is_part_of_call) {
+            let class = match value {
+                Value::Global(name) if !is_part => Some(&**name),
+                Value::Call { .. } if self.pairs(id).is_none() => self.class_of(id),
+                _ => None,
+            };
+            let Some(class) = class.filter(|class| !is_known(class)) else { continue };
+            n_objects += 1;
+            if classes.len() < MAX_CLASSES {
+                classes.insert(short(class));
+            }
+        }
+        Ok((n_objects, classes.into_iter().collect()))
+    }
+
+    /// Returns the class or function of a call; of a function that makes objects of any class, the class in its arguments.
+    fn class_of(&self, id: Id) -> Option<&str> {
+        let called = self.called(id)?;
+        let Value::Call { args, .. } = self.get(id) else { return Some(called) };
+        let mut given = self.items(*args).unwrap_or_default().iter().filter_map(|&arg| self.global(arg));
+        if value::is_maker(called) { Some(given.next().unwrap_or(called)) } else { Some(called) }
     }
 }
 

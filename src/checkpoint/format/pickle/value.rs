@@ -57,20 +57,10 @@ pub(super) fn is_dict(global: &str) -> bool {
 }
 
 /// Classes and functions found in saved state dicts. The storages and dtypes of `torch` itself are known by pattern.
-const KNOWN: [&str; 32] = [
+const KNOWN: [&str; 22] = [
     "collections.OrderedDict",
     "collections.defaultdict",
     "collections.Counter",
-    "builtins.set",
-    "builtins.list",
-    "builtins.dict",
-    "builtins.frozenset",
-    "builtins.bytearray",
-    "builtins.complex",
-    "__builtin__.set",
-    "__builtin__.list",
-    "__builtin__.dict",
-    "__builtin__.long",
     "_codecs.encode",
     "argparse.Namespace",
     "numpy.dtype",
@@ -90,6 +80,24 @@ const KNOWN: [&str; 32] = [
     "torch._utils._rebuild_parameter_with_state",
     "torch._tensor._rebuild_from_type_v2",
     "torch.serialization._get_layout",
+];
+
+/// Plain values of Python's own, in `builtins` or in Python 2's `__builtin__`.
+const BUILTINS: [&str; 14] = [
+    "set",
+    "list",
+    "dict",
+    "frozenset",
+    "tuple",
+    "bytearray",
+    "complex",
+    "int",
+    "long",
+    "slice",
+    "range",
+    "xrange",
+    "Ellipsis",
+    "NotImplemented",
 ];
 
 /// Functions that make an object of the class in their arguments, which is the one to name.
@@ -113,7 +121,10 @@ pub(in super::super) fn is_known(global: &str) -> bool {
         !name.contains('.')
             && (name.ends_with("Storage") || TYPES.iter().any(|kind| name.strip_prefix(kind).is_some_and(is_number)))
     };
-    KNOWN.contains(&global) || global.strip_prefix("torch.").is_some_and(of_torch)
+    let builtin = global.strip_prefix("builtins.").or_else(|| global.strip_prefix("__builtin__."));
+    KNOWN.contains(&global)
+        || builtin.is_some_and(|name| BUILTINS.contains(&name))
+        || global.strip_prefix("torch.").is_some_and(of_torch)
 }
 
 /// Returns whether a function is on the list above.

@@ -144,7 +144,7 @@ impl Stored<'_> {
             }
         }
         config::read(file.budget(), pickle, &mut contents)?;
-        let (n_objects, classes) = pickle.unknown();
+        let (n_objects, classes) = pickle.unknown(file.budget())?;
         let (state_dict, other_state_dicts) = chosen.map(|chosen| (chosen.path, chosen.others)).unwrap_or_default();
         let ids = (0..).take(pickle.values().len());
         let is_tensor = |id: &Id| TensorCall::of(pickle, *id).is_some_and(|call| call.id == *id);
