@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
+use candle_gpt_input::checkpoint::CheckpointOptions;
 
 /// Sets how many threads Candle uses, where the environment does not. Call it before anything else.
 ///
@@ -36,6 +37,38 @@ pub fn exit(result: Result<()>) -> ExitCode {
 /// line.
 pub fn first_line(error: &anyhow::Error) -> String {
     format!("{error:#}").lines().next().unwrap_or_default().to_string()
+}
+
+/// What a checkpoint's files leave open.
+#[derive(clap::Args)]
+pub struct Choose {
+    /// The prefix of the tables' names where there are several: `ema` for ema.wte.weight
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// The whole name of the token table
+    #[arg(long, value_name = "NAME")]
+    wte: Option<String>,
+    /// The whole name of the learned position table
+    #[arg(long, value_name = "NAME")]
+    wpe: Option<String>,
+    /// The row of the position table that is position 0, where its first rows are for padding
+    #[arg(long, value_name = "N")]
+    first_position_row: Option<usize>,
+    /// The state dict to read from a PyTorch file: its keys, joined by dots
+    #[arg(long, value_name = "KEY")]
+    state_dict: Option<String>,
+}
+
+impl Choose {
+    pub fn options(&self) -> CheckpointOptions {
+        let mut options = CheckpointOptions::default();
+        options.prefix = self.prefix.clone();
+        options.wte = self.wte.clone();
+        options.wpe = self.wpe.clone();
+        options.first_position_row = self.first_position_row;
+        options.state_dict = self.state_dict.clone();
+        options
+    }
 }
 
 /// Parses the dtype called `f32`, `f16` or `bf16`.

@@ -51,6 +51,8 @@ struct Args {
     /// A model on the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
     #[arg(long, value_name = "REPO", conflicts_with = "weights")]
     hub: Option<String>,
+    #[command(flatten)]
+    choose: cli::Choose,
     /// Leave the tables in their file: only the rows needed are read
     #[arg(long, conflicts_with = "hub")]
     mapped: bool,
@@ -84,18 +86,23 @@ fn main() -> ExitCode {
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
-    let remote = args.hub.as_deref().map(|repo| hub::open(repo, true)).transpose()?;
-    let (rows, tokenizer, tokenizing) = token_ids(&args)?;
+    let options = args.choose.options();
+    // The names of tables under other names are not those that the index is searched for.
+    let only_input_tables = options.wte.is_none() && options.wpe.is_none() && options.prefix.is_none();
+    let remote = args.hub.as_deref().map(|repo| hub::open(repo, only_input_tables, options.clone())).transpose()?;
     let start = Instant::now();
     let own_before = own_memory();
     let opened;
     let checkpoint = match &remote {
         Some(remote) => &remote.checkpoint,
         None => {
-            opened = Checkpoint::open(&args.weights)?;
+            opened = Checkpoint::open_with(&args.weights, &options)?;
             &opened
         }
     };
+    let opening = start.elapsed();
+    let (rows, tokenizer, tokenizing) = token_ids(&args, checkpoint)?;
+    let start = Instant::now();
     let (layer, report) = match args.quantized {
         Some(block_type) => quantized(checkpoint, block_type, args.dtype, &device, out)?,
         None => {
@@ -103,7 +110,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
             GptInputLayer::open(checkpoint, &OpenOptions::new(args.dtype, &device).with_storage(storage))?
         }
     };
-    let loading = start.elapsed();
+    let loading = opening + start.elapsed();
     writeln!(out, "{report}\ndevice {chosen}")?;
 
     let batch = Batch::left_padded(&rows, layer.config().vocab_size)?;
@@ -187,7 +194,7 @@ fn own_memory() -> Option<u64> {
 }
 
 /// Returns a row of ids for each text, and the tokenizer that made them, if any.
-fn token_ids(args: &Args) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>, Duration)> {
+fn token_ids(args: &Args, checkpoint: &Checkpoint) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>, Duration)> {
     let start = Instant::now();
     if !args.ids.is_empty() {
         return Ok((vec![args.ids.clone()], None, start.elapsed()));
@@ -195,7 +202,7 @@ fn token_ids(args: &Args) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>, Duration)
     let tokenizer = match (&args.tokenizer, &args.hub) {
         (Some(file), _) => Tokenizer::from_file(file)?,
         (None, Some(repo)) => hub::tokenizer(repo)?,
-        (None, None) => tokenizer_for(&args.weights)?,
+        (None, None) => tokenizer_for(&args.weights, checkpoint)?,
     };
     let mut texts = args.texts.clone();
     for file in &args.text_files {

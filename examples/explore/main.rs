@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use candle_gpt_input::GptInputLayer;
+use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::init::Init;
 use candle_gpt_input::position::PositionTable;
 use candle_gpt_input::rng::Generator;
@@ -98,7 +99,7 @@ fn explore(args: Args, out: &mut impl Write) -> Result<()> {
         }
     };
     let (before, after) = (Tables::of(&fresh)?, Tables::of(&layer)?);
-    let words = Words { tokenizer: input::tokenizer_for(&args.weights)? };
+    let words = Words { tokenizer: input::tokenizer_for(&args.weights, &Checkpoint::open(&args.weights)?)? };
 
     for word in &args.near {
         let id = words.id(word)?;

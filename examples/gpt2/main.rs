@@ -91,8 +91,7 @@ fn main() -> ExitCode {
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
-    let remote = args.hub.as_deref().map(|repo| hub::open(repo, false)).transpose()?;
-    let (rows, tokenizer) = prompts(&args)?;
+    let remote = args.hub.as_deref().map(|repo| hub::open(repo, false, Default::default())).transpose()?;
     let opened;
     let checkpoint = match &remote {
         Some(remote) => &remote.checkpoint,
@@ -101,6 +100,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
             &opened
         }
     };
+    let (rows, tokenizer) = prompts(&args, checkpoint)?;
     let config = checkpoint.config()?;
     check_length(&rows, args.max_new_tokens, &config)?;
 
@@ -128,13 +128,13 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
 }
 
 /// Returns a row of ids for each prompt, and the tokenizer that made them, if any.
-fn prompts(args: &Args) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>)> {
+fn prompts(args: &Args, checkpoint: &Checkpoint) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>)> {
     if !args.ids.is_empty() {
         return Ok((vec![args.ids.clone()], None));
     }
     let tokenizer = match &args.hub {
         Some(repo) => hub::tokenizer(repo)?,
-        None => input::tokenizer_for(&args.weights)?,
+        None => input::tokenizer_for(&args.weights, checkpoint)?,
     };
     let default = [DEFAULT_PROMPT.to_string()];
     let texts = if args.prompts.is_empty() { &default[..] } else { &args.prompts };

@@ -1,7 +1,7 @@
 //! Opens what `--hub REPO` names (feature `hub`): the weights by ranges, configuration and tokenizer whole.
 
 use anyhow::Result;
-use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::checkpoint::{Checkpoint, CheckpointOptions};
 use candle_gpt_input::tokenizer::Tokenizer;
 
 /// A repository's weights, which stay remote.
@@ -13,17 +13,16 @@ pub struct Remote {
 
 /// Opens the weights of a repository, or only the files that hold the input tables.
 #[cfg(feature = "hub")]
-pub fn open(repo: &str, only_input_tables: bool) -> Result<Remote> {
+pub fn open(repo: &str, only_input_tables: bool, mut options: CheckpointOptions) -> Result<Remote> {
     use std::sync::Arc;
 
-    use candle_gpt_input::checkpoint::{ByteRanges, CheckpointOptions};
+    use candle_gpt_input::checkpoint::ByteRanges;
     use candle_gpt_input::hub::{RemoteFile, Repo};
 
     let repo = Repo::from_env(repo)?;
     let files = if only_input_tables { repo.input_tables()? } else { repo.weights()? };
     let files: Vec<Arc<RemoteFile>> = files.into_iter().map(Arc::new).collect();
     let shards = files.iter().map(|file| file.clone() as Arc<dyn ByteRanges>).collect();
-    let mut options = CheckpointOptions::default();
     options.config_json = repo.text("config.json")?;
     let checkpoint = Checkpoint::from_shards(shards, &options)?;
     let fetched = move || {
@@ -50,7 +49,7 @@ pub fn tokenizer(repo: &str) -> Result<Tokenizer> {
 
 /// Fails without the feature, and says how to get it.
 #[cfg(not(feature = "hub"))]
-pub fn open(repo: &str, _: bool) -> Result<Remote> {
+pub fn open(repo: &str, _: bool, _: CheckpointOptions) -> Result<Remote> {
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_string());
     anyhow::bail!(
         "--hub needs a build with `--features hub`; or put {endpoint}/{repo}/resolve/main/model.safetensors and \

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use candle_core::DType;
-use candle_gpt_input::checkpoint::{Checkpoint, CheckpointOptions};
+use candle_gpt_input::checkpoint::Checkpoint;
 use clap::Parser;
 
 /// Lists the tensors of a GPT-2 checkpoint.
@@ -24,9 +24,6 @@ struct Args {
     /// A file of weights (safetensors, PyTorch, GGUF, .npz, llm.c, TensorFlow), a folder, or an index of shards
     #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
     path: PathBuf,
-    /// The state dict to read from a PyTorch file: its keys, joined by dots
-    #[arg(long, value_name = "KEY")]
-    state_dict: Option<String>,
     /// Write all tensors as safetensors: to one file (`x.safetensors`), or else to a folder
     #[arg(long, value_name = "DST")]
     convert: Option<PathBuf>,
@@ -36,6 +33,8 @@ struct Args {
     /// The largest size of a shard in the folder, such as 500MB or 5GB
     #[arg(long, requires = "convert", value_parser = parse_size)]
     shard_size: Option<u64>,
+    #[command(flatten)]
+    choose: cli::Choose,
 }
 
 fn main() -> ExitCode {
@@ -43,11 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
-    let mut options = CheckpointOptions::default();
-    if let Some(key) = &args.state_dict {
-        options = options.with_state_dict(key);
-    }
-    let checkpoint = Checkpoint::open_with(&args.path, &options)?;
+    let checkpoint = Checkpoint::open_with(&args.path, &args.choose.options())?;
     let tensors = checkpoint.tensors()?;
     let width = tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
     for tensor in &tensors {

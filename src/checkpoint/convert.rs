@@ -62,7 +62,7 @@ impl Checkpoint {
         let files: Vec<&WeightsFile> = match &self.weights {
             Weights::File(file) => vec![file],
             Weights::Shards(index) => {
-                let shards = index.shards().into_iter().map(|shard| WeightsFile::open(&index.path_of(shard)));
+                let shards = index.shards().into_iter().map(|shard| WeightsFile::open(&index.path_of(shard)?));
                 opened = shards.collect::<Result<Vec<_>, _>>()?;
                 opened.iter().collect()
             }

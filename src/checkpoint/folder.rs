@@ -1,13 +1,16 @@
 //! Finds the weights in a folder, and the configuration that belongs to them.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::bytes::ByteFile;
 use super::format::Format;
+use super::keys;
 use super::names::{CONFIG_FILE, CONFIG_METADATA};
-use super::report::ConfigSource;
+use super::report::{Choice, ConfigSource};
+use super::runs;
 use super::weights::Weights;
 use crate::config::ConfigFile;
 use crate::error::{CheckpointError, ConfigError};
@@ -24,26 +27,41 @@ const NAMES: [&str; 5] = [
 const HPARAMS_FILE: &str = "hparams.json";
 const HPARAMS_NAMES: [(&str, &str); 2] = [("n_vocab", "vocab_size"), ("n_ctx", "n_positions")];
 
-/// Returns the file to open for a path, and whether the path is a folder.
+/// The file to open for a path.
+pub(super) struct At {
+    pub(super) file: PathBuf,
+    /// Whether the path is that of the folder.
+    pub(super) whole_folder: bool,
+    /// How the file was chosen among several.
+    pub(super) choice: Option<Choice>,
+}
+
+/// Returns the file to open for a path.
 ///
 /// The file is the path itself, a folder's weights or index, or the index behind a TensorFlow checkpoint's prefix.
-pub(super) fn weights_at(path: &Path) -> Result<(PathBuf, bool), CheckpointError> {
+pub(super) fn weights_at(path: &Path) -> Result<At, CheckpointError> {
+    let alone = |file| At { file, whole_folder: false, choice: None };
     let kind = match std::fs::metadata(path) {
         Ok(kind) => kind,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let mut index = path.as_os_str().to_os_string();
             index.push(".index");
             return match Path::new(&index).is_file() {
-                true => Ok((index.into(), false)),
+                true => Ok(alone(index.into())),
                 false => Err(CheckpointError::NotFound { path: path.to_path_buf() }),
             };
         }
         Err(error) => return Err(CheckpointError::reading(path)(error)),
     };
-    match kind.is_dir() {
-        true => Ok((weights_in(path)?, true)),
-        false => Ok((path.to_path_buf(), false)),
+    if !kind.is_dir() {
+        return Ok(alone(path.to_path_buf()));
     }
+    let (folder, of_cache) = match runs::snapshot(path)? {
+        Some(choice) => (choice.path.clone(), Some(choice)),
+        None => (path.to_path_buf(), None),
+    };
+    let (file, choice) = weights_in(&folder)?;
+    Ok(At { file, whole_folder: true, choice: choice.or(of_cache) })
 }
 
 /// Returns whether a file is JSON, and so an index of shards: its first byte that is not a space is a brace.
@@ -53,18 +71,26 @@ pub(super) fn is_index(path: &Path) -> bool {
     matches!(Format::of(&file), Ok(None)) && front.trim_ascii_start().first() == Some(&b'{')
 }
 
-/// Finds the weights of a folder: a file of a known name, or the only file of a known format.
-fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
-    for name in NAMES {
-        let path = folder.join(name);
-        if path.is_file() {
-            return Ok(path);
-        }
+/// Returns whether a folder has a file of one of the names that weights have in a folder.
+fn named_weights(folder: &Path) -> Option<PathBuf> {
+    NAMES.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Finds the weights of a folder: a file of a known name, the only file of a known format, or the newest step of a run.
+fn weights_in(folder: &Path) -> Result<(PathBuf, Option<Choice>), CheckpointError> {
+    if let Some(path) = named_weights(folder) {
+        return Ok((path, None));
     }
     let io = CheckpointError::reading(folder);
-    let mut others = Vec::new();
+    let (mut others, mut folders, mut names) = (Vec::new(), Vec::new(), HashSet::new());
     for entry in std::fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
+        let entry = entry.map_err(io)?;
+        let path = entry.path();
+        if path.is_dir() {
+            folders.push(path);
+            continue;
+        }
+        names.insert(entry.file_name().to_string_lossy().into_owned());
         if let Some(format) = ByteFile::open(&path).ok().and_then(|file| Format::of(&file).ok()?) {
             others.push((path, format));
         }
@@ -74,15 +100,30 @@ fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
         others.retain(|(_, format)| *format == Format::Safetensors);
     }
     others.sort_by(|left, right| left.0.cmp(&right.0));
-    match others.as_slice() {
-        [(only, _)] => Ok(only.clone()),
-        several => {
-            let names: Vec<_> =
-                several.iter().filter_map(|(path, _)| path.file_name()).map(|name| name.to_string_lossy()).collect();
-            let found = if names.is_empty() { "none".to_string() } else { names.join(", ") };
-            Err(CheckpointError::NoWeights { path: folder.to_path_buf(), found })
-        }
+    if let [(only, _)] = others.as_slice() {
+        return Ok((only.clone(), None));
     }
+    let files: Vec<PathBuf> = others.into_iter().map(|(path, _)| path).collect();
+    if let Some(choice) = runs::newest_step(folder, &files, &names)? {
+        return Ok((choice.path.clone(), Some(choice)));
+    }
+    let path = folder.to_path_buf();
+    if files.is_empty() {
+        folders.retain(|folder| named_weights(folder).is_some() || runs::is_cached_repository(folder));
+        folders.sort();
+    }
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let found: Vec<String> =
+        files.iter().chain(files.is_empty().then_some(&folders).into_iter().flatten()).map(name).collect();
+    let advice = match found.first() {
+        None => return Err(CheckpointError::NoWeights { path, found: "none".to_string() }),
+        Some(_) if files.is_empty() => "open one of these folders instead",
+        Some(first) if first.contains("-of-") => {
+            "add model.safetensors.index.json if they are shards of one, else open one of these files instead"
+        }
+        Some(_) => "open one of these files instead",
+    };
+    Err(CheckpointError::SeveralWeights { path, found: keys::listed(&found), advice })
 }
 
 /// Reads the configuration that belongs to a file of weights, if there is one.

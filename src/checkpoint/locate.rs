@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::keys::{self, Found, find_tables};
+use super::first_row::FirstRow;
+use super::keys::{self, Found, Wanted, find_tables};
 use super::names::PADDED_VOCAB;
+use super::nearest::closest;
 use super::position_tables::position_tables;
 use super::stored::Kind;
 use super::weights::{TableInfo, Weights, WeightsFile};
@@ -22,11 +24,9 @@ impl Checkpoint {
         }
         let position = self.config.as_ref().and_then(|(_, stated)| stated.position.clone()).unwrap_or_default();
         let (wte_name, wpe_name) = self.find(&names, position == PositionScheme::Learned)?;
-        let table = |name: String| -> Result<LocatedTable<'_>, CheckpointError> {
-            let file = self.shard(&name)?;
-            Ok(LocatedTable { info: file.get().table(&name)?, file, name })
-        };
-        let (wte, wpe) = (table(wte_name.to_string())?, wpe_name.map(table).transpose()?);
+        let wte_file = self.shard(wte_name)?;
+        let wte = LocatedTable::new(wte_name, wte_file.get().table(wte_name)?, wte_file);
+        let wpe = wpe_name.map(|name| self.position_table(name, &names)).transpose()?;
         if let Some(wpe) = wpe.as_ref().filter(|wpe| wpe.info.width != wte.info.width) {
             return Err(CheckpointError::WidthMismatch {
                 path: self.path.clone(),
@@ -34,6 +34,7 @@ impl Checkpoint {
                 wte_width: wte.info.width,
                 wpe: wpe.name.clone(),
                 wpe_width: wpe.info.width,
+                projection: names.iter().find(|name| name.contains("project_in")).map(|name| name.to_string()),
             }
             .into());
         }
@@ -51,6 +52,30 @@ impl Checkpoint {
         CheckpointError::NoTensors { path: self.path.clone(), beside }
     }
 
+    /// Describes the learned position table: without leading dimensions of 1 and without rows before position 0.
+    fn position_table(&self, name: &str, names: &[&str]) -> Result<LocatedTable<'_>, CheckpointError> {
+        let file = self.shard(name)?;
+        let stored = file.get().position_table(name)?;
+        let n_stored = stored.n_rows;
+        let config = self.config.as_ref().map(|(_, stated)| stated);
+        let n_stated = config.and_then(|config| config.n_positions);
+        let is_chosen = self.options.first_position_row.is_some();
+        let (first_row, is_counted) = match FirstRow::of(name, n_stored, names, config, &self.options) {
+            FirstRow::At(row) => (row, is_chosen && n_stated == Some(n_stored)),
+            FirstRow::Counted(row) => (row, n_stated == Some(n_stored)),
+            FirstRow::Unknown => {
+                let (path, name) = (file.get().path().to_path_buf(), name.to_string());
+                return Err(CheckpointError::FirstPosition { path, name, n_rows: n_stored });
+            }
+        };
+        let Some(info) = stored.without_first(first_row) else {
+            let path = file.get().path().to_path_buf();
+            return Err(CheckpointError::TooFewPositions { path, name: name.to_string(), n_rows: n_stored, first_row });
+        };
+        let n_counted = if is_counted { n_stored } else { info.n_rows };
+        Ok(LocatedTable { first_row, n_counted, ..LocatedTable::new(name, info, file) })
+    }
+
     fn names(&self) -> Vec<&str> {
         match &self.weights {
             Weights::File(file) => file.tensors().keys().map(String::as_str).collect(),
@@ -58,33 +83,31 @@ impl Checkpoint {
         }
     }
 
-    fn find<'a>(&self, names: &[&'a str], has_wpe: bool) -> Result<(&'a str, Option<String>), CheckpointError> {
-        let path = match &self.weights {
-            Weights::File(file) => file.path().to_path_buf(),
-            Weights::Shards(index) => index.path().to_path_buf(),
+    fn find<'a>(&'a self, names: &[&'a str], has_wpe: bool) -> Result<(&'a str, Option<&'a str>), CheckpointError> {
+        let path = self.file().to_path_buf();
+        let missing = |what, looked_for: String, wanted: Option<&str>| {
+            let closest = closest(names, wanted);
+            CheckpointError::MissingTable { path: path.clone(), what, looked_for, closest }
         };
-        let missing = |what, looked_for| CheckpointError::MissingTable {
-            path: path.clone(),
-            what,
-            looked_for,
-            closest: keys::closest(names),
+        let given = |what, name: &Option<String>| {
+            let Some(name) = name else { return Ok(None) };
+            let found = names.iter().copied().find(|of_file| of_file == name);
+            found.map(Some).ok_or_else(|| missing(what, name.clone(), Some(name)))
         };
-        let given = |what, name: &str| {
-            let found = names.iter().copied().find(|&of_file| of_file == name);
-            found.ok_or_else(|| missing(what, name.to_string()))
+        let wanted = Wanted {
+            prefix: self.options.prefix.as_deref(),
+            wte: given("token table", &self.options.wte)?,
+            wpe: given("position table", &self.options.wpe)?,
         };
-        let wte = self.options.wte.as_deref().map(|name| given("token table", name)).transpose()?;
-        let wpe = self.options.wpe.as_deref().map(|name| given("position table", name)).transpose()?;
-        let wpe = wpe.filter(|_| has_wpe).map(str::to_string);
-        if let Some(wte) = wte.filter(|_| wpe.is_some() || !has_wpe) {
-            return Ok((wte, wpe));
-        }
-        match find_tables(names, self.options.prefix.as_deref(), wte, has_wpe && wpe.is_none()) {
-            Found::Tables { wte, wpe: beside } => Ok((wte, wpe.or_else(|| has_wpe.then_some(beside)))),
-            Found::NoTokenTable => Err(missing("token table", keys::token_table_names())),
-            Found::NoPositionTable { looked_for } => Err(missing("position table", looked_for)),
+        match find_tables(names, wanted, has_wpe) {
+            Found::Tables { wte, wpe } => Ok((wte, wpe)),
+            Found::NoTokenTable => Err(missing("token table", keys::token_table_names(), None)),
+            Found::NoPositionTable { looked_for } => {
+                let wanted = looked_for.clone();
+                Err(missing("position table", looked_for, Some(&wanted)))
+            }
             Found::Several { candidates } => {
-                Err(CheckpointError::AmbiguousTables { path, candidates: candidates.join(", ") })
+                Err(CheckpointError::AmbiguousTables { path, candidates: keys::listed(&candidates) })
             }
         }
     }
@@ -94,7 +117,7 @@ impl Checkpoint {
             Weights::File(file) => Ok(Shard::Whole(file)),
             Weights::Shards(index) => {
                 let shard = index.shard_of(name).unwrap_or_default();
-                Ok(Shard::Opened(WeightsFile::open(&index.path_of(shard))?.into()))
+                Ok(Shard::Opened(WeightsFile::open(&index.path_of(shard)?)?.into()))
             }
         }
     }
@@ -142,7 +165,7 @@ impl Checkpoint {
         differs("n_embd", stated.n_embd, wte_name, wte.width)?;
         let mut config = GptInputConfig { vocab_size: wte.n_rows, n_embd: wte.width, ..stated.clone().resolve() };
         if let Some(wpe) = wpe {
-            differs("n_positions", stated.n_positions, &wpe.name, wpe.info.n_rows)?;
+            differs("n_positions", stated.n_positions, &wpe.name, wpe.n_counted)?;
             config.n_positions = wpe.info.n_rows;
         }
         config.check().map_err(CheckpointError::config_in(&self.path))?;
@@ -191,9 +214,17 @@ pub(super) struct LocatedTable<'a> {
     pub(super) name: String,
     pub(super) file: Shard<'a>,
     pub(super) info: TableInfo,
+    /// The row of the stored tensor that is row 0 here.
+    first_row: usize,
+    /// The rows that the configuration states.
+    n_counted: usize,
 }
 
-impl LocatedTable<'_> {
+impl<'a> LocatedTable<'a> {
+    fn new(name: &str, info: TableInfo, file: Shard<'a>) -> Self {
+        Self { name: name.to_string(), file, first_row: 0, n_counted: info.n_rows, info }
+    }
+
     pub(super) fn read(&self, dtype: DType, device: &Device) -> Result<Tensor> {
         self.file.get().read(&self.info.at, dtype, device)
     }
@@ -204,6 +235,7 @@ impl LocatedTable<'_> {
             file: self.file.get().file_of(&self.info.at),
             shape: (self.info.n_rows, self.info.width),
             stored_name: self.info.at.dtype.name.to_string(),
+            first_row: self.first_row,
             stored_dtype: self.info.at.dtype.loaded_as(),
             block_type: match self.info.at.dtype.kind {
                 Kind::Blocks(dtype) => Some(dtype),

@@ -20,19 +20,23 @@
 mod budget;
 mod bytes;
 mod convert;
+mod first_row;
 mod float8;
 mod folder;
 mod format;
 mod keys;
+mod left_out;
 mod locate;
 mod mapped;
 mod names;
+mod nearest;
 mod options;
 mod pages;
 mod parse;
 mod position_tables;
 mod read;
 mod report;
+mod runs;
 mod save;
 mod save_gguf;
 mod sharded;
@@ -47,6 +51,7 @@ use std::sync::Arc;
 use crate::config::ConfigFile;
 use crate::error::Result;
 use bytes::ByteFile;
+use folder::At;
 use stored::StoredTensor;
 use weights::Weights;
 
@@ -58,7 +63,7 @@ pub(crate) use mapped::StoredTables;
 pub(crate) use names::{INDEX_FILE, WEIGHTS_FILE};
 pub use options::CheckpointOptions;
 pub(crate) use position_tables::{TableSpec, position_tables};
-pub use report::{ConfigSource, LoadReport, LoadedTable, PaddedVocab, PickleReport};
+pub use report::{Choice, ConfigSource, LeftOut, LoadReport, LoadedTable, PaddedVocab, PickleReport};
 pub use save::{SaveFormat, save_tensors};
 pub(crate) use save::{save_folder, save_safetensors};
 pub(crate) use save_gguf::{TableData, save_gguf};
@@ -90,6 +95,8 @@ pub struct Checkpoint {
     /// Where the configuration is, if anywhere, and what it states.
     config: Option<(ConfigSource, ConfigFile)>,
     options: CheckpointOptions,
+    /// How the file was chosen, where the path held several.
+    choice: Option<Choice>,
 }
 
 /// Describes one tensor of a checkpoint, from its header.
@@ -132,6 +139,8 @@ impl Checkpoint {
     /// - a folder: Hugging Face's (one file, or an index and shards), OpenAI's, or one with a single file of weights
     /// - an index of shards
     /// - the prefix of a TensorFlow checkpoint (`model.ckpt`)
+    /// - the folder of a run of llm.c or gpt-2-simple: the newest step, which the load report names
+    /// - a repository in the hub's cache (`models--org--name`): the snapshot that `refs/main` names
     ///
     /// A shard is opened when one of its tensors is needed. A pickle is read and never executed.
     ///
@@ -149,7 +158,7 @@ impl Checkpoint {
     /// if the file has no state dict under the given key.
     pub fn open_with(path: impl AsRef<Path>, options: &CheckpointOptions) -> Result<Self> {
         let path = path.as_ref();
-        let (file, whole_folder) = folder::weights_at(path)?;
+        let At { file, whole_folder, choice } = folder::weights_at(path)?;
         let weights = match folder::is_index(&file) {
             true => Weights::Shards(ShardIndex::open_with(&file, options.state_dict.as_deref())?),
             false => Weights::File(WeightsFile::open_with(&file, options.state_dict.as_deref())?.into()),
@@ -158,7 +167,7 @@ impl Checkpoint {
             Some(text) => Some((ConfigSource::Given, folder::parse_config(path, text)?)),
             None => folder::read_config(&file, &weights, whole_folder)?,
         };
-        Ok(Self { path: path.to_path_buf(), weights, config, options: options.clone() })
+        Ok(Self { path: path.to_path_buf(), weights, config, options: options.clone(), choice })
     }
 
     /// Opens a single file of any [`Format`] but TensorFlow's from a random-access byte source, such as a server.
@@ -189,7 +198,26 @@ impl Checkpoint {
             Some(text) => Some((ConfigSource::Given, folder::parse_config(&path, text)?)),
             None => folder::embedded_config(&weights)?,
         };
-        Ok(Self { path, weights, config, options: options.clone() })
+        Ok(Self { path, weights, config, options: options.clone(), choice: None })
+    }
+
+    /// Returns the file of weights that was opened, or the index of its shards.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// let path = folder.path().join("model.safetensors");
+    /// save_tensors(&path, [("wte.weight", &Tensor::new(&[[1f32]], &Device::Cpu)?)], [])?;
+    /// assert_eq!(Checkpoint::open(folder.path())?.file(), path);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn file(&self) -> &Path {
+        match &self.weights {
+            Weights::File(file) => file.path(),
+            Weights::Shards(index) => index.path(),
+        }
     }
 
     /// Returns the format of the file, or of the first shard.
@@ -201,7 +229,7 @@ impl Checkpoint {
             Weights::File(file) => Ok(file.format),
             Weights::Shards(index) => {
                 let first = index.shards().first().copied().unwrap_or_default();
-                Ok(WeightsFile::open(&index.path_of(first))?.format)
+                Ok(WeightsFile::open(&index.path_of(first)?)?.format)
             }
         }
     }
@@ -220,11 +248,11 @@ impl Checkpoint {
     /// [`CheckpointError`](crate::error::CheckpointError) if a shard is missing or damaged.
     pub fn tensors(&self) -> Result<Vec<TensorEntry>> {
         let mut entries = match &self.weights {
-            Weights::File(file) => entries_of(file)?,
+            Weights::File(file) => entries_of(file, &self.options)?,
             Weights::Shards(index) => {
                 let mut entries = Vec::new();
                 for shard in index.shards() {
-                    entries.extend(entries_of(&WeightsFile::open(&index.path_of(shard))?)?);
+                    entries.extend(entries_of(&WeightsFile::open(&index.path_of(shard)?)?, &self.options)?);
                 }
                 entries
             }
@@ -234,7 +262,7 @@ impl Checkpoint {
     }
 }
 
-fn entries_of(file: &WeightsFile) -> Result<Vec<TensorEntry>> {
+fn entries_of(file: &WeightsFile, options: &CheckpointOptions) -> Result<Vec<TensorEntry>> {
     // The list belongs to the caller, so its memory is given back.
     let n_bytes = |(name, tensor): (&String, &StoredTensor)| {
         let n_path = file.bytes_of(tensor).map_or(0, |file| file.path.as_os_str().len());
@@ -248,7 +276,7 @@ fn entries_of(file: &WeightsFile) -> Result<Vec<TensorEntry>> {
         shape: tensor.shape.to_vec(),
         n_bytes: tensor.n_bytes(),
         file: file.file_of(tensor),
-        role: Role::of(name),
+        role: options.role_of(name),
     };
     let entries = file.tensors().iter().map(entry).collect();
     file.budget().give_back(n_bytes);

@@ -1,5 +1,7 @@
 //! [`CheckpointOptions`]: options for what a checkpoint's files leave open.
 
+use super::keys::Role;
+
 /// Tells [`Checkpoint::open_with`](super::Checkpoint::open_with) what the files leave open.
 ///
 /// ```
@@ -17,6 +19,8 @@ pub struct CheckpointOptions {
     pub wte: Option<String>,
     /// The name of the learned position table.
     pub wpe: Option<String>,
+    /// The row of the learned position table that is position 0, where the first rows are for padding.
+    pub first_position_row: Option<usize>,
     /// The keys of the state dict in a PyTorch file, joined by dots.
     pub state_dict: Option<String>,
     /// The text of a `config.json`, used instead of any file beside the weights.
@@ -24,7 +28,8 @@ pub struct CheckpointOptions {
 }
 
 impl CheckpointOptions {
-    /// Chooses the tables under this prefix where there are several.
+    /// Chooses the tables under this prefix where there are several. It is that of the tables (`model.decoder`) or of a
+    /// model that holds them (`model`).
     #[must_use]
     pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
@@ -45,12 +50,32 @@ impl CheckpointOptions {
         self
     }
 
+    /// Sets the row of the learned position table that is position 0. OPT's is 2, and RoBERTa's: they are known by
+    /// `model_type` in the configuration. GPT-2's is 0.
+    #[must_use]
+    pub fn with_first_position_row(mut self, row: usize) -> Self {
+        self.first_position_row = Some(row);
+        self
+    }
+
     /// Chooses the state dict of a PyTorch file: by its key, or by the keys of nested dicts joined by dots, such as
     /// `trainer.nets.0`. The error for several state dicts lists them so.
     #[must_use]
     pub fn with_state_dict(mut self, key: impl Into<String>) -> Self {
         self.state_dict = Some(key.into());
         self
+    }
+
+    /// Returns the role of a tensor: a table that is named here takes the role from those that have the usual names.
+    pub(super) fn role_of(&self, name: &str) -> Role {
+        let is_named = |table: &Option<String>| table.as_deref() == Some(name);
+        match Role::of(name) {
+            _ if is_named(&self.wte) => Role::TokenTable,
+            _ if is_named(&self.wpe) => Role::PositionTable,
+            Role::TokenTable if self.wte.is_some() => Role::Other,
+            Role::PositionTable if self.wpe.is_some() => Role::Other,
+            role => role,
+        }
     }
 
     /// Sets the text of the configuration.

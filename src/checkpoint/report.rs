@@ -7,6 +7,9 @@ use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use serde::{Serialize, Serializer};
 
+/// At most this many of the tensors left out are printed; [`LoadReport::left_out`] has all.
+const N_LISTED: usize = 8;
+
 /// Says what was loaded from where, and which tensors were left.
 ///
 /// Its serialization is for logs: dtypes and block types are written as text.
@@ -43,7 +46,11 @@ pub struct LoadReport {
     pub config_source: ConfigSource,
     /// The padding of the token table, if it is padded.
     pub padded_vocab: Option<PaddedVocab>,
-    /// The names of all other tensors.
+    /// How the file was chosen, where the path held several.
+    pub choice: Option<Choice>,
+    /// What the model adds to the sum of the two tables besides, or changes in it. The layer leaves it out.
+    pub left_out: Vec<LeftOut>,
+    /// The names of all other tensors, those left out included.
     pub unused: Vec<String>,
     /// What else the pickle with the token table holds; `None` for other formats.
     pub pickle: Option<PickleReport>,
@@ -104,6 +111,29 @@ impl PickleReport {
     }
 }
 
+/// Names a tensor that changes what enters a model's first block, but is not part of the input layer.
+///
+/// BERT's token types and normalization are such tensors. Apply them to what the layer returns:
+/// [`Checkpoint::var_builder`](crate::checkpoint::Checkpoint::var_builder) reads them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// Its name in the file.
+    pub name: String,
+    /// What it does, by its name.
+    pub what: String,
+}
+
+/// Says which of several checkpoints in a folder was opened, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
+pub struct Choice {
+    /// The file of weights, or the folder that holds them.
+    pub path: PathBuf,
+    /// Why this one, such as `the newest of 2 steps`.
+    pub reason: String,
+}
+
 /// Describes a token table that has more rows than the configuration has tokens. All its rows are valid ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
@@ -122,8 +152,13 @@ pub struct LoadedTable {
     pub name: String,
     /// The file that holds it.
     pub file: PathBuf,
-    /// Rows and columns.
+    /// Rows and columns, without the rows before [`first_row`](Self::first_row).
     pub shape: (usize, usize),
+    /// The row of the stored tensor that is row 0 of the table.
+    ///
+    /// OPT's and RoBERTa's position tables begin with 2 rows for padding, which are not loaded. Padding takes row 0 of
+    /// the table here, where transformers takes one of those: what comes of it differs, and is masked in both.
+    pub first_row: usize,
     /// The name of its dtype in the file, such as `F8_E4M3`.
     pub stored_name: String,
     /// Its dtype in the file; for a quantized or 8-bit table, the dtype that it is converted to first.
@@ -169,7 +204,24 @@ impl fmt::Display for LoadReport {
             if table.stored_name != format!("{:?}", self.dtype) {
                 write!(f, " -> {:?}", self.dtype)?;
             }
-            writeln!(f, " from {}", table.file.display())?;
+            write!(f, " from {}", table.file.display())?;
+            match table.first_row {
+                0 => writeln!(f)?,
+                n => writeln!(f, ", without its first {n} rows, which are not positions")?,
+            }
+        }
+        if let Some(Choice { path, reason }) = &self.choice {
+            writeln!(f, "opened {}: {reason}", path.display())?;
+        }
+        if !self.left_out.is_empty() {
+            write!(f, "not applied:")?;
+            for (i, LeftOut { name, what }) in self.left_out.iter().take(N_LISTED).enumerate() {
+                write!(f, "{} `{name}` ({what})", if i == 0 { "" } else { "," })?;
+            }
+            match self.left_out.len().saturating_sub(N_LISTED) {
+                0 => writeln!(f)?,
+                n_more => writeln!(f, " and {n_more} more")?,
+            }
         }
         if let Some(PaddedVocab { vocab_size, padded_to }) = self.padded_vocab {
             writeln!(f, "padded vocabulary: {padded_to} rows for {vocab_size} tokens, all of them valid ids")?;

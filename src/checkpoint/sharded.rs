@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::bytes::printable;
-use super::keys::{Found, find_tables};
+use super::keys::{Found, Wanted, find_tables};
 use crate::error::{CheckpointError, Result};
 
 /// Says which shard of a sharded checkpoint holds which tensor.
@@ -69,10 +69,9 @@ impl ShardIndex {
         if weight_map.is_empty() {
             return Err(invalid("its weight_map is empty".to_string(), None));
         }
-        if let Some(shard) =
-            weight_map.values().find(|shard| !is_plain_file_name(shard) || shard.contains(char::is_control))
-        {
-            return Err(invalid(format!("`{}` is not a plain file name", shard.escape_debug()), None));
+        if let Some(shard) = weight_map.values().find(|shard| !is_inside(shard) || shard.contains(char::is_control)) {
+            let shard = shard.escape_debug();
+            return Err(invalid(format!("`{shard}` is not the name of a file inside the index's folder"), None));
         }
         if let Some(name) = weight_map.keys().find(|name| name.contains(char::is_control)) {
             return Err(invalid(format!("a tensor's name has control characters: `{}`", name.escape_debug()), None));
@@ -86,8 +85,8 @@ impl ShardIndex {
     /// Empty if the index names no input tables.
     pub fn shards_of_input_tables(&self) -> BTreeSet<&str> {
         let names: Vec<&str> = self.weight_map.keys().map(String::as_str).collect();
-        match find_tables(&names, None, None, true) {
-            Found::Tables { wte, wpe } => [wte, &wpe].into_iter().filter_map(|name| self.shard_of(name)).collect(),
+        match find_tables(&names, Wanted::default(), true) {
+            Found::Tables { wte, wpe } => [wte].into_iter().chain(wpe).filter_map(|name| self.shard_of(name)).collect(),
             _ => BTreeSet::new(),
         }
     }
@@ -105,8 +104,22 @@ impl ShardIndex {
         self.weight_map.values().map(String::as_str).collect()
     }
 
-    pub(super) fn path_of(&self, shard: &str) -> PathBuf {
-        self.folder.join(shard)
+    /// Returns the path of a shard.
+    ///
+    /// The file may be a link, as it is in the hub's cache. Its folder must lie inside the index's, links resolved.
+    pub(super) fn path_of(&self, shard: &str) -> Result<PathBuf, CheckpointError> {
+        let path = self.folder.join(shard);
+        let Some(subfolder) = Path::new(shard).parent().filter(|subfolder| !subfolder.as_os_str().is_empty()) else {
+            return Ok(path);
+        };
+        // A folder that has no name is the current one.
+        let index_folder = if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder };
+        let resolved = |folder: &Path| folder.canonicalize().map_err(CheckpointError::reading(&path));
+        if resolved(&index_folder.join(subfolder))?.starts_with(resolved(index_folder)?) {
+            return Ok(path);
+        }
+        let reason = format!("`{}` is a link out of its folder", subfolder.display());
+        Err(CheckpointError::InvalidIndex { path: self.path.clone(), reason, source: None })
     }
 
     pub(super) fn shard_of(&self, name: &str) -> Option<&str> {
@@ -115,7 +128,7 @@ impl ShardIndex {
 }
 
 /// Returns whether a name stays in its folder: an index may come from an untrusted source.
-fn is_plain_file_name(name: &str) -> bool {
-    let mut components = Path::new(name).components();
-    matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
+fn is_inside(name: &str) -> bool {
+    let mut components = Path::new(name).components().peekable();
+    components.peek().is_some() && components.all(|component| matches!(component, Component::Normal(_)))
 }

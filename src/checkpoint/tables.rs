@@ -1,7 +1,10 @@
 //! [`InputTables`]: the tables of an input layer, read from a checkpoint.
 
+use std::collections::HashSet;
+
 use candle_core::{DType, Device, Tensor};
 
+use super::left_out::left_out;
 use super::locate::{Located, LocatedTable};
 use super::{Checkpoint, ConfigSource, LoadReport};
 use crate::config::GptInputConfig;
@@ -59,10 +62,10 @@ impl Checkpoint {
     pub(super) fn report(&self, located: &Located, dtype: DType) -> LoadReport {
         let Located { names, wte, wpe, padded_vocab, .. } = located;
         let positional = located.positional();
-        let is_used = |name: &str| {
-            let is_wpe = wpe.as_ref().is_some_and(|wpe| wpe.name == name);
-            is_wpe || wte.name == name || positional.iter().any(|(positional, _)| positional == name)
-        };
+        let wpe_name = wpe.as_ref().map(|wpe| wpe.name.as_str());
+        let used: HashSet<&str> =
+            positional.iter().map(|(name, _)| name.as_str()).chain([wte.name.as_str()]).chain(wpe_name).collect();
+        let unused = || names.iter().copied().filter(|name| !used.contains(name));
         LoadReport {
             wte: wte.report(),
             wpe: wpe.as_ref().map(LocatedTable::report),
@@ -70,7 +73,9 @@ impl Checkpoint {
             config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
             padded_vocab: *padded_vocab,
             pickle: wte.file.get().pickle().cloned(),
-            unused: names.iter().filter(|name| !is_used(name)).map(|name| name.to_string()).collect(),
+            choice: self.choice.clone(),
+            left_out: left_out(unused(), &wte.name, wpe_name),
+            unused: unused().map(str::to_string).collect(),
         }
     }
 }

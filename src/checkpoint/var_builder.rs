@@ -73,7 +73,7 @@ impl Backend<'_> {
                 if let Some(file) = opened.get(shard) {
                     return Ok(Shard::Opened(file.clone()));
                 }
-                let file = Arc::new(WeightsFile::open(&index.path_of(shard))?);
+                let file = Arc::new(WeightsFile::open(&index.path_of(shard)?)?);
                 opened.insert(shard.to_string(), file.clone());
                 Ok(Shard::Opened(file))
             }

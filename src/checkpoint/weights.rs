@@ -202,7 +202,17 @@ impl WeightsFile {
 
     /// Looks up a table: a tensor that must be a matrix.
     pub(super) fn table(&self, name: &str) -> Result<TableInfo, CheckpointError> {
-        let at = self.tensor(name)?;
+        self.matrix(name, self.tensor(name)?)
+    }
+
+    /// Looks up a position table: a matrix, or one with leading dimensions of 1.
+    pub(super) fn position_table(&self, name: &str) -> Result<TableInfo, CheckpointError> {
+        let mut at = self.tensor(name)?;
+        TableInfo::flatten(&mut at);
+        self.matrix(name, at)
+    }
+
+    fn matrix(&self, name: &str, at: StoredTensor) -> Result<TableInfo, CheckpointError> {
         match &*at.shape {
             &[n_rows, width] if n_rows > 0 && width > 0 => Ok(TableInfo { n_rows, width, at }),
             _ => {

@@ -60,6 +60,16 @@ pub enum CheckpointError {
         /// What it holds instead, in parentheses after a space; may be empty.
         beside: String,
     },
+    /// A folder that holds several checkpoints.
+    #[error("{}: several checkpoints in this folder: {found}; {advice}", path.display())]
+    SeveralWeights {
+        /// The folder.
+        path: PathBuf,
+        /// The files or folders of weights.
+        found: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// A file that is not well-formed, or whose header does not match its contents.
     #[error("{}: not a valid {format} file: {reason}", path.display())]
     #[non_exhaustive]
@@ -136,7 +146,8 @@ pub enum CheckpointError {
     /// No token or position table under any known name.
     #[error(
         "{}: no {what} found (looked for {looked_for} under any prefix; closest: {closest}): \
-         name it with `with_wte` or `with_wpe`",
+         name both tables with `CheckpointOptions::with_wte` and `with_wpe` (`--wte`, `--wpe`), or state \
+         `position_embedding_type` in the configuration if the positions have no table",
         path.display()
     )]
     MissingTable {
@@ -150,12 +161,43 @@ pub enum CheckpointError {
         closest: String,
     },
     /// More than one pair of tables.
-    #[error("{}: several input tables: {candidates}; choose one with `with_prefix`", path.display())]
+    #[error(
+        "{}: several input tables: {candidates}; choose one with `CheckpointOptions::with_prefix` (`--prefix`), or \
+         name both tables with `with_wte` and `with_wpe` (`--wte`, `--wpe`)",
+        path.display()
+    )]
     AmbiguousTables {
         /// The checkpoint.
         path: PathBuf,
-        /// The names of the token tables.
+        /// The names of the token tables, or of the position tables beside the only token table.
         candidates: String,
+    },
+    /// A position table of which neither its name nor the configuration says where the positions begin.
+    #[error(
+        "{}: cannot tell which of the {n_rows} rows of `{name}` is position 0, as models with such names differ: \
+         state `model_type` in the configuration, or the row with `CheckpointOptions::with_first_position_row` \
+         (`--first-position-row`)",
+        path.display()
+    )]
+    FirstPosition {
+        /// The file.
+        path: PathBuf,
+        /// The position table.
+        name: String,
+        /// Its rows.
+        n_rows: usize,
+    },
+    /// A position table without a row for position 0.
+    #[error("{}: `{name}` has {n_rows} rows, but position 0 is to be row {first_row}", path.display())]
+    TooFewPositions {
+        /// The file.
+        path: PathBuf,
+        /// The position table.
+        name: String,
+        /// Its rows.
+        n_rows: usize,
+        /// The row of position 0.
+        first_row: usize,
     },
     /// A table that is not a matrix.
     #[error("{}: `{name}` has shape {shape:?}, expected two dimensions of at least 1", path.display())]
@@ -223,7 +265,11 @@ pub enum CheckpointError {
         dtype: String,
     },
     /// Tables of different width.
-    #[error("{}: `{wte}` is {wte_width} wide, but `{wpe}` is {wpe_width} wide", path.display())]
+    #[error(
+        "{}: `{wte}` is {wte_width} wide, but `{wpe}` is {wpe_width} wide{}",
+        path.display(),
+        between(projection.as_deref())
+    )]
     WidthMismatch {
         /// The checkpoint.
         path: PathBuf,
@@ -235,6 +281,8 @@ pub enum CheckpointError {
         wpe: String,
         /// Its width.
         wpe_width: usize,
+        /// The projection that the model puts between the two.
+        projection: Option<String>,
     },
     /// A configuration that contradicts a table.
     #[error("{}: the config says `{field}` is {config}, but the table `{name}` says {table}", path.display())]
@@ -276,6 +324,17 @@ pub enum CheckpointError {
         /// What is wrong with it.
         reason: &'static str,
     },
+}
+
+/// Says what to do where a model projects token rows before it adds positions, as OPT-350m does.
+fn between(projection: Option<&str>) -> String {
+    let advice = |name| {
+        format!(
+            ": `{name}` projects token rows before positions are added, which this layer does not do: read the three \
+             with `Checkpoint::var_builder`, and call `GptInputLayer::new` with the projected table"
+        )
+    };
+    projection.map(advice).unwrap_or_default()
 }
 
 impl CheckpointError {

@@ -2,12 +2,14 @@
 
 mod broken;
 mod conversions;
+mod folders;
 mod formats;
 mod mapped;
 #[cfg(target_os = "linux")]
 mod memory;
 mod names;
 mod options;
+mod other_models;
 mod pickles;
 mod quantized;
 #[cfg(feature = "hub")]
