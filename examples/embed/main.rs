@@ -45,7 +45,7 @@ struct Args {
     /// Token ids instead of text, such as 15496,11,995
     #[arg(long, value_name = "IDS", value_delimiter = ',', allow_hyphen_values = true)]
     ids: Vec<i64>,
-    /// A GPT-2 checkpoint: a safetensors file, a folder, or a sharded folder
+    /// A GPT-2 checkpoint of any format: a file, a folder, or an index of shards
     #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
     weights: PathBuf,
     /// A model on the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)

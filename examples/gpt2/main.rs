@@ -40,7 +40,7 @@ const DEFAULT_PROMPT: &str = "In the beginning";
 /// Runs a GPT-2: prints the logits of prompts, or the text that continues them.
 #[derive(Parser)]
 struct Args {
-    /// A complete GPT-2 checkpoint: a safetensors file, a folder, or a sharded folder
+    /// A complete GPT-2 checkpoint of any format: a file, a folder, or an index of shards
     #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
     weights: PathBuf,
     /// A model on the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)

@@ -1,4 +1,4 @@
-//! [`LmHead`]: the output head that shares the token table, and its loss.
+//! [`LmHead`]: the output head, tied to the token table or on a table of its own, and its loss.
 
 mod loss;
 
