@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
-
 use super::bytes::ByteFile;
 use super::format::Format;
 use super::keys;
@@ -12,7 +10,7 @@ use super::names::{CONFIG_FILE, CONFIG_METADATA};
 use super::report::{Choice, ConfigSource};
 use super::runs;
 use super::weights::Weights;
-use crate::config::ConfigFile;
+use crate::config::{ConfigFile, read_text};
 use crate::error::{CheckpointError, ConfigError};
 
 /// The names of weights in a folder: transformers' in the order in which it looks, then OpenAI's.
@@ -153,7 +151,7 @@ pub(super) fn config_file(
     path: PathBuf,
     parse: fn(&str) -> Result<ConfigFile, ConfigError>,
 ) -> Result<(ConfigSource, ConfigFile), CheckpointError> {
-    let text = std::fs::read_to_string(&path).map_err(CheckpointError::reading(&path))?;
+    let text = read_text(&path)?;
     match parse(&text) {
         Ok(config) => Ok((ConfigSource::File(path), config)),
         Err(error) => Err(CheckpointError::config_in(&path)(error)),
@@ -174,13 +172,5 @@ pub(super) fn embedded_config(weights: &Weights) -> Result<Option<(ConfigSource,
 }
 
 fn parse_hparams(text: &str) -> Result<ConfigFile, ConfigError> {
-    let renamed = serde_json::from_str::<Map<String, Value>>(text).map(|mut map| {
-        for (theirs, ours) in HPARAMS_NAMES {
-            if let Some(value) = map.remove(theirs) {
-                map.insert(ours.to_string(), value);
-            }
-        }
-        Value::Object(map).to_string()
-    });
-    ConfigFile::parse(renamed.as_deref().unwrap_or(text))
+    ConfigFile::parse_renamed(text, &HPARAMS_NAMES)
 }

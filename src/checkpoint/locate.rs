@@ -22,7 +22,8 @@ impl Checkpoint {
         if names.is_empty() {
             return Err(self.no_tensors().into());
         }
-        let position = self.config.as_ref().and_then(|(_, stated)| stated.position.clone()).unwrap_or_default();
+        let scheme = self.config.as_ref().map(|(_, stated)| stated.scheme()).transpose();
+        let position = scheme.map_err(CheckpointError::config_in(&self.path))?.flatten().unwrap_or_default();
         let (wte_name, wpe_name) = self.find(&names, position == PositionScheme::Learned)?;
         let wte_file = self.shard(wte_name)?;
         let wte = LocatedTable::new(wte_name, wte_file.get().table(wte_name)?, wte_file);
@@ -163,12 +164,16 @@ impl Checkpoint {
             differs("vocab_size", stated.vocab_size, wte_name, wte.n_rows)?;
         }
         differs("n_embd", stated.n_embd, wte_name, wte.width)?;
-        let mut config = GptInputConfig { vocab_size: wte.n_rows, n_embd: wte.width, ..stated.clone().resolve() };
         if let Some(wpe) = wpe {
             differs("n_positions", stated.n_positions, &wpe.name, wpe.n_counted)?;
-            config.n_positions = wpe.info.n_rows;
         }
-        config.check().map_err(CheckpointError::config_in(&self.path))?;
+        let mut file = stated.clone();
+        file.vocab_size = Some(wte.n_rows);
+        file.n_embd = Some(wte.width);
+        file.n_positions = wpe.map(|wpe| wpe.info.n_rows).or(file.n_positions);
+        let unusable = CheckpointError::config_in(&self.path);
+        let config = file.resolve().map_err(unusable)?;
+        config.check().map_err(unusable)?;
         Ok((config, padded_vocab))
     }
 }

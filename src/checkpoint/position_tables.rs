@@ -14,7 +14,8 @@ pub(crate) struct TableSpec {
 /// Returns the learned tables of a configuration's scheme, by their names beside `wte.weight`.
 pub(crate) fn position_tables(config: &GptInputConfig) -> Vec<TableSpec> {
     let &GptInputConfig { n_positions, n_embd, n_head, n_layer, .. } = config;
-    let head_dim = n_embd.checked_div(n_head).unwrap_or(0);
+    let head_dim = config.width_of_head();
+    let all_heads = n_head.saturating_mul(head_dim);
     let table = |name: String, shape: &[usize], drawn| TableSpec { name, shape: shape.to_vec(), drawn };
     let in_blocks = |tables: &[(&str, &[usize], bool)]| {
         let of_block = |i: usize| {
@@ -28,20 +29,20 @@ pub(crate) fn position_tables(config: &GptInputConfig) -> Vec<TableSpec> {
             vec![table("relative_attention_bias.weight".to_string(), &[num_buckets, n_head], true)]
         }
         PositionScheme::TransformerXl => in_blocks(&[
-            ("r_net.weight", &[n_embd, n_embd], true),
+            ("r_net.weight", &[all_heads, n_embd], true),
             ("r_w_bias", &[n_head, head_dim], true),
             ("r_r_bias", &[n_head, head_dim], true),
         ]),
         PositionScheme::Shaw(ShawConfig { left, right, values }) => {
-            let shape: &[usize] = &[left + right + 1, head_dim];
+            let shape: &[usize] = &[left.saturating_add(right).saturating_add(1), head_dim];
             let all: [(&str, &[usize], bool); 2] =
                 [("distance_embedding.weight", shape, true), ("distance_embedding_value.weight", shape, true)];
             in_blocks(if values { &all } else { &all[..1] })
         }
         PositionScheme::Deberta(DebertaConfig { position_buckets, max_relative_positions, c2p, p2c }) => {
             let span = position_buckets.unwrap_or(max_relative_positions);
-            let mut tables = vec![table("rel_embeddings.weight".to_string(), &[2 * span, n_embd], true)];
-            let (weight, bias): (&[usize], &[usize]) = (&[n_embd, n_embd], &[n_embd]);
+            let mut tables = vec![table("rel_embeddings.weight".to_string(), &[span.saturating_mul(2), n_embd], true)];
+            let (weight, bias): (&[usize], &[usize]) = (&[all_heads, n_embd], &[all_heads]);
             let mut block: Vec<(&str, &[usize], bool)> = Vec::new();
             if c2p {
                 block.extend([("pos_key_proj.weight", weight, true), ("pos_key_proj.bias", bias, false)]);
@@ -52,8 +53,10 @@ pub(crate) fn position_tables(config: &GptInputConfig) -> Vec<TableSpec> {
             tables.extend(in_blocks(&block));
             tables
         }
-        PositionScheme::Sinusoidal(_) | PositionScheme::None | PositionScheme::Rotary(_) | PositionScheme::Alibi => {
-            Vec::new()
-        }
+        PositionScheme::Sinusoidal(_)
+        | PositionScheme::None
+        | PositionScheme::Rotary(_)
+        | PositionScheme::RotaryByLayerType(_)
+        | PositionScheme::Alibi => Vec::new(),
     }
 }

@@ -4,27 +4,27 @@ use serde_json::{Map, Value};
 
 use crate::error::ConfigError;
 
-/// Removes every spelling of a field from `map`. Those present must agree.
-pub(super) fn take<T: PartialEq>(
-    map: &mut Map<String, Value>,
+pub(super) const NUMBER: &str = "a number";
+pub(super) const WHOLE: &str = "a whole number";
+pub(super) const YES_OR_NO: &str = "true or false";
+
+/// A JSON object, as serde_json has it.
+pub(super) type Object = Map<String, Value>;
+
+/// Reads a field under all of its names; all that are there must agree. `null` counts as absent.
+pub(super) fn read<T: PartialEq>(
+    map: &Object,
     names: &[&'static str],
     expected: &'static str,
     read: impl Fn(&Value) -> Option<T>,
 ) -> Result<Option<T>, ConfigError> {
-    let mut found: Option<(T, &'static str, Value)> = None;
+    let mut found: Option<(T, &'static str, &Value)> = None;
     for name in names {
-        let Some(value) = map.remove(*name).filter(|value| !value.is_null()) else { continue };
-        let Some(number) = read(&value) else {
-            return Err(ConfigError::FieldType { key: name.to_string(), got: brief(&value), expected });
-        };
+        let Some(value) = stated(map, name) else { continue };
+        let Some(number) = read(value) else { return Err(wrong_type(name, value, expected)) };
         match &found {
             Some((first_number, first, first_value)) if *first_number != number => {
-                return Err(ConfigError::Contradiction {
-                    first,
-                    first_value: first_value.to_string(),
-                    second: name,
-                    second_value: value.to_string(),
-                });
+                return Err(contradiction((first, first_value), (name, value)));
             }
             Some(_) => {}
             None => found = Some((number, name, value)),
@@ -33,8 +33,47 @@ pub(super) fn take<T: PartialEq>(
     Ok(found.map(|(number, ..)| number))
 }
 
+/// Reads a flag.
+pub(super) fn flag(map: &Object, names: &[&'static str]) -> Result<Option<bool>, ConfigError> {
+    read(map, names, YES_OR_NO, Value::as_bool)
+}
+
+/// The value of a key, `null` being none.
+pub(super) fn stated<'a>(map: &'a Object, key: &str) -> Option<&'a Value> {
+    map.get(key).filter(|value| !value.is_null())
+}
+
+/// Writes a field under every name that the object has it under, or else under the first.
+pub(super) fn write(map: &mut Object, names: &[&'static str], value: &Value) {
+    let mut is_there = false;
+    for name in names {
+        if let Some(old) = map.get_mut(*name) {
+            old.clone_from(value);
+            is_there = true;
+        }
+    }
+    if let (false, Some(name)) = (is_there, names.first()) {
+        map.insert(name.to_string(), value.clone());
+    }
+}
+
+pub(super) fn wrong_type(key: &str, value: &Value, expected: &'static str) -> ConfigError {
+    ConfigError::FieldType { key: key.to_string(), got: brief(value), expected }
+}
+
+pub(super) fn contradiction(
+    (first, first_value): (&'static str, &Value),
+    (second, second_value): (&'static str, &Value),
+) -> ConfigError {
+    ConfigError::Contradiction { first, first_value: brief(first_value), second, second_value: brief(second_value) }
+}
+
 pub(super) fn as_usize(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|n| usize::try_from(n).ok())
+}
+
+pub(super) fn as_text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_string)
 }
 
 /// Formats a JSON value, shortened for an error message.

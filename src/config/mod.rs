@@ -2,9 +2,17 @@
 
 mod builders;
 mod fields;
+mod file;
+mod limits;
+mod model_type;
 mod position;
 mod rotary;
+mod scale;
+#[cfg(test)]
+mod tests;
+mod text;
 
+use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -12,11 +20,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{CheckpointError, ConfigError, Error, Result};
-use fields::{as_usize, brief, take};
+use fields::brief;
+use file::Origin;
 
 pub(crate) use builders::builders;
+pub(crate) use file::ConfigFile;
 pub use position::{DebertaConfig, PositionScheme, ShawConfig, SinusoidalConfig, SinusoidalLayout, T5Config};
-pub use rotary::{Llama3Scaling, RotaryConfig, RotaryScaling, YarnScaling};
+pub use rotary::{Llama3Scaling, LongRopeScaling, RotaryConfig, RotaryScaling, YarnScaling};
+pub use scale::EmbeddingScale;
 
 /// Name, `n_layer`, `n_head`, `n_embd`; vocabulary (50257) and positions (1024) are the same for all four.
 const GPT2_SIZES: [(&str, usize, usize, usize); 4] =
@@ -25,21 +36,15 @@ const GPT2_SIZES: [(&str, usize, usize, usize); 4] =
 /// The tutorial's input stage (*Build a Large Language Model From Scratch*, chapter 2).
 const TUTORIAL: &str = "tutorial";
 
-// The field's own name first, then the names that other code bases use for it. `n_ctx` is not among them: GPT-2 files
-// carry both `n_positions` and `n_ctx`.
-const VOCAB_SIZE: &[&str] = &["vocab_size"];
-const N_POSITIONS: &[&str] = &["n_positions", "block_size", "context_length", "max_position_embeddings"];
-const N_EMBD: &[&str] = &["n_embd", "hidden_size", "emb_dim"];
-const N_LAYER: &[&str] = &["n_layer", "num_hidden_layers", "n_layers"];
-const N_HEAD: &[&str] = &["n_head", "num_attention_heads", "n_heads"];
-const EMBD_PDROP: &[&str] = &["embd_pdrop"];
-const INITIALIZER_RANGE: &[&str] = &["initializer_range"];
-
 /// Holds the input layer's part of a GPT-2 configuration; [`extra`](Self::extra) returns everything else in the file.
 ///
-/// Reads and writes Hugging Face's `config.json`. Other names are accepted on input: `block_size`, `context_length` and
+/// Reads and writes Hugging Face's `config.json`. Other names are accepted, and kept: `block_size`, `context_length` and
 /// `max_position_embeddings` for `n_positions`, `hidden_size` and `emb_dim` for `n_embd`. A field that the file leaves
-/// out has the default of `transformers.GPT2Config`, as in [`default`](Self::default): GPT-2 small.
+/// out has the default of `transformers.GPT2Config`, as in [`default`](Self::default): GPT-2 small. With another
+/// `model_type`, a dimension that the model needs must be stated.
+///
+/// Keys that change input or positions in an unsupported way are errors that name the key. Python's `NaN` and `Infinity`
+/// are read, and kept as text.
 ///
 /// Later versions may add fields. Start from [`new`](Self::new), [`preset`](Self::preset) or
 /// [`default`](Self::default), and change fields in place or by their `with_…` methods.
@@ -71,15 +76,21 @@ pub struct GptInputConfig {
     pub n_layer: usize,
     /// Number of attention heads, which schemes inside attention need.
     pub n_head: usize,
+    /// Width of a head; `n_embd / n_head` if not given.
+    pub head_dim: Option<usize>,
     /// How the model encodes positions.
     #[doc(alias = "position_embedding_type")]
     pub position: PositionScheme,
+    /// What token rows are multiplied by before positions are added.
+    #[doc(alias("embedding_multiplier", "scale_embedding"))]
+    pub embedding_scale: EmbeddingScale,
     /// Probability of dropout on the sum of the embeddings in training.
     pub embd_pdrop: f64,
     /// Standard deviation of newly drawn tables.
     pub initializer_range: f64,
     /// Every other key of the file, unchanged.
     pub(crate) extra: Map<String, Value>,
+    pub(crate) origin: Origin,
 }
 
 builders!(GptInputConfig {
@@ -88,7 +99,9 @@ builders!(GptInputConfig {
     with_n_embd(n_embd: usize),
     with_n_layer(n_layer: usize),
     with_n_head(n_head: usize),
+    with_head_dim(head_dim: usize, Some),
     with_position(position: PositionScheme),
+    with_embedding_scale(embedding_scale: EmbeddingScale),
     with_embd_pdrop(embd_pdrop: f64),
     with_initializer_range(initializer_range: f64),
 });
@@ -114,10 +127,13 @@ impl GptInputConfig {
             n_embd,
             n_layer: 12,
             n_head: 12,
+            head_dim: None,
             position: PositionScheme::Learned,
+            embedding_scale: EmbeddingScale::None,
             embd_pdrop: 0.1,
             initializer_range: 0.02,
             extra,
+            origin: Origin::default(),
         }
     }
 
@@ -161,7 +177,7 @@ impl GptInputConfig {
     }
 
     fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config = ConfigFile::parse(text)?.resolve();
+        let config = ConfigFile::parse(text)?.resolve()?;
         config.check()?;
         Ok(config)
     }
@@ -169,23 +185,27 @@ impl GptInputConfig {
     /// Reads a `config.json`.
     ///
     /// # Errors
-    /// - [`CheckpointError::Io`] if the file cannot be read
+    /// - [`CheckpointError::Io`] if the file cannot be read, or is larger than 16 MiB
     /// - [`CheckpointError::Config`], with the path, if [`from_json`](Self::from_json) refuses the text
     #[doc(alias = "from_pretrained")]
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(CheckpointError::reading(path))?;
+        let text = read_text(path)?;
         Ok(Self::parse(&text).map_err(CheckpointError::config_in(path))?)
     }
 
     /// Returns the text of a `config.json`, which [`from_json`](Self::from_json) reads back to an equal value.
+    ///
+    /// Keys of a file that was read stay as the file has them, but for those of fields that were changed since.
     #[doc(alias = "save_pretrained", alias = "to_json_string")]
     #[must_use]
     pub fn to_json(&self) -> String {
-        format!("{:#}", Value::Object(Keys::from(self.clone()).0))
+        let (keys, non_finite) = self.all_keys();
+        text::print(keys, non_finite)
     }
 
-    /// Returns the value of a key that no field holds, such as `eos_token_id`, or `None` if there is no such key.
+    /// Returns the value of a key such as `eos_token_id`, as [`to_json`](Self::to_json) writes it, or `None` if there is
+    /// no such key.
     ///
     /// ```
     /// # use candle_gpt_input::GptInputConfig;
@@ -206,7 +226,8 @@ impl GptInputConfig {
                 expected: std::any::type_name::<T>(),
             })
         };
-        Ok(self.extra.get(key).map(read).transpose()?)
+        let keys = self.keys();
+        Ok(keys.get(key).or_else(|| self.around(key)).map(read).transpose()?)
     }
 
     /// Sets a key that no field holds, for [`to_json`](Self::to_json) to write. A field with the same key overwrites
@@ -224,6 +245,7 @@ impl GptInputConfig {
     pub fn with_extra(mut self, key: &str, value: impl Serialize) -> Result<Self> {
         let value = serde_json::to_value(value).map_err(|error| ConfigError::Json { source: error.into() })?;
         self.extra.insert(key.to_string(), value);
+        self.forget_non_finite(key);
         Ok(self)
     }
 
@@ -258,7 +280,28 @@ impl GptInputConfig {
             let expected = "a finite number of at least 0";
             return Err(ConfigError::OutOfRange { name: "initializer_range", value: self.initializer_range, expected });
         }
-        self.position.validate(self.n_embd, self.n_head)
+        if self.head_dim == Some(0) {
+            return Err(ConfigError::Zero { name: "head_dim" });
+        }
+        self.embedding_scale.check()?;
+        self.check_limits()?;
+        self.position.validate(self.n_embd, self.n_head, self.head_dim)
+    }
+
+    /// The width of a head, whether it is stated or not; 0 without heads.
+    pub(crate) fn width_of_head(&self) -> usize {
+        self.head_dim.unwrap_or(self.n_embd.checked_div(self.n_head).unwrap_or(0))
+    }
+}
+
+/// The text of a file, unless it is too large for a configuration.
+pub(crate) fn read_text(path: &Path) -> Result<String, CheckpointError> {
+    let most = limits::MAX_CONFIG_BYTES;
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_string(&mut text));
+    match read.map_err(CheckpointError::reading(path))? as u64 > most {
+        true => Err(CheckpointError::reading(path)(std::io::Error::other(format!("larger than {most} bytes")))),
+        false => Ok(text),
     }
 }
 
@@ -269,20 +312,7 @@ struct Keys(Map<String, Value>);
 
 impl From<GptInputConfig> for Keys {
     fn from(config: GptInputConfig) -> Self {
-        let mut map = config.extra;
-        config.position.put(&mut map);
-        for (names, value) in [
-            (VOCAB_SIZE, config.vocab_size),
-            (N_POSITIONS, config.n_positions),
-            (N_EMBD, config.n_embd),
-            (N_LAYER, config.n_layer),
-            (N_HEAD, config.n_head),
-        ] {
-            map.insert(names[0].to_string(), value.into());
-        }
-        map.insert(EMBD_PDROP[0].to_string(), config.embd_pdrop.into());
-        map.insert(INITIALIZER_RANGE[0].to_string(), config.initializer_range.into());
-        Self(map)
+        Self(config.all_keys().0)
     }
 }
 
@@ -290,130 +320,8 @@ impl TryFrom<Keys> for GptInputConfig {
     type Error = Error;
 
     fn try_from(keys: Keys) -> Result<Self> {
-        let config = ConfigFile::from_map(keys.0)?.resolve();
+        let config = ConfigFile::from_map(keys.0)?.resolve()?;
         config.check()?;
         Ok(config)
-    }
-}
-
-/// The fields that a `config.json` states. One that it leaves out is `None`, and so cannot contradict a table's shape.
-#[derive(Clone, Debug)]
-pub(crate) struct ConfigFile {
-    pub(crate) vocab_size: Option<usize>,
-    pub(crate) n_positions: Option<usize>,
-    pub(crate) n_embd: Option<usize>,
-    pub(crate) n_layer: Option<usize>,
-    pub(crate) n_head: Option<usize>,
-    pub(crate) position: Option<PositionScheme>,
-    pub(crate) embd_pdrop: Option<f64>,
-    pub(crate) initializer_range: Option<f64>,
-    pub(crate) extra: Map<String, Value>,
-}
-
-impl ConfigFile {
-    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
-        match serde_json::from_str(text) {
-            Ok(Value::Object(map)) => Self::from_map(map),
-            Ok(other) => Err(ConfigError::NotAnObject { got: brief(&other) }),
-            Err(error) => Err(ConfigError::Json { source: error.into() }),
-        }
-    }
-
-    fn from_map(mut map: Map<String, Value>) -> Result<Self, ConfigError> {
-        Ok(Self {
-            vocab_size: take(&mut map, VOCAB_SIZE, "a whole number", as_usize)?,
-            n_positions: take(&mut map, N_POSITIONS, "a whole number", as_usize)?,
-            n_embd: take(&mut map, N_EMBD, "a whole number", as_usize)?,
-            n_layer: take(&mut map, N_LAYER, "a whole number", as_usize)?,
-            n_head: take(&mut map, N_HEAD, "a whole number", as_usize)?,
-            position: PositionScheme::take(&mut map)?,
-            embd_pdrop: take(&mut map, EMBD_PDROP, "a number", Value::as_f64)?,
-            initializer_range: take(&mut map, INITIALIZER_RANGE, "a number", Value::as_f64)?,
-            extra: map,
-        })
-    }
-
-    /// Fills what the file leaves out with the defaults of `transformers.GPT2Config`.
-    pub(crate) fn resolve(self) -> GptInputConfig {
-        let default = GptInputConfig::default();
-        GptInputConfig {
-            vocab_size: self.vocab_size.unwrap_or(default.vocab_size),
-            n_positions: self.n_positions.unwrap_or(default.n_positions),
-            n_embd: self.n_embd.unwrap_or(default.n_embd),
-            n_layer: self.n_layer.unwrap_or(default.n_layer),
-            n_head: self.n_head.unwrap_or(default.n_head),
-            position: self.position.unwrap_or_default(),
-            embd_pdrop: self.embd_pdrop.unwrap_or(default.embd_pdrop),
-            initializer_range: self.initializer_range.unwrap_or(default.initializer_range),
-            extra: self.extra,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(text: &str) -> String {
-        GptInputConfig::from_json(text).err().map(|e| e.to_string()).unwrap_or_default()
-    }
-
-    #[test]
-    fn presets_are_the_four_gpt2s_and_the_tutorial() -> Result<()> {
-        for (name, n_layer, n_head, n_embd) in GPT2_SIZES {
-            let config = GptInputConfig::preset(name)?;
-            assert_eq!((config.vocab_size, config.n_positions, config.n_embd), (50257, 1024, n_embd));
-            assert_eq!((config.n_layer, config.n_head), (n_layer, n_head));
-            config.validate()?;
-        }
-        let tutorial = GptInputConfig::preset("tutorial")?;
-        assert_eq!((tutorial.vocab_size, tutorial.n_positions, tutorial.n_embd), (50257, 4, 256));
-        let unknown = GptInputConfig::preset("gpt3").err().map(|e| e.to_string()).unwrap_or_default();
-        assert_eq!(unknown, "no preset `gpt3`: there are gpt2, gpt2-medium, gpt2-large, gpt2-xl, tutorial");
-        Ok(())
-    }
-
-    #[test]
-    fn every_key_survives_a_round_trip() -> Result<()> {
-        let text = r#"{"activation_function": "gelu_new", "n_ctx": 77, "vocab_size": 500, "n_positions": 64,
-            "n_embd": 48, "n_head": 4, "n_layer": 2, "embd_pdrop": 0.0, "initializer_range": 0.013,
-            "task_specific_params": {"text-generation": {"do_sample": true}}, "n_inner": null}"#;
-        let config = GptInputConfig::from_json(text)?;
-        assert_eq!(config.extra.len(), 4);
-        let text_as_number = config.extra::<u64>("activation_function").err().map(|error| error.to_string());
-        assert_eq!(text_as_number.as_deref(), Some("config: `activation_function` is \"gelu_new\", expected u64"));
-        assert_eq!(config.clone().with_extra("n_inner", 7)?.extra::<u64>("n_inner")?, Some(7));
-        assert_eq!(GptInputConfig::from_json(&config.to_json())?, config);
-        let expected: Value = serde_json::from_str(text).map_err(|e| ConfigError::Json { source: e.into() })?;
-        assert_eq!(Value::Object(Keys::from(config).0), expected);
-        Ok(())
-    }
-
-    #[test]
-    fn aliases_may_repeat_a_field_but_not_contradict_it() -> Result<()> {
-        let config = GptInputConfig::from_json(r#"{"hidden_size": 8, "n_embd": 8, "max_position_embeddings": 5}"#)?;
-        assert_eq!((config.vocab_size, config.n_positions, config.n_embd), (50257, 5, 8));
-        assert_eq!(
-            error(r#"{"n_embd": 8, "emb_dim": 9}"#),
-            "config: `n_embd` is 8, but `emb_dim`, another name for it, is 9"
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn bad_values_are_named() {
-        assert_eq!(error(r#"{"vocab_size": 0}"#), "config: `vocab_size` must be at least 1");
-        assert_eq!(error(r#"{"n_embd": -1}"#), "config: `n_embd` is -1, expected a whole number");
-        assert_eq!(error(r#"{"n_positions": "1024"}"#), "config: `n_positions` is \"1024\", expected a whole number");
-        assert_eq!(
-            error(r#"{"embd_pdrop": 1.5}"#),
-            "config: `embd_pdrop` is 1.5, which is not a probability between 0 and 1"
-        );
-        assert_eq!(
-            error(r#"{"initializer_range": -0.1}"#),
-            "config: `initializer_range` is -0.1, which is not a finite number of at least 0"
-        );
-        assert_eq!(error("[1]"), "config: expected a JSON object, found an array");
-        assert_eq!(error("{"), "config: not valid JSON");
     }
 }

@@ -14,6 +14,7 @@ use crate::kernel::{CheckedIds, DenseTable, IdChecks, RowGroups, StoredTable, Ta
 use crate::rng::Generator;
 use crate::rows::RowType;
 
+pub use crate::config::EmbeddingScale;
 pub use crate::kernel::IdCheck;
 pub use options::EmbeddingOptions;
 pub use quantized::QuantizeReport;

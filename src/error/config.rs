@@ -63,6 +63,24 @@ pub enum ConfigError {
         /// The field.
         key: &'static str,
     },
+    /// A missing field that something else needs.
+    #[error("config: no `{key}`, which {by} needs: add it")]
+    Needed {
+        /// The field, as recent files spell it.
+        key: &'static str,
+        /// What needs it.
+        by: String,
+    },
+    /// A key that changes the model in an unsupported way.
+    #[error("config: `{key}` is {value}, which is not supported: {instead}")]
+    Unsupported {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What to do.
+        instead: &'static str,
+    },
     /// JSON that is not an object.
     #[error("config: expected a JSON object, found {got}")]
     NotAnObject {

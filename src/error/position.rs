@@ -49,6 +49,22 @@ pub enum PositionError {
         /// The number of blocks.
         n_layer: usize,
     },
+    /// Positions that differ between types of layers, asked for without a type.
+    #[error(
+        "rope positions differ between types of layers ({types}): choose with `of_layer_type`, by the block's entry in `layer_types`"
+    )]
+    LayerTypes {
+        /// The types.
+        types: String,
+    },
+    /// A layer type that the model does not have.
+    #[error("no layer type `{layer_type}`: the model has rope positions for {known}")]
+    NoSuchLayerType {
+        /// The type asked for.
+        layer_type: String,
+        /// The known types.
+        known: String,
+    },
     /// A scheme with a table that was not given.
     #[error("{scheme} positions have a table `{name}`, which was not given: load it with `GptInputLayer::load`")]
     MissingTables {

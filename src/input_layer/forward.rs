@@ -206,9 +206,9 @@ impl GptInputLayer {
         }
     }
 
-    /// Returns the factor of token rows before positions are added, if the scheme has one.
+    /// Returns the factor of token rows before positions are added, if there is one.
     pub(super) fn embed_scale(&self) -> Option<f64> {
-        self.config.position.scales_embedding().then(|| (self.config.n_embd as f64).sqrt())
+        self.config.embed_scale(self.dtype())
     }
 
     /// Returns the rows of checked ids, scaled in f32 or wider and rounded once, as PyTorch multiplies by a number.

@@ -10,6 +10,8 @@ use candle_core::{DType, Device, Module, ModuleT, Tensor};
 
 use crate::config::GptInputConfig;
 use crate::embedding::TokenTable;
+#[cfg(doc)]
+use crate::error::ConfigError;
 use crate::error::{Error, Result};
 use crate::kernel::IdChecks;
 use crate::lm_head::LmHead;
@@ -101,8 +103,11 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// [`Error::NotInMemory`] for a remote table: every call would fetch all of it.
+    /// [`ConfigError::Unsupported`] if the model scales or caps its logits (`logits_scaling`, `final_logit_softcapping`, …):
+    /// [`LmHead::new`] makes a head whose logits are plain.
     #[doc(alias = "get_output_embeddings")]
     pub fn lm_head(&self) -> Result<LmHead> {
+        self.config.plain_logits()?;
         LmHead::new(self.wte.clone())
     }
 

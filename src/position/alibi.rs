@@ -2,9 +2,11 @@
 
 use candle_core::{Device, Tensor};
 
-use super::scores::Distances;
+use super::scores::{Distances, check_reach};
 use crate::error::{PositionError, Result};
 use crate::kernel::linear_bias;
+
+const MAX_HEADS: usize = 1 << 16;
 
 /// ALiBi (Press et al. 2021, arXiv:2108.12409, section 3), with head h = 1 … H:
 ///
@@ -37,11 +39,11 @@ impl Alibi {
     /// Makes the slopes of `n_head` heads.
     ///
     /// # Errors
-    /// [`PositionError::Dimension`] if `n_head` is 0.
+    /// [`PositionError::Dimension`] if `n_head` is 0, or more than 65536.
     pub fn new(n_head: usize, device: &Device) -> Result<Self> {
-        if n_head == 0 {
-            let (scheme, what, expected) = ("alibi", "n_head", "at least one head");
-            return Err(PositionError::Dimension { scheme, what, got: 0, expected }.into());
+        if !(1..=MAX_HEADS).contains(&n_head) {
+            let (scheme, what, expected) = ("alibi", "n_head", "1 to 65536 heads");
+            return Err(PositionError::Dimension { scheme, what, got: n_head, expected }.into());
         }
         let below = if n_head.is_power_of_two() { n_head } else { n_head.next_power_of_two() / 2 };
         let slope = |h: usize, n: usize| (-8.0 * h as f64 / n as f64).exp2() as f32;
@@ -64,8 +66,10 @@ impl Alibi {
     /// - returns: `[1, H, T_q, T_k]` in f32
     ///
     /// # Errors
-    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for the bias.
+    /// - [`Error::SequenceTooLong`](crate::Error::SequenceTooLong) for positions whose distances cannot be counted
+    /// - [`Error::Candle`](crate::Error::Candle) if the device has no memory for the bias
     pub fn attention_bias(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<Tensor> {
+        check_reach(t_q, t_k, start_pos)?;
         linear_bias(&self.slopes, (t_q, t_k), start_pos, &self.device)
     }
 

@@ -17,15 +17,13 @@ impl PositionEncoding {
     ///
     /// # Errors
     /// - [`PositionError::WrongPlace`] for other kinds
+    /// - [`PositionError::LayerTypes`] if types of layers differ: choose with [`of_layer_type`](Self::of_layer_type)
     /// - [`Error::ShapeMismatch`] for other shapes
     /// - [`Error::PositionOutOfRange`] for a position below 0
     /// - [`Error::IdDType`] for position ids of another dtype
     #[doc(alias = "apply_rotary_pos_emb")]
     pub fn rotate(&self, q: &Tensor, k: &Tensor, positions: impl Into<Positions>) -> Result<(Tensor, Tensor)> {
-        match &self.kind {
-            Kind::Rotary(rotary) => rotary.rotate(q, k, positions),
-            _ => Err(self.wrong_place("do not rotate")),
-        }
+        self.rotary()?.rotate(q, k, positions)
     }
 
     /// Returns the bias to add to attention scores, for queries at `start_pos..start_pos + t_q` and keys at `0..t_k`.

@@ -3,7 +3,7 @@
 use candle_core::{D, Module, Tensor};
 use candle_nn::Linear;
 
-use super::scores::{Dims, Distances, dot, dot_rows};
+use super::scores::{Dims, Distances, check_reach, dot, dot_rows};
 use crate::error::Result;
 use crate::kernel::{Columns, by_distance};
 use crate::shape::wrong_shape;
@@ -121,6 +121,7 @@ impl Deberta {
     /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for other shapes.
     pub fn attention_scores(&self, q: &Tensor, k: &Tensor, start_pos: usize) -> Result<Tensor> {
         let (t_q, t_k, start, buckets) = (q.dim(2)?, k.dim(2)?, start_pos as i64, self.buckets);
+        check_reach(t_q, t_k, start_pos)?;
         self.scores(
             (q, k),
             |by_row| by_distance(by_row, Columns::new(t_q, t_k, start, |distance| buckets.row(-distance))),

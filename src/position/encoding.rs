@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Linear;
 
+use super::layer_types::ByLayerType;
 use super::{Alibi, Deberta, DebertaProjections, PositionTable, Rotary, Shaw, T5Bias, TransformerXl, sinusoidal};
 use crate::checkpoint::{TableSpec, position_tables};
 use crate::config::{DebertaConfig, GptInputConfig, PositionScheme, ShawConfig, SinusoidalConfig, T5Config};
@@ -71,6 +72,7 @@ pub struct PositionEncoding {
 pub(super) enum Kind {
     Input(Option<PositionTable>),
     Rotary(Rotary),
+    RotaryByLayerType(ByLayerType),
     Alibi(Alibi),
     T5(T5Bias),
     TransformerXl(Vec<TransformerXl>),
@@ -118,8 +120,15 @@ impl PositionEncoding {
                 Kind::Input(Some(sinusoidal(n_positions, config.n_embd, layout, dtype, device)?.try_into()?))
             }
             PositionScheme::Rotary(ref rotary) => {
-                let head_dim = config.n_embd.checked_div(config.n_head).unwrap_or(0);
-                Kind::Rotary(Rotary::new(rotary, head_dim, n_positions, device)?)
+                Kind::Rotary(Rotary::new(rotary, config.width_of_head(), n_positions, device)?)
+            }
+            PositionScheme::RotaryByLayerType(ref by_type) => {
+                let mut rotations = ByLayerType::new();
+                for (layer_type, rotary) in by_type {
+                    let of = |rotary| Rotary::new(rotary, config.width_of_head(), n_positions, device);
+                    rotations.insert(layer_type.clone(), rotary.as_ref().map(of).transpose()?);
+                }
+                Kind::RotaryByLayerType(rotations)
             }
             PositionScheme::Alibi => Kind::Alibi(Alibi::new(config.n_head, device)?),
             PositionScheme::T5(T5Config { max_distance, bidirectional, .. }) => {
@@ -166,6 +175,11 @@ impl PositionEncoding {
         Self::with_tables(config, tables, dtype, device)
     }
 
+    /// Returns the same without tables, as another scheme.
+    pub(super) fn with_kind(&self, scheme: PositionScheme, kind: Kind) -> Self {
+        Self { scheme, n_layer: self.n_layer, tables: Vec::new(), kind }
+    }
+
     /// Returns the scheme of the configuration.
     pub fn scheme(&self) -> &PositionScheme {
         &self.scheme
@@ -175,7 +189,7 @@ impl PositionEncoding {
     pub fn kind(&self) -> PositionKind {
         match self.kind {
             Kind::Input(_) => PositionKind::Input,
-            Kind::Rotary(_) => PositionKind::Rotation,
+            Kind::Rotary(_) | Kind::RotaryByLayerType(_) => PositionKind::Rotation,
             Kind::Alibi(_) | Kind::T5(_) => PositionKind::Bias,
             Kind::TransformerXl(_) | Kind::Shaw(_) | Kind::Deberta(_) => PositionKind::Scores,
         }

@@ -4,6 +4,8 @@ mod alibi;
 mod attention;
 mod deberta;
 mod encoding;
+mod frequencies;
+mod layer_types;
 mod learned;
 mod resize;
 mod rotary;
@@ -20,8 +22,8 @@ use crate::kernel::{to_host, unravel};
 use crate::shape::wrong_shape;
 
 pub use crate::config::{
-    DebertaConfig, Llama3Scaling, PositionScheme, RotaryConfig, RotaryScaling, ShawConfig, SinusoidalConfig,
-    SinusoidalLayout, T5Config, YarnScaling,
+    DebertaConfig, Llama3Scaling, LongRopeScaling, PositionScheme, RotaryConfig, RotaryScaling, ShawConfig,
+    SinusoidalConfig, SinusoidalLayout, T5Config, YarnScaling,
 };
 pub use alibi::Alibi;
 pub use deberta::{Deberta, DebertaProjections};

@@ -1,14 +1,15 @@
 //! Rotary positions: queries and keys rotated by their positions, so that their products depend on the distance alone.
 
 use std::borrow::Cow;
-use std::f32::consts::TAU;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::{Device, Tensor};
 
-use super::sinusoidal::{cos_sin, inverse_frequencies, powers};
-use super::{Positions, Resolved};
-use crate::config::{Llama3Scaling, RotaryConfig, RotaryScaling, YarnScaling};
+use super::frequencies::Regime;
+use super::scores::check_reach;
+use super::sinusoidal::cos_sin;
+use super::{Positions, Resolved, frequencies};
+use crate::config::RotaryConfig;
 use crate::error::{Error, Result};
 use crate::kernel::{AngleRows, Angles, each_in_parallel, rotate, to_host, unravel};
 use crate::shape::wrong_shape;
@@ -58,12 +59,12 @@ struct Kept {
     beyond: Mutex<Option<Beyond>>,
 }
 
-/// Angles for sequences of length `seq_len`, which dynamic scaling depends on; 0 for any length.
+/// Angles for sequences of a regime, where frequencies depend on the length.
 #[derive(Debug)]
 struct Beyond {
     angles: Angles,
     n_rows: usize,
-    seq_len: usize,
+    regime: Regime,
 }
 
 impl Rotary {
@@ -79,7 +80,7 @@ impl Rotary {
     }
 
     /// Returns the `inv_freq` of each pair, and the factor of cosines and sines (`attention_scaling`, which is 1 except
-    /// for YaRN). Only dynamic scaling depends on `seq_len`, the number of tokens of the sequence.
+    /// for YaRN and LongRoPE). Only dynamic scaling and LongRoPE depend on `seq_len`, the number of tokens of the sequence.
     ///
     /// ```
     /// use candle_core::Device;
@@ -90,87 +91,14 @@ impl Rotary {
     /// # Ok::<(), candle_gpt_input::Error>(())
     /// ```
     pub fn inv_freq(&self, seq_len: usize) -> (Vec<f32>, f32) {
-        let (base, dim) = (self.config.rope_theta, self.config.rotary_dim(self.head_dim));
-        let plain = || inverse_frequencies(base, dim);
-        match self.config.scaling {
-            RotaryScaling::None => (plain(), 1.0),
-            RotaryScaling::Linear { factor } => (plain().into_iter().map(|f| f / factor as f32).collect(), 1.0),
-            RotaryScaling::Dynamic { factor } => {
-                if seq_len <= self.n_positions {
-                    return (plain(), 1.0);
-                }
-                // In transformers a length is a tensor: from here on everything but the exponent is f32.
-                let stretch = factor as f32 * seq_len as f32 / self.n_positions as f32 - (factor - 1.0) as f32;
-                let power = f64::from(stretch).powf(dim as f64 / (dim as f64 - 2.0)) as f32;
-                (inverse_frequencies(f64::from(base as f32 * power), dim), 1.0)
-            }
-            RotaryScaling::Yarn(YarnScaling {
-                factor,
-                original_max_position_embeddings,
-                beta_fast,
-                beta_slow,
-                attention_factor,
-                mscale,
-                mscale_all_dim,
-                truncate,
-            }) => {
-                let trained_on = original_max_position_embeddings.unwrap_or(self.n_positions) as f64;
-                let term = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-                let computed = match mscale.zip(mscale_all_dim) {
-                    Some((mscale, all)) if mscale != 0.0 && all != 0.0 => term(mscale) / term(all),
-                    _ => term(1.0),
-                };
-                // The dimension whose frequency makes so many turns within the trained length.
-                let dimension =
-                    |turns: f64| (dim as f64 * (trained_on / (turns * std::f64::consts::TAU)).ln()) / (2.0 * base.ln());
-                let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
-                if truncate {
-                    (low, high) = (low.floor(), high.ceil());
-                }
-                let (low, mut high) = (low.max(0.0), high.min(dim as f64 - 1.0));
-                if low == high {
-                    high += 0.001;
-                }
-                let blend = |(i, power): (usize, f32)| {
-                    let stays = 1.0 - ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
-                    (1.0 / (factor as f32 * power)) * (1.0 - stays) + (1.0 / power) * stays
-                };
-                let frequencies = powers(base, dim).into_iter().enumerate().map(blend).collect();
-                (frequencies, attention_factor.unwrap_or(computed) as f32)
-            }
-            RotaryScaling::Llama3(Llama3Scaling {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings,
-            }) => {
-                let trained_on = original_max_position_embeddings.unwrap_or(self.n_positions) as f64;
-                let (longest, shortest) =
-                    ((trained_on / low_freq_factor) as f32, (trained_on / high_freq_factor) as f32);
-                let (factor, low, width) =
-                    (factor as f32, low_freq_factor as f32, (high_freq_factor - low_freq_factor) as f32);
-                let scale = |frequency: f32| {
-                    // torch divides a number by a tensor by multiplying with the tensor's reciprocal.
-                    let wavelength = (1.0 / frequency) * TAU;
-                    if wavelength > longest {
-                        frequency / factor
-                    } else if wavelength < shortest {
-                        frequency
-                    } else {
-                        let stays = ((1.0 / wavelength) * trained_on as f32 - low) / width;
-                        (1.0 - stays) * frequency / factor + stays * frequency
-                    }
-                };
-                (plain().into_iter().map(scale).collect(), 1.0)
-            }
-        }
+        frequencies::of(&self.config, self.head_dim, self.n_positions, seq_len)
     }
 
     /// Rotates queries and keys by their positions: a start position (with a key/value cache), position ids, or those
     /// of a mask.
     ///
-    /// Cache keys after rotating them. Dynamic scaling takes the frequencies of the call's largest position; keys in a
-    /// cache keep the rotation of their own call, as in transformers.
+    /// Cache keys after rotating them. Dynamic scaling and LongRoPE take the frequencies of the call's largest position;
+    /// keys in a cache keep the rotation of their own call, as in transformers.
     ///
     /// # Shapes
     /// - `q`: `[B, H, T, D]`, `k`: `[B, H_k, T, D]`, of any strides
@@ -235,6 +163,7 @@ impl Rotary {
         let each = match positions.resolve(&[b, t], usize::MAX)? {
             Resolved::Counted(start) => {
                 let end = start.saturating_add(t);
+                check_reach(t, 0, start)?;
                 if end <= KEPT {
                     return Ok((self.kept(end)?, AngleRows::From(start)));
                 }
@@ -271,24 +200,25 @@ impl Rotary {
 
     /// Returns the angles of at least the positions below `end`.
     fn kept(&self, end: usize) -> Result<Cow<'_, Angles>> {
-        let n_trained_on = self.n_positions.min(KEPT);
-        if end <= n_trained_on {
+        let first = frequencies::regime(&self.config, self.n_positions, 0);
+        let regime = frequencies::regime(&self.config, self.n_positions, end);
+        // With LongRoPE, those of sequences up to the trained length; with dynamic scaling, up to `n_positions`.
+        let n_first = frequencies::longest_of_first(&self.config, self.n_positions).min(KEPT);
+        if regime == first && end <= n_first {
             if let Some(angles) = self.kept.trained_on.get() {
                 return Ok(Cow::Borrowed(angles));
             }
             // Two threads may compute them at once; one of the results is dropped.
-            let angles = self.make_first(n_trained_on, self.n_positions)?;
+            let angles = self.make_first(n_first, n_first)?;
             return Ok(Cow::Borrowed(self.kept.trained_on.get_or_init(|| angles)));
         }
-        let is_dynamic = matches!(self.config.scaling, RotaryScaling::Dynamic { .. });
-        let seq_len = if is_dynamic { end } else { 0 };
         let mut beyond = self.kept.beyond.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let angles = match beyond.as_ref().filter(|kept| kept.n_rows >= end && kept.seq_len == seq_len) {
+        let angles = match beyond.as_ref().filter(|kept| kept.n_rows >= end && kept.regime == regime) {
             Some(kept) => kept.angles.clone(),
             None => {
-                let n_rows = if is_dynamic { end } else { end.next_power_of_two() };
-                let angles = self.make_first(n_rows, seq_len)?;
-                *beyond = Some(Beyond { angles: angles.clone(), n_rows, seq_len });
+                let n_rows = if regime == Regime::Length(end) { end } else { end.next_power_of_two() };
+                let angles = self.make_first(n_rows, end)?;
+                *beyond = Some(Beyond { angles: angles.clone(), n_rows, regime });
                 angles
             }
         };

@@ -2,8 +2,8 @@
 
 use candle_core::{D, Device, Tensor};
 
-use crate::error::Result;
-use crate::kernel::to_host;
+use crate::error::{Error, Result};
+use crate::kernel::{to_host, unravel};
 use crate::shape::wrong_shape;
 
 /// The dimensions of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
@@ -15,8 +15,8 @@ pub(super) struct Dims {
 
 impl Dims {
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if they do not fit each other, or a table with `n_head`
-    /// heads (if it has heads) of `d` elements.
+    /// [`Error::ShapeMismatch`] if they do not fit each other, or a table with `n_head` heads (if it has heads) of `d`
+    /// elements.
     pub(super) fn of(q: &Tensor, k: &Tensor, n_head: Option<usize>, d: usize) -> Result<Self> {
         let (b, h, t_q) = match *q.dims() {
             [b, h, t_q, width] if width == d && n_head.is_none_or(|n_head| n_head == h) => (b, h, t_q),
@@ -32,6 +32,21 @@ impl Dims {
     }
 }
 
+/// The largest position whose distances can be counted.
+pub(super) const MAX_POSITION: usize = isize::MAX as usize;
+
+/// Checks that distances of queries at `start_pos..start_pos + t_q` and keys at `0..t_k` can be counted.
+///
+/// # Errors
+/// [`Error::SequenceTooLong`]
+pub(super) fn check_reach(t_q: usize, t_k: usize, start_pos: usize) -> Result<()> {
+    let end = start_pos.saturating_add(t_q).max(t_k);
+    match end > MAX_POSITION || t_q.saturating_add(t_k) > MAX_POSITION {
+        true => Err(Error::SequenceTooLong { end, n_positions: MAX_POSITION }),
+        false => Ok(()),
+    }
+}
+
 /// The distances, key minus query, of every query and key of every sequence: `[B, T_q, T_k]`.
 pub(super) struct Distances {
     pub(super) b: usize,
@@ -42,6 +57,9 @@ pub(super) struct Distances {
 
 impl Distances {
     /// Computes the distances of positions `[B, T_q]` and `[B, T_k]`.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`], [`Error::IdDType`], and [`Error::PositionOutOfRange`] for one below 0.
     pub(super) fn of(q_positions: &Tensor, k_positions: &Tensor) -> Result<Self> {
         let &[b, t_q] = q_positions.dims() else {
             return Err(wrong_shape("q_positions", q_positions.shape(), "[B, T_q]"));
@@ -50,7 +68,7 @@ impl Distances {
             [b_k, t_k] if b_k == b => t_k,
             _ => return Err(wrong_shape("k_positions", k_positions.shape(), format!("[{b}, T_k]"))),
         };
-        let (q, k) = (to_host(q_positions, "q_positions")?, to_host(k_positions, "k_positions")?);
+        let (q, k) = (counted(q_positions, "q_positions")?, counted(k_positions, "k_positions")?);
         let of_row = |row: usize| {
             let (q, k) = (&q[row * t_q..(row + 1) * t_q], &k[row * t_k..(row + 1) * t_k]);
             q.iter().flat_map(move |q| k.iter().map(move |k| k.saturating_sub(*q)))
@@ -59,12 +77,24 @@ impl Distances {
     }
 }
 
+/// Position ids on the host, none of them below 0.
+fn counted(positions: &Tensor, what: &'static str) -> Result<Vec<i64>> {
+    let values = to_host(positions, what)?;
+    match values.iter().position(|&position| position < 0) {
+        Some(index) => Err(Error::PositionOutOfRange {
+            position: values[index],
+            at: unravel(index, positions.dims()),
+            n_positions: MAX_POSITION,
+        }),
+        None => Ok(values),
+    }
+}
+
 impl Distances {
     /// Computes the distances of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if there is not one position for each query and key,
-    /// [`Error::IdDType`](crate::Error::IdDType) for positions of another dtype.
+    /// As [`of`](Self::of), and [`Error::ShapeMismatch`] if there is not one position for each query and key.
     pub(super) fn between(q: &Tensor, k: &Tensor, q_positions: &Tensor, k_positions: &Tensor) -> Result<Self> {
         for (what, positions, of) in [("q_positions", q_positions, q), ("k_positions", k_positions, k)] {
             let (b, _, t, _) = of.dims4()?;

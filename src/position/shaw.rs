@@ -2,7 +2,7 @@
 
 use candle_core::{D, Tensor};
 
-use super::scores::{Dims, Distances, dot, dot_rows, weighted};
+use super::scores::{Dims, Distances, check_reach, dot, dot_rows, weighted};
 use crate::error::Result;
 use crate::kernel::{Columns, by_distance, sum_by_distance};
 use crate::shape::wrong_shape;
@@ -59,6 +59,7 @@ impl Shaw {
     }
 
     fn columns(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<(Columns, usize)> {
+        check_reach(t_q, t_k, start_pos)?;
         let n = self.keys.dim(0)?;
         Ok((Columns::new(t_q, t_k, start_pos as i64, |distance| self.column(distance, n)), n))
     }

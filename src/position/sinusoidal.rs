@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Tensor};
 
 use crate::config::SinusoidalLayout;
-use crate::error::Result;
+use crate::error::{PositionError, Result};
 use crate::kernel::each_in_parallel;
 
 /// The base of the frequencies in every published layout.
@@ -34,7 +34,7 @@ const BASE: f64 = 10000.0;
 /// ```
 ///
 /// # Errors
-/// [`Error::Candle`](crate::Error::Candle) if the device has no memory for the table.
+/// [`PositionError::Dimension`] and [`Error::Candle`](crate::Error::Candle) if there is no memory for the table.
 #[doc(alias("create_sinusoidal_embeddings", "SinusoidalPositionalEmbedding"))]
 pub fn sinusoidal(
     n_positions: usize,
@@ -68,7 +68,13 @@ pub fn sinusoidal(
         SinusoidalLayout::Halves => value(position, 2 * (j - n_sines) + 1),
         SinusoidalLayout::Tensor2Tensor => tensor2tensor(position, j),
     };
-    let mut values = vec![0f32; n_positions * n_embd];
+    let n = n_positions.saturating_mul(n_embd);
+    let mut values: Vec<f32> = Vec::new();
+    if values.try_reserve_exact(n).is_err() {
+        let (scheme, what, expected) = ("sinusoidal", "n_positions", "a table that fits in memory");
+        return Err(PositionError::Dimension { scheme, what, got: n_positions, expected }.into());
+    }
+    values.resize(n, 0.0);
     each_in_parallel(values.chunks_mut(n_embd.max(1)), &|position, row| {
         row.iter_mut().enumerate().for_each(|(j, to)| *to = number(position, j));
     });
@@ -105,9 +111,15 @@ impl DistanceRows {
         Self { width, rows: Arc::new(Mutex::new(None)) }
     }
 
+    /// Rows are kept for distances up to this. Further away, a call makes only the rows that it needs.
+    const KEPT: u64 = 1 << 20;
+
     /// Returns the rows of `n` distances from `first` downwards, `[n, width]`.
     pub(super) fn down_from(&self, first: i64, n: usize, dtype: DType, device: &Device) -> Result<Tensor> {
         let last = first - n as i64 + 1;
+        if first.unsigned_abs().max(last.unsigned_abs()) > Self::KEPT {
+            return self.each(&(last..=first).rev().collect::<Vec<_>>(), dtype, device);
+        }
         let mut held = self.rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let needed = first.abs().max(last.abs());
         let fits =

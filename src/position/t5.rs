@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use super::scores::Distances;
+use super::scores::{Distances, check_reach};
 use crate::error::Result;
 use crate::kernel::{Columns, bias_in_runs, by_distance, distances};
 use crate::shape::wrong_shape;
@@ -90,9 +90,11 @@ impl T5Bias {
     /// - returns: `[1, H, T_q, T_k]`, in f32 for half-precision tables
     ///
     /// # Errors
-    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for the bias.
+    /// - [`Error::SequenceTooLong`](crate::Error::SequenceTooLong) for positions whose distances cannot be counted
+    /// - [`Error::Candle`](crate::Error::Candle) if the device has no memory for the bias
     #[doc(alias = "compute_bias")]
     pub fn attention_bias(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<Tensor> {
+        check_reach(t_q, t_k, start_pos)?;
         let table = self.wide_table()?;
         if table.track_op() || !table.device().is_cpu() {
             let by_head = table.t()?.contiguous()?.unsqueeze(1)?.unsqueeze(0)?;

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Tensor};
 
-use super::scores::{Dims, Distances, dot, dot_rows};
+use super::scores::{Dims, Distances, check_reach, dot, dot_rows};
 use super::sinusoidal::DistanceRows;
 use crate::error::Result;
 use crate::kernel::{Columns, by_distance};
@@ -84,6 +84,7 @@ impl TransformerXl {
         if t_q * t_k == 0 {
             return dot(q, k);
         }
+        check_reach(t_q, t_k, start_pos)?;
         // In the order of the columns, from the key that is furthest behind (largest i - j) to the one furthest ahead.
         let furthest = (start_pos + t_q - 1) as i64;
         let rows = self.rows.down_from(furthest, t_q + t_k - 1, self.r_net.dtype(), self.r_net.device())?;

@@ -1,6 +1,7 @@
 //! Checks each position scheme against transformers, against loops, and against its laws.
 
 mod config;
+mod configs;
 mod golden;
 mod laws;
 mod layer;

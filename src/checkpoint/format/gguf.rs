@@ -3,8 +3,6 @@
 //! Candle's own reader keeps all metadata, including a vocabulary of 50 000 texts, and refuses a file with a tensor of
 //! an unknown block type. This one keeps only the keys of a configuration, and lists such tensors.
 
-use std::collections::BTreeMap;
-
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use serde_json::{Map, Value};
@@ -12,6 +10,7 @@ use serde_json::{Map, Value};
 use super::super::bytes::{ByteFile, Header, Parse, invalid};
 use super::super::names::CONFIG_METADATA;
 use super::super::stored::{Contents, Kind, StoredDType, StoredTensor};
+use super::gguf_config;
 
 pub(in super::super) const MAGIC: &[u8; 4] = b"GGUF";
 /// Where tensors begin, unless the file says otherwise.
@@ -24,14 +23,8 @@ const MAX_DIMS: u32 = 8;
 /// The format allows arrays of arrays; no known file has them.
 const MAX_DEPTH: usize = 4;
 
-/// The format's keys, and their names in a `config.json`.
-const CONFIG_KEYS: [(&str, &str); 5] = [
-    ("context_length", "n_positions"),
-    ("embedding_length", "n_embd"),
-    ("block_count", "n_layer"),
-    ("attention.head_count", "n_head"),
-    ("vocab_size", "vocab_size"),
-];
+/// Longer texts do not name architectures or scalings.
+const MAX_TEXT_BYTES: u64 = 64;
 
 /// Reads the header (keys, values and the tensors' entries); reads no data.
 pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
@@ -45,18 +38,20 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     }
     let mut reader = Reader { header, wide: version > 1 };
     let (n_tensors, n_pairs) = (reader.count(MIN_TENSOR_BYTES)?, reader.count(MIN_PAIR_BYTES)?);
-    let mut numbers = BTreeMap::new();
+    let mut keys = Map::new();
     for _ in 0..n_pairs {
         let key = reader.string()?;
-        if let Some(number) = reader.value(0)? {
-            numbers.insert(key, number);
+        if let Some(value) = reader.value(0)?.filter(|_| gguf_config::is_wanted(&key)) {
+            file.budget().take_node::<(String, Value)>()?;
+            file.budget().take_text(key.len())?;
+            keys.insert(key, value);
         }
     }
     let mut entries = Vec::new();
     for _ in 0..n_tensors {
         entries.push(reader.tensor()?);
     }
-    let alignment = numbers.get("general.alignment").copied().unwrap_or(ALIGNMENT);
+    let alignment = keys.get(gguf_config::ALIGNMENT).and_then(Value::as_u64).unwrap_or(ALIGNMENT);
     let Some(data_start) = reader.header.position().checked_next_multiple_of(alignment).filter(|_| alignment > 0)
     else {
         return invalid(format!("its alignment {alignment} cannot be used"));
@@ -68,15 +63,8 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
             None => return invalid(format!("`{name}` lies beyond any file, at {offset}")),
         }
     }
-    let mut config = Map::new();
-    for (key, &number) in &numbers {
-        let known = CONFIG_KEYS.iter().find(|(known, _)| key.split_once('.').is_some_and(|(_, rest)| rest == *known));
-        if let Some((_, name)) = known {
-            config.insert(name.to_string(), number.into());
-        }
-    }
-    if !config.is_empty() {
-        contents.note(file.budget(), CONFIG_METADATA, Value::Object(config).to_string())?;
+    if let Some(config) = gguf_config::config(&keys, &contents, file)? {
+        contents.note(file.budget(), CONFIG_METADATA, config.to_string())?;
     }
     Ok(contents)
 }
@@ -119,15 +107,23 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads a value; returns it if it is an unsigned integer of 32 or 64 bits.
-    fn value(&mut self, depth: usize) -> Parse<Option<u64>> {
+    /// Reads a value; returns it if it is a number, a flag or a short text.
+    fn value(&mut self, depth: usize) -> Parse<Option<Value>> {
         let kind = self.header.u32()?;
         match kind {
-            4 => Ok(Some(u64::from(self.header.u32()?))),
-            10 => self.header.u64().map(Some),
+            4 => Ok(Some(self.header.u32()?.into())),
+            5 => Ok(Some(i32::from_le_bytes(self.header.u32()?.to_le_bytes()).into())),
+            6 => Ok(Some(f64::from(f32::from_bits(self.header.u32()?)).into())),
+            7 => Ok(Some((self.header.bytes(1)? != [0]).into())),
+            10 => Ok(Some(self.header.u64()?.into())),
+            11 => Ok(Some(i64::from_le_bytes(self.header.u64()?.to_le_bytes()).into())),
+            12 => Ok(Some(f64::from_bits(self.header.u64()?).into())),
             8 => {
                 let n_bytes = self.length()?;
-                self.header.skip(n_bytes).map(|()| None)
+                if n_bytes > MAX_TEXT_BYTES {
+                    return self.header.skip(n_bytes).map(|()| None);
+                }
+                Ok(String::from_utf8(self.header.bytes(n_bytes)?).ok().map(Value::from))
             }
             9 => self.array(depth).map(|()| None),
             _ => self.header.skip(scalar_bytes(kind)?).map(|()| None),

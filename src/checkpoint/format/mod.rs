@@ -1,6 +1,7 @@
 //! The formats of weights, recognised by a file's content, never by its name.
 
 pub(super) mod gguf;
+mod gguf_config;
 pub(super) mod llmc;
 mod npz;
 mod pickle;

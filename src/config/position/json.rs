@@ -1,105 +1,191 @@
 //! Reads and writes position schemes in a `config.json`.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{DebertaConfig, PositionScheme, ShawConfig, SinusoidalConfig, SinusoidalLayout, T5Config};
-use crate::config::fields::{as_usize, brief, take};
-use crate::config::rotary::RotaryConfig;
+use crate::config::fields::{Object, WHOLE, as_usize, brief, contradiction, flag, read, stated, wrong_type};
+use crate::config::model_type::{has_alibi, ignores_absolute, rotation};
+use crate::config::rotary::{self, Rotations};
 use crate::error::ConfigError;
 
 const KEY: &str = "position_embedding_type";
 const SCALE: &str = "scale_embedding";
 const EXPECTED: &str = "learned (absolute), sinusoidal, none, transformer-xl, rope, alibi, t5, shaw or deberta";
+const ALIBI: &[&str] = &["alibi", "use_alibi"];
+/// MPT's object of what belongs to attention.
+const ATTN_CONFIG: &str = "attn_config";
+const NUM_BUCKETS: &str = "relative_attention_num_buckets";
+const MAX_DISTANCE: &str = "relative_attention_max_distance";
+const IS_DECODER: &str = "is_decoder";
+const LEFT: &str = "left_max_position_embeddings";
+const RIGHT: &str = "right_max_position_embeddings";
+const VALUES: &str = "relative_value";
+const BUCKETS: &str = "position_buckets";
+const MAX_RELATIVE: &str = "max_relative_positions";
+const POS_ATT_TYPE: &str = "pos_att_type";
+
+/// Every key that is read here, but those of rotary positions.
+const KEYS: [&str; 14] = [
+    KEY,
+    "alibi",
+    "use_alibi",
+    ATTN_CONFIG,
+    SinusoidalLayout::KEY,
+    NUM_BUCKETS,
+    MAX_DISTANCE,
+    IS_DECODER,
+    LEFT,
+    RIGHT,
+    VALUES,
+    BUCKETS,
+    MAX_RELATIVE,
+    POS_ATT_TYPE,
+];
 
 impl PositionScheme {
-    /// Removes the keys of a scheme from a `config.json` and returns the scheme, or `None` if the file states none.
-    pub(in crate::config) fn take(map: &mut Map<String, Value>) -> Result<Option<Self>, ConfigError> {
-        let Some(stated) = map.get(KEY).filter(|value| !value.is_null()) else {
-            // Models with only one scheme do not name it.
-            if RotaryConfig::is_stated(map) {
-                return Ok(Some(Self::Rotary(RotaryConfig::take(map)?)));
+    /// Whether a key of a `config.json` says something of positions.
+    pub(in crate::config) fn reads(key: &str) -> bool {
+        KEYS.contains(&key) || rotary::KEYS.contains(&key)
+    }
+
+    /// Reads the scheme out of the keys of a `config.json`; `None` if they state none. `rest` are its other keys.
+    pub(in crate::config) fn read(
+        map: &Object,
+        rest: &Object,
+        n_positions: Option<usize>,
+    ) -> Result<Option<Self>, ConfigError> {
+        let model_type = rest.get("model_type").and_then(Value::as_str);
+        let rotary = || -> Result<_, ConfigError> { Ok(Some(Rotations::read(map, rest, n_positions)?.into())) };
+        let named = stated(map, KEY);
+        let scheme: Option<Self> = match named {
+            Some(name) => {
+                Some(name.as_str().and_then(|name| name.parse().ok()).ok_or_else(|| wrong_type(KEY, name, EXPECTED))?)
             }
-            return Ok((map.get("alibi") == Some(&Value::Bool(true))).then_some(Self::Alibi));
+            None => None,
         };
-        let name = stated.as_str().unwrap_or_default();
-        let scheme: Self = name.parse().map_err(|_| ConfigError::FieldType {
-            key: KEY.to_string(),
-            got: brief(stated),
-            expected: EXPECTED,
-        })?;
-        if scheme == Self::Learned {
-            return Ok(Some(scheme)); // the key stays as the file spells it
+        let alibi = alibi(map)?;
+        let other = match alibi {
+            Some(("alibi", _)) | None => Rotations::stated(map),
+            _ => None,
+        };
+        let Some((scheme, named)) = scheme.zip(named) else {
+            // Models with only one scheme do not name it. Those with ALiBi may have the keys of rotary positions as well.
+            return match (alibi, other) {
+                (Some((_, true)), _) => Ok(Some(Self::Alibi)),
+                (_, Some(_)) => rotary(),
+                (None, None) if has_alibi(model_type) => Ok(Some(Self::Alibi)),
+                (_, None) if rotation(model_type).is_some() => rotary(),
+                _ => Ok(None),
+            };
+        };
+        match (&scheme, alibi, other) {
+            (Self::Alibi, ..) => {}
+            (_, Some((key, true)), _) => return Err(contradiction((KEY, named), (key, &Value::Bool(true)))),
+            (Self::Learned, _, Some(_)) if ignores_absolute(model_type) => return rotary(),
+            (Self::Learned | Self::Sinusoidal(_), _, Some(rotary)) => return Err(contradiction((KEY, named), rotary)),
+            _ => {}
         }
-        map.remove(KEY);
-        let mut count = |key: &'static str| take(map, &[key], "a whole number", as_usize);
+        let count = |key: &'static str| read(map, &[key], WHOLE, as_usize);
         Ok(Some(match scheme {
             Self::T5(T5Config { num_buckets, max_distance, bidirectional }) => Self::T5(T5Config {
-                num_buckets: count("relative_attention_num_buckets")?.unwrap_or(num_buckets),
-                max_distance: count("relative_attention_max_distance")?.unwrap_or(max_distance),
-                bidirectional: take(map, &["is_decoder"], "true or false", Value::as_bool)?
-                    .map_or(bidirectional, |is_decoder| !is_decoder),
+                num_buckets: count(NUM_BUCKETS)?.unwrap_or(num_buckets),
+                max_distance: count(MAX_DISTANCE)?.unwrap_or(max_distance),
+                bidirectional: flag(map, &[IS_DECODER])?.map_or(bidirectional, |is_decoder| !is_decoder),
             }),
             Self::Shaw(ShawConfig { left, right, values }) => Self::Shaw(ShawConfig {
-                left: count("left_max_position_embeddings")?.unwrap_or(left),
-                right: count("right_max_position_embeddings")?.unwrap_or(right),
-                values: take(map, &["relative_value"], "true or false", Value::as_bool)?.unwrap_or(values),
+                left: count(LEFT)?.unwrap_or(left),
+                right: count(RIGHT)?.unwrap_or(right),
+                values: flag(map, &[VALUES])?.unwrap_or(values),
             }),
-            Self::Deberta(default) => Self::Deberta(DebertaConfig::take(map, default)?),
+            Self::Deberta(default) => Self::Deberta(DebertaConfig::read(map, default)?),
             Self::Sinusoidal(default) => {
                 let layout = |value: &Value| value.as_str()?.parse().ok();
                 let layout: Option<SinusoidalLayout> =
-                    take(map, &[SinusoidalLayout::KEY], SinusoidalLayout::EXPECTED, layout)?;
-                let scale = take(map, &[SCALE], "true or false", Value::as_bool)?;
-                let scale_embedding = scale.unwrap_or(default.scale_embedding);
+                    read(map, &[SinusoidalLayout::KEY], SinusoidalLayout::EXPECTED, layout)?;
+                let scale_embedding = flag(map, &[SCALE])?.unwrap_or(default.scale_embedding);
                 Self::Sinusoidal(SinusoidalConfig { layout: layout.unwrap_or(default.layout), scale_embedding })
             }
-            Self::Rotary(_) => Self::Rotary(RotaryConfig::take(map)?),
+            Self::Rotary(_) => return rotary(),
             other => other,
         }))
     }
 
-    /// Writes what [`take`](Self::take) reads.
-    pub(in crate::config) fn put(&self, map: &mut Map<String, Value>) {
-        if *self == Self::Learned {
-            // Keeps the file's own spelling of `learned`, and removes a key that names another scheme.
-            if map.get(KEY).and_then(Value::as_str).is_some_and(|name| name.parse().ok() != Some(Self::Learned)) {
-                map.remove(KEY);
-            }
+    /// Writes what [`read`](Self::read) reads, in place of what is there.
+    pub(in crate::config) fn put(&self, map: &mut Object, rest: &Object) {
+        let attn_config = map.remove(ATTN_CONFIG);
+        map.retain(|key, _| !Self::reads(key));
+        if let Some(Value::Object(mut attn_config)) = attn_config {
+            attn_config.remove("alibi");
+            attn_config.remove("rope");
+            map.insert(ATTN_CONFIG.to_string(), attn_config.into());
+        }
+        if *self == Self::Learned && matches!(Self::read(map, rest, None), Ok(None)) {
             return;
         }
         map.insert(KEY.to_string(), self.name().into());
+        let says_scale = map.contains_key(SCALE);
         let mut put = |key: &str, value: Value| map.insert(key.to_string(), value);
         match self {
             Self::Sinusoidal(sinusoidal) => {
                 put(SinusoidalLayout::KEY, sinusoidal.layout.to_string().into());
-                if sinusoidal.scale_embedding {
-                    put(SCALE, true.into());
+                if sinusoidal.scale_embedding || says_scale {
+                    put(SCALE, sinusoidal.scale_embedding.into());
                 }
             }
             &Self::T5(T5Config { num_buckets, max_distance, bidirectional }) => {
-                put("relative_attention_num_buckets", num_buckets.into());
-                put("relative_attention_max_distance", max_distance.into());
-                put("is_decoder", (!bidirectional).into());
+                put(NUM_BUCKETS, num_buckets.into());
+                put(MAX_DISTANCE, max_distance.into());
+                put(IS_DECODER, (!bidirectional).into());
             }
             &Self::Shaw(ShawConfig { left, right, values }) => {
-                put("left_max_position_embeddings", left.into());
-                put("right_max_position_embeddings", right.into());
-                put("relative_value", values.into());
+                put(LEFT, left.into());
+                put(RIGHT, right.into());
+                put(VALUES, values.into());
             }
             &Self::Deberta(DebertaConfig { position_buckets, max_relative_positions, c2p, p2c }) => {
-                put("position_buckets", position_buckets.map_or(Value::from(-1), Value::from));
-                put("max_relative_positions", max_relative_positions.into());
+                put(BUCKETS, position_buckets.map_or(Value::from(-1), Value::from));
+                put(MAX_RELATIVE, max_relative_positions.into());
                 let kinds = [(c2p, "c2p"), (p2c, "p2c")];
-                put("pos_att_type", kinds.iter().filter(|(on, _)| *on).map(|(_, kind)| *kind).collect());
+                put(POS_ATT_TYPE, kinds.iter().filter(|(on, _)| *on).map(|(_, kind)| *kind).collect());
             }
-            Self::Rotary(rotary) => rotary.put(map),
+            Self::Rotary(rotary) => Rotations::One(rotary.clone()).put(map),
+            Self::RotaryByLayerType(by_type) => Rotations::ByLayerType(by_type.clone()).put(map),
             Self::Learned | Self::None | Self::TransformerXl | Self::Alibi => {}
         }
     }
 }
 
+impl From<Rotations> for PositionScheme {
+    fn from(rotations: Rotations) -> Self {
+        match rotations {
+            Rotations::One(rotary) => Self::Rotary(rotary),
+            Rotations::ByLayerType(by_type) => Self::RotaryByLayerType(by_type),
+        }
+    }
+}
+
+/// Whether a file says that its model has ALiBi, and by which key.
+fn alibi(map: &Object) -> Result<Option<(&'static str, bool)>, ConfigError> {
+    let flagged = flag(map, ALIBI)?.map(|on| (ALIBI[0], on));
+    let Some(attn_config) = stated(map, ATTN_CONFIG) else { return Ok(flagged) };
+    let Value::Object(attn_config) = attn_config else { return Ok(flagged) };
+    let refused = |key: &str, value: &Value, instead| ConfigError::Unsupported {
+        key: format!("{ATTN_CONFIG}.{key}"),
+        value: brief(value),
+        instead,
+    };
+    if let Some(rope) = stated(attn_config, "rope").filter(|rope| rope.as_bool() != Some(false)) {
+        return Err(refused("rope", rope, "state `rope_parameters` beside it, and remove the key"));
+    }
+    let Some(on) = flag(attn_config, &["alibi"])? else { return Ok(flagged) };
+    match stated(attn_config, "alibi_bias_max").filter(|max| on && max.as_f64() != Some(8.0)) {
+        Some(max) => Err(refused("alibi_bias_max", max, "only slopes down to 2^-8 are made")),
+        None => Ok(Some((ATTN_CONFIG, on))),
+    }
+}
+
 impl DebertaConfig {
-    fn take(map: &mut Map<String, Value>, default: Self) -> Result<Self, ConfigError> {
+    fn read(map: &Object, default: Self) -> Result<Self, ConfigError> {
         let whole = "a whole number of at least 1, or -1 for none";
         let optional = |value: &Value| match value.as_i64() {
             Some(n) if n < 1 => Some(None),
@@ -114,10 +200,10 @@ impl DebertaConfig {
             }
             _ => None,
         };
-        let stated = take(map, &["max_relative_positions"], whole, optional)?.flatten();
-        let (c2p, p2c) = take(map, &["pos_att_type"], "a list of c2p and p2c", kinds)?.unwrap_or((true, true));
+        let stated = read(map, &[MAX_RELATIVE], whole, optional)?.flatten();
+        let (c2p, p2c) = read(map, &[POS_ATT_TYPE], "a list of c2p and p2c", kinds)?.unwrap_or((true, true));
         Ok(Self {
-            position_buckets: take(map, &["position_buckets"], whole, optional)?.unwrap_or(default.position_buckets),
+            position_buckets: read(map, &[BUCKETS], whole, optional)?.unwrap_or(default.position_buckets),
             max_relative_positions: stated.unwrap_or(default.max_relative_positions),
             c2p,
             p2c,

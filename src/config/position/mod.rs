@@ -2,6 +2,7 @@
 
 mod json;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -45,6 +46,11 @@ pub enum PositionScheme {
     #[serde(rename = "rope")]
     #[doc(alias = "RoPE")]
     Rotary(RotaryConfig),
+    /// Rotary with numbers of their own for each type of layer (Gemma 3: `full_attention`, `sliding_attention`); `None` for
+    /// layers that are not rotated. [`PositionEncoding::of_layer_type`](crate::position::PositionEncoding::of_layer_type)
+    /// gives those of a type.
+    #[serde(rename = "rope-by-layer-type")]
+    RotaryByLayerType(BTreeMap<String, Option<RotaryConfig>>),
     /// ALiBi: a penalty that grows with the distance, with a slope per head.
     Alibi,
     /// T5: a learned bias per bucket of distances and head, shared by all blocks.
@@ -206,6 +212,16 @@ impl PositionScheme {
         matches!(self, Self::Sinusoidal(SinusoidalConfig { scale_embedding: true, .. }))
     }
 
+    /// Whether heads are a matter of it.
+    pub(in crate::config) fn needs_heads(&self) -> bool {
+        !matches!(self, Self::Learned | Self::None | Self::Sinusoidal(_))
+    }
+
+    /// Whether every block has tables of it.
+    pub(in crate::config) fn is_in_blocks(&self) -> bool {
+        matches!(self, Self::TransformerXl | Self::Shaw(_) | Self::Deberta(_))
+    }
+
     /// Returns the scheme's name in a configuration.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -214,7 +230,7 @@ impl PositionScheme {
             Self::Sinusoidal(_) => "sinusoidal",
             Self::None => "none",
             Self::TransformerXl => "transformer-xl",
-            Self::Rotary(_) => "rope",
+            Self::Rotary(_) | Self::RotaryByLayerType(_) => "rope",
             Self::Alibi => "alibi",
             Self::T5(_) => "t5",
             Self::Shaw(_) => "shaw",
@@ -223,7 +239,12 @@ impl PositionScheme {
     }
 
     /// Checks the parameters of the scheme, and that the dimensions of the model suit it.
-    pub(in crate::config) fn validate(&self, n_embd: usize, n_head: usize) -> Result<(), ConfigError> {
+    pub(in crate::config) fn validate(
+        &self,
+        n_embd: usize,
+        n_head: usize,
+        head_dim: Option<usize>,
+    ) -> Result<(), ConfigError> {
         let at_least = |name, value: usize, least: usize, expected| match value < least {
             true => Err(ConfigError::OutOfRange { name, value: value as f64, expected }),
             false => Ok(()),
@@ -236,13 +257,14 @@ impl PositionScheme {
             }
             _ => {}
         }
-        if n_head == 0 || !n_embd.is_multiple_of(n_head) {
+        if n_head == 0 || head_dim.is_none() && !n_embd.is_multiple_of(n_head) {
             return Err(ConfigError::OutOfRange {
                 name: "n_head",
                 value: n_head as f64,
                 expected: "a divisor of n_embd",
             });
         }
+        let head_dim = head_dim.unwrap_or(n_embd / n_head);
         match self {
             &Self::T5(T5Config { num_buckets, max_distance, bidirectional }) => {
                 let least = if bidirectional { 4 } else { 2 };
@@ -259,7 +281,12 @@ impl PositionScheme {
                 let expected = "more than half of position_buckets and 1";
                 at_least("max_relative_positions", max_relative_positions, buckets / 2 + 2, expected)
             }
-            Self::Rotary(rotary) => rotary.validate(n_embd / n_head),
+            Self::Rotary(rotary) => rotary.validate(head_dim),
+            Self::RotaryByLayerType(by_type) => {
+                let n_types = by_type.values().flatten().count();
+                at_least("rope_parameters", n_types, 1, "parameters of at least one type of layer")?;
+                by_type.values().flatten().try_for_each(|rotary| rotary.validate(head_dim))
+            }
             _ => Ok(()),
         }
     }

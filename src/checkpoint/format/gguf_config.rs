@@ -1,0 +1,213 @@
+//! What GGUF's keys say of a model, as a `config.json` says it. <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
+
+use serde_json::{Map, Value, json};
+
+use super::super::bytes::{ByteFile, Parse};
+use super::super::stored::{Contents, Kind, Place, StoredTensor};
+
+/// Keys that every architecture has under its own name, and how they are called in a `config.json`.
+const KEYS: [(&str, &str); 13] = [
+    ("context_length", "n_positions"),
+    ("embedding_length", "n_embd"),
+    ("block_count", "n_layer"),
+    ("attention.head_count", "n_head"),
+    ("attention.key_length", "head_dim"),
+    ("attention.sliding_window", "sliding_window"),
+    ("vocab_size", "vocab_size"),
+    ("rope.freq_base", "rope_theta"),
+    ("rope.freq_base_swa", "rope_local_base_freq"),
+    ("rope.dimension_count", "rotary_dim"),
+    ("embedding_scale", "embedding_multiplier"),
+    ("logit_scale", "logit_scale"),
+    ("final_logit_softcapping", "final_logit_softcapping"),
+];
+/// Keys of which something else is made.
+const OTHERS: [&str; 8] = [
+    "attention.max_alibi_bias",
+    "rope.scale_linear",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.attn_factor",
+    "rope.scaling.yarn_log_multiplier",
+    "rope.scaling.alpha",
+];
+const ARCHITECTURE: &str = "general.architecture";
+pub(super) const ALIGNMENT: &str = "general.alignment";
+
+/// Architectures whose queries and keys are stored for pairs of neighbours (llama.cpp's `LLAMA_ROPE_TYPE_NORM`), and the
+/// type of model that transformers has for them.
+const NEIGHBOURS: [(&str, &str); 15] = [
+    ("llama", "llama"),
+    ("internlm2", "internlm2"),
+    ("minicpm", "minicpm"),
+    ("xverse", "xverse"),
+    ("command-r", "cohere"),
+    ("cohere2", "cohere2"),
+    ("olmo", "olmo"),
+    ("deepseek", "deepseek"),
+    ("deepseek2", "deepseek_v2"),
+    ("chatglm", "chatglm"),
+    ("glm4", "glm4"),
+    ("granite", "granite"),
+    ("granitemoe", "granitemoe"),
+    ("arcee", "arcee"),
+    ("ernie4_5", "ernie4_5"),
+];
+/// The same for pairs that lie half of the rotated width apart (`LLAMA_ROPE_TYPE_NEOX`).
+const HALVES: [(&str, &str); 26] = [
+    ("falcon", "falcon"),
+    ("stablelm", "stablelm"),
+    ("bitnet", "bitnet"),
+    ("qwen", "qwen"),
+    ("qwen2", "qwen2"),
+    ("qwen2moe", "qwen2_moe"),
+    ("qwen3", "qwen3"),
+    ("qwen3moe", "qwen3_moe"),
+    ("olmo2", "olmo2"),
+    ("olmoe", "olmoe"),
+    ("phi2", "phi"),
+    ("phi3", "phi3"),
+    ("phimoe", "phimoe"),
+    ("gemma", "gemma"),
+    ("gemma2", "gemma2"),
+    ("gemma3", "gemma3_text"),
+    ("gemma3n", "gemma3n_text"),
+    ("starcoder2", "starcoder2"),
+    ("gptneox", "gpt_neox"),
+    ("codeshell", "codeshell"),
+    ("nemotron", "nemotron"),
+    ("exaone", "exaone"),
+    ("exaone4", "exaone4"),
+    ("gpt-oss", "gpt_oss"),
+    ("seed_oss", "seed_oss"),
+    ("lfm2", "lfm2"),
+];
+/// Architectures with ALiBi.
+const ALIBI: [(&str, &str); 3] = [("bloom", "bloom"), ("mpt", "mpt"), ("refact", "gpt_refact")];
+
+/// Factors of frequencies, which llama.cpp stores as tensors.
+const FREQUENCIES: &str = "rope_freqs.weight";
+const SHORT: &str = "rope_factors_short.weight";
+const LONG: &str = "rope_factors_long.weight";
+/// More pairs of dimensions than any head has.
+const MAX_PAIRS: u64 = 1 << 16;
+
+/// Whether a key says something that is asked for here.
+pub(super) fn is_wanted(key: &str) -> bool {
+    let of_architecture = |rest: &str| KEYS.iter().any(|(known, _)| *known == rest) || OTHERS.contains(&rest);
+    [ARCHITECTURE, ALIGNMENT].contains(&key) || key.split_once('.').is_some_and(|(_, rest)| of_architecture(rest))
+}
+
+/// The configuration that the wanted keys and the tensors make; `None` if they say nothing.
+pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &ByteFile) -> Parse<Option<Value>> {
+    let architecture = keys.get(ARCHITECTURE).and_then(Value::as_str).unwrap_or_default();
+    let of = |key: &str| {
+        // Files of no architecture are read by the ends of their keys.
+        let found = keys.iter().find(|(name, _)| name.split_once('.').is_some_and(|(_, rest)| rest == key));
+        keys.get(&format!("{architecture}.{key}")).or(found.map(|(_, value)| value))
+    };
+    let mut config = Map::new();
+    for (key, name) in KEYS {
+        if let Some(value) = of(key) {
+            config.insert(name.to_string(), value.clone());
+        }
+    }
+    let type_among = |list: &[(&'static str, &'static str)]| {
+        list.iter().find(|(known, _)| *known == architecture).map(|(_, model_type)| *model_type)
+    };
+    let rotary = type_among(&NEIGHBOURS).map(|name| (name, true)).or(type_among(&HALVES).map(|name| (name, false)));
+    if let Some(model_type) = type_among(&ALIBI) {
+        config.insert("model_type".to_string(), model_type.into());
+        config.insert("alibi".to_string(), true.into());
+        if let Some(max) = of("attention.max_alibi_bias").filter(|max| max.as_f64() != Some(8.0)) {
+            config.insert("attn_config".to_string(), json!({"alibi": true, "alibi_bias_max": max}));
+        }
+    } else if let Some((model_type, interleaved)) = rotary {
+        config.insert("model_type".to_string(), model_type.into());
+        config.insert("rope_interleave".to_string(), interleaved.into());
+        config.entry("rope_theta").or_insert(json!(10000.0));
+        if !config.contains_key("rotary_dim") {
+            config.insert("partial_rotary_factor".to_string(), json!(1.0));
+        }
+        if architecture == "deepseek2" {
+            // A head's rotated part lies apart from the rest of it.
+            if let Some(n) = config.remove("rotary_dim") {
+                config.insert("head_dim".to_string(), n);
+                config.insert("partial_rotary_factor".to_string(), json!(1.0));
+            }
+        }
+        if let Some(scaling) = scaling(&of, &config, contents, file)? {
+            config.insert("rope_scaling".to_string(), scaling);
+        }
+    } else if config.keys().any(|key| key.starts_with("rope_") || key == "rotary_dim") {
+        // How its pairs lie is not known: refused where positions are asked for.
+        config.insert(ARCHITECTURE.to_string(), architecture.into());
+    }
+    if let Some(scale) = config.remove("logit_scale") {
+        // Granite divides by it.
+        let name = if architecture.starts_with("granite") { "logits_scaling" } else { "logit_scale" };
+        config.insert(name.to_string(), scale);
+    }
+    Ok((!config.is_empty()).then(|| config.into()))
+}
+
+/// `rope_scaling`, out of keys and tensors.
+fn scaling<'a>(
+    of: &impl Fn(&str) -> Option<&'a Value>,
+    config: &Map<String, Value>,
+    contents: &Contents,
+    file: &ByteFile,
+) -> Parse<Option<Value>> {
+    let trained_on = of("rope.scaling.original_context_length").or(config.get("n_positions"));
+    let attention_factor = of("rope.scaling.attn_factor").cloned().unwrap_or(json!(1.0));
+    let by_pair = |short: Value, long: Value, attention_factor: Value| {
+        json!({"rope_type": "longrope", "short_factor": short, "long_factor": long,
+            "original_max_position_embeddings": trained_on, "attention_factor": attention_factor, "factor": 1.0})
+    };
+    if let Some(factors) = tensor(FREQUENCIES, contents, file)? {
+        return Ok(Some(by_pair(factors.clone(), factors, json!(1.0))));
+    }
+    if let Some((short, long)) = tensor(SHORT, contents, file)?.zip(tensor(LONG, contents, file)?) {
+        return Ok(Some(by_pair(short, long, attention_factor)));
+    }
+    let kind = of("rope.scaling.type").and_then(Value::as_str);
+    let factor = of("rope.scaling.factor").or(of("rope.scale_linear"));
+    Ok(match (kind, factor) {
+        (None | Some("none"), None) => None,
+        (Some("none"), _) => None,
+        (None, Some(factor)) if factor.as_f64() == Some(1.0) => None,
+        (None | Some("linear"), _) => Some(json!({"rope_type": "linear", "factor": factor})),
+        (Some("yarn"), _) => {
+            let mut yarn =
+                json!({"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": trained_on});
+            if of("rope.scaling.yarn_log_multiplier").is_some() {
+                // What the attention multiplies its scores by takes the rotation's part.
+                yarn["attention_factor"] = json!(1.0);
+            } else if let (Some(attention), Some(factor)) =
+                (of("rope.scaling.attn_factor").and_then(Value::as_f64), factor.and_then(Value::as_f64))
+            {
+                yarn["attention_factor"] = json!(attention * (0.1 * factor.max(1.0).ln() + 1.0));
+            }
+            Some(yarn)
+        }
+        (Some(other), _) => Some(json!({"rope_type": other, "factor": factor, "alpha": of("rope.scaling.alpha")})),
+    })
+}
+
+/// The numbers of a small tensor, as a list; its name for one that is none, which no list is read as.
+fn tensor(name: &str, contents: &Contents, file: &ByteFile) -> Parse<Option<Value>> {
+    let Some(tensor) = contents.tensors.get(name) else { return Ok(None) };
+    let (StoredTensor { place: Place::Plain { start, .. }, .. }, n_bytes) = (tensor, tensor.n_bytes() as u64) else {
+        return Ok(Some(name.into()));
+    };
+    if !matches!(tensor.dtype.kind, Kind::Float(candle_core::DType::F32)) || n_bytes > 4 * MAX_PAIRS {
+        return Ok(Some(name.into()));
+    }
+    let bytes = file.bytes_at(*start, n_bytes)?;
+    let numbers = bytes.chunks_exact(4).map(|four| match four.try_into() {
+        Ok(four) => f64::from(f32::from_le_bytes(four)),
+        Err(_) => f64::NAN,
+    });
+    Ok(Some(numbers.collect()))
+}

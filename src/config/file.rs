@@ -1,0 +1,257 @@
+//! [`ConfigFile`]: what a `config.json` states, and how it is written again.
+
+use serde_json::Value;
+
+use super::fields::{NUMBER, Object, WHOLE, as_usize, read, stated, write};
+use super::model_type;
+use super::scale::{self, EmbeddingScale};
+use super::text::{self, NonFinite};
+use super::{GptInputConfig, PositionScheme};
+use crate::error::ConfigError;
+
+// The field's own name first, then the names that other code bases use for it. `n_ctx` is not among them: GPT-2 files
+// carry both `n_positions` and `n_ctx`.
+const VOCAB_SIZE: &[&str] = &["vocab_size"];
+const N_POSITIONS: &[&str] = &["n_positions", "block_size", "context_length", "max_position_embeddings", "max_seq_len"];
+const N_EMBD: &[&str] = &["n_embd", "hidden_size", "emb_dim", "n_embed", "d_model"];
+const N_LAYER: &[&str] = &["n_layer", "num_hidden_layers", "n_layers", "num_layers"];
+const N_HEAD: &[&str] = &["n_head", "num_attention_heads", "n_heads", "num_heads"];
+const HEAD_DIM: &[&str] = &["head_dim", "qk_rope_head_dim"];
+const INITIALIZER_RANGE: &[&str] = &["initializer_range"];
+/// Names that mean the dropout of the embeddings wherever they stand; [`model_type::dropout`] has the others.
+const EMBD_PDROP: &[&str] = &["embd_pdrop", "embed_dropout", "embedding_dropout", "emb_pdrop", "embd_dropout"];
+const MORE_DROPOUTS: [&str; 5] = ["dropout", "drop_rate", "hidden_dropout", "hidden_dropout_prob", "dropout_rate"];
+/// Where models of several parts keep the configuration of the one that reads tokens.
+const PARTS: [&str; 3] = ["text_config", "language_config", "llm_config"];
+
+/// The fields that a `config.json` states. One that it leaves out is `None`, and so cannot contradict a table's shape.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfigFile {
+    pub(crate) vocab_size: Option<usize>,
+    pub(crate) n_positions: Option<usize>,
+    pub(crate) n_embd: Option<usize>,
+    pub(crate) n_layer: Option<usize>,
+    pub(crate) n_head: Option<usize>,
+    pub(crate) head_dim: Option<usize>,
+    pub(crate) position: Option<PositionScheme>,
+    pub(crate) embedding_scale: EmbeddingScale,
+    pub(crate) embd_pdrop: Option<f64>,
+    pub(crate) initializer_range: Option<f64>,
+    pub(crate) extra: Object,
+    origin: Origin,
+}
+
+/// How a file spelled what it states, so that it is written as it was read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    /// The keys of fields.
+    stated: Object,
+    /// What lies around the part that reads tokens, and the key of that part.
+    around: Option<(&'static str, Object)>,
+    non_finite: NonFinite,
+}
+
+impl PartialEq for Origin {
+    /// Spelling says nothing of a model.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl ConfigFile {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
+        Self::parse_renamed(text, &[])
+    }
+
+    /// Reads a file whose keys have other names than these.
+    pub(crate) fn parse_renamed(text: &str, names: &[(&str, &str)]) -> Result<Self, ConfigError> {
+        let (mut map, non_finite) = text::parse(text)?;
+        for (theirs, ours) in names {
+            if let Some(value) = map.remove(*theirs) {
+                map.insert(ours.to_string(), value);
+            }
+        }
+        let mut file = Self::from_map(map)?;
+        file.origin.non_finite = non_finite;
+        Ok(file)
+    }
+
+    pub(super) fn from_map(mut map: Object) -> Result<Self, ConfigError> {
+        let part = PARTS.into_iter().find(|part| map.get(*part).is_some_and(Value::is_object));
+        let around = match part.map(|part| (part, map.insert(part.to_string(), Value::Null))) {
+            Some((part, Some(Value::Object(inner)))) => Some((part, std::mem::replace(&mut map, inner))),
+            _ => None,
+        };
+        let model_type = map.get("model_type").and_then(Value::as_str).map(str::to_string);
+        let dropout = dropout_names(&map, model_type.as_deref());
+        let (stated, extra): (Object, Object) = map.into_iter().partition(|(key, _)| is_field(key, dropout));
+        let count = |names| read(&stated, names, WHOLE, as_usize);
+        let number = |names| read(&stated, names, NUMBER, Value::as_f64);
+        let n_positions = count(N_POSITIONS)?;
+        // Positions that are not computed here are refused where they are asked for, and files with them are listed.
+        let position = PositionScheme::read(&stated, &extra, n_positions).ok().flatten();
+        let is_sinusoidal = matches!(position, Some(PositionScheme::Sinusoidal(_)));
+        let embedding_scale = EmbeddingScale::read(&stated, model_type.as_deref(), is_sinusoidal)?;
+        Ok(Self {
+            vocab_size: count(VOCAB_SIZE)?,
+            n_positions,
+            n_embd: count(N_EMBD)?,
+            n_layer: count(N_LAYER)?,
+            n_head: count(N_HEAD)?,
+            head_dim: count(HEAD_DIM)?,
+            position,
+            embedding_scale,
+            embd_pdrop: number(dropout)?,
+            initializer_range: number(INITIALIZER_RANGE)?,
+            extra,
+            origin: Origin { stated, around, non_finite: NonFinite::new() },
+        })
+    }
+
+    /// The scheme that the file states.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for one that makes no sense or is not computed here.
+    pub(crate) fn scheme(&self) -> Result<Option<PositionScheme>, ConfigError> {
+        PositionScheme::read(&self.origin.stated, &self.extra, self.n_positions)
+    }
+
+    /// Fills in what the file leaves out: the defaults of `transformers.GPT2Config`, but for what another type of model has
+    /// other defaults for.
+    ///
+    /// # Errors
+    /// [`ConfigError::Needed`] for a dimension that such a model needs.
+    pub(crate) fn resolve(self) -> Result<GptInputConfig, ConfigError> {
+        let default = GptInputConfig::default();
+        let model_type = self.extra.get("model_type").and_then(Value::as_str);
+        let position = self.scheme()?.unwrap_or_default();
+        let needed = |value: Option<usize>, key: &'static str, is_needed: bool, default: usize| match value {
+            Some(value) => Ok(value),
+            None if model_type::is_gpt2(model_type) || !is_needed => Ok(default),
+            None => {
+                let by = format!("a model of type {}", model_type.unwrap_or_default());
+                Err(ConfigError::Needed { key, by })
+            }
+        };
+        let sinusoidal = matches!(position, PositionScheme::Sinusoidal(_));
+        let n_positions = needed(self.n_positions, "max_position_embeddings", sinusoidal, default.n_positions)?;
+        Ok(GptInputConfig {
+            vocab_size: needed(self.vocab_size, "vocab_size", true, default.vocab_size)?,
+            n_positions,
+            n_embd: needed(self.n_embd, "hidden_size", true, default.n_embd)?,
+            n_layer: needed(self.n_layer, "num_hidden_layers", position.is_in_blocks(), default.n_layer)?,
+            n_head: needed(self.n_head, "num_attention_heads", position.needs_heads(), default.n_head)?,
+            head_dim: self.head_dim,
+            embedding_scale: self.embedding_scale,
+            embd_pdrop: self.embd_pdrop.unwrap_or(model_type::dropout(model_type).1),
+            initializer_range: self.initializer_range.unwrap_or(default.initializer_range),
+            position,
+            extra: self.extra,
+            origin: self.origin,
+        })
+    }
+}
+
+/// Under which names a file has the dropout of the embeddings.
+fn dropout_names(map: &Object, model_type: Option<&str>) -> &'static [&'static str] {
+    let of_type = model_type::dropout(model_type).0;
+    let has = |names: &[&str]| names.iter().any(|name| stated(map, name).is_some());
+    if !has(EMBD_PDROP) && has(of_type) { of_type } else { EMBD_PDROP }
+}
+
+/// Whether a key belongs to a field.
+fn is_field(key: &str, dropout: &[&str]) -> bool {
+    let fields = [VOCAB_SIZE, N_POSITIONS, N_EMBD, N_LAYER, N_HEAD, HEAD_DIM, INITIALIZER_RANGE, EMBD_PDROP];
+    let is_dropout = !MORE_DROPOUTS.contains(&key) || dropout.contains(&key);
+    (fields.into_iter().chain([dropout, scale::KEYS]).any(|names| names.contains(&key)) && is_dropout)
+        || PositionScheme::reads(key)
+}
+
+impl GptInputConfig {
+    /// Its keys in a `config.json`: as they were read, but for what has changed since.
+    pub(super) fn keys(&self) -> Object {
+        let all = self.extra.iter().chain(&self.origin.stated);
+        let now = ConfigFile::from_map(all.map(|(key, value)| (key.clone(), value.clone())).collect());
+        let now = now.ok().map(|file| file.as_read(self.model_type()));
+        let mut map = self.origin.stated.clone();
+        let mut count = |names: &[&'static str], ours: usize, theirs: fn(&ConfigFile) -> Option<usize>| {
+            if now.as_ref().and_then(theirs) != Some(ours) {
+                write(&mut map, names, &ours.into());
+            }
+        };
+        count(VOCAB_SIZE, self.vocab_size, |file| file.vocab_size);
+        count(N_POSITIONS, self.n_positions, |file| file.n_positions);
+        count(N_EMBD, self.n_embd, |file| file.n_embd);
+        count(N_LAYER, self.n_layer, |file| file.n_layer);
+        count(N_HEAD, self.n_head, |file| file.n_head);
+        if now.as_ref().and_then(|file| file.initializer_range) != Some(self.initializer_range) {
+            write(&mut map, INITIALIZER_RANGE, &self.initializer_range.into());
+        }
+        if now.as_ref().and_then(|file| file.embd_pdrop) != Some(self.embd_pdrop) {
+            let names = dropout_names(&map, self.model_type());
+            write(&mut map, names, &self.embd_pdrop.into());
+        }
+        match self.head_dim {
+            head_dim if now.as_ref().is_some_and(|file| file.head_dim == head_dim) => {}
+            Some(head_dim) => write(&mut map, HEAD_DIM, &head_dim.into()),
+            None => map.retain(|key, _| !HEAD_DIM.contains(&key.as_str())),
+        }
+        let rescaled = now.as_ref().is_none_or(|file| file.embedding_scale != self.embedding_scale);
+        if rescaled {
+            map.retain(|key, _| !scale::KEYS.contains(&key.as_str()));
+            self.embedding_scale.put(&mut map);
+        }
+        // After the scale, of which sinusoids have a key.
+        let is_sinusoidal = matches!(self.position, PositionScheme::Sinusoidal(_));
+        let scheme = now.as_ref().map(|file| file.position.clone().unwrap_or_default());
+        if rescaled && is_sinusoidal || scheme.as_ref() != Some(&self.position) {
+            self.position.put(&mut map, &self.extra);
+        }
+        for (key, value) in &self.extra {
+            map.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        map
+    }
+
+    /// The same with what lies around them in the file, and the places of non-finite numbers.
+    pub(super) fn all_keys(&self) -> (Object, &NonFinite) {
+        let mut map = self.keys();
+        if let Some((part, around)) = &self.origin.around {
+            let inner = std::mem::replace(&mut map, around.clone());
+            map.insert(part.to_string(), inner.into());
+        }
+        (map, &self.origin.non_finite)
+    }
+
+    /// A key of the part of the file that lies around.
+    pub(super) fn around(&self, key: &str) -> Option<&Value> {
+        self.origin.around.as_ref().and_then(|(_, around)| around.get(key))
+    }
+
+    /// Forgets that a key was a non-finite number.
+    pub(super) fn forget_non_finite(&mut self, key: &str) {
+        let at = match &self.origin.around {
+            Some((part, _)) => format!("/{part}/{key}"),
+            None => format!("/{key}"),
+        };
+        self.origin.non_finite.retain(|place| *place != at && !place.starts_with(&format!("{at}/")));
+    }
+
+    pub(super) fn model_type(&self) -> Option<&str> {
+        self.extra.get("model_type").and_then(Value::as_str)
+    }
+}
+
+impl ConfigFile {
+    /// With the defaults that reading it again fills in; GPT-2's files state all of them.
+    fn as_read(mut self, model_type: Option<&str>) -> Self {
+        if let (false, Ok(config)) = (model_type::is_gpt2(model_type), self.clone().resolve()) {
+            self.n_positions.get_or_insert(config.n_positions);
+            self.n_layer.get_or_insert(config.n_layer);
+            self.n_head.get_or_insert(config.n_head);
+            self.embd_pdrop.get_or_insert(config.embd_pdrop);
+            self.initializer_range.get_or_insert(config.initializer_range);
+        }
+        self
+    }
+}

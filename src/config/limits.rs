@@ -1,0 +1,52 @@
+//! How large what a configuration states may be: it is text, and a few digits must not take the memory of the machine.
+
+use super::GptInputConfig;
+use super::position::{DebertaConfig, PositionScheme, ShawConfig, T5Config};
+use crate::error::ConfigError;
+
+/// Blocks, and heads in each.
+const MAX_LAYERS: usize = 1 << 14;
+const MAX_HEADS: usize = 1 << 16;
+/// Rows of a table of distances.
+const MAX_DISTANCES: usize = 1 << 20;
+/// Elements of a table of sinusoids, which is computed and not in a file.
+const MAX_SINUSOIDS: usize = 1 << 28;
+/// Bytes of a `config.json`.
+pub(crate) const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+impl GptInputConfig {
+    pub(super) fn check_limits(&self) -> Result<(), ConfigError> {
+        let at_most = |name, value: usize, most: usize, expected| match value > most {
+            true => Err(ConfigError::OutOfRange { name, value: value as f64, expected }),
+            false => Ok(()),
+        };
+        at_most("n_layer", self.n_layer, MAX_LAYERS, "at most 16384")?;
+        at_most("n_head", self.n_head, MAX_HEADS, "at most 65536")?;
+        let rows = "at most 1048576";
+        match self.position {
+            PositionScheme::Sinusoidal(_) => {
+                let n_elements = self.n_positions.saturating_mul(self.n_embd);
+                let expected = "few enough for a table of sinusoids: n_positions times n_embd is at most 268435456";
+                match n_elements > MAX_SINUSOIDS {
+                    true => at_most("n_positions", self.n_positions, 0, expected),
+                    false => Ok(()),
+                }
+            }
+            PositionScheme::Shaw(ShawConfig { left, right, .. }) => {
+                at_most("left_max_position_embeddings", left, MAX_DISTANCES, rows)?;
+                at_most("right_max_position_embeddings", right, MAX_DISTANCES, rows)
+            }
+            PositionScheme::T5(T5Config { num_buckets, .. }) => {
+                at_most("relative_attention_num_buckets", num_buckets, MAX_DISTANCES, rows)
+            }
+            PositionScheme::Deberta(DebertaConfig { position_buckets, max_relative_positions, .. }) => {
+                let (name, n) = match position_buckets {
+                    Some(n) => ("position_buckets", n),
+                    None => ("max_relative_positions", max_relative_positions),
+                };
+                at_most(name, n, MAX_DISTANCES, rows)
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The text of a `config.json`: JSON, and the `NaN` and `Infinity` that Python's `json` writes beside it.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use super::fields::brief;
+use crate::error::ConfigError;
+
+/// What JSON has no numbers for, as Python spells it.
+const NON_FINITE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+
+/// Where a file has non-finite numbers: JSON pointers (RFC 6901). They are kept as text.
+pub(super) type NonFinite = BTreeSet<String>;
+
+/// Reads an object.
+pub(super) fn parse(text: &str) -> Result<(Map<String, Value>, NonFinite), ConfigError> {
+    let mut places = NonFinite::new();
+    let value = match serde_json::from_str(text) {
+        Ok(value) => value,
+        Err(error) => match with_non_finite(text) {
+            Some(read) => {
+                let (value, found) = read.map_err(|error| ConfigError::Json { source: error.into() })?;
+                places = found;
+                value
+            }
+            None => return Err(ConfigError::Json { source: error.into() }),
+        },
+    };
+    match value {
+        Value::Object(map) => Ok((map, places)),
+        other => Err(ConfigError::NotAnObject { got: brief(&other) }),
+    }
+}
+
+/// Reads a text again with every non-finite number in it as a text of its own; `None` if it has none.
+fn with_non_finite(text: &str) -> Option<serde_json::Result<(Value, NonFinite)>> {
+    // A mark that stands nowhere in the file.
+    for n in 0..=text.len() {
+        let mark = format!("non-finite {n}: ");
+        let (marked, n_marks) = marked(text, &mark);
+        if n_marks == 0 {
+            return None;
+        }
+        let mut value: Value = match serde_json::from_str(&marked) {
+            Ok(value) => value,
+            Err(error) => return Some(Err(error)),
+        };
+        if text.contains(&mark) {
+            continue;
+        }
+        let mut places = NonFinite::new();
+        return unmark(&mut value, &mark, &mut String::new(), &mut places).then_some(Ok((value, places)));
+    }
+    None
+}
+
+/// The text with marked texts in place of non-finite numbers, and how many.
+fn marked(text: &str, mark: &str) -> (String, usize) {
+    let (mut out, mut n_marks) = (String::with_capacity(text.len()), 0);
+    let (mut in_text, mut escaped) = (false, false);
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let found = NON_FINITE.iter().find(|name| !in_text && rest.starts_with(**name));
+        if let Some(name) = found {
+            let _ = write!(out, "\"{mark}{name}\"");
+            n_marks += 1;
+            rest = &rest[name.len()..];
+            continue;
+        }
+        match next {
+            _ if escaped => escaped = false,
+            '\\' => escaped = in_text,
+            '"' => in_text = !in_text,
+            _ => {}
+        }
+        out.push(next);
+        rest = &rest[next.len_utf8()..];
+    }
+    (out, n_marks)
+}
+
+/// Takes the marks out again; `false` if one stands in a key, where no number may be.
+fn unmark(value: &mut Value, mark: &str, at: &mut String, places: &mut NonFinite) -> bool {
+    let n = at.len();
+    match value {
+        Value::String(text) => {
+            if let Some(name) = text.strip_prefix(mark) {
+                *text = name.to_string();
+                places.insert(at.clone());
+            }
+        }
+        Value::Array(values) => {
+            for (index, value) in values.iter_mut().enumerate() {
+                let _ = write!(at, "/{index}");
+                if !unmark(value, mark, at, places) {
+                    return false;
+                }
+                at.truncate(n);
+            }
+        }
+        Value::Object(map) => {
+            for (key, value) in map {
+                let _ = write!(at, "/{}", token(key));
+                if key.starts_with(mark) || !unmark(value, mark, at, places) {
+                    return false;
+                }
+                at.truncate(n);
+            }
+        }
+        _ => {}
+    }
+    true
+}
+
+/// A key in a pointer.
+fn token(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+/// Writes an object as serde_json does, indented, with numbers where `places` says so.
+pub(super) fn print(map: Map<String, Value>, places: &NonFinite) -> String {
+    let value = Value::Object(map);
+    if places.is_empty() {
+        return format!("{value:#}");
+    }
+    let mut out = String::new();
+    write_value(&mut out, &value, &mut String::new(), 1, places);
+    out
+}
+
+fn write_value(out: &mut String, value: &Value, at: &mut String, depth: usize, places: &NonFinite) {
+    let (n, indent) = (at.len(), "  ".repeat(depth));
+    let end = "  ".repeat(depth.saturating_sub(1));
+    match value {
+        Value::String(text) if places.contains(at.as_str()) && NON_FINITE.contains(&text.as_str()) => {
+            out.push_str(text)
+        }
+        Value::Array(values) if !values.is_empty() => {
+            for (index, value) in values.iter().enumerate() {
+                let _ = write!(out, "{}\n{indent}", if index == 0 { "[" } else { "," });
+                let _ = write!(at, "/{index}");
+                write_value(out, value, at, depth + 1, places);
+                at.truncate(n);
+            }
+            let _ = write!(out, "\n{end}]");
+        }
+        Value::Object(map) if !map.is_empty() => {
+            for (index, (key, value)) in map.iter().enumerate() {
+                let (before, key_text) = (if index == 0 { "{" } else { "," }, Value::String(key.clone()));
+                let _ = write!(out, "{before}\n{indent}{key_text}: ");
+                let _ = write!(at, "/{}", token(key));
+                write_value(out, value, at, depth + 1, places);
+                at.truncate(n);
+            }
+            let _ = write!(out, "\n{end}}}");
+        }
+        scalar => {
+            let _ = write!(out, "{scalar}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn non_finite_numbers_are_kept_as_text_and_written_as_they_were() {
+        let text = r#"{
+  "a": [NaN, 1, {"b/c~": -Infinity}],
+  "non-finite 0: ": "a \"NaN\" in a text",
+  "x": Infinity,
+  "y": "Infinity"
+}"#;
+        let (map, places) = parse(text).unwrap();
+        assert_eq!((map["x"].as_str(), map["a"][2]["b/c~"].as_str()), (Some("Infinity"), Some("-Infinity")));
+        assert_eq!(places.iter().collect::<Vec<_>>(), ["/a/0", "/a/2/b~1c~0", "/x"]);
+        let written = print(map.clone(), &places);
+        assert_eq!(parse(&written).unwrap(), (map, places));
+        let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+        assert_eq!(squeezed(&written), squeezed(text));
+    }
+
+    #[test]
+    fn other_words_are_no_json() {
+        for text in [r#"{"a": Infinit}"#, r#"{"a": nan}"#, r#"{"a": +Infinity}"#, r#"{NaN: 1}"#, r#"{"a": NaNa}"#] {
+            assert!(matches!(parse(text), Err(ConfigError::Json { .. })), "{text}");
+        }
+        assert!(matches!(parse("NaN"), Err(ConfigError::NotAnObject { .. })));
+    }
+}
