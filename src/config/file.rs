@@ -89,7 +89,7 @@ impl ConfigFile {
         let number = |names| read(&stated, names, NUMBER, Value::as_f64);
         let n_positions = count(N_POSITIONS)?;
         // Positions that are not computed here are refused where they are asked for, and files with them are listed.
-        let position = PositionScheme::read(&stated, &extra, n_positions).ok().flatten();
+        let position = scheme(&stated, &extra, n_positions).ok().flatten();
         let is_sinusoidal = matches!(position, Some(PositionScheme::Sinusoidal(_)));
         let embedding_scale = EmbeddingScale::read(&stated, model_type.as_deref(), is_sinusoidal)?;
         Ok(Self {
@@ -113,7 +113,7 @@ impl ConfigFile {
     /// # Errors
     /// [`ConfigError`] for one that makes no sense or is not computed here.
     pub(crate) fn scheme(&self) -> Result<Option<PositionScheme>, ConfigError> {
-        PositionScheme::read(&self.origin.stated, &self.extra, self.n_positions)
+        scheme(&self.origin.stated, &self.extra, self.n_positions)
     }
 
     /// Fills in what the file leaves out: the defaults of `transformers.GPT2Config`, but for what another type of model has
@@ -150,6 +150,17 @@ impl ConfigFile {
             origin: self.origin,
         })
     }
+}
+
+/// The scheme of these keys, and the others, of a file.
+fn scheme(
+    stated: &Object,
+    extra: &Object,
+    n_positions: Option<usize>,
+) -> Result<Option<PositionScheme>, ConfigError> {
+    let model_type = extra.get("model_type").and_then(Value::as_str);
+    let default = model_type::is_gpt2(model_type).then(|| GptInputConfig::default().n_positions);
+    PositionScheme::read(stated, extra, n_positions.or(default))
 }
 
 /// Under which names a file has the dropout of the embeddings.

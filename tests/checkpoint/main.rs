@@ -1,6 +1,7 @@
 //! Reading and writing checkpoints: every format, every known name, damaged files, and the promises of saving.
 
 mod broken;
+mod configs;
 mod conversions;
 mod folders;
 mod formats;

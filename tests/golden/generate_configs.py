@@ -52,7 +52,7 @@ ROTATIONS = [
      "rope_theta": 10000.0, "short_factor": SHORT, "long_factor": LONG, "factor": 8.0,
      "original_max_position_embeddings": 32}), [32, 33]),
     ("su of phi3", llama(model_type="phi3", pad_token_id=0, max_position_embeddings=131072,
-     rope_theta=10000.0, rope_scaling={"type": "su", "short_factor": SHORT, "long_factor": LONG,
+     original_max_position_embeddings=64, rope_theta=10000.0, rope_scaling={"type": "su", "short_factor": SHORT, "long_factor": LONG,
      "original_max_position_embeddings": 64}), [16, 65]),
     ("proportional", llama(rope_parameters={"rope_type": "proportional", "rope_theta": 10000.0,
      "partial_rotary_factor": 0.25}), [16]),

@@ -132,7 +132,7 @@ fn what_makes_no_sense_is_refused() {
         (json!({"rope_theta": "big"}), "`rope_theta` is \"big\", expected a number"),
         (json!({"rope_parameters": 3}), "`rope_parameters` is 3, expected an object"),
         (json!({"rope_parameters": {"rope_type": "yarn"}}), "has no `factor`"),
-        (json!({"rope_parameters": {"rope_type": "longrope"}}), "`rope_type` is longrope, expected default, linear"),
+        (json!({"rope_parameters": {"rope_type": "longrope"}}), "of type longrope has no `short_factor`"),
         (json!({"rope_parameters": {"rope_type": "linear", "factor": 0.5}}), "`factor` is 0.5"),
         (json!({"rope_parameters": {"partial_rotary_factor": 2.0}}), "`partial_rotary_factor` is 2"),
         (

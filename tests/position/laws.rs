@@ -262,3 +262,39 @@ fn far_positions_rotate_too() -> Result<()> {
     assert_close(&x.flatten_all()?, &Tensor::new(&[cos, sin, -sin, cos], &Device::Cpu)?, 1e-6, "2^20");
     Ok(())
 }
+
+/// Distances that no integer holds are errors, of every scheme that has distances.
+#[test]
+fn positions_never_wrap() -> Result<()> {
+    let q = normal((1, 2, 2, 4), 1);
+    for start in [usize::MAX, usize::MAX - 2, 1 << 63, (1 << 63) - 2] {
+        for name in PositionScheme::NAMES {
+            let layer = GptInputLayer::init(
+                &GptInputConfig::new(11, 40, 8).with_n_head(2).with_n_layer(1).with_position(name.parse()?),
+                Init::OpenAi,
+                &Generator::manual_seed(1),
+                DType::F32,
+                &Device::Cpu,
+            )?;
+            let positions = layer.positions();
+            let result = match positions.kind() {
+                PositionKind::Input => continue,
+                PositionKind::Rotation => positions.rotate(&q, &q, start).map(drop),
+                PositionKind::Bias => positions.attention_bias(2, 3, start).map(drop),
+                _ => positions.attention_scores(&q, &q, 0, start).map(drop),
+            };
+            assert!(matches!(result, Err(Error::SequenceTooLong { .. })), "{name} at {start}: {result:?}");
+        }
+    }
+    // Far away, but countable.
+    let alibi = Alibi::new(1, &Device::Cpu)?;
+    let bias = alibi.attention_bias(1, 2, 1 << 40)?.flatten_all()?.to_vec1::<f32>()?;
+    assert_eq!(bias, [-(2f32.powi(40) / 256.), -(2f32.powi(40) / 256.)]);
+    let below = Tensor::new(&[[-1i64]], &Device::Cpu)?;
+    let above = Tensor::new(&[[1i64]], &Device::Cpu)?;
+    assert!(matches!(alibi.attention_bias_at(&above, &below), Err(Error::PositionOutOfRange { position: -1, .. })));
+    assert!(matches!(alibi.attention_bias_at(&below, &above), Err(Error::PositionOutOfRange { .. })));
+    assert!(Alibi::new(usize::MAX, &Device::Cpu).is_err());
+    assert!(sinusoidal(usize::MAX, 2, SinusoidalLayout::Halves, DType::F32, &Device::Cpu).is_err());
+    Ok(())
+}
