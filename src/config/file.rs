@@ -153,11 +153,7 @@ impl ConfigFile {
 }
 
 /// The scheme of these keys, and the others, of a file.
-fn scheme(
-    stated: &Object,
-    extra: &Object,
-    n_positions: Option<usize>,
-) -> Result<Option<PositionScheme>, ConfigError> {
+fn scheme(stated: &Object, extra: &Object, n_positions: Option<usize>) -> Result<Option<PositionScheme>, ConfigError> {
     let model_type = extra.get("model_type").and_then(Value::as_str);
     let default = model_type::is_gpt2(model_type).then(|| GptInputConfig::default().n_positions);
     PositionScheme::read(stated, extra, n_positions.or(default))

@@ -3,9 +3,7 @@
 use std::time::Instant;
 
 use candle_gpt_input::embedding::EmbeddingScale;
-use candle_gpt_input::position::{
-    LongRopeScaling, PositionScheme, Rotary, RotaryConfig, RotaryScaling, YarnScaling,
-};
+use candle_gpt_input::position::{LongRopeScaling, PositionScheme, Rotary, RotaryConfig, RotaryScaling, YarnScaling};
 
 use super::*;
 
@@ -18,7 +16,8 @@ fn gguf(name: &str) -> PathBuf {
 fn the_keys_of_gguf_say_how_a_model_rotates() -> Result<()> {
     let rope = |theta| RotaryConfig::default().with_rope_theta(theta);
     let longrope = |short: [f64; 4], long: [f64; 4], attention_factor| {
-        let longrope = LongRopeScaling::new(short.to_vec(), long.to_vec()).with_factor(1.).with_attention_factor(attention_factor);
+        let longrope =
+            LongRopeScaling::new(short.to_vec(), long.to_vec()).with_factor(1.).with_attention_factor(attention_factor);
         RotaryScaling::from(longrope)
     };
     let with_length = |scaling: RotaryScaling, n: usize| match scaling {
@@ -36,7 +35,10 @@ fn the_keys_of_gguf_say_how_a_model_rotates() -> Result<()> {
         ("part", rope(1e4).with_partial_rotary_factor(0.25).with_rotary_dim(4)),
         (
             "llama3",
-            rope(5e5).with_interleaved(true).with_rotary_dim(8).with_scaling(with_length(longrope(factors, factors, 1.), 4096)),
+            rope(5e5)
+                .with_interleaved(true)
+                .with_rotary_dim(8)
+                .with_scaling(with_length(longrope(factors, factors, 1.), 4096)),
         ),
         ("phi3", rope(1e4).with_rotary_dim(8).with_scaling(with_length(longrope(short, long, 1.1875), 1024))),
         ("granite", rope(1e4).with_interleaved(true)),
@@ -52,7 +54,10 @@ fn the_keys_of_gguf_say_how_a_model_rotates() -> Result<()> {
     let (scaled, _) = Rotary::new(rotary, 8, 4096, &Device::Cpu)?.inv_freq(10);
     let (plain, _) = Rotary::new(&RotaryConfig::default().with_rope_theta(5e5), 8, 4096, &Device::Cpu)?.inv_freq(10);
     for ((scaled, plain), factor) in scaled.iter().zip(plain).zip(factors) {
-        assert!((f64::from(*scaled) * factor / f64::from(plain) - 1.).abs() < 3e-7, "{scaled} is not {plain} / {factor}");
+        assert!(
+            (f64::from(*scaled) * factor / f64::from(plain) - 1.).abs() < 3e-7,
+            "{scaled} is not {plain} / {factor}"
+        );
     }
     assert_eq!(load(gguf("yarn"))?.config().head_dim, Some(16));
     for name in ["bloom", "mpt"] {
@@ -65,7 +70,8 @@ fn the_keys_of_gguf_say_how_a_model_rotates() -> Result<()> {
     let gemma = load(gguf("gemma3"))?;
     assert_eq!(gemma.config().embedding_scale, EmbeddingScale::RootInDType);
     let PositionScheme::RotaryByLayerType(by_type) = &gemma.config().position else { panic!() };
-    let thetas: Vec<_> = by_type.iter().map(|(name, rotary)| (name.as_str(), rotary.as_ref().unwrap().rope_theta)).collect();
+    let thetas: Vec<_> =
+        by_type.iter().map(|(name, rotary)| (name.as_str(), rotary.as_ref().unwrap().rope_theta)).collect();
     assert_eq!(thetas, [("full_attention", 1e6), ("sliding_attention", 1e4)]);
     Ok(())
 }
@@ -97,7 +103,10 @@ fn a_few_digits_take_neither_time_nor_memory() {
     let start = Instant::now();
     let cases = [
         (r#"{"position_embedding_type": "shaw", "n_layer": 1000000000000000, "n_head": 1}"#, "`n_layer` is"),
-        (r#"{"position_embedding_type": "transformer-xl", "n_layer": 18446744073709551615, "n_head": 1}"#, "`n_layer` is"),
+        (
+            r#"{"position_embedding_type": "transformer-xl", "n_layer": 18446744073709551615, "n_head": 1}"#,
+            "`n_layer` is",
+        ),
         (r#"{"position_embedding_type": "deberta", "n_layer": 100000, "n_head": 1}"#, "`n_layer` is"),
         (r#"{"position_embedding_type": "shaw", "n_layer": 10000, "n_head": 1}"#, "h.0.attn.distance_embedding.weight"),
         (
@@ -125,11 +134,11 @@ fn a_few_digits_take_neither_time_nor_memory() {
 fn a_folder_as_python_writes_it_opens_and_is_written_back() -> Result<()> {
     let folder = TempDir::new().unwrap();
     let (wte, _) = tables(11, 4, 8);
-    save_tensors(folder.path().join("model.safetensors"), [("model.embed_tokens.weight", &wte)], [])?;
+    save_tensors(folder.path().join("model.safetensors"), [("wte.weight", &wte)], [])?;
     let config = r#"{"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "mask": -Infinity,
         "max_position_embeddings": 64, "rope_scaling": {"rope_type": "linear", "factor": 2.0, "note": NaN}, "vocab_size": 11}"#;
     fs::write(folder.path().join("config.json"), config).unwrap();
-    let Ok(layer) = load(folder.path()) else { return Ok(()) }; // the name of the table is another test's business
+    let layer = load(folder.path())?;
     let out = TempDir::new().unwrap();
     layer.save(out.path())?;
     let written = fs::read_to_string(out.path().join("config.json")).unwrap();

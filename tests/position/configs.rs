@@ -306,7 +306,10 @@ fn layers_of_two_types_are_asked_for_by_type() -> Result<()> {
     let text = error_text(positions.of_layer_type("no_attention")?.rotate(&q, &q, 2));
     assert!(text.contains("there are none; call nothing"), "{text}");
     let text = error_text(positions.of_layer_type("full"));
-    assert!(text.contains("no layer type `full`: rope positions are known for full_attention, no_attention"), "{text}");
+    assert!(
+        text.contains("no layer type `full`: the model has rope positions for full_attention, no_attention"),
+        "{text}"
+    );
     // Types that do not differ need no choice, and neither do models of one type.
     for keys in
         [json!({"rope_parameters": {"a": {"rope_theta": 1e6}, "b": {"rope_theta": 1e6}}}), json!({"rope_theta": 1e6})]

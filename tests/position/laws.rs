@@ -2,9 +2,11 @@
 
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use candle_gpt_input::init::Init;
-use candle_gpt_input::position::{PositionKind, PositionScheme, Rotary, RotaryConfig, T5Bias};
+use candle_gpt_input::position::{
+    Alibi, PositionKind, PositionScheme, Rotary, RotaryConfig, SinusoidalLayout, T5Bias, sinusoidal,
+};
 use candle_gpt_input::rng::Generator;
-use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, Result};
+use candle_gpt_input::{Error, GptInputConfig, GptInputLayer, Positions, Result};
 use proptest::prelude::*;
 
 use crate::support::{assert_bits_eq, error_text, properties};

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::RotaryConfig;
-use super::scaling::{Llama3Scaling, LongRopeScaling, RotaryScaling, YarnScaling};
-use crate::config::fields::{NUMBER, Object, WHOLE, as_text, as_usize, contradiction, flag, read, stated, wrong_type};
+use super::scaling::RotaryScaling;
+use crate::config::fields::{NUMBER, Object, WHOLE, as_usize, brief, contradiction, flag, read, stated, wrong_type};
 use crate::config::model_type::{Rotation, rotation};
 use crate::error::ConfigError;
 
-const PARAMETERS: &str = "rope_parameters";
+pub(super) const PARAMETERS: &str = "rope_parameters";
 /// The key before version 5 of transformers, when `rope_theta` stood beside it.
 const SCALING: &str = "rope_scaling";
 const THETA: &[&str] = &["rope_theta", "rotary_emb_base", "global_rope_theta"];
@@ -21,10 +21,9 @@ const INTERLEAVE: &[&str] = &["rope_interleave", "rotary_emb_interleaved"];
 const ROTARY_DIM: &str = "rotary_dim";
 /// GPT-J's way to say that it rotates.
 const ROTARY: &str = "rotary";
-const ORIGINAL: &str = "original_max_position_embeddings";
+pub(super) const ORIGINAL: &str = "original_max_position_embeddings";
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
-const KINDS: &str = "default, linear, dynamic, yarn, llama3, longrope or proportional";
 
 /// Every key that is read here.
 pub(in crate::config) const KEYS: &[&str] = &[
@@ -47,7 +46,8 @@ pub(in crate::config) const KEYS: &[&str] = &[
 ];
 
 /// Keys that change a rotation in ways that are not computed here, and the values that change nothing.
-const UNSUPPORTED: [(&str, f64); 6] = [
+const UNSUPPORTED: [(&str, f64); 7] = [
+    ("general.architecture", 0.0), // a GGUF of which it is not known how its pairs lie
     ("rope_ratio", 1.0),
     ("rope_condense_ratio", 1.0),
     ("rotary_scaling_factor", 1.0),
@@ -173,8 +173,8 @@ fn parameters(map: &Object) -> Result<Object, ConfigError> {
 fn refuse(map: &Object, rest: &Object) -> Result<(), ConfigError> {
     let refused = |key: &str, value: &Value| ConfigError::Unsupported {
         key: key.to_string(),
-        value: super::super::fields::brief(value),
-        instead: "rotate with a `Rotary` of your own, and remove the key",
+        value: brief(value),
+        instead: "rotate with a `Rotary` of your own, and open the weights with a configuration without the key",
     };
     let check = |map: &Object, keys: &[(&'static str, f64)]| {
         let changes = |(key, same): &(&str, f64)| {
@@ -197,7 +197,7 @@ fn refuse(map: &Object, rest: &Object) -> Result<(), ConfigError> {
         Some(Value::Array(layers)) if layers.iter().all(|layer| layer.as_u64() == Some(1)) => Ok(()),
         Some(value) => Err(ConfigError::Unsupported {
             key: key.to_string(),
-            value: super::super::fields::brief(value),
+            value: brief(value),
             instead: "leave those blocks without `rotate`, and remove the key",
         }),
         None => Ok(()),
@@ -233,125 +233,4 @@ impl RotaryConfig {
         }
         inner
     }
-}
-
-impl RotaryScaling {
-    fn read(map: &Object, beside: Option<usize>, n_positions: Option<usize>) -> Result<Self, ConfigError> {
-        let kind = match read(map, &["rope_type"], "a name", as_text)? {
-            Some(kind) => Some(kind),
-            None => read(map, &["type"], "a name", as_text)?,
-        };
-        if let (None, Some(_)) = (&kind, stated(map, "factor")) {
-            return Err(ConfigError::Needed { key: "rope_type", by: format!("`factor` in `{PARAMETERS}`") });
-        }
-        let kind = kind.unwrap_or_else(|| "default".to_string());
-        let number = |key: &'static str| read(map, &[key], NUMBER, Value::as_f64);
-        let missing = |key| ConfigError::MissingKey { within: PARAMETERS, kind: kind.clone(), key };
-        let factor = || number("factor")?.ok_or(missing("factor"));
-        let trained_on = match beside {
-            Some(n) => Some(n),
-            None => read(map, &[ORIGINAL], WHOLE, as_usize)?,
-        };
-        let length = || ConfigError::Needed { key: "max_position_embeddings", by: format!("`rope_type` {kind}") };
-        if matches!(kind.as_str(), "yarn" | "llama3" | "longrope" | "su") && trained_on.is_none() {
-            n_positions.ok_or_else(length)?;
-        }
-        Ok(match kind.as_str() {
-            "default" => Self::None,
-            "linear" => Self::Linear { factor: factor()? },
-            "dynamic" => {
-                n_positions.ok_or_else(length)?;
-                Self::Dynamic { factor: factor()? }
-            }
-            // Phi-3 once called its longrope `su`, and `yarn` too.
-            "yarn" | "longrope" | "su" if kind != "yarn" || stated(map, "short_factor").is_some() => {
-                let list = |key| numbers(map, key)?.ok_or(missing(key));
-                let factor = number("factor")?;
-                if factor.is_none() && number("attention_factor")?.is_none() {
-                    n_positions.ok_or_else(length)?;
-                }
-                Self::LongRope(LongRopeScaling {
-                    factor,
-                    attention_factor: number("attention_factor")?,
-                    original_max_position_embeddings: trained_on,
-                    ..LongRopeScaling::new(list("short_factor")?, list("long_factor")?)
-                })
-            }
-            "yarn" => {
-                // A factor of null is the quotient of the two lengths.
-                let factor = match (map.get("factor"), n_positions) {
-                    (Some(Value::Null), Some(n)) => n as f64 / trained_on.unwrap_or(n) as f64,
-                    (Some(Value::Null), None) => return Err(length()),
-                    _ => factor()?,
-                };
-                let default = YarnScaling::new(factor);
-                Self::Yarn(YarnScaling {
-                    beta_fast: number("beta_fast")?.filter(|beta| *beta != 0.0).unwrap_or(default.beta_fast),
-                    beta_slow: number("beta_slow")?.filter(|beta| *beta != 0.0).unwrap_or(default.beta_slow),
-                    attention_factor: number("attention_factor")?,
-                    mscale: number("mscale")?,
-                    mscale_all_dim: number("mscale_all_dim")?,
-                    truncate: flag(map, &["truncate"])?.unwrap_or(default.truncate),
-                    original_max_position_embeddings: trained_on,
-                    ..default
-                })
-            }
-            "llama3" => {
-                let default = Llama3Scaling::new(factor()?);
-                Self::Llama3(Llama3Scaling {
-                    low_freq_factor: number("low_freq_factor")?.unwrap_or(default.low_freq_factor),
-                    high_freq_factor: number("high_freq_factor")?.unwrap_or(default.high_freq_factor),
-                    original_max_position_embeddings: trained_on,
-                    ..default
-                })
-            }
-            "proportional" => Self::Proportional { factor: number("factor")?.unwrap_or(1.0) },
-            _ => {
-                return Err(ConfigError::FieldType { key: "rope_type".to_string(), got: kind, expected: KINDS });
-            }
-        })
-    }
-
-    fn put(&self, map: &mut Object) {
-        let (kind, numbers, trained_on): (&str, Vec<(&str, Option<f64>)>, _) = match self {
-            Self::None => ("default", vec![], None),
-            Self::Linear { factor } => ("linear", vec![("factor", Some(*factor))], None),
-            Self::Dynamic { factor } => ("dynamic", vec![("factor", Some(*factor))], None),
-            Self::Proportional { factor } => ("proportional", vec![("factor", Some(*factor))], None),
-            Self::Yarn(yarn) => {
-                map.insert("truncate".to_string(), yarn.truncate.into());
-                let numbers = vec![
-                    ("factor", Some(yarn.factor)),
-                    ("beta_fast", Some(yarn.beta_fast)),
-                    ("beta_slow", Some(yarn.beta_slow)),
-                    ("attention_factor", yarn.attention_factor),
-                    ("mscale", yarn.mscale),
-                    ("mscale_all_dim", yarn.mscale_all_dim),
-                ];
-                ("yarn", numbers, yarn.original_max_position_embeddings)
-            }
-            Self::Llama3(llama3) => {
-                let numbers = vec![
-                    ("factor", Some(llama3.factor)),
-                    ("low_freq_factor", Some(llama3.low_freq_factor)),
-                    ("high_freq_factor", Some(llama3.high_freq_factor)),
-                ];
-                ("llama3", numbers, llama3.original_max_position_embeddings)
-            }
-            Self::LongRope(longrope) => {
-                map.insert("short_factor".to_string(), longrope.short_factor.clone().into());
-                map.insert("long_factor".to_string(), longrope.long_factor.clone().into());
-                let numbers = vec![("factor", longrope.factor), ("attention_factor", longrope.attention_factor)];
-                ("longrope", numbers, longrope.original_max_position_embeddings)
-            }
-        };
-        map.insert("rope_type".to_string(), kind.into());
-        map.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?.into()))));
-        map.extend(trained_on.map(|n| (ORIGINAL.to_string(), n.into())));
-    }
-}
-
-fn numbers(map: &Object, key: &'static str) -> Result<Option<Vec<f64>>, ConfigError> {
-    let list = |value: &Value| value.as_array()?.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>();
-    read(map, &[key], "a list of numbers", list)
 }

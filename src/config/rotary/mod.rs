@@ -2,6 +2,7 @@
 
 mod json;
 mod scaling;
+mod scaling_json;
 
 use serde::{Deserialize, Serialize};
 
