@@ -3,10 +3,12 @@
 use serde_json::Value;
 
 use super::fields::{NUMBER, Object, WHOLE, as_usize, read, stated, write};
+use super::input::GptInputConfig;
 use super::model_type;
+use super::origin::Origin;
+use super::position::PositionScheme;
 use super::scale::{self, EmbeddingScale};
 use super::text::{self, NonFinite};
-use super::{GptInputConfig, PositionScheme};
 use crate::error::ConfigError;
 
 // The field's own name first, then the names that other code bases use for it. `n_ctx` is not among them: GPT-2 files
@@ -39,23 +41,6 @@ pub(crate) struct ConfigFile {
     pub(crate) initializer_range: Option<f64>,
     pub(crate) extra: Object,
     origin: Origin,
-}
-
-/// How a file spelled what it states, so that it is written as it was read.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Origin {
-    /// The keys of fields.
-    stated: Object,
-    /// What lies around the part that reads tokens, and the key of that part.
-    around: Option<(&'static str, Object)>,
-    non_finite: NonFinite,
-}
-
-impl PartialEq for Origin {
-    /// Spelling says nothing of a model.
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
 }
 
 impl ConfigFile {
@@ -91,7 +76,8 @@ impl ConfigFile {
         // Positions that are not computed here are refused where they are asked for, and files with them are listed.
         let position = scheme(&stated, &extra, n_positions).ok().flatten();
         let is_sinusoidal = matches!(position, Some(PositionScheme::Sinusoidal(_)));
-        let embedding_scale = EmbeddingScale::read(&stated, model_type.as_deref(), is_sinusoidal)?;
+        let embedding_scale =
+            EmbeddingScale::read(&stated, model_type::embedding_scale(model_type.as_deref()), is_sinusoidal)?;
         Ok(Self {
             vocab_size: count(VOCAB_SIZE)?,
             n_positions,

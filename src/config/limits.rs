@@ -1,6 +1,6 @@
 //! How large what a configuration states may be: it is text, and a few digits must not take the memory of the machine.
 
-use super::GptInputConfig;
+use super::input::GptInputConfig;
 use super::position::{DebertaConfig, PositionScheme, ShawConfig, T5Config};
 use crate::error::ConfigError;
 

@@ -1,4 +1,8 @@
-use super::*;
+use serde_json::Value;
+
+use super::GptInputConfig;
+use super::input::GPT2_SIZES;
+use crate::error::{ConfigError, Result};
 
 fn error(text: &str) -> String {
     GptInputConfig::from_json(text).err().map(|e| e.to_string()).unwrap_or_default()
@@ -31,7 +35,7 @@ fn every_key_survives_a_round_trip() -> Result<()> {
     assert_eq!(config.clone().with_extra("n_inner", 7)?.extra::<u64>("n_inner")?, Some(7));
     assert_eq!(GptInputConfig::from_json(&config.to_json())?, config);
     let expected: Value = serde_json::from_str(text).map_err(|e| ConfigError::Json { source: e.into() })?;
-    assert_eq!(Value::Object(Keys::from(config).0), expected);
+    assert_eq!(Value::Object(config.keys()), expected);
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! [`PositionEncoding`]: the position scheme of a layer, with its tables.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Linear;
 
-use super::layer_types::ByLayerType;
 use super::{Alibi, Deberta, DebertaProjections, PositionTable, Rotary, Shaw, T5Bias, TransformerXl, sinusoidal};
 use crate::checkpoint::{TableSpec, position_tables};
 use crate::config::{DebertaConfig, GptInputConfig, PositionScheme, ShawConfig, SinusoidalConfig, T5Config};
@@ -67,6 +68,9 @@ pub struct PositionEncoding {
     tables: Vec<(String, Tensor)>,
     pub(super) kind: Kind,
 }
+
+/// The rotation of each layer type, or `None` for a type that is not rotated.
+pub(super) type ByLayerType = BTreeMap<String, Option<Rotary>>;
 
 #[derive(Clone, Debug)]
 pub(super) enum Kind {

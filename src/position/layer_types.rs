@@ -1,14 +1,9 @@
 //! Models whose types of layers have positions of their own.
 
-use std::collections::BTreeMap;
-
 use super::Rotary;
 use super::encoding::{Kind, PositionEncoding};
 use crate::config::PositionScheme;
 use crate::error::{PositionError, Result};
-
-/// The rotation of each type of layer; `None` for a type that is not rotated.
-pub(super) type ByLayerType = BTreeMap<String, Option<Rotary>>;
 
 impl PositionEncoding {
     /// Returns the types of layers whose positions differ by type; none where all layers have the same.

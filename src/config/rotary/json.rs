@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::RotaryConfig;
+use super::parameters::RotaryConfig;
 use super::scaling::RotaryScaling;
 use crate::config::fields::{NUMBER, Object, WHOLE, as_usize, brief, contradiction, flag, read, stated, wrong_type};
 use crate::config::model_type::{Rotation, rotation};

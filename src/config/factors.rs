@@ -1,0 +1,74 @@
+//! The factors of token rows on their way in, and of logits on their way out.
+
+use candle_core::DType;
+use half::bf16;
+
+use super::fields::{brief, stated};
+use super::input::GptInputConfig;
+use super::model_type;
+use super::scale::EmbeddingScale;
+use crate::error::ConfigError;
+
+/// Keys of what a model does to its logits, and the value that changes nothing, if there is one besides `null`.
+const LOGITS: [(&str, Option<f64>); 12] = [
+    ("logits_scaling", Some(1.0)),
+    ("logit_scale", Some(1.0)),
+    ("lm_head_multiplier", Some(1.0)),
+    ("output_multiplier", Some(1.0)),
+    ("output_multiplier_scale", Some(1.0)),
+    ("logits_mup_width_multiplier", Some(1.0)),
+    ("mup_width_multiplier", Some(1.0)),
+    ("final_logit_softcapping", None),
+    ("output_logit_soft_cap", None),
+    ("logits_soft_cap", None),
+    ("logit_softcap", None),
+    ("final_logits_soft_cap", None),
+];
+
+impl GptInputConfig {
+    /// What token rows of a dtype are multiplied by; `None` for nothing.
+    pub(crate) fn embed_scale(&self, dtype: DType) -> Option<f64> {
+        let root = (self.n_embd as f64).sqrt();
+        let of_positions = self.position.scales_embedding().then_some(root);
+        match self.embedding_scale {
+            EmbeddingScale::None => of_positions,
+            EmbeddingScale::Factor(factor) => Some(factor * of_positions.unwrap_or(1.0)),
+            EmbeddingScale::Root => Some(root),
+            EmbeddingScale::RootInBf16 => Some(bf16::from_f32(root as f32).to_f64()),
+            EmbeddingScale::RootInDType => Some(match dtype {
+                DType::BF16 => bf16::from_f32(root as f32).to_f64(),
+                DType::F16 => half::f16::from_f32(root as f32).to_f64(),
+                _ => f64::from(root as f32), // the number is one of f32, whatever the tables are
+            }),
+        }
+    }
+
+    /// # Errors
+    /// [`ConfigError::Unsupported`] if the model scales or caps its logits, which a head does not do.
+    pub(crate) fn plain_logits(&self) -> Result<(), ConfigError> {
+        let refused = |key: &str, value: String| {
+            let instead = "make a head with `LmHead::new(layer.wte().clone())`, and apply it to the logits";
+            Err(ConfigError::Unsupported { key: key.to_string(), value, instead })
+        };
+        for (key, same) in LOGITS {
+            if let Some(value) =
+                stated(&self.extra, key).filter(|value| value.as_f64().is_none() || value.as_f64() != same)
+            {
+                return refused(key, brief(value));
+            }
+        }
+        let model_type = self.model_type();
+        // MiniCPM divides by the width over that of the model it was tuned on.
+        if let Some(base) =
+            stated(&self.extra, "dim_model_base").filter(|base| base.as_u64() != Some(self.n_embd as u64))
+        {
+            return refused("dim_model_base", brief(base));
+        }
+        match model_type::logits(model_type) {
+            Some((key, value)) if !self.extra.contains_key(key) => {
+                refused(key, format!("{value}, as models of type {} have it", model_type.unwrap_or_default()))
+            }
+            _ => Ok(()),
+        }
+    }
+}

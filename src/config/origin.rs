@@ -1,0 +1,21 @@
+//! [`Origin`]: how a `config.json` spelled what it states.
+
+use super::fields::Object;
+use super::text::NonFinite;
+
+/// How a file spelled what it states, so that it is written as it was read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    /// The keys of fields.
+    pub(super) stated: Object,
+    /// What lies around the part that reads tokens, and the key of that part.
+    pub(super) around: Option<(&'static str, Object)>,
+    pub(super) non_finite: NonFinite,
+}
+
+impl PartialEq for Origin {
+    /// Spelling says nothing of a model.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
