@@ -121,6 +121,10 @@ impl ConfigFile {
         };
         let sinusoidal = matches!(position, PositionScheme::Sinusoidal(_));
         let n_positions = needed(self.n_positions, "max_position_embeddings", sinusoidal, default.n_positions)?;
+        if self.head_dim.is_none() && position.needs_heads() && model_type::has_own_head_dim(model_type) {
+            let by = format!("a model of type {}", model_type.unwrap_or_default());
+            return Err(ConfigError::Needed { key: "head_dim", by });
+        }
         Ok(GptInputConfig {
             vocab_size: needed(self.vocab_size, "vocab_size", true, default.vocab_size)?,
             n_positions,

@@ -122,6 +122,32 @@ pub(super) fn ignores_absolute(model_type: Option<&str>) -> bool {
     matches!(model_type, Some("modernbert" | "modernbert-decoder"))
 }
 
+/// Whether heads of a type of model have a width of their own, and not that of an equal part of the hidden state.
+pub(super) fn has_own_head_dim(model_type: Option<&str>) -> bool {
+    matches!(
+        model_type,
+        Some(
+            "gemma"
+                | "gemma2"
+                | "gemma3"
+                | "gemma3_text"
+                | "gemma3n_text"
+                | "vaultgemma"
+                | "qwen3"
+                | "qwen3_moe"
+                | "glm"
+                | "glm4"
+                | "ernie4_5"
+                | "seed_oss"
+                | "cwm"
+                | "gpt_oss"
+                | "hy_v3"
+                | "llama4_text"
+                | "helium"
+        )
+    )
+}
+
 /// Whether what is not stated is GPT-2's.
 pub(super) fn is_gpt2(model_type: Option<&str>) -> bool {
     matches!(model_type, None | Some("gpt2"))

@@ -282,6 +282,7 @@ fn what_is_not_computed_is_refused_by_name() {
     // A model that is no GPT-2 has none of its dimensions.
     let llama = json!({"model_type": "llama", "vocab_size": 11, "hidden_size": 64});
     failures.error(read(&llama), "no `num_attention_heads`, which a model of type llama needs: add it");
+    failures.error(read(&with(json!({"model_type": "qwen3"}))), "no `head_dim`, which a model of type qwen3 needs");
     let scaled = json!({"model_type": "llama", "vocab_size": 11, "hidden_size": 64, "num_attention_heads": 4,
         "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}});
     failures.error(read(&scaled), "no `max_position_embeddings`, which `rope_type` dynamic needs");
@@ -330,7 +331,7 @@ fn scales_are_read_under_the_names_of_their_models() {
         (json!({"scale_embedding": true}), EmbeddingScale::Root),
         (json!({"model_type": "biogpt", "scale_embedding": false}), EmbeddingScale::None),
         (json!({"model_type": "biogpt"}), EmbeddingScale::Root),
-        (json!({"model_type": "gemma2"}), EmbeddingScale::RootInDType),
+        (json!({"model_type": "gemma2", "head_dim": 16}), EmbeddingScale::RootInDType),
         (json!({"model_type": "recurrent_gemma"}), EmbeddingScale::RootInBf16),
         (json!({"model_type": "llama"}), EmbeddingScale::None),
     ];
@@ -360,13 +361,16 @@ fn scales_of_logits_are_refused_by_the_head_alone() -> Result<()> {
         (json!({"logits_scaling": 8.0}), Some("`logits_scaling` is 8.0")),
         (json!({"model_type": "cohere", "logit_scale": 0.0625}), Some("`logit_scale` is 0.0625")),
         (json!({"model_type": "cohere"}), Some("`logit_scale` is 0.0625, as models of type cohere have it")),
-        (json!({"model_type": "gemma2", "final_logit_softcapping": 30.0}), Some("`final_logit_softcapping` is 30.0")),
+        (
+            json!({"model_type": "gemma2", "head_dim": 16, "final_logit_softcapping": 30.0}),
+            Some("`final_logit_softcapping` is 30.0"),
+        ),
         (json!({"model_type": "minicpm", "dim_model_base": 256}), Some("`dim_model_base` is 256")),
         (
             json!({"model_type": "mpt", "logit_scale": "inv_sqrt_d_model"}),
             Some("`logit_scale` is \"inv_sqrt_d_model\""),
         ),
-        (json!({"model_type": "gemma2", "final_logit_softcapping": null}), None),
+        (json!({"model_type": "gemma2", "head_dim": 16, "final_logit_softcapping": null}), None),
         (json!({"logits_scaling": 1, "logit_scale": null, "dim_model_base": 64}), None),
         (json!({"rope_theta": 1e4}), None),
     ];
