@@ -48,7 +48,7 @@ impl GptInputConfig {
     #[must_use]
     pub fn to_json(&self) -> String {
         let (keys, non_finite) = self.all_keys();
-        text::print(keys, non_finite)
+        text::written(keys, non_finite)
     }
 
     /// Returns the value of a key such as `eos_token_id`, as [`to_json`](Self::to_json) writes it, or `None` if there is

@@ -120,7 +120,7 @@ fn token(key: &str) -> String {
 }
 
 /// Writes an object as serde_json does, indented, with numbers where `places` says so.
-pub(super) fn print(map: Map<String, Value>, places: &NonFinite) -> String {
+pub(super) fn written(map: Map<String, Value>, places: &NonFinite) -> String {
     let value = Value::Object(map);
     if places.is_empty() {
         return format!("{value:#}");
@@ -177,7 +177,7 @@ mod tests {
         let (map, places) = parse(text).unwrap();
         assert_eq!((map["x"].as_str(), map["a"][2]["b/c~"].as_str()), (Some("Infinity"), Some("-Infinity")));
         assert_eq!(places.iter().collect::<Vec<_>>(), ["/a/0", "/a/2/b~1c~0", "/x"]);
-        let written = print(map.clone(), &places);
+        let written = written(map.clone(), &places);
         assert_eq!(parse(&written).unwrap(), (map, places));
         let squeezed = |text: &str| text.split_whitespace().collect::<String>();
         assert_eq!(squeezed(&written), squeezed(text));
