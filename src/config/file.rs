@@ -169,7 +169,7 @@ impl GptInputConfig {
     pub(super) fn keys(&self) -> Object {
         let all = self.extra.iter().chain(&self.origin.stated);
         let now = ConfigFile::from_map(all.map(|(key, value)| (key.clone(), value.clone())).collect());
-        let now = now.ok().map(|file| file.as_read(self.model_type()));
+        let now = now.ok().map(|file| file.filled_in(self.model_type()));
         let mut map = self.origin.stated.clone();
         let mut count = |names: &[&'static str], ours: usize, theirs: fn(&ConfigFile) -> Option<usize>| {
             if now.as_ref().and_then(theirs) != Some(ours) {
@@ -241,7 +241,7 @@ impl GptInputConfig {
 
 impl ConfigFile {
     /// With the defaults that reading it again fills in; GPT-2's files state all of them.
-    fn as_read(mut self, model_type: Option<&str>) -> Self {
+    fn filled_in(mut self, model_type: Option<&str>) -> Self {
         if let (false, Ok(config)) = (model_type::is_gpt2(model_type), self.clone().resolve()) {
             self.n_positions.get_or_insert(config.n_positions);
             self.n_layer.get_or_insert(config.n_layer);
