@@ -129,7 +129,10 @@ fn every_variable_is_explained() {
         }
     }
     assert!(variables.len() > 5, "{variables:?}");
-    let unexplained: Vec<_> = variables.iter().filter(|name| !explained.contains(&format!("`{name}"))).collect();
+    let unexplained: Vec<_> = variables
+        .iter()
+        .filter(|name| !name.starts_with("CARGO_MANIFEST_") && !explained.contains(&format!("`{name}")))
+        .collect();
     assert!(unexplained.is_empty(), "{unexplained:?}");
 }
 
