@@ -637,7 +637,7 @@ fn gradients_of_rows_must_fit_their_ids_and_table() -> Result<()> {
             "the gradient has shape [4, 3], expected the shape of the ids, [3], followed by 3",
         ),
         (&table, &three, &numbers(&[3, 3], 1, DType::BF16), "the gradient has dtype BF16, but wte has F32"),
-        (&bias, &three, &rows, "two-dimensional"),
+        (&bias, &three, &rows, "two dimensions"),
     ] {
         failures.error(RowGrad::new(var, ids, rows), expected);
     }
