@@ -27,6 +27,23 @@ pub(crate) fn with_capacity<E>(n: usize) -> Vec<E> {
     values
 }
 
+/// Returns an empty vector with room for `n` elements, or an error where [`with_capacity`] would abort.
+pub(crate) fn try_with_capacity<E>(n: usize) -> std::io::Result<Vec<E>> {
+    let mut values = Vec::new();
+    try_grow(&mut values, n)?;
+    ask_for_huge_pages(values.as_ptr(), n * size_of::<E>());
+    Ok(values)
+}
+
+/// Makes room for `n` elements in all.
+pub(crate) fn try_grow<E>(values: &mut Vec<E>, n: usize) -> std::io::Result<()> {
+    values.try_reserve_exact(n.saturating_sub(values.len())).map_err(|_| {
+        let n_bytes = n as u128 * size_of::<E>() as u128;
+        let text = format!("{n_bytes} bytes are needed at once, more than this machine's memory holds");
+        std::io::Error::new(std::io::ErrorKind::OutOfMemory, text)
+    })
+}
+
 /// Smaller allocations hardly contain a whole huge page.
 #[cfg(target_os = "linux")]
 const HUGE_PAGES_FROM: usize = 8 << 20;

@@ -37,6 +37,9 @@ struct Args {
     choose: cli::Choose,
 }
 
+/// Names are padded to at most this width.
+const MAX_NAME_WIDTH: usize = 80;
+
 fn main() -> ExitCode {
     cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
 }
@@ -44,7 +47,8 @@ fn main() -> ExitCode {
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let checkpoint = Checkpoint::open_with(&args.path, &args.choose.options())?;
     let tensors = checkpoint.tensors()?;
-    let width = tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
+    // One long name must not widen every line.
+    let width = tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0).min(MAX_NAME_WIDTH);
     for tensor in &tensors {
         let (shape, role) = (format!("{:?}", tensor.shape), tensor.role);
         writeln!(out, "{:width$}  {:<5} {shape:<16} {:>10}  {role}", tensor.name, tensor.dtype, size(tensor.n_bytes))?;

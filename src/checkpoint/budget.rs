@@ -59,12 +59,22 @@ impl Budget {
         Self::new(0, true)
     }
 
+    /// Returns the budget of a text in memory.
+    pub(super) fn of_text(text: &str) -> Self {
+        Self::new(text.len() as u64, false)
+    }
+
     fn new(n_there: u64, is_elsewhere: bool) -> Self {
         let (n_taken, n_read) = Default::default();
         Self { n_there: n_there.into(), n_taken, n_read, is_elsewhere }
     }
 
-    /// Counts bytes that have come from a remote source.
+    /// Returns the bytes that are really there.
+    pub(super) fn n_there(&self) -> u64 {
+        self.n_there.load(Relaxed)
+    }
+
+    /// Counts bytes that have come from a remote source, or those of another file.
     pub(super) fn came(&self, n_bytes: u64) {
         self.n_there.fetch_add(n_bytes, Relaxed);
     }

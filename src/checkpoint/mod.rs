@@ -43,6 +43,7 @@ mod sharded;
 mod stored;
 mod tables;
 mod var_builder;
+mod weight_map;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -50,6 +51,7 @@ use std::sync::Arc;
 
 use crate::config::ConfigFile;
 use crate::error::Result;
+use budget::Budget;
 use bytes::ByteFile;
 use folder::At;
 use stored::StoredTensor;
@@ -251,24 +253,32 @@ impl Checkpoint {
             Weights::File(file) => entries_of(file, &self.options)?,
             Weights::Shards(index) => {
                 let mut entries = Vec::new();
+                let budget = Budget::of_text("");
                 for shard in index.shards() {
-                    entries.extend(entries_of(&WeightsFile::open(&index.path_of(shard)?)?, &self.options)?);
+                    let shard = WeightsFile::open(&index.path_of(shard)?)?;
+                    shard.pay_from(&budget, n_bytes_listed(&shard))?;
+                    entries.extend(entries_of(&shard, &self.options)?);
                 }
                 entries
             }
         };
-        entries.sort_by(|left, right| left.name.cmp(&right.name));
+        entries.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         Ok(entries)
     }
 }
 
-fn entries_of(file: &WeightsFile, options: &CheckpointOptions) -> Result<Vec<TensorEntry>> {
-    // The list belongs to the caller, so its memory is given back.
+/// Returns the memory that a list of the file's tensors takes.
+fn n_bytes_listed(file: &WeightsFile) -> u64 {
     let n_bytes = |(name, tensor): (&String, &StoredTensor)| {
         let n_path = file.bytes_of(tensor).map_or(0, |file| file.path.as_os_str().len());
         size_of::<TensorEntry>() + 4 * 16 + name.len() + size_of_val(&*tensor.shape) + tensor.dtype.name.len() + n_path
     };
-    let n_bytes = file.tensors().iter().map(n_bytes).sum::<usize>() as u64;
+    file.tensors().iter().map(n_bytes).sum::<usize>() as u64
+}
+
+fn entries_of(file: &WeightsFile, options: &CheckpointOptions) -> Result<Vec<TensorEntry>> {
+    // The list belongs to the caller, so its memory is given back.
+    let n_bytes = n_bytes_listed(file);
     file.pay(n_bytes)?;
     let entry = |(name, tensor): (&String, &StoredTensor)| TensorEntry {
         name: name.clone(),

@@ -16,6 +16,9 @@ const PIECE_BYTES: usize = 1 << 20;
 /// The same for a remote tensor: enough for several requests at once.
 const PIECE_BYTES_ELSEWHERE: usize = 16 << 20;
 
+/// A view with larger gaps is read run by run: what lies between is not asked for.
+const MAX_GAPS: u64 = 2;
+
 /// Reads all elements of `tensor` in row-major order, in one pass over its bytes.
 ///
 /// A tensor that is not stored row-major is first read from its first element to its last.
@@ -25,6 +28,12 @@ pub(super) fn read_elements<T: Element>(files: &[ByteFile], tensor: &StoredTenso
     let element = tensor.dtype.block_bytes;
     if let Some(strides) = &tensor.strides {
         let n_bytes = tensor.extent().unwrap_or(0);
+        if let Place::Plain { file, start } = tensor.place
+            && n_bytes > MAX_GAPS.saturating_mul(tensor.n_bytes() as u64).saturating_add(PIECE_BYTES as u64)
+            && let Some(file) = files.get(file)
+        {
+            return convert(tensor, &mut gather(file, start, tensor, strides)?.as_slice(), elsewhere);
+        }
         let mut span = Vec::new();
         (&mut bytes).take(n_bytes).read_to_end(&mut span)?;
         if (span.len() as u64) < n_bytes {
@@ -42,8 +51,9 @@ fn convert<T: Element>(tensor: &StoredTensor, bytes: &mut dyn Read, elsewhere: b
     let mut left = tensor.n_bytes();
     // Plain bytes of a file are known to exist, and the result is at most a small multiple of them. A deflated stream
     // or a server may claim more than it holds, so there the result grows with what arrives.
+    let n_elements = tensor.n_elements();
     let mut elements = match tensor.place {
-        Place::Plain { .. } if !elsewhere => memory::with_capacity(tensor.n_elements()),
+        Place::Plain { .. } if !elsewhere => memory::try_with_capacity(n_elements)?,
         _ => Vec::new(),
     };
     let piece_bytes = if elsewhere { PIECE_BYTES_ELSEWHERE } else { PIECE_BYTES };
@@ -53,6 +63,11 @@ fn convert<T: Element>(tensor: &StoredTensor, bytes: &mut dyn Read, elsewhere: b
         let n_bytes = whole_blocks.min(left);
         let piece = &mut piece[..n_bytes];
         bytes.read_exact(piece)?;
+        let n_after = elements.len() + n_bytes / tensor.dtype.block_bytes * tensor.dtype.block;
+        if n_after > elements.capacity() {
+            let n_room = n_after.max(2 * elements.len()).min(n_elements);
+            memory::try_grow(&mut elements, n_room)?;
+        }
         if tensor.big_endian {
             piece.chunks_exact_mut(tensor.dtype.block_bytes).for_each(<[u8]>::reverse);
         }
@@ -93,6 +108,41 @@ fn dequantize(blocks: &[u8], dtype: GgmlDType, n: usize) -> io::Result<Vec<f32>>
     qtensor_from_ggml(dtype, aligned, vec![n], &Device::Cpu)
         .and_then(|blocks| blocks.dequantize(&Device::Cpu)?.to_vec1::<f32>())
         .map_err(io::Error::other)
+}
+
+/// Reads a view with gaps: returns its bytes in row-major order.
+///
+/// The file is read from front to back, in small windows, for any order of the dimensions.
+fn gather(file: &ByteFile, start: u64, tensor: &StoredTensor, strides: &[usize]) -> io::Result<Vec<u8>> {
+    const WINDOW_BYTES: u64 = 1 << 16;
+    let element = tensor.dtype.block_bytes;
+    let mut gathered = memory::try_with_capacity(tensor.n_bytes())?;
+    gathered.resize(tensor.n_bytes(), 0);
+    let row_major = StoredTensor::row_major(&tensor.shape).unwrap_or_default();
+    // Size, stride in the file, stride in the result; the largest stride in the file varies most slowly.
+    let mut dims: Vec<[usize; 3]> =
+        tensor.shape.iter().zip(strides).zip(row_major).map(|((&dim, &stride), to)| [dim, stride, to]).collect();
+    dims.sort_by_key(|&[_, stride, _]| std::cmp::Reverse(stride));
+    let [shape, from, to] = [0, 1, 2].map(|i| dims.iter().map(|dim| dim[i]).collect::<Vec<_>>());
+    let step = dims.iter().filter(|[dim, ..]| *dim > 1).map(|[_, stride, _]| stride * element).min().unwrap_or(0);
+    // Where each element is in a page of its own, nothing around it is read.
+    let n_window = if step as u64 > WINDOW_BYTES / 16 { element as u64 } else { WINDOW_BYTES };
+    let end = start + tensor.extent().unwrap_or(0);
+    let (mut window, mut window_at) = (Vec::new(), start);
+    for (from, to) in strided(&shape, &from).zip(strided(&shape, &to)) {
+        let at = start + (from * element) as u64;
+        if at < window_at || at + element as u64 > window_at + window.len() as u64 {
+            window.clear();
+            window_at = at;
+            file.reader(at, end).take(n_window).read_to_end(&mut window)?;
+        }
+        let in_window = usize::try_from(at - window_at).unwrap_or(usize::MAX);
+        let Some(bytes) = window.get(in_window..).and_then(|left| left.get(..element)) else {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        };
+        gathered[to * element..][..element].copy_from_slice(bytes);
+    }
+    Ok(gathered)
 }
 
 /// Returns the index of each element of a strided tensor, in row-major order.
@@ -171,3 +221,38 @@ element!(f32, DType::F32, |value| value);
 element!(f64, DType::F64, f64::from);
 element!(f16, DType::F16, f16::from_f32);
 element!(bf16, DType::BF16, bf16::from_f32);
+
+#[cfg(test)]
+mod tests {
+    use super::super::stored::StoredDType;
+    use super::*;
+
+    /// Rows are a gigabyte apart, in a sparse file.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn views_with_gaps_are_read_run_by_run() {
+        use std::os::unix::fs::FileExt;
+        const ROW: usize = 1 << 28;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4 * ROW as u64 * 4).unwrap();
+        for (row, column) in (0..3).flat_map(|row| (0..3).map(move |column| (row, column))) {
+            let value = (10 * row + column) as f32;
+            file.as_file().write_all_at(&value.to_le_bytes(), 8 + 4 * (row * ROW + 5 * column) as u64).unwrap();
+        }
+        let files = [ByteFile::open(file.path()).unwrap()];
+        let read = |shape: &[usize], strides: &[usize]| {
+            let mut tensor = StoredTensor::plain(shape.to_vec(), StoredDType::float(DType::F32), 0, 8);
+            tensor.strides = Some(strides.into());
+            read_elements::<f32>(&files, &tensor).unwrap()
+        };
+        assert_eq!(read(&[3, 3], &[ROW, 5]), [0., 1., 2., 10., 11., 12., 20., 21., 22.]);
+        assert_eq!(read(&[3, 3], &[5, ROW]), [0., 10., 20., 1., 11., 21., 2., 12., 22.]);
+        assert_eq!(read(&[1, 3], &[1, ROW]), [0., 10., 20.]);
+        assert_eq!(read(&[2, 1, 2], &[ROW, 7, 10]), [0., 2., 10., 12.]);
+        let too_far = StoredTensor {
+            strides: Some([5 * ROW].into()),
+            ..StoredTensor::plain(vec![2], StoredDType::float(DType::F32), 0, 8)
+        };
+        assert_eq!(read_elements::<f32>(&files, &too_far).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use serde::Deserialize;
-
-use super::bytes::printable;
+use super::bytes::{ByteFile, ParseError, invalid, printable};
 use super::keys::{Found, Wanted, find_tables};
+use super::weight_map;
 use crate::error::{CheckpointError, Result};
 
 /// Says which shard of a sharded checkpoint holds which tensor.
@@ -30,11 +29,6 @@ pub struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-#[derive(Deserialize)]
-struct IndexFile {
-    weight_map: BTreeMap<String, String>,
-}
-
 impl ShardIndex {
     /// Reads an index file, but none of its shards.
     ///
@@ -47,8 +41,7 @@ impl ShardIndex {
 
     /// Opens an index; refuses the choice of a state dict, which shards do not have.
     pub(super) fn open_with(path: &Path, state_dict: Option<&str>) -> Result<Self, CheckpointError> {
-        let text = std::fs::read_to_string(path).map_err(CheckpointError::reading(path))?;
-        let index = Self::parse(path, &text)?;
+        let index = Self::parse(path, &text_of(path)?)?;
         match state_dict {
             None => Ok(index),
             Some(key) => Err(CheckpointError::InvalidIndex {
@@ -63,7 +56,7 @@ impl ShardIndex {
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, CheckpointError> {
         let path = path.to_path_buf();
         let invalid = |reason: String, source| CheckpointError::InvalidIndex { path: path.clone(), reason, source };
-        let IndexFile { weight_map } = serde_json::from_str(text).map_err(|error| {
+        let weight_map = weight_map::read(text).map_err(|error| {
             invalid("expected a JSON object with a `weight_map`".to_string(), Some(printable(error)))
         })?;
         if weight_map.is_empty() {
@@ -125,6 +118,24 @@ impl ShardIndex {
     pub(super) fn shard_of(&self, name: &str) -> Option<&str> {
         self.weight_map.get(name).map(String::as_str)
     }
+}
+
+/// Reads the text of an index, of which as much is taken into memory as is really there.
+fn text_of(path: &Path) -> Result<String, CheckpointError> {
+    let file = ByteFile::open(path)?;
+    let text = file.bytes_at(0, file.n_bytes).and_then(|bytes| match String::from_utf8(bytes) {
+        Ok(text) => Ok(text),
+        Err(_) => invalid("it is not UTF-8"),
+    });
+    text.map_err(|error| match error {
+        ParseError::Io(source) => CheckpointError::reading(path)(source),
+        ParseError::Invalid(reason) | ParseError::Forbidden(reason) => {
+            CheckpointError::InvalidIndex { path: path.to_path_buf(), reason, source: None }
+        }
+        ParseError::Unparsed(what, source) => {
+            CheckpointError::InvalidIndex { path: path.to_path_buf(), reason: what.to_string(), source: Some(source) }
+        }
+    })
 }
 
 /// Returns whether a name stays in its folder: an index may come from an untrusted source.

@@ -153,7 +153,17 @@ impl WeightsFile {
 
     /// Takes `n_bytes` of that budget.
     pub(super) fn pay(&self, n_bytes: u64) -> Result<(), CheckpointError> {
-        self.budget().take(n_bytes).map_err(|error| {
+        self.take(self.budget(), n_bytes)
+    }
+
+    /// Takes `n_bytes` of a budget that several shards share, to which this file adds the bytes that it really has.
+    pub(super) fn pay_from(&self, shared: &Budget, n_bytes: u64) -> Result<(), CheckpointError> {
+        shared.came(self.files.iter().map(|file| file.budget().n_there()).sum());
+        self.take(shared, n_bytes)
+    }
+
+    fn take(&self, budget: &Budget, n_bytes: u64) -> Result<(), CheckpointError> {
+        budget.take(n_bytes).map_err(|error| {
             let reason = if let ParseError::Invalid(reason) = error { reason } else { String::new() };
             let (path, format) = (self.path().to_path_buf(), self.format.name());
             CheckpointError::InvalidFile { path, format, reason, source: None }

@@ -34,12 +34,12 @@ fn tables_that_do_not_lie_in_the_data_are_refused() {
         (
             header("F32", "[3,4]", 16, 64),
             64,
-            "not a valid safetensors file: its header cannot be parsed: invalid offset",
+            "not a valid safetensors file: `wte.weight` has the invalid offset 16: the tensor before it ends at 32",
         ),
         (
             header("F32", "[3,4]", 40, 88),
             88,
-            "not a valid safetensors file: its header cannot be parsed: invalid offset",
+            "not a valid safetensors file: `wte.weight` has the invalid offset 40: the tensor before it ends at 32",
         ),
         (header("F32", "[3,4]", 32, 1 << 60), 80, INVALID),
         (header("F32", "[3,5]", 32, 80), 80, INVALID),

@@ -3,34 +3,31 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use candle_gpt_input::Result;
 use candle_gpt_input::checkpoint::{Checkpoint, TensorEntry};
 use tempfile::TempDir;
 
-use crate::broken_formats::{torch_of, zip_of};
-use crate::memory;
+use crate::broken_formats::torch_of;
+use crate::hostile::zip_of;
+use crate::limits::{measured, n_there};
 use crate::support::error_text;
 
-/// The tensors of a file of which `n_there` bytes are on disk, listed within its bounds.
+/// Lists the tensors of a file or a folder within the bounds.
 #[track_caller]
-fn list(path: &Path, n_there: usize) -> Result<Vec<TensorEntry>> {
-    let start = Instant::now();
-    let (listed, n_bytes) = memory::peak(|| Checkpoint::open(path)?.tensors());
-    // Others share the machine, so ten times the microsecond a byte.
-    let limit = Duration::from_secs(10) + Duration::from_micros(10) * u32::try_from(n_there).unwrap();
-    assert!(start.elapsed() < limit, "{:?} for {n_there} bytes", start.elapsed());
-    assert!(n_bytes <= (64 << 20) + 24 * n_there, "{n_bytes} bytes of memory for {n_there} of file");
+pub fn list(path: &Path) -> Result<Vec<TensorEntry>> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap() };
+    let (listed, spent) = measured(|| Checkpoint::open(path)?.tensors());
+    spent.check(n_there(folder), 0).unwrap();
     listed
 }
 
 #[track_caller]
-fn list_bytes(bytes: &[u8]) -> Result<Vec<TensorEntry>> {
+pub fn list_bytes(bytes: &[u8]) -> Result<Vec<TensorEntry>> {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("x");
     fs::write(&path, bytes).unwrap();
-    list(&path, bytes.len())
+    list(&path)
 }
 
 /// BINUNICODE, or SHORT_BINUNICODE as protocol 4 has it.
@@ -110,7 +107,7 @@ fn a_hole_is_passed_over() {
         let front = [&magic[..], b"\x80\x02M\xe9\x03.\x80\x02}.\x80\x04\x8d", &n_claimed.to_le_bytes()].concat();
         file.write_all(&front).unwrap();
         file.set_len(front.len() as u64 + n_claimed).unwrap();
-        let text = error_text(list(&path, 4096));
+        let text = error_text(list(&path));
         assert!(text.ends_with("not a valid PyTorch file: it ends too early"), "{text}");
     }
 }

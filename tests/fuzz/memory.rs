@@ -1,8 +1,7 @@
-//! A counting allocator: the memory that the process holds at once, in all threads.
+//! A counting allocator: the memory that a thread holds at once.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::cell::Cell;
 
 /// Larger single requests are refused, as a machine without that much memory would.
 const LIMIT: usize = 1 << 30;
@@ -12,26 +11,30 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// What the thread holds now, and the most that it held. Another thread may free what this one has allocated.
+    static NOW: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
 
-/// Calls `f`, and returns its result and the most bytes that the process held at once, beyond those held before.
+/// Calls `f`, and returns its result and the most bytes that its thread held at once, beyond those held before.
 ///
-/// Calls wait for each other, so that a test counts only its own input.
+/// Other threads do not count: they prepare the inputs of other tests.
 pub fn peak<T>(f: impl FnOnce() -> T) -> (T, usize) {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = NOW.load(Relaxed);
-    PEAK.store(before, Relaxed);
+    let before = NOW.get();
+    PEAK.set(before);
     let result = f();
-    (result, PEAK.load(Relaxed).saturating_sub(before))
+    (result, usize::try_from(PEAK.get() - before).unwrap_or(0))
 }
 
 /// Returns whether to request `n_bytes` from the system. A refused request counts in the peak.
 fn granted(n_bytes: usize) -> bool {
     let granted = n_bytes <= LIMIT;
-    let now = if granted { NOW.fetch_add(n_bytes, Relaxed) } else { NOW.load(Relaxed) };
-    PEAK.fetch_max(now.saturating_add(n_bytes), Relaxed);
+    let now = NOW.get().saturating_add_unsigned(n_bytes);
+    if granted {
+        NOW.set(now);
+    }
+    PEAK.set(PEAK.get().max(now));
     granted
 }
 
@@ -54,7 +57,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Relaxed);
+        NOW.set(NOW.get().saturating_sub_unsigned(layout.size()));
         // SAFETY: the caller keeps the contract of the system's allocator.
         unsafe { System.dealloc(start, layout) };
     }

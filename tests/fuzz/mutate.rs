@@ -2,6 +2,8 @@
 
 use candle_gpt_input::rng::Generator;
 
+use crate::hostile::checksum;
+
 /// The damage that suits a format.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Field {
@@ -11,6 +13,8 @@ pub enum Field {
     Pickle,
     /// A table whose blocks have checksums, which are repaired.
     SsTable,
+    /// JSON, or a header of it: values are swapped for values of other kinds, and keys repeated.
+    Json,
 }
 
 /// Integers at which parsers go wrong.
@@ -33,6 +37,48 @@ const NUMBERS: [u64; 14] = [
 /// Every opcode that the machine knows, and some that it does not.
 const OPCODES: &[u8] = b"(.012NJKMGXUTBC]})tldaesucRbQqrhj\x80\x81\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96ioP";
 
+/// Values that JSON allows where others are expected.
+const VALUES: [&str; 22] = [
+    "null",
+    "true",
+    "false",
+    "0",
+    "1",
+    "-1",
+    "0.5",
+    "-0.0",
+    "1e308",
+    "-1e400",
+    "NaN",
+    "Infinity",
+    "9007199254740993",
+    "18446744073709551615",
+    "18446744073709551616",
+    "1099511627776",
+    "100000",
+    "\"\"",
+    "\"\\u001b\"",
+    "[]",
+    "{}",
+    "[[1, 2], {\"a\": null}]",
+];
+
+/// Swaps the value after a colon for another. The length before the header of a safetensors file follows.
+fn swap_value(bytes: &mut Vec<u8>, generator: &Generator) {
+    let header = bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).filter(|_| bytes.get(8) == Some(&b'{'));
+    let end = header.map_or(bytes.len(), |n| usize::try_from(n).unwrap_or(0).saturating_add(8).min(bytes.len()));
+    let colons: Vec<usize> = (0..end).filter(|&at| bytes[at] == b':').collect();
+    let Some(&colon) = colons.get(below(colons.len(), generator)) else { return };
+    let at = colon + 1;
+    let n = bytes[at..].iter().position(|byte| b",}\n".contains(byte)).unwrap_or(0);
+    let value = VALUES[below(VALUES.len(), generator)];
+    bytes.splice(at..at + n, value.bytes());
+    if let Some(n_header) = header {
+        let n_header = n_header.wrapping_add(value.len() as u64).wrapping_sub(n as u64);
+        bytes[..8].copy_from_slice(&n_header.to_le_bytes());
+    }
+}
+
 fn below(n: usize, generator: &Generator) -> usize {
     generator.randint(0, n.max(1) as i64, 1).unwrap()[0] as usize
 }
@@ -51,6 +97,7 @@ pub fn mutate(seeds: &[Vec<u8>], fields: &[Field], generator: &Generator) -> Vec
             _ => below(bytes.len(), generator),
         };
         match below(9, generator) {
+            0..=3 if fields.contains(&Field::Json) && below(2, generator) > 0 => swap_value(&mut bytes, generator),
             0 => bytes[at] ^= 1 << below(8, generator),
             1 => bytes[at] = below(256, generator) as u8,
             2 | 3 => {
@@ -109,12 +156,4 @@ fn repair_checksums(bytes: &mut [u8]) {
         let checksum = checksum(&bytes[start..=end]);
         bytes[end + 1..end + 5].copy_from_slice(&checksum);
     }
-}
-
-/// Computes the masked CRC-32C that follows a block and its compression byte.
-pub fn checksum(bytes: &[u8]) -> [u8; 4] {
-    let crc = !bytes.iter().fold(!0u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1)))
-    });
-    crc.rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
 }

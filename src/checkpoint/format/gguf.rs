@@ -7,9 +7,10 @@ use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use serde_json::{Map, Value};
 
+use super::super::budget::{MAX_DIMS, MAX_NESTING, MAX_TEXT_BYTES};
 use super::super::bytes::{ByteFile, Header, Parse, invalid};
 use super::super::names::CONFIG_METADATA;
-use super::super::stored::{Contents, Kind, StoredDType, StoredTensor};
+use super::super::stored::{Contents, Kind, Place, StoredDType, StoredTensor};
 use super::gguf_config;
 
 pub(in super::super) const MAGIC: &[u8; 4] = b"GGUF";
@@ -18,13 +19,9 @@ pub(in super::super) const ALIGNMENT: u64 = 32;
 /// The fewest bytes of a tensor's entry and of a key with its value; they bound the counts.
 const MIN_TENSOR_BYTES: u64 = 24;
 const MIN_PAIR_BYTES: u64 = 9;
-const MAX_NAME_BYTES: u64 = 1 << 16;
-const MAX_DIMS: u32 = 8;
-/// The format allows arrays of arrays; no known file has them.
-const MAX_DEPTH: usize = 4;
 
 /// Longer texts do not name architectures or scalings.
-const MAX_TEXT_BYTES: u64 = 64;
+const MAX_VALUE_BYTES: u64 = 64;
 
 /// Reads the header (keys, values and the tensors' entries); reads no data.
 pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
@@ -47,20 +44,22 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
             keys.insert(key, value);
         }
     }
-    let mut entries = Vec::new();
+    let mut contents = Contents::default();
+    // Added one by one, so that entries cost memory only as long as their names are new.
     for _ in 0..n_tensors {
-        entries.push(reader.tensor()?);
+        let (name, tensor) = reader.tensor()?;
+        contents.add(file.budget(), name, tensor)?;
     }
     let alignment = keys.get(gguf_config::ALIGNMENT).and_then(Value::as_u64).unwrap_or(ALIGNMENT);
     let Some(data_start) = reader.header.position().checked_next_multiple_of(alignment).filter(|_| alignment > 0)
     else {
         return invalid(format!("its alignment {alignment} cannot be used"));
     };
-    let mut contents = Contents::default();
-    for Entry { name, shape, dtype, offset } in entries {
-        match data_start.checked_add(offset) {
-            Some(start) => contents.add(file.budget(), name, StoredTensor::plain(shape, dtype, 0, start))?,
-            None => return invalid(format!("`{name}` lies beyond any file, at {offset}")),
+    for (name, tensor) in &mut contents.tensors {
+        let Place::Plain { start, .. } = &mut tensor.place else { continue };
+        match data_start.checked_add(*start) {
+            Some(in_file) => *start = in_file,
+            None => return invalid(format!("`{name}` lies beyond any file, at {start}")),
         }
     }
     if let Some(config) = gguf_config::config(&keys, &contents, file)? {
@@ -73,13 +72,6 @@ struct Reader<'a> {
     header: Header<'a>,
     /// Whether lengths have 64 bits; in version 1 they have 32.
     wide: bool,
-}
-
-struct Entry {
-    name: String,
-    shape: Vec<usize>,
-    dtype: StoredDType,
-    offset: u64,
 }
 
 impl Reader<'_> {
@@ -98,8 +90,8 @@ impl Reader<'_> {
 
     fn string(&mut self) -> Parse<String> {
         let n_bytes = self.length()?;
-        if n_bytes > MAX_NAME_BYTES {
-            return invalid(format!("a name of {n_bytes} bytes, more than {MAX_NAME_BYTES}"));
+        if n_bytes > MAX_TEXT_BYTES {
+            return invalid(format!("a name of {n_bytes} bytes, more than {MAX_TEXT_BYTES}"));
         }
         match String::from_utf8(self.header.bytes(n_bytes)?) {
             Ok(text) => Ok(text),
@@ -120,7 +112,7 @@ impl Reader<'_> {
             12 => Ok(Some(f64::from_bits(self.header.u64()?).into())),
             8 => {
                 let n_bytes = self.length()?;
-                if n_bytes > MAX_TEXT_BYTES {
+                if n_bytes > MAX_VALUE_BYTES {
                     return self.header.skip(n_bytes).map(|()| None);
                 }
                 Ok(String::from_utf8(self.header.bytes(n_bytes)?).ok().map(Value::from))
@@ -131,8 +123,8 @@ impl Reader<'_> {
     }
 
     fn array(&mut self, depth: usize) -> Parse<()> {
-        if depth >= MAX_DEPTH {
-            return invalid(format!("arrays nested deeper than {MAX_DEPTH}"));
+        if depth >= MAX_NESTING {
+            return invalid(format!("arrays nested deeper than {MAX_NESTING}"));
         }
         let kind = self.header.u32()?;
         let count = self.count(1)?;
@@ -152,10 +144,11 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn tensor(&mut self) -> Parse<Entry> {
+    /// Reads a tensor's entry. Its place counts from the start of the data, which is not known yet.
+    fn tensor(&mut self) -> Parse<(String, StoredTensor)> {
         let name = self.string()?;
         let n_dims = self.header.u32()?;
-        if n_dims > MAX_DIMS {
+        if n_dims as usize > MAX_DIMS {
             return invalid(format!("`{name}` has {n_dims} dimensions, more than {MAX_DIMS}"));
         }
         let mut shape = Vec::new();
@@ -168,7 +161,7 @@ impl Reader<'_> {
         }
         shape.reverse(); // the format begins with the innermost dimension
         let dtype = stored_dtype(self.header.u32()?, &name)?;
-        Ok(Entry { name, shape, dtype, offset: self.header.u64()? })
+        Ok((name, StoredTensor::plain(shape, dtype, 0, self.header.u64()?)))
     }
 }
 

@@ -3,7 +3,7 @@
 //! <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>, versions 1 to 3.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
 
 use candle_core::DType;
 use flate2::read::DeflateDecoder;
@@ -38,14 +38,15 @@ fn array(file: &ByteFile, member: &Member) -> Parse<StoredTensor> {
     let start = member.data_start(file)?;
     let end = start + member.n_compressed;
     let (header, skip) = match member.method {
-        0 => header(&mut file.header_reader(start, end))?,
+        0 => header(&mut file.header_reader(start, end), |_| Ok(()))?,
         8 if member.n_bytes > MAX_FREE_BYTES.max(member.n_compressed.saturating_mul(MAX_GROWTH)) => {
             return invalid(format!(
                 "{} bytes claim to inflate to {}, more than weights do: save it with `np.savez`",
                 member.n_compressed, member.n_bytes
             ));
         }
-        8 => header(&mut DeflateDecoder::new(file.header_reader(start, end)))?,
+        // What a header inflates to counts like bytes of the file: it takes as long to parse.
+        8 => header(&mut DeflateDecoder::new(file.header_reader(start, end)), |n| file.budget().read(n))?,
         method => return invalid(format!("compression method {method} is not supported, only 0 and 8 (deflated)")),
     };
     let (dtype, big_endian) = dtype(header.descr)?;
@@ -70,8 +71,8 @@ struct Header {
     shape: Vec<usize>,
 }
 
-/// Reads the header at the front of an array, and returns how many bytes it takes.
-fn header(bytes: &mut dyn Read) -> Parse<(Header, u64)> {
+/// Reads the header at the front of an array, and returns how many bytes it takes. `count` may refuse to read as many.
+fn header(bytes: &mut dyn Read, count: impl Fn(u64) -> io::Result<()>) -> Parse<(Header, u64)> {
     let mut front = [0; 10];
     bytes.read_exact(&mut front)?;
     if !front.starts_with(MAGIC) {
@@ -90,6 +91,7 @@ fn header(bytes: &mut dyn Read) -> Parse<(Header, u64)> {
     if n_header > MAX_HEADER_BYTES {
         return invalid(format!("a header of {n_header} bytes, more than {MAX_HEADER_BYTES}"));
     }
+    count(n_header as u64)?;
     let mut text = vec![0; n_header];
     bytes.read_exact(&mut text)?;
     let text = String::from_utf8_lossy(&text);

@@ -1,12 +1,16 @@
 //! safetensors: the length of a JSON header, the header, and the bytes of the tensors.
 
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
+use std::fmt;
 
+use candle_core::DType;
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
+
+use super::super::budget::Budget;
 use super::super::bytes::{ByteFile, Parse, ParseError, invalid, printable};
 use super::super::float8::Float8;
-use super::super::stored::{Contents, Kind, StoredDType, StoredTensor};
-use candle_core::DType;
+use super::super::stored::{Contents, Kind, Place, StoredDType, StoredTensor};
 
 /// The format's own limit on the header (safetensors 0.8, `MAX_HEADER_SIZE`).
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -28,25 +32,133 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
         return invalid(format!("its header claims {header_bytes} bytes, but the file has {n_bytes}"));
     }
     let header = file.bytes_at(LENGTH_BYTES, header_bytes)?;
-    // The library checks offsets, shapes and dtypes against each other while it parses.
-    let header: Metadata = serde_json::from_slice(&header)
+    let mut contents = Contents::default();
+    let mut places = Vec::new();
+    let mut json = serde_json::Deserializer::from_slice(&header);
+    let entries = Entries { budget: file.budget(), contents: &mut contents, places: &mut places };
+    (json.deserialize_map(entries).and_then(|()| json.end()))
         .map_err(|error| ParseError::Unparsed("its header cannot be parsed", printable(error)))?;
-    let data_bytes = header.data_len() as u64;
+    let data_bytes = without_gaps(&contents, places)?;
     if data_bytes != n_bytes - data_start {
         return invalid(format!(
             "its header describes {data_bytes} bytes of data, but {} follow: the file is truncated or damaged",
             n_bytes - data_start
         ));
     }
-    let mut contents = Contents {
-        metadata: header.metadata().clone().unwrap_or_default().into_iter().collect(),
-        ..Contents::default()
-    };
-    for (name, TensorInfo { dtype, shape, data_offsets }) in header.tensors() {
-        let start = data_start + data_offsets.0 as u64;
-        contents.add(file.budget(), name, StoredTensor::plain(shape.as_slice(), stored_dtype(*dtype), 0, start))?;
+    for tensor in contents.tensors.values_mut() {
+        if let Place::Plain { start, .. } = &mut tensor.place {
+            *start += data_start;
+        }
     }
     Ok(contents)
+}
+
+/// Returns how many bytes the tensors take together. Each must begin where the one before ends, so that no byte has two
+/// meanings or none.
+fn without_gaps(contents: &Contents, mut places: Vec<(u64, u64)>) -> Parse<u64> {
+    places.sort_unstable();
+    let mut end = 0;
+    for (start, next) in places {
+        if start != end {
+            let is_it = |tensor: &StoredTensor| matches!(tensor.place, Place::Plain { start: at, .. } if at == start);
+            let name = contents.tensors.iter().find(|(_, tensor)| is_it(tensor)).map_or("", |(name, _)| name);
+            return invalid(format!("`{name}` has the invalid offset {start}: the tensor before it ends at {end}"));
+        }
+        end = next;
+    }
+    Ok(end)
+}
+
+/// Reads the header's JSON entry by entry. The library's own reader first builds a tree of it all, which takes more than
+/// twenty times its size.
+struct Entries<'a> {
+    budget: &'a Budget,
+    contents: &'a mut Contents,
+    /// Where each tensor begins and ends in the data.
+    places: &'a mut Vec<(u64, u64)>,
+}
+
+impl Entries<'_> {
+    fn add(&mut self, name: String, info: TensorInfo) -> Parse<()> {
+        let (start, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+        let tensor = StoredTensor::plain(info.shape, stored_dtype(info.dtype), 0, start);
+        let StoredTensor { shape, dtype, .. } = &tensor;
+        if tensor.extent() != end.checked_sub(start) {
+            return invalid(format!(
+                "`{name}` of shape {shape:?} and dtype {} cannot lie at {start}..{end}",
+                dtype.name
+            ));
+        }
+        // JSON allows a name twice, and the library takes the last. That they agree is the one case without doubt.
+        if let Some(before) = self.contents.tensors.get(&name)
+            && (&before.shape, &before.dtype) == (shape, dtype)
+            && matches!(before.place, Place::Plain { start: at, .. } if at == start)
+        {
+            return Ok(());
+        }
+        self.contents.add(self.budget, name, tensor)?;
+        self.budget.push(self.places, (start, end))
+    }
+}
+
+impl<'de> Visitor<'de> for Entries<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of names to tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value_seed(Metadata { budget: self.budget, contents: self.contents })?;
+            } else {
+                let info = map.next_value()?;
+                self.add(name, info).map_err(refused)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the texts of `__metadata__`, or `null`.
+struct Metadata<'a> {
+    budget: &'a Budget,
+    contents: &'a mut Contents,
+}
+
+impl<'de> DeserializeSeed<'de> for Metadata<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Metadata<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of texts")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry::<String, String>()? {
+            self.contents.note(self.budget, &key, value).map_err(refused)?;
+        }
+        Ok(())
+    }
+}
+
+fn refused<E: Error>(error: ParseError) -> E {
+    match error {
+        ParseError::Invalid(reason) => E::custom(reason),
+        other => E::custom(format!("{other:?}")),
+    }
 }
 
 fn stored_dtype(dtype: Dtype) -> StoredDType {

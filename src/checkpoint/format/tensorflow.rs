@@ -7,32 +7,32 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 
+use super::super::budget::MAX_DIMS;
 use super::super::bytes::{ByteFile, Parse, ParseError, invalid};
 use super::super::stored::{Contents, Kind, StoredDType, StoredTensor};
 use super::sstable::{self, Varints};
 
 const INDEX_SUFFIX: &str = ".index";
 const MAX_SHARDS: u64 = 1 << 10;
-const MAX_DIMS: usize = 32;
 
 /// Reads the index, and names the files beside it that hold the tensors. They are numbered from 1; file 0 is the index.
 pub(in super::super) fn parse(index: &ByteFile) -> Parse<(Contents, Vec<PathBuf>)> {
     let mut contents = Contents::default();
     let mut bundle = None;
-    for (key, value) in sstable::read(index)? {
+    sstable::read(index, |key, value| {
         if key.is_empty() {
-            bundle = Some(Bundle::read(&value)?);
-            continue;
+            bundle = Some(Bundle::read(value)?);
+            return Ok(());
         }
         let Some(bundle) = &bundle else { return invalid("its first entry does not describe the bundle") };
-        let Ok(name) = String::from_utf8(key) else { return invalid("a tensor whose name is not UTF-8") };
+        let Ok(name) = std::str::from_utf8(key) else { return invalid("a tensor whose name is not UTF-8") };
         let at_name = |error| match error {
             ParseError::Invalid(reason) => ParseError::Invalid(format!("`{name}`: {reason}")),
             other => other,
         };
-        let Some(tensor) = entry(&value, bundle).map_err(at_name)? else { continue };
-        contents.add(index.budget(), name, tensor)?;
-    }
+        let Some(tensor) = entry(value, bundle).map_err(at_name)? else { return Ok(()) };
+        contents.add(index.budget(), name.to_string(), tensor)
+    })?;
     match bundle {
         Some(bundle) => Ok((contents, data_files(&index.path, bundle.n_shards))),
         None => invalid("it is empty"),
