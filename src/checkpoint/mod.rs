@@ -256,8 +256,11 @@ impl Checkpoint {
                 let budget = Budget::of_text("");
                 for shard in index.shards() {
                     let shard = WeightsFile::open(&index.path_of(shard)?)?;
-                    shard.pay_from(&budget, n_bytes_listed(&shard))?;
+                    // The list grows by doubling; the header is freed when its shard is closed.
+                    let n_header = shard.budget().n_taken();
+                    shard.pay_from(&budget, n_header.saturating_add(2 * n_bytes_listed(&shard)))?;
                     entries.extend(entries_of(&shard, &self.options)?);
+                    budget.give_back(n_header);
                 }
                 entries
             }

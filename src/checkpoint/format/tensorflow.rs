@@ -18,13 +18,17 @@ const MAX_SHARDS: u64 = 1 << 10;
 /// Reads the index, and names the files beside it that hold the tensors. They are numbered from 1; file 0 is the index.
 pub(in super::super) fn parse(index: &ByteFile) -> Parse<(Contents, Vec<PathBuf>)> {
     let mut contents = Contents::default();
-    let mut bundle = None;
+    let (mut bundle, mut is_headless) = (None, false);
     sstable::read(index, |key, value| {
         if key.is_empty() {
             bundle = Some(Bundle::read(value)?);
             return Ok(());
         }
-        let Some(bundle) = &bundle else { return invalid("its first entry does not describe the bundle") };
+        let Some(bundle) = &bundle else {
+            // Reported below: that keys are not in order says more.
+            is_headless = true;
+            return Ok(());
+        };
         let Ok(name) = std::str::from_utf8(key) else { return invalid("a tensor whose name is not UTF-8") };
         let at_name = |error| match error {
             ParseError::Invalid(reason) => ParseError::Invalid(format!("`{name}`: {reason}")),
@@ -34,6 +38,7 @@ pub(in super::super) fn parse(index: &ByteFile) -> Parse<(Contents, Vec<PathBuf>
         contents.add(index.budget(), name.to_string(), tensor)
     })?;
     match bundle {
+        _ if is_headless => invalid("its first entry does not describe the bundle"),
         Some(bundle) => Ok((contents, data_files(&index.path, bundle.n_shards))),
         None => invalid("it is empty"),
     }
