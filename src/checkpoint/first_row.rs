@@ -86,6 +86,8 @@ impl FirstRow {
         } else if is_bert && (has_part("roberta") || n_stated.is_none() && n_rows > 64 && n_rows % 64 == N_BEFORE) {
             // RoBERTa has BERT's names, but 514 rows for 512 positions.
             if has_part("roberta") { Self::Counted(N_BEFORE) } else { Self::Unknown }
+        } else if is_bert && n_stated.and_then(|n| n.checked_add(N_BEFORE)) == Some(n_rows) {
+            Self::At(N_BEFORE)
         } else {
             Self::At(0)
         }

@@ -26,6 +26,7 @@ fn the_sum_is_that_of_transformers() -> Result<()> {
         ("openai_gpt", "transformer.positions_embed.weight", 0),
         ("bert", "embeddings.position_embeddings.weight", 0),
         ("roberta", "embeddings.position_embeddings.weight", 2),
+        ("albert", "embeddings.position_embeddings.weight", 0),
     ] {
         for storage in [TableStorage::Dense, TableStorage::Mapped] {
             let options = OpenOptions::new(DType::F32, &Device::Cpu).with_storage(storage);
@@ -68,6 +69,10 @@ fn what_a_model_adds_is_named_and_can_be_applied() -> Result<()> {
             (entered - &expected[&format!("{name}.hidden_states")])?.abs()?.max_all()?.to_scalar::<f32>()?;
         assert!(difference < 1e-5, "{name}: {difference}"); // rounding of a normalization
     }
+    let (_, report) = open_with(model("albert"), &CheckpointOptions::default())?;
+    let mapping = ["bias", "weight"].map(|end| format!("encoder.embedding_hidden_mapping_in.{end}"));
+    assert_eq!(names_of(&report.left_out)[..3], left);
+    assert_eq!(names_of(&report.left_out)[3..], mapping);
     for name in ["opt", "openai_gpt"] {
         let (_, report) = open_with(model(name), &CheckpointOptions::default())?;
         assert!(report.left_out.is_empty() && !report.to_string().contains("not applied"), "{report}");
@@ -114,6 +119,7 @@ fn the_row_of_position_0_is_known_or_asked_for() -> Result<()> {
         (r#"{"model_type": "bart", "max_position_embeddings": 512}"#, 512),
         (r#"{"max_position_embeddings": 512}"#, 512),
         (r#"{"max_position_embeddings": 514}"#, 514),
+        (r#"{"model_type": "opt", "n_positions": 512}"#, 512), // as a conversion writes it
     ] {
         let (layer, _) = open_with(&path, &CheckpointOptions::default().with_config_json(json))?;
         assert_eq!(layer.config().n_positions, n_positions, "{json}");

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use crate::example;
 use crate::support::{assert_bits_eq, golden, golden_tensors};
 use candle_core::{DType, Device, Tensor};
+use candle_gpt_input::checkpoint::save_tensors;
 use tempfile::TempDir;
 
 #[track_caller]
@@ -196,6 +197,40 @@ fn embed_writes_what_transformers_computes() {
             }
         }
     }
+}
+
+#[test]
+fn tables_of_any_name_are_named_on_the_command_line() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("odd.safetensors");
+    let table = |value: f32| Tensor::full(value, (3, 4), &Device::Cpu).unwrap();
+    let (words, places) = (table(1.), table(0.5));
+    save_tensors(&path, [("places", &places), ("words", &words), ("ema.wte.weight", &words)], []).unwrap();
+    let embed = |more: &[&str]| {
+        let mut command = example("embed");
+        command.args(["--ids", "2", "--weights"]).arg(&path).args(more);
+        command
+    };
+    let text = failure(&mut embed(&[]), 1);
+    assert!(
+        text.contains("no position table found (looked for ema.wpe.weight") && text.contains("(`--wte`, `--wpe`)"),
+        "{text}"
+    );
+    let text = stdout(&mut embed(&["--wte", "words", "--wpe", "places"]));
+    assert!(
+        text.contains("wte = `words` [3, 4] F32 from ") && text.contains("wpe = `places` [3, 4] F32 from "),
+        "{text}"
+    );
+    assert!(text.contains("  1.5000   1.5000   1.5000   1.5000"), "{text}");
+    let text = stdout(&mut embed(&["--prefix", "ema", "--wpe", "places", "--first-position-row", "1"]));
+    assert!(text.contains("wte = `ema.wte.weight`"), "{text}");
+    assert!(text.contains("without its first 1 rows, which are not positions"), "{text}");
+    let listed = stdout(example("inspect_checkpoint").arg(&path).args(["--wte", "words", "--wpe", "places"]));
+    let role = |name: &str| listed.lines().find(|line| line.starts_with(name)).unwrap().to_string();
+    assert!(role("words").ends_with("token table wte") && role("places").ends_with("position table wpe"), "{listed}");
+    assert!(role("ema.wte.weight").ends_with("not used by the input layer"), "{listed}");
+    let text = stdout(example("embed").args(["--ids", "3,10", "--weights"]).arg(golden("other_models/bert")));
+    assert!(text.contains("not applied: `embeddings.LayerNorm.bias` (normalization of the sum)"), "{text}");
 }
 
 #[test]

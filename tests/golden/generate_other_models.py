@@ -3,9 +3,9 @@
     pip install torch transformers safetensors
     python tests/golden/generate_other_models.py
 
-A folder holds `config.json` and `model.safetensors` as transformers writes them. `expected.safetensors` has for every folder
-`NAME.sum`, the sum of token and position rows, `NAME.hidden_states`, what enters the first block (with BERT's token types
-and normalization), and `input_ids`. Written with torch 2.15.0 and transformers 5.24.0.
+A folder holds `config.json` and `model.safetensors` as transformers writes them. `expected.safetensors` has `input_ids`
+and for every folder `NAME.sum`, the sum of token and position rows, and `NAME.hidden_states`, what enters the first
+block (with BERT's token types and normalization). Written with torch 2.15.0 and transformers 5.24.0.
 """
 
 import pathlib
@@ -37,6 +37,10 @@ MODELS = {
     "roberta": (
         transformers.RobertaModel, transformers.RobertaConfig(max_position_embeddings=9, pad_token_id=1, **BERT),
         ("embeddings.word_embeddings", "embeddings.position_embeddings", "encoder.layer.0"), 2),
+    "albert": (  # its tables are narrower than its blocks
+        transformers.AlbertModel,
+        transformers.AlbertConfig(max_position_embeddings=7, embedding_size=C, **BERT | {"hidden_size": 6}),
+        ("embeddings.word_embeddings", "embeddings.position_embeddings", "encoder"), 0),
 }
 
 
@@ -61,7 +65,8 @@ def main() -> None:
         shutil.rmtree(FOLDER / name, ignore_errors=True)
         model.save_pretrained(FOLDER / name)
         (FOLDER / name / "generation_config.json").unlink(missing_ok=True)
-    metadata = {"torch": torch.__version__, "seed": str(SEED), "command": "python tests/golden/generate_other_models.py"}
+    command = "python tests/golden/generate_other_models.py"
+    metadata = {"torch": torch.__version__, "seed": str(SEED), "command": command}
     save_file(expected, FOLDER / "expected.safetensors", metadata)
 
 
