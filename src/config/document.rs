@@ -32,7 +32,7 @@ impl GptInputConfig {
     /// Reads a `config.json`.
     ///
     /// # Errors
-    /// - [`CheckpointError::Io`] if the file cannot be read, or is larger than 16 MiB
+    /// - [`CheckpointError::Io`] if the file cannot be read, or is larger than 2 MiB
     /// - [`CheckpointError::Config`], with the path, if [`from_json`](Self::from_json) refuses the text
     #[doc(alias = "from_pretrained")]
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {

@@ -1,11 +1,13 @@
 //! The text of a `config.json`: JSON, and the `NaN` and `Infinity` that Python's `json` writes beside it.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
 use super::fields::brief;
+use super::limits::check_text;
 use crate::error::ConfigError;
 
 /// What JSON has no numbers for, as Python spells it.
@@ -16,12 +18,13 @@ pub(super) type NonFinite = BTreeSet<String>;
 
 /// Reads an object.
 pub(super) fn parse(text: &str) -> Result<(Map<String, Value>, NonFinite), ConfigError> {
+    check_text(text)?;
     let mut places = NonFinite::new();
     let value = match serde_json::from_str(text) {
         Ok(value) => value,
         Err(error) => match with_non_finite(text) {
             Some(read) => {
-                let (value, found) = read.map_err(|error| ConfigError::Json { source: error.into() })?;
+                let (value, found) = read.map_err(|source| ConfigError::Json { source })?;
                 places = found;
                 value
             }
@@ -34,26 +37,29 @@ pub(super) fn parse(text: &str) -> Result<(Map<String, Value>, NonFinite), Confi
     }
 }
 
+/// How many non-finite numbers are read: the place of each is kept, which may be as long as the text.
+const MAX_NON_FINITE: usize = 16;
+
 /// Reads a text again with every non-finite number in it as a text of its own; `None` if it has none.
-fn with_non_finite(text: &str) -> Option<serde_json::Result<(Value, NonFinite)>> {
+fn with_non_finite(text: &str) -> Option<Result<(Value, NonFinite), Box<dyn Error + Send + Sync>>> {
     // A mark that stands nowhere in the file.
-    for n in 0..=text.len() {
-        let mark = format!("non-finite {n}: ");
-        let (marked, n_marks) = marked(text, &mark);
-        if n_marks == 0 {
-            return None;
-        }
-        let mut value: Value = match serde_json::from_str(&marked) {
-            Ok(value) => value,
-            Err(error) => return Some(Err(error)),
-        };
-        if text.contains(&mark) {
-            continue;
-        }
-        let mut places = NonFinite::new();
-        return unmark(&mut value, &mark, &mut String::new(), &mut places).then_some(Ok((value, places)));
+    const MARK: &str = "non-finite ";
+    let number = |(at, _)| text[at + MARK.len()..].split(':').next()?.parse::<usize>().ok();
+    let used: BTreeSet<usize> = text.match_indices(MARK).filter_map(number).collect();
+    let mark = format!("{MARK}{}: ", (0..).find(|n| !used.contains(n)).unwrap_or(0));
+    let (marked, n_marks) = marked(text, &mark);
+    match n_marks {
+        0 => return None,
+        1..=MAX_NON_FINITE => {}
+        _ => return Some(Err(format!("more than {MAX_NON_FINITE} numbers are not finite").into())),
     }
-    None
+    let mut value: Value = match serde_json::from_str(&marked) {
+        Ok(value) => value,
+        Err(error) => return Some(Err(error.into())),
+    };
+    let mut places = NonFinite::new();
+    let is_unmarked = unmark(&mut value, &mark, &mut String::new(), &mut places);
+    (is_unmarked && places.len() == n_marks).then_some(Ok((value, places)))
 }
 
 /// The text with marked texts in place of non-finite numbers, and how many.
@@ -181,6 +187,24 @@ mod tests {
         assert_eq!(parse(&written).unwrap(), (map, places));
         let squeezed = |text: &str| text.split_whitespace().collect::<String>();
         assert_eq!(squeezed(&written), squeezed(text));
+    }
+
+    /// Each would take minutes, or a hundred times its length.
+    #[test]
+    fn texts_that_cost_much_are_refused() {
+        let all = |n: usize, part: &dyn Fn(usize) -> String| (0..n).map(part).collect::<Vec<_>>().join(",");
+        let marks = format!(r#"{{"a": [NaN, {}]}}"#, all(60_000, &|i| format!(r#""non-finite {i}: ""#)));
+        assert_eq!(parse(&marks).unwrap().1.into_iter().collect::<Vec<_>>(), ["/a/0"]);
+        for (text, expected) in [
+            (format!(r#"{{"{}": [{}]}}"#, "k".repeat(500_000), all(100_000, &|_| "NaN".into())), "are not finite"),
+            (format!(r#"{{"a": [{}]}}"#, all(100_000, &|_| r#"{"":0}"#.into())), "more than 8192 objects and lists"),
+            (format!(r#"{{"a": {}{}}}"#, "[".repeat(16), "]".repeat(16)), "nested deeper than 16"),
+            (format!(r#"{{"a": "{}"}}"#, "a".repeat(3 << 20)), "more than the 2097152 of a configuration"),
+        ] {
+            let Err(ConfigError::Json { source }) = parse(&text) else { panic!("{expected}") };
+            assert!(source.to_string().contains(expected), "{source}");
+        }
+        assert!(parse(r#"{"a": "[[[[[[[[[[[[[[[[[[[["}"#).is_ok(), "brackets in a text");
     }
 
     #[test]

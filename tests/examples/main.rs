@@ -4,6 +4,9 @@ mod dataloader;
 mod documents;
 mod explore;
 mod gpt2;
+#[path = "../support/hostile.rs"]
+mod hostile;
+mod inspect;
 #[path = "../../examples/explore/labels.rs"]
 mod labels;
 #[path = "../documents/markdown.rs"]
