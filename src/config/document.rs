@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::fields::{Object, brief};
 use super::file::ConfigFile;
 use super::input::GptInputConfig;
-use super::{limits, text};
+use super::text;
+use super::text_limits::MAX_CONFIG_BYTES;
 use crate::error::{CheckpointError, ConfigError, Result};
 
 impl GptInputConfig {
@@ -99,7 +100,7 @@ impl GptInputConfig {
 
 /// The text of a file, unless it is too large for a configuration.
 pub(crate) fn read_text(path: &Path) -> Result<String, CheckpointError> {
-    let most = limits::MAX_CONFIG_BYTES;
+    let most = MAX_CONFIG_BYTES;
     let mut text = String::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_string(&mut text));
     match read.map_err(CheckpointError::reading(path))? as u64 > most {

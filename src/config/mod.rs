@@ -15,6 +15,7 @@ mod scale;
 #[cfg(test)]
 mod tests;
 mod text;
+mod text_limits;
 
 pub(crate) use builders::builders;
 pub(crate) use document::read_text;

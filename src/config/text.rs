@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value};
 
 use super::fields::brief;
-use super::limits::check_text;
+use super::text_limits::check_text;
 use crate::error::ConfigError;
 
 /// What JSON has no numbers for, as Python spells it.
