@@ -1,4 +1,5 @@
-// Links of the README: in the documentation to items, in the repository, by its own definitions, to files. The first win.
+// Links of the README: in the documentation to items, in the repository, by its own definitions, to files. The first
+// win.
 #![cfg_attr(feature = "tokenizer", doc = include_str!("guide/links.md"))]
 // The README's programs are tests, and they begin with text.
 #![cfg_attr(any(not(doctest), feature = "tokenizer"), doc = include_str!("../README.md"))]

@@ -7,8 +7,8 @@ use candle_core::{Device, Tensor};
 use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
 
-/// Returns the tokenizer in the folder of weights, or else GPT-2's. `checkpoint` is what was opened at `weights`, perhaps
-/// in a folder inside.
+/// Returns the tokenizer in the folder of weights, or else GPT-2's. `checkpoint` is what was opened at `weights`,
+/// perhaps in a folder inside.
 pub fn tokenizer_for(weights: &Path, checkpoint: &Checkpoint) -> Result<Tokenizer> {
     let beside = checkpoint.file().with_file_name("tokenizer.json");
     Ok(if weights.is_dir() && beside.is_file() { Tokenizer::from_file(beside)? } else { Tokenizer::gpt2().clone() })

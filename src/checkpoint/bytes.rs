@@ -75,8 +75,8 @@ impl ByteFile {
         self.collect(&mut self.header_reader(start, u64::MAX), n)
     }
 
-    /// Reads the next `n` bytes of a header. A file's length is a fact; a remote length is only a claim, so memory grows with
-    /// the bytes that have come.
+    /// Reads the next `n` bytes of a header. A file's length is a fact; a remote length is only a claim, so memory
+    /// grows with the bytes that have come.
     fn collect(&self, from: &mut impl Read, n: u64) -> Parse<Vec<u8>> {
         // A file may be larger than any address.
         let n = usize::try_from(n).unwrap_or(usize::MAX);

@@ -69,7 +69,7 @@ pub(super) fn is_index(path: &Path) -> bool {
     matches!(Format::of(&file), Ok(None)) && front.trim_ascii_start().first() == Some(&b'{')
 }
 
-/// Returns whether a folder has a file of one of the names that weights have in a folder.
+/// Returns the file of a folder that has one of the names of weights, if there is one.
 fn named_weights(folder: &Path) -> Option<PathBuf> {
     NAMES.iter().map(|name| folder.join(name)).find(|path| path.is_file())
 }

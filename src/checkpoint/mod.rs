@@ -4,15 +4,15 @@
 //!
 //! # Mapped, quantized, remote
 //!
-//! A checkpoint reads headers when it is opened, and tensors when they are asked for. What becomes of a layer's tables is
-//! the choice of [`GptInputLayer::open`](crate::GptInputLayer::open): in memory, in their file, or in quantized blocks.
-//! Remote files come through [`ByteRanges`].
+//! A checkpoint reads headers when it is opened, and tensors when they are asked for. What becomes of a layer's tables
+//! is the choice of [`GptInputLayer::open`](crate::GptInputLayer::open): in memory, in their file, or in quantized
+//! blocks. Remote files come through [`ByteRanges`].
 //!
 //! # Security
 //!
-//! A pickle is read and never executed: a name that no state dict is made of is
-//! [`ForbiddenPickle`](crate::error::CheckpointError::ForbiddenPickle). What a header claims is compared with the size of
-//! the file before memory is set aside for it.
+//! A pickle is read and never executed: objects of unknown classes are skipped and reported, and in the place of a
+//! tensor they are [`ForbiddenPickle`](crate::error::CheckpointError::ForbiddenPickle). What a header claims is
+//! compared with the size of the file before memory is set aside for it.
 
 // Lengths come from files of any size, and `usize` has 32 bits on some targets.
 #![warn(clippy::cast_possible_truncation)]
@@ -236,7 +236,8 @@ impl Checkpoint {
         }
     }
 
-    /// Returns which state dict of a pickle was read, and what else the pickle holds. `None` for other formats and for shards.
+    /// Returns which state dict of a pickle was read, and what else the pickle holds. `None` for other formats and for
+    /// shards.
     pub fn pickle_report(&self) -> Option<&PickleReport> {
         match &self.weights {
             Weights::File(file) => file.pickle(),

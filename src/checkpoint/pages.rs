@@ -27,8 +27,8 @@ impl Pages {
         &self.source
     }
 
-    /// Reads some bytes from `start` on, as `std::os::unix::fs::FileExt::read_at` does: none only at the end. Calls `came`
-    /// with the number of bytes fetched.
+    /// Reads some bytes from `start` on, as `std::os::unix::fs::FileExt::read_at` does: none only at the end. Calls
+    /// `came` with the number of bytes fetched.
     pub(super) fn read_at(&self, bytes: &mut [u8], start: u64, came: impl Fn(u64)) -> io::Result<usize> {
         let n_left = self.source.n_bytes().saturating_sub(start);
         let n_wanted = (bytes.len() as u64).min(n_left);

@@ -52,8 +52,8 @@ impl GptInputConfig {
         text::written(keys, non_finite)
     }
 
-    /// Returns the value of a key such as `eos_token_id`, as [`to_json`](Self::to_json) writes it, or `None` if there is
-    /// no such key.
+    /// Returns the value of a key such as `eos_token_id`, as [`to_json`](Self::to_json) writes it, or `None` if there
+    /// is no such key.
     ///
     /// ```
     /// # use candle_gpt_input::GptInputConfig;
@@ -98,7 +98,7 @@ impl GptInputConfig {
     }
 }
 
-/// The text of a file, unless it is too large for a configuration.
+/// Reads the text of a file; refuses one too large for a configuration.
 pub(crate) fn read_text(path: &Path) -> Result<String, CheckpointError> {
     let most = MAX_CONFIG_BYTES;
     let mut text = String::new();

@@ -38,7 +38,7 @@ pub(super) fn flag(map: &Object, names: &[&'static str]) -> Result<Option<bool>,
     read(map, names, YES_OR_NO, Value::as_bool)
 }
 
-/// The value of a key, `null` being none.
+/// Returns the value of a key; `null` counts as absent.
 pub(super) fn stated<'a>(map: &'a Object, key: &str) -> Option<&'a Value> {
     map.get(key).filter(|value| !value.is_null())
 }

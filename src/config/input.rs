@@ -17,13 +17,13 @@ const TUTORIAL: &str = "tutorial";
 
 /// Holds the input layer's part of a GPT-2 configuration; [`extra`](Self::extra) returns everything else in the file.
 ///
-/// Reads and writes Hugging Face's `config.json`. Other names are accepted, and kept: `block_size`, `context_length` and
-/// `max_position_embeddings` for `n_positions`, `hidden_size` and `emb_dim` for `n_embd`. A field that the file leaves
-/// out has the default of `transformers.GPT2Config`, as in [`default`](Self::default): GPT-2 small. With another
+/// Reads and writes Hugging Face's `config.json`. Other names are accepted, and kept: `block_size`, `context_length`
+/// and `max_position_embeddings` for `n_positions`, `hidden_size` and `emb_dim` for `n_embd`. A field that the file
+/// leaves out has the default of `transformers.GPT2Config`, as in [`default`](Self::default): GPT-2 small. With another
 /// `model_type`, a dimension that the model needs must be stated.
 ///
-/// Keys that change input or positions in an unsupported way are errors that name the key. Python's `NaN` and `Infinity`
-/// are read, and kept as text.
+/// Keys that change input or positions in an unsupported way are errors that name the key. Python's `NaN` and
+/// `Infinity` are read, and kept as text.
 ///
 /// Later versions may add fields. Start from [`new`](Self::new), [`preset`](Self::preset) or
 /// [`default`](Self::default), and change fields in place or by their `with_…` methods.
@@ -184,7 +184,7 @@ impl GptInputConfig {
         self.position.validate(self.n_embd, self.n_head, self.head_dim)
     }
 
-    /// The width of a head, whether it is stated or not; 0 without heads.
+    /// Returns the width of a head, stated or computed; 0 without heads.
     pub(crate) fn width_of_head(&self) -> usize {
         self.head_dim.unwrap_or(self.n_embd.checked_div(self.n_head).unwrap_or(0))
     }

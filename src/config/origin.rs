@@ -14,7 +14,7 @@ pub(crate) struct Origin {
 }
 
 impl PartialEq for Origin {
-    /// Spelling says nothing of a model.
+    /// Ignores the spelling: it does not change the model.
     fn eq(&self, _: &Self) -> bool {
         true
     }

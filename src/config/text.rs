@@ -62,7 +62,7 @@ fn with_non_finite(text: &str) -> Option<Result<(Value, NonFinite), Box<dyn Erro
     (is_unmarked && places.len() == n_marks).then_some(Ok((value, places)))
 }
 
-/// The text with marked texts in place of non-finite numbers, and how many.
+/// Replaces non-finite numbers by marked texts, and counts them.
 fn marked(text: &str, mark: &str) -> (String, usize) {
     let (mut out, mut n_marks) = (String::with_capacity(text.len()), 0);
     let (mut in_text, mut escaped) = (false, false);
@@ -120,7 +120,7 @@ fn unmark(value: &mut Value, mark: &str, at: &mut String, places: &mut NonFinite
     true
 }
 
-/// A key in a pointer.
+/// Escapes a key for a JSON pointer.
 fn token(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }

@@ -102,9 +102,9 @@ impl GptInputLayer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotInMemory`] for a remote table: every call would fetch all of it.
-    /// [`ConfigError::Unsupported`] if the model scales or caps its logits (`logits_scaling`, `final_logit_softcapping`, …):
-    /// [`LmHead::new`] makes a head whose logits are plain.
+    /// [`Error::NotInMemory`] for a remote table: every call would fetch all of it. [`ConfigError::Unsupported`] if the
+    /// model scales or caps its logits (`logits_scaling`, `final_logit_softcapping`, …): [`LmHead::new`] makes a head
+    /// whose logits are plain.
     #[doc(alias = "get_output_embeddings")]
     pub fn lm_head(&self) -> Result<LmHead> {
         self.config.plain_logits()?;

@@ -16,7 +16,7 @@ pub(super) enum Regime {
     Length(usize),
 }
 
-/// To which sequences one of `seq_len` tokens belongs.
+/// Returns which frequencies a sequence of `seq_len` tokens has.
 pub(super) fn regime(config: &RotaryConfig, n_positions: usize, seq_len: usize) -> Regime {
     match config.scaling {
         _ if seq_len <= longest_of_first(config, n_positions) => Regime::First,
@@ -26,7 +26,7 @@ pub(super) fn regime(config: &RotaryConfig, n_positions: usize, seq_len: usize) 
     }
 }
 
-/// The longest sequence of the first, or where they have no end, what the model is trained on.
+/// Returns the longest sequence of the first frequencies, or the trained length where they have no end.
 pub(super) fn longest_of_first(config: &RotaryConfig, n_positions: usize) -> usize {
     match &config.scaling {
         RotaryScaling::LongRope(longrope) => longrope.original_max_position_embeddings.unwrap_or(n_positions),
@@ -34,7 +34,7 @@ pub(super) fn longest_of_first(config: &RotaryConfig, n_positions: usize) -> usi
     }
 }
 
-/// `inv_freq`, one a pair, and what cosines and sines are multiplied by, for sequences of `seq_len` tokens.
+/// Returns the `inv_freq` of each pair and the factor of cosines and sines, for sequences of `seq_len` tokens.
 pub(super) fn of(config: &RotaryConfig, head_dim: usize, n_positions: usize, seq_len: usize) -> (Vec<f32>, f32) {
     let (base, dim) = (config.rope_theta, config.rotated_dims(head_dim));
     let plain = || inverse_frequencies(base, dim);

@@ -14,10 +14,10 @@ impl PositionEncoding {
         }
     }
 
-    /// Returns the positions of one type of layer, as `layer_types` of a `config.json` names it: `full_attention`,
+    /// Returns the positions of one type of layer, by its name in `layer_types` of a `config.json`, such as
     /// `sliding_attention`.
     ///
-    /// Where all layers have the same positions, these are they. A type that is not rotated has the scheme
+    /// Where all layers have the same positions, returns those. A type that is not rotated has the scheme
     /// [`PositionScheme::None`].
     ///
     /// ```
@@ -54,7 +54,7 @@ impl PositionEncoding {
         Ok(self.with_kind(scheme, kind))
     }
 
-    /// The rotation of all layers.
+    /// Returns the rotation that all layers share.
     ///
     /// # Errors
     /// [`PositionError::LayerTypes`] if they have several, [`PositionError::WrongPlace`] if they have none.

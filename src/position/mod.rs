@@ -208,14 +208,14 @@ impl From<usize> for Positions {
 }
 
 impl From<Tensor> for Positions {
-    /// `position_ids`, one a token.
+    /// Takes `position_ids`, one for each token.
     fn from(position_ids: Tensor) -> Self {
         Self { kind: Kind::Ids(position_ids), n_cached: None }
     }
 }
 
 impl From<&Tensor> for Positions {
-    /// `position_ids`, one a token.
+    /// Takes `position_ids`, one for each token.
     fn from(position_ids: &Tensor) -> Self {
         Self::from(position_ids.clone())
     }

@@ -80,7 +80,8 @@ impl Rotary {
     }
 
     /// Returns the `inv_freq` of each pair, and the factor of cosines and sines (`attention_scaling`, which is 1 except
-    /// for YaRN and LongRoPE). Only dynamic scaling and LongRoPE depend on `seq_len`, the number of tokens of the sequence.
+    /// for YaRN and LongRoPE). Only dynamic scaling and LongRoPE depend on `seq_len`, the number of tokens of the
+    /// sequence.
     ///
     /// ```
     /// use candle_core::Device;
@@ -97,8 +98,8 @@ impl Rotary {
     /// Rotates queries and keys by their positions: a start position (with a key/value cache), position ids, or those
     /// of a mask.
     ///
-    /// Cache keys after rotating them. Dynamic scaling and LongRoPE take the frequencies of the call's largest position;
-    /// keys in a cache keep the rotation of their own call, as in transformers.
+    /// Cache keys after rotating them. Dynamic scaling and LongRoPE take the frequencies of the call's largest
+    /// position; keys in a cache keep the rotation of their own call, as in transformers.
     ///
     /// # Shapes
     /// - `q`: `[B, H, T, D]`, `k`: `[B, H_k, T, D]`, of any strides

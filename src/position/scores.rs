@@ -14,6 +14,8 @@ pub(super) struct Dims {
 }
 
 impl Dims {
+    /// Returns the dimensions that queries and keys share.
+    ///
     /// # Errors
     /// [`Error::ShapeMismatch`] if they do not fit each other, or a table with `n_head` heads (if it has heads) of `d`
     /// elements.
@@ -77,7 +79,7 @@ impl Distances {
     }
 }
 
-/// Position ids on the host, none of them below 0.
+/// Copies position ids to the host, and refuses one below 0.
 fn counted(positions: &Tensor, what: &'static str) -> Result<Vec<i64>> {
     let values = to_host(positions, what)?;
     match values.iter().position(|&position| position < 0) {

@@ -1,4 +1,5 @@
-//! State dicts wherever they lie in a pickle, and what lies beside them: files that PyTorch wrote (`generate_pickles.py`).
+//! State dicts wherever they lie in a pickle, and what lies beside them: files that PyTorch wrote
+//! (`generate_pickles.py`).
 
 use super::*;
 

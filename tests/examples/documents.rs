@@ -81,7 +81,8 @@ fn commands_print_what_their_documents_show() {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// The commands of a document in their order, blocks first; a block's output is the next block of text under its heading.
+/// The commands of a document in their order, blocks first; a block's output is the next block of text under its
+/// heading.
 fn shown(document: &Document) -> Vec<Shown> {
     let place = |line| format!("{}:{line}", document.path);
     let mut all = Vec::new();

@@ -1,5 +1,5 @@
-//! `inspect_checkpoint` on files of a megabyte that claim as much as their format can: 128 MB of memory and 5 seconds of
-//! the processor are enough, for a list or for an error.
+//! `inspect_checkpoint` on files of a megabyte that claim as much as their format can: 128 MB of memory and 5 seconds
+//! of the processor are enough, for a list or for an error.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,7 @@
-//! Configurations of many models against what transformers makes of them: `tests/golden/generate_configs.py`; and how they are
-//! written again.
+//! Compares configurations of many models with what transformers makes of them (`tests/golden/generate_configs.py`),
+//! and with themselves once they are written again.
+
+// Long because each kind of configuration is a short test with the same helpers.
 
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::embedding::EmbeddingScale;

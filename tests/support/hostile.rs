@@ -53,7 +53,8 @@ pub fn safetensors(header: &str, n_data: usize) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; n_data]].concat()
 }
 
-/// Makes the header of an llm.c file of `n_layer` blocks with one channel; returns it, and the length of the whole file.
+/// Makes the header of an llm.c file of `n_layer` blocks with one channel; returns it, and the length of the whole
+/// file.
 pub fn llmc(n_layer: u32) -> (Vec<u8>, u64) {
     let numbers = [20_240_326, 3, 1, 1, n_layer, 1, 1, 1];
     (numbers.iter().flat_map(|number| number.to_le_bytes()).collect(), 1024 + 4 * (4 + 25 * u64::from(n_layer)))

@@ -1,4 +1,5 @@
-//! What GGUF's keys say of a model, as a `config.json` says it. <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
+//! What GGUF's keys say of a model, as a `config.json` says it.
+//! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 
 use serde_json::{Map, Value, json};
 
@@ -35,8 +36,8 @@ const OTHERS: [&str; 8] = [
 const ARCHITECTURE: &str = "general.architecture";
 pub(super) const ALIGNMENT: &str = "general.alignment";
 
-/// Architectures whose queries and keys are stored for pairs of neighbours (llama.cpp's `LLAMA_ROPE_TYPE_NORM`), and the
-/// type of model that transformers has for them.
+/// Architectures whose queries and keys are stored for pairs of neighbours (llama.cpp's `LLAMA_ROPE_TYPE_NORM`), and
+/// the type of model that transformers has for them.
 const NEIGHBOURS: [(&str, &str); 15] = [
     ("llama", "llama"),
     ("internlm2", "internlm2"),
@@ -93,13 +94,13 @@ const LONG: &str = "rope_factors_long.weight";
 /// More pairs of dimensions than any head has.
 const MAX_PAIRS: u64 = 1 << 16;
 
-/// Whether a key says something that is asked for here.
+/// Returns whether a key is read here.
 pub(super) fn is_wanted(key: &str) -> bool {
     let of_architecture = |rest: &str| KEYS.iter().any(|(known, _)| *known == rest) || OTHERS.contains(&rest);
     [ARCHITECTURE, ALIGNMENT].contains(&key) || key.split_once('.').is_some_and(|(_, rest)| of_architecture(rest))
 }
 
-/// The configuration that the wanted keys and the tensors make; `None` if they say nothing.
+/// Makes the configuration of the wanted keys and the tensors; `None` if they state nothing.
 pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &ByteFile) -> Parse<Option<Value>> {
     let architecture = keys.get(ARCHITECTURE).and_then(Value::as_str).unwrap_or_default();
     let of = |key: &str| {
@@ -152,7 +153,7 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
     Ok((!config.is_empty()).then(|| config.into()))
 }
 
-/// `rope_scaling`, out of keys and tensors.
+/// Makes the `rope_scaling` of keys and tensors.
 fn scaling<'a>(
     of: &impl Fn(&str) -> Option<&'a Value>,
     config: &Map<String, Value>,
@@ -195,7 +196,8 @@ fn scaling<'a>(
     })
 }
 
-/// The numbers of a small tensor, as a list; its name for one that is none, which no list is read as.
+/// Returns the elements of a small tensor as a list, or the tensor's name if it has no such elements: where a list is
+/// wanted, a text is refused.
 fn tensor(name: &str, contents: &Contents, file: &ByteFile) -> Parse<Option<Value>> {
     let Some(tensor) = contents.tensors.get(name) else { return Ok(None) };
     let (StoredTensor { place: Place::Plain { start, .. }, .. }, n_bytes) = (tensor, tensor.n_bytes() as u64) else {

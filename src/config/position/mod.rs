@@ -46,9 +46,9 @@ pub enum PositionScheme {
     #[serde(rename = "rope")]
     #[doc(alias = "RoPE")]
     Rotary(RotaryConfig),
-    /// Rotary with numbers of their own for each type of layer (Gemma 3: `full_attention`, `sliding_attention`); `None` for
-    /// layers that are not rotated. [`PositionEncoding::of_layer_type`](crate::position::PositionEncoding::of_layer_type)
-    /// gives those of a type.
+    /// Rotary with numbers of their own for each type of layer (Gemma 3: `full_attention`, `sliding_attention`); `None`
+    /// for layers that are not rotated.
+    /// [`PositionEncoding::of_layer_type`](crate::position::PositionEncoding::of_layer_type) gives those of a type.
     #[serde(rename = "rope-by-layer-type")]
     RotaryByLayerType(BTreeMap<String, Option<RotaryConfig>>),
     /// ALiBi: a penalty that grows with the distance, with a slope per head.
@@ -212,12 +212,12 @@ impl PositionScheme {
         matches!(self, Self::Sinusoidal(SinusoidalConfig { scale_embedding: true, .. }))
     }
 
-    /// Whether heads are a matter of it.
+    /// Returns whether it depends on the number of heads.
     pub(in crate::config) fn needs_heads(&self) -> bool {
         !matches!(self, Self::Learned | Self::None | Self::Sinusoidal(_))
     }
 
-    /// Whether every block has tables of it.
+    /// Returns whether every block has tables of it.
     pub(in crate::config) fn is_in_blocks(&self) -> bool {
         matches!(self, Self::TransformerXl | Self::Shaw(_) | Self::Deberta(_))
     }

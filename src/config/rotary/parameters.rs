@@ -26,7 +26,8 @@ pub struct RotaryConfig {
     pub interleaved: bool,
     /// `partial_rotary_factor`: the fraction of each head, from its start, that is rotated.
     pub partial_rotary_factor: f64,
-    /// `rotary_dim`: how many dimensions of each head are rotated (GPT-J); `partial_rotary_factor` says it if not given.
+    /// `rotary_dim`: how many dimensions of each head are rotated (GPT-J); `partial_rotary_factor` says it if not
+    /// given.
     pub rotary_dim: Option<usize>,
     /// How the frequencies change for sequences longer than those the model was trained on.
     pub scaling: RotaryScaling,
@@ -128,7 +129,7 @@ impl RotaryConfig {
         check("factor", factor, factor.is_finite() && factor >= 1.0, "at least 1")
     }
 
-    /// How many dimensions of a head are rotated, before an odd number is rounded up.
+    /// Returns the number of rotated dimensions of a head, before an odd number is rounded up.
     pub(crate) fn rotated_dims(&self, head_dim: usize) -> usize {
         match (self.rotary_dim, &self.scaling) {
             (_, RotaryScaling::Proportional { .. }) => head_dim,
@@ -137,7 +138,7 @@ impl RotaryConfig {
         }
     }
 
-    /// The part of a head that `partial_rotary_factor` says.
+    /// Returns the number of dimensions that `partial_rotary_factor` gives.
     pub(crate) fn part_of(&self, head_dim: usize) -> usize {
         (head_dim as f64 * self.partial_rotary_factor) as usize
     }

@@ -28,10 +28,12 @@ pub enum RotaryScaling {
     Yarn(YarnScaling),
     /// `llama3`: as YaRN, by wavelength (arXiv:2407.21783, transformers' implementation).
     Llama3(Llama3Scaling),
-    /// `longrope`, once called `su`: each frequency is divided by a factor of its own, by one of two lists (arXiv:2402.13753).
+    /// `longrope`, once called `su`: each frequency is divided by a factor of its own, from one of two lists
+    /// (arXiv:2402.13753).
     #[doc(alias = "su")]
     LongRope(LongRopeScaling),
-    /// `proportional`: the whole head has frequencies, of which the last are 0 with a `partial_rotary_factor` (Gemma 4).
+    /// `proportional`: the whole head has frequencies, of which the last are 0 with a `partial_rotary_factor` (Gemma
+    /// 4).
     Proportional {
         /// What all frequencies are divided by.
         factor: f64,
@@ -135,7 +137,7 @@ impl From<Llama3Scaling> for RotaryScaling {
     }
 }
 
-/// Holds the numbers of LongRoPE, by the names that `rope_parameters` has for them.
+/// Holds the parameters of LongRoPE, by their names in `rope_parameters`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LongRopeScaling {

@@ -1,8 +1,8 @@
 //! Finds the state dict among a pickle's dicts.
 //!
-//! A dict may be the state dict if its keys are text and it holds tensors, or dicts that do. The keys under which training
-//! scripts keep their model come first; then the only dict with an input table; then the only one with parameter names.
-//! Among several the caller has to choose.
+//! A dict may be the state dict if its keys are text and it holds tensors, or dicts that do. The keys under which
+//! training scripts keep their model come first; then the only dict with an input table; then the only one with
+//! parameter names. Among several the caller has to choose.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -150,7 +150,8 @@ impl<'a> Tree<'a> {
         };
         let mut others = self.all();
         let mut inside = BTreeSet::new();
-        // If the state dict has tables itself, dicts inside it with such names are other ones: averages, an optimizer's.
+        // If the state dict has tables itself, dicts inside it with such names are other ones: averages, an
+        // optimizer's.
         let own = if self.node(chosen).is_some_and(|node| node.has_table) { others.clone() } else { BTreeSet::new() };
         self.collect(chosen, &own, &mut inside);
         others.retain(|&id| id != chosen && !inside.contains(&id) && !self.above(chosen).any(|above| above == id));
@@ -235,7 +236,8 @@ impl<'a> Tree<'a> {
         if all.is_empty() { self.without_names() } else { all }
     }
 
-    /// Returns the dicts with token tables. Where a table's name spans dicts, this is the outermost one with no other table.
+    /// Returns the dicts with token tables. Where a table's name spans dicts, this is the outermost one with no other
+    /// table.
     fn with_tables(&self) -> BTreeSet<Id> {
         let mut found: BTreeSet<Id> = self.nodes.iter().filter(|(_, node)| node.has_table).map(|(&id, _)| id).collect();
         for &split in &self.split_tables {

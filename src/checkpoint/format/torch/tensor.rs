@@ -74,8 +74,8 @@ impl<'a> TensorCall<'a> {
         None
     }
 
-    /// Returns the tensor that the call would make: `_rebuild_tensor_v2(storage, storage_offset, size, stride, …)`. Version 3
-    /// has the dtype as its seventh argument.
+    /// Returns the tensor that the call would make: `_rebuild_tensor_v2(storage, storage_offset, size, stride, …)`.
+    /// Version 3 has the dtype as its seventh argument.
     pub(super) fn tensor(&self, pickle: &Pickle, big_endian: bool, place: &PlaceOf) -> Parse<StoredTensor> {
         let malformed = || ParseError::Invalid("its pickle describes an impossible tensor".to_string());
         let &[storage, offset, shape, strides, ..] = self.args else { return Err(malformed()) };
