@@ -1,8 +1,8 @@
 //! Bounds the memory and the reading of headers, by the bytes that really exist.
 //!
 //! Each open file has one [`Budget`], from which its parsers take their memory. So no format needs limits of its own on
-//! counts, texts or headers. Claims give no credit: a count or a length in a header, a hole in a sparse file, the length
-//! that a server states.
+//! counts, texts or headers. Claims give no credit: a count or a length in a header, a hole in a sparse file, the
+//! length that a server states.
 //!
 //! | what | limit |
 //! | --- | --- |
@@ -18,7 +18,8 @@ use std::io;
 use std::mem::size_of;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::parse::{Parse, invalid};
+use super::parse::{Parse, ParseError, invalid};
+use crate::memory::try_grow;
 
 /// As many dimensions as NumPy's arrays may have.
 pub(super) const MAX_DIMS: usize = 64;
@@ -142,12 +143,7 @@ impl Budget {
         let n_after = values.len().saturating_add(n).max(n_before.saturating_mul(2)).max(4);
         let n_bytes = |n: usize| (n as u64).saturating_mul(size_of::<T>() as u64);
         self.take(n_bytes(n_after).saturating_add(ALLOCATION_BYTES as u64))?;
-        if values.try_reserve_exact(n_after - values.len()).is_err() {
-            return invalid(format!(
-                "{} bytes are needed at once, more than this machine's memory holds",
-                n_bytes(n_after)
-            ));
-        }
+        try_grow(values, n_after).map_err(|error| ParseError::Invalid(error.to_string()))?;
         if n_before > 0 {
             self.give_back(n_bytes(n_before) + ALLOCATION_BYTES as u64);
         }

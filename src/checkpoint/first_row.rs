@@ -2,7 +2,7 @@
 
 use super::CheckpointOptions;
 use super::keys::{self, EMBED_TOKENS, WORD_EMBEDDINGS};
-use super::stored::{Place, StoredTensor};
+use super::stored::Place;
 use super::weights::TableInfo;
 use crate::config::ConfigFile;
 
@@ -95,18 +95,6 @@ impl FirstRow {
 }
 
 impl TableInfo {
-    /// Drops leading dimensions of 1, as of minGPT's `pos_emb` `[1, P, C]`.
-    pub(super) fn flatten(tensor: &mut StoredTensor) {
-        let n_dropped = match tensor.shape.len().checked_sub(2) {
-            Some(n_more) => tensor.shape.iter().take(n_more).take_while(|&&dim| dim == 1).count(),
-            None => 0,
-        };
-        if n_dropped > 0 {
-            tensor.shape = tensor.shape.iter().copied().skip(n_dropped).collect();
-            tensor.strides = tensor.strides.as_ref().map(|strides| strides.iter().copied().skip(n_dropped).collect());
-        }
-    }
-
     /// Returns the table without its first `n` rows, or `None` if it has no more.
     pub(super) fn without_first(mut self, n: usize) -> Option<Self> {
         let n_rows = self.n_rows.checked_sub(n).filter(|&n_rows| n_rows > 0)?;

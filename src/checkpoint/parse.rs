@@ -15,6 +15,22 @@ pub(super) enum ParseError {
     Forbidden(String),
 }
 
+impl ParseError {
+    /// Returns what is wrong, and the error of the parser that said so.
+    pub(super) fn into_reason(self) -> (String, Option<Box<dyn Error + Send + Sync>>) {
+        match self {
+            Self::Io(error) => (error.to_string(), None),
+            Self::Invalid(reason) | Self::Forbidden(reason) => (reason, None),
+            Self::Unparsed(what, source) => (what.to_string(), Some(source)),
+        }
+    }
+
+    /// Becomes an error of a JSON reader that calls a parser of ours.
+    pub(super) fn in_json<E: serde::de::Error>(self) -> E {
+        E::custom(self.into_reason().0)
+    }
+}
+
 /// A parser's result.
 pub(super) type Parse<T> = Result<T, ParseError>;
 

@@ -129,11 +129,9 @@ fn text_of(path: &Path) -> Result<String, CheckpointError> {
     });
     text.map_err(|error| match error {
         ParseError::Io(source) => CheckpointError::reading(path)(source),
-        ParseError::Invalid(reason) | ParseError::Forbidden(reason) => {
-            CheckpointError::InvalidIndex { path: path.to_path_buf(), reason, source: None }
-        }
-        ParseError::Unparsed(what, source) => {
-            CheckpointError::InvalidIndex { path: path.to_path_buf(), reason: what.to_string(), source: Some(source) }
+        other => {
+            let (reason, source) = other.into_reason();
+            CheckpointError::InvalidIndex { path: path.to_path_buf(), reason, source }
         }
     })
 }

@@ -177,6 +177,16 @@ impl StoredTensor {
         (n_elements <= span).then_some(u64::try_from(span.checked_mul(self.dtype.block_bytes)?).ok()?)
     }
 
+    /// Drops leading dimensions of 1 down to a matrix, as of minGPT's `pos_emb` `[1, P, C]`.
+    pub(super) fn flatten(&mut self) {
+        let n_more = self.shape.len().saturating_sub(2);
+        let n_dropped = self.shape.iter().take(n_more).take_while(|&&dim| dim == 1).count();
+        if n_dropped > 0 {
+            self.shape = self.shape.iter().copied().skip(n_dropped).collect();
+            self.strides = self.strides.as_ref().map(|strides| strides.iter().copied().skip(n_dropped).collect());
+        }
+    }
+
     /// Returns the strides of row-major order.
     pub(super) fn row_major(shape: &[usize]) -> Option<Vec<usize>> {
         let mut strides = vec![1usize; shape.len()];

@@ -66,9 +66,7 @@ impl<'de> Visitor<'de> for WeightMap<'_> {
             }
             let paid = self.0.take_node::<(String, String)>();
             let paid = paid.and_then(|()| self.0.take_text(name.len())).and_then(|()| self.0.take_text(shard.len()));
-            if let Err(ParseError::Invalid(reason)) = paid {
-                return Err(A::Error::custom(reason));
-            }
+            paid.map_err(ParseError::in_json::<A::Error>)?;
             shards.insert(name, shard);
         }
         Ok(shards)

@@ -73,8 +73,10 @@ impl WeightsFile {
             ParseError::Forbidden(what) => {
                 CheckpointError::ForbiddenPickle { path: path.clone(), what: printable(what) }
             }
-            ParseError::Invalid(reason) => invalid(&reason, None),
-            ParseError::Unparsed(what, source) => invalid(what, Some(source)),
+            other => {
+                let (reason, source) = other.into_reason();
+                invalid(&reason, source)
+            }
         };
         let mut files = vec![file];
         let contents = match format {
@@ -106,21 +108,17 @@ impl WeightsFile {
         let Some(mut joined) = files.next() else {
             return Err(CheckpointError::NoWeights { path: "(no files)".into(), found: "none".to_string() });
         };
-        for file in files {
+        for mut file in files {
             let n_before = joined.files.len();
-            for (name, mut tensor) in file.contents.tensors {
-                let invalid = |reason| {
-                    let (path, format) = (file.files[0].path.clone(), file.format.name());
-                    CheckpointError::InvalidFile { path, format, reason, source: None }
-                };
+            for (name, mut tensor) in std::mem::take(&mut file.contents.tensors) {
                 match &mut tensor.place {
                     Place::Plain { file, .. } => *file += n_before,
                     Place::Deflated { .. } => {
-                        return Err(invalid(format!("`{name}` is compressed, which only a single file may be")));
+                        return Err(file.invalid(format!("`{name}` is compressed, which only a single file may be")));
                     }
                 }
                 if joined.contents.tensors.contains_key(&name) {
-                    return Err(invalid(format!("it holds `{name}`, which an earlier file holds too")));
+                    return Err(file.invalid(format!("it holds `{name}`, which an earlier file holds too")));
                 }
                 joined.contents.tensors.insert(name, tensor);
             }
@@ -163,11 +161,12 @@ impl WeightsFile {
     }
 
     fn take(&self, budget: &Budget, n_bytes: u64) -> Result<(), CheckpointError> {
-        budget.take(n_bytes).map_err(|error| {
-            let reason = if let ParseError::Invalid(reason) = error { reason } else { String::new() };
-            let (path, format) = (self.path().to_path_buf(), self.format.name());
-            CheckpointError::InvalidFile { path, format, reason, source: None }
-        })
+        budget.take(n_bytes).map_err(|error| self.invalid(error.into_reason().0))
+    }
+
+    fn invalid(&self, reason: String) -> CheckpointError {
+        let (path, format) = (self.path().to_path_buf(), self.format.name());
+        CheckpointError::InvalidFile { path, format, reason, source: None }
     }
 
     /// Returns the tensor with the scales of an 8-bit tensor, under the names that quantizers use.
@@ -218,7 +217,7 @@ impl WeightsFile {
     /// Looks up a position table: a matrix, or one with leading dimensions of 1.
     pub(super) fn position_table(&self, name: &str) -> Result<TableInfo, CheckpointError> {
         let mut at = self.tensor(name)?;
-        TableInfo::flatten(&mut at);
+        at.flatten();
         self.matrix(name, at)
     }
 

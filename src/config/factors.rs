@@ -1,7 +1,7 @@
 //! The factors of token rows on their way in, and of logits on their way out.
 
 use candle_core::DType;
-use half::bf16;
+use half::{bf16, f16};
 
 use super::fields::{brief, stated};
 use super::input::GptInputConfig;
@@ -26,25 +26,28 @@ const LOGITS: [(&str, Option<f64>); 12] = [
 ];
 
 impl GptInputConfig {
-    /// What token rows of a dtype are multiplied by; `None` for nothing.
+    /// Returns the factor of token rows in tables of `dtype`, if they have one.
     pub(crate) fn embed_scale(&self, dtype: DType) -> Option<f64> {
         let root = (self.n_embd as f64).sqrt();
+        let rounded = |dtype| match dtype {
+            DType::BF16 => bf16::from_f32(root as f32).to_f64(),
+            DType::F16 => f16::from_f32(root as f32).to_f64(),
+            _ => f64::from(root as f32), // the number is one of f32, whatever the tables are
+        };
         let of_positions = self.position.scales_embedding().then_some(root);
         match self.embedding_scale {
             EmbeddingScale::None => of_positions,
             EmbeddingScale::Factor(factor) => Some(factor * of_positions.unwrap_or(1.0)),
             EmbeddingScale::Root => Some(root),
-            EmbeddingScale::RootInBf16 => Some(bf16::from_f32(root as f32).to_f64()),
-            EmbeddingScale::RootInDType => Some(match dtype {
-                DType::BF16 => bf16::from_f32(root as f32).to_f64(),
-                DType::F16 => half::f16::from_f32(root as f32).to_f64(),
-                _ => f64::from(root as f32), // the number is one of f32, whatever the tables are
-            }),
+            EmbeddingScale::RootInBf16 => Some(rounded(DType::BF16)),
+            EmbeddingScale::RootInDType => Some(rounded(dtype)),
         }
     }
 
+    /// Checks that the model neither scales nor caps its logits, which a head does not do.
+    ///
     /// # Errors
-    /// [`ConfigError::Unsupported`] if the model scales or caps its logits, which a head does not do.
+    /// [`ConfigError::Unsupported`] with the key that says so.
     pub(crate) fn plain_logits(&self) -> Result<(), ConfigError> {
         let refused = |key: &str, value: String| {
             let instead = "make a head with `LmHead::new(layer.wte().clone())`, and apply it to the logits";

@@ -67,7 +67,7 @@ impl ConfigFile {
             Some((part, Some(Value::Object(inner)))) => Some((part, std::mem::replace(&mut map, inner))),
             _ => None,
         };
-        let model_type = map.get("model_type").and_then(Value::as_str).map(str::to_string);
+        let model_type = model_type::of(&map).map(str::to_string);
         let dropout = dropout_names(&map, model_type.as_deref());
         let (stated, extra): (Object, Object) = map.into_iter().partition(|(key, _)| is_field(key, dropout));
         let count = |names| read(&stated, names, WHOLE, as_usize);
@@ -94,22 +94,22 @@ impl ConfigFile {
         })
     }
 
-    /// The scheme that the file states.
+    /// Returns the position scheme that the file states.
     ///
     /// # Errors
-    /// [`ConfigError`] for one that makes no sense or is not computed here.
+    /// [`ConfigError`] for an invalid or unsupported scheme.
     pub(crate) fn scheme(&self) -> Result<Option<PositionScheme>, ConfigError> {
         scheme(&self.origin.stated, &self.extra, self.n_positions)
     }
 
-    /// Fills in what the file leaves out: the defaults of `transformers.GPT2Config`, but for what another type of model has
-    /// other defaults for.
+    /// Fills in what the file leaves out: the defaults of `transformers.GPT2Config`, or those of the type of model
+    /// where it has others.
     ///
     /// # Errors
     /// [`ConfigError::Needed`] for a dimension that such a model needs.
     pub(crate) fn resolve(self) -> Result<GptInputConfig, ConfigError> {
         let default = GptInputConfig::default();
-        let model_type = self.extra.get("model_type").and_then(Value::as_str);
+        let model_type = model_type::of(&self.extra);
         let position = self.scheme()?.unwrap_or_default();
         let needed = |value: Option<usize>, key: &'static str, is_needed: bool, default: usize| match value {
             Some(value) => Ok(value),
@@ -142,30 +142,30 @@ impl ConfigFile {
     }
 }
 
-/// The scheme of these keys, and the others, of a file.
+/// Reads the position scheme of a file from its fields' keys and the others.
 fn scheme(stated: &Object, extra: &Object, n_positions: Option<usize>) -> Result<Option<PositionScheme>, ConfigError> {
-    let model_type = extra.get("model_type").and_then(Value::as_str);
+    let model_type = model_type::of(extra);
     let default = model_type::is_gpt2(model_type).then(|| GptInputConfig::default().n_positions);
     PositionScheme::read(stated, extra, n_positions.or(default))
 }
 
-/// Under which names a file has the dropout of the embeddings.
+/// Returns the names under which a file states the dropout of the embeddings.
 fn dropout_names(map: &Object, model_type: Option<&str>) -> &'static [&'static str] {
     let of_type = model_type::dropout(model_type).0;
     let has = |names: &[&str]| names.iter().any(|name| stated(map, name).is_some());
     if !has(EMBD_PDROP) && has(of_type) { of_type } else { EMBD_PDROP }
 }
 
-/// Whether a key belongs to a field.
+/// Returns whether a key belongs to a field.
 fn is_field(key: &str, dropout: &[&str]) -> bool {
-    let fields = [VOCAB_SIZE, N_POSITIONS, N_EMBD, N_LAYER, N_HEAD, HEAD_DIM, INITIALIZER_RANGE, EMBD_PDROP];
+    let fields = [VOCAB_SIZE, N_POSITIONS, N_EMBD, N_LAYER, N_HEAD, HEAD_DIM, INITIALIZER_RANGE, EMBD_PDROP, dropout];
     let is_dropout = !MORE_DROPOUTS.contains(&key) || dropout.contains(&key);
-    (fields.into_iter().chain([dropout, scale::KEYS]).any(|names| names.contains(&key)) && is_dropout)
+    ((fields.into_iter().any(|names| names.contains(&key)) || scale::reads(key)) && is_dropout)
         || PositionScheme::reads(key)
 }
 
 impl GptInputConfig {
-    /// Its keys in a `config.json`: as they were read, but for what has changed since.
+    /// Returns its keys in a `config.json`: as they were read, with the fields that have changed since.
     pub(super) fn keys(&self) -> Object {
         let all = self.extra.iter().chain(&self.origin.stated);
         let now = ConfigFile::from_map(all.map(|(key, value)| (key.clone(), value.clone())).collect());
@@ -195,7 +195,7 @@ impl GptInputConfig {
         }
         let rescaled = now.as_ref().is_none_or(|file| file.embedding_scale != self.embedding_scale);
         if rescaled {
-            map.retain(|key, _| !scale::KEYS.contains(&key.as_str()));
+            map.retain(|key, _| !scale::reads(key));
             self.embedding_scale.put(&mut map);
         }
         // After the scale, of which sinusoids have a key.
@@ -210,7 +210,7 @@ impl GptInputConfig {
         map
     }
 
-    /// The same with what lies around them in the file, and the places of non-finite numbers.
+    /// Returns the keys with what encloses them in the file, and the places of non-finite numbers.
     pub(super) fn all_keys(&self) -> (Object, &NonFinite) {
         let mut map = self.keys();
         if let Some((part, around)) = &self.origin.around {
@@ -220,7 +220,7 @@ impl GptInputConfig {
         (map, &self.origin.non_finite)
     }
 
-    /// A key of the part of the file that lies around.
+    /// Returns the value of a key that lies outside the part for tokens.
     pub(super) fn around(&self, key: &str) -> Option<&Value> {
         self.origin.around.as_ref().and_then(|(_, around)| around.get(key))
     }
@@ -235,12 +235,12 @@ impl GptInputConfig {
     }
 
     pub(super) fn model_type(&self) -> Option<&str> {
-        self.extra.get("model_type").and_then(Value::as_str)
+        model_type::of(&self.extra)
     }
 }
 
 impl ConfigFile {
-    /// With the defaults that reading it again fills in; GPT-2's files state all of them.
+    /// Fills in the defaults that reading it again would; GPT-2's files state all of them.
     fn filled_in(mut self, model_type: Option<&str>) -> Self {
         if let (false, Ok(config)) = (model_type::is_gpt2(model_type), self.clone().resolve()) {
             self.n_positions.get_or_insert(config.n_positions);

@@ -14,10 +14,11 @@ const MAX_SINUSOIDS: usize = 1 << 28;
 
 impl GptInputConfig {
     pub(super) fn check_limits(&self) -> Result<(), ConfigError> {
-        let at_most = |name, value: usize, most: usize, expected| match value > most {
-            true => Err(ConfigError::OutOfRange { name, value: value as f64, expected }),
-            false => Ok(()),
+        let fits = |name, value: usize, fits: bool, expected| match fits {
+            true => Ok(()),
+            false => Err(ConfigError::OutOfRange { name, value: value as f64, expected }),
         };
+        let at_most = |name, value, most, expected| fits(name, value, value <= most, expected);
         at_most("n_layer", self.n_layer, MAX_LAYERS, "at most 16384")?;
         at_most("n_head", self.n_head, MAX_HEADS, "at most 65536")?;
         let rows = "at most 1048576";
@@ -25,10 +26,7 @@ impl GptInputConfig {
             PositionScheme::Sinusoidal(_) => {
                 let n_elements = self.n_positions.saturating_mul(self.n_embd);
                 let expected = "few enough for a table of sinusoids: n_positions times n_embd is at most 268435456";
-                match n_elements > MAX_SINUSOIDS {
-                    true => at_most("n_positions", self.n_positions, 0, expected),
-                    false => Ok(()),
-                }
+                fits("n_positions", self.n_positions, n_elements <= MAX_SINUSOIDS, expected)
             }
             PositionScheme::Shaw(ShawConfig { left, right, .. }) => {
                 at_most("left_max_position_embeddings", left, MAX_DISTANCES, rows)?;

@@ -1,5 +1,8 @@
 //! What a `model_type` says about input and positions where the keys of its `config.json` say nothing.
 
+use serde_json::Value;
+
+use super::fields::Object;
 use super::scale::EmbeddingScale;
 
 /// The rotation of a type of model, by the classes of transformers.
@@ -107,22 +110,27 @@ const ROTATIONS: [Rotation; 22] = [
     Rotation::of(&["nomic_bert"], 1e3),
 ];
 
-/// The rotation of a type of model that is known to rotate.
+/// Returns the `model_type` among the keys of a `config.json`.
+pub(super) fn of(map: &Object) -> Option<&str> {
+    map.get("model_type").and_then(Value::as_str)
+}
+
+/// Returns the rotation of a type of model that is known to rotate.
 pub(super) fn rotation(model_type: Option<&str>) -> Option<&'static Rotation> {
     ROTATIONS.iter().find(|rotation| model_type.is_some_and(|model_type| rotation.types.contains(&model_type)))
 }
 
-/// Whether a type of model has ALiBi and no key that says so.
+/// Returns whether a type of model has ALiBi without a key that says so.
 pub(super) fn has_alibi(model_type: Option<&str>) -> bool {
     matches!(model_type, Some("bloom" | "mpt" | "gpt_refact"))
 }
 
-/// Whether configurations of a type carry `position_embedding_type: absolute` that their model does not look at.
+/// Returns whether models of a type ignore the `position_embedding_type: absolute` of their configurations.
 pub(super) fn ignores_absolute(model_type: Option<&str>) -> bool {
     matches!(model_type, Some("modernbert" | "modernbert-decoder"))
 }
 
-/// Whether heads of a type of model have a width of their own, and not that of an equal part of the hidden state.
+/// Returns whether the heads of a type of model have a width of their own, not an equal part of the hidden state.
 pub(super) fn has_own_head_dim(model_type: Option<&str>) -> bool {
     matches!(
         model_type,
@@ -148,13 +156,13 @@ pub(super) fn has_own_head_dim(model_type: Option<&str>) -> bool {
     )
 }
 
-/// Whether what is not stated is GPT-2's.
+/// Returns whether GPT-2's defaults apply to what is not stated.
 pub(super) fn is_gpt2(model_type: Option<&str>) -> bool {
     matches!(model_type, None | Some("gpt2"))
 }
 
-/// Under which names, besides those that mean nothing else, a type of model has the dropout of its embeddings, and the
-/// probability if there is none of them.
+/// Returns further names under which a type of model states the dropout of its embeddings, and the probability where
+/// none of them is stated.
 pub(super) fn dropout(model_type: Option<&str>) -> (&'static [&'static str], f64) {
     match model_type {
         // nanoGPT and the book have no types.
@@ -175,7 +183,7 @@ pub(super) fn dropout(model_type: Option<&str>) -> (&'static [&'static str], f64
     }
 }
 
-/// What a type of model multiplies its token rows by, where no key says it.
+/// Returns the factor of token rows of a type of model where no key states it.
 pub(super) fn embedding_scale(model_type: Option<&str>) -> EmbeddingScale {
     match model_type {
         Some(
@@ -188,7 +196,7 @@ pub(super) fn embedding_scale(model_type: Option<&str>) -> EmbeddingScale {
     }
 }
 
-/// What a type of model does to its logits, where no key says otherwise.
+/// Returns what a type of model does to its logits where no key states otherwise: the key and its default.
 pub(super) fn logits(model_type: Option<&str>) -> Option<(&'static str, f64)> {
     match model_type {
         Some("cohere" | "cohere2") => Some(("logit_scale", 0.0625)),

@@ -41,18 +41,10 @@ const FACTOR: &[&str] =
 /// Flags that mean √C.
 const ROOT: [&str; 4] = ["scale_embedding", "scale_embeddings", "rescale_embeddings", "mup_enabled"];
 
-/// Every key that is read here.
-pub(super) const KEYS: &[&str] = &[
-    "embedding_multiplier",
-    "scale_emb",
-    "embedding_scale",
-    "embedding_multiplier_scale",
-    "mup_embedding_multiplier",
-    "scale_embedding",
-    "scale_embeddings",
-    "rescale_embeddings",
-    "mup_enabled",
-];
+/// Returns whether a key is read here.
+pub(super) fn reads(key: &str) -> bool {
+    FACTOR.contains(&key) || ROOT.contains(&key)
+}
 
 impl EmbeddingScale {
     /// How `scale_embedding` says that the root is rounded first, where no model type says it.

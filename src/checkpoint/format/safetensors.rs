@@ -69,8 +69,8 @@ fn without_gaps(contents: &Contents, mut places: Vec<(u64, u64)>) -> Parse<u64> 
     Ok(end)
 }
 
-/// Reads the header's JSON entry by entry. The library's own reader first builds a tree of it all, which takes more than
-/// twenty times its size.
+/// Reads the header's JSON entry by entry. The library's own reader first builds a tree of it all, which takes more
+/// than twenty times its size.
 struct Entries<'a> {
     budget: &'a Budget,
     contents: &'a mut Contents,
@@ -114,7 +114,7 @@ impl<'de> Visitor<'de> for Entries<'_> {
                 map.next_value_seed(Metadata { budget: self.budget, contents: self.contents })?;
             } else {
                 let info = map.next_value()?;
-                self.add(name, info).map_err(refused)?;
+                self.add(name, info).map_err(ParseError::in_json)?;
             }
         }
         Ok(())
@@ -148,16 +148,9 @@ impl<'de> Visitor<'de> for Metadata<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some((key, value)) = map.next_entry::<String, String>()? {
-            self.contents.note(self.budget, &key, value).map_err(refused)?;
+            self.contents.note(self.budget, &key, value).map_err(ParseError::in_json)?;
         }
         Ok(())
-    }
-}
-
-fn refused<E: Error>(error: ParseError) -> E {
-    match error {
-        ParseError::Invalid(reason) => E::custom(reason),
-        other => E::custom(format!("{other:?}")),
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{DebertaConfig, PositionScheme, ShawConfig, SinusoidalConfig, SinusoidalLayout, T5Config};
 use crate::config::fields::{Object, WHOLE, as_usize, brief, contradiction, flag, read, stated, wrong_type};
-use crate::config::model_type::{has_alibi, ignores_absolute, rotation};
+use crate::config::model_type::{self, has_alibi, ignores_absolute, rotation};
 use crate::config::rotary::{self, Rotations};
 use crate::error::ConfigError;
 
@@ -24,11 +24,9 @@ const BUCKETS: &str = "position_buckets";
 const MAX_RELATIVE: &str = "max_relative_positions";
 const POS_ATT_TYPE: &str = "pos_att_type";
 
-/// Every key that is read here, but those of rotary positions.
-const KEYS: [&str; 14] = [
+/// The keys that are read here, besides those of [`ALIBI`] and of rotary positions.
+const KEYS: [&str; 12] = [
     KEY,
-    "alibi",
-    "use_alibi",
     ATTN_CONFIG,
     SinusoidalLayout::KEY,
     NUM_BUCKETS,
@@ -43,9 +41,9 @@ const KEYS: [&str; 14] = [
 ];
 
 impl PositionScheme {
-    /// Whether a key of a `config.json` says something of positions.
+    /// Returns whether a key of a `config.json` belongs to positions.
     pub(in crate::config) fn reads(key: &str) -> bool {
-        KEYS.contains(&key) || rotary::KEYS.contains(&key)
+        KEYS.contains(&key) || ALIBI.contains(&key) || rotary::reads(key)
     }
 
     /// Reads the scheme out of the keys of a `config.json`; `None` if they state none. `rest` are its other keys.
@@ -54,7 +52,7 @@ impl PositionScheme {
         rest: &Object,
         n_positions: Option<usize>,
     ) -> Result<Option<Self>, ConfigError> {
-        let model_type = rest.get("model_type").and_then(Value::as_str);
+        let model_type = model_type::of(rest);
         let rotary = || -> Result<_, ConfigError> { Ok(Some(Rotations::read(map, rest, n_positions)?.into())) };
         let named = stated(map, KEY);
         let scheme: Option<Self> = match named {
@@ -69,7 +67,8 @@ impl PositionScheme {
             _ => None,
         };
         let Some((scheme, named)) = scheme.zip(named) else {
-            // Models with only one scheme do not name it. Those with ALiBi may have the keys of rotary positions as well.
+            // Models with only one scheme do not name it. Those with ALiBi may have the keys of rotary positions as
+            // well.
             return match (alibi, other) {
                 (Some((_, true)), _) => Ok(Some(Self::Alibi)),
                 (_, Some(_)) => rotary(),
@@ -164,7 +163,7 @@ impl From<Rotations> for PositionScheme {
     }
 }
 
-/// Whether a file says that its model has ALiBi, and by which key.
+/// Returns whether a file states that its model has ALiBi, and the key that does.
 fn alibi(map: &Object) -> Result<Option<(&'static str, bool)>, ConfigError> {
     let flagged = flag(map, ALIBI)?.map(|on| (ALIBI[0], on));
     let Some(attn_config) = stated(map, ATTN_CONFIG) else { return Ok(flagged) };

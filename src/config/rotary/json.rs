@@ -1,4 +1,5 @@
-//! Rotary positions in a `config.json`: read in all the forms that transformers has had for them, and written in its last.
+//! Rotary positions in a `config.json`: read in all the forms that transformers has had for them, and written in its
+//! last.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use serde_json::Value;
 use super::parameters::RotaryConfig;
 use super::scaling::RotaryScaling;
 use crate::config::fields::{NUMBER, Object, WHOLE, as_usize, brief, contradiction, flag, read, stated, wrong_type};
-use crate::config::model_type::{Rotation, rotation};
+use crate::config::model_type::{self, Rotation, rotation};
 use crate::error::ConfigError;
 
 pub(super) const PARAMETERS: &str = "rope_parameters";
@@ -25,25 +26,11 @@ pub(super) const ORIGINAL: &str = "original_max_position_embeddings";
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
-/// Every key that is read here.
-pub(in crate::config) const KEYS: &[&str] = &[
-    PARAMETERS,
-    SCALING,
-    "rope_theta",
-    "rotary_emb_base",
-    "global_rope_theta",
-    "rope_local_base_freq",
-    "local_rope_theta",
-    "partial_rotary_factor",
-    "rotary_pct",
-    "rope_pct",
-    "rotary_emb_fraction",
-    "rope_interleave",
-    "rotary_emb_interleaved",
-    ROTARY_DIM,
-    ROTARY,
-    ORIGINAL,
-];
+/// Returns whether a key is read here.
+pub(in crate::config) fn reads(key: &str) -> bool {
+    [PARAMETERS, SCALING, ROTARY_DIM, ROTARY, ORIGINAL].contains(&key)
+        || [THETA, SLIDING_THETA, PARTIAL, INTERLEAVE].iter().any(|names| names.contains(&key))
+}
 
 /// Keys that change a rotation in ways that are not computed here, and the values that change nothing.
 const UNSUPPORTED: [(&str, f64); 7] = [
@@ -66,7 +53,7 @@ pub(in crate::config) enum Rotations {
 }
 
 impl Rotations {
-    /// The key that says that positions are rotary, if one does.
+    /// Returns the key that states rotary positions, if there is one.
     pub(in crate::config) fn stated(map: &Object) -> Option<(&'static str, &Value)> {
         let keys = [PARAMETERS, SCALING, ROTARY_DIM, ROTARY].into_iter();
         let keys = keys.chain([THETA, SLIDING_THETA, PARTIAL].into_iter().flatten().copied());
@@ -75,15 +62,14 @@ impl Rotations {
         keys.filter_map(|key| Some((key, stated(map, key)?))).find(|(key, value)| *key == SCALING || says_so(value))
     }
 
-    /// Reads what `map` has under [`KEYS`]; `rest` are the other keys of the file.
+    /// Reads the keys of `map` that [`reads`] names; `rest` are the other keys of the file.
     pub(in crate::config) fn read(
         map: &Object,
         rest: &Object,
         n_positions: Option<usize>,
     ) -> Result<Self, ConfigError> {
         refuse(map, rest)?;
-        let model_type = rest.get("model_type").and_then(Value::as_str);
-        let of_type = rotation(model_type);
+        let of_type = rotation(model_type::of(rest));
         let inner = parameters(map)?;
         let rotary_dim = read(map, &[ROTARY_DIM], WHOLE, as_usize)?.filter(|&n| n > 0);
         // GPT-J's keys, where nothing else is known of the model.
@@ -151,7 +137,7 @@ impl Rotations {
     }
 }
 
-/// `rope_parameters`, and what `rope_scaling` has besides.
+/// Joins `rope_parameters` and `rope_scaling`.
 fn parameters(map: &Object) -> Result<Object, ConfigError> {
     let mut inner = Object::new();
     for key in [PARAMETERS, SCALING] {
@@ -169,7 +155,7 @@ fn parameters(map: &Object) -> Result<Object, ConfigError> {
     Ok(inner)
 }
 
-/// What is known to change a rotation, and is not computed here.
+/// Refuses the keys that change a rotation in ways that are not computed here.
 fn refuse(map: &Object, rest: &Object) -> Result<(), ConfigError> {
     let refused = |key: &str, value: &Value| ConfigError::Unsupported {
         key: key.to_string(),
@@ -204,7 +190,7 @@ fn refuse(map: &Object, rest: &Object) -> Result<(), ConfigError> {
     }
 }
 
-/// The rotation of one object of parameters. `trained_on` is what stands beside it, and comes first.
+/// Reads the rotation of one object of parameters. A length beside the object, `trained_on`, takes precedence.
 fn one(
     inner: &Object,
     base: &RotaryConfig,

@@ -5,6 +5,6 @@ mod parameters;
 mod scaling;
 mod scaling_json;
 
-pub(super) use json::{KEYS, Rotations};
+pub(super) use json::{Rotations, reads};
 pub use parameters::RotaryConfig;
 pub use scaling::{Llama3Scaling, LongRopeScaling, RotaryScaling, YarnScaling};

@@ -1,7 +1,8 @@
 //! Builds the containers of a pickle: tuples, lists, dicts and calls.
 
 use super::machine::Machine;
-use super::value::{Id, OPAQUE, Set, Value, is_dict};
+use super::value::{Id, OPAQUE, Set, Value, get, is_dict, items};
+use crate::checkpoint::budget::Budget;
 use crate::checkpoint::bytes::{Parse, ParseError, invalid};
 
 impl Machine<'_> {
@@ -70,7 +71,7 @@ impl Machine<'_> {
     /// Replaces a function and its arguments by a call, which is not made; a dict's class becomes a dict.
     pub(super) fn call(&mut self) -> Parse<()> {
         let (args, function) = (self.pop()?, self.pop()?);
-        let value = match self.get(function) {
+        let value = match get(&self.values, function) {
             Value::Global(name) if is_dict(name) => {
                 let n_first = usize::from(name.ends_with("defaultdict"));
                 Value::Dict(self.pairs_of(args, n_first)?)
@@ -81,37 +82,26 @@ impl Machine<'_> {
         self.push(value)
     }
 
-    /// Returns the items of a new dict: none, those of another dict, or a list of pairs (as Python 2 pickles `OrderedDict`).
+    /// Returns the items of a new dict: none, those of another dict, or a list of pairs (as Python 2 pickles
+    /// `OrderedDict`).
     fn pairs_of(&self, args: Id, n_first: usize) -> Parse<Vec<(Id, Id)>> {
         let refused = || invalid("its pickle makes a dict from something that is neither a dict nor pairs");
         let mut pairs = Vec::new();
-        let Value::Tuple(args) = self.get(args) else { return refused() };
+        let Value::Tuple(args) = get(&self.values, args) else { return refused() };
         let Some(&of) = args.get(n_first) else { return Ok(pairs) };
-        match self.get(of) {
+        match get(&self.values, of) {
             Value::Dict(others) => self.budget.extend(&mut pairs, others)?,
             Value::List(_) | Value::Tuple(_) => {
-                let items = self.items(of).unwrap_or_default();
-                self.budget.reserve(&mut pairs, items.len())?;
-                for &item in items {
-                    let Some(&[key, value]) = self.items(item) else { return refused() };
+                let of_list = items(&self.values, of).unwrap_or_default();
+                self.budget.reserve(&mut pairs, of_list.len())?;
+                for &item in of_list {
+                    let Some(&[key, value]) = items(&self.values, item) else { return refused() };
                     pairs.push((key, value));
                 }
             }
             _ => return refused(),
         }
         Ok(pairs)
-    }
-
-    fn get(&self, id: Id) -> &Value {
-        usize::try_from(id).ok().and_then(|id| self.values.get(id)).unwrap_or(&Value::None)
-    }
-
-    fn items(&self, id: Id) -> Option<&[Id]> {
-        match self.get(id) {
-            Value::Tuple(items) => Some(items),
-            Value::List(items) => Some(items),
-            _ => None,
-        }
     }
 
     /// Replaces the values above `height` and the class below them by a call.
@@ -135,7 +125,7 @@ fn at(values: &mut [Value], id: Option<Id>) -> Parse<&mut Value> {
     id.and_then(|id| values.get_mut(id)).ok_or_else(|| ParseError::Invalid(super::machine::EMPTY.to_string()))
 }
 
-fn set_of<'a>(set: &'a mut Option<Box<Set>>, budget: &crate::checkpoint::budget::Budget) -> Parse<&'a mut Set> {
+fn set_of<'a>(set: &'a mut Option<Box<Set>>, budget: &Budget) -> Parse<&'a mut Set> {
     if set.is_none() {
         budget.take_node::<Set>()?;
     }

@@ -1,5 +1,5 @@
-//! Pickle, as far as PyTorch's checkpoints need it. Nothing is ever executed: a class or function is a name, and a call is
-//! that name with its arguments.
+//! Pickle, as far as PyTorch's checkpoints need it. Nothing is ever executed: a class or function is a name, and a call
+//! is that name with its arguments.
 //!
 //! Values live in one list and refer to each other by index. So a value that is used a thousand times is stored once, a
 //! value may contain itself, and neither reading nor dropping recurses.
@@ -56,7 +56,7 @@ impl Pickle {
     }
 
     pub(super) fn get(&self, id: Id) -> &Value {
-        usize::try_from(id).ok().and_then(|id| self.values.get(id)).unwrap_or(&Value::None)
+        value::get(&self.values, id)
     }
 
     pub(super) fn str(&self, id: Id) -> Option<&str> {
@@ -73,11 +73,7 @@ impl Pickle {
 
     /// Returns the elements of a tuple or a list.
     pub(super) fn items(&self, id: Id) -> Option<&[Id]> {
-        match self.get(id) {
-            Value::Tuple(items) => Some(items),
-            Value::List(items) => Some(items),
-            _ => None,
-        }
+        value::items(&self.values, id)
     }
 
     /// Returns the pairs of a dict, or of an object whose class extends a dict.
@@ -149,7 +145,8 @@ impl Pickle {
         Ok((n_objects, classes.into_iter().collect()))
     }
 
-    /// Returns the class or function of a call; of a function that makes objects of any class, the class in its arguments.
+    /// Returns the class or function of a call; of a function that makes objects of any class, the class in its
+    /// arguments.
     fn class_of(&self, id: Id) -> Option<&str> {
         let called = self.called(id)?;
         let Value::Call { args, .. } = self.get(id) else { return Some(called) };

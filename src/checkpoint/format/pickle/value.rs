@@ -51,6 +51,20 @@ pub(super) fn constants() -> impl Iterator<Item = Value> {
     [Value::None, Value::Bool(true), Value::Bool(false), Value::Opaque].into_iter().chain((0..=255).map(Value::Int))
 }
 
+/// Returns a value by its index; one that no value has stands for `None`.
+pub(super) fn get(values: &[Value], id: Id) -> &Value {
+    usize::try_from(id).ok().and_then(|id| values.get(id)).unwrap_or(&Value::None)
+}
+
+/// Returns the elements of a tuple or a list.
+pub(super) fn items(values: &[Value], id: Id) -> Option<&[Id]> {
+    match get(values, id) {
+        Value::Tuple(items) => Some(items),
+        Value::List(items) => Some(items),
+        _ => None,
+    }
+}
+
 /// Returns whether a class is a dict. A `defaultdict` takes one more argument before the items.
 pub(super) fn is_dict(global: &str) -> bool {
     matches!(global, "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" | "__builtin__.dict")
