@@ -61,12 +61,12 @@ impl FirstRow {
         if !is_opt && !is_bert && keys::is_known_position_table(wpe) {
             return Self::At(0);
         }
-        let text = |key: &str| config.and_then(|config| config.extra.get(key));
-        if let Some(model) = text("model_type").and_then(|model| model.as_str()) {
+        if let Some(model) = config.and_then(ConfigFile::model_type) {
             if WITH_ROWS_MORE.contains(&model) {
                 return Self::At(N_BEFORE);
             }
-            let padding_row = text("pad_token_id").and_then(|id| id.as_u64()).and_then(|id| usize::try_from(id).ok());
+            let padding_row = config.and_then(|config| config.extra.get("pad_token_id"));
+            let padding_row = padding_row.and_then(|id| id.as_u64()).and_then(|id| usize::try_from(id).ok());
             return match WITH_ROWS_COUNTED.contains(&model) {
                 true => Self::Counted(padding_row.filter(|_| model != "mpnet").unwrap_or(1).saturating_add(1)),
                 false => Self::At(0),

@@ -175,6 +175,9 @@ impl Checkpoint {
         file.vocab_size = Some(wte.n_rows);
         file.n_embd = Some(wte.width);
         file.n_positions = wpe.map(|wpe| wpe.info.n_rows).or(file.n_positions);
+        if wpe.is_some() {
+            file.position.get_or_insert_default(); // a table says it where neither a key nor the type of the model does
+        }
         let unusable = CheckpointError::config_in(&self.path);
         let config = file.resolve().map_err(unusable)?;
         config.check().map_err(unusable)?;

@@ -7,23 +7,12 @@ use super::fields::{brief, stated};
 use super::input::GptInputConfig;
 use super::model_type;
 use super::scale::EmbeddingScale;
+use super::words::{self, About};
 use crate::error::ConfigError;
 
-/// Keys of what a model does to its logits, and the value that changes nothing, if there is one besides `null`.
-const LOGITS: [(&str, Option<f64>); 12] = [
-    ("logits_scaling", Some(1.0)),
-    ("logit_scale", Some(1.0)),
-    ("lm_head_multiplier", Some(1.0)),
-    ("output_multiplier", Some(1.0)),
-    ("output_multiplier_scale", Some(1.0)),
-    ("logits_mup_width_multiplier", Some(1.0)),
-    ("mup_width_multiplier", Some(1.0)),
-    ("final_logit_softcapping", None),
-    ("output_logit_soft_cap", None),
-    ("logits_soft_cap", None),
-    ("logit_softcap", None),
-    ("final_logits_soft_cap", None),
-];
+/// Factors of logits whose names do not say so.
+const LOGITS: [&str; 4] =
+    ["lm_head_multiplier", "output_multiplier", "output_multiplier_scale", "mup_width_multiplier"];
 
 impl GptInputConfig {
     /// Returns the factor of token rows in tables of `dtype`, if they have one.
@@ -53,14 +42,13 @@ impl GptInputConfig {
             let instead = "make a head with `LmHead::new(layer.wte().clone())`, and apply it to the logits";
             Err(ConfigError::Unsupported { key: key.to_string(), value, instead })
         };
-        for (key, same) in LOGITS {
-            if let Some(value) =
-                stated(&self.extra, key).filter(|value| value.as_f64().is_none() || value.as_f64() != same)
-            {
+        for key in LOGITS {
+            if let Some(value) = stated(&self.extra, key).filter(|value| value.as_f64() != Some(1.0)) {
                 return refused(key, brief(value));
             }
         }
         let model_type = self.model_type();
+        words::refuse(&self.extra, About::Logits, model_type)?;
         // MiniCPM divides by the width over that of the model it was tuned on.
         if let Some(base) =
             stated(&self.extra, "dim_model_base").filter(|base| base.as_u64() != Some(self.n_embd as u64))

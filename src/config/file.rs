@@ -2,26 +2,30 @@
 
 use serde_json::Value;
 
-use super::fields::{NUMBER, Object, WHOLE, as_usize, read, stated, write};
+use super::fields::{NUMBER, Object, WHOLE, as_text, as_usize, brief, read, stated, write};
 use super::input::GptInputConfig;
 use super::model_type;
 use super::origin::Origin;
 use super::position::PositionScheme;
 use super::scale::{self, EmbeddingScale};
 use super::text::{self, NonFinite};
+use super::words::{self, About};
 use crate::error::ConfigError;
 
 // The field's own name first, then the names that other code bases use for it. `n_ctx` is not among them: GPT-2 files
 // carry both `n_positions` and `n_ctx`.
 const VOCAB_SIZE: &[&str] = &["vocab_size"];
-const N_POSITIONS: &[&str] = &["n_positions", "block_size", "context_length", "max_position_embeddings", "max_seq_len"];
+const BLOCK_SIZE: &str = "block_size";
+const MAX_POSITIONS: &str = "max_position_embeddings";
+const N_POSITIONS: &[&str] = &["n_positions", BLOCK_SIZE, "context_length", MAX_POSITIONS, "max_seq_len"];
 const N_EMBD: &[&str] = &["n_embd", "hidden_size", "emb_dim", "n_embed", "d_model"];
 const N_LAYER: &[&str] = &["n_layer", "num_hidden_layers", "n_layers", "num_layers"];
 const N_HEAD: &[&str] = &["n_head", "num_attention_heads", "n_heads", "num_heads"];
 const HEAD_DIM: &[&str] = &["head_dim", "qk_rope_head_dim"];
 const INITIALIZER_RANGE: &[&str] = &["initializer_range"];
 /// Names that mean the dropout of the embeddings wherever they stand; [`model_type::dropout`] has the others.
-const EMBD_PDROP: &[&str] = &["embd_pdrop", "embed_dropout", "embedding_dropout", "emb_pdrop", "embd_dropout"];
+const EMBD_PDROP: &[&str] =
+    &["embd_pdrop", "embed_dropout", "embedding_dropout", "emb_pdrop", "embd_dropout", "emb_dropout_prob"];
 const MORE_DROPOUTS: [&str; 5] = ["dropout", "drop_rate", "hidden_dropout", "hidden_dropout_prob", "dropout_rate"];
 /// Where models of several parts keep the configuration of the one that reads tokens.
 const PARTS: [&str; 3] = ["text_config", "language_config", "llm_config"];
@@ -61,20 +65,41 @@ impl ConfigFile {
         Ok(file)
     }
 
+    /// Reads the keys of a file, or those of its part for tokens.
     pub(super) fn from_map(mut map: Object) -> Result<Self, ConfigError> {
-        let part = PARTS.into_iter().find(|part| map.get(*part).is_some_and(Value::is_object));
-        let around = match part.map(|part| (part, map.insert(part.to_string(), Value::Null))) {
-            Some((part, Some(Value::Object(inner)))) => Some((part, std::mem::replace(&mut map, inner))),
-            _ => None,
-        };
-        let model_type = model_type::of(&map).map(str::to_string);
+        let mut parts = PARTS.into_iter().filter(|part| has_keys(map.get(*part)));
+        let (part, other) = (parts.next(), parts.next());
+        if let Some((key, value)) = other.and_then(|key| Some((key, map.get(key)?))) {
+            return Err(ConfigError::Unsupported {
+                key: key.to_string(),
+                value: brief(value),
+                instead: "`text_config` or `language_config` stands beside it: remove the one that is not the model's",
+            });
+        }
+        match part.map(|part| (part, map.insert(part.to_string(), Value::Null))) {
+            Some((part, Some(Value::Object(inner)))) => Self::of_part(inner, Some((part, map))),
+            _ => Self::of_part(map, None),
+        }
+    }
+
+    /// Reads the keys of the part for tokens.
+    fn of_part(map: Object, around: Option<(&'static str, Object)>) -> Result<Self, ConfigError> {
+        read(&map, &["model_type"], "a name", as_text)?;
+        let model_type = model_type::of(&map, around.as_ref().map(|(_, around)| around)).map(str::to_string);
         let dropout = dropout_names(&map, model_type.as_deref());
-        let (stated, extra): (Object, Object) = map.into_iter().partition(|(key, _)| is_field(key, dropout));
+        // `block_size` may be one of blocks of attention, and a head may have more than the part that is rotated.
+        let has = |names: &[&str]| names.iter().any(|name| stated(&map, name).is_some());
+        let is_other = [
+            (BLOCK_SIZE, !model_type::has_block_size(model_type.as_deref(), has(&[MAX_POSITIONS]))),
+            (HEAD_DIM[0], has(&HEAD_DIM[1..])),
+        ];
+        let (stated, extra): (Object, Object) =
+            map.into_iter().partition(|(key, _)| is_field(key, dropout) && !is_other.contains(&(key, true)));
         let count = |names| read(&stated, names, WHOLE, as_usize);
         let number = |names| read(&stated, names, NUMBER, Value::as_f64);
         let n_positions = count(N_POSITIONS)?;
         // Positions that are not computed here are refused where they are asked for, and files with them are listed.
-        let position = scheme(&stated, &extra, n_positions).ok().flatten();
+        let position = scheme(&stated, &extra, model_type.as_deref(), n_positions).ok().flatten();
         let is_sinusoidal = matches!(position, Some(PositionScheme::Sinusoidal(_)));
         let embedding_scale =
             EmbeddingScale::read(&stated, model_type::embedding_scale(model_type.as_deref()), is_sinusoidal)?;
@@ -99,18 +124,32 @@ impl ConfigFile {
     /// # Errors
     /// [`ConfigError`] for an invalid or unsupported scheme.
     pub(crate) fn scheme(&self) -> Result<Option<PositionScheme>, ConfigError> {
-        scheme(&self.origin.stated, &self.extra, self.n_positions)
+        scheme(&self.origin.stated, &self.extra, self.model_type(), self.n_positions)
+    }
+
+    /// Returns the type of the model.
+    pub(crate) fn model_type(&self) -> Option<&str> {
+        model_type::of(&self.extra, self.origin.around())
     }
 
     /// Fills in what the file leaves out: the defaults of `transformers.GPT2Config`, or those of the type of model
     /// where it has others.
     ///
     /// # Errors
-    /// [`ConfigError::Needed`] for a dimension that such a model needs.
+    /// - [`ConfigError::Needed`] for a dimension or a position scheme that such a model needs
+    /// - [`ConfigError::Unsupported`] for keys that change the input in ways that are not known
     pub(crate) fn resolve(self) -> Result<GptInputConfig, ConfigError> {
         let default = GptInputConfig::default();
-        let model_type = model_type::of(&self.extra);
-        let position = self.scheme()?.unwrap_or_default();
+        let model_type = self.model_type();
+        if let (Some(instead), Some(name)) = (model_type::refused(model_type), model_type) {
+            return Err(ConfigError::Unsupported { key: "model_type".to_string(), value: name.to_string(), instead });
+        }
+        words::refuse(&self.extra, About::Dropout, model_type)?;
+        words::refuse(&self.extra, About::Scale, model_type)?;
+        let Some(position) = self.scheme()?.or(self.position.clone()) else {
+            let by = format!("a model of type {}", model_type.unwrap_or_default());
+            return Err(ConfigError::Needed { key: "position_embedding_type", by });
+        };
         let needed = |value: Option<usize>, key: &'static str, is_needed: bool, default: usize| match value {
             Some(value) => Ok(value),
             None if model_type::is_gpt2(model_type) || !is_needed => Ok(default),
@@ -143,10 +182,19 @@ impl ConfigFile {
 }
 
 /// Reads the position scheme of a file from its fields' keys and the others.
-fn scheme(stated: &Object, extra: &Object, n_positions: Option<usize>) -> Result<Option<PositionScheme>, ConfigError> {
-    let model_type = model_type::of(extra);
+fn scheme(
+    stated: &Object,
+    extra: &Object,
+    model_type: Option<&str>,
+    n_positions: Option<usize>,
+) -> Result<Option<PositionScheme>, ConfigError> {
     let default = model_type::is_gpt2(model_type).then(|| GptInputConfig::default().n_positions);
-    PositionScheme::read(stated, extra, n_positions.or(default))
+    PositionScheme::read(stated, extra, model_type, n_positions.or(default))
+}
+
+/// Returns whether a value is an object that is not empty.
+fn has_keys(value: Option<&Value>) -> bool {
+    value.and_then(Value::as_object).is_some_and(|map| !map.is_empty())
 }
 
 /// Returns the names under which a file states the dropout of the embeddings.
@@ -167,8 +215,8 @@ fn is_field(key: &str, dropout: &[&str]) -> bool {
 impl GptInputConfig {
     /// Returns its keys in a `config.json`: as they were read, with the fields that have changed since.
     pub(super) fn keys(&self) -> Object {
-        let all = self.extra.iter().chain(&self.origin.stated);
-        let now = ConfigFile::from_map(all.map(|(key, value)| (key.clone(), value.clone())).collect());
+        let all = self.extra.iter().chain(&self.origin.stated).map(|(key, value)| (key.clone(), value.clone()));
+        let now = ConfigFile::of_part(all.collect(), self.origin.around.clone());
         let now = now.ok().map(|file| file.filled_in(self.model_type()));
         let mut map = self.origin.stated.clone();
         let mut count = |names: &[&'static str], ours: usize, theirs: fn(&ConfigFile) -> Option<usize>| {
@@ -200,9 +248,9 @@ impl GptInputConfig {
         }
         // After the scale, of which sinusoids have a key.
         let is_sinusoidal = matches!(self.position, PositionScheme::Sinusoidal(_));
-        let scheme = now.as_ref().map(|file| file.position.clone().unwrap_or_default());
+        let scheme = now.and_then(|file| file.position);
         if rescaled && is_sinusoidal || scheme.as_ref() != Some(&self.position) {
-            self.position.put(&mut map, &self.extra);
+            self.position.put(&mut map, &self.extra, self.model_type(), self.n_layer);
         }
         for (key, value) in &self.extra {
             map.entry(key.clone()).or_insert_with(|| value.clone());
@@ -235,14 +283,15 @@ impl GptInputConfig {
     }
 
     pub(super) fn model_type(&self) -> Option<&str> {
-        model_type::of(&self.extra)
+        model_type::of(&self.extra, self.origin.around())
     }
 }
 
 impl ConfigFile {
     /// Fills in the defaults that reading it again would; GPT-2's files state all of them.
     fn filled_in(mut self, model_type: Option<&str>) -> Self {
-        if let (false, Ok(config)) = (model_type::is_gpt2(model_type), self.clone().resolve()) {
+        let resolved = || Self { position: Some(self.position.clone().unwrap_or_default()), ..self.clone() }.resolve();
+        if let (false, Ok(config)) = (model_type::is_gpt2(model_type), resolved()) {
             self.n_positions.get_or_insert(config.n_positions);
             self.n_layer.get_or_insert(config.n_layer);
             self.n_head.get_or_insert(config.n_head);

@@ -5,7 +5,7 @@ use super::position::{DebertaConfig, PositionScheme, ShawConfig, T5Config};
 use crate::error::ConfigError;
 
 /// Blocks, and heads in each.
-const MAX_LAYERS: usize = 1 << 14;
+pub(super) const MAX_LAYERS: usize = 1 << 14;
 const MAX_HEADS: usize = 1 << 16;
 /// Rows of a table of distances.
 const MAX_DISTANCES: usize = 1 << 20;

@@ -16,6 +16,7 @@ mod scale;
 mod tests;
 mod text;
 mod text_limits;
+mod words;
 
 pub(crate) use builders::builders;
 pub(crate) use document::read_text;

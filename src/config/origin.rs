@@ -13,6 +13,13 @@ pub(crate) struct Origin {
     pub(super) non_finite: NonFinite,
 }
 
+impl Origin {
+    /// Returns the keys that lie around the part that reads tokens.
+    pub(super) fn around(&self) -> Option<&Object> {
+        self.around.as_ref().map(|(_, around)| around)
+    }
+}
+
 impl PartialEq for Origin {
     /// Ignores the spelling: it does not change the model.
     fn eq(&self, _: &Self) -> bool {

@@ -157,7 +157,9 @@ fn dropout_has_many_names() {
         (json!({"model_type": "mpt", "emb_pdrop": 0.2}), 0.2),
         (json!({"model_type": "gpt_neox", "hidden_dropout": 0.2, "rotary_pct": 0.25}), 0.2),
         (json!({"model_type": "bart", "dropout": 0.4}), 0.4),
-        (json!({"model_type": "my-gpt", "dropout": 0.4}), 0.4),
+        (json!({"model_type": "my-gpt", "dropout": 0.4, "position_embedding_type": "learned"}), 0.4),
+        (json!({"model_type": "my-bert", "hidden_dropout_prob": 0.4, "position_embedding_type": "learned"}), 0.4),
+        (json!({"model_type": "nomic_bert", "hidden_dropout_prob": 0.4}), 0.4),
         // Of its blocks, not of its embeddings.
         (json!({"model_type": "opt", "dropout": 0.4}), 0.0),
         (json!({"model_type": "bloom", "hidden_dropout": 0.4}), 0.0),
@@ -234,7 +236,11 @@ fn what_is_not_computed_is_refused_by_name() {
         (json!({"rope_scaling": {"factor": 2.0}}), "no `rope_type`, which `factor` in `rope_parameters` needs"),
         (json!({"rope_scaling": {"rope_type": "dynamic", "factor": 1.0, "alpha": 1000.0}}), "`alpha` is 1000"),
         (json!({"rope_theta": 1e4, "rope_ratio": 500}), "`rope_ratio` is 500, which is not supported"),
-        (json!({"rope_theta": 1e4, "no_rope_layers": [1, 0]}), "`no_rope_layers` is an array, which is not supported"),
+        (
+            json!({"rope_theta": 1e4, "no_rope_layers": [1, 2]}),
+            "`no_rope_layers` is an array, expected a list with 0 or",
+        ),
+        (json!({"rope_theta": 1e4, "no_rope_layer_interval": 0}), "`no_rope_layer_interval` is 0, expected a whole"),
         (
             json!({"rope_parameters": {"a": {"rope_theta": 1.5}, "rope_theta": 3.0}}),
             "`rope_parameters.rope_theta` is 3.0",

@@ -41,3 +41,4 @@ fn assert_close(ours: &Tensor, theirs: &Tensor, bound: f64, what: &str) {
     assert_eq!(ours.dims(), theirs.dims(), "{what}");
     assert_near(ours, &support::naive::numbers(theirs), bound, what);
 }
+mod strangers;

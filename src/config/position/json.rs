@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use super::{DebertaConfig, PositionScheme, ShawConfig, SinusoidalConfig, SinusoidalLayout, T5Config};
 use crate::config::fields::{Object, WHOLE, as_usize, brief, contradiction, flag, read, stated, wrong_type};
-use crate::config::model_type::{self, has_alibi, ignores_absolute, rotation};
+use crate::config::model_type::{Own, ignores_absolute, names_its_scheme, own_positions};
 use crate::config::rotary::{self, Rotations};
+use crate::config::words::{self, About};
 use crate::error::ConfigError;
 
 const KEY: &str = "position_embedding_type";
@@ -40,20 +41,49 @@ const KEYS: [&str; 12] = [
     POS_ATT_TYPE,
 ];
 
+/// Those that a scheme has to be named for.
+const PARAMETERS: [&str; 8] =
+    [SinusoidalLayout::KEY, NUM_BUCKETS, MAX_DISTANCE, LEFT, RIGHT, BUCKETS, MAX_RELATIVE, POS_ATT_TYPE];
+
 impl PositionScheme {
     /// Returns whether a key of a `config.json` belongs to positions.
     pub(in crate::config) fn reads(key: &str) -> bool {
         KEYS.contains(&key) || ALIBI.contains(&key) || rotary::reads(key)
     }
 
-    /// Reads the scheme out of the keys of a `config.json`; `None` if they state none. `rest` are its other keys.
+    /// Reads the scheme out of the keys of a `config.json`, or else by the type of the model; `None` if neither says it.
+    /// `rest` are its other keys.
     pub(in crate::config) fn read(
         map: &Object,
         rest: &Object,
+        model_type: Option<&str>,
         n_positions: Option<usize>,
     ) -> Result<Option<Self>, ConfigError> {
-        let model_type = model_type::of(rest);
-        let rotary = || -> Result<_, ConfigError> { Ok(Some(Rotations::read(map, rest, n_positions)?.into())) };
+        words::refuse(rest, About::Positions, model_type)?;
+        let scheme = Self::read_known(map, rest, model_type, n_positions)?;
+        let off = rest.iter().find(|(key, value)| {
+            *value == &Value::Bool(false)
+                && words::about(key, true) == Some(About::Positions)
+                && words::says_learned(key)
+        });
+        match off {
+            Some((key, value)) if matches!(scheme, None | Some(Self::Learned)) => Err(ConfigError::Unsupported {
+                key: key.clone(),
+                value: brief(value),
+                instead: "state `position_embedding_type` in its place",
+            }),
+            _ => Ok(scheme),
+        }
+    }
+
+    fn read_known(
+        map: &Object,
+        rest: &Object,
+        model_type: Option<&str>,
+        n_positions: Option<usize>,
+    ) -> Result<Option<Self>, ConfigError> {
+        let rotary =
+            || -> Result<_, ConfigError> { Ok(Some(Rotations::read(map, rest, model_type, n_positions)?.into())) };
         let named = stated(map, KEY);
         let scheme: Option<Self> = match named {
             Some(name) => {
@@ -63,6 +93,7 @@ impl PositionScheme {
         };
         let alibi = alibi(map)?;
         let other = match alibi {
+            _ if names_its_scheme(model_type) => None,
             Some(("alibi", _)) | None => Rotations::stated(map),
             _ => None,
         };
@@ -72,9 +103,14 @@ impl PositionScheme {
             return match (alibi, other) {
                 (Some((_, true)), _) => Ok(Some(Self::Alibi)),
                 (_, Some(_)) => rotary(),
-                (None, None) if has_alibi(model_type) => Ok(Some(Self::Alibi)),
-                (_, None) if rotation(model_type).is_some() => rotary(),
-                _ => Ok(None),
+                (_, None) => match own_positions(model_type) {
+                    Some(Own::Rotary(_)) => rotary(),
+                    Some(Own::Alibi) if alibi.is_none() => Ok(Some(Self::Alibi)),
+                    own => match PARAMETERS.iter().find(|key| says_something(map, key)) {
+                        Some(key) => Err(ConfigError::Needed { key: KEY, by: format!("`{key}`") }),
+                        None => Ok(own.map(|own| if matches!(own, Own::None) { Self::None } else { Self::Learned })),
+                    },
+                },
             };
         };
         match (&scheme, alibi, other) {
@@ -110,7 +146,7 @@ impl PositionScheme {
     }
 
     /// Writes what [`read`](Self::read) reads, in place of what is there.
-    pub(in crate::config) fn put(&self, map: &mut Object, rest: &Object) {
+    pub(in crate::config) fn put(&self, map: &mut Object, rest: &Object, model_type: Option<&str>, n_layer: usize) {
         let attn_config = map.remove(ATTN_CONFIG);
         map.retain(|key, _| !Self::reads(key));
         if let Some(Value::Object(mut attn_config)) = attn_config {
@@ -118,7 +154,7 @@ impl PositionScheme {
             attn_config.remove("rope");
             map.insert(ATTN_CONFIG.to_string(), attn_config.into());
         }
-        if *self == Self::Learned && matches!(Self::read(map, rest, None), Ok(None)) {
+        if *self == Self::Learned && matches!(Self::read_known(map, rest, model_type, None), Ok(Some(Self::Learned))) {
             return;
         }
         map.insert(KEY.to_string(), self.name().into());
@@ -147,8 +183,8 @@ impl PositionScheme {
                 let kinds = [(c2p, "c2p"), (p2c, "p2c")];
                 put(POS_ATT_TYPE, kinds.iter().filter(|(on, _)| *on).map(|(_, kind)| *kind).collect());
             }
-            Self::Rotary(rotary) => Rotations::One(rotary.clone()).put(map),
-            Self::RotaryByLayerType(by_type) => Rotations::ByLayerType(by_type.clone()).put(map),
+            Self::Rotary(rotary) => Rotations::One(rotary.clone()).put(map, model_type, n_layer),
+            Self::RotaryByLayerType(by_type) => Rotations::ByLayerType(by_type.clone()).put(map, model_type, n_layer),
             Self::Learned | Self::None | Self::TransformerXl | Self::Alibi => {}
         }
     }
@@ -161,6 +197,11 @@ impl From<Rotations> for PositionScheme {
             Rotations::ByLayerType(by_type) => Self::RotaryByLayerType(by_type),
         }
     }
+}
+
+/// Returns whether a key states a parameter; -1 stands for none.
+fn says_something(map: &Object, key: &str) -> bool {
+    stated(map, key).is_some_and(|value| value.as_i64().is_none_or(|n| n > 0))
 }
 
 /// Returns whether a file states that its model has ALiBi, and the key that does.

@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::parameters::RotaryConfig;
 use super::scaling::RotaryScaling;
 use crate::config::fields::{NUMBER, Object, WHOLE, as_usize, brief, contradiction, flag, read, stated, wrong_type};
-use crate::config::model_type::{self, Rotation, rotation};
+use crate::config::limits::MAX_LAYERS;
+use crate::config::model_type::{Rotated, Rotation, rotation};
 use crate::error::ConfigError;
 
 pub(super) const PARAMETERS: &str = "rope_parameters";
@@ -23,27 +24,29 @@ const ROTARY_DIM: &str = "rotary_dim";
 /// GPT-J's way to say that it rotates.
 const ROTARY: &str = "rotary";
 pub(super) const ORIGINAL: &str = "original_max_position_embeddings";
+/// Layers that are not rotated: one number for each layer, 0 for those, or each layer of so many.
+const NO_ROPE: &str = "no_rope_layers";
+const NO_ROPE_INTERVAL: &str = "no_rope_layer_interval";
+/// The names of such layers, where a model has none for them.
+const ROTATED: &str = "rope";
+const NOT_ROTATED: &str = "no_rope";
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
 /// Returns whether a key is read here.
 pub(in crate::config) fn reads(key: &str) -> bool {
-    [PARAMETERS, SCALING, ROTARY_DIM, ROTARY, ORIGINAL].contains(&key)
+    [PARAMETERS, SCALING, ROTARY_DIM, ROTARY, ORIGINAL, NO_ROPE, NO_ROPE_INTERVAL].contains(&key)
         || [THETA, SLIDING_THETA, PARTIAL, INTERLEAVE].iter().any(|names| names.contains(&key))
 }
 
 /// Keys that change a rotation in ways that are not computed here, and the values that change nothing.
-const UNSUPPORTED: [(&str, f64); 7] = [
+const UNSUPPORTED: [(&str, f64); 2] = [
     ("general.architecture", 0.0), // a GGUF of which it is not known how its pairs lie
-    ("rope_ratio", 1.0),
-    ("rope_condense_ratio", 1.0),
-    ("rotary_scaling_factor", 1.0),
-    ("rotary_emb_scale_base", 0.0),
-    ("partial_rotary_factors", 1.0),
     ("global_head_dim", 0.0),
 ];
 /// The same inside of `rope_parameters`.
-const UNSUPPORTED_INSIDE: [(&str, f64); 3] = [("alpha", 1.0), ("short_mscale", 1.0), ("long_mscale", 1.0)];
+const UNSUPPORTED_INSIDE: [(&str, f64); 4] =
+    [("alpha", 1.0), ("short_mscale", 1.0), ("long_mscale", 1.0), ("llama_4_scaling_beta", 0.0)];
 
 /// The rotation of all layers, or one for each type of layer; `None` for a type that is not rotated.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,14 +69,20 @@ impl Rotations {
     pub(in crate::config) fn read(
         map: &Object,
         rest: &Object,
+        model_type: Option<&str>,
         n_positions: Option<usize>,
     ) -> Result<Self, ConfigError> {
         refuse(map, rest)?;
-        let of_type = rotation(model_type::of(rest));
+        let of_type = rotation(model_type);
         let inner = parameters(map)?;
+        if inner.is_empty() && of_type.is_some_and(|rotation| rotation.is_scaled) {
+            let by = format!("a model of type {}", model_type.unwrap_or_default());
+            return Err(ConfigError::Needed { key: PARAMETERS, by });
+        }
         let rotary_dim = read(map, &[ROTARY_DIM], WHOLE, as_usize)?.filter(|&n| n > 0);
         // GPT-J's keys, where nothing else is known of the model.
-        let as_gptj = of_type.is_none() && (rotary_dim.is_some() || flag(map, &[ROTARY])? == Some(true));
+        let has_theta = !inner.is_empty() || THETA.iter().any(|key| stated(map, key).is_some());
+        let as_gptj = of_type.is_none() && !has_theta && (rotary_dim.is_some() || flag(map, &[ROTARY])? == Some(true));
         let of_type = of_type.unwrap_or(&Rotation::PLAIN);
         let theta = read(map, THETA, NUMBER, Value::as_f64)?;
         let partial = read(map, PARTIAL, NUMBER, Value::as_f64)?;
@@ -105,8 +114,14 @@ impl Rotations {
         let layers = |full: Option<RotaryConfig>, sliding: RotaryConfig| {
             Self::ByLayerType(BTreeMap::from([(FULL.to_string(), full), (SLIDING.to_string(), Some(sliding))]))
         };
-        if of_type.only_sliding && stated(rest, "sliding_window").is_some() {
-            return Ok(layers(None, full));
+        match of_type.rotated {
+            Rotated::Sliding => return Ok(layers(None, full)),
+            Rotated::SlidingIfAny if stated(rest, "sliding_window").is_some() => return Ok(layers(None, full)),
+            _ => {}
+        }
+        if leaves_some_out(map, of_type)? {
+            let by_type = [(ROTATED.to_string(), Some(full)), (NOT_ROTATED.to_string(), None)];
+            return Ok(Self::ByLayerType(by_type.into()));
         }
         let sliding = match sliding_theta {
             Some(rope_theta) => RotaryConfig { rope_theta, ..base },
@@ -116,9 +131,12 @@ impl Rotations {
         Ok(layers(Some(full), sliding))
     }
 
-    pub(in crate::config) fn put(&self, map: &mut Object) {
+    pub(in crate::config) fn put(&self, map: &mut Object, model_type: Option<&str>, n_layer: usize) {
         let shared = match self {
             Self::One(rotary) => {
+                if rotation(model_type).is_some_and(|of_type| of_type.rotated == Rotated::ThreeOfFour) {
+                    map.insert(NO_ROPE.to_string(), vec![1; n_layer.clamp(1, MAX_LAYERS)].into());
+                }
                 map.insert(PARAMETERS.to_string(), rotary.parameters().into());
                 Some(rotary)
             }
@@ -177,17 +195,25 @@ fn refuse(map: &Object, rest: &Object) -> Result<(), ConfigError> {
             check(nested, &UNSUPPORTED_INSIDE)?;
         }
     }
-    // One number a layer; 0 leaves it without rotation.
-    let key = "no_rope_layers";
-    match stated(rest, key) {
-        Some(Value::Array(layers)) if layers.iter().all(|layer| layer.as_u64() == Some(1)) => Ok(()),
-        Some(value) => Err(ConfigError::Unsupported {
-            key: key.to_string(),
-            value: brief(value),
-            instead: "leave those blocks without `rotate`, and remove the key",
-        }),
-        None => Ok(()),
-    }
+    Ok(())
+}
+
+/// Returns whether some layers are not rotated.
+fn leaves_some_out(map: &Object, of_type: &Rotation) -> Result<bool, ConfigError> {
+    let of_layers = |value: &Value| {
+        let is_rotated = |layer: &Value| match layer {
+            Value::Bool(is_rotated) => Some(*is_rotated),
+            number => number.as_u64().filter(|n| *n < 2).map(|n| n == 1),
+        };
+        value.as_array()?.iter().map(is_rotated).collect::<Option<Vec<bool>>>()
+    };
+    let layers = read(map, &[NO_ROPE], "a list with 0 or 1 for each layer", of_layers)?;
+    let interval =
+        read(map, &[NO_ROPE_INTERVAL], "a whole number of at least 1", |value| as_usize(value).filter(|n| *n > 0))?;
+    Ok(match layers.filter(|layers| !layers.is_empty()) {
+        Some(layers) => layers.contains(&false),
+        None => interval.is_some() || of_type.rotated == Rotated::ThreeOfFour,
+    })
 }
 
 /// Reads the rotation of one object of parameters. A length beside the object, `trained_on`, takes precedence.
