@@ -1,11 +1,11 @@
 //! The options of `torch.nn.Embedding`.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, MetalStorage, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Device, Layout, MetalStorage, Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{EmbeddingError, Result};
-use crate::kernel::{CheckedIds, to_host};
+use crate::kernel::{CheckedIds, note_change, to_host};
 
 /// The options of `torch.nn.Embedding`, with its defaults.
 ///
@@ -27,6 +27,11 @@ pub struct EmbeddingOptions {
     /// The row that gets no gradient; a negative one counts from the end. A look-up reads whatever the row holds.
     pub padding_idx: Option<i64>,
     /// The largest norm of a row. A look-up scales longer rows down to it, in the table itself and without gradient.
+    ///
+    /// A head of this crate that used the table before notices: its `backward` returns
+    /// [`EmbeddingError::ChangedByMaxNorm`], where torch raises "modified by an inplace operation". Candle's own
+    /// operations on the table, such as `matmul`, keep no version of their operands. Their gradient is wrong if a
+    /// look-up scales a row between them and `backward`. So look up first, and then use the table, in every step.
     pub max_norm: Option<f64>,
     /// The p of the norm that `max_norm` limits.
     pub norm_type: f64,
@@ -137,10 +142,16 @@ pub(super) fn renormalize(weight: &Tensor, ids: &CheckedIds, max_norm: f64, norm
     };
     let scale = ((&norms + 1e-7)?.recip()? * max_norm)?;
     let scaled = wide.broadcast_mul(&scale)?.to_dtype(rows.dtype())?;
-    let too_long = norms.gt(max_norm)?.broadcast_as(rows.shape())?;
+    let too_long = norms.gt(max_norm)?;
+    if too_long.max_all()?.to_device(&Device::Cpu)?.to_scalar::<u8>()? == 0 {
+        return Ok(());
+    }
+    let too_long = too_long.broadcast_as(rows.shape())?;
     let renormed = too_long.where_cond(&scaled, &rows)?;
     let at = unique.unsqueeze(1)?.broadcast_as(rows.shape())?.contiguous()?;
-    Ok(weight.scatter_set(&at, &renormed, 0)?)
+    weight.scatter_set(&at, &renormed, 0)?;
+    note_change(weight);
+    Ok(())
 }
 
 /// Returns `rows`, those of `ids`, with a gradient that skips `padding_row` and, if asked to, is divided by each id's

@@ -104,6 +104,12 @@ pub enum EmbeddingError {
         /// The first such row.
         row: usize,
     },
+    /// A backward pass through a head whose table a look-up with `max_norm` has changed since.
+    #[error(
+        "max_norm scaled rows of the token table after a head had used it, so that its gradient would be wrong: \
+         look up first, and call `backward` before the next look-up"
+    )]
+    ChangedByMaxNorm,
     /// A `max_norm` for a table whose rows can only be read.
     #[error("max_norm changes rows in place, which a mapped or quantized table does not allow: call `to_dense` first")]
     MaxNormOfStored,

@@ -152,6 +152,14 @@ pub enum Error {
         /// The second one's.
         right_value: String,
     },
+    /// An argument that would be written while another one in the same memory is read.
+    #[error("{what} shares its memory with {with}: pass a copy")]
+    SharedMemory {
+        /// The argument that would be written.
+        what: &'static str,
+        /// The other one.
+        with: &'static str,
+    },
     /// A dtype in which no random table can be drawn.
     #[error("cannot draw a table of {dtype:?}: use f32, f64, f16 or bf16")]
     InitDType {

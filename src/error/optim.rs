@@ -101,11 +101,14 @@ pub enum OptimError {
         /// The parameter's.
         expected: String,
     },
-    /// A gradient that shares the memory of its parameter, which the step would overwrite.
-    #[error("optimizer: the gradient of `{name}` shares its memory: pass a copy")]
+    /// A gradient in memory that the step would overwrite.
+    #[error("optimizer: the gradient of `{name}` shares its memory with {with}: pass a copy")]
+    #[non_exhaustive]
     SharedGradient {
         /// The parameter.
         name: String,
+        /// What the memory holds: a parameter, or a part of its state.
+        with: String,
     },
     /// Two row gradients for one parameter in one step.
     #[error("optimizer: two row gradients for `{name}` in one step: join their ids and rows with `Tensor::cat`")]

@@ -8,7 +8,7 @@ use crate::embedding::IdCheck;
 use crate::error::Error;
 use crate::error::Result;
 use crate::kernel::{
-    CheckedIds, IdChecks, Places, Table, Wpe, add_rows, copy_into, gather_add, gather_add_into, gather_into,
+    CheckedIds, IdChecks, Places, Table, Wpe, add_rows, apart, copy_into, gather_add, gather_add_into, gather_into,
 };
 use crate::position::{PositionTable, Positions};
 use crate::shape::outer_dims;
@@ -113,10 +113,14 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// - those of [`forward_at`](Self::forward_at) for ids and positions
-    /// - [`Error::ShapeMismatch`] or [`Error::Candle`] for a buffer that does not fit
+    /// - [`Error::ShapeMismatch`], [`Error::TableMismatch`] or [`Error::Candle`] for a buffer that does not fit
+    /// - [`Error::SharedMemory`] for a buffer in the memory of a table
     pub fn forward_into(&self, input_ids: &Tensor, positions: impl Into<Positions>, buffer: &Tensor) -> Result<()> {
         let stored = self.wte.stored().or(self.wpe().and_then(PositionTable::stored));
         if stored.is_some() || self.embed_scale().is_some() {
+            let wte = self.wte.dense().ok().map(|wte| ("wte", wte.weight()));
+            let wpe = self.wpe().and_then(|wpe| wpe.dense().ok()).map(|wpe| ("wpe", wpe.weight()));
+            apart(("buffer", buffer), &wte.into_iter().chain(wpe).collect::<Vec<_>>())?;
             return copy_into(buffer, &self.forward_at(input_ids, positions)?);
         }
         let places = self.places(&positions.into(), input_ids.dims(), &self.id_checks)?;

@@ -20,12 +20,14 @@ pub(crate) use attention::{
     AngleRows, Angles, Columns, bias_in_runs, by_distance, distances, linear_bias, rotate, sum_by_distance,
 };
 pub(crate) use core::dequantize::can_dequantize;
+pub(crate) use core::locks::{apart, let_writers_pass, memory_of};
 pub(crate) use core::parallel::{each_in_parallel, map_in_parallel};
 pub(crate) use core::simd::{extend_widened, prefetch};
-pub(crate) use core::storage::{new_var, zeros_like};
+pub(crate) use core::storage::{copy_of, new_var, zeros_like};
+pub(crate) use core::versions::note_change;
 pub(crate) use gather::{DenseTable, add_rows, copy_into, gather_add, gather_add_into, gather_into};
 pub use ids::IdCheck;
 pub(crate) use ids::{CheckedIds, IdChecks, Places, RowGroups, Table, to_host, unravel};
-pub(crate) use product::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach};
+pub(crate) use product::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach, logits};
 pub(crate) use step::{AdamStep, BatchRows, Gradient, Moments, adamw, dense_gradient, row_adam, sum_of_squares};
 pub(crate) use stored::{StoredTable, Wpe};

@@ -6,7 +6,7 @@ use candle_core::{Module, Tensor};
 
 use crate::embedding::TokenTable;
 use crate::error::{Error, Result};
-use crate::kernel::StoredTable;
+use crate::kernel::{StoredTable, let_writers_pass, logits};
 use crate::shape::outer_dims;
 
 pub use loss::{LossGrads, LossOptions, Reduction};
@@ -73,7 +73,11 @@ impl LmHead {
         let flat = hidden_states.reshape((outer.iter().product::<usize>(), n_embd))?;
         let logits = match self.wte.stored() {
             Some(table) => by_pieces(&flat, table)?,
-            None => flat.matmul(&self.wte.dense()?.weight().t()?)?,
+            None => {
+                let weight = self.wte.dense()?.weight();
+                let_writers_pass(weight);
+                logits(&flat, weight)?
+            }
         };
         Ok(logits.reshape(dims)?)
     }

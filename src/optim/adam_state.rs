@@ -2,8 +2,11 @@
 
 use candle_core::Tensor;
 
-/// Adam's state of a parameter. The next step continues from these very tensors: do not write to them.
-#[derive(Clone, Debug)]
+/// Adam's state of a parameter.
+///
+/// The next step continues from these very tensors and changes them in place: copy what is to stay (`Tensor::copy`), do
+/// not write to them, and do not read them in another thread while a step runs.
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct AdamState {
     /// The number of steps that the parameter has made.

@@ -40,7 +40,7 @@ use crate::kernel::adamw;
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
 #[doc(alias("Adam", "torch.optim.AdamW"))]
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct AdamW {
     params: Params,
     max_grad_norm: Option<f64>,
@@ -183,6 +183,32 @@ impl AdamW {
         };
         self.params.ensure_states(jobs)?;
         self.params.step(jobs, grad_scale, adamw)
+    }
+
+    /// Returns an optimizer of the same variables with a copy of the state and of all settings.
+    ///
+    /// Steps of one leave the state of the other unchanged, so a copy can be saved in another thread.
+    ///
+    /// ```
+    /// use candle_core::{Device, Var};
+    /// use candle_gpt_input::optim::AdamW;
+    /// use candle_nn::Optimizer;
+    ///
+    /// let x = Var::new(&[3f64], &Device::Cpu)?;
+    /// let mut adamw = AdamW::new_lr(vec![x.clone()], 0.1)?;
+    /// adamw.backward_step(&x.sum_all()?)?; // the gradient is 1, and beta1 is 0.9
+    /// let copy = adamw.try_clone()?;
+    /// adamw.backward_step(&x.sum_all()?)?;
+    /// let exp_avg = |adamw: &AdamW| adamw.state(&x).unwrap().exp_avg.to_vec1::<f64>();
+    /// assert_eq!(format!("{:.2?} {:.2?}", exp_avg(&copy)?, exp_avg(&adamw)?), "[0.10] [0.19]");
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for the copy.
+    #[doc(alias = "deepcopy")]
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self { params: self.params.try_clone()?, max_grad_norm: self.max_grad_norm, grad_norm: self.grad_norm })
     }
 
     /// Returns the state of a parameter; `None` before its first step.

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use candle_core::{DType, Storage, Tensor, TensorId, Var};
+use candle_core::{DType, Tensor, TensorId, Var};
 use candle_nn::ParamsAdamW;
 
 use super::adam_state::AdamState;
 use super::{ParamGroup, RowGrad};
 use crate::error::{OptimError, Result};
-use crate::kernel::{AdamStep, Gradient, Moments, sum_of_squares, zeros_like};
+use crate::kernel::{AdamStep, Gradient, Moments, copy_of, memory_of, sum_of_squares, zeros_like};
 
 /// The complete settings of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub(super) struct Settings {
 }
 
 /// One parameter.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Param {
     pub(super) name: String,
     pub(super) var: Var,
@@ -47,7 +47,7 @@ impl Job<'_> {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Params {
     pub(super) learning_rate: f64,
     pub(super) groups: Vec<Settings>,
@@ -93,6 +93,31 @@ impl Params {
         Ok(all)
     }
 
+    /// Returns the same parameters and settings with a copy of the state.
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        let mut all = self.without_state();
+        for (copy, param) in all.params.iter_mut().zip(&self.params) {
+            if let Some(AdamState { step, exp_avg, exp_avg_sq }) = &param.state {
+                let (exp_avg, exp_avg_sq) = (copy_of(exp_avg)?, copy_of(exp_avg_sq)?);
+                copy.state = Some(AdamState { step: *step, exp_avg, exp_avg_sq });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Returns the same parameters and settings, as before the first step.
+    pub(super) fn without_state(&self) -> Self {
+        let fresh = |Param { name, var, group, frozen, .. }: &Param| Param {
+            name: name.clone(),
+            var: var.clone(),
+            group: *group,
+            frozen: frozen.clone(),
+            state: None,
+        };
+        let params = self.params.iter().map(fresh).collect();
+        Self { learning_rate: self.learning_rate, groups: self.groups.clone(), params, index: self.index.clone() }
+    }
+
     /// Makes a group of variables without names, which are called by their index.
     pub(super) fn unnamed(vars: Vec<Var>) -> ParamGroup {
         ParamGroup::new(vars.into_iter().enumerate().map(|(number, var)| (number.to_string(), var)))
@@ -124,14 +149,25 @@ impl Params {
                 return Err(OptimError::RepeatedRows { name: self.params[index].name.clone() }.into());
             }
         }
-        let mut jobs = Vec::new();
+        let (mut jobs, written) = (Vec::new(), self.written());
+        let apart = |param: &Param, grad: &Tensor| match written.get(&memory_of(grad)) {
+            Some((part, of)) => {
+                let with = format!("{part}`{}`", of.name);
+                Err(OptimError::SharedGradient { name: param.name.clone(), with })
+            }
+            None => Ok(()),
+        };
         for (index, param) in self.params.iter().enumerate() {
             let rows = rows_of.get(&index).copied();
             if let Some(rows) = rows {
-                refuse_shared(&param.name, &param.var, &rows.rows)?;
+                apart(param, &rows.rows)?;
             }
             let dense = match grad_of(&param.var) {
-                Some(grad) => Some(check_gradient(&param.name, &param.var, &grad)?),
+                Some(grad) => {
+                    let grad = check_gradient(&param.name, &param.var, &grad)?;
+                    apart(param, &grad)?;
+                    Some(grad)
+                }
                 None => None,
             };
             if dense.is_some() || rows.is_some() {
@@ -139,6 +175,19 @@ impl Params {
             }
         }
         Ok(jobs)
+    }
+
+    /// Returns the memories that a step writes: of which parameter, and of which part of it.
+    fn written(&self) -> HashMap<usize, (&'static str, &Param)> {
+        let mut written = HashMap::with_capacity(3 * self.params.len());
+        for param in &self.params {
+            written.insert(memory_of(&param.var), ("", param));
+            if let Some(AdamState { exp_avg, exp_avg_sq, .. }) = &param.state {
+                written.insert(memory_of(exp_avg), ("exp_avg of ", param));
+                written.insert(memory_of(exp_avg_sq), ("exp_avg_sq of ", param));
+            }
+        }
+        written
     }
 
     /// Returns the square root of the sum of the squares of all gradients, summed in the order of the jobs.
@@ -211,8 +260,7 @@ pub(super) fn in_range(
     if range.contains(&value) { Ok(()) } else { Err(OptimError::OutOfRange { name, value, expected }) }
 }
 
-/// Checks that a gradient has its variable's shape, dtype and device and does not share its memory; returns it
-/// contiguous.
+/// Checks that a gradient has its variable's shape, dtype and device; returns it contiguous.
 pub(super) fn check_gradient(name: &str, var: &Var, grad: &Tensor) -> Result<Tensor> {
     let differs = |property, got: String, expected: String| OptimError::Gradient {
         name: name.to_string(),
@@ -230,16 +278,5 @@ pub(super) fn check_gradient(name: &str, var: &Var, grad: &Tensor) -> Result<Ten
         let location = |tensor: &Tensor| format!("{:?}", tensor.device().location());
         return Err(differs("device", location(grad), location(var)).into());
     }
-    let grad = grad.contiguous()?;
-    refuse_shared(name, var, &grad)?;
-    Ok(grad)
-}
-
-/// Refuses a gradient in its variable's memory. Candle would refuse it only after other parameters had made the step.
-fn refuse_shared(name: &str, var: &Var, grad: &Tensor) -> Result<(), OptimError> {
-    let address = |tensor: &Tensor| std::ptr::from_ref::<Storage>(&tensor.storage_and_layout().0).addr();
-    if address(var) == address(grad) {
-        return Err(OptimError::SharedGradient { name: name.to_string() });
-    }
-    Ok(())
+    Ok(grad.contiguous()?)
 }

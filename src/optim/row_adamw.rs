@@ -39,7 +39,7 @@ use crate::kernel::row_adam;
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
 #[doc(alias("SparseAdam", "torch.optim.SparseAdam", "lazy Adam"))]
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RowAdamW {
     params: Params,
 }
@@ -104,6 +104,16 @@ impl RowAdamW {
     /// Sets the learning rate, which each group multiplies by its `lr_scale`; call it for a schedule.
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
         self.params.learning_rate = learning_rate;
+    }
+
+    /// Returns an optimizer of the same tables with a copy of the state, as [`AdamW::try_clone`](super::AdamW::try_clone)
+    /// does.
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for the copy.
+    #[doc(alias = "deepcopy")]
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self { params: self.params.try_clone()? })
     }
 
     /// Returns the state of a table; `None` before its first step.

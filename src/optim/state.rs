@@ -107,7 +107,7 @@ pub(super) fn load(path: &Path, algorithm: &str, current: &Params) -> Result<(Pa
         return Err(unreadable(path, reason).into());
     }
     same_names(path, &saved, current)?;
-    let mut loaded = current.clone();
+    let mut loaded = current.without_state();
     loaded.learning_rate = saved.learning_rate.0;
     loaded.check_learning_rate()?;
     let max_grad_norm = saved.max_grad_norm.map(|max_norm| max_norm.0);
@@ -134,7 +134,6 @@ pub(super) fn load(path: &Path, algorithm: &str, current: &Params) -> Result<(Pa
             return Err(differs(got, format!("ascending ranges within {n_rows} rows")).into());
         }
         param.frozen = saved.frozen_rows.clone();
-        param.state = None;
         if saved.step > 0 {
             let mut tensors = Vec::with_capacity(2);
             for name in tensor_names(&param.name) {

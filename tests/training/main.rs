@@ -6,6 +6,7 @@ use std::cell::Cell;
 mod loss;
 mod optim;
 mod resize;
+mod sharing;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -602,7 +602,7 @@ fn gradients_that_do_not_fit_are_refused_and_change_nothing() -> Result<()> {
     for (bias_grad, expected) in [
         (numbers(&[4], 1, DType::F32), "optimizer: the gradient of `bias` has shape [4], expected [5]"),
         (numbers(&[5], 1, DType::F64), "optimizer: the gradient of `bias` has dtype F64, expected F32"),
-        (bias.as_tensor().clone(), "optimizer: the gradient of `bias` shares its memory: pass a copy"),
+        (bias.as_tensor().clone(), "optimizer: the gradient of `bias` shares its memory with `bias`: pass a copy"),
     ] {
         failures.error(adamw.step_with_rows(&store(bias_grad), &[]), expected);
     }

@@ -3,6 +3,7 @@
 pub(crate) mod dequantize;
 pub(crate) mod element;
 pub(crate) mod in_place;
+pub(crate) mod locks;
 pub(crate) mod parallel;
 pub(crate) mod row_sums;
 pub(crate) mod rows;
@@ -11,3 +12,4 @@ pub(crate) mod samples;
 pub(crate) mod simd;
 pub(crate) mod storage;
 mod stored_rows;
+pub(crate) mod versions;

@@ -98,11 +98,22 @@ pub(crate) fn new_var(tensor: &Tensor) -> CandleResult<Var> {
     if tensor.is_variable() || !tensor.device().is_cpu() {
         return Var::from_tensor(tensor);
     }
+    by_dtype!(tensor, E => Var::from_vec(values_of::<E>(tensor)?, tensor.shape(), tensor.device()))
+}
+
+/// Returns a copy of `tensor` in memory of its own, without history.
+pub(crate) fn copy_of(tensor: &Tensor) -> CandleResult<Tensor> {
+    if !tensor.device().is_cpu() {
+        return tensor.detach().force_contiguous();
+    }
+    by_dtype!(tensor, E => Tensor::from_vec(values_of::<E>(tensor)?, tensor.shape(), tensor.device()))
+}
+
+/// Copies the elements of a tensor on the CPU.
+fn values_of<E: Element>(tensor: &Tensor) -> CandleResult<Vec<E>> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
-    by_dtype!(tensor, E => {
-        let mut values = with_capacity(tensor.elem_count());
-        values.extend_from_slice(slice::<E>(on_host(&storage)?, layout)?);
-        Var::from_vec(values, tensor.shape(), tensor.device())
-    })
+    let mut values = with_capacity(tensor.elem_count());
+    values.extend_from_slice(slice::<E>(on_host(&storage)?, layout)?);
+    Ok(values)
 }

@@ -1,0 +1,92 @@
+//! The locks of tensors' memory: who shares it, and whose turn it is.
+//!
+//! Candle locks the memory of every operand of an operation. Two operands in one memory, of which one is written, would
+//! wait for each other. So the kernels compare memories before they lock any.
+
+use std::cell::Cell;
+
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Shape, Tensor};
+
+use crate::error::{Error, Result};
+
+type CandleResult<T> = candle_core::Result<T>;
+
+/// Checks that `written` shares its memory with none of `others`. Each has a name for the error.
+///
+/// # Errors
+/// [`Error::SharedMemory`]
+pub(crate) fn apart(written: (&'static str, &Tensor), others: &[(&'static str, &Tensor)]) -> Result<()> {
+    let ((what, written), mut others) = (written, others.iter());
+    let memory = memory_of(written);
+    match others.find(|(_, other)| other.dtype() == written.dtype() && memory_of(other) == memory) {
+        Some(&(with, _)) => Err(Error::SharedMemory { what, with }),
+        None => Ok(()),
+    }
+}
+
+/// Returns the address of a tensor's memory, which its views and clones share. The caller must not hold it for writing.
+pub(crate) fn memory_of(tensor: &Tensor) -> usize {
+    let address = Address(Cell::new(0));
+    // An operation reads past a writer that waits, which may wait for this very thread. It never succeeds.
+    let _: CandleResult<Tensor> = tensor.apply_op1_no_bwd(&address);
+    address.0.get()
+}
+
+/// Notes where the memory of its argument lies, and computes nothing.
+struct Address(Cell<usize>);
+
+impl Address {
+    fn note<S>(&self, storage: &S) -> CandleResult<(S, Shape)> {
+        self.0.set(std::ptr::from_ref(storage).addr());
+        Err(candle_core::Error::Msg(String::new()))
+    }
+}
+
+impl CustomOp1 for Address {
+    fn name(&self) -> &'static str {
+        "address"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, _: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        self.note(storage)
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, _: &Layout) -> CandleResult<(CudaStorage, Shape)> {
+        self.note(storage)
+    }
+
+    fn metal_fwd(&self, storage: &MetalStorage, _: &Layout) -> CandleResult<(MetalStorage, Shape)> {
+        self.note(storage)
+    }
+}
+
+/// Waits for a writer that waits for the memory of `tensor`. Call it before an operation that only reads.
+///
+/// Candle's operations read past a writer that waits, so a few threads that read all the time would keep it out for
+/// ever. This lock is fair. A thread of rayon's pool does not wait: it may have begun a read of the same memory, and
+/// taken this call over while it waits for others.
+#[inline]
+pub(crate) fn let_writers_pass(tensor: &Tensor) {
+    if rayon::current_thread_index().is_none() {
+        drop(tensor.storage_and_layout());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn views_share_memory_and_copies_do_not() -> Result<()> {
+        let var = Var::zeros((3, 2), DType::F32, &Device::Cpu)?;
+        let view = var.detach().t()?.narrow(1, 1, 2)?;
+        assert_eq!(memory_of(&var), memory_of(&view));
+        assert_ne!(memory_of(&var), memory_of(&view.copy()?));
+        assert!(apart(("buffer", &view), &[("wpe", &view.copy()?)]).is_ok());
+        let error = apart(("buffer", &view), &[("wpe", &view.copy()?), ("wte", &var)]).unwrap_err();
+        assert_eq!(error.to_string(), "buffer shares its memory with wte: pass a copy");
+        Ok(())
+    }
+}

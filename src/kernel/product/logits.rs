@@ -1,0 +1,63 @@
+//! The product of the head, `hidden · tableᵀ`, with a gradient that knows whether the table is still what it was.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Shape, Tensor};
+
+use crate::error::{EmbeddingError, Result};
+use crate::kernel::core::versions::version_of;
+
+type CandleResult<T> = candle_core::Result<T>;
+
+/// Returns `hidden · tableᵀ` for `hidden` `[N, C]` and `table` `[V, C]`: `[N, V]`.
+pub(crate) fn logits(hidden: &Tensor, table: &Tensor) -> Result<Tensor> {
+    // The values of the table matter again only for the gradient of the hidden states.
+    if !hidden.track_op() || hidden.elem_count() == 0 {
+        return Ok(hidden.matmul(&table.t()?)?);
+    }
+    Ok(hidden.apply_op2(table, Logits { version: version_of(table) })?)
+}
+
+struct Logits {
+    /// The version of the table's values.
+    version: u64,
+}
+
+impl Logits {
+    fn product<S: BackendStorage>(hidden: &S, l1: &Layout, table: &S, l2: &Layout) -> CandleResult<(S, Shape)> {
+        let ((n, c), (vocab_size, _)) = (l1.shape().dims2()?, l2.shape().dims2()?);
+        Ok((hidden.matmul(table, (1, n, vocab_size, c), l1, &l2.transpose(0, 1)?)?, (n, vocab_size).into()))
+    }
+}
+
+/// Implements the product on one back end.
+macro_rules! forward {
+    ($fwd:ident, $storage:ty) => {
+        fn $fwd(&self, s1: &$storage, l1: &Layout, s2: &$storage, l2: &Layout) -> CandleResult<($storage, Shape)> {
+            Self::product(s1, l1, s2, l2)
+        }
+    };
+}
+
+impl CustomOp2 for Logits {
+    fn name(&self) -> &'static str {
+        "logits"
+    }
+
+    forward!(cpu_fwd, CpuStorage);
+    forward!(cuda_fwd, CudaStorage);
+    forward!(metal_fwd, MetalStorage);
+
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        table: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        if version_of(table) != self.version {
+            return Err(EmbeddingError::ChangedByMaxNorm.into());
+        }
+        let table_grad = if table.track_op() { Some(hidden.t()?.matmul(grad)?.t()?) } else { None };
+        Ok((Some(grad.matmul(table)?), table_grad))
+    }
+}
