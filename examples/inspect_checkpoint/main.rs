@@ -37,6 +37,9 @@ struct Args {
     choose: cli::Choose,
 }
 
+/// At most this many of the tensors that cannot be read are named.
+const MAX_UNREADABLE: usize = 8;
+
 /// Names are padded to at most this width.
 const MAX_NAME_WIDTH: usize = 80;
 
@@ -59,6 +62,14 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         tensors => {
             let n_bytes = tensors.iter().map(|tensor| tensor.n_bytes).sum();
             writeln!(out, "{format}: {} tensors, {}", tensors.len(), size(n_bytes))?;
+        }
+    }
+    let unreadable = checkpoint.unreadable()?;
+    if !unreadable.is_empty() {
+        writeln!(out, "{} more cannot be read:", unreadable.len())?;
+        unreadable.iter().take(MAX_UNREADABLE).try_for_each(|tensor| writeln!(out, "  {tensor}"))?;
+        if let n_more @ 1.. = unreadable.len().saturating_sub(MAX_UNREADABLE) {
+            writeln!(out, "  and {n_more} more")?;
         }
     }
     if let Some(report) = checkpoint.pickle_report().map(ToString::to_string).filter(|text| !text.is_empty()) {

@@ -238,14 +238,31 @@ impl<'a> Header<'a> {
     }
 
     /// Reads up to a line feed, which is dropped.
-    pub(super) fn line(&mut self, max: usize) -> Parse<Vec<u8>> {
-        let mut line = Vec::new();
+    pub(super) fn line(&mut self, max: u64) -> Parse<Vec<u8>> {
+        match self.line_within(max)? {
+            Some(line) => Ok(line),
+            None => invalid(format!("a line is longer than {max} bytes")),
+        }
+    }
+
+    /// Reads up to a line feed, which is dropped; returns `None` for a line of more than `max` bytes.
+    pub(super) fn line_within(&mut self, max: u64) -> Parse<Option<Vec<u8>>> {
+        let (mut line, mut n_bytes) = (Vec::new(), 0u64);
         loop {
             match self.u8()? {
-                b'\n' => return Ok(line),
-                byte if line.len() < max => line.push(byte),
-                _ => return invalid(format!("a line is longer than {max} bytes")),
+                b'\n' => return Ok(Some(line).filter(|_| n_bytes <= max)),
+                byte if n_bytes < max => line.push(byte),
+                _ => {}
             }
+            n_bytes += 1;
         }
+    }
+
+    /// Reads a line that is a number.
+    pub(super) fn decimal(&mut self) -> Parse<u32> {
+        const MAX_DIGITS: u64 = 10;
+        let line = self.line(MAX_DIGITS)?;
+        let number = str::from_utf8(&line).ok().and_then(|digits| digits.parse().ok());
+        number.ok_or_else(|| ParseError::Invalid("a line is not a number".to_string()))
     }
 }

@@ -9,17 +9,20 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::json;
 
-use super::Checkpoint;
+use super::listing::unreadable_in;
 use super::names::{CONFIG_FILE, CONFIG_METADATA, INDEX_FILE, WEIGHTS_FILE};
 use super::save::{header_of, stored_as, write_atomically, write_elements};
 use super::stored::{Kind, StoredTensor};
 use super::weights::{Weights, WeightsFile};
-use crate::error::{CheckpointError, Result};
+use super::{Checkpoint, ConfigSource};
+use crate::config::read_text;
+use crate::error::{CheckpointError, Error, Result};
 
 /// A tensor to be written: where it is read, and its new dtype.
 struct Planned {
     name: String,
-    file: usize,
+    /// The number of its shard.
+    shard: usize,
     tensor: StoredTensor,
     to: Dtype,
     is_copied: bool,
@@ -32,7 +35,10 @@ impl Checkpoint {
     /// `to` is one file if it ends in `.safetensors`, else a folder: with a `config.json` where there are input tables,
     /// and in shards of at most `max_shard_bytes` if that is given. Floating-point and quantized tensors become
     /// `dtype`; without one, the former keep theirs and the latter become f32. Integer tensors keep their dtype. One
-    /// tensor is in memory at a time.
+    /// tensor is in memory, and one shard open, at a time.
+    ///
+    /// A configuration beside or in the weights is written with the dimensions of the tables. Where these are not
+    /// found, it is written as it is.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};
@@ -49,8 +55,11 @@ impl Checkpoint {
     /// ```
     ///
     /// # Errors
-    /// [`CheckpointError::TableDType`] for a tensor whose dtype cannot be written, and those of [`open`](Self::open).
-    /// Files that are already written stay.
+    /// [`CheckpointError::TableDType`] for a tensor whose dtype cannot be written,
+    /// [`CheckpointError::UnreadableTensor`] and [`CheckpointError::TensorNotInShard`] for one of
+    /// [`unreadable`](Self::unreadable), [`CheckpointError::Config`] and [`CheckpointError::ConfigMismatch`] for a
+    /// configuration that is invalid or contradicts the tables, and those of [`open`](Self::open). Files that are
+    /// already written stay.
     pub fn convert(
         &self,
         to: impl AsRef<Path>,
@@ -58,28 +67,35 @@ impl Checkpoint {
         max_shard_bytes: Option<u64>,
     ) -> Result<Vec<PathBuf>> {
         let to = to.as_ref();
-        let opened;
-        let files: Vec<&WeightsFile> = match &self.weights {
-            Weights::File(file) => vec![file],
-            Weights::Shards(index) => {
-                let shards = index.shards().into_iter().map(|shard| WeightsFile::open(&index.path_of(shard)?));
-                opened = shards.collect::<Result<Vec<_>, _>>()?;
-                opened.iter().collect()
-            }
-        };
         let mut planned = Vec::new();
-        for (i, file) in files.iter().enumerate() {
-            for (name, tensor) in file.tensors() {
-                planned.push(plan(file, i, name, tensor, dtype)?);
+        let mut n_shards = 0;
+        self.each_file(|file, listed, budget| {
+            if let Some(missing) = unreadable_in(file, listed).next() {
+                file.tensor(&missing.name)?;
             }
-        }
+            for (name, tensor) in file.tensors() {
+                file.pay(budget, n_bytes_planned(name, tensor))?;
+                planned.push(plan(file, n_shards, name, tensor, dtype)?);
+            }
+            n_shards += 1;
+            Ok(())
+        })?;
         if planned.is_empty() {
             return Err(self.no_tensors().into());
         }
-        let config = self.config().ok().map(|config| config.to_json());
+        let mut names: Vec<&str> = planned.iter().map(|tensor| tensor.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(name) = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].to_string()) {
+            let reason = "two shards hold a tensor of that name";
+            return Err(CheckpointError::InvalidName { path: to.to_path_buf(), name, reason }.into());
+        }
+        let config = self.config_to_write()?;
+        let shards =
+            if let Weights::Shards(index) = &self.weights { Vec::from_iter(index.shards()) } else { Vec::new() };
+        let mut source = Source { checkpoint: self, shards, opened: None };
         let metadata = config.clone().map(|config| (CONFIG_METADATA.to_string(), config));
         if to.extension().is_some_and(|extension| extension == "safetensors") && !to.is_dir() {
-            write(to, &files, &planned, metadata)?;
+            write(to, &mut source, &planned, metadata)?;
             return Ok(vec![to.to_path_buf()]);
         }
         std::fs::create_dir_all(to).map_err(CheckpointError::creating(to))?;
@@ -91,7 +107,7 @@ impl Checkpoint {
                 1 => WEIGHTS_FILE.to_string(),
                 n_shards => format!("model-{:05}-of-{n_shards:05}.safetensors", i + 1),
             };
-            write(&to.join(&name), &files, shard, metadata.clone())?;
+            write(&to.join(&name), &mut source, shard, metadata.clone())?;
             weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone())));
             written.push(to.join(name));
         }
@@ -105,11 +121,59 @@ impl Checkpoint {
         }
         Ok(written)
     }
+
+    /// Returns the text of the configuration, if there is one: what the tables complete, or else what is stated.
+    fn config_to_write(&self) -> Result<Option<String>> {
+        let (error, source) = match (self.config(), &self.config) {
+            (Ok(config), _) => return Ok(Some(config.to_json())),
+            (Err(_), None) => return Ok(None),
+            (Err(error), Some((source, _))) => (error, source),
+        };
+        if let Error::Checkpoint(CheckpointError::Config { .. } | CheckpointError::ConfigMismatch { .. }) = error {
+            return Err(error);
+        }
+        match (source, &self.weights) {
+            (ConfigSource::Given, _) => Ok(self.options.config_json.clone()),
+            (ConfigSource::Metadata(_), Weights::File(file)) => Ok(file.metadata().get(CONFIG_METADATA).cloned()),
+            (ConfigSource::File(path), _) if path.file_name().is_some_and(|name| name == CONFIG_FILE) => {
+                Ok(Some(read_text(path)?))
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+/// The files that are read, of which the last one used is open.
+struct Source<'a> {
+    checkpoint: &'a Checkpoint,
+    shards: Vec<&'a str>,
+    opened: Option<(usize, WeightsFile)>,
+}
+
+impl Source<'_> {
+    fn file(&mut self, shard: usize) -> Result<&WeightsFile, CheckpointError> {
+        let index = match &self.checkpoint.weights {
+            Weights::File(file) => return Ok(file),
+            Weights::Shards(index) => index,
+        };
+        let opened = match self.opened.take() {
+            Some((number, file)) if number == shard => file,
+            _ => WeightsFile::open(&index.path_of(self.shards.get(shard).copied().unwrap_or_default())?)?,
+        };
+        Ok(&self.opened.insert((shard, opened)).1)
+    }
+}
+
+/// Returns the memory that a planned tensor takes, and its part of the header.
+fn n_bytes_planned(name: &str, tensor: &StoredTensor) -> u64 {
+    const PER_TENSOR: usize = 512;
+    // A name is planned, put into the header and its text, and noted in an index.
+    (2 * size_of::<Planned>() + PER_TENSOR + 8 * name.len() + 4 * size_of_val(&*tensor.shape)) as u64
 }
 
 fn plan(
     file: &WeightsFile,
-    i: usize,
+    shard: usize,
     name: &str,
     tensor: &StoredTensor,
     dtype: Option<DType>,
@@ -133,7 +197,7 @@ fn plan(
         Kind::Other => return Err(refused()),
     };
     let n_bytes = if is_copied { tensor.n_bytes() } else { tensor.n_elements() * to.bitsize() / 8 };
-    Ok(Planned { name: name.to_string(), file: i, tensor: tensor.clone(), to, is_copied, n_bytes })
+    Ok(Planned { name: name.to_string(), shard, tensor: tensor.clone(), to, is_copied, n_bytes })
 }
 
 /// Splits before a tensor that would exceed `max_bytes`; a larger tensor has a shard of its own.
@@ -151,7 +215,7 @@ fn in_shards(planned: &[Planned], max_bytes: u64) -> Vec<&[Planned]> {
     shards
 }
 
-fn write(path: &Path, files: &[&WeightsFile], planned: &[Planned], metadata: Option<(String, String)>) -> Result<()> {
+fn write(path: &Path, source: &mut Source, planned: &[Planned], metadata: Option<(String, String)>) -> Result<()> {
     let mut infos = Vec::with_capacity(planned.len());
     let mut end = 0;
     for Planned { name, tensor, to, n_bytes, .. } in planned {
@@ -164,7 +228,7 @@ fn write(path: &Path, files: &[&WeightsFile], planned: &[Planned], metadata: Opt
     let written = write_atomically(path, |out| {
         out.write_all(&header)?;
         for planned in planned {
-            if let Err(error) = write_one(files[planned.file], planned, out, path) {
+            if let Err(error) = write_one(source, planned, out, path) {
                 // Reported below with the path of the file that is read.
                 failed = Some(error);
                 return Err(io::Error::other("a tensor could not be read"));
@@ -179,17 +243,25 @@ fn write(path: &Path, files: &[&WeightsFile], planned: &[Planned], metadata: Opt
 }
 
 /// Writes one tensor to `out`, which becomes the file at `path`.
-fn write_one(file: &WeightsFile, planned: &Planned, out: &mut dyn io::Write, path: &Path) -> Result<()> {
+fn write_one(source: &mut Source, planned: &Planned, out: &mut dyn io::Write, path: &Path) -> Result<()> {
+    let file = source.file(planned.shard)?;
+    // A shard was closed meanwhile.
+    let tensor = file.tensors().get(&planned.name);
+    let same = |tensor: &&StoredTensor| tensor.shape == planned.tensor.shape && tensor.dtype == planned.tensor.dtype;
+    let Some(tensor) = tensor.filter(same) else {
+        let (path, name) = (file.path().to_path_buf(), planned.name.clone());
+        return Err(CheckpointError::TensorNotInShard { path, name }.into());
+    };
     let dtype = match planned.to {
         _ if planned.is_copied => {
-            let source = file.file_of(&planned.tensor);
-            return Ok(file.copy(&planned.tensor, out).map_err(CheckpointError::reading(&source))?);
+            let source = file.file_of(tensor);
+            return Ok(file.copy(tensor, out).map_err(CheckpointError::reading(&source))?);
         }
         Dtype::F16 => DType::F16,
         Dtype::BF16 => DType::BF16,
         Dtype::F64 => DType::F64,
         _ => DType::F32,
     };
-    let tensor = file.read(&planned.tensor, dtype, &Device::Cpu)?;
+    let tensor = file.read(tensor, dtype, &Device::Cpu)?;
     Ok(write_elements(out, &tensor).map_err(CheckpointError::writing(path))?)
 }

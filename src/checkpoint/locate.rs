@@ -79,7 +79,7 @@ impl Checkpoint {
 
     fn names(&self) -> Vec<&str> {
         match &self.weights {
-            Weights::File(file) => file.tensors().keys().map(String::as_str).collect(),
+            Weights::File(file) => file.names().collect(),
             Weights::Shards(index) => index.names().collect(),
         }
     }

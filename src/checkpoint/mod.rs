@@ -26,6 +26,7 @@ mod folder;
 mod format;
 mod keys;
 mod left_out;
+mod listing;
 mod locate;
 mod mapped;
 mod names;
@@ -51,10 +52,8 @@ use std::sync::Arc;
 
 use crate::config::ConfigFile;
 use crate::error::Result;
-use budget::Budget;
 use bytes::ByteFile;
 use folder::At;
-use stored::StoredTensor;
 use weights::Weights;
 
 pub use crate::rows::ByteRanges;
@@ -65,7 +64,7 @@ pub(crate) use mapped::StoredTables;
 pub(crate) use names::{INDEX_FILE, WEIGHTS_FILE};
 pub use options::CheckpointOptions;
 pub(crate) use position_tables::{TableSpec, position_tables};
-pub use report::{Choice, ConfigSource, LeftOut, LoadReport, LoadedTable, PaddedVocab, PickleReport};
+pub use report::{Choice, ConfigSource, LeftOut, LoadReport, LoadedTable, PaddedVocab, PickleReport, Unreadable};
 pub use save::{SaveFormat, save_tensors};
 pub(crate) use save::{save_folder, save_safetensors};
 pub(crate) use save_gguf::{TableData, save_gguf};
@@ -244,55 +243,4 @@ impl Checkpoint {
             Weights::Shards(_) => None,
         }
     }
-
-    /// Lists every tensor, sorted by name; opens every shard.
-    ///
-    /// # Errors
-    /// [`CheckpointError`](crate::error::CheckpointError) if a shard is missing or damaged.
-    pub fn tensors(&self) -> Result<Vec<TensorEntry>> {
-        let mut entries = match &self.weights {
-            Weights::File(file) => entries_of(file, &self.options)?,
-            Weights::Shards(index) => {
-                let mut entries = Vec::new();
-                let budget = Budget::of_text("");
-                for shard in index.shards() {
-                    let shard = WeightsFile::open(&index.path_of(shard)?)?;
-                    // The list grows by doubling; the header is freed when its shard is closed.
-                    let n_header = shard.budget().n_taken();
-                    shard.pay_from(&budget, n_header.saturating_add(2 * n_bytes_listed(&shard)))?;
-                    entries.extend(entries_of(&shard, &self.options)?);
-                    budget.give_back(n_header);
-                }
-                entries
-            }
-        };
-        entries.sort_unstable_by(|left, right| left.name.cmp(&right.name));
-        Ok(entries)
-    }
-}
-
-/// Returns the memory that a list of the file's tensors takes.
-fn n_bytes_listed(file: &WeightsFile) -> u64 {
-    let n_bytes = |(name, tensor): (&String, &StoredTensor)| {
-        let n_path = file.bytes_of(tensor).map_or(0, |file| file.path.as_os_str().len());
-        size_of::<TensorEntry>() + 4 * 16 + name.len() + size_of_val(&*tensor.shape) + tensor.dtype.name.len() + n_path
-    };
-    file.tensors().iter().map(n_bytes).sum::<usize>() as u64
-}
-
-fn entries_of(file: &WeightsFile, options: &CheckpointOptions) -> Result<Vec<TensorEntry>> {
-    // The list belongs to the caller, so its memory is given back.
-    let n_bytes = n_bytes_listed(file);
-    file.pay(n_bytes)?;
-    let entry = |(name, tensor): (&String, &StoredTensor)| TensorEntry {
-        name: name.clone(),
-        dtype: tensor.dtype.name.to_string(),
-        shape: tensor.shape.to_vec(),
-        n_bytes: tensor.n_bytes(),
-        file: file.file_of(tensor),
-        role: options.role_of(name),
-    };
-    let entries = file.tensors().iter().map(entry).collect();
-    file.budget().give_back(n_bytes);
-    Ok(entries)
 }

@@ -7,7 +7,7 @@ use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use serde::{Serialize, Serializer};
 
-/// At most this many of the tensors left out are printed; [`LoadReport::left_out`] has all.
+/// At most this many tensors are printed of [`LoadReport::left_out`] and [`LoadReport::unreadable`], which have all.
 const N_LISTED: usize = 8;
 
 /// Says what was loaded from where, and which tensors were left.
@@ -52,6 +52,9 @@ pub struct LoadReport {
     pub left_out: Vec<LeftOut>,
     /// The names of all other tensors, those left out included.
     pub unused: Vec<String>,
+    /// The tensors that cannot be read. Of a sharded checkpoint, those of the shards with the tables;
+    /// [`Checkpoint::unreadable`](super::Checkpoint::unreadable) looks into all.
+    pub unreadable: Vec<Unreadable>,
     /// What else the pickle with the token table holds; `None` for other formats.
     pub pickle: Option<PickleReport>,
 }
@@ -103,6 +106,15 @@ impl fmt::Display for PickleReport {
     }
 }
 
+/// Joins the first of many texts.
+fn first_of(mut texts: impl ExactSizeIterator<Item = String>) -> String {
+    let first = texts.by_ref().take(N_LISTED).collect::<Vec<_>>().join(", ");
+    match texts.len() {
+        0 => first,
+        n_more => format!("{first} and {n_more} more"),
+    }
+}
+
 fn counted(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
@@ -125,6 +137,27 @@ pub struct LeftOut {
     pub name: String,
     /// What it does, by its name.
     pub what: String,
+}
+
+/// Names a tensor that cannot be read, beside others that can.
+///
+/// It is of a kind that is not supported, such as a sparse one, or its shard does not hold it.
+/// [`Checkpoint::unreadable`](super::Checkpoint::unreadable) has an example.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
+pub struct Unreadable {
+    /// Its name in the file, or in the index of shards.
+    pub name: String,
+    /// The file.
+    pub file: PathBuf,
+    /// What it is and what to do, such as ``a sparse tensor: save its `.to_dense()` ``.
+    pub reason: String,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` ({})", self.name, self.reason)
+    }
 }
 
 /// Says which of several checkpoints in a folder was opened, and why.
@@ -217,14 +250,12 @@ impl fmt::Display for LoadReport {
             writeln!(f, "opened {}: {reason}", path.display())?;
         }
         if !self.left_out.is_empty() {
-            write!(f, "not applied:")?;
-            for (i, LeftOut { name, what }) in self.left_out.iter().take(N_LISTED).enumerate() {
-                write!(f, "{} `{name}` ({what})", if i == 0 { "" } else { "," })?;
-            }
-            match self.left_out.len().saturating_sub(N_LISTED) {
-                0 => writeln!(f)?,
-                n_more => writeln!(f, " and {n_more} more")?,
-            }
+            let names = self.left_out.iter().map(|LeftOut { name, what }| format!("`{name}` ({what})"));
+            writeln!(f, "not applied: {}", first_of(names))?;
+        }
+        if !self.unreadable.is_empty() {
+            let names = self.unreadable.iter().map(ToString::to_string);
+            writeln!(f, "{} cannot be read: {}", counted(self.unreadable.len(), "tensor"), first_of(names))?;
         }
         if let Some(PaddedVocab { vocab_size, padded_to }) = self.padded_vocab {
             writeln!(f, "padded vocabulary: {padded_to} rows for {vocab_size} tokens, all of them valid ids")?;

@@ -97,6 +97,15 @@ impl ShardIndex {
         self.weight_map.values().map(String::as_str).collect()
     }
 
+    /// Returns the names that each shard is to hold.
+    pub(super) fn by_shard(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, shard) in &self.weight_map {
+            shards.entry(shard).or_default().push(name);
+        }
+        shards
+    }
+
     /// Returns the path of a shard.
     ///
     /// The file may be a link, as it is in the hub's cache. Its folder must lie inside the index's, links resolved.

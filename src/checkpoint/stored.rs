@@ -16,6 +16,8 @@ use super::report::PickleReport;
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) tensors: BTreeMap<String, StoredTensor>,
+    /// The tensors that are not read, and why.
+    pub(super) unreadable: BTreeMap<String, String>,
     /// Other texts of the header; the configuration has the key [`CONFIG_METADATA`](super::names::CONFIG_METADATA).
     pub(super) metadata: BTreeMap<String, String>,
     /// What else a pickle holds.
@@ -25,20 +27,35 @@ pub(super) struct Contents {
 impl Contents {
     /// Adds a tensor, whose name must be new. Its memory is taken from the budget.
     pub(super) fn add(&mut self, budget: &Budget, name: String, tensor: StoredTensor) -> Parse<()> {
-        if self.tensors.contains_key(&name) {
-            return invalid(format!("it holds `{name}` twice"));
-        }
+        self.must_be_new(&name)?;
         if tensor.shape.len() > MAX_DIMS {
             return invalid(format!("`{name}` has {} dimensions, more than {MAX_DIMS}", tensor.shape.len()));
-        }
-        if name.len() as u64 > MAX_TEXT_BYTES {
-            return invalid(format!("a tensor's name has {} bytes, more than {MAX_TEXT_BYTES}", name.len()));
         }
         budget.take_node::<(String, StoredTensor)>()?;
         budget.take_text(name.len())?;
         budget.take_text(size_of_val(&*tensor.shape) + tensor.strides.as_deref().map_or(0, size_of_val))?;
         self.tensors.insert(name, tensor);
         Ok(())
+    }
+
+    /// Adds a tensor that is not read, whose name must be new. Its memory is taken from the budget.
+    pub(super) fn leave(&mut self, budget: &Budget, name: String, reason: String) -> Parse<()> {
+        self.must_be_new(&name)?;
+        budget.take_node::<(String, String)>()?;
+        budget.take_text(name.len())?;
+        budget.take_text(reason.len())?;
+        self.unreadable.insert(name, reason);
+        Ok(())
+    }
+
+    fn must_be_new(&self, name: &str) -> Parse<()> {
+        if self.tensors.contains_key(name) || self.unreadable.contains_key(name) {
+            return invalid(format!("it holds `{name}` twice"));
+        }
+        match name.len() as u64 > MAX_TEXT_BYTES {
+            true => invalid(format!("a tensor's name has {} bytes, more than {MAX_TEXT_BYTES}", name.len())),
+            false => Ok(()),
+        }
     }
 
     /// Adds a text of the header. Its memory is taken from the budget.
@@ -51,10 +68,12 @@ impl Contents {
 
     /// Refuses a tensor whose name has control characters, whose size is impossible, or whose bytes exceed its file.
     pub(super) fn check(&self, files: &[ByteFile]) -> Parse<()> {
-        for (name, tensor) in &self.tensors {
+        for name in self.tensors.keys().chain(self.unreadable.keys()) {
             if name.contains(char::is_control) {
                 return invalid(format!("a tensor's name has control characters: `{name}`"));
             }
+        }
+        for (name, tensor) in &self.tensors {
             let Some(extent) = tensor.extent() else {
                 let StoredTensor { shape, dtype, .. } = tensor;
                 return invalid(format!("`{name}` cannot have shape {shape:?} of {}", dtype.name));

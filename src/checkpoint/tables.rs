@@ -76,6 +76,7 @@ impl Checkpoint {
             choice: self.choice.clone(),
             left_out: left_out(unused(), &wte.name, wpe_name),
             unused: unused().map(str::to_string).collect(),
+            unreadable: self.unreadable_beside(wte, wpe.as_ref()),
         }
     }
 }

@@ -65,7 +65,7 @@ impl Backend<'_> {
         let Checkpoint { path, weights, .. } = self.checkpoint;
         let missing = || CheckpointError::MissingTensor { path: path.clone(), name: name.to_string() };
         match weights {
-            Weights::File(file) if file.tensors().contains_key(name) => Ok(Shard::Whole(file)),
+            Weights::File(file) if file.holds(name) => Ok(Shard::Whole(file)),
             Weights::File(_) => Err(missing()),
             Weights::Shards(index) => {
                 let shard = index.shard_of(name).ok_or_else(missing)?;
@@ -92,7 +92,7 @@ impl SimpleBackend for Backend<'_> {
 
     fn contains_tensor(&self, name: &str) -> bool {
         match &self.checkpoint.weights {
-            Weights::File(file) => file.tensors().contains_key(name),
+            Weights::File(file) => file.holds(name),
             Weights::Shards(index) => index.shard_of(name).is_some(),
         }
     }

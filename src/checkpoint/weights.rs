@@ -110,15 +110,16 @@ impl WeightsFile {
         };
         for mut file in files {
             let n_before = joined.files.len();
+            if let Some(name) = file.names().find(|name| joined.holds(name)) {
+                return Err(file.invalid(format!("it holds `{name}`, which an earlier file holds too")));
+            }
+            joined.contents.unreadable.append(&mut file.contents.unreadable);
             for (name, mut tensor) in std::mem::take(&mut file.contents.tensors) {
                 match &mut tensor.place {
                     Place::Plain { file, .. } => *file += n_before,
                     Place::Deflated { .. } => {
                         return Err(file.invalid(format!("`{name}` is compressed, which only a single file may be")));
                     }
-                }
-                if joined.contents.tensors.contains_key(&name) {
-                    return Err(file.invalid(format!("it holds `{name}`, which an earlier file holds too")));
                 }
                 joined.contents.tensors.insert(name, tensor);
             }
@@ -135,6 +136,21 @@ impl WeightsFile {
         &self.contents.tensors
     }
 
+    /// Returns the tensors that cannot be read, and why.
+    pub(super) fn unreadable(&self) -> &BTreeMap<String, String> {
+        &self.contents.unreadable
+    }
+
+    /// Returns the names of all tensors.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.contents.tensors.keys().chain(self.contents.unreadable.keys()).map(String::as_str)
+    }
+
+    /// Returns whether it has a tensor of this name, be it one that cannot be read.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.contents.tensors.contains_key(name) || self.contents.unreadable.contains_key(name)
+    }
+
     pub(crate) fn metadata(&self) -> &BTreeMap<String, String> {
         &self.contents.metadata
     }
@@ -149,19 +165,14 @@ impl WeightsFile {
         self.files[0].budget()
     }
 
-    /// Takes `n_bytes` of that budget.
-    pub(super) fn pay(&self, n_bytes: u64) -> Result<(), CheckpointError> {
-        self.take(self.budget(), n_bytes)
-    }
-
-    /// Takes `n_bytes` of a budget that several shards share, to which this file adds the bytes that it really has.
-    pub(super) fn pay_from(&self, shared: &Budget, n_bytes: u64) -> Result<(), CheckpointError> {
-        shared.came(self.files.iter().map(|file| file.budget().n_there()).sum());
-        self.take(shared, n_bytes)
-    }
-
-    fn take(&self, budget: &Budget, n_bytes: u64) -> Result<(), CheckpointError> {
+    /// Takes `n_bytes` of a budget: its own, or one that several shards share.
+    pub(super) fn pay(&self, budget: &Budget, n_bytes: u64) -> Result<(), CheckpointError> {
         budget.take(n_bytes).map_err(|error| self.invalid(error.into_reason().0))
+    }
+
+    /// Returns how many bytes are really there.
+    pub(super) fn n_there(&self) -> u64 {
+        self.files.iter().map(|file| file.budget().n_there()).sum()
     }
 
     fn invalid(&self, reason: String) -> CheckpointError {
@@ -193,7 +204,10 @@ impl WeightsFile {
     pub(crate) fn tensor(&self, name: &str) -> Result<StoredTensor, CheckpointError> {
         let (path, name) = (|| self.path().to_path_buf(), || name.to_string());
         match self.contents.tensors.get(&name()) {
-            None => Err(CheckpointError::TensorNotInShard { path: path(), name: name() }),
+            None => match self.contents.unreadable.get(&name()).cloned() {
+                Some(reason) => Err(CheckpointError::UnreadableTensor { path: path(), name: name(), reason }),
+                None => Err(CheckpointError::TensorNotInShard { path: path(), name: name() }),
+            },
             Some(tensor) if tensor.dtype.kind == Kind::Other => {
                 let dtype = tensor.dtype.name.to_string();
                 Err(CheckpointError::TableDType { path: path(), name: name(), dtype })

@@ -122,6 +122,17 @@ pub enum CheckpointError {
         /// The requested name.
         name: String,
     },
+    /// A tensor of a kind that cannot be read. Others in its file can.
+    #[error("{}: cannot read `{name}`, {reason}", path.display())]
+    #[non_exhaustive]
+    UnreadableTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What it is and what to do, such as ``a sparse tensor: save its `.to_dense()` ``.
+        reason: String,
+    },
     /// A tensor whose shape differs from the requested one.
     #[error("{}: `{name}` has shape {shape:?}, expected {expected:?}", path.display())]
     TensorShape {

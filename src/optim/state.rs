@@ -13,6 +13,8 @@ use crate::error::{CheckpointError, OptimError, Result};
 
 /// The metadata's key of everything that is not a tensor.
 const METADATA: &str = "optimizer";
+/// How many ranges of rows an error lists.
+const MAX_RANGES: usize = 8;
 
 #[derive(Serialize, Deserialize)]
 struct Saved {
@@ -130,7 +132,8 @@ pub(super) fn load(path: &Path, algorithm: &str, current: &Params) -> Result<(Pa
         }
         let n_rows = if param.var.rank() == 2 { param.var.dim(0)? } else { 0 };
         if !ascending(&saved.frozen_rows, n_rows) {
-            let got = format!("frozen in rows {:?}", saved.frozen_rows);
+            let ranges = saved.frozen_rows.iter().take(MAX_RANGES).map(|rows| format!("{}..{}", rows.start, rows.end));
+            let got = format!("frozen in rows {}", ranges.collect::<Vec<_>>().join(", "));
             return Err(differs(got, format!("ascending ranges within {n_rows} rows")).into());
         }
         param.frozen = saved.frozen_rows.clone();

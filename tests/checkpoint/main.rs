@@ -5,6 +5,7 @@ mod configs;
 mod conversions;
 mod folders;
 mod formats;
+mod incomplete;
 mod mapped;
 #[cfg(target_os = "linux")]
 mod memory;
@@ -19,6 +20,7 @@ mod saving;
 mod sources;
 #[path = "../support/mod.rs"]
 mod support;
+mod torch_kinds;
 mod transformers;
 
 use std::fs;

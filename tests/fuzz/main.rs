@@ -17,6 +17,7 @@ mod hostile;
 mod limits;
 mod memory;
 mod mutate;
+mod pickles;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -50,6 +51,7 @@ fn inspect(path: &Path) -> Result<(Checkpoint, Vec<TensorEntry>), String> {
     let checkpoint = Checkpoint::open(path).map_err(one_line)?;
     let tensors = checkpoint.tensors().map_err(one_line)?;
     checkpoint.format().map_err(one_line)?;
+    checkpoint.unreadable().map_err(one_line)?;
     let _ = checkpoint.pickle_report().map(ToString::to_string);
     let _ = checkpoint.config().map_err(one_line);
     Ok((checkpoint, tensors))
@@ -71,6 +73,7 @@ fn load(checkpoint: &Checkpoint, tensors: &[TensorEntry], out: &Path) -> Result<
         let _ = vb.get_unchecked(&tensor.name);
     }
     if let Ok(written) = checkpoint.convert(out, None, None).map_err(one_line) {
+        assert!(checkpoint.unreadable().map_err(one_line)?.is_empty(), "a tensor was lost");
         let converted = Checkpoint::open(&written[0]).map_err(one_line)?.tensors().map_err(one_line)?;
         assert!(converted.iter().map(|tensor| &tensor.name).eq(tensors.iter().map(|tensor| &tensor.name)));
     }
@@ -176,13 +179,25 @@ fn fuzz_torch() {
         "../pickles/megatron.pt",
         "../pickles/objects_4.pt",
         "../pickles/script.pt",
+        "../torch/kinds.pt",
+        "../torch/protocol_0.pt",
+        "../torch/protocol_5.pt",
     ];
     fuzz("torch", &seeds, &[Field::Zip, Field::Pickle]);
 }
 
 #[test]
 fn fuzz_torch_legacy() {
-    let seeds = ["legacy.bin", "strided_legacy.pth", "../pickles/objects.bin", "../pickles/python_2.bin"];
+    let seeds = [
+        "legacy.bin",
+        "strided_legacy.pth",
+        "../pickles/objects.bin",
+        "../pickles/python_2.bin",
+        "../torch/kinds.bin",
+        "../torch/protocol_0.bin",
+        "../torch/protocol_1.bin",
+        "../torch/protocol_4.bin",
+    ];
     fuzz("torch_legacy", &seeds, &[Field::Pickle]);
 }
 

@@ -35,7 +35,7 @@ const NUMBERS: [u64; 14] = [
     u64::MAX,
 ];
 /// Every opcode that the machine knows, and some that it does not.
-const OPCODES: &[u8] = b"(.012NJKMGXUTBC]})tldaesucRbQqrhj\x80\x81\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96ioP";
+const OPCODES: &[u8] = b"(.012NJKMGXUTBC]})tldaesucRbQqrhj\x80\x81\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96ioPVSpg";
 
 /// Values that JSON allows where others are expected.
 const VALUES: [&str; 22] = [

@@ -59,7 +59,7 @@ impl Format {
     ///
     /// `WeightsFile` takes such a file for safetensors, which has no magic number.
     pub(super) fn of(file: &ByteFile) -> Parse<Option<Self>> {
-        let mut head = [0; torch::LEGACY_MAGIC.len()];
+        let mut head = [0; torch::LEGACY_BYTES];
         let n_head = usize::try_from(file.n_bytes).unwrap_or(usize::MAX).min(head.len());
         file.read_exact_at(&mut head[..n_head], 0)?;
         if head.starts_with(b"PK\x03\x04") {
@@ -75,7 +75,7 @@ impl Format {
             return Ok(Some(if is_torch { Self::Torch } else { Self::Npz }));
         }
         Ok(match head {
-            _ if head == *torch::LEGACY_MAGIC => Some(Self::TorchLegacy),
+            _ if torch::is_legacy(&head) => Some(Self::TorchLegacy),
             _ if head.starts_with(gguf::MAGIC) => Some(Self::Gguf),
             _ if head.starts_with(&llmc::MAGIC) => Some(Self::LlmC),
             // A header's length, at most 100 MB, and the brace that begins the header.

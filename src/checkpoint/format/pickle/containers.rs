@@ -1,7 +1,7 @@
 //! Builds the containers of a pickle: tuples, lists, dicts and calls.
 
 use super::machine::Machine;
-use super::value::{Id, OPAQUE, Set, Value, get, is_dict, items};
+use super::value::{Id, Set, Value, get, is_dict, items};
 use crate::checkpoint::budget::Budget;
 use crate::checkpoint::bytes::{Parse, ParseError, invalid};
 
@@ -82,6 +82,17 @@ impl Machine<'_> {
         self.push(value)
     }
 
+    /// Replaces a class, its arguments and those by name by a call. One with arguments by name is of no known kind: it
+    /// has no tuple of arguments.
+    pub(super) fn call_by_name(&mut self) -> Parse<()> {
+        let by_name = self.pop()?;
+        if !matches!(get(&self.values, by_name), Value::Dict(pairs) if pairs.is_empty()) {
+            self.pop()?;
+            self.push_id(by_name)?;
+        }
+        self.call()
+    }
+
     /// Returns the items of a new dict: none, those of another dict, or a list of pairs (as Python 2 pickles
     /// `OrderedDict`).
     fn pairs_of(&self, args: Id, n_first: usize) -> Parse<Vec<(Id, Id)>> {
@@ -108,14 +119,6 @@ impl Machine<'_> {
     pub(super) fn object_above(&mut self, height: usize) -> Parse<()> {
         self.tuple_above(height)?;
         self.call()
-    }
-
-    /// Pushes a text, or an opaque value for one that is not UTF-8.
-    pub(super) fn text(&mut self, bytes: Vec<u8>) -> Parse<()> {
-        match String::from_utf8(bytes) {
-            Ok(text) => self.push(Value::Str(text.into())),
-            Err(_) => self.push_id(OPAQUE),
-        }
     }
 }
 

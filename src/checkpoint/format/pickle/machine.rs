@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::value::{FALSE, Id, NONE, OPAQUE, TRUE, Value, ZERO, constants};
-use crate::checkpoint::budget::{Budget, MAX_TEXT_BYTES};
+use super::value::{FALSE, Id, NONE, OPAQUE, TRUE, Value, ZERO, constants, get};
+use crate::checkpoint::budget::Budget;
 use crate::checkpoint::bytes::{Header, Parse, ParseError, invalid};
 
-const MAX_LINE: usize = 1 << 10;
+/// The longest name of a module, a class or a function.
+const MAX_NAME: u64 = 1 << 10;
 
 pub(super) struct Machine<'a> {
     pub(super) budget: &'a Budget,
@@ -79,15 +80,6 @@ impl<'a> Machine<'a> {
         self.push_id(OPAQUE)
     }
 
-    /// Pushes a text, or an opaque value for one that is too long for a name.
-    fn text_of(&mut self, header: &mut Header, n_bytes: u64) -> Parse<()> {
-        if n_bytes > MAX_TEXT_BYTES {
-            return self.opaque(header, n_bytes);
-        }
-        let bytes = header.bytes(n_bytes)?;
-        self.text(bytes)
-    }
-
     fn remember(&mut self, key: u32) -> Parse<()> {
         let top = self.top()?;
         self.budget.take_node::<(u32, Id)>()?;
@@ -128,6 +120,7 @@ impl<'a> Machine<'a> {
                 let n_bytes = header.u64()?;
                 self.text_of(header, n_bytes)?;
             }
+            opcode @ (b'V' | b'S') => self.text_line(opcode, header)?,
             b'B' => {
                 let n_bytes = header.u32()?;
                 self.opaque(header, n_bytes.into())?;
@@ -167,21 +160,14 @@ impl<'a> Machine<'a> {
             b'e' => self.mark().and_then(|height| self.extend_list(height))?,
             b's' => self.below(2).and_then(|height| self.extend_dict(height))?,
             b'u' => self.mark().and_then(|height| self.extend_dict(height))?,
-            b'c' => {
-                let (module, name) = (header.line(MAX_LINE)?, header.line(MAX_LINE)?);
-                self.global(&String::from_utf8_lossy(&module), &String::from_utf8_lossy(&name))?;
-            }
+            b'c' => self.global_line(header)?,
             0x93 => self.named_global()?,
-            b'R' | 0x81 => self.call()?, // REDUCE, NEWOBJ
-            0x92 => {
-                self.pop()?; // NEWOBJ_EX: the arguments by name
-                self.call()?;
-            }
+            b'R' | 0x81 => self.call()?,  // REDUCE, NEWOBJ
+            0x92 => self.call_by_name()?, // NEWOBJ_EX
             b'i' => {
                 // INST: the class is named here, its arguments lie above the mark.
-                let (module, name) = (header.line(MAX_LINE)?, header.line(MAX_LINE)?);
                 let height = self.mark()?;
-                self.global(&String::from_utf8_lossy(&module), &String::from_utf8_lossy(&name))?;
+                self.global_line(header)?;
                 self.stack[height..].rotate_right(1);
                 self.object_above(height + 1)?;
             }
@@ -193,9 +179,15 @@ impl<'a> Machine<'a> {
                 self.object_above(height + 1)?;
             }
             b'b' => self.build()?,
-            b'Q' => {
-                let id = self.pop()?;
-                self.push(Value::Persistent(id))?;
+            b'Q' => self.persistent()?,
+            b'P' => self.persistent_line(header)?,
+            b'p' => {
+                let key = header.decimal()?;
+                self.remember(key)?;
+            }
+            b'g' => {
+                let key = header.decimal()?;
+                self.recall(key)?;
             }
             b'q' => {
                 let key = header.u8()?;
@@ -229,16 +221,30 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    /// Replaces a tuple by what it stands for outside the pickle.
+    pub(super) fn persistent(&mut self) -> Parse<()> {
+        let id = self.pop()?;
+        self.push(Value::Persistent(id))
+    }
+
+    /// Pushes the class or function that two lines name.
+    fn global_line(&mut self, header: &mut Header) -> Parse<()> {
+        let (module, name) = (header.line(MAX_NAME)?, header.line(MAX_NAME)?);
+        self.global(&String::from_utf8_lossy(&module), &String::from_utf8_lossy(&name))
+    }
+
     /// Executes STACK_GLOBAL.
     fn named_global(&mut self) -> Parse<()> {
         let (name, module) = (self.pop()?, self.pop()?);
-        let text = |id: Id| match usize::try_from(id).ok().and_then(|id| self.values.get(id)) {
-            Some(Value::Str(text)) => Some(text.to_string()),
+        let text = |id: Id| match get(&self.values, id) {
+            Value::Str(text) if text.len() as u64 <= MAX_NAME => Some(text.to_string()),
             _ => None,
         };
         match (text(module), text(name)) {
             (Some(module), Some(name)) => self.global(&module, &name),
-            _ => invalid("its pickle names a class by something that is not text"),
+            _ => {
+                invalid(format!("its pickle names a class by something that is not a text of at most {MAX_NAME} bytes"))
+            }
         }
     }
 }

@@ -7,14 +7,16 @@
 //! Opcodes: <https://github.com/python/cpython/blob/3.13/Lib/pickletools.py>.
 
 mod containers;
+mod keys;
 mod machine;
 mod numbers;
+mod texts;
 mod value;
 
 use std::collections::BTreeSet;
 
 use machine::Machine;
-pub(super) use value::{Id, Value, is_known};
+pub(super) use value::{Id, REBUILD, Value, is_known};
 
 use crate::checkpoint::budget::Budget;
 use crate::checkpoint::bytes::{Header, Parse};
@@ -39,6 +41,7 @@ impl Pickle {
         let mut machine = Machine::new(budget)?;
         while !machine.step(header)? {}
         let root = machine.pop()?;
+        keys::keep_last(budget, &mut machine.values)?;
         Ok(Self { values: machine.values, root, n_taken: budget.n_taken().saturating_sub(n_before) })
     }
 
@@ -76,7 +79,7 @@ impl Pickle {
         value::items(&self.values, id)
     }
 
-    /// Returns the pairs of a dict, or of an object whose class extends a dict.
+    /// Returns the pairs of a dict, or of an object whose class extends a dict. Equal keys that are texts have one index.
     pub(super) fn pairs(&self, id: Id) -> Option<&[(Id, Id)]> {
         match self.get(id) {
             Value::Dict(pairs) => Some(pairs),
@@ -97,9 +100,19 @@ impl Pickle {
             Value::Call { set: Some(set), .. } => set.state,
             _ => None,
         };
+        state.into_iter().flat_map(|state| self.attributes_in(state))
+    }
+
+    /// Returns the attributes in the state of an object.
+    pub(super) fn attributes_in(&self, state: Id) -> impl Iterator<Item = (&str, Id)> {
         // A class with slots has two dicts: `__dict__` and the slots.
-        let parts = state.and_then(|state| self.items(state)).unwrap_or_default().iter().copied();
-        state.into_iter().chain(parts).flat_map(|part| self.named(part))
+        let parts = self.items(state).unwrap_or_default().iter().copied().take(2);
+        std::iter::once(state).chain(parts).flat_map(|part| self.named(part))
+    }
+
+    /// Returns whether a pickle sets attributes or items of a call's result.
+    pub(super) fn is_changed(&self, id: Id) -> bool {
+        matches!(self.get(id), Value::Call { set: Some(_), .. })
     }
 
     /// Returns the class or function that a call calls or a value names: `module.name`.
@@ -118,17 +131,7 @@ impl Pickle {
     /// Returns the number of objects of unknown classes, and the names of some of these classes. Those that are read as
     /// dicts do not count.
     pub(super) fn unknown(&self, budget: &Budget) -> Parse<(usize, Vec<String>)> {
-        let mut is_part_of_call = Vec::new();
-        budget.reserve(&mut is_part_of_call, self.values.len())?;
-        is_part_of_call.resize(self.values.len(), false);
-        for value in &self.values {
-            let Value::Call { function, args, .. } = value else { continue };
-            for &id in self.items(*args).unwrap_or_default().iter().chain([function]) {
-                if let Some(is_part) = usize::try_from(id).ok().and_then(|id| is_part_of_call.get_mut(id)) {
-                    *is_part = true;
-                }
-            }
-        }
+        let is_part_of_call = self.parts_of_calls(budget)?;
         let (mut n_objects, mut classes) = (0, BTreeSet::new());
         for ((id, value), is_part) in (0..).zip(&self.values).zip(is_part_of_call) {
             let class = match value {
@@ -145,12 +148,39 @@ impl Pickle {
         Ok((n_objects, classes.into_iter().collect()))
     }
 
+    /// Returns for each value whether it is the function or an argument of a call.
+    fn parts_of_calls(&self, budget: &Budget) -> Parse<Vec<bool>> {
+        let of_values = || -> Parse<Vec<bool>> {
+            let mut flags = Vec::new();
+            budget.reserve(&mut flags, self.values.len())?;
+            flags.resize(self.values.len(), false);
+            Ok(flags)
+        };
+        let (mut is_part, mut is_args) = (of_values()?, of_values()?);
+        let mark = |flags: &mut Vec<bool>, id: Id| {
+            usize::try_from(id).ok().and_then(|id| flags.get_mut(id)).is_some_and(|flag| !std::mem::replace(flag, true))
+        };
+        for value in &self.values {
+            let Value::Call { function, args, .. } = value else { continue };
+            mark(&mut is_part, *function);
+            // Many calls may share their arguments.
+            if mark(&mut is_args, *args) {
+                for &arg in self.items(*args).unwrap_or_default() {
+                    mark(&mut is_part, arg);
+                }
+            }
+        }
+        budget.give_back(is_args.capacity() as u64);
+        Ok(is_part)
+    }
+
     /// Returns the class or function of a call; of a function that makes objects of any class, the class in its
     /// arguments.
     fn class_of(&self, id: Id) -> Option<&str> {
         let called = self.called(id)?;
         let Value::Call { args, .. } = self.get(id) else { return Some(called) };
-        let mut given = self.items(*args).unwrap_or_default().iter().filter_map(|&arg| self.global(arg));
+        // The class is among the first arguments.
+        let mut given = self.items(*args).unwrap_or_default().iter().take(2).filter_map(|&arg| self.global(arg));
         if value::is_maker(called) { Some(given.next().unwrap_or(called)) } else { Some(called) }
     }
 }

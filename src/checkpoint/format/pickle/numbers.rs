@@ -5,7 +5,7 @@ use super::value::{OPAQUE, Value};
 use crate::checkpoint::bytes::{Header, Parse, ParseError};
 
 /// The longest number in digits.
-const MAX_DIGITS: usize = 1 << 10;
+const MAX_DIGITS: u64 = 1 << 10;
 
 impl Machine<'_> {
     /// Pushes the number after `opcode`, or an opaque value for one over 64 bits, which cannot be a dimension.

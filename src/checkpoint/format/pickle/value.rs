@@ -71,7 +71,7 @@ pub(super) fn is_dict(global: &str) -> bool {
 }
 
 /// Classes and functions found in saved state dicts. The storages and dtypes of `torch` itself are known by pattern.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 20] = [
     "collections.OrderedDict",
     "collections.defaultdict",
     "collections.Counter",
@@ -84,15 +84,13 @@ const KNOWN: [&str; 22] = [
     "torch.Tensor",
     "torch.device",
     "torch.nn.parameter.Parameter",
+    "torch.nn.parameter.Buffer",
     "torch.storage.TypedStorage",
     "torch.storage._TypedStorage",
     "torch.storage.UntypedStorage",
-    "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_tensor_v3",
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_parameter_with_state",
     "torch._tensor._rebuild_from_type_v2",
+    "torch._tensor._rebuild_from_type",
+    "torch.tensor._rebuild_from_type",
     "torch.serialization._get_layout",
 ];
 
@@ -125,7 +123,11 @@ const MAKERS: [&str; 7] = [
     "__builtin__.object",
 ];
 
-/// Returns whether a name is on the list above, or a storage or dtype such as `torch.FloatStorage` or `torch.float32`.
+/// The functions of PyTorch that make tensors begin so.
+pub(in super::super) const REBUILD: &str = "torch._utils._rebuild_";
+
+/// Returns whether a name is on the list above, that of a function that makes tensors, or a storage or dtype such as
+/// `torch.FloatStorage` or `torch.float32`.
 pub(in super::super) fn is_known(global: &str) -> bool {
     const TYPES: [&str; 13] = [
         "float", "bfloat", "int", "uint", "complex", "bool", "double", "half", "long", "short", "qint", "quint", "bits",
@@ -137,6 +139,7 @@ pub(in super::super) fn is_known(global: &str) -> bool {
     };
     let builtin = global.strip_prefix("builtins.").or_else(|| global.strip_prefix("__builtin__."));
     KNOWN.contains(&global)
+        || global.starts_with(REBUILD)
         || builtin.is_some_and(|name| BUILTINS.contains(&name))
         || global.strip_prefix("torch.").is_some_and(of_torch)
 }

@@ -6,24 +6,44 @@
 //! `torch/serialization.py` and `torch/_utils.py` of PyTorch 2.15.
 
 mod config;
+mod in_place;
 mod state_dict;
 mod tensor;
+mod walk;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::budget::Budget;
 use super::super::bytes::{ByteFile, Header, Parse, ParseError, invalid};
 use super::super::report::PickleReport;
-use super::super::stored::{Contents, StoredTensor};
+use super::super::stored::Contents;
 use super::pickle::{Id, Pickle, Value, is_known, short};
 use super::zip::Member;
-use state_dict::{Chosen, Tree};
-use tensor::{PlaceOf, Storage, TensorCall, storage_of};
+use in_place::{InPlace, forbidden};
+use state_dict::Tree;
+use tensor::{Refused, Stored, TensorCall, storage_of, stored_dtype};
+use walk::Walk;
 
-/// The beginning of an old file: a pickle of the integer 0x1950a86a20f9469cfc6c.
-pub(in super::super) const LEGACY_MAGIC: &[u8; 15] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e";
+/// How many bytes tell an old file.
+pub(super) const LEGACY_BYTES: usize = 32;
+/// The integer 0x1950a86a20f9469cfc6c, which an old file begins with, as protocols 0 and 1 write it, and in bytes.
+const MAGIC_LINE: &[u8] = b"L119547037146038801333356L\n.";
+const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 pub(super) const PICKLE: &str = "data.pkl";
 const NO_DICT: &str = "it holds no dict of tensors: save `model.state_dict()`";
+
+/// Returns whether a file that begins so is an old one: whether it begins with a pickle of the magic number.
+pub(super) fn is_legacy(head: &[u8]) -> bool {
+    // PROTO and the protocol, and from protocol 4 on FRAME and its length.
+    let magic = match head {
+        [0x80, 2 | 3, rest @ ..] => rest,
+        [0x80, 4 | 5, 0x95, _, _, _, _, _, _, _, _, rest @ ..] => rest,
+        _ => head,
+    };
+    [MAGIC, MAGIC_LINE].iter().any(|begins| magic.starts_with(begins))
+}
 
 /// Returns whether a zip file is PyTorch's: whether it has a member `NAME/data.pkl`.
 pub(super) fn is_torch(members: &BTreeMap<String, Member>) -> bool {
@@ -55,64 +75,90 @@ pub(super) fn parse_zip(
         Some(order) => file.bytes_at(order.data_start(file)?, order.n_bytes.min(16))? == b"big",
         None => false,
     };
-    let storage = |key: &str| match member(&format!("data/{key}"))? {
-        Some(member) => Ok((member.data_start(file)?, member.n_bytes)),
-        None => invalid(format!("its storage `{key}` is missing")),
+    // A short key, and any key that many tensors share, costs little; a long one is looked up once.
+    let places = RefCell::new(BTreeMap::new());
+    let place = |key: Id| -> Parse<(u64, u64)> {
+        if let Some(&place) = places.borrow().get(&key) {
+            return Ok(place);
+        }
+        let text = pickle.str(key).unwrap_or_default();
+        let Some(member) = member(&format!("data/{text}"))? else { return Err(missing(text)) };
+        let place = (member.data_start(file)?, member.n_bytes);
+        file.budget().take_node::<(Id, (u64, u64))>()?;
+        places.borrow_mut().insert(key, place);
+        Ok(place)
     };
-    let stored = Stored { file, pickle: &pickle, big_endian, place: &storage };
-    stored.contents(state_dict)
+    Stored { file, pickle: &pickle, big_endian, place: &place }.contents(state_dict)
 }
 
-/// Reads an old file: four pickles after the magic number, the last of which lists the storages' keys, then the
-/// storages.
+fn missing(key: &str) -> ParseError {
+    ParseError::Invalid(format!("its storage `{}` is missing", short(key)))
+}
+
+/// Reads an old file: five pickles, the first of which is the magic number and the last of which lists the storages'
+/// keys, then the storages.
 pub(in super::super) fn parse_legacy(file: &ByteFile, state_dict: Option<&str>) -> Parse<Contents> {
-    let mut header = Header::new(file, LEGACY_MAGIC.len() as u64, file.n_bytes);
+    let mut header = Header::new(file, 0, file.n_bytes);
+    let _magic = Pickle::read(&mut header)?;
     let _protocol = Pickle::read(&mut header)?;
     let system = Pickle::read(&mut header)?;
     let little = system.named(system.root()).find(|(key, _)| *key == "little_endian");
     let big_endian = little.is_some_and(|(_, id)| matches!(system.get(id), Value::Bool(false)));
     let pickle = Pickle::read(&mut header)?;
     let keys = Pickle::read(&mut header)?;
-    let sizes = storage_sizes(file.budget(), &pickle)?;
+    let elements = element_bytes(file.budget(), &pickle)?;
     let mut storages = BTreeMap::new();
     for &key in keys.items(keys.root()).unwrap_or_default() {
-        let Some((key, &element)) = keys.str(key).and_then(|key| Some((key, sizes.get(key)?))) else {
+        let Some((key, &element)) = keys.str(key).and_then(|key| Some((key, elements.get(key)?))) else {
             return invalid("its list of storages names one that no tensor has");
         };
         let n_elements = header.u64()?;
         let Some(n_bytes) = n_elements.checked_mul(element) else {
-            return invalid(format!("its storage `{key}` claims {n_elements} elements"));
+            return invalid(format!("its storage `{}` claims {n_elements} elements", short(key)));
         };
         file.budget().take_node::<(&str, (u64, u64))>()?;
-        storages.insert(key, (header.position(), n_bytes));
+        if storages.insert(key, (header.position(), n_bytes)).is_some() {
+            return invalid(format!("it lists storage `{}` twice", short(key)));
+        }
         header.skip(n_bytes)?;
     }
-    let place = |key: &str| match storages.get(key) {
-        Some(&place) => Ok(place),
-        None => invalid(format!("its storage `{key}` is missing")),
+    // By index too: each key is looked up once.
+    let mut places = BTreeMap::new();
+    for value in pickle.values() {
+        let Value::Persistent(id) = value else { continue };
+        let (key, _) = storage_of(&pickle, *id)?;
+        if let Entry::Vacant(place) = places.entry(key) {
+            file.budget().take_node::<(Id, Option<(u64, u64)>)>()?;
+            place.insert(storages.get(pickle.str(key).unwrap_or_default()).copied());
+        }
+    }
+    let place = |key: Id| match places.get(&key) {
+        Some(&Some(place)) => Ok(place),
+        _ => Err(missing(pickle.str(key).unwrap_or_default())),
     };
     Stored { file, pickle: &pickle, big_endian, place: &place }.contents(state_dict)
 }
 
 /// Returns the bytes of an element of each storage, by key.
-fn storage_sizes<'a>(budget: &Budget, pickle: &'a Pickle) -> Parse<BTreeMap<&'a str, u64>> {
-    let mut sizes = BTreeMap::new();
+fn element_bytes<'a>(budget: &Budget, pickle: &'a Pickle) -> Parse<BTreeMap<&'a str, u64>> {
+    let mut by_index = BTreeMap::new();
     for value in pickle.values() {
-        if let Value::Persistent(id) = value {
-            let Storage { key, dtype, .. } = storage_of(pickle, *id)?;
-            budget.take_node::<(&str, u64)>()?;
-            sizes.insert(key, dtype.block_bytes as u64);
-        }
+        let Value::Persistent(id) = value else { continue };
+        let (key, dtype) = storage_of(pickle, *id)?;
+        let dtype = match stored_dtype(dtype) {
+            Ok(dtype) => dtype,
+            Err(Refused::File(error)) => return Err(error),
+            Err(Refused::Alone(reason)) => return invalid(format!("it has a storage {reason}")),
+        };
+        budget.take_node::<(Id, u64)>()?;
+        by_index.insert(key, dtype.block_bytes as u64);
     }
-    Ok(sizes)
-}
-
-/// A pickle and its storages.
-struct Stored<'a> {
-    file: &'a ByteFile,
-    pickle: &'a Pickle,
-    big_endian: bool,
-    place: &'a PlaceOf<'a>,
+    let mut elements = BTreeMap::new();
+    for (key, n_bytes) in by_index {
+        budget.take_node::<(&str, u64)>()?;
+        elements.insert(pickle.str(key).unwrap_or_default(), n_bytes);
+    }
+    Ok(elements)
 }
 
 impl Stored<'_> {
@@ -128,88 +174,32 @@ impl Stored<'_> {
             };
         }
         let tree = Tree::of(file.budget(), pickle)?;
+        let in_place = InPlace::of(file.budget(), pickle)?;
         let chosen = tree.choose(state_dict)?;
-        let mut n_read = 0;
+        let mut read = BTreeSet::new();
         match &chosen {
-            None => match tree.class_in_place_of_tensor() {
+            None => match tree.class_in_place_of_tensor(&in_place) {
                 Some(class) => return Err(forbidden(class)),
                 None if pickle.pairs(root).is_none() => return invalid(NO_DICT),
                 None => {}
             },
             Some(chosen) => {
-                let mut walk =
-                    Walk { stored: self, chosen, contents: &mut contents, made: BTreeMap::new(), above: Vec::new() };
+                let mut walk = Walk::new(self, chosen, &in_place, &mut contents);
                 walk.mapping(chosen.id, "")?;
-                n_read = walk.made.len();
+                read = walk.read;
             }
         }
         config::read(file.budget(), pickle, &mut contents)?;
         let (n_objects, classes) = pickle.unknown(file.budget())?;
         let (state_dict, other_state_dicts) = chosen.map(|chosen| (chosen.path, chosen.others)).unwrap_or_default();
         let ids = (0..).take(pickle.values().len());
-        let is_tensor = |id: &Id| TensorCall::of(pickle, *id).is_some_and(|call| call.id == *id);
-        let n_other_tensors = ids.filter(is_tensor).count().saturating_sub(n_read);
+        let is_other = |id: &Id| {
+            let call = TensorCall::of(pickle, *id).filter(|call| call.id == *id);
+            call.is_some_and(|call| !read.contains(&call.id))
+        };
+        let n_other_tensors = ids.filter(is_other).count();
         contents.pickle = Some(PickleReport { state_dict, other_state_dicts, n_other_tensors, n_objects, classes });
         file.budget().give_back(pickle.n_taken());
         Ok(contents)
     }
-}
-
-/// A walk through a state dict, whose dicts may be nested.
-struct Walk<'a> {
-    stored: &'a Stored<'a>,
-    chosen: &'a Chosen,
-    contents: &'a mut Contents,
-    /// The tensors by call: one with many names is stored once.
-    made: BTreeMap<Id, StoredTensor>,
-    /// The enclosing dicts: a dict inside itself is not entered.
-    above: Vec<Id>,
-}
-
-impl Walk<'_> {
-    /// Adds the tensors of a dict, and those of the dicts inside it, under `prefix` and their keys.
-    fn mapping(&mut self, id: Id, prefix: &str) -> Parse<()> {
-        let Stored { file, pickle, big_endian, place } = *self.stored;
-        let budget = file.budget();
-        self.above.push(id);
-        for &(key, value) in pickle.pairs(id).unwrap_or_default() {
-            let call = TensorCall::of(pickle, value);
-            let name = match pickle.get(key) {
-                Value::Str(key) => format!("{prefix}{key}"),
-                // An optimizer's state has such keys, a model has not.
-                Value::Int(_) => continue,
-                _ if call.is_some() => {
-                    return invalid("it holds a tensor whose name is not a text of at most 65535 bytes in UTF-8");
-                }
-                _ => continue,
-            };
-            if let Some(call) = call {
-                let tensor = match self.made.get(&call.id) {
-                    Some(tensor) => tensor.clone(),
-                    None => {
-                        let tensor = call.tensor(pickle, big_endian, place)?;
-                        budget.take_node::<(Id, StoredTensor)>()?;
-                        self.made.insert(call.id, tensor.clone());
-                        tensor
-                    }
-                };
-                self.contents.add(budget, name, tensor)?;
-            } else if self.chosen.is_inside(value) {
-                if !self.above.contains(&value) {
-                    budget.take_text(name.len())?;
-                    self.mapping(value, &format!("{name}."))?;
-                }
-            } else if let Some(class) = state_dict::in_place_of_tensor(pickle, &name, value) {
-                return Err(forbidden(class));
-            }
-        }
-        self.above.pop();
-        Ok(())
-    }
-}
-
-/// Returns the error of an object of an unknown class in the place of a tensor or a state dict.
-fn forbidden(class: &str) -> ParseError {
-    let kind = if class.starts_with("__torch__") { ", a module of TorchScript" } else { "" };
-    ParseError::Forbidden(format!("`{}`{kind}", short(class)))
 }

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::super::budget::{Budget, MAX_NESTING};
 use super::super::super::bytes::{Parse, invalid};
 use super::super::super::keys::Role;
-use super::super::pickle::{Id, Pickle, Value, is_known, short};
+use super::super::pickle::{Id, Pickle, short};
+use super::in_place::{InPlace, is_like_parameter};
 use super::tensor::TensorCall;
 
 /// Keys under which training scripts keep the state dict of their model.
@@ -58,18 +59,34 @@ struct Node {
     is_dict: bool,
 }
 
+/// What a key says, which many dicts may share.
+#[derive(Clone, Copy)]
+struct Key {
+    is_table: bool,
+    has_dot: bool,
+}
+
 /// The dicts and lists between the root of a pickle and its tensors. Each is entered once.
 pub(super) struct Tree<'a> {
     budget: &'a Budget,
     pickle: &'a Pickle,
     nodes: BTreeMap<Id, Node>,
+    /// The values that were looked at.
+    seen: Vec<bool>,
+    /// What the keys of tensors say.
+    keys: BTreeMap<Id, Key>,
     /// The dicts whose key is part of a table's name: `{"wte": {"weight": …}}`.
     split_tables: Vec<Id>,
 }
 
 impl<'a> Tree<'a> {
     pub(super) fn of(budget: &'a Budget, pickle: &'a Pickle) -> Parse<Self> {
-        let mut tree = Self { budget, pickle, nodes: BTreeMap::new(), split_tables: Vec::new() };
+        let mut seen = Vec::new();
+        budget.reserve(&mut seen, pickle.values().len())?;
+        seen.resize(pickle.values().len(), false);
+        let (nodes, keys, split_tables) = Default::default();
+        let mut tree = Self { budget, pickle, nodes, seen, keys, split_tables };
+        tree.is_new(pickle.root());
         tree.enter(pickle.root(), None, String::new(), 0)?;
         Ok(tree)
     }
@@ -85,13 +102,13 @@ impl<'a> Tree<'a> {
         let is_dict = pickle.pairs(id).is_some();
         let short_key = (key.len() <= MAX_TABLE_KEY).then(|| key.clone());
         self.nodes.insert(id, Node { parent, key, is_dict, ..Node::default() });
-        for &(name, value) in pickle.pairs(id).unwrap_or_default() {
-            let Some(name) = pickle.str(name) else { continue };
+        for &(key, value) in pickle.pairs(id).unwrap_or_default() {
+            let Some(name) = pickle.str(key) else { continue };
             if TensorCall::of(pickle, value).is_none() {
                 self.enter_child(id, value, || name.to_string(), depth)?;
                 continue;
             }
-            let is_table = Role::of(name) == Role::TokenTable;
+            let Key { is_table, has_dot } = self.key(key, name)?;
             let is_split_table = || {
                 let Some(key) = short_key.as_deref().filter(|_| name.len() <= MAX_TABLE_KEY) else { return false };
                 Role::of(&format!("{key}.{name}")) == Role::TokenTable
@@ -99,7 +116,7 @@ impl<'a> Tree<'a> {
             let is_split = !is_table && is_split_table();
             let node = self.nodes.entry(id).or_default();
             (node.has_own, node.has_tensors) = (true, true);
-            node.has_names |= name.contains('.');
+            node.has_names |= has_dot;
             node.has_table |= is_table;
             node.n_tables += usize::from(is_table || is_split);
             if is_split {
@@ -112,14 +129,33 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
+    /// Returns whether a value is looked at for the first time.
+    fn is_new(&mut self, id: Id) -> bool {
+        let seen = usize::try_from(id).ok().and_then(|id| self.seen.get_mut(id));
+        seen.is_some_and(|seen| !std::mem::replace(seen, true))
+    }
+
+    fn key(&mut self, id: Id, name: &str) -> Parse<Key> {
+        if let Some(key) = self.keys.get(&id) {
+            return Ok(*key);
+        }
+        let key = Key { is_table: Role::of(name) == Role::TokenTable, has_dot: name.contains('.') };
+        self.budget.take_node::<(Id, Key)>()?;
+        self.keys.insert(id, key);
+        Ok(key)
+    }
+
     fn enter_child(&mut self, id: Id, child: Id, key: impl FnOnce() -> String, depth: usize) -> Parse<()> {
+        if !self.is_new(child) {
+            return Ok(());
+        }
         // A list of numbers or texts leads to no tensor.
         let is_container = |id: Id| self.pickle.pairs(id).is_some() || self.pickle.items(id).is_some();
         let leads_on = match self.pickle.items(child) {
             Some(items) => items.iter().any(|&item| is_container(item)),
             None => is_container(child),
         };
-        if !leads_on || self.nodes.contains_key(&child) {
+        if !leads_on {
             return Ok(());
         }
         self.enter(child, Some(id), key(), depth + 1)?;
@@ -135,7 +171,7 @@ impl<'a> Tree<'a> {
     pub(super) fn choose(&self, path: Option<&str>) -> Parse<Option<Chosen>> {
         let root = self.pickle.root();
         let chosen = match path {
-            Some(path) => match self.at(root, path) {
+            Some(path) => match self.at(root, path, &mut BTreeSet::new()) {
                 Some(id) if self.has_tensors(id) => id,
                 _ => {
                     let listed = self.listed(&self.all());
@@ -160,9 +196,13 @@ impl<'a> Tree<'a> {
     }
 
     /// Returns the class of an object in the place of a tensor, in any dict.
-    pub(super) fn class_in_place_of_tensor(&self) -> Option<&'a str> {
-        let mut pairs = self.nodes.keys().flat_map(|&id| self.pickle.named(id));
-        pairs.find_map(|(name, value)| in_place_of_tensor(self.pickle, name, value))
+    pub(super) fn class_in_place_of_tensor(&self, in_place: &InPlace<'a>) -> Option<&'a str> {
+        let mut keys = BTreeMap::new();
+        let mut pairs = self.nodes.keys().flat_map(|&id| self.pickle.pairs(id).unwrap_or_default());
+        pairs.find_map(|&(key, value)| {
+            let name = self.pickle.str(key)?;
+            in_place.class(value, || *keys.entry(key).or_insert_with(|| is_like_parameter(name)))
+        })
     }
 
     fn node(&self, id: Id) -> Option<&Node> {
@@ -178,18 +218,21 @@ impl<'a> Tree<'a> {
         children.filter_map(|&id| Some((id, self.node(id)?)))
     }
 
-    /// Returns the value at a path of keys joined by dots; the keys may contain dots too.
-    fn at(&self, id: Id, path: &str) -> Option<Id> {
+    /// Returns the value at a path of keys joined by dots; the keys may contain dots too. What was tried is tried once.
+    fn at(&self, id: Id, path: &str, tried: &mut BTreeSet<(Id, usize)>) -> Option<Id> {
+        if !tried.insert((id, path.len())) {
+            return None;
+        }
         let named = self.pickle.named(id).find_map(|(key, value)| match path.strip_prefix(key)? {
             "" => Some(value),
-            rest => self.at(value, rest.strip_prefix('.')?),
+            rest => self.at(value, rest.strip_prefix('.')?, tried),
         });
-        let in_list = || {
+        let mut in_list = || {
             let (index, rest) = path.split_once('.').unwrap_or((path, ""));
             let value = *self.pickle.items(id)?.get(index.parse::<usize>().ok()?)?;
-            if rest.is_empty() { Some(value) } else { self.at(value, rest) }
+            if rest.is_empty() { Some(value) } else { self.at(value, rest, tried) }
         };
-        named.or_else(in_list)
+        named.or_else(&mut in_list)
     }
 
     /// Follows the known keys, as far as they lead to tensors.
@@ -306,25 +349,4 @@ impl<'a> Tree<'a> {
         }
         if paths.is_empty() { "none".to_string() } else { paths.join(", ") }
     }
-}
-
-/// Returns the class or function of an object in the place of a tensor: its key looks like a parameter's name, or its
-/// arguments hold a storage or a tensor.
-pub(super) fn in_place_of_tensor<'a>(pickle: &'a Pickle, name: &str, value: Id) -> Option<&'a str> {
-    let class = pickle.called(value)?;
-    let is_tensors = class.starts_with("torch._utils._rebuild_") || class.starts_with("torch._tensor._rebuild_");
-    if is_known(class) && !is_tensors {
-        return None;
-    }
-    let is_part = |id: &Id| matches!(pickle.get(*id), Value::Persistent(_)) || TensorCall::of(pickle, *id).is_some();
-    let args = match pickle.get(value) {
-        Value::Call { args, .. } => pickle.items(*args).unwrap_or_default(),
-        _ => &[],
-    };
-    let is_made_of_tensors =
-        args.iter().any(|arg| is_part(arg) || pickle.items(*arg).is_some_and(|items| items.iter().any(is_part)));
-    let is_in_place = is_tensors || is_made_of_tensors || name.contains('.') || Role::of(name) != Role::Other;
-    // A known wrapper is not to blame, but what it wraps.
-    let inner = args.iter().filter_map(|&arg| pickle.called(arg)).find(|class| !is_known(class));
-    is_in_place.then(|| if is_known(class) { inner.unwrap_or(class) } else { class })
 }

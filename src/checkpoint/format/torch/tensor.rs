@@ -5,16 +5,20 @@ use std::sync::Arc;
 use candle_core::DType;
 
 use super::super::super::budget::MAX_DIMS;
-use super::super::super::bytes::{Parse, ParseError, invalid};
+use super::super::super::bytes::{ByteFile, Parse, ParseError, invalid};
 use super::super::super::float8::Float8;
 use super::super::super::stored::{Place, StoredDType, StoredTensor};
-use super::super::pickle::{Id, Pickle, Value, is_known, short};
+use super::super::pickle::{Id, Pickle, REBUILD, Value, short};
 
 /// How many wrappers a tensor may have; they may form cycles.
 const MAX_WRAPPERS: usize = 4;
 
+/// The functions that make a tensor of a subclass.
+pub(super) const FROM_TYPE: [&str; 3] =
+    ["torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type", "torch.tensor._rebuild_from_type"];
+
 /// Dtypes by the storage's name, the name of `torch.dtype`, our name, and bytes.
-const DTYPES: [(&str, &str, &str, usize); 19] = [
+const DTYPES: [(&str, &str, &str, usize); 24] = [
     ("torch.LongStorage", "torch.int64", "I64", 8),
     ("torch.IntStorage", "torch.int32", "I32", 4),
     ("torch.ShortStorage", "torch.int16", "I16", 2),
@@ -23,6 +27,11 @@ const DTYPES: [(&str, &str, &str, usize); 19] = [
     ("torch.BoolStorage", "torch.bool", "BOOL", 1),
     ("torch.ComplexFloatStorage", "torch.complex64", "C64", 8),
     ("torch.ComplexDoubleStorage", "torch.complex128", "C128", 16),
+    ("torch.QInt8Storage", "torch.qint8", "QI8", 1),
+    ("torch.QUInt8Storage", "torch.quint8", "QU8", 1),
+    ("torch.QInt32Storage", "torch.qint32", "QI32", 4),
+    ("torch.QUInt4x2Storage", "torch.quint4x2", "QU4X2", 1),
+    ("torch.QUInt2x4Storage", "torch.quint2x4", "QU2X4", 1),
     ("", "torch.uint16", "U16", 2),
     ("", "torch.uint32", "U32", 4),
     ("", "torch.uint64", "U64", 8),
@@ -36,54 +45,110 @@ const DTYPES: [(&str, &str, &str, usize); 19] = [
     ("", "torch.float4_e2m1fn_x2", "F4X2", 1),
 ];
 
-/// Returns where the storage of a key lies, and its bytes.
-pub(super) type PlaceOf<'a> = dyn Fn(&str) -> Parse<(u64, u64)> + 'a;
+/// Returns where the storage of a key, which is a text, lies, and its bytes.
+pub(super) type PlaceOf<'a> = dyn Fn(Id) -> Parse<(u64, u64)> + 'a;
 
-/// A call that makes a tensor.
-pub(super) struct TensorCall<'a> {
-    /// The value that is the call itself.
-    pub(super) id: Id,
-    function: &'a str,
-    args: &'a [Id],
+/// A pickle and its storages.
+pub(super) struct Stored<'a> {
+    pub(super) file: &'a ByteFile,
+    pub(super) pickle: &'a Pickle,
+    pub(super) big_endian: bool,
+    pub(super) place: &'a PlaceOf<'a>,
 }
 
-impl<'a> TensorCall<'a> {
+/// Why a tensor is not read.
+pub(super) enum Refused {
+    /// It is of a kind that is not supported; others are read.
+    Alone(String),
+    /// The file is damaged.
+    File(ParseError),
+}
+
+impl From<ParseError> for Refused {
+    fn from(error: ParseError) -> Self {
+        Self::File(error)
+    }
+}
+
+fn alone<T>(reason: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused::Alone(reason.into()))
+}
+
+/// A call that makes a tensor.
+pub(super) struct TensorCall {
+    /// The value that is the call itself.
+    pub(super) id: Id,
+    function: Id,
+    args: Id,
+    /// The attributes that each wrapper sets.
+    pub(super) states: [Option<Id>; MAX_WRAPPERS],
+    /// Whether the pickle sets attributes or elements of its result.
+    pub(super) is_changed: bool,
+}
+
+impl TensorCall {
     /// Returns the call inside a value's wrappers; `None` for any other value.
-    pub(super) fn of(pickle: &'a Pickle, mut id: Id) -> Option<Self> {
-        for _ in 0..MAX_WRAPPERS {
-            let &Value::Call { function, args, .. } = pickle.get(id) else { return None };
-            let (mut function, mut args) = (pickle.global(function)?, pickle.items(args)?);
-            match (function, args) {
+    pub(super) fn of(pickle: &Pickle, mut id: Id) -> Option<Self> {
+        let (mut states, mut is_changed) = ([None; MAX_WRAPPERS], false);
+        for state in &mut states {
+            let &Value::Call { mut function, mut args, .. } = pickle.get(id) else { return None };
+            is_changed |= pickle.is_changed(id);
+            match (pickle.global(function)?, pickle.items(args)?) {
                 // A parameter wraps a tensor.
-                ("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", &[inner, ..]) => {
+                ("torch._utils._rebuild_parameter", &[inner, ..]) => {
                     id = inner;
                     continue;
                 }
+                ("torch._utils._rebuild_parameter_with_state", &[inner, _, _, attributes]) => {
+                    (id, *state) = (inner, Some(attributes));
+                    continue;
+                }
                 // A tensor's subclass wraps the call that makes it.
-                ("torch._tensor._rebuild_from_type_v2", &[inner, _, inner_args, ..]) => {
-                    (function, args) = (pickle.global(inner)?, pickle.items(inner_args)?);
+                (name, &[inner, _, inner_args, attributes]) if FROM_TYPE.contains(&name) => {
+                    (function, args, *state) = (inner, inner_args, Some(attributes));
                 }
                 _ => {}
             }
-            return (function.starts_with("torch._utils._rebuild_tensor") && is_known(function)).then_some(Self {
-                id,
-                function,
-                args,
-            });
+            let is_tensor = pickle.global(function)?.starts_with(REBUILD) && pickle.items(args).is_some();
+            return is_tensor.then_some(Self { id, function, args, states, is_changed });
         }
         None
     }
 
-    /// Returns the tensor that the call would make: `_rebuild_tensor_v2(storage, storage_offset, size, stride, …)`.
-    /// Version 3 has the dtype as its seventh argument.
-    pub(super) fn tensor(&self, pickle: &Pickle, big_endian: bool, place: &PlaceOf) -> Parse<StoredTensor> {
+    /// Returns what decides which tensor it makes, wrappers aside.
+    pub(super) fn key(&self) -> (Id, Id) {
+        (self.function, self.args)
+    }
+
+    /// Returns the calls that make the parts of a tensor: the indices and values of a sparse one.
+    pub(super) fn parts(&self, pickle: &Pickle) -> impl Iterator<Item = Id> {
+        const MAX_PARTS: usize = 8;
+        let items = |id: Id| pickle.items(id).unwrap_or_default().iter().copied().take(MAX_PARTS);
+        let args = items(self.args).flat_map(move |arg| std::iter::once(arg).chain(items(arg)));
+        args.filter_map(|id| TensorCall::of(pickle, id)).map(|call| call.id)
+    }
+
+    /// Returns the tensor that the call would make: `_rebuild_tensor_v2(storage, storage_offset, size, stride,
+    /// requires_grad, backward_hooks, metadata)`. Version 3 has the dtype before the metadata.
+    pub(super) fn tensor(&self, pickle: &Pickle, big_endian: bool, place: &PlaceOf) -> Result<StoredTensor, Refused> {
         let malformed = || ParseError::Invalid("its pickle describes an impossible tensor".to_string());
-        let &[storage, offset, shape, strides, ..] = self.args else { return Err(malformed()) };
-        let &Value::Persistent(storage) = pickle.get(storage) else { return Err(malformed()) };
-        let mut storage = storage_of(pickle, storage)?;
-        if let (true, Some(&dtype)) = (self.function.ends_with("_v3"), self.args.get(6)) {
-            storage.dtype = stored_dtype(pickle.global(dtype).unwrap_or_default())?;
+        let function = pickle.global(self.function).unwrap_or_default();
+        let args = pickle.items(self.args).unwrap_or_default();
+        let (n_args, dtype) = match function.strip_prefix(REBUILD) {
+            Some("tensor") => (4, None),
+            Some("tensor_v2") => (6, None),
+            Some("tensor_v3") => (7, args.get(6)),
+            _ => return alone(kind_of(function)),
+        };
+        let &[storage, offset, shape, strides, ..] = args else { return Err(malformed().into()) };
+        match args.get(n_args..).unwrap_or_default() {
+            [] => {}
+            &[metadata] if n_args > 4 => plain(pickle, metadata)?,
+            _ => return alone(format!("made by `{function}` with {} arguments, too many", args.len())),
         }
+        let &Value::Persistent(storage) = pickle.get(storage) else { return Err(malformed().into()) };
+        let (key, of_storage) = storage_of(pickle, storage)?;
+        let dtype = stored_dtype(dtype.map_or(of_storage, |&dtype| pickle.global(dtype).unwrap_or_default()))?;
         let numbers = |id: Id| -> Parse<Arc<[usize]>> {
             let items = pickle.items(id).ok_or_else(malformed)?;
             if items.len() > MAX_DIMS {
@@ -94,29 +159,84 @@ impl<'a> TensorCall<'a> {
         };
         // `torch.Size` is a call with one argument, a tuple.
         let shape = match pickle.get(shape) {
-            &Value::Call { args, .. } => numbers(*pickle.items(args).and_then(<[Id]>::first).ok_or_else(malformed)?)?,
+            &Value::Call { args, .. } if pickle.called(shape) == Some("torch.Size") => {
+                numbers(*pickle.items(args).and_then(<[Id]>::first).ok_or_else(malformed)?)?
+            }
             _ => numbers(shape)?,
         };
         let strides = numbers(strides)?;
         let offset = pickle.int(offset).and_then(|n| u64::try_from(n).ok()).ok_or_else(malformed)?;
-        let (start, n_bytes) = place(storage.key)?;
-        let element = storage.dtype.block_bytes as u64;
+        let (start, n_bytes) = place(key)?;
+        let element = dtype.block_bytes as u64;
         let strides = Some(strides).filter(|strides| !is_row_major(&shape, strides));
         let skipped = offset.checked_mul(element).filter(|&skipped| skipped <= n_bytes).ok_or_else(malformed)?;
         let place = Place::Plain { file: 0, start: start + skipped };
-        let tensor = StoredTensor { shape, dtype: storage.dtype, place, strides, big_endian };
+        let tensor = StoredTensor { shape, dtype, place, strides, big_endian };
         match tensor.extent() {
             Some(extent) if extent <= n_bytes - skipped => Ok(tensor),
-            Some(extent) => invalid(format!(
+            Some(extent) => Err(ParseError::Invalid(format!(
                 "a tensor of shape {:?} takes {extent} bytes at {skipped} of storage `{}`, which has {n_bytes}",
-                tensor.shape, storage.key
-            )),
-            None => invalid(format!(
-                "a tensor of shape {:?} and strides {:?} has more elements than its storage: save a `.clone()`",
-                tensor.shape, tensor.strides
+                tensor.shape,
+                short(pickle.str(key).unwrap_or_default())
+            ))
+            .into()),
+            None => alone(format!(
+                "a view of shape {:?}{} with more elements than its storage: save its `.clone()`",
+                tensor.shape,
+                tensor.strides.map(|strides| format!(" and strides {strides:?}")).unwrap_or_default()
             )),
         }
     }
+}
+
+/// Returns whether attributes that are set on a tensor may replace its elements.
+pub(super) fn may_replace(pickle: &Pickle, attributes: Id) -> bool {
+    let is_plain = match pickle.get(attributes) {
+        Value::None | Value::Dict(_) => true,
+        Value::Tuple(parts) => parts.len() == 2,
+        _ => false,
+    };
+    !is_plain || pickle.attributes_in(attributes).any(|(name, _)| ["data", "real", "imag"].contains(&name))
+}
+
+/// Names a tensor by the function that makes it, and says what to do.
+fn kind_of(function: &str) -> String {
+    let kind = match function.strip_prefix(REBUILD).unwrap_or_default() {
+        "sparse_tensor" | "sparse_csr_tensor" => "a sparse tensor: save its `.to_dense()`",
+        "qtensor" => "a quantized tensor: save its `.dequantize()`",
+        "meta_tensor_no_storage" => "a meta tensor, which has no elements: save it after it is initialized",
+        "nested_tensor" => "a nested tensor: save its parts, `.unbind()`",
+        "device_tensor_from_cpu_tensor" | "device_tensor_from_numpy" | "xla_tensor" => {
+            "a tensor of a device that PyTorch saves in its own way: save its `.cpu()`"
+        }
+        "wrapper_subclass" => "a tensor of a subclass without elements of its own: save the tensors that it wraps",
+        _ => return format!("made by `{}`, which is not supported: save its `.clone()`", short(function)),
+    };
+    kind.to_string()
+}
+
+/// Refuses a tensor whose metadata change what its storage holds, or may do so.
+fn plain(pickle: &Pickle, metadata: Id) -> Result<(), Refused> {
+    const MAX_KEYS: usize = 16;
+    let unknown = |what: &str| alone(format!("a tensor with unknown metadata ({what}): save its `.clone()`"));
+    let pairs = match pickle.get(metadata) {
+        Value::None => return Ok(()),
+        Value::Dict(pairs) if pairs.len() <= MAX_KEYS => pairs,
+        _ => return unknown("not a small dict"),
+    };
+    for &(key, value) in pairs {
+        match (pickle.str(key), pickle.get(value)) {
+            (Some("neg" | "conj"), Value::Bool(false)) => {}
+            (Some("neg"), Value::Bool(true)) => {
+                return alone("a negated view (`neg` in its metadata): save its `.resolve_neg()`");
+            }
+            (Some("conj"), Value::Bool(true)) => {
+                return alone("a conjugated view (`conj` in its metadata): save its `.resolve_conj()`");
+            }
+            (key, _) => return unknown(&format!("`{}`", short(key.unwrap_or_default()))),
+        }
+    }
+    Ok(())
 }
 
 /// Returns whether elements lie in row-major order; the stride of a dimension of size 1 does not matter.
@@ -131,30 +251,23 @@ fn is_row_major(shape: &[usize], strides: &[usize]) -> bool {
                 .all(|((&dim, stride), expected)| dim == 1 || stride == expected))
 }
 
-pub(super) struct Storage<'a> {
-    pub(super) key: &'a str,
-    pub(super) dtype: StoredDType,
-}
-
-/// Reads `('storage', torch.FloatStorage, '0', 'cpu', 4)`; in old files a view may follow.
-pub(super) fn storage_of(pickle: &Pickle, id: Id) -> Parse<Storage<'_>> {
+/// Returns the key and the dtype's name in `('storage', torch.FloatStorage, '0', 'cpu', 4)`; in old files a view may
+/// follow.
+pub(super) fn storage_of(pickle: &Pickle, id: Id) -> Parse<(Id, &str)> {
     let parts = match pickle.items(id) {
         Some(&[kind, dtype, key, _, _, ref view @ ..]) if pickle.str(kind) == Some("storage") => {
             let viewed = view.first().is_some_and(|&view| !matches!(pickle.get(view), Value::None));
             if viewed {
                 return invalid("a storage is a view of another one: save it again with PyTorch 1.6 or later");
             }
-            pickle.global(dtype).zip(pickle.str(key))
+            pickle.global(dtype).filter(|_| pickle.str(key).is_some()).map(|dtype| (key, dtype))
         }
         _ => None,
     };
-    match parts {
-        Some((dtype, key)) => Ok(Storage { key, dtype: stored_dtype(dtype)? }),
-        None => invalid("its pickle asks for something that is not a storage"),
-    }
+    parts.ok_or_else(|| ParseError::Invalid("its pickle asks for something that is not a storage".to_string()))
 }
 
-fn stored_dtype(name: &str) -> Parse<StoredDType> {
+pub(super) fn stored_dtype(name: &str) -> Result<StoredDType, Refused> {
     let float = match name {
         "torch.FloatStorage" | "torch.float32" => DType::F32,
         "torch.HalfStorage" | "torch.float16" => DType::F16,
@@ -169,7 +282,7 @@ fn stored_dtype(name: &str) -> Parse<StoredDType> {
                 (None, Some(kind)) => Ok(StoredDType::float8(kind)),
                 // Each element takes a byte.
                 (None, None) if matches!(small_int(name), Some(1..=7)) => Ok(StoredDType::other("INT", 1)),
-                (None, None) => invalid(format!("a storage of the unknown dtype `{}`", short(name))),
+                (None, None) => alone(format!("of the unknown dtype `{}`: save it as another one", short(name))),
             };
         }
     };

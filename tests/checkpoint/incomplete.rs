@@ -1,0 +1,145 @@
+//! Indexes that list more than their shards hold, and conversions of shards and configurations.
+
+use candle_gpt_input::Error;
+use candle_gpt_input::error::CheckpointError;
+
+use super::*;
+
+const MISSING: &str = "listed in the index, but missing from its shard: download both again";
+
+/// Writes `wte` into shard 1 and `wpe` with `more` into shard 2, under an index that lists `also` besides.
+fn sharded(folder: &Path, also: &[(&str, u8)]) {
+    let (wte, wpe) = tables(9, 5, 3);
+    save_tensors(folder.join("1.safetensors"), [("wte.weight", &wte)], []).unwrap();
+    save_tensors(folder.join("2.safetensors"), [("wpe.weight", &wpe), ("ln_f.weight", &wpe)], []).unwrap();
+    let listed = [("wte.weight", 1), ("wpe.weight", 2), ("ln_f.weight", 2)];
+    let map: Vec<_> =
+        listed.iter().chain(also).map(|(name, shard)| format!(r#""{name}": "{shard}.safetensors""#)).collect();
+    let index = format!(r#"{{"weight_map": {{{}}}}}"#, map.join(", "));
+    fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+}
+
+#[test]
+fn names_that_are_missing_from_their_shards_are_told() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    sharded(folder.path(), &[("h.1.x", 2), ("h.0.x", 1), ("h.2.x", 2)]);
+    let checkpoint = Checkpoint::open(folder.path())?;
+    assert_eq!(checkpoint.tensors()?.len(), 3);
+    let unreadable = checkpoint.unreadable()?;
+    let found: Vec<_> = unreadable.iter().map(|left| (left.name.as_str(), left.file.clone())).collect();
+    let shard = |n: u8| folder.path().join(format!("{n}.safetensors"));
+    assert_eq!(found, [("h.0.x", shard(1)), ("h.1.x", shard(2)), ("h.2.x", shard(2))]);
+    assert!(unreadable.iter().all(|left| left.reason == MISSING));
+    // The tables are there.
+    let (layer, report) = open(folder.path(), DType::F32)?;
+    assert_eq!(layer.config().vocab_size, 9);
+    assert_eq!(report.unreadable, unreadable);
+    let expected = format!("3 tensors cannot be read: `h.0.x` ({MISSING}), `h.1.x` ({MISSING}), `h.2.x` ({MISSING})\n");
+    assert!(report.to_string().contains(&expected), "{report}");
+    let vb = checkpoint.var_builder(DType::F32, &Device::Cpu);
+    let text = error_text(vb.get_unchecked("h.1.x").map_err(Error::from));
+    assert!(
+        text.ends_with(
+            "2.safetensors: the index says that this shard holds `h.1.x`, but it does not: download both again"
+        ),
+        "{text}"
+    );
+    // A conversion would lose them.
+    let error = checkpoint.convert(folder.path().join("out"), None, None).unwrap_err();
+    assert!(matches!(error, Error::Checkpoint(CheckpointError::TensorNotInShard { .. })), "{error:?}");
+    assert!(!folder.path().join("out").exists());
+    // A table itself.
+    sharded(folder.path(), &[]);
+    save_tensors(folder.path().join("1.safetensors"), [("x", &tables(9, 5, 3).0)], [])?;
+    let text = error_text(load(folder.path()));
+    assert!(text.contains("the index says that this shard holds `wte.weight`, but it does not"), "{text}");
+    assert_eq!(Checkpoint::open(folder.path())?.unreadable()?[0].name, "wte.weight");
+    Ok(())
+}
+
+/// A shard without the tables is not opened by loading.
+#[test]
+fn shards_without_tables_may_be_missing() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    sharded(folder.path(), &[("h.0.x", 3)]);
+    let (_, report) = open(folder.path(), DType::F32)?;
+    assert!(report.unreadable.is_empty());
+    assert!(error_text(Checkpoint::open(folder.path())?.unreadable()).contains("3.safetensors"));
+    Ok(())
+}
+
+#[test]
+fn a_name_in_two_shards_is_not_converted() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    sharded(folder.path(), &[]);
+    let (wte, _) = tables(9, 5, 3);
+    save_tensors(folder.path().join("1.safetensors"), [("wte.weight", &wte), ("ln_f.weight", &wte)], [])?;
+    for max_bytes in [None, Some(1)] {
+        let converted = Checkpoint::open(folder.path())?.convert(folder.path().join("out"), None, max_bytes);
+        let text = error_text(converted);
+        assert!(
+            text.contains("cannot save a tensor as `ln_f.weight`: two shards hold a tensor of that name"),
+            "{text}"
+        );
+    }
+    Ok(())
+}
+
+/// More shards than may be open at once; each is opened again when its turn comes.
+#[cfg(target_os = "linux")]
+#[test]
+fn shards_are_converted_one_after_another() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let n_shards = 40;
+    let (mut map, row) = (Vec::new(), Tensor::new(&[1f32, 2.], &Device::Cpu)?);
+    for i in 0..n_shards {
+        let tensor = (&row * f64::from(i))?;
+        save_tensors(folder.path().join(format!("{i}.safetensors")), [(format!("t.{i}"), &tensor)], [])?;
+        map.push(format!(r#""t.{i}": "{i}.safetensors""#));
+    }
+    let index = folder.path().join("model.safetensors.index.json");
+    fs::write(&index, format!(r#"{{"weight_map": {{{}}}}}"#, map.join(", "))).unwrap();
+    let checkpoint = Checkpoint::open(&index)?;
+    for (to, max_bytes) in [("one.safetensors", None), ("several", Some(24))] {
+        let to = folder.path().join(to);
+        checkpoint.convert(&to, None, max_bytes)?;
+        let vb = Checkpoint::open(&to)?;
+        let vb = vb.var_builder(DType::F32, &Device::Cpu);
+        for i in 0..n_shards {
+            assert_eq!(vb.get(2, &format!("t.{i}"))?.to_vec1::<f32>()?, [i as f32, 2. * i as f32]);
+        }
+    }
+    Ok(())
+}
+
+/// Writes tables beside a configuration.
+fn configured(folder: &Path, name: &str, config: &str) -> Checkpoint {
+    let (wte, wpe) = tables(9, 5, 4);
+    let wpe_name = if name == "wte.weight" { "wpe.weight" } else { "conv2.weight" };
+    save_tensors(folder.join("model.safetensors"), [(name, &wte), (wpe_name, &wpe)], []).unwrap();
+    fs::write(folder.join("config.json"), config).unwrap();
+    Checkpoint::open(folder).unwrap()
+}
+
+#[test]
+fn a_conversion_drops_no_configuration() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    for (config, expected) in [
+        (r#"{"vocab_size": 7, "n_layer": 1, "n_head": 2}"#, "the config says `vocab_size` is 7, but the table"),
+        (r#"{"position_embedding_type": "rope", "n_layer": 1, "n_head": 3}"#, "cannot use the configuration in"),
+    ] {
+        for to in ["out", "out.safetensors"] {
+            let to = folder.path().join(to);
+            let text = error_text(configured(folder.path(), "wte.weight", config).convert(&to, None, None));
+            assert!(text.contains(expected), "{text}");
+            assert!(!to.exists());
+        }
+    }
+    // Of a model without input tables it is carried over.
+    let config = r#"{"architectures": ["ResNet"], "depths": [3, 4, 6, 3]}"#;
+    let to = folder.path().join("resnet");
+    let written = configured(folder.path(), "conv1.weight", config).convert(&to, None, None)?;
+    assert_eq!(written, ["model.safetensors", "config.json"].map(|name| to.join(name)));
+    assert_eq!(fs::read_to_string(to.join("config.json")).unwrap(), config);
+    Ok(())
+}
