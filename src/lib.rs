@@ -8,14 +8,14 @@
 //!
 //! The pages of [`guide`] go on from here: [from PyTorch](guide::from_pytorch), [adopting](guide::adopting) the layer
 //! in an existing model, [the id contract](guide::id_contract), [what is exact](guide::exactness),
-//! [positions](guide::positions), [formats](guide::formats), [training](guide::training), [GPU](guide::gpu) and
-//! [from 0.1](guide::from_0_1).
+//! [positions](guide::positions), [formats](guide::formats), [the hub](guide::hub), [training](guide::training),
+//! [GPU](guide::gpu) and [from 0.1](guide::from_0_1).
 //!
 //! # Features
 //!
 //! - `tokenizer` (default): builds [`tokenizer`], with GPT-2's merges compiled in (456 kB).
-//! - `hub`: builds `hub`, which opens files of the Hugging Face Hub and of other servers by ranges. Nothing else in
-//!   the crate touches the network.
+//! - `hub`: builds `hub`, which downloads files of the Hugging Face Hub, or opens them by ranges. Nothing else in the
+//!   crate touches the network.
 //! - `cuda`: runs on NVIDIA GPUs, by Candle's kernels and those of this crate. Needs `nvcc`.
 //! - `metal`: runs on Apple GPUs, by Candle's kernels.
 //! - `accelerate`: computes matrix products on Apple CPUs by Apple's library.
@@ -52,7 +52,7 @@
 //! | [`init`], [`dropout`] | tensors drawn from a generator |
 //! | [`rng`] | torch's generator |
 //! | [`checkpoint`] | files of weights: read, converted, saved |
-//! | `hub` (feature) | repositories of the Hugging Face Hub, by ranges |
+//! | `hub` (feature) | repositories of the Hugging Face Hub, downloaded or by ranges |
 //! | [`tokenizer`] (feature) | text to ids and back |
 //! | [`GptInputConfig`] | dimensions and settings, as a `config.json` has them |
 //! | [`device`], [`error`] | devices chosen at run time; everything that can fail |

@@ -16,7 +16,7 @@ mod hub;
 mod input;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
 use clap::Parser;
-use input::{Batch, tokenizer_for};
+use input::{Batch, tokenizer_for, tokenizer_in};
 
 /// Embedded when no text is given.
 const DEFAULT_TEXT: &str = "Every effort moves you, one token at a time.";
@@ -48,20 +48,19 @@ struct Args {
     /// A GPT-2 checkpoint of any format: a file, a folder, or an index of shards
     #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
     weights: PathBuf,
-    /// A model on the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
-    #[arg(long, value_name = "REPO", conflicts_with = "weights")]
-    hub: Option<String>,
+    #[command(flatten)]
+    source: hub::Source,
     #[command(flatten)]
     choose: cli::Choose,
     /// Leave the tables in their file: only the rows needed are read
-    #[arg(long, conflicts_with = "hub")]
+    #[arg(long)]
     mapped: bool,
     /// Keep the token table in quantized blocks, the file's own if it has them: q8_0, q5_1, q5_0, q4_1, q4_0, or q6k to
     /// q2k if 256 divides the width
     #[arg(long, value_name = "TYPE", value_parser = parse_block_type, conflicts_with_all = ["mapped", "remote"])]
     quantized: Option<GgmlDType>,
     /// Leave the tables on the hub: only the rows needed are fetched, and cached
-    #[arg(long, requires = "hub")]
+    #[arg(long, requires = "hub", conflicts_with = "mapped")]
     remote: bool,
     /// A byte-level BPE tokenizer.json [default: the one beside the weights, else GPT-2's]
     #[arg(long, value_name = "F")]
@@ -89,19 +88,23 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let options = args.choose.options();
     // The names of tables under other names are not those that the index is searched for.
     let only_input_tables = options.wte.is_none() && options.wpe.is_none() && options.prefix.is_none();
-    let remote = args.hub.as_deref().map(|repo| hub::open(repo, only_input_tables, options.clone())).transpose()?;
+    let remote = args.remote.then(|| hub::open(&args.source, only_input_tables, options.clone())).transpose()?;
+    let weights = match &remote {
+        Some(_) => args.weights.clone(),
+        None => args.source.folder(&args.weights, only_input_tables)?,
+    };
     let start = Instant::now();
     let own_before = own_memory();
     let opened;
     let checkpoint = match &remote {
         Some(remote) => &remote.checkpoint,
         None => {
-            opened = Checkpoint::open_with(&args.weights, &options)?;
+            opened = Checkpoint::open_with(&weights, &options)?;
             &opened
         }
     };
     let opening = start.elapsed();
-    let (rows, tokenizer, tokenizing) = token_ids(&args, checkpoint)?;
+    let (rows, tokenizer, tokenizing) = token_ids(&args, &weights, checkpoint)?;
     let start = Instant::now();
     let (layer, report) = match args.quantized {
         Some(block_type) => quantized(checkpoint, block_type, args.dtype, &device, out)?,
@@ -194,15 +197,19 @@ fn own_memory() -> Option<u64> {
 }
 
 /// Returns a row of ids for each text, and the tokenizer that made them, if any.
-fn token_ids(args: &Args, checkpoint: &Checkpoint) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>, Duration)> {
+fn token_ids(
+    args: &Args,
+    weights: &Path,
+    checkpoint: &Checkpoint,
+) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>, Duration)> {
     let start = Instant::now();
     if !args.ids.is_empty() {
         return Ok((vec![args.ids.clone()], None, start.elapsed()));
     }
-    let tokenizer = match (&args.tokenizer, &args.hub) {
-        (Some(file), _) => Tokenizer::from_file(file)?,
-        (None, Some(repo)) => hub::tokenizer(repo)?,
-        (None, None) => tokenizer_for(&args.weights, checkpoint)?,
+    let tokenizer = match &args.tokenizer {
+        Some(file) => Tokenizer::from_file(file)?,
+        None if args.remote => tokenizer_in(&hub::tokenizer_folder(&args.source)?)?,
+        None => tokenizer_for(weights, checkpoint)?,
     };
     let mut texts = args.texts.clone();
     for file in &args.text_files {

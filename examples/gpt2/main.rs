@@ -43,9 +43,8 @@ struct Args {
     /// A complete GPT-2 checkpoint of any format: a file, a folder, or an index of shards
     #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
     weights: PathBuf,
-    /// A model on the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`)
-    #[arg(long, value_name = "REPO", conflicts_with = "weights")]
-    hub: Option<String>,
+    #[command(flatten)]
+    source: hub::Source,
     /// A text to continue; several make a batch, padded on the left
     #[arg(long = "prompt", value_name = "TEXT", conflicts_with = "ids")]
     prompts: Vec<String>,
@@ -91,29 +90,19 @@ fn main() -> ExitCode {
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
-    let remote = args.hub.as_deref().map(|repo| hub::open(repo, false, Default::default())).transpose()?;
-    let opened;
-    let checkpoint = match &remote {
-        Some(remote) => &remote.checkpoint,
-        None => {
-            opened = Checkpoint::open(&args.weights)?;
-            &opened
-        }
-    };
-    let (rows, tokenizer) = prompts(&args, checkpoint)?;
+    let weights = args.source.folder(&args.weights, false)?;
+    let checkpoint = &Checkpoint::open(&weights)?;
+    let (rows, tokenizer) = prompts(&args, &weights, checkpoint)?;
     let config = checkpoint.config()?;
     check_length(&rows, args.max_new_tokens, &config)?;
 
     let start = Instant::now();
-    let origin = || args.hub.clone().unwrap_or_else(|| args.weights.display().to_string());
+    let origin = || args.source.hub.clone().unwrap_or_else(|| args.weights.display().to_string());
     let model = Gpt2::from_checkpoint(checkpoint, args.dtype, &device).with_context(origin)?;
     let GptInputConfig { n_layer, n_head, n_embd, .. } = config;
     let loading = start.elapsed().as_secs_f64();
     writeln!(out, "{n_layer} blocks, {n_head} heads, {n_embd} dimensions, {:?}, read in {loading:.2} s", args.dtype)?;
     writeln!(out, "device {chosen}")?;
-    if let Some(remote) = &remote {
-        writeln!(out, "{}", (remote.fetched)())?;
-    }
 
     let batch = Batch::left_padded(&rows, config.vocab_size)?;
     if args.logits_output.is_some() || args.max_new_tokens == 0 {
@@ -128,14 +117,11 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
 }
 
 /// Returns a row of ids for each prompt, and the tokenizer that made them, if any.
-fn prompts(args: &Args, checkpoint: &Checkpoint) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>)> {
+fn prompts(args: &Args, weights: &Path, checkpoint: &Checkpoint) -> Result<(Vec<Vec<i64>>, Option<Tokenizer>)> {
     if !args.ids.is_empty() {
         return Ok((vec![args.ids.clone()], None));
     }
-    let tokenizer = match &args.hub {
-        Some(repo) => hub::tokenizer(repo)?,
-        None => input::tokenizer_for(&args.weights, checkpoint)?,
-    };
+    let tokenizer = input::tokenizer_for(weights, checkpoint)?;
     let default = [DEFAULT_PROMPT.to_string()];
     let texts = if args.prompts.is_empty() { &default[..] } else { &args.prompts };
     let encode = |text: &String| {

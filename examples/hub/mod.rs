@@ -1,8 +1,66 @@
-//! Opens what `--hub REPO` names (feature `hub`): the weights by ranges, configuration and tokenizer whole.
+//! Opens what `--hub REPO` names (feature `hub`): downloaded, or with `--remote` by ranges.
+
+#![allow(dead_code)] // `gpt2` leaves nothing remote
+
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use candle_gpt_input::checkpoint::{Checkpoint, CheckpointOptions};
-use candle_gpt_input::tokenizer::Tokenizer;
+
+/// A repository to open instead of `--weights`.
+#[derive(clap::Args)]
+pub struct Source {
+    /// A model on the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`), downloaded once
+    #[arg(long, value_name = "REPO", conflicts_with = "weights")]
+    pub hub: Option<String>,
+    /// A branch, a tag or a commit of that repository [default: main]
+    #[arg(long, value_name = "REV", requires = "hub")]
+    revision: Option<String>,
+}
+
+impl Source {
+    /// Returns the folder of the downloaded model, or else `weights`.
+    pub fn folder(&self, weights: &Path, only_input_tables: bool) -> Result<PathBuf> {
+        match &self.hub {
+            Some(name) => download(name, self.revision.as_deref(), only_input_tables),
+            None => Ok(weights.to_path_buf()),
+        }
+    }
+}
+
+/// The files of a tokenizer, of which a repository has some.
+#[cfg(feature = "hub")]
+const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "vocab.json", "merges.txt"];
+
+#[cfg(feature = "hub")]
+fn repo(name: &str, revision: Option<&str>) -> Result<candle_gpt_input::hub::Repo> {
+    let repo = candle_gpt_input::hub::Repo::from_env(name)?;
+    Ok(if let Some(revision) = revision { repo.with_revision(revision)? } else { repo })
+}
+
+/// Downloads weights, configuration and tokenizer into the hub's cache. Shows the progress on a terminal.
+#[cfg(feature = "hub")]
+fn download(name: &str, revision: Option<&str>, only_input_tables: bool) -> Result<PathBuf> {
+    use std::io::{IsTerminal, stderr};
+
+    use candle_gpt_input::hub::Progress;
+
+    let is_terminal = stderr().is_terminal();
+    let repo = repo(name, revision)?.with_progress(move |progress| match progress {
+        Progress::Fetched { file, n_done, n_bytes } if is_terminal => {
+            let end = if n_done == n_bytes { "\n" } else { "" };
+            eprint!("\r{file}: {n_done} of {n_bytes} bytes{end}");
+        }
+        Progress::Waiting { lock } => eprintln!("another process downloads this too: waiting for {}", lock.display()),
+        Progress::Dropped(dropped) => eprintln!("{dropped}"),
+        _ => {}
+    });
+    let snapshot = if only_input_tables { repo.download_input_tables()? } else { repo.download_weights()? };
+    let folder = snapshot.folder.clone();
+    // The same commit, whatever the branch has become meanwhile.
+    repo.with_revision(&snapshot.commit)?.download_existing(&TOKENIZER_FILES)?;
+    Ok(folder)
+}
 
 /// A repository's weights, which stay remote.
 pub struct Remote {
@@ -11,20 +69,19 @@ pub struct Remote {
     pub fetched: Box<dyn Fn() -> String>,
 }
 
-/// Opens the weights of a repository, or only the files that hold the input tables.
+/// Opens the weights of a repository by ranges, or only the files that hold the input tables.
 #[cfg(feature = "hub")]
-pub fn open(repo: &str, only_input_tables: bool, mut options: CheckpointOptions) -> Result<Remote> {
+pub fn open(source: &Source, only_input_tables: bool, options: CheckpointOptions) -> Result<Remote> {
     use std::sync::Arc;
 
+    use anyhow::Context;
     use candle_gpt_input::checkpoint::ByteRanges;
-    use candle_gpt_input::hub::{RemoteFile, Repo};
+    use candle_gpt_input::hub::RemoteFile;
 
-    let repo = Repo::from_env(repo)?;
+    let repo = repo(source.hub.as_deref().context("--remote needs --hub")?, source.revision.as_deref())?;
     let files = if only_input_tables { repo.input_tables()? } else { repo.weights()? };
     let files: Vec<Arc<RemoteFile>> = files.into_iter().map(Arc::new).collect();
-    let shards = files.iter().map(|file| file.clone() as Arc<dyn ByteRanges>).collect();
-    options.config_json = repo.text("config.json")?;
-    let checkpoint = Checkpoint::from_shards(shards, &options)?;
+    let checkpoint = repo.open_remote(&files, options)?;
     let fetched = move || {
         let (n_requests, n_bytes) = files.iter().fold((0, 0), |(n_requests, n_bytes), file| {
             let (more_requests, more_bytes) = file.fetched();
@@ -36,29 +93,31 @@ pub fn open(repo: &str, only_input_tables: bool, mut options: CheckpointOptions)
     Ok(Remote { checkpoint, fetched: Box::new(fetched) })
 }
 
-/// Returns the tokenizer of a repository, or else GPT-2's.
+/// Downloads a repository's tokenizer alone, and returns the folder.
 #[cfg(feature = "hub")]
-pub fn tokenizer(repo: &str) -> Result<Tokenizer> {
-    use candle_gpt_input::hub::Repo;
-
-    Ok(match Repo::from_env(repo)?.text("tokenizer.json")? {
-        Some(text) => Tokenizer::from_json(&text)?,
-        None => Tokenizer::gpt2().clone(),
-    })
+pub fn tokenizer_folder(source: &Source) -> Result<PathBuf> {
+    let repo = repo(source.hub.as_deref().unwrap_or_default(), source.revision.as_deref())?;
+    Ok(repo.download_existing(&TOKENIZER_FILES)?.folder)
 }
 
 /// Fails without the feature, and says how to get it.
 #[cfg(not(feature = "hub"))]
-pub fn open(repo: &str, _: bool, _: CheckpointOptions) -> Result<Remote> {
+fn download(name: &str, _: Option<&str>, _: bool) -> Result<PathBuf> {
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_string());
     anyhow::bail!(
-        "--hub needs a build with `--features hub`; or put {endpoint}/{repo}/resolve/main/model.safetensors and \
+        "--hub needs a build with `--features hub`; or put {endpoint}/{name}/resolve/main/model.safetensors and \
          config.json into a folder by hand and pass it as --weights"
     )
 }
 
+/// Fails without the feature, as `download` does.
+#[cfg(not(feature = "hub"))]
+pub fn open(source: &Source, _: bool, _: CheckpointOptions) -> Result<Remote> {
+    Err(download(source.hub.as_deref().unwrap_or_default(), None, true).unwrap_err())
+}
+
 /// Never runs: `open` fails first.
 #[cfg(not(feature = "hub"))]
-pub fn tokenizer(repo: &str) -> Result<Tokenizer> {
-    anyhow::bail!("{repo}: --hub needs a build with `--features hub`")
+pub fn tokenizer_folder(source: &Source) -> Result<PathBuf> {
+    download(source.hub.as_deref().unwrap_or_default(), None, true)
 }

@@ -10,8 +10,16 @@ use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
 /// Returns the tokenizer in the folder of weights, or else GPT-2's. `checkpoint` is what was opened at `weights`,
 /// perhaps in a folder inside.
 pub fn tokenizer_for(weights: &Path, checkpoint: &Checkpoint) -> Result<Tokenizer> {
-    let beside = checkpoint.file().with_file_name("tokenizer.json");
-    Ok(if weights.is_dir() && beside.is_file() { Tokenizer::from_file(beside)? } else { Tokenizer::gpt2().clone() })
+    match checkpoint.file().parent().filter(|_| weights.is_dir()) {
+        Some(folder) => tokenizer_in(folder),
+        None => Ok(Tokenizer::gpt2().clone()),
+    }
+}
+
+/// Returns the tokenizer in a folder, or else GPT-2's.
+pub fn tokenizer_in(folder: &Path) -> Result<Tokenizer> {
+    let file = folder.join("tokenizer.json");
+    Ok(if file.is_file() { Tokenizer::from_file(file)? } else { Tokenizer::gpt2().clone() })
 }
 
 /// Rows of ids as one tensor `[B, T]`, on the host, and the mask `[B, T]` of their tokens.

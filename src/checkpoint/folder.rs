@@ -6,21 +6,15 @@ use std::path::{Path, PathBuf};
 use super::bytes::ByteFile;
 use super::format::Format;
 use super::keys;
-use super::names::{CONFIG_FILE, CONFIG_METADATA};
+use super::names::{CONFIG_FILE, CONFIG_METADATA, WEIGHTS_NAMES};
 use super::report::{Choice, ConfigSource};
 use super::runs;
 use super::weights::Weights;
 use crate::config::{ConfigFile, read_text};
 use crate::error::{CheckpointError, ConfigError};
 
-/// The names of weights in a folder: transformers' in the order in which it looks, then OpenAI's.
-const NAMES: [&str; 5] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "model.ckpt.index",
-];
+/// OpenAI's name of weights in a folder.
+const OPENAI_NAME: &str = "model.ckpt.index";
 /// OpenAI's configuration, and the fields that Hugging Face names differently.
 const HPARAMS_FILE: &str = "hparams.json";
 const HPARAMS_NAMES: [(&str, &str); 2] = [("n_vocab", "vocab_size"), ("n_ctx", "n_positions")];
@@ -69,9 +63,14 @@ pub(super) fn is_index(path: &Path) -> bool {
     matches!(Format::of(&file), Ok(None)) && front.trim_ascii_start().first() == Some(&b'{')
 }
 
+/// Returns the names of weights in a folder, in the order in which they are looked for.
+fn known_names() -> impl Iterator<Item = &'static str> {
+    WEIGHTS_NAMES.into_iter().chain([OPENAI_NAME])
+}
+
 /// Returns the file of a folder that has one of the names of weights, if there is one.
 fn named_weights(folder: &Path) -> Option<PathBuf> {
-    NAMES.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+    known_names().map(|name| folder.join(name)).find(|path| path.is_file())
 }
 
 /// Finds the weights of a folder: a file of a known name, the only file of a known format, or the newest step of a run.
@@ -134,7 +133,7 @@ pub(super) fn read_config(
     weights: &Weights,
     whole_folder: bool,
 ) -> Result<Option<(ConfigSource, ConfigFile)>, CheckpointError> {
-    let of_a_folder = whole_folder || NAMES.iter().any(|name| file.file_name().is_some_and(|of_file| of_file == *name));
+    let of_a_folder = whole_folder || known_names().any(|name| file.file_name().is_some_and(|of_file| of_file == name));
     if of_a_folder {
         for (name, parse) in [(CONFIG_FILE, ConfigFile::parse as fn(&str) -> _), (HPARAMS_FILE, parse_hparams)] {
             let beside = file.with_file_name(name);

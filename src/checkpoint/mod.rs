@@ -61,7 +61,7 @@ pub use format::Format;
 pub use keys::Role;
 pub(crate) use mapped::StoredTables;
 #[cfg(feature = "hub")]
-pub(crate) use names::{INDEX_FILE, WEIGHTS_FILE};
+pub(crate) use names::{CONFIG_FILE, WEIGHTS_NAMES};
 pub use options::CheckpointOptions;
 pub(crate) use position_tables::{TableSpec, position_tables};
 pub use report::{Choice, ConfigSource, LeftOut, LoadReport, LoadedTable, PaddedVocab, PickleReport, Unreadable};

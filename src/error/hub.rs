@@ -1,6 +1,7 @@
 //! [`HubError`] and [`FetchError`]: why files of a repository could not be fetched.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cause::Cause;
@@ -32,9 +33,67 @@ pub enum HubError {
         /// Why it could not be fetched.
         source: FetchError,
     },
-    /// A repository without weights that can be read in ranges.
+    /// A name that no file of a repository can have.
+    #[error("`{}` is not the name of a file in a repository", file.escape_debug())]
+    FileName {
+        /// The given name.
+        file: String,
+    },
+    /// A name that no branch, tag or commit can have.
+    #[error("`{}` is not a branch, a tag or a commit", revision.escape_debug())]
+    Revision {
+        /// The given name.
+        revision: String,
+    },
+    /// A download without a folder for it.
+    #[error("downloads need a cache: set `Repo::with_cache`, or HF_HUB_CACHE if there is no home folder")]
+    NoCache,
+    /// A file that is not in the cache, where only the cache is to be used.
     #[error(
-        "{} has neither model.safetensors nor model.safetensors.index.json: choose a repository of safetensors",
+        "`{}` of {repo} (revision {}) is not in the cache {}: download it without HF_HUB_OFFLINE",
+        file.escape_debug(), revision.escape_debug(), cache.display().to_string().escape_debug()
+    )]
+    Offline {
+        /// The repository.
+        repo: String,
+        /// The branch, tag or commit.
+        revision: String,
+        /// The file.
+        file: String,
+        /// The folder of the cache.
+        cache: PathBuf,
+    },
+    /// A broken file in the cache, which has been removed, where only the cache is to be used.
+    #[error(
+        "{} was removed from the cache, for it was broken ({}): download it again without HF_HUB_OFFLINE",
+        path.display().to_string().escape_debug(), reason.escape_debug()
+    )]
+    Broken {
+        /// Where it was.
+        path: PathBuf,
+        /// What was wrong with it.
+        reason: String,
+    },
+    /// Remote weights that could not be opened. Ranges of them were in the cache and have been removed.
+    #[error(
+        "the weights cannot be opened; their cached ranges in {} were removed: try again",
+        folder.display().to_string().escape_debug()
+    )]
+    DroppedRanges {
+        /// Where the ranges were.
+        folder: PathBuf,
+        /// Why the weights could not be opened.
+        source: Cause,
+    },
+    /// A download of no file that the repository has.
+    #[error("{} has none of the files", url.escape_debug())]
+    NothingFetched {
+        /// The address of its files.
+        url: String,
+    },
+    /// A repository without weights of a known name.
+    #[error(
+        "{} has neither model.safetensors nor pytorch_model.bin, nor an index of either: choose another repository",
         url.escape_debug()
     )]
     NoWeights {
@@ -58,6 +117,51 @@ pub enum FetchError {
     /// An address that is not http or https, or contains a user name.
     #[error("not an http or https address, or one that contains a user name")]
     Address,
+    /// The repository has no such branch, tag or commit.
+    #[error("the repository has no such revision (status 404)")]
+    NoRevision,
+    /// An answer that lacks what a hub says about a file.
+    #[error("the answer has no {header}: is the server a hub?")]
+    NoHeader {
+        /// The name of the header.
+        header: &'static str,
+    },
+    /// A word of the server that would have to name a file in the cache, and cannot.
+    #[error("the server's {header} is `{value}`, which cannot name a file in the cache")]
+    BadHeader {
+        /// The name of the header.
+        header: &'static str,
+        /// The start of its text.
+        value: String,
+    },
+    /// A content in another encoding than asked for.
+    #[error("the server sends the file in the encoding {encoding}, which was not asked for")]
+    Encoded {
+        /// The encoding.
+        encoding: String,
+    },
+    /// A body of another length than the rest of the file has.
+    #[error("{wanted} bytes of the file are left, but the server announces {announced}")]
+    WrongLength {
+        /// The bytes that are left.
+        wanted: u64,
+        /// The bytes that the answer announces.
+        announced: u64,
+    },
+    /// A content that is not what the server described.
+    #[error("what the server sent was removed, for {}: try again", reason.escape_debug())]
+    Damaged {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of the cache that cannot be read or written.
+    #[error("cannot use {} in the cache", path.display().to_string().escape_debug())]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
     /// The server has no such file.
     #[error("the server has no such file (status 404)")]
     NotFound,
@@ -76,6 +180,12 @@ pub enum FetchError {
     /// No connection, or one that broke before the answer.
     #[error("the server cannot be reached")]
     Unreachable {
+        /// The HTTP client's error.
+        source: Cause,
+    },
+    /// An answer that is not HTTP, or has too long headers.
+    #[error("the server's answer cannot be read")]
+    Answer {
         /// The HTTP client's error.
         source: Cause,
     },
@@ -153,7 +263,7 @@ pub enum FetchError {
 /// Says what to do about a status.
 fn next_step(status: u16) -> &'static str {
     match status {
-        401 | 403 => ": it does not exist, or needs a token that may read it (HF_TOKEN)",
+        401 | 403 | 404 => ": it does not exist, or needs a token that may read it (HF_TOKEN)",
         _ => "",
     }
 }

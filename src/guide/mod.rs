@@ -25,6 +25,10 @@ pub mod from_pytorch {}
 #[doc = include_str!("gpu.md")]
 pub mod gpu {}
 
+/// Downloads models of the Hugging Face Hub, or reads them by ranges; says where they lie and what is checked.
+#[cfg_attr(any(not(doctest), feature = "hub"), doc = include_str!("hub.md"))]
+pub mod hub {}
+
 /// Says which ids, positions and masks are valid, and which error an invalid one is.
 #[doc = include_str!("id_contract.md")]
 pub mod id_contract {}

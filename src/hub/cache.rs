@@ -35,6 +35,12 @@ impl RangeCache {
         });
     }
 
+    /// Removes all ranges. Returns their folder, if there were any.
+    pub(super) fn forget(&self) -> Option<PathBuf> {
+        fs::remove_dir_all(&self.folder).ok()?;
+        Some(self.folder.clone())
+    }
+
     fn path(&self, range: &Range<u64>) -> PathBuf {
         self.folder.join(format!("{}-{}", range.start, range.end))
     }

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
+use super::answer::{Requests, Token};
 use super::cache::RangeCache;
-use super::request::{Failure, Requests, Token, Version};
+use super::request::{Failure, Version};
 use crate::checkpoint::ByteRanges;
 use crate::error::{FetchError, HubError, Result};
 
@@ -50,7 +51,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Client {
-    requests: Requests,
+    pub(super) requests: Requests,
     cache: Option<PathBuf>,
 }
 
@@ -109,19 +110,23 @@ impl Client {
     }
 
     /// Retries `get` until it answers, fails permanently, or exhausts its tries or its time.
-    fn tried<T>(&self, n_requests: &AtomicUsize, get: impl Fn() -> Result<T, Failure>) -> Result<T, FetchError> {
+    pub(super) fn tried<T>(
+        &self,
+        n_requests: &AtomicUsize,
+        mut get: impl FnMut() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         n_requests.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
         let mut n_tries = 1;
         loop {
-            let (error, asked) = match get() {
-                Ok(answer) => return Ok(answer),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Passing { error, pause }) => (error, pause),
+            let failure = match get() {
+                Err(failure @ Failure::Passing { .. }) => failure,
+                ended => return ended,
             };
+            let Failure::Passing { pause: asked, .. } = &failure else { return Err(failure) };
             let pause = asked.map_or(FIRST_PAUSE * 2u32.pow(n_tries - 1), |asked| asked.min(MAX_PAUSE));
             if n_tries == MAX_TRIES || start.elapsed() + pause >= self.requests.timeout {
-                return Err(error);
+                return Err(failure);
             }
             sleep(pause);
             n_tries += 1;
@@ -135,8 +140,8 @@ impl Default for Client {
     }
 }
 
-fn failed(url: &str) -> impl FnOnce(FetchError) -> HubError {
-    |source| HubError::Fetch { url: url.to_string(), source }
+fn failed(url: &str) -> impl FnOnce(Failure) -> HubError {
+    |failure| HubError::Fetch { url: url.to_string(), source: failure.into() }
 }
 
 /// Reads byte ranges of a file on a server.
@@ -159,6 +164,12 @@ impl RemoteFile {
     /// once.
     pub fn fetched(&self) -> (usize, u64) {
         (self.n_requests.load(Ordering::Relaxed), self.n_bytes_fetched.load(Ordering::Relaxed))
+    }
+
+    /// Removes the cached ranges of this version, as for a server that sent wrong bytes. Returns their folder, if there
+    /// were any.
+    pub fn forget(&self) -> Option<PathBuf> {
+        self.cache.as_ref()?.forget()
     }
 
     fn fetch(&self, range: &Range<u64>) -> Result<Vec<u8>, FetchError> {

@@ -1,29 +1,34 @@
-//! Opens files of the Hugging Face Hub, or of any server that supports ranges, without downloading them.
+//! Downloads files of the Hugging Face Hub, or reads them by ranges.
 //!
-//! Needs the feature `hub`.
+//! Needs the feature `hub`. The page [`guide::hub`](crate::guide::hub) tells more.
 //!
 //! ```no_run
-//! use std::sync::Arc;
-//!
 //! use candle_core::{DType, Device};
-//! use candle_gpt_input::checkpoint::{ByteRanges, Checkpoint, CheckpointOptions};
-//! use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
-//! use candle_gpt_input::{GptInputLayer, hub::Repo};
+//! use candle_gpt_input::GptInputLayer;
 //!
-//! let repo = Repo::from_env("openai-community/gpt2")?;
-//! let files = repo.input_tables()?.into_iter().map(|file| Arc::new(file) as Arc<dyn ByteRanges>);
-//! let mut about = CheckpointOptions::default();
-//! about.config_json = repo.text("config.json")?;
-//! let checkpoint = Checkpoint::from_shards(files.collect(), &about)?;
-//! let options = OpenOptions::new(DType::F32, &Device::Cpu).with_storage(TableStorage::Mapped);
-//! let (layer, _) = GptInputLayer::open(&checkpoint, &options)?; // calls fetch just their rows
+//! let layer = GptInputLayer::from_hub("openai-community/gpt2", DType::F32, &Device::Cpu)?; // downloads once
 //! # Ok::<(), candle_gpt_input::Error>(())
 //! ```
 
+mod address;
+mod answer;
 mod cache;
+mod content;
+mod download;
+mod environment;
 mod file;
+mod layout;
+mod lock;
+mod progress;
+mod remote;
 mod repo;
 mod request;
+mod snapshot;
 
 pub use file::{Client, RemoteFile};
+pub use progress::{Dropped, Progress};
 pub use repo::Repo;
+pub use snapshot::Snapshot;
+
+/// Well above the size of any known configuration, index or tokenizer.
+const MAX_TEXT_BYTES: u64 = 64 << 20;

@@ -1,17 +1,18 @@
-//! A repository of the Hugging Face Hub: weights are read by ranges, texts whole.
+//! [`Repo`]: a repository of the Hugging Face Hub, and how its files are fetched.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::file::{Client, RemoteFile};
-use crate::checkpoint::{INDEX_FILE, ShardIndex, WEIGHTS_FILE};
-use crate::error::{Error, FetchError, HubError, Result};
+use super::address::encoded;
+use super::environment::Environment;
+use super::file::Client;
+use super::layout::is_file_name;
+use super::progress::{Listener, Progress};
+use crate::error::{HubError, Result};
 
-const ENDPOINT: &str = "https://huggingface.co";
-/// Well above the size of any known configuration, index or tokenizer.
-const MAX_TEXT_BYTES: u64 = 64 << 20;
+const MAIN: &str = "main";
 
-/// Reads the branch `main` of a model repository on the Hugging Face Hub, or on a server with the same URLs.
+/// Opens or downloads the files of a model repository on the Hugging Face Hub, or on a server with the same URLs.
 ///
 /// ```
 /// use candle_gpt_input::hub::{Client, Repo};
@@ -22,114 +23,164 @@ const MAX_TEXT_BYTES: u64 = 64 << 20;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Repo {
-    client: Client,
-    /// The URL of its files, without a trailing slash.
-    url: String,
+    pub(super) client: Client,
+    endpoint: String,
+    pub(super) name: String,
+    pub(super) revision: String,
+    /// The folder of huggingface_hub's cache.
+    pub(super) cache: Option<PathBuf>,
+    pub(super) offline: bool,
+    pub(super) again: bool,
+    pub(super) with_links: bool,
+    pub(super) listener: Listener,
 }
 
 impl Repo {
     /// Names a repository on a server. Fetches nothing.
     ///
+    /// Downloads need a cache: [`with_cache`](Self::with_cache).
+    ///
     /// # Errors
     /// [`HubError::RepoName`] unless `name` is one word, or two with a slash between, of letters, digits, `-`, `_` and
-    /// `.`.
+    /// `.`, without `--` and `..`.
     pub fn new(client: Client, endpoint: &str, name: &str) -> Result<Self> {
         let is_word = |word: &str| {
             let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            !word.is_empty() && word.chars().all(known) && !word.chars().all(|c| c == '.')
+            !word.is_empty() && word.chars().all(known) && word != "."
         };
-        if name.split('/').count() > 2 || !name.split('/').all(is_word) {
+        let is_name = name.len() <= 96 && name.split('/').count() <= 2 && name.split('/').all(is_word);
+        // The cache writes `--` for the slash.
+        if !is_name || name.contains("--") || name.contains("..") {
             return Err(HubError::RepoName { name: name.to_string() }.into());
         }
-        Ok(Self { client, url: format!("{}/{name}/resolve/main", endpoint.trim_end_matches('/')) })
+        let (endpoint, name) = (endpoint.trim_end_matches('/').to_string(), name.to_string());
+        let (revision, listener) = (MAIN.to_string(), Listener::default());
+        Ok(Self {
+            client,
+            endpoint,
+            name,
+            revision,
+            cache: None,
+            offline: false,
+            again: false,
+            with_links: true,
+            listener,
+        })
     }
 
     /// Names a repository as huggingface_hub would find it. Fetches nothing.
     ///
-    /// Reads three environment variables:
-    /// - `HF_ENDPOINT`: the server; huggingface.co if it is not set
-    /// - `HF_TOKEN`: the access token; if it is not set, the file `token` in `HF_HOME`
-    /// - `HF_HOME`: the folder of the token and of the cached ranges (`hub/ranges`); `~/.cache/huggingface` if it is
-    ///   not set
+    /// These environment variables count:
+    ///
+    /// | variable | says |
+    /// | --- | --- |
+    /// | `HF_ENDPOINT` | the server; huggingface.co if it is not set |
+    /// | `HF_HUB_CACHE`, or `HUGGINGFACE_HUB_CACHE` | the folder of downloads; `hub` in `HF_HOME` if neither is set |
+    /// | `HF_ASSETS_CACHE` | the folder of ranges, in `candle-gpt-input`; `assets` in `HF_HOME` if it is not set |
+    /// | `HF_HOME` | `huggingface` in `XDG_CACHE_HOME` if it is not set |
+    /// | `XDG_CACHE_HOME` | `~/.cache` if it is not set |
+    /// | `HF_TOKEN`, or `HUGGING_FACE_HUB_TOKEN` | the access token; if neither is set, the text of `HF_TOKEN_PATH` |
+    /// | `HF_TOKEN_PATH` | a file; `token` in `HF_HOME` if it is not set |
+    /// | `HF_HUB_DISABLE_IMPLICIT_TOKEN` | with `1`, no token is sent |
+    /// | `HF_HUB_OFFLINE`, or `TRANSFORMERS_OFFLINE` | with `1`, only what is in the cache is used |
+    /// | `HF_HUB_DISABLE_SYMLINKS` | with `1`, files are copied in the cache, not linked |
+    ///
+    /// For `1` one may write `ON`, `YES` or `TRUE`. A variable without text counts as not set.
     ///
     /// # Errors
     /// [`HubError::RepoName`], as for [`new`](Self::new).
     pub fn from_env(name: &str) -> Result<Self> {
-        let variable = |name| std::env::var(name).ok().map(|value| value.trim().to_string()).filter(|v| !v.is_empty());
-        let home = variable("HF_HOME").map(PathBuf::from);
-        let home = home.or_else(|| Some(std::env::home_dir()?.join(".cache").join("huggingface")));
-        let saved = || Some(std::fs::read_to_string(home.as_ref()?.join("token")).ok()?.trim().to_string());
+        let environment = Environment::of_process();
         let mut client = Client::new();
-        if let Some(token) = variable("HF_TOKEN").or_else(saved).filter(|token| !token.is_empty()) {
+        if let Some(token) = environment.token() {
             client = client.with_token(&token);
         }
-        if let Some(home) = &home {
-            client = client.with_cache(home.join("hub").join("ranges"));
+        if let Some(ranges) = environment.ranges() {
+            client = client.with_cache(ranges);
         }
-        Self::new(client, variable("HF_ENDPOINT").as_deref().unwrap_or(ENDPOINT), name)
+        let mut repo = Self::new(client, &environment.endpoint(), name)?;
+        repo.cache = environment.cache();
+        repo.offline = environment.is_offline();
+        repo.with_links = environment.has_links();
+        Ok(repo)
+    }
+
+    /// Chooses a branch, a tag or a commit. The default is the branch `main`.
+    ///
+    /// ```
+    /// use candle_gpt_input::hub::{Client, Repo};
+    ///
+    /// let repo = Repo::new(Client::new(), "https://huggingface.co", "gpt2")?.with_revision("refs/pr/1")?;
+    /// assert_eq!(repo.url("config.json"), "https://huggingface.co/gpt2/resolve/refs%2Fpr%2F1/config.json");
+    /// assert!(repo.with_revision("../main").is_err());
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`HubError::Revision`] for a name that no revision can have.
+    pub fn with_revision(mut self, revision: &str) -> Result<Self> {
+        if !is_file_name(revision) {
+            return Err(HubError::Revision { revision: revision.to_string() }.into());
+        }
+        self.revision = revision.to_string();
+        Ok(self)
+    }
+
+    /// Sets the folder of downloads, in huggingface_hub's layout.
+    #[must_use]
+    pub fn with_cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cache = Some(folder.into());
+        self
+    }
+
+    /// Sets whether only the cache is used.
+    #[must_use]
+    pub fn with_offline(mut self, offline: bool) -> Self {
+        self.offline = offline;
+        self
+    }
+
+    /// Sets whether downloads fetch again what is in the cache, as for a server that sent wrong bytes.
+    #[must_use]
+    #[doc(alias = "force_download")]
+    pub fn with_force_download(mut self, again: bool) -> Self {
+        self.again = again;
+        self
+    }
+
+    /// Sets whether snapshots link to the files of the cache, or hold copies. Where links cannot be made they hold
+    /// copies anyhow.
+    #[must_use]
+    pub fn with_symlinks(mut self, with_links: bool) -> Self {
+        self.with_links = with_links;
+        self
+    }
+
+    /// Calls `listener` while files are downloaded. The library itself prints nothing.
+    ///
+    /// ```no_run
+    /// use candle_gpt_input::hub::{Progress, Repo};
+    ///
+    /// let repo = Repo::from_env("openai-community/gpt2")?.with_progress(|progress| {
+    ///     if let Progress::Fetched { file, n_done, n_bytes } = progress {
+    ///         eprint!("\r{file}: {} %", 100 * n_done / n_bytes.max(1));
+    ///     }
+    /// });
+    /// let snapshot = repo.download_weights()?;
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_progress(mut self, listener: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.listener = Listener(Some(Arc::new(listener)));
+        self
     }
 
     /// Returns the URL of a file.
     pub fn url(&self, file: &str) -> String {
-        format!("{}/{file}", self.url)
+        self.url_in(&self.revision, file)
     }
 
-    /// Reads a text file of at most 64 MiB, such as `config.json`. Returns `None` if the repository lacks it.
-    ///
-    /// # Errors
-    /// [`HubError::Fetch`].
-    pub fn text(&self, file: &str) -> Result<Option<String>> {
-        let url = self.url(file);
-        let Some(bytes) = if_there(self.client.read(&url, MAX_TEXT_BYTES))? else { return Ok(None) };
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) => {
-                let source = FetchError::NotUtf8 { at: error.utf8_error().valid_up_to() };
-                Err(HubError::Fetch { url, source }.into())
-            }
-        }
-    }
-
-    /// Opens the weights: `model.safetensors`, or all shards that `model.safetensors.index.json` names.
-    ///
-    /// # Errors
-    /// - [`HubError::NoWeights`] if the repository has neither file
-    /// - [`HubError::Fetch`] if a file cannot be fetched
-    /// - [`CheckpointError`](crate::error::CheckpointError) if the index cannot be read
-    pub fn weights(&self) -> Result<Vec<RemoteFile>> {
-        self.files(|index| Ok(index.shards()))
-    }
-
-    /// Opens only the weights that hold the input tables: `model.safetensors`, or one or two shards.
-    ///
-    /// # Errors
-    /// The errors of [`weights`](Self::weights), and [`HubError::NoInputTables`] if the index names no input tables.
-    pub fn input_tables(&self) -> Result<Vec<RemoteFile>> {
-        self.files(|index| {
-            let shards = index.shards_of_input_tables();
-            match shards.is_empty() {
-                true => Err(HubError::NoInputTables { url: self.url(INDEX_FILE) }),
-                false => Ok(shards),
-            }
-        })
-    }
-
-    fn files(&self, wanted: impl Fn(&ShardIndex) -> Result<BTreeSet<&str>, HubError>) -> Result<Vec<RemoteFile>> {
-        if let Some(file) = if_there(self.client.open(&self.url(WEIGHTS_FILE)))? {
-            return Ok(vec![file]);
-        }
-        let Some(index) = self.text(INDEX_FILE)? else {
-            return Err(HubError::NoWeights { url: self.url.clone() }.into());
-        };
-        let index = ShardIndex::parse(Path::new(&self.url(INDEX_FILE)), &index)?;
-        wanted(&index)?.into_iter().map(|shard| self.client.open(&self.url(shard))).collect()
-    }
-}
-
-/// Turns the error for a missing file into `None`.
-fn if_there<T>(result: Result<T>) -> Result<Option<T>> {
-    match result {
-        Err(Error::Hub(HubError::Fetch { source: FetchError::NotFound, .. })) => Ok(None),
-        result => result.map(Some),
+    pub(super) fn url_in(&self, revision: &str, file: &str) -> String {
+        format!("{}/{}/resolve/{}/{}", self.endpoint, self.name, encoded(revision, ""), encoded(file, "/"))
     }
 }

@@ -1,21 +1,14 @@
-//! One HTTP request: redirects, versions, and the ways in which a server can fail to send the bytes.
+//! What is asked of a server, and the ways in which it can fail to send it.
 
-use std::fmt;
-use std::io::{self, Read};
+use std::io::Read;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use ureq::Body;
 use ureq::http::header::HeaderMap;
-use ureq::http::{Response, Uri};
-use ureq::{Agent, Body, Timeout};
 
+use super::answer::{About, Ask, Requests, parse_content_range, shortened, text};
 use crate::error::FetchError;
-
-const MAX_REDIRECTS: usize = 5;
-/// The limit for connecting, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The limit for each wait for more bytes.
-const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A failure, and whether a retry may help.
 #[derive(Debug)]
@@ -31,10 +24,19 @@ pub(super) enum Failure {
 impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {
         match error {
-            FetchError::Unreachable { .. } | FetchError::Cut { .. } | FetchError::TimedOut { .. } => {
-                Self::Passing { error, pause: None }
-            }
+            FetchError::Unreachable { .. }
+            | FetchError::Answer { .. }
+            | FetchError::Cut { .. }
+            | FetchError::TimedOut { .. } => Self::Passing { error, pause: None },
             error => Self::Final(error),
+        }
+    }
+}
+
+impl From<Failure> for FetchError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Final(error) | Failure::Passing { error, .. } => error,
         }
     }
 }
@@ -49,42 +51,113 @@ pub(super) struct Version {
 
 impl Version {
     fn describe(&self) -> String {
-        let etag = self.etag.as_deref().unwrap_or("none");
+        let etag = self.etag.as_deref().map_or("none".to_string(), shortened);
         format!("ETag {etag}, {} bytes", self.n_bytes)
     }
 }
 
-/// A secret that `Debug` does not show.
-#[derive(Clone)]
-pub(super) struct Token(pub(super) String);
+/// A file that a hub has described completely.
+#[derive(Clone, Debug)]
+pub(super) struct Described {
+    pub(super) commit: String,
+    pub(super) etag: String,
+    pub(super) n_bytes: u64,
+    pub(super) if_range: Option<String>,
+}
 
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(..)")
+impl Described {
+    /// Refuses what cannot be the name of a file in the cache.
+    fn new(about: About) -> Result<Self, FetchError> {
+        let missing = |header| move || FetchError::NoHeader { header };
+        let commit = about.commit.ok_or_else(missing("X-Repo-Commit"))?;
+        let etag = about.etag.ok_or_else(missing("ETag"))?;
+        let n_bytes = about.n_bytes.ok_or_else(missing("Content-Length"))?;
+        for (header, value) in [("X-Repo-Commit", &commit), ("ETag", &etag)] {
+            if !is_plain(value) {
+                return Err(FetchError::BadHeader { header, value: shortened(value) });
+            }
+        }
+        Ok(Self { commit, etag, n_bytes, if_range: about.if_range })
     }
 }
 
-/// The settings that all requests share.
-#[derive(Clone, Debug)]
-pub(super) struct Requests {
-    agent: Agent,
-    pub(super) token: Option<Token>,
-    /// How long one request may take, redirects and body included.
-    pub(super) timeout: Duration,
+/// Returns whether a server's word can name a file: letters, digits, `-`, `_` and, inside, `.`; at most 128 bytes.
+pub(super) fn is_plain(name: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=128).contains(&name.len())
+        && name.bytes().all(known)
+        && !name.starts_with('.')
+        && !name.ends_with('.')
+        && !name.ends_with(".incomplete")
+}
+
+/// Where a body continues a file.
+pub(super) struct Rest {
+    /// The place of its first byte: that asked for, or 0 from a server that sends all again.
+    pub(super) start: u64,
+    pub(super) body: Body,
 }
 
 impl Requests {
-    pub(super) fn new(timeout: Duration) -> Self {
-        let agent = Agent::config_builder()
-            // `answer` follows redirects, since it decides where the token goes.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_per_read(Some(READ_TIMEOUT))
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            .build();
-        Self { agent: agent.into(), token: None, timeout }
+    /// Asks a hub to describe a file. `None`: the repository has none of this name, in the returned commit.
+    pub(super) fn about(&self, url: &str) -> Result<(Option<Described>, Option<String>), Failure> {
+        // Some servers answer `HEAD` wrongly, so it is the first byte that is asked for.
+        let ask = Ask { range: Some((0, Some(1))), only_about: true, ..Ask::default() };
+        let (response, about) = self.answer(url, &ask)?;
+        match response.status().as_u16() {
+            // A redirect is returned if it says all.
+            200 | 206 | 300..400 => {}
+            416 if about.n_bytes == Some(0) => {}
+            404 if is_entry(response.headers()) => {
+                return Ok((None, about.commit.filter(|commit| is_plain(commit))));
+            }
+            status => return Err(refused(status, response.headers())),
+        }
+        let described = Described::new(about)?;
+        let commit = described.commit.clone();
+        Ok((Some(described), Some(commit)))
+    }
+
+    /// Asks for a described file from byte `start` on. The caller watches the time.
+    pub(super) fn rest(&self, url: &str, start: u64, known: &Described) -> Result<Rest, Failure> {
+        let resumed = start > 0;
+        let ask = Ask {
+            range: resumed.then_some((start, None)),
+            if_range: known.if_range.as_deref().filter(|_| resumed),
+            untimed_body: true,
+            ..Ask::default()
+        };
+        let (response, about) = self.answer(url, &ask)?;
+        let was = |known: &Described| format!("ETag {}, {} bytes", known.etag, known.n_bytes);
+        let is_same = |about: &About| {
+            about.commit.as_ref() == Some(&known.commit)
+                && about.etag.as_ref() == Some(&known.etag)
+                && about.n_bytes.is_none_or(|n_bytes| n_bytes == known.n_bytes)
+        };
+        let range = text(response.headers(), "content-range");
+        let start = match (response.status().as_u16(), range) {
+            (200 | 206 | 416, _) if !is_same(&about) => {
+                let etag = about.etag.as_deref().map_or("none".to_string(), shortened);
+                let n_bytes = about.n_bytes.map_or("unknown".to_string(), |n_bytes| n_bytes.to_string());
+                let is = format!("ETag {etag}, {n_bytes} bytes");
+                return Err(FetchError::Changed { was: was(known), is }.into());
+            }
+            (200, None) => 0,
+            (200 | 206, range) => {
+                let wanted = start..known.n_bytes;
+                let range = range.unwrap_or("no Content-Range");
+                if parse_content_range(range) != Some((wanted.clone(), known.n_bytes)) {
+                    return Err(FetchError::WrongRange { wanted, got: shortened(range) }.into());
+                }
+                start
+            }
+            (status, _) => return Err(refused(status, response.headers())),
+        };
+        let (wanted, announced) = (known.n_bytes - start, response.body().content_length());
+        if let Some(announced) = announced.filter(|announced| *announced != wanted) {
+            return Err(FetchError::WrongLength { wanted, announced }.into());
+        }
+        Ok(Rest { start, body: response.into_body() })
     }
 
     /// Fetches a non-empty range. Returns its bytes and their version, which must equal `known` if that is given.
@@ -94,7 +167,9 @@ impl Requests {
         range: &Range<u64>,
         known: Option<&Version>,
     ) -> Result<(Version, Vec<u8>), Failure> {
-        let mut response = self.answer(url, Some(range), known.and_then(|known| known.etag.as_deref()))?;
+        let if_range = known.and_then(|known| known.etag.as_deref());
+        let ask = Ask { range: Some((range.start, Some(range.end))), if_range, ..Ask::default() };
+        let (mut response, _) = self.answer(url, &ask)?;
         let headers = response.headers();
         let etag = text(headers, "etag").filter(|etag| etag.starts_with('"')).map(str::to_string);
         let changed = |was: &Version, n_bytes: u64| {
@@ -112,16 +187,15 @@ impl Requests {
             (412 | 416, Some(known)) => return Err(changed(known, 0)),
             (status, _) => return Err(refused(status, headers)),
         }
-        let content_range = text(headers, "content-range").unwrap_or("no Content-Range").to_string();
-        let Some((sent, n_bytes)) = parse_content_range(&content_range) else {
-            return Err(FetchError::WrongRange { wanted: range.clone(), got: content_range }.into());
-        };
+        let content_range = text(headers, "content-range").unwrap_or("no Content-Range");
+        let wrong = || FetchError::WrongRange { wanted: range.clone(), got: shortened(content_range) };
+        let (sent, n_bytes) = parse_content_range(content_range).ok_or_else(wrong)?;
         let version = Version { n_bytes, etag: etag.clone() };
         if let Some(known) = known.filter(|known| **known != version) {
             return Err(changed(known, n_bytes));
         }
         if sent != *range {
-            return Err(FetchError::WrongRange { wanted: range.clone(), got: content_range }.into());
+            return Err(wrong().into());
         }
         let wanted = range.end - range.start;
         match self.body(response.body_mut(), wanted) {
@@ -134,7 +208,7 @@ impl Requests {
 
     /// Fetches a whole file of at most `max_bytes`.
     pub(super) fn whole(&self, url: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {
-        let mut response = self.answer(url, None, None)?;
+        let (mut response, _) = self.answer(url, &Ask::default())?;
         match response.status().as_u16() {
             200 => {}
             status => return Err(refused(status, response.headers())),
@@ -154,107 +228,45 @@ impl Requests {
         }
     }
 
-    /// Sends a request, follows its redirects, and returns the first answer that is not a redirect.
-    fn answer(
-        &self,
-        first: &str,
-        range: Option<&Range<u64>>,
-        if_range: Option<&str>,
-    ) -> Result<Response<Body>, FetchError> {
-        let start = Instant::now();
-        let mut url = first.to_string();
-        if origin(&url).is_none() {
-            return Err(FetchError::Address);
-        }
-        for _ in 0..=MAX_REDIRECTS {
-            let Some(left) = self.timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
-                return Err(FetchError::TimedOut { timeout: self.timeout });
-            };
-            let request = self.agent.get(&url).config().timeout_global(Some(left)).build();
-            // Compressed bytes would not be those of the file.
-            let mut request = request.header("Accept-Encoding", "identity");
-            if let Some(range) = range {
-                request = request.header("Range", format!("bytes={}-{}", range.start, range.end - 1));
-            }
-            if let Some(etag) = if_range {
-                request = request.header("If-Range", etag);
-            }
-            if let Some(Token(token)) = self.token.as_ref().filter(|_| origin(&url) == origin(first)) {
-                request = request.header("Authorization", format!("Bearer {token}"));
-            }
-            let response = request.call().map_err(|error| self.unanswered(error))?;
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(response);
-            }
-            let to = text(response.headers(), "location").unwrap_or_default();
-            url = redirected(&url, to).ok_or_else(|| FetchError::BadRedirect { to: to.escape_debug().to_string() })?;
-        }
-        Err(FetchError::TooManyRedirects { max: MAX_REDIRECTS })
-    }
-
     /// Reads at most `max_bytes + 1` bytes. Returns them, and the error that cut them short, if any.
     fn body(&self, body: &mut Body, max_bytes: u64) -> (Vec<u8>, Option<FetchError>) {
         let mut bytes = Vec::new();
         let read = body.as_reader().take(max_bytes.saturating_add(1)).read_to_end(&mut bytes);
         (bytes, read.err().map(|error| self.unanswered(error.into())))
     }
+}
 
-    fn unanswered(&self, error: ureq::Error) -> FetchError {
-        match error {
-            ureq::Error::Timeout(Timeout::Connect) => FetchError::TimedOut { timeout: CONNECT_TIMEOUT },
-            ureq::Error::Timeout(Timeout::PerRead) => FetchError::TimedOut { timeout: READ_TIMEOUT },
-            ureq::Error::Timeout(_) => FetchError::TimedOut { timeout: self.timeout },
-            ureq::Error::Http(_) | ureq::Error::BadUri(_) => FetchError::Request { source: error.into() },
-            ureq::Error::Tls(_) | ureq::Error::Rustls(_) => FetchError::Tls { source: error.into() },
-            ureq::Error::Io(io) if io.kind() == io::ErrorKind::InvalidData => FetchError::Tls { source: io.into() },
-            error => FetchError::Unreachable { source: error.into() },
-        }
-    }
+/// Returns whether an answer of status 404 is about the file, not about the repository or the revision.
+fn is_entry(headers: &HeaderMap) -> bool {
+    text(headers, "x-error-code").is_none_or(|code| code == "EntryNotFound")
 }
 
 /// Turns an error status into a failure: transient, with the pause that the server asks for, or final.
 fn refused(status: u16, headers: &HeaderMap) -> Failure {
-    match status {
-        404 => FetchError::NotFound.into(),
-        408 | 429 | 500 | 502 | 503 | 504 => {
+    match (status, text(headers, "x-error-code")) {
+        (404, Some("RevisionNotFound")) => FetchError::NoRevision.into(),
+        (404, _) if is_entry(headers) => FetchError::NotFound.into(),
+        (408 | 429 | 500 | 502 | 503 | 504, _) => {
             let pause = text(headers, "retry-after").and_then(|seconds| seconds.parse().ok());
             Failure::Passing { error: FetchError::Status { status }, pause: pause.map(Duration::from_secs) }
         }
-        status => FetchError::Status { status }.into(),
+        _ => FetchError::Status { status }.into(),
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Parses `bytes 0-99/1000` into the range and the length of the file.
-fn parse_content_range(text: &str) -> Option<(Range<u64>, u64)> {
-    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (start, last) = range.split_once('-')?;
-    let (start, end, total) = (start.parse().ok()?, last.parse::<u64>().ok()?.checked_add(1)?, total.parse().ok()?);
-    (start < end && end <= total).then_some((start..end, total))
-}
-
-/// Returns scheme, host and port of an http or https URL.
-///
-/// Returns `None` for a URL with a user name, which the client would send as a credential.
-fn origin(url: &str) -> Option<(String, String)> {
-    let uri: Uri = url.parse().ok()?;
-    let scheme = uri.scheme_str()?.to_ascii_lowercase();
-    matches!(&scheme[..], "http" | "https").then_some(())?;
-    let authority = uri.authority()?.as_str().to_ascii_lowercase();
-    (!authority.contains('@')).then_some((scheme, authority))
-}
-
-/// Returns the target of a redirect from `url`: a full URL or a path on the same server, never from https to http.
-fn redirected(url: &str, to: &str) -> Option<String> {
-    let (scheme, authority) = origin(url)?;
-    let target = match to {
-        _ if to.starts_with("//") => format!("{scheme}:{to}"),
-        _ if to.starts_with('/') => format!("{scheme}://{authority}{to}"),
-        _ => to.to_string(),
-    };
-    let (to_scheme, _) = origin(&target)?;
-    (to_scheme == "https" || scheme == "http").then_some(target)
+    #[test]
+    fn only_plain_words_of_a_server_name_files() {
+        for name in ["e1-config.json", "a", "0123456789abcdef", "A_b-c", &"a".repeat(128)] {
+            assert!(is_plain(name), "{name}");
+        }
+        for name in ["", ".", "..", "../x", "/x", "a/b", "a\\b", ".x", "x.", "a b", "a:b", "ü", "a.incomplete", "a\0"]
+        {
+            assert!(!is_plain(name), "{name}");
+        }
+        assert!(!is_plain(&"a".repeat(129)));
+    }
 }

@@ -1,6 +1,8 @@
 //! [`GptInputLayer`]: token ids in, the tensor that enters the first transformer block out.
 
 mod forward;
+#[cfg(feature = "hub")]
+mod from_hub;
 mod open;
 mod save;
 mod tables;

@@ -43,7 +43,7 @@ const TABLES: Tables = Tables {
     facades: &["src/lib.rs", "src/kernel/mod.rs"],
     may_be_unsafe: &["src/kernel/", "src/memory.rs", "src/rng/normal.rs", "src/checkpoint/mapped.rs"],
     // A pre-release whose interface may still change, the network, the operating system.
-    crates: &[("tokenizers", "tokenizer"), ("ureq", "hub"), ("libc", "memory")],
+    crates: &[("tokenizers", "tokenizer"), ("ureq", "hub"), ("ring", "hub"), ("libc", "memory")],
     programs: &["src/kernel/cuda/build.rs"],
     root: &[
         "Cargo.toml",

@@ -3,9 +3,13 @@
 mod broken;
 mod configs;
 mod conversions;
+#[cfg(feature = "hub")]
+mod downloads;
 mod folders;
 mod formats;
 mod incomplete;
+#[cfg(feature = "hub")]
+mod hostile_hub;
 mod mapped;
 #[cfg(target_os = "linux")]
 mod memory;

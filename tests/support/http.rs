@@ -11,6 +11,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Request {
     pub file: String,
+    /// The branch or commit in its URL.
+    pub revision: String,
     /// The range: its first byte, and the one after its last.
     pub start: usize,
     pub end: usize,
@@ -41,7 +43,26 @@ pub enum Fault {
     Silent,
     /// The headers, then a byte every 20 ms.
     Dripping,
+    /// A byte of the headers every 20 ms.
+    DrippingHeaders,
+    /// The headers without a length, then zeros without end.
+    Endless,
+    /// Headers without end.
+    EndlessHeaders,
+    /// The right headers and length, and other bytes.
+    WrongBytes,
+    /// The right answer with these headers instead of those of the same name; one without a text is left out.
+    Headers(Vec<(&'static str, String)>),
+    /// A status with these headers.
+    Refused(u16, Vec<(&'static str, String)>),
+    /// These bytes instead of an answer.
+    Raw(Vec<u8>),
+    /// Another `ETag` in each answer.
+    NewETags,
 }
+
+/// The commit that all answers state.
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 pub struct Hub {
     port: u16,
@@ -51,8 +72,10 @@ pub struct Hub {
 #[derive(Default)]
 struct Shared {
     files: HashMap<String, Vec<u8>>,
-    /// The number of coming answers that have a fault, and the fault.
-    faults: (usize, Option<Fault>),
+    /// The `ETag`s of files, quotes included, where they are not made up here.
+    etags: HashMap<String, String>,
+    /// The number of coming answers that are right, then the number of those that have a fault, and the fault.
+    faults: (usize, usize, Option<Fault>),
     delay: Duration,
     requests: Vec<Request>,
     n_at_once: usize,
@@ -82,12 +105,31 @@ impl Hub {
 
     /// Closes connections after this many bytes of a body.
     pub fn cut_after(&self, n_bytes: Option<usize>) {
-        self.shared.lock().unwrap().faults = (usize::MAX, n_bytes.map(Fault::Cut));
+        self.shared.lock().unwrap().faults = (0, usize::MAX, n_bytes.map(Fault::Cut));
     }
 
     /// Answers the next `n` requests with a fault.
     pub fn misbehave(&self, n: usize, fault: Fault) {
-        self.shared.lock().unwrap().faults = (n, Some(fault));
+        self.misbehave_after(0, n, fault);
+    }
+
+    /// Answers `n_right` requests, and the next `n` with a fault.
+    pub fn misbehave_after(&self, n_right: usize, n: usize, fault: Fault) {
+        self.shared.lock().unwrap().faults = (n_right, n, Some(fault));
+    }
+
+    /// Answers every request rightly.
+    pub fn behave(&self) {
+        self.shared.lock().unwrap().faults = (0, 0, None);
+    }
+
+    /// Sets the `ETag` of a file.
+    pub fn set_etag(&self, file: &str, etag: &str) {
+        self.shared.lock().unwrap().etags.insert(file.to_string(), format!("\"{etag}\""));
+    }
+
+    pub fn remove(&self, file: &str) {
+        self.shared.lock().unwrap().files.remove(file);
     }
 
     /// Waits before each answer.
@@ -132,64 +174,112 @@ fn answer(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
         }
     }
     let path = request.split(' ').nth(1).unwrap_or_default();
-    let file = path.split_once("/resolve/main/").map_or("", |(_, file)| file).to_string();
-    let (bytes, fault, delay) = {
+    let (revision, file) = path.split_once("/resolve/").and_then(|(_, rest)| rest.split_once('/')).unwrap_or_default();
+    let (file, revision) = (file.to_string(), revision.to_string());
+    let (bytes, etag, fault, delay) = {
         let mut shared = shared.lock().unwrap();
-        shared.requests.push(Request { file: file.clone(), start, end, authorized });
+        shared.requests.push(Request { file: file.clone(), revision, start, end, authorized });
         shared.n_at_once += 1;
         shared.most_at_once = shared.most_at_once.max(shared.n_at_once);
-        let (n_left, fault) = shared.faults.clone();
-        shared.faults.0 = n_left.saturating_sub(1);
-        (shared.files.get(&file).cloned(), fault.filter(|_| n_left > 0), shared.delay)
+        let (n_right, n_left, fault) = shared.faults.clone();
+        let fault = fault.filter(|_| n_right == 0 && n_left > 0);
+        shared.faults.0 = n_right.saturating_sub(1);
+        shared.faults.1 = n_left - usize::from(fault.is_some());
+        (shared.files.get(&file).cloned(), shared.etags.get(&file).cloned(), fault, shared.delay)
     };
     std::thread::sleep(delay);
     // Before the body is sent: a client that has read it may send its next request at once.
     shared.lock().unwrap().n_at_once -= 1;
     let Some(bytes) = bytes else {
-        return write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let length = "Content-Length: 0\r\nConnection: close";
+        return write!(stream, "HTTP/1.1 404 Not Found\r\nx-repo-commit: {COMMIT}\r\n{length}\r\n\r\n");
     };
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    let mut etag = format!("\"{:016x}\"", hasher.finish());
+    let mut etag = etag.unwrap_or_else(|| {
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        format!("\"{:016x}\"", hasher.finish())
+    });
     let (total, mut start, mut end) = (bytes.len(), start, end.min(bytes.len()));
     let asked_end = end;
     let mut status = "206 Partial Content".to_string();
-    let mut more = String::new();
+    if let Some(Fault::ETag(other)) = &fault {
+        etag.clone_from(other);
+    }
+    let mut headers = vec![("x-repo-commit", COMMIT.to_string()), ("ETag", etag.clone())];
+    let mut replaced = Vec::new();
     match &fault {
         Some(Fault::Status(code, seconds)) => {
             (status, end) = (format!("{code} Other"), start);
-            more = format!("Retry-After: {seconds}\r\n");
+            headers.push(("Retry-After", seconds.to_string()));
+        }
+        Some(Fault::Refused(code, more)) => {
+            (status, end) = (format!("{code} Other"), start);
+            replaced.clone_from(more);
         }
         Some(Fault::Redirect(to)) => {
             (status, end) = ("302 Found".to_string(), start);
-            more = format!("Location: {to}{path}\r\n");
+            headers = vec![("Location", format!("{to}{path}"))];
         }
         Some(Fault::TooLong) => end = total,
-        Some(Fault::ETag(other)) => etag = other.clone(),
+        Some(Fault::NewETags) => {
+            let n = shared.lock().unwrap().requests.len();
+            replaced.push(("ETag", format!("\"new-{n}\"")));
+        }
+        Some(Fault::Headers(more)) => replaced.clone_from(more),
         Some(Fault::Silent) => std::thread::sleep(Duration::from_secs(60)),
+        Some(Fault::Raw(bytes)) => return stream.write_all(bytes),
         Some(Fault::Shifted) => (start, end) = (start + 1, (end + 1).min(total)),
         _ => {}
     }
     let has_changed = if_range.is_some_and(|expected| expected != etag);
-    if has_changed || (status.starts_with("206") && (!is_range || matches!(fault, Some(Fault::NoRanges)))) {
+    if status.starts_with("206") && start >= total && is_range {
+        (status, start, end) = ("416 Range Not Satisfiable".to_string(), 0, 0);
+        headers.push(("Content-Range", format!("bytes */{total}")));
+    } else if has_changed || (status.starts_with("206") && (!is_range || matches!(fault, Some(Fault::NoRanges)))) {
         (status, start, end) = ("200 OK".to_string(), 0, total);
     } else if status.starts_with("206") && !matches!(fault, Some(Fault::NoContentRange)) {
         let last = if matches!(fault, Some(Fault::TooLong)) { asked_end } else { end }.saturating_sub(1);
-        more = format!("Content-Range: bytes {start}-{last}/{total}\r\n");
+        headers.push(("Content-Range", format!("bytes {start}-{last}/{total}")));
     }
-    let body = &bytes[start.min(end)..end];
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{more}ETag: {etag}\r\nx-repo-commit: 0123abcd\r\nConnection: close\r\n\r\n",
-        body.len(),
-    )?;
-    if let Some(Fault::Dripping) = fault {
-        for byte in body {
-            stream.write_all(&[*byte])?;
-            std::thread::sleep(Duration::from_millis(20));
+    let mut body = bytes[start.min(end)..end].to_vec();
+    let is_endless = matches!(fault, Some(Fault::Endless));
+    if !is_endless {
+        headers.push(("Content-Length", body.len().to_string()));
+    }
+    for (name, text) in replaced {
+        headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        headers.extend((!text.is_empty()).then_some((name, text)));
+    }
+    let lines: String = headers.iter().map(|(name, text)| format!("{name}: {text}\r\n")).collect();
+    let head = format!("HTTP/1.1 {status}\r\n{lines}Connection: close\r\n\r\n");
+    if let Some(Fault::DrippingHeaders) = fault {
+        return drip(&mut stream, head.as_bytes());
+    }
+    if let Some(Fault::EndlessHeaders) = fault {
+        stream.write_all(b"HTTP/1.1 206 Partial Content\r\n")?;
+        loop {
+            stream.write_all(b"X-More: of the same\r\n")?;
         }
-        return Ok(());
     }
-    let n_sent = if let Some(Fault::Cut(n)) = fault { n } else { usize::MAX };
-    stream.write_all(&body[..n_sent.min(body.len())])
+    stream.write_all(head.as_bytes())?;
+    match fault {
+        Some(Fault::Dripping) => return drip(&mut stream, &body),
+        Some(Fault::WrongBytes) => body.iter_mut().for_each(|byte| *byte ^= 0x55),
+        Some(Fault::Cut(n)) => body.truncate(n),
+        _ => {}
+    }
+    stream.write_all(&body)?;
+    while is_endless {
+        stream.write_all(&[0; 1 << 16])?;
+    }
+    Ok(())
+}
+
+/// Sends a byte every 20 ms.
+fn drip(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
+    for byte in bytes {
+        stream.write_all(&[*byte])?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
