@@ -47,7 +47,9 @@ impl fmt::Display for Dropped {
 
 /// The function that is told, if any.
 #[derive(Clone, Default)]
-pub(super) struct Listener(pub(super) Option<Arc<dyn Fn(Progress) + Send + Sync>>);
+pub(super) struct Listener(pub(super) Option<Arc<Told>>);
+
+type Told = dyn Fn(Progress) + Send + Sync;
 
 impl Listener {
     pub(super) fn tell(&self, progress: Progress) {

@@ -1,7 +1,7 @@
 //! The files of a repository without a download: texts whole, weights by ranges.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::MAX_TEXT_BYTES;
@@ -96,7 +96,8 @@ impl Repo {
             if matches!(error, Error::Checkpoint(CheckpointError::Io { .. } | CheckpointError::Config { .. })) {
                 return error;
             }
-            match files.iter().filter_map(|file| file.forget()).last() {
+            let mut folders: Vec<PathBuf> = files.iter().filter_map(|file| file.forget()).collect();
+            match folders.pop() {
                 Some(folder) => HubError::DroppedRanges { folder, source: error.into() }.into(),
                 None => error,
             }

@@ -269,8 +269,10 @@ fn answer(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
         _ => {}
     }
     stream.write_all(&body)?;
-    while is_endless {
-        stream.write_all(&[0; 1 << 16])?;
+    if is_endless {
+        loop {
+            stream.write_all(&[0; 1 << 16])?;
+        }
     }
     Ok(())
 }
