@@ -7,9 +7,9 @@ mod conversions;
 mod downloads;
 mod folders;
 mod formats;
-mod incomplete;
 #[cfg(feature = "hub")]
 mod hostile_hub;
+mod incomplete;
 mod mapped;
 #[cfg(target_os = "linux")]
 mod memory;
