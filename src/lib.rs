@@ -45,6 +45,7 @@
 //! | --- | --- |
 //! | [`input_layer`] | [`GptInputLayer`]: ids to hidden states |
 //! | [`lm_head`] | [`LmHead`] and its loss |
+//! | [`nn`] | pieces of a block that keep gradients: norms, softmax, GELU, linear layers, attention |
 //! | [`embedding`] | the token table: dense, mapped or quantized |
 //! | [`position`] | positions of a call, and nine position schemes |
 //! | [`optim`] | AdamW, Adam over rows, clipping, saved state |
@@ -79,6 +80,7 @@ pub mod input_layer;
 mod kernel;
 pub mod lm_head;
 mod memory;
+pub mod nn;
 pub mod optim;
 pub mod position;
 pub mod rng;

@@ -73,3 +73,20 @@ pub(crate) fn fits_buffer(buffer: &Tensor, ids_dims: &[usize], width: usize) -> 
         }
     }
 }
+
+/// Checks that `parameter` is `[n]`, of the dtype and on the device of `weight`.
+pub(crate) fn like_weight(what: &'static str, parameter: &Tensor, n: usize, weight: &Tensor) -> Result<()> {
+    if parameter.dims() != [n] {
+        return Err(wrong_shape(what, parameter.shape(), format!("[{n}]")));
+    }
+    same_dtype((what, parameter.dtype()), ("weight", weight.dtype()))?;
+    same_device((what, parameter.device()), ("weight", weight.device()))
+}
+
+/// Checks that a tensor holds floating-point elements.
+pub(crate) fn is_float(what: &'static str, dtype: DType) -> Result<()> {
+    match dtype {
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 => Ok(()),
+        got => Err(Error::FloatDType { what, got }),
+    }
+}

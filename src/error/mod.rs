@@ -106,6 +106,14 @@ pub enum Error {
         /// Its dtype.
         got: DType,
     },
+    /// A tensor that must hold floating-point elements.
+    #[error("{what} must be f32, f64, f16 or bf16, not {got:?}: convert with `.to_dtype(DType::F32)`")]
+    FloatDType {
+        /// Which argument.
+        what: &'static str,
+        /// Its dtype.
+        got: DType,
+    },
     /// A mask with a value that is neither 0 nor 1.
     #[error("{what} holds {value} at {at:?}: it must be 1 (token) or 0 (padding)")]
     MaskValue {

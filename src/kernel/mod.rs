@@ -28,6 +28,10 @@ pub(crate) use core::versions::note_change;
 pub(crate) use gather::{DenseTable, add_rows, copy_into, gather_add, gather_add_into, gather_into};
 pub use ids::IdCheck;
 pub(crate) use ids::{CheckedIds, IdChecks, Places, RowGroups, Table, to_host, unravel};
-pub(crate) use product::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach, logits};
+pub use product::Approximate;
+pub(crate) use product::{
+    Counted, CrossEntropy, HeadTable, LossParts, Norm, Scores, Wanted, Weight, attach, attention, attention_scores,
+    gelu, linear, logits, masked_scores, norm, packed_attention, softmax, split_heads, weighted,
+};
 pub(crate) use step::{AdamStep, BatchRows, Gradient, Moments, adamw, dense_gradient, row_adam, sum_of_squares};
 pub(crate) use stored::{StoredTable, Wpe};

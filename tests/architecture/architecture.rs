@@ -32,6 +32,7 @@ const TABLES: Tables = Tables {
         ("optim", 4),
         ("position", 4),
         ("lm_head", 5),
+        ("nn", 5),
         ("input_layer", 6),
         ("guide", 7),
     ],

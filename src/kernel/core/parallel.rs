@@ -111,6 +111,9 @@ pub(crate) fn map_in_parallel<R: Send>(n: usize, task: &(dyn Fn(usize) -> R + Sy
 }
 
 fn for_each_index(n: usize, task: &(dyn Fn(usize) + Sync)) {
+    if n < 2 {
+        return (0..n).for_each(task); // waking a thread takes longer than most tasks
+    }
     (0..n).into_par_iter().for_each(task);
 }
 

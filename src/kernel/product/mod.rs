@@ -1,7 +1,17 @@
-//! Products with the rows of a table: the head's logits, and its loss in chunks.
+//! Products with tables and weights, and what stands between them: the head's logits, its loss in chunks, the pieces of a
+//! block in one pass each.
 
+mod block;
+mod exp;
 mod logits;
 mod loss;
+mod matmul;
+mod real;
 
+pub use block::Approximate;
+pub(crate) use block::{
+    Norm, Scores, Weight, attention, attention_scores, gelu, linear, masked_scores, norm, packed_attention, softmax,
+    split_heads, weighted,
+};
 pub(crate) use logits::logits;
 pub(crate) use loss::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach};

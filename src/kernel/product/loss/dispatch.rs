@@ -9,9 +9,9 @@ use super::composed;
 use super::cross_entropy::CrossEntropy;
 use super::job::{Job, Stored, Values, WideRows};
 use super::parts::{HeadTable, LossParts, Wanted};
-use super::real::{Real, with_values};
 use crate::error::Result;
 use crate::kernel::core::element::Element;
+use crate::kernel::product::real::{Real, with_values};
 
 impl CrossEntropy<'_> {
     pub(crate) fn run(&self, wanted: Wanted) -> Result<LossParts> {

@@ -13,11 +13,11 @@
 //! when p is near 1.
 
 use super::job::{GROUPS, Job};
-use super::matmul::Update;
 use super::parts::{Counted, Wanted};
-use super::real::Real;
 use super::sweeps::{Chunk, Partials};
 use crate::kernel::core::parallel::each_in_parallel;
+use crate::kernel::product::matmul::Update;
+use crate::kernel::product::real::Real;
 use crate::memory::zeros;
 
 pub(super) struct Found<T> {

@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::parts::Counted;
-use super::real::Real;
 use crate::kernel::core::element::Element;
+use crate::kernel::product::real::Real;
 use crate::rows::StoredRows;
 
 /// About how many rows of the table a block has: its logits for a few hundred rows then stay near the core.

@@ -7,13 +7,10 @@
 mod composed;
 mod cross_entropy;
 mod dispatch;
-mod exp;
 mod fused;
 mod job;
-mod matmul;
 mod op;
 mod parts;
-mod real;
 mod sweeps;
 
 pub(crate) use cross_entropy::CrossEntropy;

@@ -3,10 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::job::Job;
-use super::matmul::{Matrix, Update, matmul};
 use super::parts::Counted;
-use super::real::Real;
 use crate::kernel::core::parallel::{each_in_parallel, map_in_parallel};
+use crate::kernel::product::matmul::{Matrix, Update, matmul};
+use crate::kernel::product::real::Real;
 
 /// Where the second sweep writes: the groups' shares of the hidden states' gradient `[groups, rows, C]`, and the
 /// table's gradient.

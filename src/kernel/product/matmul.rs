@@ -20,7 +20,13 @@ pub(super) struct Matrix<'a, T> {
 impl<'a, T> Matrix<'a, T> {
     /// Takes the first `rows * cols` values of `data`, row by row.
     pub(super) fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
-        Self { data: &data[..rows * cols], rows, cols, row_stride: cols, col_stride: 1 }
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// Takes rows whose starts are `row_stride` apart.
+    pub(super) fn strided(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
+        let n = if rows == 0 { 0 } else { (rows - 1) * row_stride + cols };
+        Self { data: &data[..n], rows, cols, row_stride, col_stride: 1 }
     }
 
     pub(super) fn t(self) -> Self {
@@ -40,9 +46,10 @@ pub(super) fn matmul<T: Real>(out: &mut [T], update: Update, left: Matrix<'_, T>
     let (m, n, k) = (left.rows, right.cols, left.cols);
     assert_eq!(k, right.rows, "inner dimensions");
     let out = &mut out[..m * n];
-    // SAFETY: `Matrix::new` has cut `data` to rows * cols, and `t` swaps dimensions with their strides. So every index
-    // `i * row_stride + j * col_stride` below `rows`, `cols` is inside `data`. `out` is cut to m * n above and borrowed
-    // mutably, so it overlaps neither operand. `Real` is sealed to f32 and f64, which `gemm` supports.
+    // SAFETY: `Matrix::strided` has cut `data` behind the last value of the last row, and `t` swaps dimensions with their
+    // strides. So every index `i * row_stride + j * col_stride` below `rows`, `cols` is inside `data`. `out` is cut to
+    // m * n above and borrowed mutably, so it overlaps neither operand. `Real` is sealed to f32 and f64, which `gemm`
+    // supports.
     unsafe {
         gemm::gemm(
             m,
@@ -81,6 +88,10 @@ mod tests {
         assert_eq!(out, [7., 8., 16., 17.]);
         matmul(&mut out, Update::Add, Matrix::new(&right, 3, 2).t(), Matrix::new(&left, 2, 3).t());
         assert_eq!(out, [14., 24., 24., 34.]);
+        // The first two columns of `left`, whose rows are three values apart.
+        let narrow = Matrix::strided(&left[..5], 2, 2, 3);
+        matmul(&mut out, Update::Overwrite, narrow, narrow.t());
+        assert_eq!(out, [5., 14., 14., 41.]);
     }
 
     #[test]

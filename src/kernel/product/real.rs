@@ -1,4 +1,4 @@
-//! The types that the fused loss computes in, and how it reads others.
+//! The types that fused passes compute in, and how they read others.
 
 use candle_core::Tensor;
 
@@ -6,7 +6,7 @@ use super::exp;
 use crate::kernel::core::element::{self, Element};
 use crate::kernel::core::storage::{on_host, slice};
 
-/// The loss's operations on rows of the type that sums are computed in: f32 or f64.
+/// Operations on rows of the type that sums are computed in: f32 or f64.
 pub(super) trait Real: element::Real {
     const ZERO: Self;
     const ONE: Self;

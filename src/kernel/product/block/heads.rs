@@ -1,0 +1,208 @@
+//! Attention of one head, forward and backward. Only the scores of a few queries exist at a time; the backward pass
+//! computes them again.
+
+use std::ops::Range;
+
+use candle_core::{Layout, Tensor};
+
+use super::rows::{ROWS, add};
+use super::softmax::Softmax;
+use crate::kernel::product::matmul::{Matrix, Update, matmul};
+
+type CandleResult<T> = candle_core::Result<T>;
+
+const SOFTMAX: Softmax = Softmax { masks_rows: true };
+
+/// How scores are made of queries and keys: `q · kᵀ · scale + bias`, with the last query at the last key.
+#[derive(Clone, Debug)]
+pub(crate) struct Scores {
+    pub(crate) scale: f64,
+    /// Whether a query sees no later key.
+    pub(crate) is_causal: bool,
+    /// `[1 or B, 1 or H, 1 or T_q, T_k]`
+    pub(crate) bias: Option<Tensor>,
+}
+
+impl Scores {
+    /// Returns how many keys query `query` of `t_q` sees: the first ones.
+    pub(super) fn n_seen(&self, query: usize, t_q: usize, t_k: usize) -> usize {
+        if self.is_causal { (query + 1 + t_k).saturating_sub(t_q) } else { t_k }
+    }
+}
+
+/// `[B, H, T, D]` in memory, each vector of D in one piece.
+pub(super) struct Heads<'a> {
+    values: &'a [f32],
+    pub(super) dims: [usize; 4],
+    strides: [usize; 4],
+}
+
+impl<'a> Heads<'a> {
+    pub(super) fn new(values: &'a [f32], layout: &Layout) -> CandleResult<Self> {
+        let (b, h, t, d) = layout.shape().dims4()?;
+        let &[of_b, of_h, of_t, _] = layout.stride() else { candle_core::bail!("four dimensions have four strides") };
+        Ok(Self { values: &values[layout.start_offset()..], dims: [b, h, t, d], strides: [of_b, of_h, of_t, 1] })
+    }
+
+    /// Takes `h` of the heads that lie side by side in rows `[B, T, width]`, from the `first` on.
+    pub(super) fn side_by_side(
+        rows: &'a [f32],
+        (b, t, width): (usize, usize, usize),
+        heads: Range<usize>,
+        d: usize,
+    ) -> Self {
+        let strides = [t * width, d, width, 1];
+        Self { values: &rows[heads.start * d..], dims: [b, heads.len(), t, d], strides }
+    }
+
+    fn head(&self, b: usize, h: usize) -> Head<'a> {
+        let [_, _, _, width] = self.dims;
+        let [of_b, of_h, stride, _] = self.strides;
+        Head { values: &self.values[b * of_b + h * of_h..], width, stride }
+    }
+}
+
+/// `[T, D]`
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    values: &'a [f32],
+    width: usize,
+    stride: usize,
+}
+
+impl<'a> Head<'a> {
+    fn rows(&self, rows: Range<usize>) -> Matrix<'a, f32> {
+        Matrix::strided(&self.values[rows.start * self.stride..], rows.len(), self.width, self.stride)
+    }
+
+    /// Returns the vectors one behind the other, times `scale`.
+    fn scaled(&self, t: usize, scale: f32) -> Vec<f32> {
+        let rows = (0..t).flat_map(|row| &self.values[row * self.stride..][..self.width]);
+        rows.map(|x| x * scale).collect()
+    }
+}
+
+/// A bias with its elements.
+pub(super) struct Bias<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) dims: (usize, usize, usize, usize),
+}
+
+impl Bias<'_> {
+    fn row(&self, b: usize, h: usize, query: usize) -> &[f32] {
+        let (n_b, n_h, n_q, t_k) = self.dims;
+        let row = ((b.min(n_b - 1) * n_h) + h.min(n_h - 1)) * n_q + query.min(n_q - 1);
+        &self.values[row * t_k..][..t_k]
+    }
+}
+
+/// Attention over all heads. `k` and `v` may have fewer: each then serves as many neighbouring heads of `q`.
+pub(super) struct Job<'a> {
+    pub(super) q: Heads<'a>,
+    pub(super) k: Heads<'a>,
+    pub(super) v: Heads<'a>,
+    pub(super) bias: Option<Bias<'a>>,
+    pub(super) scores: &'a Scores,
+}
+
+/// One head's operands.
+struct Operands<'a> {
+    b: usize,
+    h: usize,
+    /// Already scaled, `[T_q, D]`.
+    q: Vec<f32>,
+    k: Head<'a>,
+    v: Head<'a>,
+}
+
+impl<'a> Job<'a> {
+    pub(super) fn t_q(&self) -> usize {
+        self.q.dims[2]
+    }
+
+    fn t_k(&self) -> usize {
+        self.k.dims[2]
+    }
+
+    /// Returns how many heads of `q` share one of `k`.
+    pub(super) fn group(&self) -> usize {
+        self.q.dims[1] / self.k.dims[1]
+    }
+
+    fn operands(&self, b: usize, h: usize) -> Operands<'a> {
+        let kv_head = h / self.group();
+        let q = self.q.head(b, h).scaled(self.t_q(), self.scores.scale as f32);
+        Operands { b, h, q, k: self.k.head(b, kv_head), v: self.v.head(b, kv_head) }
+    }
+
+    /// Returns the queries, a few at a time.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let t_q = self.t_q();
+        (0..t_q).step_by(ROWS).map(move |first| first..t_q.min(first + ROWS))
+    }
+
+    /// Computes the weights of `queries` over the keys that the last of them sees, and returns how many these are.
+    fn weights(&self, head: &Operands<'_>, queries: &Range<usize>, weights: &mut Vec<f32>) -> usize {
+        let n_seen = |query| self.scores.n_seen(query, self.t_q(), self.t_k());
+        let n = n_seen(queries.end - 1);
+        weights.resize(queries.len() * n, 0.0);
+        if n == 0 {
+            return 0;
+        }
+        let d = head.k.width;
+        let q = Matrix::new(&head.q[queries.start * d..], queries.len(), d);
+        matmul(weights, Update::Overwrite, q, head.k.rows(0..n).t());
+        for (row, query) in weights.chunks_mut(n).zip(queries.clone()) {
+            let (seen, later) = row.split_at_mut(n_seen(query));
+            if let Some(bias) = &self.bias {
+                add(seen, bias.row(head.b, head.h, query));
+            }
+            SOFTMAX.forward_row(seen);
+            later.fill(0.0);
+        }
+        n
+    }
+
+    /// Computes the output `[T_q, D]` of one head.
+    pub(super) fn forward(&self, b: usize, h: usize) -> Vec<f32> {
+        let (head, mut weights) = (self.operands(b, h), Vec::new());
+        let d = head.v.width;
+        let mut out = vec![0.0; self.t_q() * d];
+        for queries in self.blocks() {
+            let n = self.weights(&head, &queries, &mut weights);
+            if n > 0 {
+                let rows = &mut out[queries.start * d..queries.end * d];
+                matmul(rows, Update::Overwrite, Matrix::new(&weights, queries.len(), n), head.v.rows(0..n));
+            }
+        }
+        out
+    }
+
+    /// Computes the gradients `[T, D]` of queries, keys and values of one head.
+    pub(super) fn backward(&self, out_grad: &Heads<'_>, b: usize, h: usize) -> [Vec<f32>; 3] {
+        let (head, out_grad, scale) = (self.operands(b, h), out_grad.head(b, h), self.scores.scale as f32);
+        let (d, d_v) = (head.k.width, head.v.width);
+        let mut q_grad = vec![0.0; self.t_q() * d];
+        let (mut k_grad, mut v_grad) = (vec![0.0; self.t_k() * d], vec![0.0; self.t_k() * d_v]);
+        let (mut weights, mut scores_grad) = (Vec::new(), Vec::new());
+        for queries in self.blocks() {
+            let n = self.weights(&head, &queries, &mut weights);
+            if n == 0 {
+                continue;
+            }
+            let out_grad = out_grad.rows(queries.clone());
+            scores_grad.resize(weights.len(), 0.0);
+            matmul(&mut scores_grad, Update::Overwrite, out_grad, head.v.rows(0..n).t());
+            let rows = weights.chunks(n).zip(scores_grad.chunks_mut(n));
+            rows.for_each(|(weights, grad)| Softmax::backward_row(weights, grad));
+            let of = |values| Matrix::new(values, queries.len(), n);
+            let q = Matrix::new(&head.q[queries.start * d..], queries.len(), d);
+            matmul(&mut v_grad, Update::Add, of(&weights).t(), out_grad);
+            matmul(&mut k_grad, Update::Add, of(&scores_grad).t(), q);
+            let rows = &mut q_grad[queries.start * d..queries.end * d];
+            matmul(rows, Update::Overwrite, of(&scores_grad), head.k.rows(0..n));
+            rows.iter_mut().for_each(|g| *g *= scale);
+        }
+        [q_grad, k_grad, v_grad]
+    }
+}

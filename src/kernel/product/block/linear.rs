@@ -1,0 +1,91 @@
+//! A product with weights, with the bias added in the same pass.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+
+use super::rows::{ROWS, add, each_rows, total};
+use super::values::{grad, storage, with_values};
+use crate::kernel::core::parallel::map_in_parallel;
+use crate::kernel::core::storage::slice;
+
+type CandleResult<T> = candle_core::Result<T>;
+
+/// Which way a weight lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// `[O, I]`, as PyTorch's `nn.Linear` has it.
+    OutIn,
+    /// `[I, O]`, as GPT-2's files have it.
+    InOut,
+}
+
+/// `x · weight + bias`: `[N, I] -> [N, O]`.
+pub(super) struct Linear {
+    pub(super) weight: Weight,
+    pub(super) has_bias: bool,
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let in_out = match self.weight {
+            Weight::OutIn => weight_layout.transpose(0, 1)?,
+            Weight::InOut => weight_layout.clone(),
+        };
+        let ((n, n_in), (_, n_out)) = (x_layout.shape().dims2()?, in_out.shape().dims2()?);
+        let product = x.matmul(weight, (1, n, n_out, n_in), x_layout, &in_out)?;
+        let CpuStorage::F32(mut product) = product else { candle_core::bail!("a product of f32 is {product:?}") };
+        if self.has_bias {
+            let bias = slice(bias, bias_layout)?;
+            each_rows(&mut product, n_out, &|_, rows| rows.chunks_mut(n_out).for_each(|row| add(row, bias)));
+        }
+        Ok(storage(product, &(n, n_out).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _res: &Tensor,
+        y_grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let wanted = |tensor: &Tensor, grad: &dyn Fn() -> CandleResult<Tensor>| match tensor.track_op() {
+            true => grad().map(Some),
+            false => Ok(None),
+        };
+        let (values, weights) = (x.detach(), weight.detach());
+        let x_grad = wanted(x, &|| match self.weight {
+            Weight::OutIn => y_grad.matmul(&weights),
+            Weight::InOut => y_grad.matmul(&weights.t()?),
+        })?;
+        let weight_grad = wanted(weight, &|| match self.weight {
+            Weight::OutIn => y_grad.t()?.matmul(&values),
+            Weight::InOut => values.t()?.matmul(y_grad),
+        })?;
+        if !bias.track_op() {
+            return Ok((x_grad, weight_grad, None));
+        }
+        let n_out = bias.elem_count();
+        let sums = with_values([y_grad], |[y_grad]| {
+            let task = ROWS * n_out;
+            total(&map_in_parallel(y_grad.len().div_ceil(task), &|index| {
+                let mut sums = vec![0.0; n_out];
+                y_grad[index * task..].chunks(n_out).take(ROWS).for_each(|row| add(&mut sums, row));
+                sums
+            }))
+        })?;
+        Ok((x_grad, weight_grad, grad(sums, bias)?))
+    }
+}
