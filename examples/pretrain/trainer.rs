@@ -72,6 +72,8 @@ impl Trainer {
         }
         self.adamw.set_learning_rate(learning_rate);
         self.adamw.step_with_rows(&grads, &rows)?;
+        let missing = self.adamw.missing_gradients();
+        ensure!(missing.is_empty(), "no gradient reaches {}", missing.join(", "));
         Ok(loss)
     }
 

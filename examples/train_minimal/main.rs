@@ -6,7 +6,7 @@
 #[path = "../gpt2/model.rs"]
 mod model;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
 use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
 use candle_gpt_input::{DeviceSpec, GptInputConfig, GptInputLayer};
@@ -26,14 +26,13 @@ fn main() -> Result<()> {
     let ids = gpt2_ids.iter().filter_map(|id| Some(vocabulary.binary_search(id).ok()? as u32)).collect();
     let cut = LoaderConfig::default().with_batch_size(8).with_max_length(32).with_stride(32);
     let loader = Loader::new(&Tokens::new(ids), cut, Seeding::Global(generator.clone()), &device)?;
-    let sizes = GptInputConfig::new(vocabulary.len(), 32, 32);
-    let config = sizes.with_n_layer(2).with_n_head(4).with_embd_pdrop(0.0);
+    let config = GptInputConfig::new(vocabulary.len(), 32, 32).with_n_layer(2).with_n_head(4).with_embd_pdrop(0.0);
     let varmap = VarMap::new();
     let input = GptInputLayer::init(&config, Init::Gpt2 { std: 0.02 }, &generator, DType::F32, &device)?;
     let input = input.trainable(&varmap, "transformer")?; // its tables are variables of the map now
     let blocks = VarBuilder::from_varmap(&varmap, DType::F32, &device).pp("transformer");
     let gpt = model::Gpt2::new(input, blocks)?; // and so are the weights of the blocks
-    let mut adamw = AdamW::new(varmap.all_vars(), ParamsAdamW { lr: 5e-3, ..Default::default() })?;
+    let mut adamw = AdamW::from_varmap(&varmap, ParamsAdamW { lr: 5e-3, ..Default::default() })?;
     println!("nearest to \" sons\" before: {:?}", nearest(gpt.input(), &vocabulary, " sons")?);
     for epoch in 0..6 {
         let mut losses = Vec::new();
@@ -42,6 +41,7 @@ fn main() -> Result<()> {
             let logits = gpt.forward(&batch.input_ids, None)?.flatten(0, 1)?; // [B, T] -> [B, T, V] -> [B T, V]
             let loss = cross_entropy(&logits, &batch.target_ids.flatten_all()?)?;
             adamw.backward_step(&loss)?;
+            ensure!(adamw.missing_gradients().is_empty(), "no gradient reaches {:?}", adamw.missing_gradients());
             losses.push(loss.to_scalar::<f32>()?);
         }
         println!("epoch {epoch}, mean loss {:.3}", losses.iter().sum::<f32>() / losses.len() as f32);

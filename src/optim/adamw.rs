@@ -67,7 +67,7 @@ impl AdamW {
     /// # Errors
     /// [`OptimError`](crate::error::OptimError) for settings out of range or a variable of integers.
     pub fn from_varmap(varmap: &VarMap, params: ParamsAdamW) -> Result<Self> {
-        Self::with_groups([ParamGroup::from_varmap(varmap, |_, _| true)], params)
+        Self::with_groups([varmap.into()], params)
     }
 
     /// Takes `vars` as one group with the default settings.
@@ -76,7 +76,7 @@ impl AdamW {
     /// [`OptimError`](crate::error::OptimError) for a learning rate out of range, a variable given twice or of
     /// integers.
     pub fn new_lr(vars: Vec<Var>, learning_rate: f64) -> Result<Self> {
-        Self::with_groups([Params::unnamed(vars)], ParamsAdamW { lr: learning_rate, ..Default::default() })
+        Self::with_groups([vars.into()], ParamsAdamW { lr: learning_rate, ..Default::default() })
     }
 
     /// Clips the gradient to this global norm in every step from now on, as `torch.nn.utils.clip_grad_norm_` before
@@ -230,6 +230,27 @@ impl AdamW {
         self.params.state_of(var)
     }
 
+    /// Returns the names of the parameters that no step has given a gradient yet.
+    ///
+    /// After the first step this should be empty, or name only what you froze: parameters without a gradient are skipped
+    /// in silence, as in PyTorch. [`missing_gradients`](super::missing_gradients) says what may have cut it.
+    ///
+    /// ```
+    /// use candle_core::{Device, Var};
+    /// use candle_gpt_input::optim::{AdamW, ParamGroup};
+    /// use candle_nn::{Optimizer, ParamsAdamW};
+    ///
+    /// let (x, y) = (Var::new(&[1f32], &Device::Cpu)?, Var::new(&[2f32], &Device::Cpu)?);
+    /// let group = ParamGroup::new([("x", x.clone()), ("y", y)]);
+    /// let mut adamw = AdamW::with_groups([group], ParamsAdamW::default())?;
+    /// adamw.backward_step(&x.sqr()?.sum_all()?)?;
+    /// assert_eq!(adamw.missing_gradients(), ["y"]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    pub fn missing_gradients(&self) -> Vec<&str> {
+        self.params.without_step()
+    }
+
     /// Writes the state to a safetensors file: `{name}.exp_avg` and `{name}.exp_avg_sq` for each parameter that has
     /// made a step. The metadata holds names, numbers of steps, all settings, the learning rate and frozen rows.
     ///
@@ -278,7 +299,7 @@ impl Optimizer for AdamW {
     type Config = ParamsAdamW;
 
     fn new(vars: Vec<Var>, params: ParamsAdamW) -> candle_core::Result<Self> {
-        Ok(Self::with_groups([Params::unnamed(vars)], params)?)
+        Ok(Self::with_groups([vars.into()], params)?)
     }
 
     fn step(&mut self, grads: &GradStore) -> candle_core::Result<()> {

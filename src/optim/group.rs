@@ -72,3 +72,17 @@ impl ParamGroup {
         self
     }
 }
+
+/// Takes all variables of a [`VarMap`], ordered by name.
+impl From<&VarMap> for ParamGroup {
+    fn from(varmap: &VarMap) -> Self {
+        Self::from_varmap(varmap, |_, _| true)
+    }
+}
+
+/// Takes variables without names, which are called by their index.
+impl From<Vec<Var>> for ParamGroup {
+    fn from(vars: Vec<Var>) -> Self {
+        Self::new(vars.into_iter().enumerate().map(|(number, var)| (number.to_string(), var)))
+    }
+}

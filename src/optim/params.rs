@@ -118,11 +118,6 @@ impl Params {
         Self { learning_rate: self.learning_rate, groups: self.groups.clone(), params, index: self.index.clone() }
     }
 
-    /// Makes a group of variables without names, which are called by their index.
-    pub(super) fn unnamed(vars: Vec<Var>) -> ParamGroup {
-        ParamGroup::new(vars.into_iter().enumerate().map(|(number, var)| (number.to_string(), var)))
-    }
-
     pub(super) fn check_learning_rate(&self) -> Result<(), OptimError> {
         in_range("learning_rate", self.learning_rate, 0.0..=f64::MAX, "a finite number of at least 0")
     }
@@ -134,6 +129,11 @@ impl Params {
 
     pub(super) fn state_of(&self, var: &Var) -> Option<&AdamState> {
         self.index_of(var).ok().and_then(|index| self.params[index].state.as_ref())
+    }
+
+    /// Returns the names of the parameters that have made no step.
+    pub(super) fn without_step(&self) -> Vec<&str> {
+        self.params.iter().filter(|param| param.state.is_none()).map(|param| param.name.as_str()).collect()
     }
 
     /// Returns the parameters that have a gradient, in their own order; every gradient is checked and contiguous.

@@ -55,7 +55,7 @@ impl RowAdamW {
     /// integers.
     pub fn new(tables: Vec<Var>, learning_rate: f64) -> Result<Self> {
         let defaults = ParamsAdamW { lr: learning_rate, weight_decay: 0.0, ..Default::default() };
-        Self::with_groups([Params::unnamed(tables)], defaults)
+        Self::with_groups([tables.into()], defaults)
     }
 
     /// Makes an optimizer of groups of named tables. A group takes from `defaults` what it does not set; note that

@@ -1,9 +1,10 @@
-//! A training step after the forward pass: the tied head's loss, and the optimizers.
+//! A training step: the pieces of a block with their gradients, the tied head's loss, the optimizers.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 mod loss;
+mod nn;
 mod optim;
 mod resize;
 mod sharing;

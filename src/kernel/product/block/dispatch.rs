@@ -2,13 +2,13 @@
 
 use candle_core::{DType, Shape, Tensor};
 
-use super::attention::{Packed, Separate};
-use super::gelu::{Approximate, Gelu};
+use super::attention_op::{Packed, Separate};
+use super::gelu_op::{Approximate, Gelu};
 use super::heads::Scores;
-use super::linear::{Linear, Weight};
-use super::norm::Norm;
+use super::linear_op::{Linear, Weight};
+use super::norm_op::Norm;
 use super::reference::{self, widened};
-use super::softmax::Softmax;
+use super::softmax_op::Softmax;
 
 type CandleResult<T> = candle_core::Result<T>;
 

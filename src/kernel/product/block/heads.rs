@@ -6,7 +6,7 @@ use std::ops::Range;
 use candle_core::{Layout, Tensor};
 
 use super::rows::{ROWS, add};
-use super::softmax::Softmax;
+use super::softmax_op::Softmax;
 use crate::kernel::product::matmul::{Matrix, Update, matmul};
 
 type CandleResult<T> = candle_core::Result<T>;

@@ -4,22 +4,22 @@
 //! Callers have checked shapes, dtypes and devices. Every sum has a fixed order: the bits do not depend on the number of
 //! threads.
 
-mod attention;
+mod attention_op;
 mod dispatch;
-mod gelu;
+mod gelu_op;
 mod heads;
-mod linear;
-mod norm;
+mod linear_op;
+mod norm_op;
 mod reference;
 mod rows;
-mod softmax;
+mod softmax_op;
 #[cfg(test)]
 mod tests;
 mod values;
 
 pub(crate) use dispatch::{attention, gelu, linear, norm, packed_attention, softmax, split_heads};
-pub use gelu::Approximate;
+pub use gelu_op::Approximate;
 pub(crate) use heads::Scores;
-pub(crate) use linear::Weight;
-pub(crate) use norm::Norm;
+pub(crate) use linear_op::Weight;
+pub(crate) use norm_op::Norm;
 pub(crate) use reference::{attention_scores, masked_scores, weighted};

@@ -3,10 +3,10 @@
 
 use candle_core::{D, DType, Tensor};
 
-use super::gelu::Approximate;
+use super::gelu_op::Approximate;
 use super::heads::Scores;
-use super::linear::Weight;
-use super::norm::Norm;
+use super::linear_op::Weight;
+use super::norm_op::Norm;
 
 type CandleResult<T> = candle_core::Result<T>;
 
