@@ -14,7 +14,7 @@ use crate::shape::{is_float, like_weight, outer_dims, same_device, wrong_shape};
 /// It has the gradients that [`candle_nn::LayerNorm`] cuts, and takes its place with the same names.
 ///
 /// ```
-/// use candle_core::{Module, Tensor};
+/// use candle_core::{DType, Device, Module, Tensor};
 /// use candle_gpt_input::nn::LayerNorm;
 /// use candle_nn::{VarBuilder, VarMap};
 ///
