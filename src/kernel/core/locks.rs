@@ -3,7 +3,7 @@
 //! Candle locks the memory of every operand of an operation. Two operands in one memory, of which one is written, would
 //! wait for each other. So the kernels compare memories before they lock any.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Shape, Tensor};
 
@@ -60,6 +60,51 @@ impl CustomOp1 for Address {
     }
 }
 
+/// Calls `f` with the memory of tensors on the CPU, which may share it, and returns its result.
+///
+/// Locks as [`memory_of`] does: a second lock of a memory that this thread holds does not wait for a writer that waits for
+/// the first.
+pub(crate) fn read_all<R>(
+    tensors: &[&Tensor],
+    f: impl FnOnce(&[(&CpuStorage, &Layout)]) -> CandleResult<R>,
+) -> CandleResult<R> {
+    let (mut f, mut result) = (Some(f), None);
+    read_next(tensors, &[], &mut |held| {
+        result = f.take().map(|f| f(held)).transpose()?;
+        Ok(())
+    })?;
+    result.ok_or_else(|| candle_core::Error::Msg("memory was not read".to_string()))
+}
+
+type Held<'a> = (&'a CpuStorage, &'a Layout);
+type ReadFn<'a> = &'a mut dyn FnMut(&[Held<'_>]) -> CandleResult<()>;
+
+fn read_next(tensors: &[&Tensor], held: &[Held<'_>], f: ReadFn<'_>) -> CandleResult<()> {
+    match tensors {
+        [] => f(held),
+        [next, rest @ ..] => next.apply_op1_no_bwd(&Read { rest, held, f: RefCell::new(f) }).map(drop),
+    }
+}
+
+/// Holds the memory of its argument while it goes on with the rest; computes nothing.
+struct Read<'a> {
+    rest: &'a [&'a Tensor],
+    held: &'a [Held<'a>],
+    f: RefCell<ReadFn<'a>>,
+}
+
+impl CustomOp1 for Read<'_> {
+    fn name(&self) -> &'static str {
+        "read"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let held: Vec<Held<'_>> = self.held.iter().copied().chain([(storage, layout)]).collect();
+        read_next(self.rest, &held, &mut **self.f.borrow_mut())?;
+        Ok((CpuStorage::U8(Vec::new()), 0.into()))
+    }
+}
+
 /// Waits for a writer that waits for the memory of `tensor`. Call it before an operation that only reads.
 ///
 /// Candle's operations read past a writer that waits, so a few threads that read all the time would keep it out for
@@ -77,6 +122,28 @@ mod tests {
     use candle_core::{DType, Device, Var};
 
     use super::*;
+
+    #[test]
+    fn memory_is_read_twice_while_a_writer_waits() -> Result<()> {
+        let var = Var::zeros(3, DType::F32, &Device::Cpu)?;
+        let (begun, waits) = (std::sync::Barrier::new(2), std::time::Duration::from_millis(50));
+        std::thread::scope(|scope| {
+            read_all(&[&var], |_| {
+                scope.spawn(|| {
+                    begun.wait();
+                    var.set(&Tensor::ones(3, DType::F32, &Device::Cpu).unwrap()).unwrap();
+                });
+                begun.wait();
+                std::thread::sleep(waits); // until the writer waits
+                let view = var.detach().narrow(0, 1, 1)?;
+                let sizes = read_all(&[&var, &view], |held| Ok(held.iter().map(|(_, l)| l.dims()[0]).sum::<usize>()))?;
+                assert_eq!(sizes, 4);
+                Ok(())
+            })
+        })?;
+        assert_eq!(var.to_vec1::<f32>()?, [1.0; 3]);
+        Ok(())
+    }
 
     #[test]
     fn views_share_memory_and_copies_do_not() -> Result<()> {

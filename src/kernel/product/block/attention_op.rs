@@ -5,8 +5,9 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Shape, Tensor};
 use super::heads::{Bias, Heads, Job, Scores};
 use super::rows::{add, each_rows};
 use super::values::{grad, storage, with_values};
+use crate::kernel::core::locks::read_all;
 use crate::kernel::core::parallel::map_in_parallel;
-use crate::kernel::core::storage::{on_host, slice};
+use crate::kernel::core::storage::slice;
 use crate::memory::zeros;
 
 type CandleResult<T> = candle_core::Result<T>;
@@ -160,13 +161,12 @@ impl CustomOp3 for Separate {
         _res: &Tensor,
         out_grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let held = [q, k, v].map(Tensor::storage_and_layout);
-        let [q_held, k_held, v_held] = &held;
-        let operands =
-            [(on_host(&q_held.0)?, q_held.1), (on_host(&k_held.0)?, k_held.1), (on_host(&v_held.0)?, v_held.1)];
-        with_values([out_grad], |[out_grad]| {
-            self.with_job(operands, |job| {
-                let (heads, group) = (job.gradients(out_grad), job.group());
+        read_all(&[q, k, v, &out_grad.contiguous()?], |held| {
+            let &[q_held, k_held, v_held, (out_grad, layout)] = held else {
+                candle_core::bail!("four tensors have four memories")
+            };
+            self.with_job([q_held, k_held, v_held], |job| {
+                let (heads, group) = (job.gradients(slice(out_grad, layout)?), job.group());
                 let of = |operand, tensor: &Tensor, group| {
                     let (b, h, t, d) = tensor.dims4()?;
                     let rows = side_by_side(t, d, h, &places(&heads, operand, group));
@@ -174,6 +174,6 @@ impl CustomOp3 for Separate {
                 };
                 Ok((of(0, q, 1)?, of(1, k, group)?, of(2, v, group)?))
             })
-        })?
+        })
     }
 }

@@ -9,6 +9,7 @@ use super::linear_op::{Linear, Weight};
 use super::norm_op::Norm;
 use super::reference::{self, widened};
 use super::softmax_op::Softmax;
+use crate::kernel::core::locks::let_writers_pass;
 
 type CandleResult<T> = candle_core::Result<T>;
 
@@ -38,6 +39,7 @@ fn or_full(parameter: Option<&Tensor>, value: f32, shape: impl Into<Shape>, like
 
 /// Normalizes the last dimension, `[.., C]`, with weight and bias `[C]`.
 pub(crate) fn norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, norm: Norm) -> CandleResult<Tensor> {
+    weight.into_iter().for_each(let_writers_pass);
     let given: Vec<&Tensor> = [Some(x), weight, bias].into_iter().flatten().collect();
     rounded_once(&given, &|given| {
         let mut rest = given.iter().skip(1).copied();
@@ -52,6 +54,7 @@ pub(crate) fn norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, n
 
 /// Multiplies by weights: `[N, I] -> [N, O]`, with a bias `[O]`.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lies: Weight) -> CandleResult<Tensor> {
+    let_writers_pass(weight);
     let given: Vec<&Tensor> = [Some(x), Some(weight), bias].into_iter().flatten().collect();
     rounded_once(&given, &|given| {
         let (x, weight, bias) = (given[0], given[1], given.get(2).copied());

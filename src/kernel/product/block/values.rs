@@ -2,7 +2,8 @@
 
 use candle_core::{CpuStorage, Shape, Tensor};
 
-use crate::kernel::core::storage::{on_host, slice};
+use crate::kernel::core::locks::read_all;
+use crate::kernel::core::storage::slice;
 
 type CandleResult<T> = candle_core::Result<T>;
 
@@ -15,12 +16,13 @@ pub(super) fn with_values<const N: usize, R>(
     for tensor in tensors {
         contiguous.push(tensor.contiguous()?);
     }
-    let held: Vec<_> = contiguous.iter().map(Tensor::storage_and_layout).collect();
-    let mut values = [[].as_slice(); N];
-    for (values, (storage, layout)) in values.iter_mut().zip(&held) {
-        *values = slice(on_host(storage)?, layout)?;
-    }
-    Ok(f(values))
+    read_all(&contiguous.iter().collect::<Vec<_>>(), |held| {
+        let mut values = [[].as_slice(); N];
+        for (values, (storage, layout)) in values.iter_mut().zip(held) {
+            *values = slice(storage, layout)?;
+        }
+        Ok(f(values))
+    })
 }
 
 pub(super) fn storage(values: Vec<f32>, shape: &Shape) -> (CpuStorage, Shape) {
