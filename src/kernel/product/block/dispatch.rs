@@ -110,9 +110,7 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scores: &Scores) -> 
 fn plain_attention(q: &Tensor, k: &Tensor, v: &Tensor, scores: &Scores) -> CandleResult<Tensor> {
     let ((b, h, t, _), d) = (q.dims4()?, v.dim(3)?);
     if q.elem_count() == 0 || v.elem_count() == 0 {
-        // Nothing is seen: zeros that still know where they come from.
-        let nothing = |x: &Tensor| (x * 0.0)?.sum_all();
-        return ((nothing(q)? + nothing(k)?)? + nothing(v)?)?.broadcast_as((b, h, t, d))?.contiguous();
+        return reference::nothing(&[q, k, v], (b, h, t, d)); // nothing is seen
     }
     let weights = softmax(&reference::attention_scores(q, k, scores)?, true)?;
     reference::weighted(&weights, v)

@@ -1,7 +1,7 @@
 //! The pieces of a block in plain Candle operations, whose gradients are Candle's: for f64 and devices other than the
 //! CPU, and the oracle of the fused passes.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Shape, Tensor};
 
 use super::gelu_op::Approximate;
 use super::heads::Scores;
@@ -11,6 +11,10 @@ use super::norm_op::Norm;
 type CandleResult<T> = candle_core::Result<T>;
 
 pub(super) fn norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, norm: Norm) -> CandleResult<Tensor> {
+    if x.elem_count() == 0 {
+        let given: Vec<&Tensor> = [Some(x), weight, bias].into_iter().flatten().collect();
+        return nothing(&given, x.shape());
+    }
     let x = match norm.is_centred {
         true => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
         false => x.clone(),
@@ -27,14 +31,24 @@ pub(super) fn norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, n
 }
 
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lies: Weight) -> CandleResult<Tensor> {
-    let y = match lies {
-        Weight::OutIn => x.matmul(&weight.t()?)?,
-        Weight::InOut => x.matmul(weight)?,
+    let weight = if lies == Weight::OutIn { weight.t()? } else { weight.clone() };
+    let y = if x.elem_count() == 0 || weight.elem_count() == 0 {
+        let given: Vec<&Tensor> = [Some(x), Some(&weight), bias].into_iter().flatten().collect();
+        nothing(&given, (x.dim(0)?, weight.dim(1)?))?
+    } else {
+        x.matmul(&weight)?
     };
     match bias {
         Some(bias) => y.broadcast_add(bias),
         None => Ok(y),
     }
+}
+
+/// Returns zeros that depend on `tensors`, some of which are empty. Candle's results of such forget where they come from.
+pub(super) fn nothing(tensors: &[&Tensor], shape: impl Into<Shape>) -> CandleResult<Tensor> {
+    let of = |x: &&Tensor| (*x * 0.0)?.sum_all();
+    let sums = Tensor::stack(&tensors.iter().map(of).collect::<CandleResult<Vec<_>>>()?, 0)?;
+    sums.sum_all()?.broadcast_as(shape)?.contiguous()
 }
 
 /// The slopes of Candle's own GELUs have six digits.

@@ -220,6 +220,10 @@ fn empty_tensors_pass_through() {
             let piece = |x: &[Tensor]| linear(&x[0], &x[1], Some(&x[2]), lies);
             check(&piece, &[zeros(&[0, 3]), zeros(&weight), zeros(&[4])], &[0, 4]);
         }
+        let no_inputs =
+            linear(&zeros(&[2, 0]), &zeros(&[3, 0]), Some(&zeros(&[3]).affine(0.0, 5.0).unwrap()), Weight::OutIn);
+        let fives = Tensor::full(5f32, (2, 3), &Device::Cpu).unwrap();
+        assert_near(&no_inputs.unwrap(), &fives, 0.0);
         check(&|x| gelu(&x[0], Approximate::None), &[zeros(&[2, 0])], &[2, 0]);
         check(&|x| softmax(&x[0], false), &[zeros(&[2, 0])], &[2, 0]);
         for (b, t_q, t_k) in [(0, 2, 3), (1, 0, 3), (1, 2, 0)] {
