@@ -2,10 +2,10 @@
 
 use super::input::GptInputConfig;
 use super::position::{DebertaConfig, PositionScheme, ShawConfig, T5Config};
+use super::text_limits::MAX_LAYERS;
 use crate::error::ConfigError;
 
-/// Blocks, and heads in each.
-pub(super) const MAX_LAYERS: usize = 1 << 14;
+/// Heads of a block.
 const MAX_HEADS: usize = 1 << 16;
 /// Rows of a table of distances.
 const MAX_DISTANCES: usize = 1 << 20;

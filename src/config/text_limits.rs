@@ -8,6 +8,9 @@ pub(super) const MAX_CONFIG_BYTES: u64 = 2 << 20;
 const MAX_CONTAINERS: usize = 1 << 13;
 const MAX_NESTING: usize = 16;
 
+/// Blocks of a model, for each of which a list may have an element.
+pub(super) const MAX_LAYERS: usize = 1 << 14;
+
 /// Refuses a text that would take much more memory than its length, before it is parsed.
 pub(super) fn check_text(text: &str) -> Result<(), ConfigError> {
     let refused = |reason: String| Err(ConfigError::Json { source: reason.into() });

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::parameters::RotaryConfig;
 use super::scaling::RotaryScaling;
 use crate::config::fields::{NUMBER, Object, WHOLE, as_usize, brief, contradiction, flag, read, stated, wrong_type};
-use crate::config::limits::MAX_LAYERS;
 use crate::config::model_type::{Rotated, Rotation, rotation};
+use crate::config::text_limits::MAX_LAYERS;
 use crate::error::ConfigError;
 
 pub(super) const PARAMETERS: &str = "rope_parameters";
