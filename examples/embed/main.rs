@@ -28,7 +28,7 @@ use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
 use clap::Parser;
-use input::{Batch, tokenizer_for, tokenizer_in};
+use input::Batch;
 
 /// Embedded when no text is given.
 const DEFAULT_TEXT: &str = "Every effort moves you, one token at a time.";
@@ -62,8 +62,8 @@ struct Args {
     /// Leave the tables on the hub: only the rows needed are fetched, and cached
     #[arg(long, requires = "hub", conflicts_with = "mapped")]
     remote: bool,
-    /// A byte-level BPE tokenizer.json [default: the one beside the weights, else GPT-2's]
-    #[arg(long, value_name = "F")]
+    /// A byte-level BPE tokenizer.json, or a folder of tokenizer files [default: the model's own, else GPT-2's]
+    #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     /// auto, cpu, cuda, cuda:N, metal or metal:N
     #[arg(long, default_value = "auto")]
@@ -206,11 +206,11 @@ fn token_ids(
     if !args.ids.is_empty() {
         return Ok((vec![args.ids.clone()], None, start.elapsed()));
     }
-    let tokenizer = match &args.tokenizer {
-        Some(file) => Tokenizer::from_file(file)?,
-        None if args.remote => tokenizer_in(&hub::tokenizer_folder(&args.source)?)?,
-        None => tokenizer_for(weights, checkpoint)?,
+    let own = || match args.remote {
+        true => Ok(Tokenizer::beside(hub::tokenizer_folder(&args.source)?)?),
+        false => input::beside(weights, checkpoint),
     };
+    let tokenizer = input::tokenizer(args.tokenizer.as_deref(), own, checkpoint)?;
     let mut texts = args.texts.clone();
     for file in &args.text_files {
         texts.push(std::fs::read_to_string(file).with_context(|| file.display().to_string())?);

@@ -42,6 +42,9 @@ struct Args {
     /// The trained model: any GPT-2 checkpoint
     #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/tiny-gpt2"))]
     weights: PathBuf,
+    /// A byte-level BPE tokenizer.json, or a folder of tokenizer files [default: the model's own, else GPT-2's]
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
     /// The model before training [default: fresh tables of the same shape, N(0, 0.02²) from --seed, like those of
     /// `pretrain`]
     #[arg(long, value_name = "PATH")]
@@ -99,7 +102,9 @@ fn explore(args: Args, out: &mut impl Write) -> Result<()> {
         }
     };
     let (before, after) = (Tables::of(&fresh)?, Tables::of(&layer)?);
-    let words = Words { tokenizer: input::tokenizer_for(&args.weights, &Checkpoint::open(&args.weights)?)? };
+    let checkpoint = Checkpoint::open(&args.weights)?;
+    let own = || input::beside(&args.weights, &checkpoint);
+    let words = Words { tokenizer: input::tokenizer(args.tokenizer.as_deref(), own, &checkpoint)? };
 
     for word in &args.near {
         let id = words.id(word)?;

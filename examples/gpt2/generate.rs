@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use candle_gpt_input::rng::Generator;
-use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
+use candle_gpt_input::tokenizer::{END_OF_TEXT, END_OF_TEXT_ID, Tokenizer};
 
 use crate::input::Batch;
 use crate::model::{Gpt2, KvCache};
@@ -70,7 +70,7 @@ pub fn generate(
     let mask = batch.is_padded().then_some(&batch.attention_mask);
     let end_of_text = match model.input().config().extra::<serde_json::Value>("eos_token_id")? {
         Some(id) => id.as_u64(),
-        None => Some(u64::from(END_OF_TEXT_ID)),
+        None => tokenizer.map_or(Some(END_OF_TEXT_ID), |own| own.special_token_id(END_OF_TEXT)).map(u64::from),
     };
     let mut rows = vec![Row { tokenizer, ids: Vec::new(), unwritten: Vec::new(), ended: false }; n_rows];
     let mut cache = KvCache::default();

@@ -45,6 +45,9 @@ struct Args {
     weights: PathBuf,
     #[command(flatten)]
     source: hub::Source,
+    /// A byte-level BPE tokenizer.json, or a folder of tokenizer files [default: the model's own, else GPT-2's]
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
     /// A text to continue; several make a batch, padded on the left
     #[arg(long = "prompt", value_name = "TEXT", conflicts_with = "ids")]
     prompts: Vec<String>,
@@ -121,7 +124,8 @@ fn prompts(args: &Args, weights: &Path, checkpoint: &Checkpoint) -> Result<(Vec<
     if !args.ids.is_empty() {
         return Ok((vec![args.ids.clone()], None));
     }
-    let tokenizer = input::tokenizer_for(weights, checkpoint)?;
+    let own = || input::beside(weights, checkpoint);
+    let tokenizer = input::tokenizer(args.tokenizer.as_deref(), own, checkpoint)?;
     let default = [DEFAULT_PROMPT.to_string()];
     let texts = if args.prompts.is_empty() { &default[..] } else { &args.prompts };
     let encode = |text: &String| {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use candle_gpt_input::checkpoint::{Checkpoint, CheckpointOptions};
+#[cfg(feature = "hub")]
+use candle_gpt_input::tokenizer::TOKENIZER_FILES;
 
 /// A repository to open instead of `--weights`.
 #[derive(clap::Args)]
@@ -27,10 +29,6 @@ impl Source {
         }
     }
 }
-
-/// The files of a tokenizer, of which a repository has some.
-#[cfg(feature = "hub")]
-const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "vocab.json", "merges.txt"];
 
 #[cfg(feature = "hub")]
 fn repo(name: &str, revision: Option<&str>) -> Result<candle_gpt_input::hub::Repo> {

@@ -2,24 +2,42 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
 
-/// Returns the tokenizer in the folder of weights, or else GPT-2's. `checkpoint` is what was opened at `weights`,
-/// perhaps in a folder inside.
-pub fn tokenizer_for(weights: &Path, checkpoint: &Checkpoint) -> Result<Tokenizer> {
-    match checkpoint.file().parent().filter(|_| weights.is_dir()) {
-        Some(folder) => tokenizer_in(folder),
-        None => Ok(Tokenizer::gpt2().clone()),
+/// Returns the tokenizer at the path of `--tokenizer`, or else `own`: the model's, or GPT-2's where it has none.
+pub fn tokenizer(
+    path: Option<&Path>,
+    own: impl FnOnce() -> Result<Option<Tokenizer>>,
+    checkpoint: &Checkpoint,
+) -> Result<Tokenizer> {
+    let advice = "choose a tokenizer with --tokenizer PATH, or pass ids";
+    let (tokenizer, whose) = match path {
+        Some(path) => (Tokenizer::open(path)?, path.display().to_string()),
+        None => match own().with_context(|| format!("the model's tokenizer cannot be used: {advice}"))? {
+            Some(tokenizer) => (tokenizer, "the model's tokenizer".to_string()),
+            None => (Tokenizer::gpt2().clone(), "GPT-2's tokenizer (the model has none)".to_string()),
+        },
+    };
+    let n_rows = checkpoint.config()?.vocab_size;
+    let n_unused = tokenizer.unused_rows(n_rows).with_context(|| format!("{whose} does not fit: {advice}"))?;
+    if n_rows > (n_rows - n_unused).next_multiple_of(PADDED_TO) {
+        eprintln!("note: {whose} has ids for {} of the table's {n_rows} rows only", n_rows - n_unused);
     }
+    Ok(tokenizer)
 }
 
-/// Returns the tokenizer in a folder, or else GPT-2's.
-pub fn tokenizer_in(folder: &Path) -> Result<Tokenizer> {
-    let file = folder.join("tokenizer.json");
-    Ok(if file.is_file() { Tokenizer::from_file(file)? } else { Tokenizer::gpt2().clone() })
+/// A table may have rows that no token uses, up to a multiple of this (nanoGPT, llm.c, Megatron).
+const PADDED_TO: usize = 128;
+
+/// Returns the tokenizer beside the weights that were opened at `weights`, perhaps in a folder inside.
+pub fn beside(weights: &Path, checkpoint: &Checkpoint) -> Result<Option<Tokenizer>> {
+    Ok(match Tokenizer::beside(checkpoint.file())? {
+        None => Tokenizer::beside(weights)?,
+        found => found,
+    })
 }
 
 /// Rows of ids as one tensor `[B, T]`, on the host, and the mask `[B, T]` of their tokens.

@@ -45,6 +45,16 @@ pub enum TokenizerError {
         /// The feature.
         reason: String,
     },
+    /// A table without a row for every token.
+    #[error(
+        "the tokenizer has ids up to {largest_id}, but the table only {n_rows} rows: it is another model's tokenizer"
+    )]
+    TableTooSmall {
+        /// The largest id.
+        largest_id: u32,
+        /// The number of rows of the table.
+        n_rows: usize,
+    },
     /// An id that is not a token.
     #[error("token id {id} at [{at}] is not in the tokenizer's vocabulary of {vocab_size}")]
     UnknownId {
@@ -64,6 +74,17 @@ pub enum TokenizerError {
         /// The token.
         token: String,
         /// The byte at which it begins.
+        at: usize,
+    },
+    /// A byte in a text for which the vocabulary has no token.
+    #[error(
+        "the tokenizer has no token for the byte 0x{byte:02X} at byte {at} of the text: remove it from the text, \
+         or use a tokenizer whose vocabulary has all bytes"
+    )]
+    MissingByte {
+        /// The byte.
+        byte: u8,
+        /// Its place, counted after normalization if the tokenizer has a normalizer.
         at: usize,
     },
     /// A text that is too long, or that the tokenizer library refuses or encodes wrongly.

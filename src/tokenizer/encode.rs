@@ -1,18 +1,16 @@
 //! Encodes text: finds added tokens, lets the library encode the text between them, and compares the ids with the text.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokenizers::pipeline::{
-    EncodeOptions, PipelineNormalizer, PipelinePreTokenizer, PipelineToken, PipelineTokenizer, normalize_all,
-};
+use tokenizers::pipeline::{EncodeOptions, Normalizer, PipelinePreTokenizer, PipelineToken, PipelineTokenizer};
 use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::utils::Grammar;
 
 use super::added::AddedTokens;
 use super::encoding::{Encoding, SpecialTokens};
-use super::vocabulary::TokenBytes;
+use super::frame::Frame;
+use super::vocabulary::{MissingBytes, TokenBytes};
 use crate::error::TokenizerError;
 
 /// About how much text the library encodes at once. It keeps buffers of nine bytes for each byte of text, and is faster
@@ -23,8 +21,10 @@ pub(super) struct Encoder {
     /// A pipeline of the pre-tokenizer and the merges only.
     plain: PipelineTokenizer,
     pub(super) added: AddedTokens,
-    /// A pipeline whose normalizers and post-processor are used; GPT-2 has none.
-    frame: Option<PipelineTokenizer>,
+    pub(super) frame: Frame,
+    /// Whether every text between added tokens begins with a space, its own or one that is put there.
+    pub(super) prefix_space: bool,
+    pub(super) missing: MissingBytes,
     pub(super) tokens: Arc<TokenBytes>,
     words: Words,
 }
@@ -43,23 +43,16 @@ pub(super) struct Draft {
     ids: Vec<PipelineToken>,
     /// The index among the ids, and the bytes of the text.
     added: Vec<(usize, Range<usize>)>,
-    /// The start of the first segment that the normalizer changed.
-    changed: Option<usize>,
+    /// The start of the first segment whose tokens do not spell it, and why.
+    changed: Option<(usize, &'static str)>,
 }
 
 impl Encoder {
-    pub(super) fn new(
-        plain: PipelineTokenizer,
-        added: AddedTokens,
-        frame: Option<PipelineTokenizer>,
-        tokens: Arc<TokenBytes>,
-    ) -> Self {
+    /// Returns an encoder without normalizers or tokens around a text.
+    pub(super) fn new(plain: PipelineTokenizer, added: AddedTokens, tokens: Arc<TokenBytes>) -> Self {
         let words = Words::of(plain.get_pre_tokenizer());
-        Self { plain, added, frame, tokens, words }
-    }
-
-    fn normalizers(&self) -> &[PipelineNormalizer] {
-        self.frame.as_ref().map_or(&[], |frame| frame.get_normalizers())
+        let (frame, missing) = (Frame::default(), MissingBytes::default());
+        Self { plain, added, frame, prefix_space: false, missing, tokens, words }
     }
 
     pub(super) fn encode(&self, text: &str, policy: SpecialTokens) -> Result<Draft, TokenizerError> {
@@ -68,8 +61,8 @@ impl Encoder {
             return Err(TokenizerError::Encode { reason, source: None });
         }
         let mut draft = Draft { ids: Vec::with_capacity(text.len() / 4), added: Vec::new(), changed: None };
-        let template = self.frame.as_ref().map(|frame| &frame.get_post_processor().single);
-        for (token, _) in template.iter().flat_map(|template| &template.prefix) {
+        let [before, after] = self.frame.around();
+        for (token, _) in before {
             draft.push_added(*token, 0..0);
         }
         let mut from = 0;
@@ -79,7 +72,7 @@ impl Encoder {
             draft.push_added(id.into(), range);
         }
         self.encode_segment(text, from..text.len(), policy, &mut draft)?;
-        for (token, _) in template.iter().flat_map(|template| &template.suffix) {
+        for (token, _) in after {
             draft.push_added(*token, text.len()..text.len());
         }
         Ok(draft)
@@ -95,29 +88,50 @@ impl Encoder {
     ) -> Result<(), TokenizerError> {
         let start = range.start;
         let original = &text[range];
-        let normalized = normalize_all(self.normalizers(), original, start).map_err(failed)?;
-        if matches!(&normalized, Cow::Owned(changed) if changed != original) {
-            draft.changed.get_or_insert(start);
+        let normalized = self.frame.normalize(original, start).map_err(failed)?;
+        if normalized != original {
+            draft.changed.get_or_insert((start, "the tokenizer's normalizer changes the text"));
         }
         let mut from = 0;
         while let Some((range, id)) = self.added.next(&normalized, from, true, policy).map_err(|e| moved(e, start))? {
-            self.encode_plain(&normalized[from..range.start], &mut draft.ids)?;
+            self.encode_between(&normalized, from..range.start, start, draft)?;
             from = range.end;
             draft.push_added(id.into(), start + range.start..start + range.end);
         }
-        self.encode_plain(&normalized[from..], &mut draft.ids)
+        self.encode_between(&normalized, from..normalized.len(), start, draft)
+    }
+
+    /// Encodes a range of `text` without added tokens. `start` is where `text` begins in the whole text.
+    fn encode_between(
+        &self,
+        text: &str,
+        range: Range<usize>,
+        start: usize,
+        draft: &mut Draft,
+    ) -> Result<(), TokenizerError> {
+        let start = start + range.start;
+        let text = &text[range];
+        if !self.prefix_space || text.is_empty() || text.starts_with(' ') {
+            return self.encode_plain(text, &mut draft.ids).map_err(|error| moved(error, start));
+        }
+        draft.changed.get_or_insert((start, "the tokenizer puts a space before the text"));
+        let spaced = [" ", text].concat();
+        self.encode_plain(&spaced, &mut draft.ids).map_err(|error| moved(error, start.saturating_sub(1)))
     }
 
     /// Encodes text without added tokens, piece by piece.
-    fn encode_plain(&self, mut text: &str, ids: &mut Vec<PipelineToken>) -> Result<(), TokenizerError> {
-        while !text.is_empty() {
-            let (piece, rest) = text.split_at(self.words.first_piece(text));
+    fn encode_plain(&self, text: &str, ids: &mut Vec<PipelineToken>) -> Result<(), TokenizerError> {
+        let mut at = 0;
+        while at < text.len() {
+            let piece = &text[at..][..self.words.first_piece(&text[at..])];
             let start = ids.len();
             self.plain.encode_into(piece, &EncodeOptions::no_specials(), ids).map_err(failed)?;
-            if let Words::Cover { .. } = self.words {
-                self.check(piece, &ids[start..])?;
+            match self.words {
+                Words::Cover { .. } => self.check(piece, &ids[start..]),
+                Words::Unknown => self.missing.check(piece, &ids[start..]),
             }
-            text = rest;
+            .map_err(|error| moved(error, at))?;
+            at += piece.len();
         }
         Ok(())
     }
@@ -129,9 +143,16 @@ impl Encoder {
     fn check(&self, text: &str, ids: &[PipelineToken]) -> Result<(), TokenizerError> {
         let mut rest = text.as_bytes();
         for token in ids {
-            rest = self.tokens.strip(token.id(), rest).ok_or_else(|| misspelt(text, rest))?;
+            rest = self.tokens.strip(token.id(), rest).ok_or_else(|| self.misspelt(token.id(), text, rest))?;
         }
         if rest.is_empty() { Ok(()) } else { Err(misspelt(text, rest)) }
+    }
+
+    /// Says why a token does not spell the rest of a text.
+    #[cold]
+    fn misspelt(&self, id: u32, text: &str, rest: &[u8]) -> TokenizerError {
+        let at = text.len() - rest.len();
+        self.missing.byte(id).map_or_else(|| misspelt(text, rest), |byte| TokenizerError::MissingByte { byte, at })
     }
 }
 
@@ -174,8 +195,8 @@ impl Draft {
     }
 
     pub(super) fn with_offsets(self, text: &str, encoder: &Encoder) -> Result<Encoding, TokenizerError> {
-        if let Some(at) = self.changed {
-            return Err(TokenizerError::NoOffsets { at, reason: "the tokenizer's normalizer changes the text" });
+        if let Some((at, reason)) = self.changed {
+            return Err(TokenizerError::NoOffsets { at, reason });
         }
         let mut offsets = Vec::with_capacity(self.ids.len());
         let mut added = self.added.iter().peekable();
@@ -205,10 +226,11 @@ fn failed(error: tokenizers::tokenizer::Error) -> TokenizerError {
     TokenizerError::Encode { reason: "the tokenizer library refuses it".to_string(), source: Some(error) }
 }
 
-/// Turns an error about a segment into one about the whole text.
+/// Turns an error about a part of a text into one about the whole, in which the part begins at byte `by`.
 fn moved(error: TokenizerError, by: usize) -> TokenizerError {
     match error {
         TokenizerError::SpecialToken { token, at } => TokenizerError::SpecialToken { token, at: at + by },
+        TokenizerError::MissingByte { byte, at } => TokenizerError::MissingByte { byte, at: at + by },
         other => other,
     }
 }

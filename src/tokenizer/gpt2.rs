@@ -10,6 +10,7 @@ use tokenizers::vocab::bucket_added_vocabulary::AddedToken;
 
 use super::added::AddedTokens;
 use super::encode::Encoder;
+use super::frame::Frame;
 use super::vocabulary::{Spelling, TokenBytes, byte_alphabet};
 
 /// OpenAI's merges, in order, which define the vocabulary (`weights/README.md` names the source of the file).
@@ -50,7 +51,7 @@ pub(super) fn build() -> (Arc<TokenBytes>, Result<Encoder, String>) {
 }
 
 fn encoder(vocab: Vocab, merges: Merges, tokens: Arc<TokenBytes>) -> Result<Encoder, String> {
-    let added = AddedTokens::new(vec![(END_OF_TEXT_ID, AddedToken::from(END_OF_TEXT, true))], &[])?;
+    let added = AddedTokens::new(vec![(END_OF_TEXT_ID, AddedToken::from(END_OF_TEXT, true))], &Frame::default())?;
     let config = BpeConfig { vocab, merges, byte_level: true, ..BpeConfig::default() };
     let model = PipelineBPE::from_config(config).map_err(|error| error.to_string())?;
     let split = Split::native(SplitPattern::Regex(PATTERN.to_string()), SplitDelimiterBehavior::Isolated, false)
@@ -66,7 +67,7 @@ fn encoder(vocab: Vocab, merges: Merges, tokens: Arc<TokenBytes>) -> Result<Enco
         None,
         None,
     );
-    Ok(Encoder::new(plain, added, None, tokens))
+    Ok(Encoder::new(plain, added, tokens))
 }
 
 #[cfg(test)]

@@ -1,11 +1,28 @@
 //! [`Tokenizer`]: turns text into token ids and back. Needs the feature `tokenizer`, which is on by default.
 //!
-//! GPT-2's byte-pair encoding is compiled in; any byte-level BPE `tokenizer.json` can be read instead.
+//! GPT-2's byte-pair encoding is compiled in. [`Tokenizer::beside`] finds a model's own among its files,
+//! [`Tokenizer::from_file`] reads a `tokenizer.json`: a byte-level BPE with any of these parts.
+//!
+//! - `model`: BPE, also with `ignore_merges`, also without tokens for some bytes. Other models, `dropout` and affixes of
+//!   words are refused.
+//! - `normalizer`: NFC, NFD, NFKC, NFKD, StripAccents, Lowercase, Strip, Prepend, Replace of a string, and sequences.
+//!   Others are refused, such as Nmt and Replace of a regular expression.
+//! - `pre_tokenizer`: ByteLevel, also with `add_prefix_space`; Split by the patterns of GPT-2, cl100k, Llama 3, Qwen,
+//!   o200k, DeepSeek, Tekken and Kimi; Digits, Punctuation and the like. Other patterns are refused, and
+//!   `add_prefix_space` behind another pre-tokenizer.
+//! - `added_tokens` with all flags.
+//! - `post_processor`: TemplateProcessing, RobertaProcessing, BertProcessing, ByteLevel. Two that add tokens are refused.
+//! - `decoder`: ByteLevel, Fuse or none. Others are refused.
+//!
+//! `truncation` and `padding` do not apply, as in a call of transformers' tokenizer that does not ask for them.
+//! `unk_token`, `fuse_unk` and `byte_fallback` cannot matter while every byte has a token; a text that needs one of the
+//! missing bytes is [`TokenizerError::MissingByte`], where Hugging Face's library gives `unk_token` or drops the byte.
 //!
 //! # What it matches
 //!
 //! GPT-2's ids and decoded text equal those of Hugging Face's `tokenizers` 0.23.3 and tiktoken 0.14.0. Offsets equal
-//! those of `tokenizers`, but count bytes and may lie inside a character.
+//! those of `tokenizers`, but count bytes and may lie inside a character. Ids under each normalizer equal those of
+//! `tokenizers`, which normalizes by the tables of Unicode 9: younger characters stay as they are.
 //!
 //! One thing differs: which characters are letters, numbers or spaces. Here Unicode 17 decides, in both libraries
 //! Unicode 16. The 4644 letters and 13 numbers that Unicode 17 added (U+088F, U+0C5C, Sidetic, the ideographs from
@@ -13,19 +30,24 @@
 //! have the same class. OpenAI's `encoder.py` uses the Unicode version of the installed `regex` module.
 //!
 //! `encode` compares the ids with the text before it returns them. So [`decode`](Tokenizer::decode) returns every byte
-//! that was passed to [`encode`](Tokenizer::encode), or `encode` fails.
+//! that was passed to [`encode`](Tokenizer::encode), or `encode` fails. Of a file that changes its texts, `decode`
+//! returns the changed text.
 
 mod added;
 mod encode;
 mod encoding;
+mod entries;
+mod files;
+mod frame;
 mod gpt2;
 mod json;
+mod library;
+mod problem;
+mod settings;
 mod stream;
 mod vocabulary;
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -34,12 +56,11 @@ use rayon::prelude::*;
 use crate::error::{Result, TokenizerError};
 use encode::Encoder;
 pub use encoding::{Encoding, SpecialTokens};
+pub use files::TOKENIZER_FILES;
 pub use gpt2::{END_OF_TEXT, END_OF_TEXT_ID};
+use problem::{parse, read_text};
 pub use stream::DecodeStream;
 use vocabulary::TokenBytes;
-
-/// The largest `tokenizer.json` that is read; the largest known one has 33 MB.
-const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Turns text into token ids and back. Cheap to clone: clones share one vocabulary.
 ///
@@ -75,8 +96,7 @@ impl Tokenizer {
 
     /// Reads a Hugging Face `tokenizer.json` of a byte-level BPE, of any version.
     ///
-    /// Its normalizer, pre-tokenizer, added tokens and post-processor apply. Its `truncation`, `padding` and `decoder`
-    /// do not: nothing is cut or padded here, and a byte-level BPE has one way to decode.
+    /// The [module](self) lists which parts apply, and which are refused.
     ///
     /// The tokenizer library panics on some vocabularies that no training produces. Most are refused before; other
     /// panics are caught and become [`TokenizerError::Unsupported`]. The program's panic hook still runs (the default
@@ -86,16 +106,9 @@ impl Tokenizer {
     /// - [`TokenizerError::Io`] if the file cannot be read
     /// - [`TokenizerError::Invalid`] if it is broken
     /// - [`TokenizerError::Unsupported`] if it needs a feature this crate does not have
-    #[doc(alias = "from_pretrained")]
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let origin = path.display().to_string();
-        let text = read_capped(path).map_err(|source| TokenizerError::Io { path: path.to_path_buf(), source })?;
-        let text = text.ok_or_else(|| TokenizerError::Unsupported {
-            origin: origin.clone(),
-            reason: format!("it has more than {} MiB", MAX_FILE_BYTES >> 20),
-        })?;
-        Ok(json::build(&text).map(Self::new).map_err(|problem| problem.of(origin))?)
+        Self::parse(&read_text(path)?, &path.display().to_string())
     }
 
     /// Reads the text of a `tokenizer.json`, as [`from_file`](Self::from_file) reads the file.
@@ -104,7 +117,12 @@ impl Tokenizer {
     /// - [`TokenizerError::Invalid`] if it is broken
     /// - [`TokenizerError::Unsupported`] if it needs a feature this crate does not have
     pub fn from_json(text: &str) -> Result<Self> {
-        Ok(json::build(text).map(Self::new).map_err(|problem| problem.of("tokenizer.json".to_string()))?)
+        Self::parse(text, "tokenizer.json")
+    }
+
+    fn parse(text: &str, origin: &str) -> Result<Self> {
+        let encoder = parse(text).and_then(json::build);
+        Ok(encoder.map(Self::new).map_err(|problem| problem.of(origin.to_string()))?)
     }
 
     fn new(encoder: Encoder) -> Self {
@@ -147,6 +165,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// - [`TokenizerError::SpecialToken`] under [`SpecialTokens::Refuse`]
+    /// - [`TokenizerError::MissingByte`] if the vocabulary has no token for a byte of the text
     /// - [`TokenizerError::Encode`] for more than 4 GiB of text
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encoder()?.encode(text, self.special_tokens)?.into_ids())
@@ -165,8 +184,9 @@ impl Tokenizer {
     ///
     /// # Errors
     /// - [`TokenizerError::NoOffsets`] if the tokens do not spell the text, because the `tokenizer.json` has a
-    ///   normalizer that changes it or a pre-tokenizer that drops part of it
+    ///   normalizer that changes it, a space before it, or a pre-tokenizer that drops part of it
     /// - [`TokenizerError::SpecialToken`] under [`SpecialTokens::Refuse`]
+    /// - [`TokenizerError::MissingByte`] if the vocabulary has no token for a byte of the text
     /// - [`TokenizerError::Encode`] for more than 4 GiB of text
     #[doc(alias = "return_offsets_mapping")]
     pub fn encode_with_offsets(&self, text: &str) -> Result<Encoding> {
@@ -252,11 +272,4 @@ impl fmt::Debug for Tokenizer {
             .field("special_tokens", &self.special_tokens)
             .finish_non_exhaustive()
     }
-}
-
-/// Reads a text file; returns `None` if it is larger than [`MAX_FILE_BYTES`].
-fn read_capped(path: &Path) -> std::io::Result<Option<String>> {
-    let mut text = String::new();
-    let n_bytes = File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
-    Ok((n_bytes as u64 <= MAX_FILE_BYTES).then_some(text))
 }

@@ -1,5 +1,9 @@
 //! The bytes of each token, and byte-level BPE's spelling of bytes as characters.
 
+use tokenizers::pipeline::PipelineToken;
+
+use crate::error::TokenizerError;
+
 /// The bytes of every token, in one slab, with the span of each id.
 #[derive(Default)]
 pub(super) struct TokenBytes {
@@ -59,6 +63,54 @@ impl TokenBytes {
 
     pub(super) fn len(&self) -> usize {
         self.n_tokens
+    }
+
+    /// Returns one more than the largest id.
+    pub(super) fn end(&self) -> u32 {
+        self.spans.len() as u32
+    }
+}
+
+/// The bytes that no token stands for. The library opens no vocabulary without them, so it is given a token for each,
+/// with an id above all others, and a text whose ids hold one is refused.
+#[derive(Default)]
+pub(super) struct MissingBytes {
+    first_id: u32,
+    bytes: Vec<u8>,
+}
+
+impl MissingBytes {
+    /// Finds the bytes of UTF-8 that `has_token` has no token for, and calls `add` with the characters and ids of those
+    /// that the library is to be given. The ids begin with `first_id`.
+    pub(super) fn find(first_id: u32, has_token: impl Fn(&str) -> bool, mut add: impl FnMut(String, u32)) -> Self {
+        let mut bytes = Vec::new();
+        for (byte, character) in byte_alphabet() {
+            let token = character.to_string();
+            if !matches!(byte, 0xc0 | 0xc1 | 0xf5..) && !has_token(&token) {
+                add(token, first_id + bytes.len() as u32);
+                bytes.push(byte);
+            }
+        }
+        Self { first_id, bytes }
+    }
+
+    /// Returns the byte for which the library was given the token `id`.
+    pub(super) fn byte(&self, id: u32) -> Option<u8> {
+        self.bytes.get(id.checked_sub(self.first_id)? as usize).copied()
+    }
+
+    /// Checks that the ids of a text hold no missing byte. The text is searched for its place.
+    pub(super) fn check(&self, text: &str, ids: &[PipelineToken]) -> Result<(), TokenizerError> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        match ids.iter().find_map(|token| self.byte(token.id())) {
+            Some(byte) => {
+                let at = text.bytes().position(|other| other == byte).unwrap_or(0);
+                Err(TokenizerError::MissingByte { byte, at })
+            }
+            None => Ok(()),
+        }
     }
 }
 

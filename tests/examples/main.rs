@@ -15,6 +15,7 @@ mod pretrain;
 mod programs;
 #[path = "../support/mod.rs"]
 mod support;
+mod tokenizers;
 
 use std::collections::BTreeSet;
 use std::path::Path;

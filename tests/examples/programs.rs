@@ -516,6 +516,7 @@ fn without_the_feature_hub_says_how_to_get_the_file() {
 mod hub {
     use super::*;
     use crate::support::http::{Fault, Hub};
+    use crate::tokenizers::small_tokenizer;
 
     fn embed(hub: &Hub, home: &Path) -> Command {
         with_hub("embed", hub, home)
@@ -637,22 +638,32 @@ mod hub {
 
     #[test]
     fn the_tokenizer_of_the_repository_is_used() {
-        let home = TempDir::new().unwrap();
         let mut files = files("gpt2_one_file");
-        let tokenizer = byte_tokenizer(home.path(), &[("h", "e")]);
-        files.insert("tokenizer.json".to_string(), std::fs::read(tokenizer).unwrap());
-        let hub = Hub::serve(files);
-        for name in ["embed", "gpt2"] {
+        files.extend(small_tokenizer().map(|(name, text)| (name.to_string(), text.into_bytes())));
+        let hub = Hub::serve(files.clone());
+        let home = TempDir::new().unwrap();
+        let other = TempDir::new().unwrap();
+        let run = |hub: &Hub, name: &str, args: &[&str]| {
             let mut command = Command::new(example(name).get_program());
-            let text = if name == "gpt2" { &["--max-new-tokens", "0", "--prompt", "!!"][..] } else { &["!!"] };
+            command.args(["--hub", "someone/gpt2"]).args(args);
+            command.env("HF_ENDPOINT", hub.url()).env("HF_HOME", home.path());
             command
-                .args(["--hub", "someone/gpt2"])
-                .args(text)
-                .env("HF_ENDPOINT", hub.url())
-                .env("HF_HOME", home.path());
-            assert!(command.output().unwrap().status.success());
-            assert!(hub.requests().iter().any(|request| request.file == "tokenizer.json"), "{name}");
+        };
+        for args in [&["he is"][..], &["he is", "--remote"]] {
+            let text = stdout(&mut run(&hub, "embed", args));
+            assert!(text.contains("ids[0] [95, 94, 72, 82]"), "{text}");
         }
+        let text = stdout(&mut run(&hub, "gpt2", &["--max-new-tokens", "0", "--prompt", "he is"]));
+        assert!(text.contains("logits [1, 4, 97]"), "{text}");
+        files.remove("merges.txt");
+        let elsewhere = |mut command: Command| failure(command.env("HF_HOME", other.path()), 1);
+        let text = elsewhere(run(&Hub::serve(files.clone()), "embed", &["he is"]));
+        assert!(text.contains("vocab.json: `merges.txt` is missing beside it"), "{text}");
+        files.remove("vocab.json");
+        files.insert("tokenizer.model".to_string(), vec![0xff; 100]);
+        let other = TempDir::new().unwrap();
+        let text = failure(run(&Hub::serve(files), "gpt2", &[]).env("HF_HOME", other.path()), 1);
+        assert!(text.contains("tokenizer.model: not supported: a SentencePiece or tiktoken"), "{text}");
     }
 
     #[test]

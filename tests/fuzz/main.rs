@@ -20,6 +20,8 @@ mod mutate;
 mod pickles;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "tokenizer")]
+mod tokenizers;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -105,21 +107,30 @@ type Layout = fn(&Path, &[u8], &Generator) -> PathBuf;
 
 /// Damages `seeds` for `FUZZ_SECONDS`, and opens each as `layout` lays it out.
 fn fuzz_in(target: &str, seeds: &[Vec<u8>], fields: &[Field], layout: Layout) {
+    fuzz_with(target, seeds, fields, |bytes, generator| {
+        let folder = folder_in_memory();
+        let path = layout(folder.path(), bytes, generator);
+        let tried = try_one(folder.path(), &path);
+        tried.map_err(|finding| format!("{finding}; kept as {}", folder.keep().display()))
+    });
+}
+
+/// Damages `seeds` for `FUZZ_SECONDS`, and tries each, which says whether it was read whole, or what is wrong.
+fn fuzz_with(
+    target: &str,
+    seeds: &[Vec<u8>],
+    fields: &[Field],
+    try_it: impl Fn(&[u8], &Generator) -> Result<bool, String>,
+) {
     let time = std::env::var("FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let seed = std::env::var("FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let generator = Generator::manual_seed(seed);
     let (mut n_files, mut n_read, start) = (0u64, 0u64, Instant::now());
     while start.elapsed() < Duration::from_secs(time) {
         for _ in 0..16 {
-            let folder = folder_in_memory();
-            let bytes = mutate(seeds, fields, &generator);
-            let path = layout(folder.path(), &bytes, &generator);
-            match try_one(folder.path(), &path) {
+            match try_it(&mutate(seeds, fields, &generator), &generator) {
                 Ok(read) => n_read += u64::from(read),
-                Err(finding) => {
-                    let kept = folder.keep();
-                    panic!("file {n_files} of seed {seed} of {target}: {finding}; kept as {}", kept.display());
-                }
+                Err(finding) => panic!("file {n_files} of seed {seed} of {target}: {finding}"),
             }
             n_files += 1;
         }

@@ -2,7 +2,9 @@
 
 // Long because each promise of the tokenizer is a short test.
 
+mod files;
 mod hostile;
+mod normalizers;
 mod sha256;
 #[path = "../support/mod.rs"]
 mod support;
