@@ -46,7 +46,7 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lies: W
 
 /// Returns zeros that depend on `tensors`, some of which are empty. Candle's results of such forget where they come from.
 pub(super) fn nothing(tensors: &[&Tensor], shape: impl Into<Shape>) -> CandleResult<Tensor> {
-    let of = |x: &&Tensor| (*x - *x)?.sum_all(); // Candle does not follow a factor of 0
+    let of = |x: &&Tensor| (*x - &(*x).clone())?.sum_all(); // Candle follows no factor of 0
     let sums = Tensor::stack(&tensors.iter().map(of).collect::<CandleResult<Vec<_>>>()?, 0)?;
     sums.sum_all()?.broadcast_as(shape)?.contiguous()
 }
