@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::budget::Budget;
 use super::pages::Pages;
-pub(super) use super::parse::{Parse, ParseError, invalid, printable};
+pub(super) use super::parse::{Parse, ParseError, invalid};
 use crate::error::CheckpointError;
 use crate::rows::ByteRanges;
 
@@ -34,6 +34,9 @@ impl ByteFile {
     pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
         let io = CheckpointError::reading(path);
         let metadata = std::fs::metadata(path).map_err(io)?;
+        if metadata.is_dir() {
+            return Err(io(io::ErrorKind::IsADirectory.into()));
+        }
         if !metadata.is_file() {
             return Err(io(io::Error::other("not a regular file")));
         }

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::bytes::ByteFile;
-use super::format::Format;
+use super::format::{Format, foreign};
 use super::keys;
 use super::names::{CONFIG_FILE, CONFIG_METADATA, WEIGHTS_NAMES};
 use super::report::{Choice, ConfigSource};
 use super::runs;
 use super::weights::Weights;
 use crate::config::{ConfigFile, read_text};
-use crate::error::{CheckpointError, ConfigError};
+use crate::error::{CheckpointError, ConfigError, ForeignFormat};
 
 /// OpenAI's name of weights in a folder.
 const OPENAI_NAME: &str = "model.ckpt.index";
@@ -113,7 +113,11 @@ fn weights_in(folder: &Path) -> Result<(PathBuf, Option<Choice>), CheckpointErro
     let found: Vec<String> =
         files.iter().chain(files.is_empty().then_some(&folders).into_iter().flatten()).map(name).collect();
     let advice = match found.first() {
-        None => return Err(CheckpointError::NoWeights { path, found: "none".to_string() }),
+        None => {
+            let foreign = foreign_in(&path, &names);
+            let found = if foreign.is_empty() { "none".to_string() } else { keys::listed(&foreign) };
+            return Err(CheckpointError::NoWeights { path, found });
+        }
         Some(_) if files.is_empty() => "open one of these folders instead",
         Some(first) if first.contains("-of-") => {
             "add model.safetensors.index.json if they are shards of one, else open one of these files instead"
@@ -121,6 +125,22 @@ fn weights_in(folder: &Path) -> Result<(PathBuf, Option<Choice>), CheckpointErro
         Some(_) => "open one of these files instead",
     };
     Err(CheckpointError::SeveralWeights { path, found: keys::listed(&found), advice })
+}
+
+/// Names the files of a folder that are weights in other formats, or stand for weights, with what they are.
+fn foreign_in(folder: &Path, names: &HashSet<String>) -> Vec<String> {
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort_unstable();
+    let named = names.into_iter().filter_map(|name| {
+        let format = foreign::of(&ByteFile::open(&folder.join(name)).ok()?).ok()??;
+        let may_be_weights = !matches!(
+            format,
+            ForeignFormat::Config | ForeignFormat::Json | ForeignFormat::Text { .. } | ForeignFormat::Other { .. }
+        );
+        may_be_weights.then(|| format!("{name} ({format})"))
+    });
+    // Each brings its advice.
+    named.take(2).collect()
 }
 
 /// Reads the configuration that belongs to a file of weights, if there is one.

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::error::Shown;
+
 /// The modules of (token table, position table). Any prefix may precede them (`transformer.`, `_orig_mod.`, `model/`,
 /// …), and one of [`LEAVES`] may follow.
 const MODULES: [(&str, &str); 10] = [
@@ -248,7 +250,7 @@ pub(super) fn token_table_modules() -> impl Iterator<Item = &'static str> {
 /// Lists the first of many names, for an error message.
 pub(super) fn listed(names: &[impl AsRef<str>]) -> String {
     const N_LISTED: usize = 8;
-    let first: Vec<&str> = names.iter().take(N_LISTED).map(AsRef::as_ref).collect();
+    let first: Vec<String> = names.iter().take(N_LISTED).map(|name| Shown::name(name.as_ref()).to_string()).collect();
     match names.len().saturating_sub(N_LISTED) {
         0 => first.join(", "),
         n_more => format!("{} and {n_more} more", first.join(", ")),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::keys::{DOTS, module_of, token_table_modules};
+use super::keys::{self, DOTS, module_of, token_table_modules};
 
 /// How many names are returned, and how many bytes at the end of a name are compared.
 const N_NEAREST: usize = 3;
@@ -14,7 +14,7 @@ pub(super) fn closest(names: &[&str], wanted: Option<&str>) -> String {
         Some(name) => nearest(names, &[name], true),
         None => nearest(names, &token_table_modules().collect::<Vec<_>>(), false),
     };
-    if similar.is_empty() { "no tensors".to_string() } else { similar.join(", ") }
+    if similar.is_empty() { "no tensors".to_string() } else { keys::listed(&similar) }
 }
 
 /// Returns the up to three `names` whose ends are most like one of `wanted`, the most similar first.

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use crate::error::ForeignFormat;
+
 /// Why a parser gave up; its caller adds the path and the format.
 #[derive(Debug)]
 pub(super) enum ParseError {
@@ -11,6 +13,8 @@ pub(super) enum ParseError {
     Invalid(String),
     /// What could not be parsed, and what the parser says.
     Unparsed(&'static str, Box<dyn Error + Send + Sync>),
+    /// It is a file of another kind.
+    Foreign(ForeignFormat),
     /// A class, function or opcode of a pickle that is not allowed.
     Forbidden(String),
 }
@@ -21,6 +25,7 @@ impl ParseError {
         match self {
             Self::Io(error) => (error.to_string(), None),
             Self::Invalid(reason) | Self::Forbidden(reason) => (reason, None),
+            Self::Foreign(format) => (format.to_string(), None),
             Self::Unparsed(what, source) => (what.to_string(), Some(source)),
         }
     }
@@ -48,10 +53,4 @@ impl From<io::Error> for ParseError {
 /// Returns the error of an invalid file, with a reason.
 pub(super) fn invalid<T>(reason: impl Into<String>) -> Parse<T> {
     Err(ParseError::Invalid(reason.into()))
-}
-
-/// Replaces the control characters in an error's text, which a file may have put there to manipulate a terminal.
-pub(super) fn printable(error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
-    let text = error.to_string();
-    if text.contains(char::is_control) { text.replace(char::is_control, "?").into() } else { error.into() }
 }

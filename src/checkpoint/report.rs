@@ -7,6 +7,8 @@ use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use serde::{Serialize, Serializer};
 
+use crate::error::Shown;
+
 /// At most this many tensors are printed of [`LoadReport::left_out`] and [`LoadReport::unreadable`], which have all.
 const N_LISTED: usize = 8;
 
@@ -88,10 +90,12 @@ pub struct PickleReport {
 
 impl fmt::Display for PickleReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let quoted = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let quoted = |names: &[String]| {
+            names.iter().map(|name| format!("`{}`", Shown::name(name))).collect::<Vec<_>>().join(", ")
+        };
         let mut parts = Vec::new();
         if !self.state_dict.is_empty() {
-            parts.push(format!("state dict `{}`", self.state_dict));
+            parts.push(format!("state dict `{}`", Shown::name(&self.state_dict)));
         }
         if !self.other_state_dicts.is_empty() {
             parts.push(format!("others: {}", quoted(&self.other_state_dicts)));
@@ -232,25 +236,25 @@ impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (what, table) in [("wte", &self.wte)].into_iter().chain(self.wpe.iter().map(|wpe| ("wpe", wpe))) {
             let (n_rows, width) = table.shape;
-            write!(f, "{what} = `{}` [{n_rows}, {width}] ", table.name)?;
+            write!(f, "{what} = `{}` [{n_rows}, {width}] ", Shown::name(&table.name))?;
             match table.block_type {
                 Some(blocks) => write!(f, "{blocks:?}")?,
-                None => f.write_str(&table.stored_name)?,
+                None => write!(f, "{}", Shown::name(&table.stored_name))?,
             }
             if table.stored_name != format!("{:?}", self.dtype) {
                 write!(f, " -> {:?}", self.dtype)?;
             }
-            write!(f, " from {}", table.file.display())?;
+            write!(f, " from {}", Shown::path(&table.file))?;
             match table.first_row {
                 0 => writeln!(f)?,
                 n => writeln!(f, ", without its first {n} rows, which are not positions")?,
             }
         }
         if let Some(Choice { path, reason }) = &self.choice {
-            writeln!(f, "opened {}: {reason}", path.display())?;
+            writeln!(f, "opened {}: {}", Shown::path(path), Shown::text(reason))?;
         }
         if !self.left_out.is_empty() {
-            let names = self.left_out.iter().map(|LeftOut { name, what }| format!("`{name}` ({what})"));
+            let names = self.left_out.iter().map(|LeftOut { name, what }| format!("`{}` ({})", Shown::name(name), Shown::text(what)));
             writeln!(f, "not applied: {}", first_of(names))?;
         }
         if !self.unreadable.is_empty() {
@@ -264,8 +268,8 @@ impl fmt::Display for LoadReport {
             writeln!(f, "{pickle}")?;
         }
         match &self.config_source {
-            ConfigSource::File(path) => write!(f, "config from {}", path.display())?,
-            ConfigSource::Metadata(path) => write!(f, "config from the metadata of {}", path.display())?,
+            ConfigSource::File(path) => write!(f, "config from {}", Shown::path(path))?,
+            ConfigSource::Metadata(path) => write!(f, "config from the metadata of {}", Shown::path(path))?,
             ConfigSource::Given => write!(f, "config as given")?,
             ConfigSource::Shapes => write!(f, "no config: dimensions from the tables' shapes")?,
         }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use super::bytes::{ByteFile, ParseError, invalid, printable};
+use super::bytes::{ByteFile, ParseError};
 use super::keys::{Found, Wanted, find_tables};
 use super::weight_map;
-use crate::error::{CheckpointError, Result};
+use crate::error::{CheckpointError, Result, Shown, cause, foreign_json, utf8};
 
 /// Says which shard of a sharded checkpoint holds which tensor.
 ///
@@ -46,7 +46,7 @@ impl ShardIndex {
             None => Ok(index),
             Some(key) => Err(CheckpointError::InvalidIndex {
                 path: path.to_path_buf(),
-                reason: format!("it has no state dict `{}`: shards hold one state dict together", key.escape_debug()),
+                reason: format!("it has no state dict `{}`: shards hold one state dict together", Shown::name(key)),
                 source: None,
             }),
         }
@@ -57,17 +57,22 @@ impl ShardIndex {
         let path = path.to_path_buf();
         let invalid = |reason: String, source| CheckpointError::InvalidIndex { path: path.clone(), reason, source };
         let weight_map = weight_map::read(text).map_err(|error| {
-            invalid("expected a JSON object with a `weight_map`".to_string(), Some(printable(error)))
+            // A path to any JSON leads here.
+            let is_named_so = path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".index.json"));
+            match is_named_so || text.contains("\"weight_map\"") {
+                true => invalid("expected a JSON object with a `weight_map`".to_string(), Some(cause(error))),
+                false => CheckpointError::Foreign { path: path.clone(), format: foreign_json(text) },
+            }
         })?;
         if weight_map.is_empty() {
             return Err(invalid("its weight_map is empty".to_string(), None));
         }
         if let Some(shard) = weight_map.values().find(|shard| !is_inside(shard) || shard.contains(char::is_control)) {
-            let shard = shard.escape_debug();
+            let shard = Shown::name(shard);
             return Err(invalid(format!("`{shard}` is not the name of a file inside the index's folder"), None));
         }
         if let Some(name) = weight_map.keys().find(|name| name.contains(char::is_control)) {
-            return Err(invalid(format!("a tensor's name has control characters: `{}`", name.escape_debug()), None));
+            return Err(invalid(format!("a tensor's name has control characters: `{}`", Shown::name(name)), None));
         }
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
         Ok(Self { path, folder, weight_map })
@@ -111,6 +116,9 @@ impl ShardIndex {
     /// The file may be a link, as it is in the hub's cache. Its folder must lie inside the index's, links resolved.
     pub(super) fn path_of(&self, shard: &str) -> Result<PathBuf, CheckpointError> {
         let path = self.folder.join(shard);
+        if std::fs::metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            return Err(CheckpointError::MissingShard { path, index: self.path.clone() });
+        }
         let Some(subfolder) = Path::new(shard).parent().filter(|subfolder| !subfolder.as_os_str().is_empty()) else {
             return Ok(path);
         };
@@ -120,7 +128,7 @@ impl ShardIndex {
         if resolved(&index_folder.join(subfolder))?.starts_with(resolved(index_folder)?) {
             return Ok(path);
         }
-        let reason = format!("`{}` is a link out of its folder", subfolder.display());
+        let reason = format!("`{}` is a link out of its folder", Shown::path(subfolder));
         Err(CheckpointError::InvalidIndex { path: self.path.clone(), reason, source: None })
     }
 
@@ -132,10 +140,8 @@ impl ShardIndex {
 /// Reads the text of an index, of which as much is taken into memory as is really there.
 fn text_of(path: &Path) -> Result<String, CheckpointError> {
     let file = ByteFile::open(path)?;
-    let text = file.bytes_at(0, file.n_bytes).and_then(|bytes| match String::from_utf8(bytes) {
-        Ok(text) => Ok(text),
-        Err(_) => invalid("it is not UTF-8"),
-    });
+    let text =
+        file.bytes_at(0, file.n_bytes).and_then(|bytes| utf8(bytes).map_err(|error| ParseError::Io(error.into())));
     text.map_err(|error| match error {
         ParseError::Io(source) => CheckpointError::reading(path)(source),
         other => {

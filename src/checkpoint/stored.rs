@@ -11,6 +11,7 @@ use super::budget::{Budget, MAX_DIMS, MAX_TEXT_BYTES};
 use super::bytes::{ByteFile, Parse, invalid};
 use super::float8::Float8;
 use super::report::PickleReport;
+use crate::error::Shown;
 
 /// The tensors and metadata of a file. [`check`](Self::check) compares them with the lengths of the files.
 #[derive(Debug, Default)]
@@ -70,7 +71,7 @@ impl Contents {
     pub(super) fn check(&self, files: &[ByteFile]) -> Parse<()> {
         for name in self.tensors.keys().chain(self.unreadable.keys()) {
             if name.contains(char::is_control) {
-                return invalid(format!("a tensor's name has control characters: `{name}`"));
+                return invalid(format!("a tensor's name has control characters: `{}`", Shown::name(name)));
             }
         }
         for (name, tensor) in &self.tensors {

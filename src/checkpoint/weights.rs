@@ -10,7 +10,7 @@ use half::{bf16, f16};
 
 use super::budget::Budget;
 use super::bytes::{ByteFile, ParseError};
-use super::format::{Format, tensorflow};
+use super::format::{Format, foreign, tensorflow};
 use super::read::{self, Element, read_elements};
 use super::report::PickleReport;
 use super::sharded::ShardIndex;
@@ -61,23 +61,25 @@ impl WeightsFile {
             Err(_) => None,
         };
         let format = recognised.unwrap_or(Format::Safetensors);
-        // A file's text goes into the message without control characters, which could manipulate a terminal.
-        let printable = |text: String| text.replace(char::is_control, "?");
         let invalid = |reason: &str, source| {
             let hint = if recognised.is_none() { " (it is not of any other supported format either)" } else { "" };
-            let reason = printable(format!("{reason}{hint}"));
+            let reason = format!("{reason}{hint}");
             CheckpointError::InvalidFile { path: path.clone(), format: format.name(), reason, source }
         };
         let at_path = |error| match error {
             ParseError::Io(source) => CheckpointError::reading(&path)(source),
-            ParseError::Forbidden(what) => {
-                CheckpointError::ForbiddenPickle { path: path.clone(), what: printable(what) }
-            }
+            ParseError::Forbidden(what) => CheckpointError::ForbiddenPickle { path: path.clone(), what },
+            ParseError::Foreign(format) => CheckpointError::Foreign { path: path.clone(), format },
             other => {
                 let (reason, source) = other.into_reason();
                 invalid(&reason, source)
             }
         };
+        if recognised.is_none()
+            && let Some(format) = foreign::of(&file).map_err(at_path)?
+        {
+            return Err(CheckpointError::Foreign { path, format });
+        }
         let mut files = vec![file];
         let contents = match format {
             _ if state_dict.is_some() && !format.has_state_dicts() => {

@@ -12,7 +12,7 @@ use super::file::ConfigFile;
 use super::input::GptInputConfig;
 use super::text;
 use super::text_limits::MAX_CONFIG_BYTES;
-use crate::error::{CheckpointError, ConfigError, Result};
+use crate::error::{CheckpointError, ConfigError, Result, cause, utf8};
 
 impl GptInputConfig {
     /// Reads the text of a `config.json`.
@@ -91,7 +91,7 @@ impl GptInputConfig {
     /// # Errors
     /// [`ConfigError::Json`] if JSON cannot express `value`.
     pub fn with_extra(mut self, key: &str, value: impl Serialize) -> Result<Self> {
-        let value = serde_json::to_value(value).map_err(|error| ConfigError::Json { source: error.into() })?;
+        let value = serde_json::to_value(value).map_err(|error| ConfigError::Json { source: cause(error) })?;
         self.extra.insert(key.to_string(), value);
         self.forget_non_finite(key);
         Ok(self)
@@ -101,11 +101,11 @@ impl GptInputConfig {
 /// Reads the text of a file; refuses one too large for a configuration.
 pub(crate) fn read_text(path: &Path) -> Result<String, CheckpointError> {
     let most = MAX_CONFIG_BYTES;
-    let mut text = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_string(&mut text));
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
     match read.map_err(CheckpointError::reading(path))? as u64 > most {
         true => Err(CheckpointError::reading(path)(std::io::Error::other(format!("larger than {most} bytes")))),
-        false => Ok(text),
+        false => utf8(bytes).map_err(|error| CheckpointError::reading(path)(error.into())),
     }
 }
 

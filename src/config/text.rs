@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::fields::brief;
 use super::text_limits::check_text;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, cause};
 
 /// What JSON has no numbers for, as Python spells it.
 const NON_FINITE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
@@ -24,11 +24,11 @@ pub(super) fn parse(text: &str) -> Result<(Map<String, Value>, NonFinite), Confi
         Ok(value) => value,
         Err(error) => match with_non_finite(text) {
             Some(read) => {
-                let (value, found) = read.map_err(|source| ConfigError::Json { source })?;
+                let (value, found) = read.map_err(|source| ConfigError::Json { source: cause(source) })?;
                 places = found;
                 value
             }
-            None => return Err(ConfigError::Json { source: error.into() }),
+            None => return Err(ConfigError::Json { source: cause(error) }),
         },
     };
     match value {

@@ -33,6 +33,7 @@ mod ids;
 mod loader;
 mod order;
 mod state;
+mod text;
 mod tokens;
 mod windows;
 
@@ -45,6 +46,7 @@ pub use ids::{Ids, IdsIter};
 pub use loader::{Epoch, Loader};
 pub use order::Seeding;
 pub use state::LoaderState;
+pub use text::read_text;
 pub use tokens::Tokens;
 pub use windows::{Tail, Window, Windows};
 

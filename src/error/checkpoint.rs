@@ -7,6 +7,8 @@ use candle_core::DType;
 
 use super::cause::Cause;
 use super::config::ConfigError;
+use super::foreign::ForeignFormat;
+use super::shown::Shown;
 
 /// Says why a checkpoint could not be read or written.
 ///
@@ -23,13 +25,13 @@ use super::config::ConfigError;
 #[non_exhaustive]
 pub enum CheckpointError {
     /// A path where no file or folder exists.
-    #[error("cannot open {}: no such file or folder", path.display())]
+    #[error("cannot open {path}: no such file or folder", path = Shown::path(path))]
     NotFound {
         /// The path given.
         path: PathBuf,
     },
     /// A file or remote source that cannot be read or written. The source says why.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {path}", path = Shown::path(path))]
     #[non_exhaustive]
     Io {
         /// What was attempted: `read`, `write` or `create the folder`.
@@ -41,10 +43,8 @@ pub enum CheckpointError {
     },
     /// A folder in which no weights were found.
     #[error(
-        "cannot find weights in the folder {}: expected model.safetensors, pytorch_model.bin, an index of shards of \
-         either, model.ckpt.index, or a single file of any known format; found {found}",
-        path.display()
-    )]
+        "cannot find weights in the folder {path}: expected model.safetensors, pytorch_model.bin, an index of shards of \
+         either, model.ckpt.index, or a single file of any known format; found {found}", path = Shown::path(path), found = Shown::text(found))]
     NoWeights {
         /// The folder.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum CheckpointError {
         found: String,
     },
     /// A file without named tensors.
-    #[error("{}: it holds no tensor under a name{beside}: save `model.state_dict()`", path.display())]
+    #[error("{path}: it holds no tensor under a name{beside}: save `model.state_dict()`", path = Shown::path(path), beside = Shown::text(beside))]
     #[non_exhaustive]
     NoTensors {
         /// The checkpoint.
@@ -61,7 +61,7 @@ pub enum CheckpointError {
         beside: String,
     },
     /// A folder that holds several checkpoints.
-    #[error("{}: several checkpoints in this folder: {found}; {advice}", path.display())]
+    #[error("{path}: several checkpoints in this folder: {found}; {advice}", path = Shown::path(path), found = Shown::text(found))]
     SeveralWeights {
         /// The folder.
         path: PathBuf,
@@ -71,7 +71,7 @@ pub enum CheckpointError {
         advice: &'static str,
     },
     /// A file that is not well-formed, or whose header does not match its contents.
-    #[error("{}: not a valid {format} file: {reason}", path.display())]
+    #[error("{path}: not a valid {format} file: {reason}", path = Shown::path(path), reason = Shown::text(reason))]
     #[non_exhaustive]
     InvalidFile {
         /// The file.
@@ -83,12 +83,19 @@ pub enum CheckpointError {
         /// The parser's error, if a parser failed.
         source: Option<Cause>,
     },
+    /// A file of another kind than weights, or of weights that this crate does not read.
+    #[error("{path}: this is {format}", path = Shown::path(path))]
+    #[non_exhaustive]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        format: ForeignFormat,
+    },
     /// A pickle that holds more than tensors and plain values. Nothing in it was imported or called.
     #[error(
-        "{}: its pickle holds {what}, which is never part of a state dict (nothing was executed): \
-         save `model.state_dict()` alone",
-        path.display()
-    )]
+        "{path}: its pickle holds {what}, which is never part of a state dict (nothing was executed): \
+         save `model.state_dict()` alone", path = Shown::path(path), what = Shown::text(what))]
     ForbiddenPickle {
         /// The file.
         path: PathBuf,
@@ -96,7 +103,7 @@ pub enum CheckpointError {
         what: String,
     },
     /// A file that is not an index of shards.
-    #[error("{}: not a valid shard index: {reason}", path.display())]
+    #[error("{path}: not a valid shard index: {reason}", path = Shown::path(path), reason = Shown::text(reason))]
     #[non_exhaustive]
     InvalidIndex {
         /// The index file.
@@ -106,8 +113,21 @@ pub enum CheckpointError {
         /// The JSON parser's error, if it failed.
         source: Option<Cause>,
     },
+    /// A shard that does not exist.
+    #[error(
+        "{path}: no such file, but the index {index} asks for it: download it, or all shards, again",
+        path = Shown::path(path),
+        index = Shown::path(index)
+    )]
+    #[non_exhaustive]
+    MissingShard {
+        /// The shard.
+        path: PathBuf,
+        /// The index.
+        index: PathBuf,
+    },
     /// A shard that lacks a tensor which the index assigns to it.
-    #[error("{}: the index says that this shard holds `{name}`, but it does not: download both again", path.display())]
+    #[error("{path}: the index says that this shard holds `{name}`, but it does not: download both again", path = Shown::path(path), name = Shown::name(name))]
     TensorNotInShard {
         /// The shard.
         path: PathBuf,
@@ -115,7 +135,7 @@ pub enum CheckpointError {
         name: String,
     },
     /// No tensor of the requested name.
-    #[error("{}: no tensor `{name}`: `Checkpoint::tensors` lists those that exist", path.display())]
+    #[error("{path}: no tensor `{name}`: `Checkpoint::tensors` lists those that exist", path = Shown::path(path), name = Shown::name(name))]
     MissingTensor {
         /// The checkpoint.
         path: PathBuf,
@@ -134,7 +154,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A tensor whose shape differs from the requested one.
-    #[error("{}: `{name}` has shape {shape:?}, expected {expected:?}", path.display())]
+    #[error("{path}: `{name}` has shape {shape:?}, expected {expected:?}", path = Shown::path(path), name = Shown::name(name))]
     TensorShape {
         /// The file.
         path: PathBuf,
@@ -146,7 +166,7 @@ pub enum CheckpointError {
         expected: Vec<usize>,
     },
     /// A configuration that cannot be used, in a `config.json` or in the weights. The source says why.
-    #[error("cannot use the configuration in {}", path.display())]
+    #[error("cannot use the configuration in {path}", path = Shown::path(path))]
     #[non_exhaustive]
     Config {
         /// The file.
@@ -156,11 +176,9 @@ pub enum CheckpointError {
     },
     /// No token or position table under any known name.
     #[error(
-        "{}: no {what} found (looked for {looked_for} under any prefix; closest: {closest}): \
+        "{path}: no {what} found (looked for {looked_for} under any prefix; closest: {closest}): \
          name both tables with `CheckpointOptions::with_wte` and `with_wpe` (`--wte`, `--wpe`), or state \
-         `position_embedding_type` in the configuration if the positions have no table",
-        path.display()
-    )]
+         `position_embedding_type` in the configuration if the positions have no table", path = Shown::path(path), looked_for = Shown::text(looked_for), closest = Shown::text(closest))]
     MissingTable {
         /// The checkpoint.
         path: PathBuf,
@@ -173,10 +191,8 @@ pub enum CheckpointError {
     },
     /// More than one pair of tables.
     #[error(
-        "{}: several input tables: {candidates}; choose one with `CheckpointOptions::with_prefix` (`--prefix`), or \
-         name both tables with `with_wte` and `with_wpe` (`--wte`, `--wpe`)",
-        path.display()
-    )]
+        "{path}: several input tables: {candidates}; choose one with `CheckpointOptions::with_prefix` (`--prefix`), or \
+         name both tables with `with_wte` and `with_wpe` (`--wte`, `--wpe`)", path = Shown::path(path), candidates = Shown::text(candidates))]
     AmbiguousTables {
         /// The checkpoint.
         path: PathBuf,
@@ -185,11 +201,9 @@ pub enum CheckpointError {
     },
     /// A position table of which neither its name nor the configuration says where the positions begin.
     #[error(
-        "{}: cannot tell which of the {n_rows} rows of `{name}` is position 0, as models with such names differ: \
+        "{path}: cannot tell which of the {n_rows} rows of `{name}` is position 0, as models with such names differ: \
          state `model_type` in the configuration, or the row with `CheckpointOptions::with_first_position_row` \
-         (`--first-position-row`)",
-        path.display()
-    )]
+         (`--first-position-row`)", path = Shown::path(path), name = Shown::name(name))]
     FirstPosition {
         /// The file.
         path: PathBuf,
@@ -199,7 +213,7 @@ pub enum CheckpointError {
         n_rows: usize,
     },
     /// A position table without a row for position 0.
-    #[error("{}: `{name}` has {n_rows} rows, but position 0 is to be row {first_row}", path.display())]
+    #[error("{path}: `{name}` has {n_rows} rows, but position 0 is to be row {first_row}", path = Shown::path(path), name = Shown::name(name))]
     TooFewPositions {
         /// The file.
         path: PathBuf,
@@ -211,7 +225,7 @@ pub enum CheckpointError {
         first_row: usize,
     },
     /// A table that is not a matrix.
-    #[error("{}: `{name}` has shape {shape:?}, expected two dimensions of at least 1", path.display())]
+    #[error("{path}: `{name}` has shape {shape:?}, expected two dimensions of at least 1", path = Shown::path(path), name = Shown::name(name))]
     TableShape {
         /// The file.
         path: PathBuf,
@@ -222,9 +236,7 @@ pub enum CheckpointError {
     },
     /// A table whose dtype is not one of the supported floating-point dtypes.
     #[error(
-        "{}: `{name}` holds {dtype}, expected F32, F16, BF16, F64 or F8: convert it with the library that wrote it",
-        path.display()
-    )]
+        "{path}: `{name}` holds {dtype}, expected F32, F16, BF16, F64 or F8: convert it with the library that wrote it", path = Shown::path(path), name = Shown::name(name), dtype = Shown::name(dtype))]
     TableDType {
         /// The file.
         path: PathBuf,
@@ -235,9 +247,7 @@ pub enum CheckpointError {
     },
     /// An 8-bit tensor with scales in another tensor, which is not supported.
     #[error(
-        "{}: `{name}` holds {dtype} with scales in `{scale}`: dequantize it with the library that quantized it",
-        path.display()
-    )]
+        "{path}: `{name}` holds {dtype} with scales in `{scale}`: dequantize it with the library that quantized it", path = Shown::path(path), name = Shown::name(name), dtype = Shown::name(dtype), scale = Shown::name(scale))]
     #[non_exhaustive]
     ScaledTensor {
         /// The file.
@@ -251,9 +261,7 @@ pub enum CheckpointError {
     },
     /// A table that cannot be mapped from its file.
     #[error(
-        "{}: cannot map `{name}`, which is {reason}: load it, or convert the checkpoint to safetensors",
-        path.display()
-    )]
+        "{path}: cannot map `{name}`, which is {reason}: load it, or convert the checkpoint to safetensors", path = Shown::path(path), name = Shown::name(name))]
     NotMappable {
         /// The file.
         path: PathBuf,
@@ -264,9 +272,7 @@ pub enum CheckpointError {
     },
     /// A table that has no quantized blocks to keep.
     #[error(
-        "{}: `{name}` holds {dtype}, not quantized blocks: open it with dense tables and call `quantize`",
-        path.display()
-    )]
+        "{path}: `{name}` holds {dtype}, not quantized blocks: open it with dense tables and call `quantize`", path = Shown::path(path), name = Shown::name(name), dtype = Shown::name(dtype))]
     NotQuantized {
         /// The file.
         path: PathBuf,
@@ -277,10 +283,7 @@ pub enum CheckpointError {
     },
     /// Tables of different width.
     #[error(
-        "{}: `{wte}` is {wte_width} wide, but `{wpe}` is {wpe_width} wide{}",
-        path.display(),
-        between(projection.as_deref())
-    )]
+        "{path}: `{wte}` is {wte_width} wide, but `{wpe}` is {wpe_width} wide{}", between(projection.as_deref()), path = Shown::path(path), wte = Shown::name(wte), wpe = Shown::name(wpe))]
     WidthMismatch {
         /// The checkpoint.
         path: PathBuf,
@@ -296,7 +299,7 @@ pub enum CheckpointError {
         projection: Option<String>,
     },
     /// A configuration that contradicts a table.
-    #[error("{}: the config says `{field}` is {config}, but the table `{name}` says {table}", path.display())]
+    #[error("{path}: the config says `{field}` is {config}, but the table `{name}` says {table}", path = Shown::path(path), name = Shown::name(name))]
     ConfigMismatch {
         /// The checkpoint.
         path: PathBuf,
@@ -310,7 +313,7 @@ pub enum CheckpointError {
         table: usize,
     },
     /// Positions whose tables have no names in GGUF.
-    #[error("{}: GGUF has no names for {scheme} positions: save to a path that ends in `.safetensors`", path.display())]
+    #[error("{path}: GGUF has no names for {scheme} positions: save to a path that ends in `.safetensors`", path = Shown::path(path))]
     NoNamesForPositions {
         /// The file to be written.
         path: PathBuf,
@@ -326,7 +329,7 @@ pub enum CheckpointError {
         dtype: DType,
     },
     /// A tensor under a name with which its file could not be read back.
-    #[error("{}: cannot save a tensor as `{}`: {reason}; rename it", path.display(), name.escape_debug())]
+    #[error("{path}: cannot save a tensor as `{name}`: {reason}; rename it", path = Shown::path(path), name = Shown::name(name))]
     InvalidName {
         /// The file to be written.
         path: PathBuf,
@@ -341,8 +344,9 @@ pub enum CheckpointError {
 fn between(projection: Option<&str>) -> String {
     let advice = |name| {
         format!(
-            ": `{name}` projects token rows before positions are added, which this layer does not do: read the three \
-             with `Checkpoint::var_builder`, and call `GptInputLayer::new` with the projected table"
+            ": `{}` projects token rows before positions are added, which this layer does not do: read the three \
+             with `Checkpoint::var_builder`, and call `GptInputLayer::new` with the projected table",
+            Shown::name(name)
         )
     };
     projection.map(advice).unwrap_or_default()

@@ -1,6 +1,7 @@
 //! [`ConfigError`]: why a configuration cannot be used.
 
 use super::cause::Cause;
+use super::shown::{Shown, number};
 
 /// Says why a [`GptInputConfig`](crate::GptInputConfig) cannot be used.
 ///
@@ -22,7 +23,7 @@ pub enum ConfigError {
         name: &'static str,
     },
     /// A value outside its range.
-    #[error("config: `{name}` is {value}, which is not {expected}")]
+    #[error("config: `{name}` is {value}, which is not {expected}", value = number(*value))]
     OutOfRange {
         /// The field.
         name: &'static str,
@@ -32,7 +33,7 @@ pub enum ConfigError {
         expected: &'static str,
     },
     /// A field of the wrong JSON type.
-    #[error("config: `{key}` is {got}, expected {expected}")]
+    #[error("config: `{key}` is {got}, expected {expected}", key = Shown::name(key), got = Shown::name(got))]
     FieldType {
         /// The key as spelt in the file.
         key: String,
@@ -42,7 +43,7 @@ pub enum ConfigError {
         expected: &'static str,
     },
     /// Two spellings of one field with different values.
-    #[error("config: `{first}` is {first_value}, but `{second}`, another name for it, is {second_value}")]
+    #[error("config: `{first}` is {first_value}, but `{second}`, another name for it, is {second_value}", first_value = Shown::name(first_value), second_value = Shown::name(second_value))]
     Contradiction {
         /// One key.
         first: &'static str,
@@ -54,7 +55,7 @@ pub enum ConfigError {
         second_value: String,
     },
     /// A missing field that another field makes necessary.
-    #[error("config: `{within}` of type {kind} has no `{key}`")]
+    #[error("config: `{within}` of type {kind} has no `{key}`", kind = Shown::name(kind))]
     MissingKey {
         /// The object that lacks it.
         within: &'static str,
@@ -64,7 +65,7 @@ pub enum ConfigError {
         key: &'static str,
     },
     /// A missing field that something else needs.
-    #[error("config: no `{key}`, which {by} needs: add it")]
+    #[error("config: no `{key}`, which {by} needs: add it", by = Shown::name(by))]
     Needed {
         /// The field, as recent files spell it.
         key: &'static str,
@@ -72,7 +73,7 @@ pub enum ConfigError {
         by: String,
     },
     /// A key that changes the model in an unsupported way.
-    #[error("config: `{key}` is {value}, which is not supported: {instead}")]
+    #[error("config: `{key}` is {value}, which is not supported: {instead}", key = Shown::name(key), value = Shown::name(value))]
     Unsupported {
         /// The key.
         key: String,
@@ -82,7 +83,7 @@ pub enum ConfigError {
         instead: &'static str,
     },
     /// JSON that is not an object.
-    #[error("config: expected a JSON object, found {got}")]
+    #[error("config: expected a JSON object, found {got}", got = Shown::name(got))]
     NotAnObject {
         /// The JSON value found.
         got: String,
@@ -95,7 +96,7 @@ pub enum ConfigError {
         source: Cause,
     },
     /// A preset that does not exist.
-    #[error("no preset `{name}`: there are {known}")]
+    #[error("no preset `{name}`: there are {known}", name = Shown::name(name), known = Shown::text(known))]
     UnknownPreset {
         /// The name given.
         name: String,
@@ -103,7 +104,7 @@ pub enum ConfigError {
         known: String,
     },
     /// A position scheme that does not exist.
-    #[error("no position scheme `{name}`: there are {known}")]
+    #[error("no position scheme `{name}`: there are {known}", name = Shown::name(name), known = Shown::text(known))]
     UnknownPosition {
         /// The name given.
         name: String,

@@ -8,7 +8,7 @@ use super::HubError;
 use super::cause::Cause;
 use super::{
     CheckpointError, ConfigError, DataError, DeviceError, EmbeddingError, Error, OptimError, PositionError, RngError,
-    TokenizerError,
+    TextError, TokenizerError,
 };
 
 impl From<Error> for candle_core::Error {
@@ -102,5 +102,6 @@ families!(
     OptimError,
     PositionError,
     RngError,
+    TextError,
     TokenizerError
 );

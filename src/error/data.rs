@@ -1,5 +1,7 @@
 //! [`DataError`]: why token ids cannot be cut or batched, or a loader's state cannot be used.
 
+use super::shown::{Shown, number};
+
 /// Says why token ids cannot be cut into windows or batches, or a loader's saved state cannot be used.
 ///
 /// ```
@@ -43,7 +45,7 @@ pub enum DataError {
         at: usize,
     },
     /// A fraction to split at outside 0 to 1.
-    #[error("cannot split at {fraction}: the fraction must be between 0 and 1")]
+    #[error("cannot split at {fraction}: the fraction must be between 0 and 1", fraction = number(*fraction))]
     Fraction {
         /// The given fraction.
         fraction: f64,
@@ -65,7 +67,7 @@ pub enum DataError {
         max_length: usize,
     },
     /// A saved state of another text, other windows or another kind of loader.
-    #[error("cannot resume: the state is of a loader with {what} {saved}, but this one has {given}")]
+    #[error("cannot resume: the state is of a loader with {what} {saved}, but this one has {given}", saved = Shown::name(saved), given = Shown::name(given))]
     StateMismatch {
         /// What differs.
         what: &'static str,

@@ -1,5 +1,7 @@
 //! [`DeviceError`]: why a device cannot be used.
 
+use super::shown::Shown;
+
 /// Says why a device cannot be used.
 ///
 /// ```
@@ -12,7 +14,7 @@
 #[non_exhaustive]
 pub enum DeviceError {
     /// Text that does not name a device.
-    #[error("`{text}` is not a device: use auto, cpu, cuda, cuda:N, metal or metal:N")]
+    #[error("`{text}` is not a device: use auto, cpu, cuda, cuda:N, metal or metal:N", text = Shown::name(text))]
     Unknown {
         /// The text given.
         text: String,
@@ -21,7 +23,7 @@ pub enum DeviceError {
     #[error(
         "cannot open the device {device}: this binary was built without the feature `{feature}`: \
          build with it, or choose `cpu`"
-    )]
+    , device = Shown::name(device))]
     NotCompiled {
         /// The requested device.
         device: String,
@@ -29,7 +31,7 @@ pub enum DeviceError {
         feature: &'static str,
     },
     /// A device whose driver or hardware is missing. The source is the back end's error.
-    #[error("cannot open the device {device}")]
+    #[error("cannot open the device {device}", device = Shown::name(device))]
     #[non_exhaustive]
     Unavailable {
         /// The requested device.

@@ -2,6 +2,8 @@
 
 use candle_core::quantized::GgmlDType;
 
+use super::shown::number;
+
 /// Says why a table cannot have some [`EmbeddingOptions`](crate::embedding::EmbeddingOptions), change its rows or be
 /// quantized.
 ///
@@ -28,13 +30,13 @@ pub enum EmbeddingError {
         vocab_size: usize,
     },
     /// A `max_norm` that is negative, infinite or NaN.
-    #[error("max_norm {max_norm} must be a finite number of at least 0")]
+    #[error("max_norm {max_norm} must be a finite number of at least 0", max_norm = number(*max_norm))]
     MaxNorm {
         /// The given norm.
         max_norm: f64,
     },
     /// A `norm_type` that is not above 0.
-    #[error("norm_type {norm_type} must be greater than 0")]
+    #[error("norm_type {norm_type} must be greater than 0", norm_type = number(*norm_type))]
     NormType {
         /// The given exponent.
         norm_type: f64,
@@ -57,9 +59,7 @@ pub enum EmbeddingError {
     },
     /// Lists of sub-tokens that do not match the new rows of a table.
     #[error(
-        "{n_lists} lists of sub-tokens for {n_new} new rows{}: give each new token the old ids of its text",
-        empty.map(|at| format!(", and list {at} is empty")).unwrap_or_default()
-    )]
+        "{n_lists} lists of sub-tokens for {n_new} new rows{}: give each new token the old ids of its text", empty.map(|at| format!(", and list {at} is empty")).unwrap_or_default())]
     SubTokens {
         /// The number of lists.
         n_lists: usize,
@@ -76,10 +76,7 @@ pub enum EmbeddingError {
     },
     /// Rows that do not divide into whole blocks.
     #[error(
-        "rows of {width} elements do not divide into {block_type:?} blocks of {}: {}",
-        block_type.block_size(),
-        instead(*width)
-    )]
+        "rows of {width} elements do not divide into {block_type:?} blocks of {}: {}", block_type.block_size(), instead(*width))]
     BlockWidth {
         /// The requested dtype of the blocks.
         block_type: GgmlDType,

@@ -7,27 +7,37 @@ mod conversion;
 mod data;
 mod device;
 mod embedding;
+mod foreign;
 #[cfg(feature = "hub")]
 mod hub;
 mod optim;
 mod position;
+mod recognise;
 mod rng;
+mod shown;
+mod text;
 mod tokenizer;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Shape};
 
+pub(crate) use cause::cause;
 pub use checkpoint::CheckpointError;
 pub use config::ConfigError;
 pub use data::DataError;
 pub use device::DeviceError;
 pub use embedding::EmbeddingError;
+pub use foreign::ForeignFormat;
 #[cfg(feature = "hub")]
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
 pub use hub::{FetchError, HubError};
 pub use optim::OptimError;
 pub use position::PositionError;
+pub(crate) use recognise::{N_HEAD, foreign_head, foreign_json};
 pub use rng::RngError;
+pub use shown::Shown;
+pub(crate) use text::utf8;
+pub use text::{NotUtf8, TextError};
 pub use tokenizer::TokenizerError;
 
 /// Abbreviates a result with this crate's [`Error`].
@@ -35,7 +45,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Says what was attempted, with what, and where possible what to do next.
 ///
-/// The text never includes the cause, which is in [`source`](std::error::Error::source). So a printer of the whole
+/// The text is one line without control characters, whatever a file, a server or a caller put into it: see [`Shown`].
+/// It never includes the cause, which is in [`source`](std::error::Error::source). So a printer of the whole
 /// chain (`{:#}` of anyhow) prints everything once.
 ///
 /// All functions and methods of this crate return this type, and so do its conversions (`TryFrom`, `FromStr`).
@@ -63,9 +74,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// A token id outside the token table.
     #[error(
-        "token id {id} at {at:?} is outside the vocabulary of {vocab_size} (valid ids: {})",
-        valid(*vocab_size)
-    )]
+        "token id {id} at {at:?} is outside the vocabulary of {vocab_size} (valid ids: {})", valid(*vocab_size))]
     TokenOutOfRange {
         /// The given id; every supported dtype of ids fits `i64`.
         id: i64,
@@ -76,9 +85,7 @@ pub enum Error {
     },
     /// A position id outside the position table.
     #[error(
-        "position {position} at {at:?} is outside the position table of {n_positions} (valid positions: {})",
-        valid(*n_positions)
-    )]
+        "position {position} at {at:?} is outside the position table of {n_positions} (valid positions: {})", valid(*n_positions))]
     PositionOutOfRange {
         /// The given position.
         position: i64,
@@ -125,7 +132,7 @@ pub enum Error {
         at: Vec<usize>,
     },
     /// An argument whose shape does not match the others.
-    #[error("{what} has shape {got:?}, expected {expected}")]
+    #[error("{what} has shape {got:?}, expected {expected}", expected = Shown::text(expected))]
     ShapeMismatch {
         /// Which argument.
         what: &'static str,
@@ -147,7 +154,7 @@ pub enum Error {
         dtype: DType,
     },
     /// Two tables (or a table and a tensor) that cannot be added.
-    #[error("{left} has {property} {left_value}, but {right} has {right_value}")]
+    #[error("{left} has {property} {left_value}, but {right} has {right_value}", left_value = Shown::name(left_value), right_value = Shown::name(right_value))]
     TableMismatch {
         /// The first of the two, usually `wte`.
         left: &'static str,
@@ -192,7 +199,7 @@ pub enum Error {
         block_type: GgmlDType,
     },
     /// A variable of the same name that `trainable` found.
-    #[error("the VarMap already holds a variable `{name}`: pass another prefix")]
+    #[error("the VarMap already holds a variable `{name}`: pass another prefix", name = Shown::name(name))]
     VarExists {
         /// The full name.
         name: String,
@@ -206,6 +213,9 @@ pub enum Error {
     /// A checkpoint that cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A text that cannot be read.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// A tokenizer that cannot be built, or cannot convert its input.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Shape};
 
 use super::cause::Cause;
+use super::shown::{Shown, number};
 
 /// Says why an optimizer refuses its settings, gradients or saved state.
 ///
@@ -20,7 +21,7 @@ use super::cause::Cause;
 #[non_exhaustive]
 pub enum OptimError {
     /// A setting outside its range.
-    #[error("optimizer: `{name}` is {value}, which is not {expected}")]
+    #[error("optimizer: `{name}` is {value}, which is not {expected}", value = number(*value))]
     OutOfRange {
         /// The setting.
         name: &'static str,
@@ -30,13 +31,13 @@ pub enum OptimError {
         expected: &'static str,
     },
     /// Two parameters of one name.
-    #[error("optimizer: two parameters are called `{name}`")]
+    #[error("optimizer: two parameters are called `{name}`", name = Shown::name(name))]
     DuplicateName {
         /// The name.
         name: String,
     },
     /// One variable under two names.
-    #[error("optimizer: `{first}` and `{second}` are one variable: give it once")]
+    #[error("optimizer: `{first}` and `{second}` are one variable: give it once", first = Shown::name(first), second = Shown::name(second))]
     DuplicateVar {
         /// The name it came under first.
         first: String,
@@ -44,7 +45,7 @@ pub enum OptimError {
         second: String,
     },
     /// A parameter whose dtype is not one of the supported floating-point dtypes.
-    #[error("optimizer: `{name}` holds {dtype:?}, expected f32, f64, f16 or bf16")]
+    #[error("optimizer: `{name}` holds {dtype:?}, expected f32, f64, f16 or bf16", name = Shown::name(name))]
     UnsupportedDType {
         /// The parameter.
         name: String,
@@ -60,7 +61,7 @@ pub enum OptimError {
         n_params: usize,
     },
     /// Rows of a parameter that is not a matrix.
-    #[error("optimizer: `{name}` has shape {shape:?}; only a matrix has rows to freeze")]
+    #[error("optimizer: `{name}` has shape {shape:?}; only a matrix has rows to freeze", name = Shown::name(name))]
     NotMatrix {
         /// The parameter.
         name: String,
@@ -68,7 +69,7 @@ pub enum OptimError {
         shape: Shape,
     },
     /// A row that a table does not have.
-    #[error("optimizer: row {row} is outside `{name}`, which has {n_rows} rows")]
+    #[error("optimizer: row {row} is outside `{name}`, which has {n_rows} rows", name = Shown::name(name))]
     RowOutOfRange {
         /// The parameter.
         name: String,
@@ -78,7 +79,7 @@ pub enum OptimError {
         n_rows: usize,
     },
     /// A table that would replace another, but differs in more than the number of rows.
-    #[error("optimizer: `{name}` cannot become a table of {property} {got}, expected {expected}")]
+    #[error("optimizer: `{name}` cannot become a table of {property} {got}, expected {expected}", name = Shown::name(name), got = Shown::name(got), expected = Shown::text(expected))]
     Resized {
         /// The parameter.
         name: String,
@@ -90,7 +91,7 @@ pub enum OptimError {
         expected: String,
     },
     /// A gradient that does not match its parameter.
-    #[error("optimizer: the gradient of `{name}` has {property} {got}, expected {expected}")]
+    #[error("optimizer: the gradient of `{name}` has {property} {got}, expected {expected}", name = Shown::name(name), got = Shown::name(got), expected = Shown::text(expected))]
     Gradient {
         /// The parameter.
         name: String,
@@ -102,7 +103,11 @@ pub enum OptimError {
         expected: String,
     },
     /// A gradient in memory that the step would overwrite.
-    #[error("optimizer: the gradient of `{name}` shares its memory with {with}: pass a copy")]
+    #[error(
+        "optimizer: the gradient of `{name}` shares its memory with {with}: pass a copy",
+        name = Shown::name(name),
+        with = Shown::name(with)
+    )]
     #[non_exhaustive]
     SharedGradient {
         /// The parameter.
@@ -111,7 +116,7 @@ pub enum OptimError {
         with: String,
     },
     /// Two row gradients for one parameter in one step.
-    #[error("optimizer: two row gradients for `{name}` in one step: join their ids and rows with `Tensor::cat`")]
+    #[error("optimizer: two row gradients for `{name}` in one step: join their ids and rows with `Tensor::cat`", name = Shown::name(name))]
     RepeatedRows {
         /// The parameter.
         name: String,
@@ -120,7 +125,7 @@ pub enum OptimError {
     #[error("neither table of the layer is a variable: make one with `GptInputLayer::trainable`")]
     NotTrainable,
     /// A file that does not hold a state of this kind of optimizer.
-    #[error("{}: {reason}", path.display())]
+    #[error("{path}: {reason}", path = Shown::path(path), reason = Shown::text(reason))]
     #[non_exhaustive]
     State {
         /// The file.
@@ -132,9 +137,7 @@ pub enum OptimError {
     },
     /// A saved state of other parameters.
     #[error(
-        "{}: a state of other parameters; not in the file: {missing}; only in the file: {unexpected}",
-        path.display()
-    )]
+        "{path}: a state of other parameters; not in the file: {missing}; only in the file: {unexpected}", path = Shown::path(path), missing = Shown::text(missing), unexpected = Shown::text(unexpected))]
     StateNames {
         /// The file.
         path: PathBuf,
@@ -144,7 +147,7 @@ pub enum OptimError {
         unexpected: String,
     },
     /// A saved state whose parameter has another shape, dtype or group.
-    #[error("{}: the state of `{name}` is {got}, expected {expected}", path.display())]
+    #[error("{path}: the state of `{name}` is {got}, expected {expected}", path = Shown::path(path), name = Shown::name(name), got = Shown::name(got), expected = Shown::text(expected))]
     StateMismatch {
         /// The file.
         path: PathBuf,

@@ -1,5 +1,7 @@
 //! [`RngError`]: why a draw or a generator's state was refused.
 
+use super::shown::number;
+
 /// Says why a draw or a generator's state was refused.
 ///
 /// ```
@@ -12,7 +14,7 @@
 #[non_exhaustive]
 pub enum RngError {
     /// The bounds of `uniform_*` are out of order, not finite, or too far apart for the dtype.
-    #[error("uniform bounds {lo} and {hi} must be finite and in order, and their difference finite")]
+    #[error("uniform bounds {lo} and {hi} must be finite and in order, and their difference finite", lo = number(*lo), hi = number(*hi))]
     UniformBounds {
         /// Lower bound.
         lo: f64,
@@ -20,19 +22,19 @@ pub enum RngError {
         hi: f64,
     },
     /// The standard deviation is negative or not a number.
-    #[error("standard deviation {std} must be 0 or greater")]
+    #[error("standard deviation {std} must be 0 or greater", std = number(*std))]
     StandardDeviation {
         /// The given value.
         std: f64,
     },
     /// The rate of `exponential` is not above zero.
-    #[error("exponential rate {lambda} must be greater than 0")]
+    #[error("exponential rate {lambda} must be greater than 0", lambda = number(*lambda))]
     Rate {
         /// The given value.
         lambda: f64,
     },
     /// A probability outside 0 to 1.
-    #[error("probability {p} must be between 0 and 1")]
+    #[error("probability {p} must be between 0 and 1", p = number(*p))]
     Probability {
         /// The given value.
         p: f64,
@@ -46,7 +48,7 @@ pub enum RngError {
         hi: i64,
     },
     /// A weight of `multinomial` is negative, infinite or not a number.
-    #[error("weight {weight} at {at} must be finite and not negative")]
+    #[error("weight {weight} at {at} must be finite and not negative", weight = number(*weight))]
     Weight {
         /// The given value.
         weight: f32,

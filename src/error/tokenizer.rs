@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::cause::Cause;
+use super::shown::Shown;
 
 /// Says why a tokenizer cannot be built, or cannot convert its input.
 ///
@@ -18,7 +19,7 @@ use super::cause::Cause;
 #[non_exhaustive]
 pub enum TokenizerError {
     /// A file that cannot be read. The source says why.
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {path}", path = Shown::path(path))]
     #[non_exhaustive]
     Io {
         /// The file.
@@ -27,7 +28,7 @@ pub enum TokenizerError {
         source: std::io::Error,
     },
     /// A `tokenizer.json` that is broken.
-    #[error("{origin}: {reason}")]
+    #[error("{origin}: {reason}", origin = Shown::text(origin), reason = Shown::text(reason))]
     #[non_exhaustive]
     Invalid {
         /// The file, or "the built-in GPT-2 vocabulary".
@@ -38,7 +39,7 @@ pub enum TokenizerError {
         source: Option<Cause>,
     },
     /// A `tokenizer.json` that needs a feature this crate does not have.
-    #[error("{origin}: not supported: {reason}")]
+    #[error("{origin}: not supported: {reason}", origin = Shown::text(origin), reason = Shown::text(reason))]
     Unsupported {
         /// The file.
         origin: String,
@@ -69,7 +70,7 @@ pub enum TokenizerError {
     #[error(
         "the text holds the special token `{token}` at byte {at}: \
          choose SpecialTokens::Recognize for its id, or SpecialTokens::AsText for the ids of its characters"
-    )]
+    , token = Shown::name(token))]
     SpecialToken {
         /// The token.
         token: String,
@@ -88,7 +89,7 @@ pub enum TokenizerError {
         at: usize,
     },
     /// A text that is too long, or that the tokenizer library refuses or encodes wrongly.
-    #[error("cannot encode the text: {reason}")]
+    #[error("cannot encode the text: {reason}", reason = Shown::text(reason))]
     #[non_exhaustive]
     Encode {
         /// Why not.

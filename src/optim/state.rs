@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::adam_state::AdamState;
 use super::params::{Params, Settings, in_range};
 use crate::checkpoint::{WeightsFile, save_tensors};
-use crate::error::{CheckpointError, OptimError, Result};
+use crate::error::{CheckpointError, OptimError, Result, cause};
 
 /// The metadata's key of everything that is not a tensor.
 const METADATA: &str = "optimizer";
@@ -99,7 +99,7 @@ pub(super) fn load(path: &Path, algorithm: &str, current: &Params) -> Result<(Pa
     let saved: Saved = serde_json::from_str(json).map_err(|error| OptimError::State {
         path: path.to_path_buf(),
         reason: "a damaged state".to_string(),
-        source: Some(error.into()),
+        source: Some(cause(error)),
     })?;
     if saved.algorithm != algorithm {
         return Err(unreadable(path, format!("the state of {}, not of {algorithm}", saved.algorithm)).into());

@@ -11,7 +11,7 @@ use super::added::AddedTokens;
 use super::encoding::{Encoding, SpecialTokens};
 use super::frame::Frame;
 use super::vocabulary::{MissingBytes, TokenBytes};
-use crate::error::TokenizerError;
+use crate::error::{TokenizerError, cause};
 
 /// About how much text the library encodes at once. It keeps buffers of nine bytes for each byte of text, and is faster
 /// while they fit the cache.
@@ -223,7 +223,7 @@ fn dropped(at: usize) -> TokenizerError {
 }
 
 fn failed(error: tokenizers::tokenizer::Error) -> TokenizerError {
-    TokenizerError::Encode { reason: "the tokenizer library refuses it".to_string(), source: Some(error) }
+    TokenizerError::Encode { reason: "the tokenizer library refuses it".to_string(), source: Some(cause(error)) }
 }
 
 /// Turns an error about a part of a text into one about the whole, in which the part begins at byte `by`.

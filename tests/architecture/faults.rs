@@ -295,6 +295,27 @@ fn checks_may_stand_before_unsafe_code() {
 }
 
 #[test]
+fn errors_show_what_they_quote() {
+    let error =
+        |message: &str, fields: &str| format!("enum E {{ #[error({message})] /// Why.\n #[a] V {{ {fields} }} }}");
+    for (message, fields, found) in [
+        (r#""no `{name}`""#, "name: String", "quotes `name` in an error without `Shown`"),
+        (r#""{}: no", path.display()"#, "path: PathBuf", "quotes `path` in an error without `Shown`"),
+        (r#""{p:?} is no probability""#, "/// It.\n p: f64", "quotes `p` in an error without `number`"),
+        (r#""{a} {b}", a = Shown::name(a)"#, "a: String, b: String", "quotes `b` in an error without `Shown`"),
+    ] {
+        fault("src/base.rs", &error(message, fields), &format!("src/base.rs:7: {found}"));
+    }
+    for (message, fields) in [
+        (r#""no `{name}`""#, "name: &'static str"),
+        (r#""{path}: {n}", path = Shown::path(path)"#, "path: PathBuf, n: usize"),
+        ("transparent", "name: String"),
+    ] {
+        Sample::whole().with_more("src/base.rs", &error(message, fields)).breaks(&[]);
+    }
+}
+
+#[test]
 fn a_long_file_has_a_reason() {
     let file = "src/shelf/upper.rs";
     let comments = "\n// not code\n\n/// documentation\n#[cfg(test)]\nconst T: [u8; 2] = [\n0,\n1,\n];";

@@ -1,5 +1,6 @@
 //! The formats of weights, recognised by a file's content, never by its name.
 
+pub(super) mod foreign;
 pub(super) mod gguf;
 mod gguf_config;
 pub(super) mod llmc;
@@ -97,8 +98,18 @@ impl Format {
     pub(super) fn parse(self, file: &ByteFile, state_dict: Option<&str>) -> Parse<Contents> {
         match self {
             Self::Safetensors => safetensors::parse(file),
-            Self::Torch => torch::parse_zip(file, &zip::directory(file)?, state_dict),
-            Self::Npz => npz::parse(file, &zip::directory(file)?),
+            Self::Torch | Self::Npz => {
+                let members = zip::directory(file)?;
+                let parsed = match self {
+                    Self::Torch => torch::parse_zip(file, &members, state_dict),
+                    _ => npz::parse(file, &members),
+                };
+                match parsed {
+                    Err(error @ ParseError::Io(_)) => Err(error),
+                    Ok(contents) if !contents.tensors.is_empty() => Ok(contents),
+                    other => foreign::of_zip(&members).map_or(other, |format| Err(ParseError::Foreign(format))),
+                }
+            }
             Self::TorchLegacy => torch::parse_legacy(file, state_dict),
             Self::Gguf => gguf::parse(file),
             Self::LlmC => llmc::parse(file),

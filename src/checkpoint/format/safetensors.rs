@@ -8,9 +8,10 @@ use safetensors::tensor::TensorInfo;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 
 use super::super::budget::Budget;
-use super::super::bytes::{ByteFile, Parse, ParseError, invalid, printable};
+use super::super::bytes::{ByteFile, Parse, ParseError, invalid};
 use super::super::float8::Float8;
 use super::super::stored::{Contents, Kind, Place, StoredDType, StoredTensor};
+use crate::error::{Shown, cause};
 
 /// The format's own limit on the header (safetensors 0.8, `MAX_HEADER_SIZE`).
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -29,7 +30,9 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     }
     let data_start = LENGTH_BYTES + header_bytes;
     if data_start > n_bytes {
-        return invalid(format!("its header claims {header_bytes} bytes, but the file has {n_bytes}"));
+        return invalid(format!(
+            "its header claims {header_bytes} bytes, but the file has {n_bytes}: it is cut or damaged, download it again"
+        ));
     }
     let header = file.bytes_at(LENGTH_BYTES, header_bytes)?;
     let mut contents = Contents::default();
@@ -37,12 +40,18 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     let mut json = serde_json::Deserializer::from_slice(&header);
     let entries = Entries { budget: file.budget(), contents: &mut contents, places: &mut places };
     (json.deserialize_map(entries).and_then(|()| json.end()))
-        .map_err(|error| ParseError::Unparsed("its header cannot be parsed", printable(error)))?;
+        .map_err(|error| ParseError::Unparsed("its header cannot be parsed", cause(error)))?;
     let data_bytes = without_gaps(&contents, places)?;
     if data_bytes != n_bytes - data_start {
         return invalid(format!(
-            "its header describes {data_bytes} bytes of data, but {} follow: the file is truncated or damaged",
-            n_bytes - data_start
+            "its header describes {data_bytes} bytes of data, but {} follow: the file has {n_bytes} bytes and needs {}{}",
+            n_bytes - data_start,
+            data_bytes.saturating_add(data_start),
+            if data_bytes > n_bytes - data_start {
+                ", as after a download that was cut: download it again"
+            } else {
+                ""
+            }
         ));
     }
     for tensor in contents.tensors.values_mut() {
@@ -62,7 +71,10 @@ fn without_gaps(contents: &Contents, mut places: Vec<(u64, u64)>) -> Parse<u64> 
         if start != end {
             let is_it = |tensor: &StoredTensor| matches!(tensor.place, Place::Plain { start: at, .. } if at == start);
             let name = contents.tensors.iter().find(|(_, tensor)| is_it(tensor)).map_or("", |(name, _)| name);
-            return invalid(format!("`{name}` has the invalid offset {start}: the tensor before it ends at {end}"));
+            return invalid(format!(
+                "`{}` has the invalid offset {start}: the tensor before it ends at {end}",
+                Shown::name(name)
+            ));
         }
         end = next;
     }
@@ -85,7 +97,8 @@ impl Entries<'_> {
         let StoredTensor { shape, dtype, .. } = &tensor;
         if tensor.extent() != end.checked_sub(start) {
             return invalid(format!(
-                "`{name}` of shape {shape:?} and dtype {} cannot lie at {start}..{end}",
+                "`{}` of shape {shape:?} and dtype {} cannot lie at {start}..{end}",
+                Shown::name(&name),
                 dtype.name
             ));
         }

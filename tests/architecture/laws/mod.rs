@@ -2,6 +2,7 @@
 
 mod files;
 mod imports;
+mod messages;
 mod words;
 
 use std::fmt;
@@ -58,6 +59,7 @@ pub const LAWS: &[Law] = &[
     words::unsafe_stays_where_it_is_allowed,
     words::nothing_prints_or_panics,
     words::all_code_is_seen,
+    messages::errors_show_what_they_quote,
     words::no_file_is_long_without_a_reason,
     files::nothing_else_lies_in_the_root,
 ];

@@ -32,7 +32,7 @@ fn each_from(code: TokenStream, look: &mut impl FnMut(&[TokenTree])) {
 }
 
 /// Returns the offences in the library's files: where `fault` finds one in the tokens from a place on.
-fn faults(tree: &Tree, mut fault: impl FnMut(&str, &[TokenTree]) -> Option<String>) -> Vec<Offence> {
+pub fn faults(tree: &Tree, mut fault: impl FnMut(&str, &[TokenTree]) -> Option<String>) -> Vec<Offence> {
     let mut offences = Vec::new();
     for file in &tree.files {
         each_from(file.code.clone(), &mut |tokens| {
@@ -72,7 +72,7 @@ fn is_in(word: &Ident, words: &[&str]) -> bool {
     words.iter().any(|found| word == found)
 }
 
-fn is_mark(token: Option<&TokenTree>, mark: char) -> bool {
+pub fn is_mark(token: Option<&TokenTree>, mark: char) -> bool {
     matches!(token, Some(TokenTree::Punct(found)) if found.as_char() == mark)
 }
 
@@ -124,7 +124,9 @@ pub fn all_code_is_seen(tree: &Tree, _: &Tables) -> Vec<Offence> {
                 [TokenTree::Ident(word), ..] if word == "macro_use" => {
                     found = Some("shares macros by `#[macro_use]`".to_string());
                 }
-                [TokenTree::Ident(word), rest @ ..] if word == "path" && is_mark(rest.first(), '=') => {
+                [TokenTree::Ident(word), mark, TokenTree::Literal(_), ..]
+                    if word == "path" && is_mark(Some(mark), '=') =>
+                {
                     found = Some("places code by a path".to_string());
                 }
                 _ => {}
