@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 use candle_nn::{Embedding, Module, VarBuilder};
 use serde_json::json;
@@ -41,7 +42,7 @@ pub fn run(folder: &Path, shape: &Shape, python: Option<&Path>, out: &mut impl W
     if !path.exists() {
         generate(&path, shape)?;
     }
-    writeln!(out, "{}: {:.2} GB", path.display(), std::fs::metadata(&path)?.len() as f64 / 1e9)?;
+    writeln!(out, "{}: {:.2} GB", Shown::path(&path), std::fs::metadata(&path)?.len() as f64 / 1e9)?;
     writeln!(out, "{:<12}{:>14}{:>18}", "", "open + embed", "memory of its own")?;
     for name in ["ours", "candle", "torch"] {
         let ask = || match (name, python) {

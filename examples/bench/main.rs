@@ -57,7 +57,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', value_name = "BxTxC,..")]
     shapes: Vec<Shape>,
     /// Rows of the token table
-    #[arg(long, default_value_t = 50257, value_name = "V")]
+    #[arg(long, default_value_t = 50257, value_name = "V", value_parser = cli::count::<usize>)]
     vocab_size: usize,
     /// auto, cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
@@ -92,7 +92,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
 }
 
 fn run(mut args: Args, out: &mut impl Write) -> Result<()> {

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::cases::copy_words;
 use super::checks::{self, Check};
+use candle_gpt_input::error::Shown;
 
 /// V, P, C, B and T of the checks: rows of GPT-2's width, and of a width that no vector divides. Small enough for one
 /// thread.
@@ -38,14 +39,14 @@ pub fn write(path: &Path, machine: &str, device: &Device, timed: &[Timed], quick
     }
     table_of_checks(&mut text, &checks, device, shapes);
     table_of_times(&mut text, timed, copy);
-    std::fs::write(path, &text).with_context(|| path.display().to_string())?;
+    std::fs::write(path, &text).with_context(|| Shown::path(path).to_string())?;
 
     let n_failed = checks.iter().filter(|check| !check.is_passed()).count();
     let n_missing = timed.iter().filter(|timed| timed.row.is_err()).count();
     if n_failed + n_missing > 0 {
-        bail!("{n_failed} of {} checks and {n_missing} cases failed, see {}", checks.len(), path.display());
+        bail!("{n_failed} of {} checks and {n_missing} cases failed, see {}", checks.len(), Shown::path(path));
     }
-    Ok(format!("{}: {} checks passed, {} cases timed", path.display(), checks.len(), timed.len()))
+    Ok(format!("{}: {} checks passed, {} cases timed", Shown::path(path), checks.len(), timed.len()))
 }
 
 fn table_of_checks(text: &mut String, checks: &[Check], device: &Device, shapes: &[[usize; 5]]) {

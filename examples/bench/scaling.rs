@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use candle_gpt_input::GptInputLayer;
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::optim::RowAdamW;
 use candle_nn::VarMap;
 use plotters::style::text_anchor::HPos;
@@ -32,7 +33,7 @@ struct Panel {
 
 pub fn run(path: &Path, quick: bool, device: &Device, machine: &str, out: &mut impl Write) -> Result<()> {
     // Before minutes of measuring.
-    std::fs::File::create(path).with_context(|| path.display().to_string())?;
+    std::fs::File::create(path).with_context(|| Shown::path(path).to_string())?;
     let n_threads = rayon::current_num_threads();
     let (width, n_rows) = if quick { (8, 1000) } else { (256, 50257) };
     let shape = |batch, vocab_size| Shape { batch, length: 1024, n_embd: width, vocab_size, dtype: DType::F32 };
@@ -56,7 +57,7 @@ pub fn run(path: &Path, quick: bool, device: &Device, machine: &str, out: &mut i
         writeln!(out, "{}", threads.line())?;
     }
     draw(path, machine, &[tokens, vocabulary, threads])?;
-    Ok(writeln!(out, "wrote {}", path.display())?)
+    Ok(writeln!(out, "wrote {}", Shown::path(path))?)
 }
 
 impl Panel {

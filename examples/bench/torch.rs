@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::cases::{Case, Shape};
+use candle_gpt_input::error::Shown;
 
 /// PyTorch's variants in a case: on one thread, on all, with sparse gradients.
 pub fn variants(case: Case) -> &'static [&'static str] {
@@ -32,9 +33,9 @@ impl Torch {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn();
-        let mut child = started.with_context(|| python.display().to_string())?;
+        let mut child = started.with_context(|| Shown::path(python).to_string())?;
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            bail!("no pipes to {}", python.display());
+            bail!("no pipes to {}", Shown::path(python));
         };
         let answers = BufReader::new(answers);
         let mut torch = Self { child, requests, answers, version: String::new(), python: python.to_path_buf() };

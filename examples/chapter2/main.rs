@@ -39,12 +39,12 @@ struct Args {
     #[arg(long, value_name = "F")]
     text_file: Option<PathBuf>,
     /// Training steps at the end
-    #[arg(long, value_name = "N", default_value_t = 12)]
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = cli::count::<usize>)]
     steps: usize,
 }
 
 fn main() -> ExitCode {
-    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
@@ -116,7 +116,7 @@ fn the_batch(args: &Args, out: &mut impl Write) -> Result<(GptInputLayer, Tensor
     let cpu = Device::Cpu;
     let ids = match &args.text_file {
         Some(file) => {
-            let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            let text = cli::read_text(file)?;
             let ids = Tokenizer::gpt2().encode(&text)?;
             writeln!(out, ">>> len(tiktoken.get_encoding(\"gpt2\").encode(raw_text))\n{}", ids.len())?;
             ids

@@ -9,13 +9,14 @@ use anyhow::{Context, Result};
 use plotters::prelude::*;
 
 use super::{Area, font};
+use candle_gpt_input::error::Shown;
 
 /// Draws a picture and writes it as a PNG of this size.
 ///
 /// The canvas has twice the width and height: the mean of four of its pixels gives smooth edges and even spacing.
 pub fn save(path: &Path, (width, height): (u32, u32), draw: impl FnOnce(&Area) -> Result<()>) -> Result<()> {
     font::register()?;
-    let file = File::create(path).with_context(|| path.display().to_string())?;
+    let file = File::create(path).with_context(|| Shown::path(path).to_string())?;
     let mut canvas = vec![255; 4 * 3 * (width * height) as usize];
     let area = BitMapBackend::with_buffer(&mut canvas, (2 * width, 2 * height)).into_drawing_area();
     draw(&area)?;

@@ -2,11 +2,14 @@
 
 #![allow(dead_code)] // each example uses its own part
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
 use candle_gpt_input::checkpoint::CheckpointOptions;
+use candle_gpt_input::error::Shown;
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
 
 /// Sets how many threads Candle uses, where the environment does not. Call it before anything else.
 ///
@@ -34,9 +37,60 @@ pub fn exit(result: Result<()>) -> ExitCode {
 }
 
 /// Returns an error with all its causes in one line. With RUST_BACKTRACE, Candle puts a backtrace behind the first
-/// line.
+/// line. Texts of this crate are one line without control characters, and others are made so here.
 pub fn first_line(error: &anyhow::Error) -> String {
-    format!("{error:#}").lines().next().unwrap_or_default().to_string()
+    let text = format!("{error:#}");
+    Shown::text(text.lines().next().unwrap_or_default()).to_string()
+}
+
+/// Reads the command line.
+pub fn args<A: CommandFactory + FromArgMatches>() -> A {
+    A::from_arg_matches(&matches::<A>()).unwrap_or_else(|error| error.exit())
+}
+
+/// Reads the command line, on which numbers may be negative: what is no option then has its own range to say so.
+pub fn matches<A: CommandFactory>() -> ArgMatches {
+    let takes_value = |arg: &Arg| arg.get_action().takes_values() && !arg.is_allow_hyphen_values_set();
+    let command = A::command().mut_args(|arg| if takes_value(&arg) { arg.allow_negative_numbers(true) } else { arg });
+    command.try_get_matches().unwrap_or_else(|error| {
+        let text = error.render().to_string();
+        if text.lines().all(|line| Shown::text(line).to_string() == line) {
+            error.exit();
+        }
+        // Names from a folder may be on the command line.
+        text.lines().for_each(|line| eprintln!("{}", Shown::text(line)));
+        std::process::exit(2)
+    })
+}
+
+/// Parses a count.
+pub fn count<N: TryFrom<u64>>(text: &str) -> Result<N, String> {
+    let number = text.parse::<u64>().ok().and_then(|number| N::try_from(number).ok());
+    number.ok_or_else(|| "use a whole number of at least 0, below 2^64".to_string())
+}
+
+/// Parses a count of at least 1.
+pub fn at_least_1<N: TryFrom<u64>>(text: &str) -> Result<N, String> {
+    count::<u64>(text)
+        .ok()
+        .filter(|&number| number > 0)
+        .and_then(|number| N::try_from(number).ok())
+        .ok_or_else(|| "use a whole number of at least 1, below 2^64".to_string())
+}
+
+/// Parses a seed as torch.manual_seed does: a negative one stands for 2^64 more.
+pub fn seed(text: &str) -> Result<u64, String> {
+    let seed = text.parse::<u64>().or_else(|_| text.parse::<i64>().map(i64::cast_unsigned));
+    seed.map_err(|_| "use a whole number from -2^63 to 2^64 - 1".to_string())
+}
+
+/// Reads a text file. A byte order mark at its front is kept, and said on standard error.
+pub fn read_text(path: &Path) -> Result<String> {
+    let text = candle_gpt_input::data::read_text(path)?;
+    if text.starts_with('\u{feff}') {
+        eprintln!("warning: {} begins with a byte order mark, which becomes tokens of its own", Shown::path(path));
+    }
+    Ok(text)
 }
 
 /// What a checkpoint's files leave open.
@@ -52,7 +106,7 @@ pub struct Choose {
     #[arg(long, value_name = "NAME")]
     wpe: Option<String>,
     /// The row of the position table that is position 0, where its first rows are for padding
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count::<usize>)]
     first_position_row: Option<usize>,
     /// The state dict to read from a PyTorch file: its keys, joined by dots
     #[arg(long, value_name = "KEY")]

@@ -20,6 +20,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::checkpoint::save_tensors;
 use candle_gpt_input::data::{Batch, Loader, LoaderConfig, LoaderState, Seeding, Tokens};
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::tokenizer::Tokenizer;
 use clap::Parser;
@@ -31,13 +32,13 @@ struct Args {
     #[arg(long, value_name = "F", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/genesis.txt"))]
     text_file: PathBuf,
     /// Windows in a batch
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = cli::count::<usize>)]
     batch_size: usize,
     /// Tokens in a window
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = cli::count::<usize>)]
     max_length: usize,
     /// Tokens from the start of one window to the start of the next
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = cli::count::<usize>)]
     stride: usize,
     /// Drop the last batch if the remaining windows do not fill it
     #[arg(long)]
@@ -46,13 +47,13 @@ struct Args {
     #[arg(long)]
     shuffle: bool,
     /// Seed the shuffling as torch.manual_seed(S) does [default: 123]
-    #[arg(long, value_name = "S", conflicts_with = "generator_seed")]
+    #[arg(long, value_name = "S", conflicts_with = "generator_seed", value_parser = cli::seed)]
     seed: Option<u64>,
     /// Seed the shuffling as generator=torch.Generator().manual_seed(S) does
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = cli::seed)]
     generator_seed: Option<u64>,
     /// Number of epochs in all, including those before a resumed run
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = cli::count::<u64>)]
     epochs: u64,
     /// Take the batches of process R of W (0/2 and 1/2 together are all of them)
     #[arg(long, value_name = "R/W", default_value = "0/1", value_parser = parse_shard)]
@@ -61,7 +62,7 @@ struct Args {
     #[arg(long, value_name = "F")]
     state_file: Option<PathBuf>,
     /// Stop after this many batches
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = cli::count::<usize>)]
     stop_after: Option<usize>,
     /// Write all batches of this run to this file, as i64: input_ids.N and target_ids.N, numbered from 0 through all
     /// epochs
@@ -76,11 +77,11 @@ fn parse_shard(text: &str) -> Result<(usize, usize), String> {
 }
 
 fn main() -> ExitCode {
-    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
-    let text = fs::read_to_string(&args.text_file).with_context(|| args.text_file.display().to_string())?;
+    let text = cli::read_text(&args.text_file)?;
     let tokenizer = Tokenizer::gpt2();
     let tokens = Tokens::new(tokenizer.encode(&text)?);
     let (rank, world_size) = args.shard;
@@ -96,7 +97,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         writeln!(out, "drop_last leaves out {} windows", loader.n_dropped())?;
     }
     if let Some(path) = args.state_file.as_deref().filter(|path| path.exists()) {
-        let in_file = || path.display().to_string();
+        let in_file = || Shown::path(path).to_string();
         let state: LoaderState =
             serde_json::from_slice(&fs::read(path).with_context(in_file)?).with_context(in_file)?;
         writeln!(out, "resumed in epoch {} after {} windows", state.epoch(), state.n_samples())?;
@@ -128,11 +129,11 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
 
     if let Some(path) = &args.output {
         save_tensors(path, tensors.iter().map(|(name, tensor)| (name, tensor)), [])?;
-        writeln!(out, "wrote {}", path.display())?;
+        writeln!(out, "wrote {}", Shown::path(path))?;
     }
     if let Some(path) = &args.state_file {
-        save_state(path, &loader.state()).with_context(|| path.display().to_string())?;
-        writeln!(out, "wrote {}", path.display())?;
+        save_state(path, &loader.state()).with_context(|| Shown::path(path).to_string())?;
+        writeln!(out, "wrote {}", Shown::path(path))?;
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use anyhow::{Context, Result};
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::checkpoint::{Checkpoint, LoadReport, save_tensors};
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
@@ -72,7 +73,7 @@ struct Args {
     #[arg(long, default_value = "f32", value_parser = cli::parse_dtype)]
     dtype: DType,
     /// Position of the first token, as with a key/value cache
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = cli::count::<usize>)]
     start_pos: usize,
     /// Write input_ids, attention_mask (if padded) and hidden_states to this file
     #[arg(long, value_name = "F.safetensors")]
@@ -80,7 +81,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
@@ -148,7 +149,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
             tensors.push(("attention_mask", &batch.attention_mask));
         }
         save_tensors(path, tensors, [])?;
-        writeln!(out, "wrote {}", path.display())?;
+        writeln!(out, "wrote {}", Shown::path(path))?;
     }
     Ok(())
 }
@@ -213,7 +214,7 @@ fn token_ids(
     let tokenizer = input::tokenizer(args.tokenizer.as_deref(), own, checkpoint)?;
     let mut texts = args.texts.clone();
     for file in &args.text_files {
-        texts.push(std::fs::read_to_string(file).with_context(|| file.display().to_string())?);
+        texts.push(cli::read_text(file)?);
     }
     if texts.is_empty() {
         texts.push(DEFAULT_TEXT.to_string());

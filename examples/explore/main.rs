@@ -29,6 +29,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::init::Init;
 use candle_gpt_input::position::PositionTable;
 use candle_gpt_input::rng::Generator;
@@ -50,7 +51,7 @@ struct Args {
     #[arg(long, value_name = "PATH")]
     before: Option<PathBuf>,
     /// The seed of the fresh tables
-    #[arg(long, value_name = "S", default_value_t = 123, conflicts_with = "before")]
+    #[arg(long, value_name = "S", default_value_t = 123, conflicts_with = "before", value_parser = cli::seed)]
     seed: u64,
     /// Words whose nearest tokens are shown
     #[arg(long, value_name = "WORD", num_args = 1.., default_values = ["king", "father", "seven", "Egypt", "said"])]
@@ -59,7 +60,7 @@ struct Args {
     #[arg(long, value_name = "A:B::C", num_args = 1.., default_values = ["father:mother::son", "king:kings::city"])]
     analogy: Vec<String>,
     /// How many tokens each list shows
-    #[arg(short, value_name = "N", default_value_t = 6)]
+    #[arg(short, value_name = "N", default_value_t = 6, value_parser = cli::count::<usize>)]
     n: usize,
     /// Words on the map: groups of words separated by commas, one colour for each group
     #[arg(long, value_name = "A,B,..", num_args = 1.., default_values = map::WORDS)]
@@ -73,7 +74,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    cli::exit(explore(Args::parse(), &mut std::io::stdout().lock()))
+    cli::exit(explore(cli::args(), &mut std::io::stdout().lock()))
 }
 
 /// Both tables of a model.
@@ -124,22 +125,22 @@ fn explore(args: Args, out: &mut impl Write) -> Result<()> {
         }
     }
 
-    let text = std::fs::read_to_string(&args.text_file).with_context(|| args.text_file.display().to_string())?;
+    let text = cli::read_text(&args.text_file)?;
     let seen = words.tokenizer.encode(&text)?;
     health::report(out, &after.wte, &after.wpe, &seen, &words)?;
 
-    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    std::fs::create_dir_all(&args.out).with_context(|| Shown::path(&args.out).to_string())?;
     let path = args.out.join("positions.png");
     pictures::positions(&path, &before.wpe, &after.wpe)?;
-    writeln!(out, "wrote {}", path.display())?;
+    writeln!(out, "wrote {}", Shown::path(path))?;
     let groups = args.map.iter().map(|group| words.group(group)).collect::<Result<Vec<_>>>()?;
     let path = args.out.join("tokens.png");
     pictures::tokens(&path, &before.wte, &after.wte, &groups)?;
-    Ok(writeln!(out, "wrote {}", path.display())?)
+    Ok(writeln!(out, "wrote {}", Shown::path(path))?)
 }
 
 fn load(path: &Path) -> Result<GptInputLayer> {
-    GptInputLayer::from_pretrained(path, DType::F32, &Device::Cpu).with_context(|| path.display().to_string())
+    GptInputLayer::from_pretrained(path, DType::F32, &Device::Cpu).with_context(|| Shown::path(path).to_string())
 }
 
 /// Words and their tokens.

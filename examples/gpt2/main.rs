@@ -26,6 +26,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{DeviceSpec, Error, GptInputConfig};
@@ -55,7 +56,7 @@ struct Args {
     #[arg(long, value_name = "IDS", value_delimiter = ',', allow_hyphen_values = true)]
     ids: Vec<i64>,
     /// Number of tokens to add; 0 computes only the logits of the prompt
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = cli::count::<usize>)]
     max_new_tokens: usize,
     /// 0 takes the likeliest token; larger values draw more surprising ones
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = parse_temperature)]
@@ -64,7 +65,7 @@ struct Args {
     #[arg(long, value_name = "K", value_parser = parse_top_k)]
     top_k: Option<usize>,
     /// The seed of the draws, as torch.manual_seed takes it
-    #[arg(long, value_name = "S", default_value_t = 123)]
+    #[arg(long, value_name = "S", default_value_t = 123, value_parser = cli::seed)]
     seed: u64,
     /// auto, cpu, cuda, cuda:N, metal or metal:N
     #[arg(long, default_value = "auto")]
@@ -88,7 +89,7 @@ fn parse_top_k(text: &str) -> Result<usize, String> {
 
 fn main() -> ExitCode {
     cli::settle_threads();
-    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
@@ -100,7 +101,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     check_length(&rows, args.max_new_tokens, &config)?;
 
     let start = Instant::now();
-    let origin = || args.source.hub.clone().unwrap_or_else(|| args.weights.display().to_string());
+    let origin = || args.source.hub.clone().unwrap_or_else(|| Shown::path(&args.weights).to_string());
     let model = Gpt2::from_checkpoint(checkpoint, args.dtype, &device).with_context(origin)?;
     let GptInputConfig { n_layer, n_head, n_embd, .. } = config;
     let loading = start.elapsed().as_secs_f64();
@@ -175,5 +176,5 @@ fn prompt_logits(
     let mut tensors = vec![("input_ids", &input_ids), ("logits", &logits)];
     tensors.extend(mask.map(|mask| ("attention_mask", mask)));
     save_tensors(path, tensors, [])?;
-    Ok(writeln!(out, "wrote {}", path.display())?)
+    Ok(writeln!(out, "wrote {}", Shown::path(path))?)
 }

@@ -16,6 +16,7 @@ use std::time::Instant;
 use anyhow::Result;
 use candle_core::{DType, Device};
 use candle_gpt_input::checkpoint::save_tensors;
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::init::Init;
 use candle_gpt_input::rng::Generator;
 use clap::Parser;
@@ -24,13 +25,13 @@ use clap::Parser;
 #[derive(Parser)]
 struct Args {
     /// Rows of the table
-    #[arg(long, value_name = "V", default_value_t = 6)]
+    #[arg(long, value_name = "V", default_value_t = 6, value_parser = cli::count::<usize>)]
     vocab_size: usize,
     /// Columns of the table
-    #[arg(long, value_name = "C", default_value_t = 3)]
+    #[arg(long, value_name = "C", default_value_t = 3, value_parser = cli::count::<usize>)]
     n_embd: usize,
     /// The seed, as torch.manual_seed takes it
-    #[arg(long, value_name = "S", default_value_t = 123)]
+    #[arg(long, value_name = "S", default_value_t = 123, value_parser = cli::seed)]
     seed: u64,
     /// Standard deviation; 1 is torch.nn.Embedding's
     #[arg(long, value_name = "X", default_value_t = 1.0)]
@@ -44,7 +45,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
@@ -58,7 +59,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     writeln!(out, "weight {:?} {:?} drawn in {:.1} ms", weight.dims(), weight.dtype(), drawing.as_secs_f64() * 1e3)?;
     if let Some(path) = &args.output {
         save_tensors(path, [("weight", &weight)], [])?;
-        writeln!(out, "wrote {}", path.display())?;
+        writeln!(out, "wrote {}", Shown::path(path))?;
     }
     Ok(())
 }

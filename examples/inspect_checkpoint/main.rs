@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use candle_core::DType;
 use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::error::Shown;
 use clap::Parser;
 
 /// Lists the tensors of a GPT-2 checkpoint.
@@ -44,7 +45,7 @@ const MAX_UNREADABLE: usize = 8;
 const MAX_NAME_WIDTH: usize = 80;
 
 fn main() -> ExitCode {
-    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
@@ -54,7 +55,8 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let width = tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0).min(MAX_NAME_WIDTH);
     for tensor in &tensors {
         let (shape, role) = (format!("{:?}", tensor.shape), tensor.role);
-        writeln!(out, "{:width$}  {:<5} {shape:<16} {:>10}  {role}", tensor.name, tensor.dtype, size(tensor.n_bytes))?;
+        let (name, dtype) = (Shown::name(&tensor.name).to_string(), Shown::name(&tensor.dtype).to_string());
+        writeln!(out, "{name:width$}  {dtype:<5} {shape:<16} {:>10}  {role}", size(tensor.n_bytes))?;
     }
     let format = checkpoint.format()?;
     match tensors.as_slice() {
@@ -77,7 +79,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     }
     if let Some(to) = &args.convert {
         for path in checkpoint.convert(to, args.dtype, args.shard_size)? {
-            writeln!(out, "wrote {} ({})", path.display(), size(std::fs::metadata(&path)?.len() as usize))?;
+            writeln!(out, "wrote {} ({})", Shown::path(&path), size(std::fs::metadata(&path)?.len() as usize))?;
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor};
 use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::init::Init;
 use candle_gpt_input::optim::AdamW;
 use candle_gpt_input::position::{PositionScheme, Resize};
@@ -38,7 +39,7 @@ const COLORS: [RGBColor; 9] = [
 ];
 
 pub fn run(path: &Path, schemes: &[PositionScheme], steps: usize, seed: u64, out: &mut impl Write) -> Result<()> {
-    std::fs::File::create(path).with_context(|| path.display().to_string())?; // before minutes of training
+    std::fs::File::create(path).with_context(|| Shown::path(path).to_string())?; // before minutes of training
     let ids = Tokenizer::gpt2().encode(include_str!("../data/genesis.txt"))?;
     let mut vocabulary = ids.clone();
     vocabulary.sort_unstable();
@@ -78,7 +79,7 @@ pub fn run(path: &Path, schemes: &[PositionScheme], steps: usize, seed: u64, out
         by_length.push(Line { name, color: *color, points });
     }
     draw(path, &curves, &by_length)?;
-    Ok(writeln!(out, "wrote {}", path.display())?)
+    Ok(writeln!(out, "wrote {}", Shown::path(path))?)
 }
 
 /// Computes the loss, in nats for each token, of a model that knows only how often each token occurs.

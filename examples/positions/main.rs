@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::init::Init;
 use candle_gpt_input::position::{PositionKind, PositionScheme};
 use candle_gpt_input::rng::Generator;
@@ -45,19 +46,19 @@ struct Args {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=256))]
     length: u16,
     /// Seed of the tables and of the token
-    #[arg(long, default_value_t = 123)]
+    #[arg(long, default_value_t = 123, value_parser = cli::seed)]
     seed: u64,
     /// Train a small model with each scheme instead, and draw its losses into this PNG (minutes)
     #[arg(long, value_name = "F.png")]
     compare: Option<PathBuf>,
     /// Steps of training for --compare
-    #[arg(long, default_value_t = 200, requires = "compare")]
+    #[arg(long, default_value_t = 200, requires = "compare", value_parser = cli::count::<usize>)]
     steps: usize,
 }
 
 fn main() -> ExitCode {
     cli::settle_threads();
-    cli::exit(run(Args::parse(), &mut std::io::stdout().lock()))
+    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
@@ -77,7 +78,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         panels.push((layer.positions().scheme().name(), scores(&layer, args.length.into())?));
     }
     draw(&args.out, &panels)?;
-    Ok(writeln!(out, "wrote {}", args.out.display())?)
+    Ok(writeln!(out, "wrote {}", Shown::path(&args.out))?)
 }
 
 fn acts(layer: &GptInputLayer) -> &'static str {

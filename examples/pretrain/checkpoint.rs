@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use candle_gpt_input::checkpoint::save_tensors;
 use candle_gpt_input::data::{Loader, LoaderState};
+use candle_gpt_input::error::Shown;
 
 use crate::history::{self, Record};
 use crate::settings::Settings;
@@ -30,7 +31,7 @@ const HISTORY: &str = "loss.csv";
 /// Returns all checkpoints in `out`, the newest last.
 fn all(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(out).with_context(|| out.display().to_string())? {
+    for entry in fs::read_dir(out).with_context(|| Shown::path(out).to_string())? {
         let entry = entry?;
         let name = entry.file_name();
         let step = name.to_str().and_then(|name| name.strip_prefix(STEP)).and_then(|step| step.parse().ok());
@@ -55,9 +56,9 @@ pub fn save(
 ) -> Result<PathBuf> {
     let partial = out.join(PARTIAL);
     if partial.exists() {
-        fs::remove_dir_all(&partial).with_context(|| partial.display().to_string())?; // left by a run that was killed
+        fs::remove_dir_all(&partial).with_context(|| Shown::path(&partial).to_string())?; // left by a run that was killed
     }
-    fs::create_dir(&partial).with_context(|| partial.display().to_string())?;
+    fs::create_dir(&partial).with_context(|| Shown::path(&partial).to_string())?;
     save_model(&partial, trainer, settings, DType::F32)?;
     trainer.adamw.save(partial.join(OPTIMIZER))?;
     write(&partial.join(LOADER), &serde_json::to_string(&loader.state())?)?;
@@ -67,10 +68,10 @@ pub fn save(
 
     let step = records.last().map_or(0, |record| record.step);
     let path = out.join(format!("{STEP}{step:06}"));
-    fs::rename(&partial, &path).with_context(|| path.display().to_string())?;
+    fs::rename(&partial, &path).with_context(|| Shown::path(path).to_string())?;
     sync_folder(out)?;
     for (_, old) in all(out)?.into_iter().filter(|(other, _)| *other < step) {
-        fs::remove_dir_all(&old).with_context(|| old.display().to_string())?;
+        fs::remove_dir_all(&old).with_context(|| Shown::path(&old).to_string())?;
     }
     Ok(path)
 }
@@ -104,8 +105,8 @@ pub fn load(path: &Path, trainer: &mut Trainer, loader: Loader) -> Result<(Loade
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
+    let text = fs::read_to_string(path).with_context(|| Shown::path(path).to_string())?;
+    serde_json::from_str(&text).with_context(|| Shown::path(path).to_string())
 }
 
 /// Writes a file and syncs it to disk.
@@ -115,13 +116,13 @@ fn write(path: &Path, text: &str) -> Result<()> {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
-    write().with_context(|| path.display().to_string())
+    write().with_context(|| Shown::path(path).to_string())
 }
 
 /// Syncs the names in a folder to disk.
 fn sync_folder(folder: &Path) -> Result<()> {
     if cfg!(unix) {
-        File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| folder.display().to_string())?;
+        File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| Shown::path(folder).to_string())?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use candle_gpt_input::error::Shown;
 
 const HEADER: &str = "step,learning_rate,loss,grad_norm,validation_loss";
 
@@ -38,10 +39,10 @@ fn optional(value: &Option<impl ToString>) -> String {
 
 /// Reads what [`to_csv`] wrote.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = std::fs::read_to_string(path).with_context(|| Shown::path(path).to_string())?;
     let mut lines = text.lines();
-    ensure!(lines.next() == Some(HEADER), "{}: not a history of steps", path.display());
-    lines.map(|line| record(line).with_context(|| format!("{}: `{line}`", path.display()))).collect()
+    ensure!(lines.next() == Some(HEADER), "{}: not a history of steps", Shown::path(path));
+    lines.map(|line| record(line).with_context(|| format!("{}: `{line}`", Shown::path(path)))).collect()
 }
 
 fn record(line: &str) -> Result<Record> {

@@ -34,6 +34,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::DType;
 use candle_gpt_input::DeviceSpec;
 use candle_gpt_input::data::Tokens;
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
 use clap::parser::ValueSource;
@@ -68,7 +69,7 @@ struct Args {
 
 fn main() -> ExitCode {
     cli::settle_threads();
-    let matches = Args::command().get_matches();
+    let matches = cli::matches::<Args>();
     let is_given = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     cli::exit(pretrain(args, is_given, &mut std::io::stdout()))
@@ -79,14 +80,14 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     let mut settings = args.settings;
     for path in &mut settings.text_file {
         // The run may be resumed in another folder.
-        *path = path.canonicalize().with_context(|| path.display().to_string())?;
+        *path = path.canonicalize().with_context(|| Shown::path(path).to_string())?;
     }
     let newest = checkpoint::newest(&args.out)?;
     if let Some(path) = &newest {
-        ensure!(args.resume, "{} already exists: add --resume, or choose another --out", path.display());
+        ensure!(args.resume, "{} already exists: add --resume, or choose another --out", Shown::path(path));
         settings = Settings::resumed(&checkpoint::settings(path)?, &settings, is_given)?;
     }
-    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    std::fs::create_dir_all(&args.out).with_context(|| Shown::path(&args.out).to_string())?;
     let stop = stop_on_signals()?;
 
     let (training, validation) = tokens(&settings)?.split(TRAINING_SHARE)?;
@@ -101,18 +102,17 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
 
     let mut run = Run { out: args.out, settings, trainer, loader, validation, records: Vec::new() };
     if let Some(path) = &newest {
-        run = run.resumed(path).with_context(|| path.display().to_string())?;
-        writeln!(out, "resumed from {}", path.display())?;
+        run = run.resumed(path).with_context(|| Shown::path(path).to_string())?;
+        writeln!(out, "resumed from {}", Shown::path(path))?;
     }
     run.train(&stop, out)?;
     checkpoint::save_model(&run.out, &run.trainer, &run.settings, args.save_dtype)?;
-    Ok(writeln!(out, "wrote model.safetensors, loss.csv and loss.png to {}", run.out.display())?)
+    Ok(writeln!(out, "wrote model.safetensors, loss.csv and loss.png to {}", Shown::path(&run.out))?)
 }
 
 /// Reads all texts as one document, with `<|endoftext|>` between them.
 fn tokens(settings: &Settings) -> Result<Tokens> {
-    let read = |path| std::fs::read_to_string(path).with_context(|| format!("{path:?}"));
-    let texts = settings.text_file.iter().map(read).collect::<Result<Vec<String>>>()?;
+    let texts = settings.text_file.iter().map(|path| cli::read_text(path)).collect::<Result<Vec<String>>>()?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     Ok(Tokens::from_documents(Tokenizer::gpt2().encode_batch(&texts)?).joined(&[END_OF_TEXT_ID]))
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_gpt_input::data::{Loader, Tokens};
+use candle_gpt_input::error::Shown;
 
 use crate::history::{self, Record};
 use crate::progress::Progress;
@@ -81,7 +82,7 @@ impl Run {
     fn save(&self) -> Result<()> {
         checkpoint::save(&self.out, &self.trainer, &self.loader, &self.settings, &self.records)?;
         let (table, picture) = (self.out.join("loss.csv"), self.out.join("loss.png"));
-        std::fs::write(&table, history::to_csv(&self.records)).with_context(|| table.display().to_string())?;
-        chart::draw(&picture, &self.records).with_context(|| picture.display().to_string())
+        std::fs::write(&table, history::to_csv(&self.records)).with_context(|| Shown::path(&table).to_string())?;
+        chart::draw(&picture, &self.records).with_context(|| Shown::path(&picture).to_string())
     }
 }

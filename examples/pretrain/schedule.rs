@@ -12,7 +12,7 @@ const FINAL_SHARE: f64 = 0.1;
 pub fn learning_rate(settings: &Settings, step: u64) -> f64 {
     let &Settings { learning_rate, warmup, steps, .. } = settings;
     if step < warmup {
-        return learning_rate * (step + 1) as f64 / (warmup + 1) as f64;
+        return learning_rate * (step as f64 + 1.0) / (warmup as f64 + 1.0);
     }
     let lowest = learning_rate * FINAL_SHARE;
     if step >= steps {

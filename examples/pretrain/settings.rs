@@ -22,29 +22,29 @@ pub struct Settings {
     #[arg(long, value_name = "F", num_args = 1.., default_value = DEFAULT_TEXT)]
     pub text_file: Vec<PathBuf>,
     /// Blocks
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = crate::cli::count::<usize>)]
     pub n_layer: usize,
     /// Attention heads in each
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = crate::cli::count::<usize>)]
     pub n_head: usize,
     /// Width
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = crate::cli::count::<usize>)]
     pub n_embd: usize,
     /// Tokens in a window, and positions of the model
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = crate::cli::count::<usize>)]
     pub max_length: usize,
     /// Windows in a batch
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = crate::cli::count::<usize>)]
     pub batch_size: usize,
     /// Steps of the optimizer in all; 0 saves the fresh weights
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = crate::cli::count::<u64>)]
     pub steps: u64,
     /// The highest learning rate: reached after the warm-up, a tenth of it at the end
     #[arg(long, value_name = "LR", default_value_t = 3e-3)]
     #[serde(with = "exact")]
     pub learning_rate: f64,
     /// Steps in which the learning rate rises from nothing
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = crate::cli::count::<u64>)]
     pub warmup: u64,
     /// Weight decay of matrices; biases and norms never decay
     #[arg(long, value_name = "W", default_value_t = 0.1)]
@@ -63,13 +63,13 @@ pub struct Settings {
     #[serde(with = "exact")]
     pub dropout: f64,
     /// The seed of the weights, the order of the windows and dropout, as torch.manual_seed takes it
-    #[arg(long, value_name = "S", default_value_t = 123)]
+    #[arg(long, value_name = "S", default_value_t = 123, value_parser = crate::cli::seed)]
     pub seed: u64,
     /// Evaluate every N steps
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = crate::cli::at_least_1::<u64>)]
     pub eval_every: u64,
     /// Save a checkpoint every N steps
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = crate::cli::at_least_1::<u64>)]
     pub save_every: u64,
 }
 

@@ -41,8 +41,8 @@ impl<'a> Shown<'a> {
     }
 
     /// Prints a path. Bytes that are not UTF-8 become U+FFFD.
-    pub fn path(path: &'a Path) -> Self {
-        Self { text: path.to_string_lossy(), max_bytes: MAX_TEXT_BYTES }
+    pub fn path(path: &'a (impl AsRef<Path> + ?Sized)) -> Self {
+        Self { text: path.as_ref().to_string_lossy(), max_bytes: MAX_TEXT_BYTES }
     }
 }
 

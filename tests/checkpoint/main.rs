@@ -6,6 +6,7 @@ mod conversions;
 #[cfg(feature = "hub")]
 mod downloads;
 mod folders;
+mod foreign;
 mod formats;
 #[cfg(feature = "hub")]
 mod hostile_hub;

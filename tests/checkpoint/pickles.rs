@@ -156,7 +156,7 @@ fn an_object_in_a_place_of_a_tensor_is_refused() {
     for (name, expected) in [
         ("packed.pt", "its pickle holds `__main__.rebuild_packed`, which is never part of a state dict"),
         ("module.pt", "its pickle holds `__main__.Module`"),
-        ("script.pt", "Module`, a module of TorchScript, which is never"),
+        ("script.pt", "script.pt: this is TorchScript, as torch.jit.save"),
     ] {
         failures.error(Checkpoint::open(pickle(name)), expected);
     }
