@@ -32,6 +32,7 @@ use crate::rng::Generator;
 /// [`RngError::Probability`](crate::error::RngError::Probability) unless `p` is between 0 and 1.
 #[doc(alias = "F.dropout", alias = "nn.Dropout", alias = "embd_pdrop")]
 pub fn dropout(x: &Tensor, p: f64, generator: &Generator) -> Result<Tensor> {
+    let scale = Generator::dropout_scale(p)?;
     if p == 0.0 || x.elem_count() == 0 {
         return Ok(x.clone());
     }
@@ -43,7 +44,6 @@ pub fn dropout(x: &Tensor, p: f64, generator: &Generator) -> Result<Tensor> {
         let noise: Vec<f64> = kept.into_iter().map(|kept| if kept { scale } else { 0.0 }).collect();
         Tensor::from_vec(noise, x.shape(), &Device::Cpu)?
     } else {
-        let scale = Generator::dropout_scale(p)?;
         let noise: Vec<f32> = kept.into_iter().map(|kept| if kept { scale } else { 0.0 }).collect();
         Tensor::from_vec(noise, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?
     };

@@ -229,9 +229,9 @@ fn write(path: &Path, source: &mut Source, planned: &[Planned], metadata: Option
         out.write_all(&header)?;
         for planned in planned {
             if let Err(error) = write_one(source, planned, out, path) {
-                // Reported below with the path of the file that is read.
+                // Reported below with the path of the file that is read or written.
                 failed = Some(error);
-                return Err(io::Error::other("a tensor could not be read"));
+                return Err(io::Error::other("a tensor could not be copied"));
             }
         }
         Ok(())
@@ -254,8 +254,7 @@ fn write_one(source: &mut Source, planned: &Planned, out: &mut dyn io::Write, pa
     };
     let dtype = match planned.to {
         _ if planned.is_copied => {
-            let source = file.file_of(tensor);
-            return Ok(file.copy(tensor, out).map_err(CheckpointError::reading(&source))?);
+            return Ok(file.copy(tensor, out, path)?);
         }
         Dtype::F16 => DType::F16,
         Dtype::BF16 => DType::BF16,

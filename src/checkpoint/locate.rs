@@ -77,7 +77,7 @@ impl Checkpoint {
         Ok(LocatedTable { first_row, n_counted, ..LocatedTable::new(name, info, file) })
     }
 
-    fn names(&self) -> Vec<&str> {
+    pub(super) fn names(&self) -> Vec<&str> {
         match &self.weights {
             Weights::File(file) => file.names().collect(),
             Weights::Shards(index) => index.names().collect(),

@@ -191,6 +191,13 @@ fn write_pieces<T: Copy, const N: usize>(
     Ok(())
 }
 
+/// Returns the system's error inside one that also names the temporary file, which nobody has asked for.
+fn without_path(error: std::io::Error) -> std::io::Error {
+    let inner = error.get_ref().and_then(|with_path| with_path.source()).and_then(|inner| inner.downcast_ref());
+    let code = inner.and_then(std::io::Error::raw_os_error);
+    code.map_or(error, std::io::Error::from_raw_os_error)
+}
+
 /// Writes a file that appears whole or not at all, and is on disk when this returns.
 pub(super) fn write_atomically(
     path: &Path,
@@ -206,7 +213,7 @@ pub(super) fn write_atomically(
     // A temporary file is private by default; the umask decides for an ordinary one.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let temporary = builder.tempfile_in(folder).map_err(io)?;
+    let temporary = builder.tempfile_in(folder).map_err(|error| io(without_path(error)))?;
     write(&mut temporary.as_file()).map_err(io)?;
     temporary.as_file().sync_all().map_err(io)?;
     temporary.persist(path).map_err(|error| io(error.error))?;

@@ -9,6 +9,7 @@ use candle_nn::{Init, VarBuilder};
 
 use super::Checkpoint;
 use super::locate::Shard;
+use super::nearest::closest;
 use super::weights::{Weights, WeightsFile};
 use crate::error::{CheckpointError, Result};
 
@@ -63,7 +64,10 @@ impl Backend<'_> {
 
     fn file_of(&self, name: &str) -> Result<Shard<'_>, CheckpointError> {
         let Checkpoint { path, weights, .. } = self.checkpoint;
-        let missing = || CheckpointError::MissingTensor { path: path.clone(), name: name.to_string() };
+        let missing = || {
+            let closest = closest(&self.checkpoint.names(), Some(name));
+            CheckpointError::MissingTensor { path: path.clone(), name: name.to_string(), closest }
+        };
         match weights {
             Weights::File(file) if file.holds(name) => Ok(Shard::Whole(file)),
             Weights::File(_) => Err(missing()),

@@ -17,6 +17,9 @@ use super::sharded::ShardIndex;
 use super::stored::{Contents, Kind, Place, StoredTensor};
 use crate::error::{CheckpointError, Result};
 
+/// How many bytes are copied at a time.
+const COPIED_BYTES: usize = 1 << 20;
+
 /// The source of a checkpoint: a file, or an index of shards.
 #[derive(Clone, Debug)]
 pub(super) enum Weights {
@@ -264,12 +267,19 @@ impl WeightsFile {
         read_elements(&self.files, at).map_err(CheckpointError::reading(&self.file_of(at)))
     }
 
-    /// Copies a tensor's bytes, which must be row-major and little-endian.
-    pub(super) fn copy(&self, at: &StoredTensor, out: &mut dyn io::Write) -> io::Result<()> {
-        let mut bytes = io::Read::take(read::reader(&self.files, at)?, at.n_bytes() as u64);
-        match io::copy(&mut bytes, out)? == at.n_bytes() as u64 {
-            true => Ok(()),
-            false => Err(io::ErrorKind::UnexpectedEof.into()),
+    /// Copies a tensor's bytes, which must be row-major and little-endian, to `out`, the file at `path`.
+    pub(super) fn copy(&self, at: &StoredTensor, out: &mut dyn io::Write, path: &Path) -> Result<(), CheckpointError> {
+        let source = self.file_of(at);
+        let reading = CheckpointError::reading(&source);
+        let mut bytes = read::reader(&self.files, at).map_err(reading)?;
+        let mut left = at.n_bytes();
+        let mut piece = vec![0; left.min(COPIED_BYTES)];
+        while left > 0 {
+            let piece = &mut piece[..left.min(COPIED_BYTES)];
+            bytes.read_exact(piece).map_err(reading)?;
+            out.write_all(piece).map_err(CheckpointError::writing(path))?;
+            left -= piece.len();
         }
+        Ok(())
     }
 }

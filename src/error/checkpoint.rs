@@ -135,12 +135,20 @@ pub enum CheckpointError {
         name: String,
     },
     /// No tensor of the requested name.
-    #[error("{path}: no tensor `{name}`: `Checkpoint::tensors` lists those that exist", path = Shown::path(path), name = Shown::name(name))]
+    #[error(
+        "{path}: no tensor `{name}` (closest: {closest}): `Checkpoint::tensors` lists those that exist",
+        path = Shown::path(path),
+        name = Shown::name(name),
+        closest = Shown::text(closest)
+    )]
+    #[non_exhaustive]
     MissingTensor {
         /// The checkpoint.
         path: PathBuf,
         /// The requested name.
         name: String,
+        /// The most similar names.
+        closest: String,
     },
     /// A tensor of a kind that cannot be read. Others in its file can.
     #[error("{}: cannot read `{name}`, {reason}", path.display())]

@@ -109,7 +109,7 @@ impl GptInputLayer {
     ///
     /// # Shapes
     /// - `input_ids`: `[.., T]`
-    /// - `buffer`: `[.., T, C]`, contiguous, not a variable
+    /// - `buffer`: `[.., T, C]`, contiguous. A variable may be given, too: its elements are replaced
     ///
     /// # Errors
     /// - those of [`forward_at`](Self::forward_at) for ids and positions

@@ -36,6 +36,7 @@ impl Generator {
     /// # Errors
     /// [`RngError::Probability`] unless `p` is between 0 and 1.
     pub(crate) fn dropout_mask(&self, n: usize, p: f64) -> Result<Vec<bool>> {
+        check_probability(p)?;
         if p == 0.0 || p == 1.0 {
             return Ok(vec![p == 0.0; n]);
         }

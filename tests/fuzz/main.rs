@@ -41,11 +41,24 @@ use support::golden;
 /// Elements of which no more than this are asked for are loaded, in each way.
 const MAX_ELEMENTS: u64 = 1 << 20;
 
-/// Says an error, which must be one line.
-fn one_line(error: impl std::fmt::Display) -> String {
-    let text = error.to_string();
-    assert_eq!(text.lines().count(), 1, "{text}");
-    text
+/// Says an error. Its text and those of its causes must be lines without control characters, and none says another.
+fn one_line(error: impl std::error::Error + 'static) -> String {
+    let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+    let texts: Vec<String> = chain.map(|error| error.to_string()).collect();
+    for (n, text) in texts.iter().enumerate() {
+        shown(text);
+        assert!(texts[n + 1..].iter().all(|cause| !text.contains(cause.as_str())), "{texts:?}");
+    }
+    texts.join(": ")
+}
+
+/// Asserts that a text is a line that changes nothing on a terminal.
+fn shown(text: &str) {
+    let is_hostile = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    assert!(!text.is_empty() && !text.contains(is_hostile), "{text:?}");
+    assert!(text.len() < 10_000, "{} bytes", text.len());
 }
 
 /// Opens and lists a checkpoint, as `inspect_checkpoint` does; errors are fine.
@@ -54,7 +67,7 @@ fn inspect(path: &Path) -> Result<(Checkpoint, Vec<TensorEntry>), String> {
     let tensors = checkpoint.tensors().map_err(one_line)?;
     checkpoint.format().map_err(one_line)?;
     checkpoint.unreadable().map_err(one_line)?;
-    let _ = checkpoint.pickle_report().map(ToString::to_string);
+    checkpoint.pickle_report().map(ToString::to_string).filter(|text| !text.is_empty()).inspect(|text| shown(text));
     let _ = checkpoint.config().map_err(one_line);
     Ok((checkpoint, tensors))
 }
