@@ -75,7 +75,7 @@ fn the_example_fails_in_one_line() {
     fs::write(folder.path().join("short.txt"), "In the beginning").unwrap();
     fs::write(folder.path().join("state.json"), "{}").unwrap();
     for (arguments, expected) in [
-        ("--text-file none.txt", "none.txt: No such file"),
+        ("--text-file none.txt", "cannot read none.txt: No such file"),
         ("--text-file short.txt", "no window of max_length 4 fits: it needs 5 tokens"),
         ("--stride 0", "`stride` must be at least 1"),
         ("--shard 2/2", "no shard 2 of 2"),

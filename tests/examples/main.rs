@@ -11,6 +11,7 @@ mod inspect;
 mod labels;
 #[path = "../documents/markdown.rs"]
 mod markdown;
+mod messages;
 mod pretrain;
 mod programs;
 #[path = "../support/mod.rs"]

@@ -336,7 +336,7 @@ fn embed_says_what_is_wrong_in_one_line() {
     let most = usize::MAX.to_string();
     assert!(run(&["a", "b b", "--start-pos", &most]).starts_with("error: the sequence ends at position 1844"));
     assert_eq!(run(&["--weights", "/no/such/weights"]), "error: cannot open /no/such/weights: no such file or folder");
-    assert!(run(&["--text-file", "/no/such/text"]).starts_with("error: /no/such/text: No such file"));
+    assert!(run(&["--text-file", "/no/such/text"]).starts_with("error: cannot read /no/such/text: No such file"));
     assert!(run(&["x", "--tokenizer", "/no/such/file"]).starts_with("error: cannot read /no/such/file: No such file"));
     let text = run(&["x", "--output", "/no/such/folder/x.safetensors"]);
     assert!(text.starts_with("error: cannot write /no/such/folder/x.safetensors: No such file"), "{text}");

@@ -297,8 +297,8 @@ fn hostile_gguf_files_are_errors() {
 fn control_characters_of_a_file_stay_out_of_messages() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,\n\u{1b}[2J), }";
     let header = [b"\x93NUMPY\x01\0", &(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat();
-    assert_error(&zip_of(&[("wte.npy", 0, header.len() as u32, &header)]), "'shape': (2,??[2J), }");
-    assert_error(&zip_of(&[("a\nb.npy", 0, 4, b"abcd")]), "`a?b`: it ends too early");
+    assert_error(&zip_of(&[("wte.npy", 0, header.len() as u32, &header)]), r"'shape': (2,\n\u{1b}[2J), }");
+    assert_error(&zip_of(&[("a\nb.npy", 0, 4, b"abcd")]), r"`a\nb`: it ends too early");
     assert_error(&torch_of(b"\x80\x02cposix\r\nsys\ttem\n."), "its pickle holds `posix?.sys?tem`");
     let gguf = fs::read(golden("formats/f32.gguf")).unwrap();
     let at = gguf.windows(12).position(|bytes| bytes == b"token_embd.w").unwrap();

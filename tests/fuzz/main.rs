@@ -102,7 +102,7 @@ fn load(checkpoint: &Checkpoint, tensors: &[TensorEntry], out: &Path) -> Result<
         GptInputLayer::open(checkpoint, &options.clone().with_storage(TableStorage::Mapped)),
         GptInputLayer::open(checkpoint, &options.with_storage(TableStorage::Quantized)),
     ] {
-        let Ok((layer, _)) = stored.inspect_err(|error| drop(one_line(error))) else { continue };
+        let Ok((layer, _)) = stored.map_err(one_line) else { continue };
         let found = numbers(layer.embed_tokens(&ids).map_err(Into::into).and_then(|rows| rows.i((0, 0))));
         // Not every conversion keeps the payload of a NaN.
         let same = |(x, y): (&f64, &f64)| x == y || (x.is_nan() && y.is_nan());
