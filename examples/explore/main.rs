@@ -132,11 +132,11 @@ fn explore(args: Args, out: &mut impl Write) -> Result<()> {
     std::fs::create_dir_all(&args.out).with_context(|| Shown::path(&args.out).to_string())?;
     let path = args.out.join("positions.png");
     pictures::positions(&path, &before.wpe, &after.wpe)?;
-    writeln!(out, "wrote {}", Shown::path(path))?;
+    writeln!(out, "wrote {}", Shown::path(&path))?;
     let groups = args.map.iter().map(|group| words.group(group)).collect::<Result<Vec<_>>>()?;
     let path = args.out.join("tokens.png");
     pictures::tokens(&path, &before.wte, &after.wte, &groups)?;
-    Ok(writeln!(out, "wrote {}", Shown::path(path))?)
+    Ok(writeln!(out, "wrote {}", Shown::path(&path))?)
 }
 
 fn load(path: &Path) -> Result<GptInputLayer> {

@@ -68,7 +68,7 @@ pub fn save(
 
     let step = records.last().map_or(0, |record| record.step);
     let path = out.join(format!("{STEP}{step:06}"));
-    fs::rename(&partial, &path).with_context(|| Shown::path(path).to_string())?;
+    fs::rename(&partial, &path).with_context(|| Shown::path(&path).to_string())?;
     sync_folder(out)?;
     for (_, old) in all(out)?.into_iter().filter(|(other, _)| *other < step) {
         fs::remove_dir_all(&old).with_context(|| Shown::path(&old).to_string())?;

@@ -38,7 +38,7 @@ use candle_gpt_input::error::Shown;
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
 use clap::parser::ValueSource;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{FromArgMatches, Parser};
 use run::Run;
 use settings::Settings;
 use signal_hook::consts::{SIGINT, SIGTERM};
