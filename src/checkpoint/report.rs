@@ -254,7 +254,10 @@ impl fmt::Display for LoadReport {
             writeln!(f, "opened {}: {}", Shown::path(path), Shown::text(reason))?;
         }
         if !self.left_out.is_empty() {
-            let names = self.left_out.iter().map(|LeftOut { name, what }| format!("`{}` ({})", Shown::name(name), Shown::text(what)));
+            let names = self
+                .left_out
+                .iter()
+                .map(|LeftOut { name, what }| format!("`{}` ({})", Shown::name(name), Shown::text(what)));
             writeln!(f, "not applied: {}", first_of(names))?;
         }
         if !self.unreadable.is_empty() {

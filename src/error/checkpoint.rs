@@ -115,10 +115,7 @@ pub enum CheckpointError {
     },
     /// A shard that does not exist.
     #[error(
-        "{path}: no such file, but the index {index} asks for it: download it, or all shards, again",
-        path = Shown::path(path),
-        index = Shown::path(index)
-    )]
+        "{path}: no such file, but the index {index} asks for it: download it, or all shards, again", path = Shown::path(path), index = Shown::path(index))]
     #[non_exhaustive]
     MissingShard {
         /// The shard.
@@ -136,11 +133,7 @@ pub enum CheckpointError {
     },
     /// No tensor of the requested name.
     #[error(
-        "{path}: no tensor `{name}` (closest: {closest}): `Checkpoint::tensors` lists those that exist",
-        path = Shown::path(path),
-        name = Shown::name(name),
-        closest = Shown::text(closest)
-    )]
+        "{path}: no tensor `{name}` (closest: {closest}): `Checkpoint::tensors` lists those that exist", path = Shown::path(path), name = Shown::name(name), closest = Shown::text(closest))]
     #[non_exhaustive]
     MissingTensor {
         /// The checkpoint.
@@ -151,7 +144,7 @@ pub enum CheckpointError {
         closest: String,
     },
     /// A tensor of a kind that cannot be read. Others in its file can.
-    #[error("{}: cannot read `{name}`, {reason}", path.display())]
+    #[error("{path}: cannot read `{name}`, {reason}", path = Shown::path(path), name = Shown::name(name), reason = Shown::text(reason))]
     #[non_exhaustive]
     UnreadableTensor {
         /// The file.

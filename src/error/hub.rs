@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cause::Cause;
+use super::shown::Shown;
 
 /// Says why files of a repository could not be fetched.
 ///
@@ -20,13 +21,13 @@ use super::cause::Cause;
 #[non_exhaustive]
 pub enum HubError {
     /// A name that no repository can have.
-    #[error("`{}` is not the name of a repository: write it as in openai-community/gpt2", name.escape_debug())]
+    #[error("`{name}` is not the name of a repository: write it as in openai-community/gpt2", name = Shown::name(name))]
     RepoName {
         /// The given name.
         name: String,
     },
     /// A file that could not be fetched.
-    #[error("cannot fetch {}", url.escape_debug())]
+    #[error("cannot fetch {url}", url = Shown::text(url))]
     Fetch {
         /// Its address.
         url: String,
@@ -34,13 +35,13 @@ pub enum HubError {
         source: FetchError,
     },
     /// A name that no file of a repository can have.
-    #[error("`{}` is not the name of a file in a repository", file.escape_debug())]
+    #[error("`{file}` is not the name of a file in a repository", file = Shown::name(file))]
     FileName {
         /// The given name.
         file: String,
     },
     /// A name that no branch, tag or commit can have.
-    #[error("`{}` is not a branch, a tag or a commit", revision.escape_debug())]
+    #[error("`{revision}` is not a branch, a tag or a commit", revision = Shown::name(revision))]
     Revision {
         /// The given name.
         revision: String,
@@ -50,9 +51,7 @@ pub enum HubError {
     NoCache,
     /// A file that is not in the cache, where only the cache is to be used.
     #[error(
-        "`{}` of {repo} (revision {}) is not in the cache {}: download it without HF_HUB_OFFLINE",
-        file.escape_debug(), revision.escape_debug(), cache.display().to_string().escape_debug()
-    )]
+        "`{file}` of {repo} (revision {revision}) is not in the cache {cache}: download it without HF_HUB_OFFLINE", repo = Shown::name(repo), revision = Shown::name(revision), file = Shown::name(file), cache = Shown::path(cache))]
     Offline {
         /// The repository.
         repo: String,
@@ -65,9 +64,7 @@ pub enum HubError {
     },
     /// A broken file in the cache, which has been removed, where only the cache is to be used.
     #[error(
-        "{} was removed from the cache, for it was broken ({}): download it again without HF_HUB_OFFLINE",
-        path.display().to_string().escape_debug(), reason.escape_debug()
-    )]
+        "{path} was removed from the cache, for it was broken ({reason}): download it again without HF_HUB_OFFLINE", path = Shown::path(path), reason = Shown::text(reason))]
     Broken {
         /// Where it was.
         path: PathBuf,
@@ -76,9 +73,7 @@ pub enum HubError {
     },
     /// Remote weights that could not be opened. Ranges of them were in the cache and have been removed.
     #[error(
-        "the weights cannot be opened; their cached ranges in {} were removed: try again",
-        folder.display().to_string().escape_debug()
-    )]
+        "the weights cannot be opened; their cached ranges in {folder} were removed: try again", folder = Shown::path(folder))]
     DroppedRanges {
         /// Where the ranges were.
         folder: PathBuf,
@@ -86,22 +81,20 @@ pub enum HubError {
         source: Cause,
     },
     /// A download of no file that the repository has.
-    #[error("{} has none of the files", url.escape_debug())]
+    #[error("{url} has none of the files", url = Shown::text(url))]
     NothingFetched {
         /// The address of its files.
         url: String,
     },
     /// A repository without weights of a known name.
     #[error(
-        "{} has neither model.safetensors nor pytorch_model.bin, nor an index of either: choose another repository",
-        url.escape_debug()
-    )]
+        "{url} has neither model.safetensors nor pytorch_model.bin, nor an index of either: choose another repository", url = Shown::text(url))]
     NoWeights {
         /// The address of its files.
         url: String,
     },
     /// An index of shards that names no input tables.
-    #[error("{} names no input tables: open all its weights", url.escape_debug())]
+    #[error("{url} names no input tables: open all its weights", url = Shown::text(url))]
     NoInputTables {
         /// The address of the index.
         url: String,
@@ -127,7 +120,7 @@ pub enum FetchError {
         header: &'static str,
     },
     /// A word of the server that would have to name a file in the cache, and cannot.
-    #[error("the server's {header} is `{value}`, which cannot name a file in the cache")]
+    #[error("the server's {header} is `{value}`, which cannot name a file in the cache", value = Shown::name(value))]
     BadHeader {
         /// The name of the header.
         header: &'static str,
@@ -135,7 +128,7 @@ pub enum FetchError {
         value: String,
     },
     /// A content in another encoding than asked for.
-    #[error("the server sends the file in the encoding {encoding}, which was not asked for")]
+    #[error("the server sends the file in the encoding {encoding}, which was not asked for", encoding = Shown::name(encoding))]
     Encoded {
         /// The encoding.
         encoding: String,
@@ -149,13 +142,13 @@ pub enum FetchError {
         announced: u64,
     },
     /// A content that is not what the server described.
-    #[error("what the server sent was removed, for {}: try again", reason.escape_debug())]
+    #[error("what the server sent was removed, for {reason}: try again", reason = Shown::text(reason))]
     Damaged {
         /// What is wrong with it.
         reason: String,
     },
     /// A file of the cache that cannot be read or written.
-    #[error("cannot use {} in the cache", path.display().to_string().escape_debug())]
+    #[error("cannot use {path} in the cache", path = Shown::path(path))]
     Cache {
         /// The file.
         path: PathBuf,
@@ -213,7 +206,7 @@ pub enum FetchError {
     #[error("the server does not serve ranges: download the file instead")]
     NoRanges,
     /// A file whose content has changed since the first answer.
-    #[error("the file has changed on the server ({was}, now {is}): open it again")]
+    #[error("the file has changed on the server ({was}, now {is}): open it again", was = Shown::name(was), is = Shown::name(is))]
     Changed {
         /// The version of the first answer.
         was: String,
@@ -221,7 +214,7 @@ pub enum FetchError {
         is: String,
     },
     /// Other bytes than those requested.
-    #[error("bytes {wanted:?} were requested, but the server sent {got}")]
+    #[error("bytes {wanted:?} were requested, but the server sent {got}", got = Shown::name(got))]
     WrongRange {
         /// The requested range.
         wanted: Range<u64>,
@@ -253,7 +246,7 @@ pub enum FetchError {
         max: usize,
     },
     /// A redirection that is not followed.
-    #[error("a redirection to `{to}`, which is not an http(s) address, contains a user name, or drops encryption")]
+    #[error("a redirection to `{to}`, which is not an http(s) address, contains a user name, or drops encryption", to = Shown::name(to))]
     BadRedirect {
         /// Its target.
         to: String,

@@ -104,10 +104,7 @@ pub enum OptimError {
     },
     /// A gradient in memory that the step would overwrite.
     #[error(
-        "optimizer: the gradient of `{name}` shares its memory with {with}: pass a copy",
-        name = Shown::name(name),
-        with = Shown::name(with)
-    )]
+        "optimizer: the gradient of `{name}` shares its memory with {with}: pass a copy", name = Shown::name(name), with = Shown::name(with))]
     #[non_exhaustive]
     SharedGradient {
         /// The parameter.

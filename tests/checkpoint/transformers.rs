@@ -24,7 +24,11 @@ fn a_var_builder_reads_any_tensor_of_a_file_or_of_shards() -> Result<()> {
     assert_bits_eq(&vb.get((12, 36), "attn.c_attn.weight")?, &expected["transformer.h.1.attn.c_attn.weight"]);
     assert!(vb.contains_tensor("ln_1.bias") && !vb.contains_tensor("ln_3.bias"));
     let missing = Error::from(vb.get(12, "ln_3.bias").unwrap_err());
-    assert!(missing.to_string().contains("gpt2_sharded: no tensor `transformer.h.1.ln_3.bias` (closest: transformer.h.1.ln_"));
+    assert!(
+        missing
+            .to_string()
+            .contains("gpt2_sharded: no tensor `transformer.h.1.ln_3.bias` (closest: transformer.h.1.ln_")
+    );
     assert!(matches!(missing, Error::Checkpoint(CheckpointError::MissingTensor { .. })));
     let transposed = error_text(vb.get((36, 12), "attn.c_attn.weight"));
     assert!(transposed.ends_with("`transformer.h.1.attn.c_attn.weight` has shape [12, 36], expected [36, 12]"));

@@ -82,6 +82,5 @@ pub(super) fn is_like_parameter(key: &str) -> bool {
 
 /// Returns the error of an object of an unknown class in the place of a tensor or a state dict.
 pub(super) fn forbidden(class: &str) -> ParseError {
-    let kind = if class.starts_with("__torch__") { ", a module of TorchScript" } else { "" };
-    ParseError::Forbidden(format!("`{}`{kind}", short(class)))
+    ParseError::Forbidden(format!("`{}`", short(class)))
 }
