@@ -49,7 +49,9 @@ fn download(name: &str, revision: Option<&str>, only_input_tables: bool) -> Resu
             let end = if n_done == n_bytes { "\n" } else { "" };
             eprint!("\r{file}: {n_done} of {n_bytes} bytes{end}");
         }
-        Progress::Waiting { lock } => eprintln!("another process downloads this too: waiting for {}", lock.display()),
+        Progress::Waiting { lock } => {
+            eprintln!("another process downloads this too: waiting for {}", candle_gpt_input::error::Shown::path(&lock))
+        }
         Progress::Dropped(dropped) => eprintln!("{dropped}"),
         _ => {}
     });

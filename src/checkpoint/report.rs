@@ -160,7 +160,7 @@ pub struct Unreadable {
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` ({})", self.name, self.reason)
+        write!(f, "`{}` ({})", Shown::name(&self.name), Shown::text(&self.reason))
     }
 }
 
