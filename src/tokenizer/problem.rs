@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::ConvertError;
 
-use crate::error::TokenizerError;
+use crate::error::{TokenizerError, cause, utf8};
 
 /// The largest file that is read; the largest known `tokenizer.json` has 33 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -30,7 +30,7 @@ impl Problem {
     pub(super) fn of(self, origin: String) -> TokenizerError {
         match self {
             Self::Broken(reason) => TokenizerError::Invalid { origin, reason, source: None },
-            Self::Refused(reason, source) => TokenizerError::Invalid { origin, reason, source: Some(source) },
+            Self::Refused(reason, source) => TokenizerError::Invalid { origin, reason, source: Some(cause(source)) },
             Self::Unsupported(reason) => TokenizerError::Unsupported { origin, reason },
         }
     }
@@ -60,10 +60,10 @@ impl From<ConvertError> for Problem {
 /// Reads a text file of a bounded size.
 pub(super) fn read_text(path: &Path) -> Result<String, TokenizerError> {
     let io = |source| TokenizerError::Io { path: path.to_path_buf(), source };
-    let mut text = String::new();
-    let n_bytes = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text));
+    let mut bytes = Vec::new();
+    let n_bytes = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
     match n_bytes.map_err(io)? as u64 {
-        ..=MAX_FILE_BYTES => Ok(text),
+        ..=MAX_FILE_BYTES => utf8(bytes).map_err(|error| io(error.into())),
         _ => {
             let problem = Problem::Unsupported(format!("it has more than {} MiB", MAX_FILE_BYTES >> 20));
             Err(problem.of(path.display().to_string()))
