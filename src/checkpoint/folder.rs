@@ -177,16 +177,18 @@ pub(super) fn config_file(
     }
 }
 
-/// Parses a configuration; errors name the checkpoint at `path`.
-pub(super) fn parse_config(path: &Path, text: &str) -> Result<ConfigFile, CheckpointError> {
-    ConfigFile::parse(text).map_err(CheckpointError::config_in(path))
+/// Parses the configuration of the options.
+pub(super) fn given_config(text: &str) -> Result<(ConfigSource, ConfigFile), CheckpointError> {
+    let source = ConfigSource::Given;
+    let config = ConfigFile::parse(text).map_err(CheckpointError::config_in(source.place()))?;
+    Ok((source, config))
 }
 
 /// Reads the configuration in the metadata of a single file, if there is one.
 pub(super) fn embedded_config(weights: &Weights) -> Result<Option<(ConfigSource, ConfigFile)>, CheckpointError> {
     let Weights::File(opened) = weights else { return Ok(None) };
     let Some(text) = opened.metadata().get(CONFIG_METADATA) else { return Ok(None) };
-    let config = parse_config(opened.path(), text)?;
+    let config = ConfigFile::parse(text).map_err(CheckpointError::config_in(opened.path()))?;
     Ok(Some((ConfigSource::Metadata(opened.path().to_path_buf()), config)))
 }
 

@@ -7,14 +7,15 @@ use super::report::LeftOut;
 const MODULES: [&str; 3] = ["embeddings", "embedding", "embed"];
 /// Buffers, which hold ids or what the configuration states.
 const BUFFERS: [&str; 5] = ["position_ids", "token_type_ids", "inv_freq", "_float_tensor", "num_batches_tracked"];
+const NORM: &str = "normalization of the sum";
 /// Parts of names of what changes the sum, and what it is. The first that fits counts.
 const PARTS: [(&str, &str); 10] = [
     ("token_type", "token types, added to the sum"),
     ("tokentype", "token types, added to the sum"),
     ("segment", "segments, added to the sum"),
-    ("norm", "normalization of the sum"),
-    ("emb_ln", "normalization of the sum"),
-    ("ln_emb", "normalization of the sum"),
+    ("norm", NORM),
+    ("emb_ln", NORM),
+    ("ln_emb", NORM),
     ("project", "projection between tables and blocks"),
     ("mapping", "projection between tables and blocks"),
     ("pos", "more positions"),
@@ -25,7 +26,12 @@ const PARTS: [(&str, &str); 10] = [
 ///
 /// These are the other tensors of a table's own module (a bias, an adapter), those of the module that holds both tables
 /// if that is one for embeddings, and those beside them whose names say that they embed or project.
-pub(super) fn left_out<'a>(names: impl Iterator<Item = &'a str>, wte: &str, wpe: Option<&str>) -> Vec<LeftOut> {
+pub(super) fn left_out<'a>(
+    names: impl Iterator<Item = &'a str>,
+    wte: &str,
+    wpe: Option<&str>,
+    model_type: Option<&str>,
+) -> Vec<LeftOut> {
     let modules: Vec<&str> =
         [Some(wte), wpe].into_iter().flatten().map(|name| module_of(name).unwrap_or(name)).collect();
     let parent = modules.iter().map(|module| split_last(module).0).reduce(shared_parent).unwrap_or_default();
@@ -49,7 +55,14 @@ pub(super) fn left_out<'a>(names: impl Iterator<Item = &'a str>, wte: &str, wpe:
             || (head.contains("emb") && !["unembed", "embed_out", "rotary"].iter().any(|part| head.contains(part)))
             || ["project_in", "token_type", "tokentype", "segment"].iter().any(|part| head.contains(part))
             || inside(rest, "encoder.embedding_hidden_mapping_in").is_some();
-        let what = PARTS.iter().find(|(part, _)| rest.to_ascii_lowercase().contains(part))?.1;
+        let what = match PARTS.iter().find(|(part, _)| rest.to_ascii_lowercase().contains(part))?.1 {
+            NORM if model_type == Some("blenderbot-small")
+                && rest.split(DOTS).next() == Some("layernorm_embedding") =>
+            {
+                "normalization of token rows, in a decoder before positions are added"
+            }
+            what => what,
+        };
         changes_the_sum.then_some((name, what))
     };
     names.filter_map(left_out).map(|(name, what)| LeftOut { name: name.to_string(), what: what.to_string() }).collect()
@@ -74,7 +87,7 @@ mod tests {
 
     fn found(names: &[&str]) -> Vec<String> {
         let others = names[2..].iter().copied();
-        left_out(others, names[0], Some(names[1])).into_iter().map(|left| left.name).collect()
+        left_out(others, names[0], Some(names[1]), None).into_iter().map(|left| left.name).collect()
     }
 
     #[test]

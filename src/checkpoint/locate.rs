@@ -1,5 +1,6 @@
 //! Finds the two tables among a checkpoint's tensors and checks the configuration against them, from headers alone.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -23,7 +24,7 @@ impl Checkpoint {
             return Err(self.no_tensors().into());
         }
         let scheme = self.config.as_ref().map(|(_, stated)| stated.scheme()).transpose();
-        let position = scheme.map_err(CheckpointError::config_in(&self.path))?.flatten().unwrap_or_default();
+        let position = scheme.map_err(CheckpointError::config_in(self.config_place()))?.flatten().unwrap_or_default();
         let (wte_name, wpe_name) = self.find(&names, position == PositionScheme::Learned)?;
         let wte_file = self.shard(wte_name)?;
         let wte = LocatedTable::new(wte_name, wte_file.get().table(wte_name)?, wte_file);
@@ -75,6 +76,11 @@ impl Checkpoint {
         };
         let n_counted = if is_counted { n_stored } else { info.n_rows };
         Ok(LocatedTable { first_row, n_counted, ..LocatedTable::new(name, info, file) })
+    }
+
+    /// Returns where the configuration stands.
+    fn config_place(&self) -> &Path {
+        self.config.as_ref().map_or(&self.path, |(source, _)| source.place())
     }
 
     pub(super) fn names(&self) -> Vec<&str> {
@@ -178,7 +184,7 @@ impl Checkpoint {
         if wpe.is_some() {
             file.position.get_or_insert_default(); // a table says it where neither a key nor the type of the model does
         }
-        let unusable = CheckpointError::config_in(&self.path);
+        let unusable = CheckpointError::config_in(self.config_place());
         let config = file.resolve().map_err(unusable)?;
         config.check().map_err(unusable)?;
         Ok((config, padded_vocab))

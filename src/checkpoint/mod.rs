@@ -165,7 +165,7 @@ impl Checkpoint {
             false => Weights::File(WeightsFile::open_with(&file, options.state_dict.as_deref())?.into()),
         };
         let config = match &options.config_json {
-            Some(text) => Some((ConfigSource::Given, folder::parse_config(path, text)?)),
+            Some(text) => Some(folder::given_config(text)?),
             None => folder::read_config(&file, &weights, whole_folder)?,
         };
         Ok(Self { path: path.to_path_buf(), weights, config, options: options.clone(), choice })
@@ -196,7 +196,7 @@ impl Checkpoint {
         let files = shards.into_iter().map(|shard| WeightsFile::parse(ByteFile::elsewhere(shard), state_dict));
         let weights = Weights::File(WeightsFile::joined(files.collect::<Result<_, _>>()?)?.into());
         let config = match &options.config_json {
-            Some(text) => Some((ConfigSource::Given, folder::parse_config(&path, text)?)),
+            Some(text) => Some(folder::given_config(text)?),
             None => folder::embedded_config(&weights)?,
         };
         Ok(Self { path, weights, config, options: options.clone(), choice: None })

@@ -1,7 +1,7 @@
 //! [`LoadReport`]: what was loaded from where.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;
@@ -221,6 +221,17 @@ pub enum ConfigSource {
     Given,
     /// There was none: dimensions are from the tables' shapes, the number of blocks from the names, the rest defaults.
     Shapes,
+}
+
+impl ConfigSource {
+    /// Returns where the configuration stands, for an error.
+    pub(super) fn place(&self) -> &Path {
+        match self {
+            Self::File(path) | Self::Metadata(path) => path,
+            Self::Given => Path::new("`CheckpointOptions::config_json`"),
+            Self::Shapes => Path::new("no file"),
+        }
+    }
 }
 
 /// Serializes Candle's dtypes as text; they do not implement serde.

@@ -74,7 +74,12 @@ impl Checkpoint {
             padded_vocab: *padded_vocab,
             pickle: wte.file.get().pickle().cloned(),
             choice: self.choice.clone(),
-            left_out: left_out(unused(), &wte.name, wpe_name),
+            left_out: left_out(
+                unused(),
+                &wte.name,
+                wpe_name,
+                self.config.as_ref().and_then(|(_, config)| config.model_type()),
+            ),
             unused: unused().map(str::to_string).collect(),
             unreadable: self.unreadable_beside(wte, wpe.as_ref()),
         }

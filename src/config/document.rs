@@ -48,8 +48,8 @@ impl GptInputConfig {
     #[doc(alias = "save_pretrained", alias = "to_json_string")]
     #[must_use]
     pub fn to_json(&self) -> String {
-        let (keys, non_finite) = self.all_keys();
-        text::written(keys, non_finite)
+        let (keys, others) = self.all_keys();
+        text::written(keys, others)
     }
 
     /// Returns the value of a key such as `eos_token_id`, as [`to_json`](Self::to_json) writes it, or `None` if there
@@ -93,7 +93,7 @@ impl GptInputConfig {
     pub fn with_extra(mut self, key: &str, value: impl Serialize) -> Result<Self> {
         let value = serde_json::to_value(value).map_err(|error| ConfigError::Json { source: cause(error) })?;
         self.extra.insert(key.to_string(), value);
-        self.forget_non_finite(key);
+        self.forget_others(key);
         Ok(self)
     }
 }

@@ -68,6 +68,11 @@ pub(super) fn contradiction(
     ConfigError::Contradiction { first, first_value: brief(first_value), second, second_value: brief(second_value) }
 }
 
+/// Returns a number for a file; one that is not finite as a text, which is refused where it is read.
+pub(super) fn number(value: f64) -> Value {
+    if value.is_finite() { value.into() } else { value.to_string().into() }
+}
+
 pub(super) fn as_usize(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|n| usize::try_from(n).ok())
 }

@@ -2,13 +2,13 @@
 
 use serde_json::Value;
 
-use super::fields::{NUMBER, Object, WHOLE, as_text, as_usize, brief, read, stated, write};
+use super::fields::{NUMBER, Object, WHOLE, as_text, as_usize, brief, number, read, stated, write};
 use super::input::GptInputConfig;
 use super::model_type;
 use super::origin::Origin;
 use super::position::PositionScheme;
 use super::scale::{self, EmbeddingScale};
-use super::text::{self, NonFinite};
+use super::text::{self, Others};
 use super::words::{self, About};
 use crate::error::ConfigError;
 
@@ -54,14 +54,14 @@ impl ConfigFile {
 
     /// Reads a file whose keys have other names than these.
     pub(crate) fn parse_renamed(text: &str, names: &[(&str, &str)]) -> Result<Self, ConfigError> {
-        let (mut map, non_finite) = text::parse(text)?;
+        let (mut map, others) = text::parse(text)?;
         for (theirs, ours) in names {
             if let Some(value) = map.remove(*theirs) {
                 map.insert(ours.to_string(), value);
             }
         }
         let mut file = Self::from_map(map)?;
-        file.origin.non_finite = non_finite;
+        file.origin.others = others;
         Ok(file)
     }
 
@@ -96,7 +96,7 @@ impl ConfigFile {
         let (stated, extra): (Object, Object) =
             map.into_iter().partition(|(key, _)| is_field(key, dropout) && !is_other.contains(&(key, true)));
         let count = |names| read(&stated, names, WHOLE, as_usize);
-        let number = |names| read(&stated, names, NUMBER, Value::as_f64);
+        let real = |names| read(&stated, names, NUMBER, Value::as_f64);
         let n_positions = count(N_POSITIONS)?;
         // Positions that are not computed here are refused where they are asked for, and files with them are listed.
         let position = scheme(&stated, &extra, model_type.as_deref(), n_positions).ok().flatten();
@@ -112,10 +112,10 @@ impl ConfigFile {
             head_dim: count(HEAD_DIM)?,
             position,
             embedding_scale,
-            embd_pdrop: number(dropout)?,
-            initializer_range: number(INITIALIZER_RANGE)?,
+            embd_pdrop: real(dropout)?,
+            initializer_range: real(INITIALIZER_RANGE)?,
             extra,
-            origin: Origin { stated, around, non_finite: NonFinite::new() },
+            origin: Origin { stated, around, others: Others::new() },
         })
     }
 
@@ -230,11 +230,11 @@ impl GptInputConfig {
         count(N_LAYER, self.n_layer, |file| file.n_layer);
         count(N_HEAD, self.n_head, |file| file.n_head);
         if now.as_ref().and_then(|file| file.initializer_range) != Some(self.initializer_range) {
-            write(&mut map, INITIALIZER_RANGE, &self.initializer_range.into());
+            write(&mut map, INITIALIZER_RANGE, &number(self.initializer_range));
         }
         if now.as_ref().and_then(|file| file.embd_pdrop) != Some(self.embd_pdrop) {
             let names = dropout_names(&map, self.model_type());
-            write(&mut map, names, &self.embd_pdrop.into());
+            write(&mut map, names, &number(self.embd_pdrop));
         }
         match self.head_dim {
             head_dim if now.as_ref().is_some_and(|file| file.head_dim == head_dim) => {}
@@ -259,13 +259,13 @@ impl GptInputConfig {
     }
 
     /// Returns the keys with what encloses them in the file, and the places of non-finite numbers.
-    pub(super) fn all_keys(&self) -> (Object, &NonFinite) {
+    pub(super) fn all_keys(&self) -> (Object, &Others) {
         let mut map = self.keys();
         if let Some((part, around)) = &self.origin.around {
             let inner = std::mem::replace(&mut map, around.clone());
             map.insert(part.to_string(), inner.into());
         }
-        (map, &self.origin.non_finite)
+        (map, &self.origin.others)
     }
 
     /// Returns the value of a key that lies outside the part for tokens.
@@ -274,12 +274,12 @@ impl GptInputConfig {
     }
 
     /// Forgets that a key was a non-finite number.
-    pub(super) fn forget_non_finite(&mut self, key: &str) {
+    pub(super) fn forget_others(&mut self, key: &str) {
         let at = match &self.origin.around {
             Some((part, _)) => format!("/{part}/{key}"),
             None => format!("/{key}"),
         };
-        self.origin.non_finite.retain(|place| *place != at && !place.starts_with(&format!("{at}/")));
+        self.origin.others.retain(|place| *place != at && !place.starts_with(&format!("{at}/")));
     }
 
     pub(super) fn model_type(&self) -> Option<&str> {

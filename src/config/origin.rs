@@ -1,7 +1,7 @@
 //! [`Origin`]: how a `config.json` spelled what it states.
 
 use super::fields::Object;
-use super::text::NonFinite;
+use super::text::Others;
 
 /// How a file spelled what it states, so that it is written as it was read.
 #[derive(Clone, Debug, Default)]
@@ -10,7 +10,7 @@ pub(crate) struct Origin {
     pub(super) stated: Object,
     /// What lies around the part that reads tokens, and the key of that part.
     pub(super) around: Option<(&'static str, Object)>,
-    pub(super) non_finite: NonFinite,
+    pub(super) others: Others,
 }
 
 impl Origin {

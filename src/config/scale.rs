@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::fields::{NUMBER, Object, read, stated, wrong_type};
+use super::fields::{NUMBER, Object, number, read, stated, wrong_type};
 use crate::error::ConfigError;
 
 /// What token rows are multiplied by before positions are added, in the order of operations that transformers has.
@@ -76,7 +76,7 @@ impl EmbeddingScale {
     pub(super) fn put(self, map: &mut Object) {
         let (key, value): (&str, Value) = match self {
             Self::None => (FACTOR[0], 1.0.into()),
-            Self::Factor(factor) => (FACTOR[0], factor.into()),
+            Self::Factor(factor) => (FACTOR[0], number(factor)),
             Self::Root => (ROOT[0], true.into()),
             rounded => {
                 let name = Self::ROUNDED.iter().find(|(_, scale)| *scale == rounded).map(|(name, _)| *name);

@@ -13,23 +13,18 @@ use crate::error::{ConfigError, cause};
 /// What JSON has no numbers for, as Python spells it.
 const NON_FINITE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
-/// Where a file has non-finite numbers: JSON pointers (RFC 6901). They are kept as text.
-pub(super) type NonFinite = BTreeSet<String>;
+/// Where a file has numbers that JSON or 64 bits cannot hold: JSON pointers (RFC 6901). They are kept as text.
+pub(super) type Others = BTreeSet<String>;
 
 /// Reads an object.
-pub(super) fn parse(text: &str) -> Result<(Map<String, Value>, NonFinite), ConfigError> {
+pub(super) fn parse(text: &str) -> Result<(Map<String, Value>, Others), ConfigError> {
     check_text(text)?;
-    let mut places = NonFinite::new();
-    let value = match serde_json::from_str(text) {
-        Ok(value) => value,
-        Err(error) => match with_non_finite(text) {
-            Some(read) => {
-                let (value, found) = read.map_err(|source| ConfigError::Json { source: cause(source) })?;
-                places = found;
-                value
-            }
-            None => return Err(ConfigError::Json { source: cause(error) }),
-        },
+    let (value, places) = match with_others(text) {
+        Some(read) => read.map_err(|source| ConfigError::Json { source: cause(source) })?,
+        None => {
+            let value = serde_json::from_str(text).map_err(|error| ConfigError::Json { source: cause(error) })?;
+            (value, Others::new())
+        }
     };
     match value {
         Value::Object(map) => Ok((map, places)),
@@ -37,11 +32,11 @@ pub(super) fn parse(text: &str) -> Result<(Map<String, Value>, NonFinite), Confi
     }
 }
 
-/// How many non-finite numbers are read: the place of each is kept, which may be as long as the text.
-const MAX_NON_FINITE: usize = 16;
+/// How many of these numbers are read: the place of each is kept, which may be as long as the text.
+const MAX_OTHERS: usize = 16;
 
-/// Reads a text again with every non-finite number in it as a text of its own; `None` if it has none.
-fn with_non_finite(text: &str) -> Option<Result<(Value, NonFinite), Box<dyn Error + Send + Sync>>> {
+/// Reads a text with every such number in it as a text of its own; `None` if it has none.
+fn with_others(text: &str) -> Option<Result<(Value, Others), Box<dyn Error + Send + Sync>>> {
     // A mark that stands nowhere in the file.
     const MARK: &str = "non-finite ";
     let number = |(at, _)| text[at + MARK.len()..].split(':').next()?.parse::<usize>().ok();
@@ -50,29 +45,34 @@ fn with_non_finite(text: &str) -> Option<Result<(Value, NonFinite), Box<dyn Erro
     let (marked, n_marks) = marked(text, &mark);
     match n_marks {
         0 => return None,
-        1..=MAX_NON_FINITE => {}
-        _ => return Some(Err(format!("more than {MAX_NON_FINITE} numbers are not finite").into())),
+        1..=MAX_OTHERS => {}
+        _ => {
+            return Some(
+                Err(format!("more than {MAX_OTHERS} numbers are not finite or have more than 64 bits").into()),
+            );
+        }
     }
     let mut value: Value = match serde_json::from_str(&marked) {
         Ok(value) => value,
         Err(error) => return Some(Err(error.into())),
     };
-    let mut places = NonFinite::new();
+    let mut places = Others::new();
     let is_unmarked = unmark(&mut value, &mark, &mut String::new(), &mut places);
     (is_unmarked && places.len() == n_marks).then_some(Ok((value, places)))
 }
 
-/// Replaces non-finite numbers by marked texts, and counts them.
+/// Replaces such numbers by marked texts, and counts them.
 fn marked(text: &str, mark: &str) -> (String, usize) {
     let (mut out, mut n_marks) = (String::with_capacity(text.len()), 0);
     let (mut in_text, mut escaped) = (false, false);
     let mut rest = text;
     while let Some(next) = rest.chars().next() {
-        let found = NON_FINITE.iter().find(|name| !in_text && rest.starts_with(**name));
-        if let Some(name) = found {
-            let _ = write!(out, "\"{mark}{name}\"");
-            n_marks += 1;
-            rest = &rest[name.len()..];
+        let number = if in_text { "" } else { &rest[..number_len(rest)] };
+        if !number.is_empty() {
+            let is_other = is_other(number);
+            n_marks += usize::from(is_other);
+            let _ = if is_other { write!(out, "\"{mark}{number}\"") } else { write!(out, "{number}") };
+            rest = &rest[number.len()..];
             continue;
         }
         match next {
@@ -87,8 +87,25 @@ fn marked(text: &str, mark: &str) -> (String, usize) {
     (out, n_marks)
 }
 
+/// Returns the length of the number or the name of one that a text begins with.
+fn number_len(text: &str) -> usize {
+    let name = NON_FINITE.iter().find(|name| text.starts_with(**name)).map(|name| name.len());
+    let is_part = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+    let begins = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    name.unwrap_or_else(|| if begins { text.bytes().take_while(|byte| is_part(byte)).count() } else { 0 })
+}
+
+/// Returns whether a number as a file spells it is one that JSON lacks, or a whole number of more than 64 bits.
+fn is_other(number: &str) -> bool {
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let is_large =
+        is_whole && !digits.starts_with('0') && number.parse::<u64>().is_err() && number.parse::<i64>().is_err();
+    NON_FINITE.contains(&number) || is_large
+}
+
 /// Takes the marks out again; `false` if one stands in a key, where no number may be.
-fn unmark(value: &mut Value, mark: &str, at: &mut String, places: &mut NonFinite) -> bool {
+fn unmark(value: &mut Value, mark: &str, at: &mut String, places: &mut Others) -> bool {
     let n = at.len();
     match value {
         Value::String(text) => {
@@ -126,7 +143,7 @@ fn token(key: &str) -> String {
 }
 
 /// Writes an object as serde_json does, indented, with numbers where `places` says so.
-pub(super) fn written(map: Map<String, Value>, places: &NonFinite) -> String {
+pub(super) fn written(map: Map<String, Value>, places: &Others) -> String {
     let value = Value::Object(map);
     if places.is_empty() {
         return format!("{value:#}");
@@ -136,13 +153,11 @@ pub(super) fn written(map: Map<String, Value>, places: &NonFinite) -> String {
     out
 }
 
-fn write_value(out: &mut String, value: &Value, at: &mut String, depth: usize, places: &NonFinite) {
+fn write_value(out: &mut String, value: &Value, at: &mut String, depth: usize, places: &Others) {
     let (n, indent) = (at.len(), "  ".repeat(depth));
     let end = "  ".repeat(depth.saturating_sub(1));
     match value {
-        Value::String(text) if places.contains(at.as_str()) && NON_FINITE.contains(&text.as_str()) => {
-            out.push_str(text)
-        }
+        Value::String(text) if places.contains(at.as_str()) && is_other(text) => out.push_str(text),
         Value::Array(values) if !values.is_empty() => {
             for (index, value) in values.iter().enumerate() {
                 let _ = write!(out, "{}\n{indent}", if index == 0 { "[" } else { "," });
@@ -177,12 +192,14 @@ mod tests {
         let text = r#"{
   "a": [NaN, 1, {"b/c~": -Infinity}],
   "non-finite 0: ": "a \"NaN\" in a text",
+  "w": [1000000000000000019884624838656, -18446744073709551616, 18446744073709551615],
   "x": Infinity,
-  "y": "Infinity"
+  "y": "Infinity",
+  "z": "1000000000000000019884624838656"
 }"#;
         let (map, places) = parse(text).unwrap();
         assert_eq!((map["x"].as_str(), map["a"][2]["b/c~"].as_str()), (Some("Infinity"), Some("-Infinity")));
-        assert_eq!(places.iter().collect::<Vec<_>>(), ["/a/0", "/a/2/b~1c~0", "/x"]);
+        assert_eq!(places.iter().collect::<Vec<_>>(), ["/a/0", "/a/2/b~1c~0", "/w/0", "/w/1", "/x"]);
         let written = written(map.clone(), &places);
         assert_eq!(parse(&written).unwrap(), (map, places));
         let squeezed = |text: &str| text.split_whitespace().collect::<String>();

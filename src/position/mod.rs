@@ -169,7 +169,8 @@ fn counted_by_mask(
     let n_rows: usize = rows.iter().product();
     let mut position_ids: Vec<i64> = Vec::with_capacity(n_rows.saturating_mul(t));
     let mut longest = 0;
-    for row in 0..n_rows {
+    // Rows of no ids, of which there may be any number, have no positions.
+    for row in 0..if t == 0 { 0 } else { n_rows } {
         let mask = &is_token[row * n_columns..(row + 1) * n_columns];
         // Columns beyond the mask are tokens.
         let mut n_before = mask.iter().take(first).filter(|&&token| token).count();

@@ -76,6 +76,45 @@ fn the_keys_of_gguf_say_how_a_model_rotates() -> Result<()> {
     Ok(())
 }
 
+/// What llama.cpp does where a key is absent or 0, or switches the rotation off.
+#[test]
+fn what_gguf_leaves_out_is_what_llama_cpp_takes() -> Result<()> {
+    let minicpm = load(gguf("minicpm"))?;
+    assert_eq!(minicpm.config().embedding_scale, EmbeddingScale::Factor(12.));
+    let text = error_text(minicpm.lm_head());
+    assert!(text.contains("`logit_scale` is 16.0"), "{text}"); // 256 of 16 columns
+    let plain = load(gguf("minicpm_plain"))?;
+    assert_eq!(plain.config().embedding_scale, EmbeddingScale::None);
+    plain.lm_head()?;
+    assert_eq!(load(gguf("granite_nope"))?.config().position, PositionScheme::None);
+    let olmo = load(gguf("olmo3"))?;
+    let PositionScheme::RotaryByLayerType(by_type) = &olmo.config().position else { panic!("{:?}", olmo.config()) };
+    let scaled = |name: &str| by_type[name].as_ref().unwrap().scaling != RotaryScaling::None;
+    assert_eq!((scaled("full_attention"), scaled("sliding_attention")), (true, false));
+    Ok(())
+}
+
+/// The text that is wrong is blamed, not the file of the weights beside it.
+#[test]
+fn a_configuration_is_blamed_where_it_stands() {
+    let folder = TempDir::new().unwrap();
+    let (wte, wpe) = tables(11, 4, 8);
+    let path = folder.path().join("model.safetensors");
+    save_tensors(&path, [("wte.weight", &wte), ("wpe.weight", &wpe)], []).unwrap();
+    let given = "cannot use the configuration in `CheckpointOptions::config_json`";
+    for (json, cause) in [("{", "not valid JSON"), (r#"{"use_rope": true}"#, "`use_rope` is true")] {
+        let open = || {
+            let checkpoint = Checkpoint::open_with(&path, &CheckpointOptions::default().with_config_json(json))?;
+            GptInputLayer::open(&checkpoint, &OpenOptions::new(DType::F32, &Device::Cpu))
+        };
+        let text = error_text(open());
+        assert!(text.contains(given) && text.contains(cause) && !text.contains("model.safetensors"), "{text}");
+        fs::write(folder.path().join("config.json"), json).unwrap();
+        let text = error_text(load(&path));
+        assert!(text.contains("config.json") && text.contains(cause), "{text}");
+    }
+}
+
 /// What is refused is listed all the same.
 #[test]
 fn what_gguf_says_and_nobody_knows_is_refused_where_it_is_asked_for() -> Result<()> {

@@ -1,6 +1,10 @@
 //! State dicts wherever they lie in a pickle, and what lies beside them: files that PyTorch wrote
 //! (`generate_pickles.py`).
 
+use candle_gpt_input::embedding::EmbeddingScale;
+use candle_gpt_input::position::{PositionScheme, RotaryConfig};
+use serde_json::json;
+
 use super::*;
 
 const V: usize = 5;
@@ -160,6 +164,20 @@ fn an_object_in_a_place_of_a_tensor_is_refused() {
     ] {
         failures.error(Checkpoint::open(pickle(name)), expected);
     }
+}
+
+/// All of its keys are read, as those of a `config.json`.
+#[test]
+fn pickled_settings_are_obeyed_or_refused_by_name() -> Result<()> {
+    let config = Checkpoint::open(pickle("args_llama.pt"))?.config()?;
+    let rotary = RotaryConfig::default().with_rope_theta(5e5);
+    assert_eq!((config.position.clone(), config.n_positions), (PositionScheme::Rotary(rotary), P));
+    assert_eq!(config.embedding_scale, EmbeddingScale::Factor(12.));
+    assert_eq!(config.extra::<serde_json::Value>("nested")?.unwrap()["dtype"], "torch.bfloat16");
+    assert_eq!(config.extra::<Vec<serde_json::Value>>("betas")?.unwrap(), [json!(0.9), json!("NaN")]);
+    let text = error_text(Checkpoint::open(pickle("args_unknown.pt"))?.config());
+    assert!(text.contains("args_unknown.pt") && text.contains("`use_rope` is true, which is not supported"), "{text}");
+    Ok(())
 }
 
 #[test]

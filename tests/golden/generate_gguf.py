@@ -50,6 +50,11 @@ def main():
     write("mpt", "mpt", max_alibi_bias=8.0)
     write("mpt_16", "mpt", max_alibi_bias=16.0)
     write("unknown", "jamba", rope_freq_base=10000.0)
+    write("minicpm", "minicpm", rope_freq_base=10000.0)
+    write("minicpm_plain", "minicpm", rope_freq_base=10000.0, embedding_scale=0.0, logit_scale=0.0)
+    write("granite_nope", "granite", rope_freq_base=10000.0, rope_scaling_finetuned=False)
+    write("olmo3", "olmo2", rope_freq_base=500000.0, sliding_window=1024, rope_scaling_type=kinds.YARN,
+          rope_scaling_factor=8.0, rope_scaling_orig_ctx_len=1024)
 
 
 if __name__ == "__main__":

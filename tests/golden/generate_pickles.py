@@ -167,6 +167,10 @@ def main() -> None:
     # Dropout as nanoGPT saves it.
     model_args = {"n_layer": 2, "n_head": 2, "n_embd": C, "block_size": P, "bias": False, "vocab_size": V, "dropout": 0.0}
     save("model_args.pt", {"model": STATE, "model_args": model_args})
+    more = {"model_type": "llama", "scale_emb": 12, "rope_theta": 5e5, "nested": {"dtype": torch.bfloat16, "sizes": (1, 2)},
+            "betas": [0.9, float("nan")], "note": None}
+    save("args_llama.pt", {"model": STATE, "model_args": {**model_args, **more}})
+    save("args_unknown.pt", {"model": STATE, "model_args": {**model_args, "use_rope": True}})
     # What is no state dict.
     save("optimizer.pt", optimizer())
     save("module.pt", Module())

@@ -1,8 +1,8 @@
 //! Schemes that act on scores, for queries and keys at positions of their own.
 
-use candle_core::{D, Device, Tensor, Var};
-use candle_gpt_input::Result;
+use candle_core::{D, DType, Device, Tensor, Var};
 use candle_gpt_input::position::PositionEncoding;
+use candle_gpt_input::{GptInputLayer, Positions, Result};
 use candle_nn::VarMap;
 use candle_nn::ops::softmax;
 
@@ -139,5 +139,22 @@ fn other_shapes_and_schemes_are_errors() -> Result<()> {
     }
     let text = error_text(layer("t5").positions().attention_scores_at(&q, &k, 0, &at(0, 3)?, &at(0, 9)?));
     assert!(text.starts_with("t5 positions compute no scores: call `attention_bias"), "{text}");
+    Ok(())
+}
+
+/// A mask without columns may have any number of rows, which take neither time nor memory.
+#[test]
+fn rows_without_columns_cost_nothing() -> Result<()> {
+    let rows = 1usize << 40;
+    let wte = Tensor::zeros((3, 2), DType::F32, &Device::Cpu)?;
+    let layer = GptInputLayer::new(wte.clone(), wte)?;
+    let mask = Tensor::zeros((rows, 0), DType::U8, &Device::Cpu)?;
+    let ids = Tensor::zeros((rows, 0), DType::U32, &Device::Cpu)?;
+    let start = std::time::Instant::now();
+    assert_eq!(layer.forward_at(&ids, Positions::from_mask(&mask)?)?.dims(), [rows, 0, 2]);
+    assert_eq!(layer.forward_at(&ids, Positions::from_mask(&mask)?.after(7))?.dims(), [rows, 0, 2]);
+    assert_eq!(layer.forward(&ids)?.dims(), [rows, 0, 2]);
+    layer.positions().check_mask(&mask)?;
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
     Ok(())
 }

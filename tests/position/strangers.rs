@@ -167,3 +167,23 @@ fn good_files_of_other_models_are_read() {
     let text = error_text(GptInputConfig::from_json(r#"{"model_type": "llava", "text_config": {"vocab_size": 5}}"#));
     assert!(text.contains("which a model of type llava needs"), "{text}");
 }
+
+/// A number that is not kept exactly is another number for the next reader.
+#[test]
+fn numbers_are_written_as_they_were() {
+    let text = with(json!({"layer_norm_epsilon": 1e-5, "embd_pdrop": 0.125}));
+    let large =
+        text.replace("\"hidden_size\"", "\"model_max_length\": 1000000000000000019884624838656, \"hidden_size\"");
+    let config = GptInputConfig::from_json(&large).unwrap();
+    assert_eq!(config.embd_pdrop.to_bits(), 0.125f64.to_bits());
+    let written = config.to_json();
+    for line in ["0.125,", ": 1000000000000000019884624838656,"] {
+        assert!(written.contains(line), "{line} is not in {written}");
+    }
+    assert_eq!(GptInputConfig::from_json(&written).unwrap(), config);
+    for wrong in [f64::NAN, f64::INFINITY] {
+        let text =
+            error_text(GptInputConfig::from_json(&GptInputConfig::default().with_initializer_range(wrong).to_json()));
+        assert!(text.contains("`initializer_range` is") && text.contains("expected a number"), "{text}");
+    }
+}

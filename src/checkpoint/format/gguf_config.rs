@@ -23,10 +23,11 @@ const KEYS: [(&str, &str); 13] = [
     ("final_logit_softcapping", "final_logit_softcapping"),
 ];
 /// Keys of which something else is made.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 9] = [
     "attention.max_alibi_bias",
     "rope.scale_linear",
     "rope.scaling.type",
+    "rope.scaling.finetuned",
     "rope.scaling.factor",
     "rope.scaling.original_context_length",
     "rope.scaling.attn_factor",
@@ -144,6 +145,30 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
     } else if config.keys().any(|key| key.starts_with("rope_") || key == "rotary_dim") {
         // How its pairs lie is not known: refused where positions are asked for.
         config.insert(ARCHITECTURE.to_string(), architecture.into());
+    }
+    // A factor of 0 is none for llama.cpp.
+    for key in ["embedding_multiplier", "logit_scale"] {
+        if config.get(key).is_some_and(|scale| scale.as_f64() == Some(0.0)) {
+            config.insert(key.to_string(), json!(1.0));
+        }
+    }
+    match architecture {
+        // What llama.cpp takes for files that state no scales.
+        "minicpm" => {
+            config.entry("embedding_multiplier").or_insert(json!(12.0));
+            let width = config.get("n_embd").and_then(Value::as_f64).filter(|width| *width > 0.0);
+            config.entry("logit_scale").or_insert(json!(width.map(|width| 256.0 / width)));
+        }
+        // Only what has full attention is scaled.
+        "olmo2" if config.contains_key("sliding_window") => {
+            config.insert("model_type".to_string(), "olmo3".into());
+        }
+        // Granite's switch for its rotation.
+        "granite" | "granitemoe" if of("rope.scaling.finetuned").and_then(Value::as_bool) == Some(false) => {
+            config.retain(|key, _| !key.starts_with("rope_") && !key.contains("rotary"));
+            config.insert("position_embedding_type".to_string(), "none".into());
+        }
+        _ => {}
     }
     if let Some(scale) = config.remove("logit_scale") {
         // Granite divides by it.

@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use super::parameters::RotaryConfig;
 use super::scaling::RotaryScaling;
-use crate::config::fields::{NUMBER, Object, WHOLE, as_usize, brief, contradiction, flag, read, stated, wrong_type};
+use crate::config::fields::{
+    NUMBER, Object, WHOLE, as_usize, brief, contradiction, flag, number, read, stated, wrong_type,
+};
 use crate::config::model_type::{Rotated, Rotation, rotation};
 use crate::config::text_limits::MAX_LAYERS;
 use crate::error::ConfigError;
@@ -239,9 +241,9 @@ impl RotaryConfig {
     fn parameters(&self) -> Object {
         let mut inner = Object::new();
         self.scaling.put(&mut inner);
-        inner.insert(THETA[0].to_string(), self.rope_theta.into());
+        inner.insert(THETA[0].to_string(), number(self.rope_theta));
         if self.rotary_dim.is_none() {
-            inner.insert(PARTIAL[0].to_string(), self.partial_rotary_factor.into());
+            inner.insert(PARTIAL[0].to_string(), number(self.partial_rotary_factor));
         }
         inner
     }

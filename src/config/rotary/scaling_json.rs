@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::json::{ORIGINAL, PARAMETERS};
 use super::scaling::{Llama3Scaling, LongRopeScaling, RotaryScaling, YarnScaling};
-use crate::config::fields::{NUMBER, Object, WHOLE, as_text, as_usize, flag, read, stated};
+use crate::config::fields::{NUMBER, Object, WHOLE, as_text, as_usize, flag, number as finite_or_text, read, stated};
 use crate::error::ConfigError;
 
 const KINDS: &str = "default, linear, dynamic, yarn, llama3, longrope or proportional";
@@ -87,6 +87,7 @@ impl RotaryScaling {
     }
 
     pub(super) fn put(&self, map: &mut Object) {
+        let list = |factors: &[f64]| Value::Array(factors.iter().copied().map(finite_or_text).collect());
         let (kind, numbers, trained_on): (&str, Vec<(&str, Option<f64>)>, _) = match self {
             Self::None => ("default", vec![], None),
             Self::Linear { factor } => ("linear", vec![("factor", Some(*factor))], None),
@@ -113,14 +114,14 @@ impl RotaryScaling {
                 ("llama3", numbers, llama3.original_max_position_embeddings)
             }
             Self::LongRope(longrope) => {
-                map.insert("short_factor".to_string(), longrope.short_factor.clone().into());
-                map.insert("long_factor".to_string(), longrope.long_factor.clone().into());
+                map.insert("short_factor".to_string(), list(&longrope.short_factor));
+                map.insert("long_factor".to_string(), list(&longrope.long_factor));
                 let numbers = vec![("factor", longrope.factor), ("attention_factor", longrope.attention_factor)];
                 ("longrope", numbers, longrope.original_max_position_embeddings)
             }
         };
         map.insert("rope_type".to_string(), kind.into());
-        map.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?.into()))));
+        map.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.to_string(), finite_or_text(value?)))));
         map.extend(trained_on.map(|n| (ORIGINAL.to_string(), n.into())));
     }
 }
