@@ -61,7 +61,8 @@ pub(super) fn names_its_scheme(model_type: Option<&str>) -> bool {
 
 /// Returns whether `block_size` of a type of model is a number of positions, not the size of blocks of attention.
 pub(super) fn has_block_size(model_type: Option<&str>, states_another: bool) -> bool {
-    is_gpt2(model_type) || own_positions(model_type).is_none() && !states_another
+    let is_of_attention = matches!(model_type, Some("big_bird" | "bigbird_pegasus" | "minimax" | "pegasus_x"));
+    is_gpt2(model_type) || !is_of_attention && !states_another
 }
 
 /// Returns whether the heads of a type of model have a width of their own, not an equal part of the hidden state.
