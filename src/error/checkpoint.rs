@@ -43,8 +43,11 @@ pub enum CheckpointError {
     },
     /// A folder in which no weights were found.
     #[error(
-        "cannot find weights in the folder {path}: expected model.safetensors, pytorch_model.bin, an index of shards of \
-         either, model.ckpt.index, or a single file of any known format; found {found}", path = Shown::path(path), found = Shown::text(found))]
+        "cannot find weights in the folder {path}: expected model.safetensors, pytorch_model.bin, an index of shards \
+         of either, model.ckpt.index, or a single file of any known format; found {found}",
+        path = Shown::path(path),
+        found = Shown::text(found)
+    )]
     NoWeights {
         /// The folder.
         path: PathBuf,
@@ -52,7 +55,11 @@ pub enum CheckpointError {
         found: String,
     },
     /// A file without named tensors.
-    #[error("{path}: it holds no tensor under a name{beside}: save `model.state_dict()`", path = Shown::path(path), beside = Shown::text(beside))]
+    #[error(
+        "{path}: it holds no tensor under a name{beside}: save `model.state_dict()`",
+        path = Shown::path(path),
+        beside = Shown::text(beside)
+    )]
     #[non_exhaustive]
     NoTensors {
         /// The checkpoint.
@@ -61,7 +68,11 @@ pub enum CheckpointError {
         beside: String,
     },
     /// A folder that holds several checkpoints.
-    #[error("{path}: several checkpoints in this folder: {found}; {advice}", path = Shown::path(path), found = Shown::text(found))]
+    #[error(
+        "{path}: several checkpoints in this folder: {found}; {advice}",
+        path = Shown::path(path),
+        found = Shown::text(found)
+    )]
     SeveralWeights {
         /// The folder.
         path: PathBuf,
@@ -115,7 +126,10 @@ pub enum CheckpointError {
     },
     /// A shard that does not exist.
     #[error(
-        "{path}: no such file, but the index {index} asks for it: download it, or all shards, again", path = Shown::path(path), index = Shown::path(index))]
+        "{path}: no such file, but the index {index} asks for it: download it, or all shards, again",
+        path = Shown::path(path),
+        index = Shown::path(index)
+    )]
     #[non_exhaustive]
     MissingShard {
         /// The shard.
@@ -124,7 +138,11 @@ pub enum CheckpointError {
         index: PathBuf,
     },
     /// A shard that lacks a tensor which the index assigns to it.
-    #[error("{path}: the index says that this shard holds `{name}`, but it does not: download both again", path = Shown::path(path), name = Shown::name(name))]
+    #[error(
+        "{path}: the index says that this shard holds `{name}`, but it does not: download both again",
+        path = Shown::path(path),
+        name = Shown::name(name)
+    )]
     TensorNotInShard {
         /// The shard.
         path: PathBuf,
@@ -133,7 +151,11 @@ pub enum CheckpointError {
     },
     /// No tensor of the requested name.
     #[error(
-        "{path}: no tensor `{name}` (closest: {closest}): `Checkpoint::tensors` lists those that exist", path = Shown::path(path), name = Shown::name(name), closest = Shown::text(closest))]
+        "{path}: no tensor `{name}` (closest: {closest}): `Checkpoint::tensors` lists those that exist",
+        path = Shown::path(path),
+        name = Shown::name(name),
+        closest = Shown::text(closest)
+    )]
     #[non_exhaustive]
     MissingTensor {
         /// The checkpoint.
@@ -144,7 +166,12 @@ pub enum CheckpointError {
         closest: String,
     },
     /// A tensor of a kind that cannot be read. Others in its file can.
-    #[error("{path}: cannot read `{name}`, {reason}", path = Shown::path(path), name = Shown::name(name), reason = Shown::text(reason))]
+    #[error(
+        "{path}: cannot read `{name}`, {reason}",
+        path = Shown::path(path),
+        name = Shown::name(name),
+        reason = Shown::text(reason)
+    )]
     #[non_exhaustive]
     UnreadableTensor {
         /// The file.
@@ -155,7 +182,11 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A tensor whose shape differs from the requested one.
-    #[error("{path}: `{name}` has shape {shape:?}, expected {expected:?}", path = Shown::path(path), name = Shown::name(name))]
+    #[error(
+        "{path}: `{name}` has shape {shape:?}, expected {expected:?}",
+        path = Shown::path(path),
+        name = Shown::name(name)
+    )]
     TensorShape {
         /// The file.
         path: PathBuf,
@@ -177,9 +208,13 @@ pub enum CheckpointError {
     },
     /// No token or position table under any known name.
     #[error(
-        "{path}: no {what} found (looked for {looked_for} under any prefix; closest: {closest}): \
-         name both tables with `CheckpointOptions::with_wte` and `with_wpe` (`--wte`, `--wpe`), or state \
-         `position_embedding_type` in the configuration if the positions have no table", path = Shown::path(path), looked_for = Shown::text(looked_for), closest = Shown::text(closest))]
+        "{path}: no {what} found (looked for {looked_for} under any prefix; closest: {closest}): name both tables \
+         with `CheckpointOptions::with_wte` and `with_wpe` (`--wte`, `--wpe`), or state `position_embedding_type` in \
+         the configuration if the positions have no table",
+        path = Shown::path(path),
+        looked_for = Shown::text(looked_for),
+        closest = Shown::text(closest)
+    )]
     MissingTable {
         /// The checkpoint.
         path: PathBuf,
@@ -192,8 +227,11 @@ pub enum CheckpointError {
     },
     /// More than one pair of tables.
     #[error(
-        "{path}: several input tables: {candidates}; choose one with `CheckpointOptions::with_prefix` (`--prefix`), or \
-         name both tables with `with_wte` and `with_wpe` (`--wte`, `--wpe`)", path = Shown::path(path), candidates = Shown::text(candidates))]
+        "{path}: several input tables: {candidates}; choose one with `CheckpointOptions::with_prefix` (`--prefix`), \
+         or name both tables with `with_wte` and `with_wpe` (`--wte`, `--wpe`)",
+        path = Shown::path(path),
+        candidates = Shown::text(candidates)
+    )]
     AmbiguousTables {
         /// The checkpoint.
         path: PathBuf,
@@ -214,7 +252,11 @@ pub enum CheckpointError {
         n_rows: usize,
     },
     /// A position table without a row for position 0.
-    #[error("{path}: `{name}` has {n_rows} rows, but position 0 is to be row {first_row}", path = Shown::path(path), name = Shown::name(name))]
+    #[error(
+        "{path}: `{name}` has {n_rows} rows, but position 0 is to be row {first_row}",
+        path = Shown::path(path),
+        name = Shown::name(name)
+    )]
     TooFewPositions {
         /// The file.
         path: PathBuf,
@@ -226,7 +268,11 @@ pub enum CheckpointError {
         first_row: usize,
     },
     /// A table that is not a matrix.
-    #[error("{path}: `{name}` has shape {shape:?}, expected two dimensions of at least 1", path = Shown::path(path), name = Shown::name(name))]
+    #[error(
+        "{path}: `{name}` has shape {shape:?}, expected two dimensions of at least 1",
+        path = Shown::path(path),
+        name = Shown::name(name)
+    )]
     TableShape {
         /// The file.
         path: PathBuf,
@@ -237,7 +283,12 @@ pub enum CheckpointError {
     },
     /// A table whose dtype is not one of the supported floating-point dtypes.
     #[error(
-        "{path}: `{name}` holds {dtype}, expected F32, F16, BF16, F64 or F8: convert it with the library that wrote it", path = Shown::path(path), name = Shown::name(name), dtype = Shown::name(dtype))]
+        "{path}: `{name}` holds {dtype}, expected F32, F16, BF16, F64 or F8: convert it with the library that wrote \
+         it",
+        path = Shown::path(path),
+        name = Shown::name(name),
+        dtype = Shown::name(dtype)
+    )]
     TableDType {
         /// The file.
         path: PathBuf,
@@ -248,7 +299,12 @@ pub enum CheckpointError {
     },
     /// An 8-bit tensor with scales in another tensor, which is not supported.
     #[error(
-        "{path}: `{name}` holds {dtype} with scales in `{scale}`: dequantize it with the library that quantized it", path = Shown::path(path), name = Shown::name(name), dtype = Shown::name(dtype), scale = Shown::name(scale))]
+        "{path}: `{name}` holds {dtype} with scales in `{scale}`: dequantize it with the library that quantized it",
+        path = Shown::path(path),
+        name = Shown::name(name),
+        dtype = Shown::name(dtype),
+        scale = Shown::name(scale)
+    )]
     #[non_exhaustive]
     ScaledTensor {
         /// The file.
@@ -262,7 +318,10 @@ pub enum CheckpointError {
     },
     /// A table that cannot be mapped from its file.
     #[error(
-        "{path}: cannot map `{name}`, which is {reason}: load it, or convert the checkpoint to safetensors", path = Shown::path(path), name = Shown::name(name))]
+        "{path}: cannot map `{name}`, which is {reason}: load it, or convert the checkpoint to safetensors",
+        path = Shown::path(path),
+        name = Shown::name(name)
+    )]
     NotMappable {
         /// The file.
         path: PathBuf,
@@ -273,7 +332,11 @@ pub enum CheckpointError {
     },
     /// A table that has no quantized blocks to keep.
     #[error(
-        "{path}: `{name}` holds {dtype}, not quantized blocks: open it with dense tables and call `quantize`", path = Shown::path(path), name = Shown::name(name), dtype = Shown::name(dtype))]
+        "{path}: `{name}` holds {dtype}, not quantized blocks: open it with dense tables and call `quantize`",
+        path = Shown::path(path),
+        name = Shown::name(name),
+        dtype = Shown::name(dtype)
+    )]
     NotQuantized {
         /// The file.
         path: PathBuf,
@@ -284,7 +347,12 @@ pub enum CheckpointError {
     },
     /// Tables of different width.
     #[error(
-        "{path}: `{wte}` is {wte_width} wide, but `{wpe}` is {wpe_width} wide{}", between(projection.as_deref()), path = Shown::path(path), wte = Shown::name(wte), wpe = Shown::name(wpe))]
+        "{path}: `{wte}` is {wte_width} wide, but `{wpe}` is {wpe_width} wide{}",
+        between(projection.as_deref()),
+        path = Shown::path(path),
+        wte = Shown::name(wte),
+        wpe = Shown::name(wpe)
+    )]
     WidthMismatch {
         /// The checkpoint.
         path: PathBuf,
@@ -300,7 +368,11 @@ pub enum CheckpointError {
         projection: Option<String>,
     },
     /// A configuration that contradicts a table.
-    #[error("{path}: the config says `{field}` is {config}, but the table `{name}` says {table}", path = Shown::path(path), name = Shown::name(name))]
+    #[error(
+        "{path}: the config says `{field}` is {config}, but the table `{name}` says {table}",
+        path = Shown::path(path),
+        name = Shown::name(name)
+    )]
     ConfigMismatch {
         /// The checkpoint.
         path: PathBuf,
@@ -314,7 +386,10 @@ pub enum CheckpointError {
         table: usize,
     },
     /// Positions whose tables have no names in GGUF.
-    #[error("{path}: GGUF has no names for {scheme} positions: save to a path that ends in `.safetensors`", path = Shown::path(path))]
+    #[error(
+        "{path}: GGUF has no names for {scheme} positions: save to a path that ends in `.safetensors`",
+        path = Shown::path(path)
+    )]
     NoNamesForPositions {
         /// The file to be written.
         path: PathBuf,
@@ -330,7 +405,11 @@ pub enum CheckpointError {
         dtype: DType,
     },
     /// A tensor under a name with which its file could not be read back.
-    #[error("{path}: cannot save a tensor as `{name}`: {reason}; rename it", path = Shown::path(path), name = Shown::name(name))]
+    #[error(
+        "{path}: cannot save a tensor as `{name}`: {reason}; rename it",
+        path = Shown::path(path),
+        name = Shown::name(name)
+    )]
     InvalidName {
         /// The file to be written.
         path: PathBuf,

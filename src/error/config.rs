@@ -43,7 +43,11 @@ pub enum ConfigError {
         expected: &'static str,
     },
     /// Two spellings of one field with different values.
-    #[error("config: `{first}` is {first_value}, but `{second}`, another name for it, is {second_value}", first_value = Shown::name(first_value), second_value = Shown::name(second_value))]
+    #[error(
+        "config: `{first}` is {first_value}, but `{second}`, another name for it, is {second_value}",
+        first_value = Shown::name(first_value),
+        second_value = Shown::name(second_value)
+    )]
     Contradiction {
         /// One key.
         first: &'static str,
@@ -73,7 +77,11 @@ pub enum ConfigError {
         by: String,
     },
     /// A key that changes the model in an unsupported way.
-    #[error("config: `{key}` is {value}, which is not supported: {instead}", key = Shown::name(key), value = Shown::name(value))]
+    #[error(
+        "config: `{key}` is {value}, which is not supported: {instead}",
+        key = Shown::name(key),
+        value = Shown::name(value)
+    )]
     Unsupported {
         /// The key.
         key: String,

@@ -67,7 +67,11 @@ pub enum DataError {
         max_length: usize,
     },
     /// A saved state of another text, other windows or another kind of loader.
-    #[error("cannot resume: the state is of a loader with {what} {saved}, but this one has {given}", saved = Shown::name(saved), given = Shown::name(given))]
+    #[error(
+        "cannot resume: the state is of a loader with {what} {saved}, but this one has {given}",
+        saved = Shown::name(saved),
+        given = Shown::name(given)
+    )]
     StateMismatch {
         /// What differs.
         what: &'static str,

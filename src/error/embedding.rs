@@ -59,7 +59,9 @@ pub enum EmbeddingError {
     },
     /// Lists of sub-tokens that do not match the new rows of a table.
     #[error(
-        "{n_lists} lists of sub-tokens for {n_new} new rows{}: give each new token the old ids of its text", empty.map(|at| format!(", and list {at} is empty")).unwrap_or_default())]
+        "{n_lists} lists of sub-tokens for {n_new} new rows{}: give each new token the old ids of its text",
+        empty.map(|at| format!(", and list {at} is empty")).unwrap_or_default()
+    )]
     SubTokens {
         /// The number of lists.
         n_lists: usize,
@@ -76,7 +78,10 @@ pub enum EmbeddingError {
     },
     /// Rows that do not divide into whole blocks.
     #[error(
-        "rows of {width} elements do not divide into {block_type:?} blocks of {}: {}", block_type.block_size(), instead(*width))]
+        "rows of {width} elements do not divide into {block_type:?} blocks of {}: {}",
+        block_type.block_size(),
+        instead(*width)
+    )]
     BlockWidth {
         /// The requested dtype of the blocks.
         block_type: GgmlDType,

@@ -51,7 +51,12 @@ pub enum HubError {
     NoCache,
     /// A file that is not in the cache, where only the cache is to be used.
     #[error(
-        "`{file}` of {repo} (revision {revision}) is not in the cache {cache}: download it without HF_HUB_OFFLINE", repo = Shown::name(repo), revision = Shown::name(revision), file = Shown::name(file), cache = Shown::path(cache))]
+        "`{file}` of {repo} (revision {revision}) is not in the cache {cache}: download it without HF_HUB_OFFLINE",
+        repo = Shown::name(repo),
+        revision = Shown::name(revision),
+        file = Shown::name(file),
+        cache = Shown::path(cache)
+    )]
     Offline {
         /// The repository.
         repo: String,
@@ -64,7 +69,10 @@ pub enum HubError {
     },
     /// A broken file in the cache, which has been removed, where only the cache is to be used.
     #[error(
-        "{path} was removed from the cache, for it was broken ({reason}): download it again without HF_HUB_OFFLINE", path = Shown::path(path), reason = Shown::text(reason))]
+        "{path} was removed from the cache, for it was broken ({reason}): download it again without HF_HUB_OFFLINE",
+        path = Shown::path(path),
+        reason = Shown::text(reason)
+    )]
     Broken {
         /// Where it was.
         path: PathBuf,
@@ -73,7 +81,9 @@ pub enum HubError {
     },
     /// Remote weights that could not be opened. Ranges of them were in the cache and have been removed.
     #[error(
-        "the weights cannot be opened; their cached ranges in {folder} were removed: try again", folder = Shown::path(folder))]
+        "the weights cannot be opened; their cached ranges in {folder} were removed: try again",
+        folder = Shown::path(folder)
+    )]
     DroppedRanges {
         /// Where the ranges were.
         folder: PathBuf,
@@ -88,7 +98,10 @@ pub enum HubError {
     },
     /// A repository without weights of a known name.
     #[error(
-        "{url} has neither model.safetensors nor pytorch_model.bin, nor an index of either: choose another repository", url = Shown::text(url))]
+        "{url} has neither model.safetensors nor pytorch_model.bin, nor an index of either: choose another \
+         repository",
+        url = Shown::text(url)
+    )]
     NoWeights {
         /// The address of its files.
         url: String,
@@ -128,7 +141,10 @@ pub enum FetchError {
         value: String,
     },
     /// A content in another encoding than asked for.
-    #[error("the server sends the file in the encoding {encoding}, which was not asked for", encoding = Shown::name(encoding))]
+    #[error(
+        "the server sends the file in the encoding {encoding}, which was not asked for",
+        encoding = Shown::name(encoding)
+    )]
     Encoded {
         /// The encoding.
         encoding: String,
@@ -206,7 +222,11 @@ pub enum FetchError {
     #[error("the server does not serve ranges: download the file instead")]
     NoRanges,
     /// A file whose content has changed since the first answer.
-    #[error("the file has changed on the server ({was}, now {is}): open it again", was = Shown::name(was), is = Shown::name(is))]
+    #[error(
+        "the file has changed on the server ({was}, now {is}): open it again",
+        was = Shown::name(was),
+        is = Shown::name(is)
+    )]
     Changed {
         /// The version of the first answer.
         was: String,
@@ -246,7 +266,10 @@ pub enum FetchError {
         max: usize,
     },
     /// A redirection that is not followed.
-    #[error("a redirection to `{to}`, which is not an http(s) address, contains a user name, or drops encryption", to = Shown::name(to))]
+    #[error(
+        "a redirection to `{to}`, which is not an http(s) address, contains a user name, or drops encryption",
+        to = Shown::name(to)
+    )]
     BadRedirect {
         /// Its target.
         to: String,

@@ -85,7 +85,9 @@ pub enum Error {
     },
     /// A position id outside the position table.
     #[error(
-        "position {position} at {at:?} is outside the position table of {n_positions} (valid positions: {})", valid(*n_positions))]
+        "position {position} at {at:?} is outside the position table of {n_positions} (valid positions: {})",
+        valid(*n_positions)
+    )]
     PositionOutOfRange {
         /// The given position.
         position: i64,
@@ -154,7 +156,11 @@ pub enum Error {
         dtype: DType,
     },
     /// Two tables (or a table and a tensor) that cannot be added.
-    #[error("{left} has {property} {left_value}, but {right} has {right_value}", left_value = Shown::name(left_value), right_value = Shown::name(right_value))]
+    #[error(
+        "{left} has {property} {left_value}, but {right} has {right_value}",
+        left_value = Shown::name(left_value),
+        right_value = Shown::name(right_value)
+    )]
     TableMismatch {
         /// The first of the two, usually `wte`.
         left: &'static str,

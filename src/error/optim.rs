@@ -37,7 +37,11 @@ pub enum OptimError {
         name: String,
     },
     /// One variable under two names.
-    #[error("optimizer: `{first}` and `{second}` are one variable: give it once", first = Shown::name(first), second = Shown::name(second))]
+    #[error(
+        "optimizer: `{first}` and `{second}` are one variable: give it once",
+        first = Shown::name(first),
+        second = Shown::name(second)
+    )]
     DuplicateVar {
         /// The name it came under first.
         first: String,
@@ -79,7 +83,12 @@ pub enum OptimError {
         n_rows: usize,
     },
     /// A table that would replace another, but differs in more than the number of rows.
-    #[error("optimizer: `{name}` cannot become a table of {property} {got}, expected {expected}", name = Shown::name(name), got = Shown::name(got), expected = Shown::text(expected))]
+    #[error(
+        "optimizer: `{name}` cannot become a table of {property} {got}, expected {expected}",
+        name = Shown::name(name),
+        got = Shown::name(got),
+        expected = Shown::text(expected)
+    )]
     Resized {
         /// The parameter.
         name: String,
@@ -91,7 +100,12 @@ pub enum OptimError {
         expected: String,
     },
     /// A gradient that does not match its parameter.
-    #[error("optimizer: the gradient of `{name}` has {property} {got}, expected {expected}", name = Shown::name(name), got = Shown::name(got), expected = Shown::text(expected))]
+    #[error(
+        "optimizer: the gradient of `{name}` has {property} {got}, expected {expected}",
+        name = Shown::name(name),
+        got = Shown::name(got),
+        expected = Shown::text(expected)
+    )]
     Gradient {
         /// The parameter.
         name: String,
@@ -104,7 +118,10 @@ pub enum OptimError {
     },
     /// A gradient in memory that the step would overwrite.
     #[error(
-        "optimizer: the gradient of `{name}` shares its memory with {with}: pass a copy", name = Shown::name(name), with = Shown::name(with))]
+        "optimizer: the gradient of `{name}` shares its memory with {with}: pass a copy",
+        name = Shown::name(name),
+        with = Shown::name(with)
+    )]
     #[non_exhaustive]
     SharedGradient {
         /// The parameter.
@@ -113,7 +130,10 @@ pub enum OptimError {
         with: String,
     },
     /// Two row gradients for one parameter in one step.
-    #[error("optimizer: two row gradients for `{name}` in one step: join their ids and rows with `Tensor::cat`", name = Shown::name(name))]
+    #[error(
+        "optimizer: two row gradients for `{name}` in one step: join their ids and rows with `Tensor::cat`",
+        name = Shown::name(name)
+    )]
     RepeatedRows {
         /// The parameter.
         name: String,
@@ -134,7 +154,11 @@ pub enum OptimError {
     },
     /// A saved state of other parameters.
     #[error(
-        "{path}: a state of other parameters; not in the file: {missing}; only in the file: {unexpected}", path = Shown::path(path), missing = Shown::text(missing), unexpected = Shown::text(unexpected))]
+        "{path}: a state of other parameters; not in the file: {missing}; only in the file: {unexpected}",
+        path = Shown::path(path),
+        missing = Shown::text(missing),
+        unexpected = Shown::text(unexpected)
+    )]
     StateNames {
         /// The file.
         path: PathBuf,
@@ -144,7 +168,13 @@ pub enum OptimError {
         unexpected: String,
     },
     /// A saved state whose parameter has another shape, dtype or group.
-    #[error("{path}: the state of `{name}` is {got}, expected {expected}", path = Shown::path(path), name = Shown::name(name), got = Shown::name(got), expected = Shown::text(expected))]
+    #[error(
+        "{path}: the state of `{name}` is {got}, expected {expected}",
+        path = Shown::path(path),
+        name = Shown::name(name),
+        got = Shown::name(got),
+        expected = Shown::text(expected)
+    )]
     StateMismatch {
         /// The file.
         path: PathBuf,

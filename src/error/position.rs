@@ -53,14 +53,20 @@ pub enum PositionError {
     },
     /// Positions that differ between types of layers, asked for without a type.
     #[error(
-        "rope positions differ between types of layers ({types}): choose with `of_layer_type`, by the block's entry in `layer_types`"
-    , types = Shown::text(types))]
+        "rope positions differ between types of layers ({types}): choose with `of_layer_type`, by the block's entry \
+         in `layer_types`",
+        types = Shown::text(types)
+    )]
     LayerTypes {
         /// The types.
         types: String,
     },
     /// A layer type that the model does not have.
-    #[error("no layer type `{layer_type}`: the model has rope positions for {known}", layer_type = Shown::name(layer_type), known = Shown::text(known))]
+    #[error(
+        "no layer type `{layer_type}`: the model has rope positions for {known}",
+        layer_type = Shown::name(layer_type),
+        known = Shown::text(known)
+    )]
     NoSuchLayerType {
         /// The type asked for.
         layer_type: String,
@@ -68,7 +74,10 @@ pub enum PositionError {
         known: String,
     },
     /// A scheme with a table that was not given.
-    #[error("{scheme} positions have a table `{name}`, which was not given: load it with `GptInputLayer::load`", name = Shown::name(name))]
+    #[error(
+        "{scheme} positions have a table `{name}`, which was not given: load it with `GptInputLayer::load`",
+        name = Shown::name(name)
+    )]
     MissingTables {
         /// The scheme, as the configuration names it.
         scheme: &'static str,

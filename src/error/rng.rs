@@ -14,7 +14,11 @@ use super::shown::number;
 #[non_exhaustive]
 pub enum RngError {
     /// The bounds of `uniform_*` are out of order, not finite, or too far apart for the dtype.
-    #[error("uniform bounds {lo} and {hi} must be finite and in order, and their difference finite", lo = number(*lo), hi = number(*hi))]
+    #[error(
+        "uniform bounds {lo} and {hi} must be finite and in order, and their difference finite",
+        lo = number(*lo),
+        hi = number(*hi)
+    )]
     UniformBounds {
         /// Lower bound.
         lo: f64,

@@ -1,10 +1,10 @@
 //! Files that people give as weights by mistake: each is named, with what to do.
 //!
-//! Beginnings are from the formats' own pages: HDF5 File Format Specification 3.0 (II.A), onnx.proto, saved_model.proto,
-//! Core ML's Model.proto, schema.fbs of TensorFlow Lite (`file_identifier "TFL3"`), msgpack's spec.md, llama.cpp's
-//! `ggml.h` of May 2023 (`GGML_FILE_MAGIC`), llm.c's `dataloader.h`, `tokenizer.h` and `train_gpt2.py`, RFC 1952 (gzip),
-//! RFC 8878 (zstd), xz-file-format.txt 2.1.1.1, 7zFormat.txt, APPNOTE.TXT 4.3.16 (zip), POSIX ustar, `numpy.lib.format`,
-//! and Git LFS' spec.md.
+//! Beginnings are from the formats' own pages: HDF5 File Format Specification 3.0 (II.A), onnx.proto,
+//! saved_model.proto, Core ML's Model.proto, schema.fbs of TensorFlow Lite (`file_identifier "TFL3"`), msgpack's
+//! spec.md, llama.cpp's `ggml.h` of May 2023 (`GGML_FILE_MAGIC`), llm.c's `dataloader.h`, `tokenizer.h` and
+//! `train_gpt2.py`, RFC 1952 (gzip), RFC 8878 (zstd), xz-file-format.txt 2.1.1.1, 7zFormat.txt, APPNOTE.TXT 4.3.16
+//! (zip), POSIX ustar, `numpy.lib.format`, and Git LFS' spec.md.
 
 use std::io::Write;
 
@@ -31,7 +31,8 @@ fn utf16(text: &str) -> Vec<u8> {
 
 /// The files with what their message must contain.
 fn cases() -> Vec<(Vec<u8>, &'static str)> {
-    let lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707\nsize 548105171\n";
+    let lfs =
+        "version https://git-lfs.github.com/spec/v1\noid sha256:248dfc3911869ec493c76e65bf2fcf7f\nsize 548105171\n";
     let page = "\n<!DOCTYPE html>\n<html class=\"\"><head><title>Sign in</title></head></html>";
     let mut cases = vec![
         (vec![], "an empty file: download or save it again"),

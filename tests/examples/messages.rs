@@ -19,7 +19,7 @@ fn texts_that_are_not_utf_8_are_told_by_place_and_encoding() {
     for (bytes, expected) in [
         (
             &b"It\nisn\x92t"[..],
-            "byte 0x92 at 6 (line 2, column 4) is not UTF-8: convert the text, for example with `iconv -f CP1252 -t UTF-8`",
+            "byte 0x92 at 6 (line 2, column 4) is not UTF-8: convert the text, for example with `iconv -f CP1252 -t",
         ),
         (
             &[&b"\xff\xfe"[..], &utf16].concat(),

@@ -185,7 +185,8 @@ fn what_cannot_be_read_is_named() {
     assert_eq!(refused(&|f| write(f, "vocab.json", "[]"), json!({})), "vocab.json: its model has no `vocab` object");
     assert_eq!(
         refused(&|f| fs::write(f.path().join("merges.txt"), [0xff]).unwrap(), json!({})),
-        "cannot read merges.txt: stream did not contain valid UTF-8"
+        "cannot read merges.txt: byte 0xff at 0 (line 1, column 1) is not UTF-8: convert the text, for example with \
+         `iconv -f CP1252 -t UTF-8`"
     );
     let config = json!({ "tokenizer_config.json": { "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": true } });
     let split = |folder: &TempDir| {
