@@ -1,7 +1,7 @@
 //! [`CheckpointError`]: why a checkpoint could not be read or written.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::DType;
 
@@ -430,30 +430,4 @@ fn between(projection: Option<&str>) -> String {
         )
     };
     projection.map(advice).unwrap_or_default()
-}
-
-impl CheckpointError {
-    /// Returns a closure for `map_err` that makes the error of reading `path`.
-    pub(crate) fn reading(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
-        Self::io("read", path)
-    }
-
-    /// Returns a closure for `map_err` that makes the error of writing `path`.
-    pub(crate) fn writing(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
-        Self::io("write", path)
-    }
-
-    /// Returns a closure for `map_err` that makes the error of creating the folder `path`.
-    pub(crate) fn creating(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
-        Self::io("create the folder", path)
-    }
-
-    fn io(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Self + Copy {
-        move |source| Self::Io { action, path: path.to_path_buf(), source }
-    }
-
-    /// Returns a closure for `map_err` that makes the error of a configuration in `path`.
-    pub(crate) fn config_in(path: &Path) -> impl Fn(ConfigError) -> Self + Copy {
-        move |source| Self::Config { path: path.to_path_buf(), source: source.into() }
-    }
 }

@@ -11,6 +11,7 @@ mod foreign;
 #[cfg(feature = "hub")]
 mod hub;
 mod optim;
+mod paths;
 mod position;
 mod recognise;
 mod rng;
