@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use candle_core::DType;
 
+use super::advice::between;
 use super::cause::Cause;
 use super::config::ConfigError;
 use super::foreign::ForeignFormat;
@@ -418,16 +419,4 @@ pub enum CheckpointError {
         /// What is wrong with it.
         reason: &'static str,
     },
-}
-
-/// Says what to do where a model projects token rows before it adds positions, as OPT-350m does.
-fn between(projection: Option<&str>) -> String {
-    let advice = |name| {
-        format!(
-            ": `{}` projects token rows before positions are added, which this layer does not do: read the three \
-             with `Checkpoint::var_builder`, and call `GptInputLayer::new` with the projected table",
-            Shown::name(name)
-        )
-    };
-    projection.map(advice).unwrap_or_default()
 }

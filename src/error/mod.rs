@@ -1,5 +1,6 @@
 //! [`Error`]: every way this crate can fail, in families.
 
+mod advice;
 mod cause;
 mod checkpoint;
 mod config;
