@@ -317,7 +317,7 @@ fn what_is_not_supported_is_named() {
     let text = refusal(r#""tie_word_embeddings": true"#, r#""tie_word_embeddings": false"#);
     assert_eq!(text, "tie_word_embeddings is false, but there is no lm_head.weight");
     let text = refusal(r#""n_layer": 2"#, r#""n_layer": 3"#);
-    assert!(text.contains(": no tensor `transformer.h.2.attn.c_attn.weight` (closest:  "), "{text}");
+    assert!(text.contains(": no tensor `transformer.h.2.attn.c_attn.weight` (closest: "), "{text}");
     let text = refusal(r#""n_inner": null"#, r#""n_inner": 47"#);
     assert!(text.ends_with("`transformer.h.0.mlp.c_fc.weight` has shape [12, 48], expected [12, 47]"), "{text}");
 }
