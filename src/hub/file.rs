@@ -31,7 +31,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// The default limit of one request.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Opens and reads files on HTTP servers. Clones share their connections.
+/// Opens and reads files on HTTP servers. Clones share their connections. [`Repo`](super::Repo) downloads by it.
 ///
 /// The access token is sent only to the server of the URL, never to a redirect target on another server. At most five
 /// redirects are followed, to http or https, and never from https to http.
@@ -76,6 +76,8 @@ impl Client {
     }
 
     /// Sets how long a request may take, redirects and body included. The default is 60 s.
+    ///
+    /// The body of a download may take longer, as long as each such time brings 64 KiB of it.
     ///
     /// No further try begins after that time. Connecting is limited to 10 s, and each wait for more bytes to 20 s.
     #[must_use]

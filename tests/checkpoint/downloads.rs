@@ -103,6 +103,37 @@ fn the_cache_is_laid_out_as_huggingface_hub_has_it() -> Result<()> {
     Ok(())
 }
 
+/// A cache as huggingface_hub 2.4 leaves it, with what a killed Python left too.
+#[cfg(unix)]
+#[test]
+fn a_cache_of_huggingface_hub_is_used() -> Result<()> {
+    use std::os::unix::fs::symlink;
+
+    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let folder = cache.path().join("models--someone--gpt2");
+    for inner in ["blobs", "refs", ".no_exist", "snapshots"] {
+        fs::create_dir_all(folder.join(inner)).unwrap();
+    }
+    fs::create_dir_all(folder.join("snapshots").join(COMMIT)).unwrap();
+    for (name, etag) in [("config.json", GIT_SHA1), ("model.safetensors", SHA256)] {
+        fs::copy(golden("gpt2_one_file").join(name), folder.join("blobs").join(etag)).unwrap();
+        let pointer = folder.join("snapshots").join(COMMIT).join(name);
+        symlink(format!("../../blobs/{etag}"), pointer).unwrap();
+    }
+    fs::write(folder.join("refs/main"), COMMIT).unwrap();
+    fs::write(folder.join(format!("blobs/{SHA256}.0a1b2c3d.incomplete")), "a part").unwrap();
+    let before = tree(cache.path());
+    let repo = repo(&hub, cache.path());
+    for repo in [repo.clone().with_offline(true), repo.clone(), repo.with_revision(COMMIT)?] {
+        let snapshot = repo.download_input_tables()?;
+        assert_eq!((snapshot.n_bytes_fetched, snapshot.dropped.len()), (0, 0));
+        assert_opens(&snapshot, "gpt2_one_file");
+    }
+    assert!(hub.requests().iter().all(|request| request.end == 1));
+    assert_eq!(tree(cache.path()), before, "nothing was written");
+    Ok(())
+}
+
 #[test]
 fn a_second_call_asks_for_a_byte_of_each() -> Result<()> {
     let (hub, cache) = (serve(), TempDir::new().unwrap());

@@ -11,11 +11,11 @@ use super::downloads::{assert_opens, files, name_of, serve, tree};
 use super::support::http::{Fault, Hub};
 use super::*;
 
-const TIMEOUT: Duration = Duration::from_millis(1000);
+const TIMEOUT: Duration = Duration::from_millis(1500);
 /// For a server that behaves.
 const PATIENT: Duration = Duration::from_secs(60);
 /// Two time-outs for each of the files, and the pauses between tries.
-const MAX_TIME: Duration = Duration::from_secs(8);
+const MAX_TIME: Duration = Duration::from_secs(12);
 
 fn repo(hub: &Hub, folder: &Path, timeout: Duration) -> Repo {
     let client = Client::new().with_timeout(timeout).with_token("secret").with_cache(folder.join("ranges"));

@@ -14,6 +14,8 @@ mod bounds_of_formats;
 mod broken_formats;
 #[path = "../support/hostile.rs"]
 mod hostile;
+#[cfg(feature = "hub")]
+mod hub;
 mod limits;
 mod memory;
 mod mutate;
@@ -135,8 +137,7 @@ fn fuzz_with(
     fields: &[Field],
     try_it: impl Fn(&[u8], &Generator) -> Result<bool, String>,
 ) {
-    let time = std::env::var("FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let seed = std::env::var("FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let (time, seed) = (variable("FUZZ_SECONDS"), variable("FUZZ_SEED"));
     let generator = Generator::manual_seed(seed);
     let (mut n_files, mut n_read, start) = (0u64, 0u64, Instant::now());
     while start.elapsed() < Duration::from_secs(time) {
@@ -151,6 +152,11 @@ fn fuzz_with(
     println!("{target}: {n_files} files in {:.0?}, of which {n_read} were read whole", start.elapsed());
     assert!(n_read < n_files, "nothing was damaged");
     assert!(n_read > 0 || time < 10, "nothing was read whole");
+}
+
+/// Returns the number in an environment variable, 1 without it.
+fn variable(name: &str) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 /// Makes an empty folder. A conversion waits until a disk has its bytes, which in memory takes no time.

@@ -64,6 +64,8 @@ pub enum Fault {
 /// The commit that all answers state.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
+type Mangle = dyn Fn(Vec<u8>) -> Vec<u8> + Send + Sync;
+
 pub struct Hub {
     port: u16,
     shared: Arc<Mutex<Shared>>,
@@ -77,6 +79,8 @@ struct Shared {
     /// The number of coming answers that are right, then the number of those that have a fault, and the fault.
     faults: (usize, usize, Option<Fault>),
     delay: Duration,
+    /// What becomes of the bytes of every answer.
+    mangle: Option<Arc<Mangle>>,
     requests: Vec<Request>,
     n_at_once: usize,
     most_at_once: usize,
@@ -121,6 +125,11 @@ impl Hub {
     /// Answers every request rightly.
     pub fn behave(&self) {
         self.shared.lock().unwrap().faults = (0, 0, None);
+    }
+
+    /// Sends what a function makes of each answer.
+    pub fn mangle(&self, mangle: Option<Arc<Mangle>>) {
+        self.shared.lock().unwrap().mangle = mangle;
     }
 
     /// Sets the `ETag` of a file.
@@ -176,7 +185,7 @@ fn answer(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
     let path = request.split(' ').nth(1).unwrap_or_default();
     let (revision, file) = path.split_once("/resolve/").and_then(|(_, rest)| rest.split_once('/')).unwrap_or_default();
     let (file, revision) = (file.to_string(), revision.to_string());
-    let (bytes, etag, fault, delay) = {
+    let (bytes, etag, fault, delay, mangle) = {
         let mut shared = shared.lock().unwrap();
         shared.requests.push(Request { file: file.clone(), revision, start, end, authorized });
         shared.n_at_once += 1;
@@ -185,7 +194,7 @@ fn answer(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
         let fault = fault.filter(|_| n_right == 0 && n_left > 0);
         shared.faults.0 = n_right.saturating_sub(1);
         shared.faults.1 = n_left - usize::from(fault.is_some());
-        (shared.files.get(&file).cloned(), shared.etags.get(&file).cloned(), fault, shared.delay)
+        (shared.files.get(&file).cloned(), shared.etags.get(&file).cloned(), fault, shared.delay, shared.mangle.clone())
     };
     std::thread::sleep(delay);
     // Before the body is sent: a client that has read it may send its next request at once.
@@ -260,6 +269,9 @@ fn answer(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
         loop {
             stream.write_all(b"X-More: of the same\r\n")?;
         }
+    }
+    if let Some(mangle) = mangle {
+        return stream.write_all(&mangle([head.into_bytes(), body].concat()));
     }
     stream.write_all(head.as_bytes())?;
     match fault {
