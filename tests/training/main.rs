@@ -3,6 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+mod adoptions;
 mod loss;
 mod nn;
 mod optim;
