@@ -71,6 +71,7 @@ pub mod device;
 pub mod dropout;
 pub mod embedding;
 pub mod error;
+mod files;
 pub mod guide;
 #[cfg(feature = "hub")]
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]

@@ -9,14 +9,16 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::json;
 
+use super::header::{header_of, stored_as};
 use super::listing::unreadable_in;
 use super::names::{CONFIG_FILE, CONFIG_METADATA, INDEX_FILE, WEIGHTS_FILE};
-use super::save::{header_of, stored_as, write_atomically, write_elements};
+use super::save::write_elements;
 use super::stored::{Kind, StoredTensor};
 use super::weights::{Weights, WeightsFile};
 use super::{Checkpoint, ConfigSource};
 use crate::config::read_text;
 use crate::error::{CheckpointError, Error, Result};
+use crate::files::write_file;
 
 /// A tensor to be written: where it is read, and its new dtype.
 struct Planned {
@@ -116,7 +118,7 @@ impl Checkpoint {
         let beside = [(INDEX_FILE, (shards.len() > 1).then(|| format!("{index:#}"))), (CONFIG_FILE, config)];
         for (name, text) in beside {
             let Some(text) = text else { continue };
-            write_atomically(&to.join(name), |out| out.write_all(text.as_bytes()))?;
+            write_file(&to.join(name), |out| out.write_all(text.as_bytes()))?;
             written.push(to.join(name));
         }
         Ok(written)
@@ -223,9 +225,9 @@ fn write(path: &Path, source: &mut Source, planned: &[Planned], metadata: Option
         end += n_bytes;
         infos.push((name.clone(), TensorInfo { dtype: *to, shape: tensor.shape.to_vec(), data_offsets: (start, end) }));
     }
-    let header = header_of(path, infos, metadata)?;
+    let header = header_of(path, &infos, metadata)?;
     let mut failed = None;
-    let written = write_atomically(path, |out| {
+    let written = write_file(path, |out| {
         out.write_all(&header)?;
         for planned in planned {
             if let Err(error) = write_one(source, planned, out, path) {

@@ -1,17 +1,17 @@
-//! Writes tables in pieces; each file is replaced atomically, synced, and has ordinary permissions.
+//! Writes tables in pieces.
 
-use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 use std::path::Path;
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
+use candle_core::{CpuStorage, Device, Storage, Tensor};
+use safetensors::tensor::TensorInfo;
 
+use super::header::{header_of, stored_as};
 use super::keys;
 use super::names::{CONFIG_FILE, CONFIG_METADATA, WEIGHTS_FILE};
 use crate::config::GptInputConfig;
 use crate::error::{CheckpointError, Result};
+use crate::files;
 
 /// How many elements are converted to bytes at a time.
 const PIECE_ELEMENTS: usize = 1 << 16;
@@ -49,6 +49,36 @@ impl SaveFormat {
     }
 }
 
+/// Writes a file that appears whole or not at all, and is on disk when this returns.
+///
+/// [`save_tensors`], [`Checkpoint::convert`](super::Checkpoint::convert) and the `save` of layers and optimizers write
+/// this way:
+/// - An existing file keeps its permissions. A link stays, and the file at its end is replaced. A folder, a pipe or a
+///   device is an error.
+/// - On Linux, the file has no name until it is complete. Where the system or the file system lacks that, it is
+///   `.NAME.partial` beside its target. A kill can leave a file of that name, which the next writer of NAME removes.
+/// - Writers of the same file wait for each other under that name, by a lock (`flock`). The last one wins. Where there
+///   are no locks, one of them can fail.
+///
+/// ```
+/// use candle_gpt_input::checkpoint::write_file;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("loader.json");
+/// write_file(&path, |out| out.write_all(b"{}"))?;
+/// assert_eq!(std::fs::read(&path)?, b"{}");
+/// let failed = write_file(&path, |_| Err(std::io::Error::other("no more")));
+/// assert!(failed.is_err() && std::fs::read(&path)? == b"{}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`CheckpointError::Io`] with the path: an error of `write` or of the system, or a path that is not that of a file.
+#[doc(alias = "atomic")]
+pub fn write_file(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    Ok(files::write_file(path.as_ref(), write)?)
+}
+
 /// Writes `wte`, the position tables and the configuration to a folder.
 pub(crate) fn save_folder(
     path: &Path,
@@ -58,7 +88,7 @@ pub(crate) fn save_folder(
 ) -> Result<()> {
     std::fs::create_dir_all(path).map_err(CheckpointError::creating(path))?;
     save_safetensors(&path.join(WEIGHTS_FILE), wte, positional, config)?;
-    write_atomically(&path.join(CONFIG_FILE), |out| out.write_all(config.to_json().as_bytes()))?;
+    files::write_file(&path.join(CONFIG_FILE), |out| out.write_all(config.to_json().as_bytes()))?;
     Ok(())
 }
 
@@ -113,53 +143,12 @@ pub fn save_tensors<'a>(
         infos.push((name.as_ref().to_string(), info));
         on_host.push(tensor.to_device(&Device::Cpu)?.contiguous()?);
     }
-    let header = header_of(path, infos, metadata)?;
-    write_atomically(path, |out| {
+    let header = header_of(path, &infos, metadata)?;
+    files::write_file(path, |out| {
         out.write_all(&header)?;
         on_host.iter().try_for_each(|tensor| write_elements(out, tensor))
     })?;
     Ok(())
-}
-
-/// Returns the front of a safetensors file: the length of the header, and the header.
-pub(super) fn header_of(
-    path: &Path,
-    infos: Vec<(String, TensorInfo)>,
-    metadata: impl IntoIterator<Item = (String, String)>,
-) -> Result<Vec<u8>, CheckpointError> {
-    let mut names = BTreeSet::new();
-    for (name, _) in &infos {
-        let reason = match name.as_str() {
-            "__metadata__" => "the format keeps that name for itself",
-            name if name.contains(char::is_control) => "it has control characters",
-            name if !names.insert(name) => "another tensor has that name",
-            _ => continue,
-        };
-        return Err(CheckpointError::InvalidName { path: path.to_path_buf(), name: name.clone(), reason });
-    }
-    let mut all_metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    all_metadata.extend(metadata);
-    let header = Metadata::new(Some(all_metadata), infos)
-        .map_err(std::io::Error::other)
-        .and_then(|header| Ok(serde_json::to_vec(&header)?));
-    let mut header = header.map_err(CheckpointError::writing(path))?;
-    header.resize(header.len().next_multiple_of(8), b' '); // the format requires aligned data
-    let mut front = (header.len() as u64).to_le_bytes().to_vec();
-    front.extend(header);
-    Ok(front)
-}
-
-pub(super) fn stored_as(dtype: DType) -> Result<Dtype, CheckpointError> {
-    match dtype {
-        DType::F32 => Ok(Dtype::F32),
-        DType::F16 => Ok(Dtype::F16),
-        DType::BF16 => Ok(Dtype::BF16),
-        DType::F64 => Ok(Dtype::F64),
-        DType::U8 => Ok(Dtype::U8),
-        DType::U32 => Ok(Dtype::U32),
-        DType::I64 => Ok(Dtype::I64),
-        dtype => Err(CheckpointError::UnsupportedDType { dtype }),
-    }
 }
 
 pub(super) fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {
@@ -188,37 +177,5 @@ fn write_pieces<T: Copy, const N: usize>(
         bytes.extend(piece.iter().flat_map(|&value| to_le(value)));
         out.write_all(&bytes)?;
     }
-    Ok(())
-}
-
-/// Returns the system's error inside one that also names the temporary file, which nobody has asked for.
-fn without_path(error: std::io::Error) -> std::io::Error {
-    let inner = error.get_ref().and_then(|with_path| with_path.source()).and_then(|inner| inner.downcast_ref());
-    let code = inner.and_then(std::io::Error::raw_os_error);
-    code.map_or(error, std::io::Error::from_raw_os_error)
-}
-
-/// Writes a file that appears whole or not at all, and is on disk when this returns.
-pub(super) fn write_atomically(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
-) -> Result<(), CheckpointError> {
-    let io = CheckpointError::writing(path);
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    #[cfg_attr(not(unix), expect(unused_mut, reason = "permissions are set on unix only"))]
-    let mut builder = tempfile::Builder::new();
-    // A temporary file is private by default; the umask decides for an ordinary one.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let temporary = builder.tempfile_in(folder).map_err(|error| io(without_path(error)))?;
-    write(&mut temporary.as_file()).map_err(io)?;
-    temporary.as_file().sync_all().map_err(io)?;
-    temporary.persist(path).map_err(|error| io(error.error))?;
-    // The new name is on disk only once its folder is synced.
-    #[cfg(unix)]
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
     Ok(())
 }

@@ -8,9 +8,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::format::gguf::{ALIGNMENT, MAGIC, number_of, number_of_blocks};
 use super::keys;
-use super::save::{write_atomically, write_elements};
+use super::save::write_elements;
 use crate::config::GptInputConfig;
 use crate::error::{CheckpointError, Result};
+use crate::files::write_file;
 
 /// A token table to be written.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +76,7 @@ pub(crate) fn save_gguf(path: &Path, wte: TableData<'_>, wpe: &Tensor, config: &
     };
     let tables = [(keys::GGUF.0, wte), (keys::GGUF.1, TableData::Numbers(&wpe))];
     let header = header_of(&tables, config)?;
-    write_atomically(path, |out| {
+    write_file(path, |out| {
         out.write_all(&header)?;
         for (_, table) in &tables {
             table.write(out)?;

@@ -405,6 +405,18 @@ pub enum CheckpointError {
         /// The requested dtype.
         dtype: DType,
     },
+    /// A file with which what is written could not be read back. Nothing was written.
+    #[error(
+        "cannot save {path}: {reason}, so it could not be read back",
+        path = Shown::path(path),
+        reason = Shown::text(reason)
+    )]
+    CannotReadBack {
+        /// The file to be written.
+        path: PathBuf,
+        /// What its reader would say.
+        reason: String,
+    },
     /// A tensor under a name with which its file could not be read back.
     #[error(
         "{path}: cannot save a tensor as `{name}`: {reason}; rename it",

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::files::Partial;
+
 /// The ranges fetched so far from one version of a file.
 #[derive(Debug)]
 pub(super) struct RangeCache {
@@ -29,9 +31,10 @@ impl RangeCache {
     /// Stores a range atomically. Ignores errors: a range that could not be stored is fetched again.
     pub(super) fn put(&self, range: &Range<u64>, bytes: &[u8]) {
         let _ = fs::create_dir_all(&self.folder).and_then(|()| {
-            let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-            file.write_all(bytes)?;
-            Ok(file.persist(self.path(range))?)
+            let mut file = Partial::create(&self.path(range))?;
+            file.file().write_all(bytes)?;
+            file.complete()?;
+            file.install()
         });
     }
 

@@ -17,6 +17,7 @@ const TABLES: Tables = Tables {
         ("error", 0),
         ("config", 1),
         ("device", 1),
+        ("files", 1),
         ("memory", 1),
         ("rows", 1),
         ("shape", 1),
@@ -44,7 +45,7 @@ const TABLES: Tables = Tables {
     facades: &["src/lib.rs", "src/kernel/mod.rs"],
     may_be_unsafe: &["src/kernel/", "src/memory.rs", "src/rng/normal.rs", "src/checkpoint/mapped.rs"],
     // A pre-release whose interface may still change, the network, the operating system.
-    crates: &[("tokenizers", "tokenizer"), ("ureq", "hub"), ("ring", "hub"), ("libc", "memory")],
+    crates: &[("tokenizers", "tokenizer"), ("ureq", "hub"), ("ring", "hub"), ("libc", "memory"), ("rustix", "files")],
     programs: &["src/kernel/cuda/build.rs"],
     root: &[
         "Cargo.toml",

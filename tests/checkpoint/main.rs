@@ -21,6 +21,7 @@ mod pickles;
 mod quantized;
 #[cfg(feature = "hub")]
 mod remote;
+mod saves;
 mod saving;
 mod sources;
 #[path = "../support/mod.rs"]
@@ -32,7 +33,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use candle_gpt_input::checkpoint::{Checkpoint, CheckpointOptions, ConfigSource, Role, ShardIndex, save_tensors};
+use candle_gpt_input::checkpoint::{
+    Checkpoint, CheckpointOptions, ConfigSource, Role, SaveFormat, ShardIndex, save_tensors,
+};
 use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, Result};
 use half::{bf16, f16};

@@ -1,7 +1,6 @@
 //! Options for what a checkpoint's files leave open: names of tables, a state dict, a configuration.
 
 use super::*;
-use candle_gpt_input::checkpoint::SaveFormat;
 use candle_gpt_input::position::PositionScheme;
 
 fn with(path: impl AsRef<Path>, options: &CheckpointOptions) -> Result<GptInputLayer> {

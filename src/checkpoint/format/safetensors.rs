@@ -15,6 +15,8 @@ use crate::error::{Shown, cause};
 
 /// The format's own limit on the header (safetensors 0.8, `MAX_HEADER_SIZE`).
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// The key of texts among the tensors.
+pub(in super::super) const METADATA: &str = "__metadata__";
 /// The header's length stands before it as a little-endian `u64`.
 const LENGTH_BYTES: u64 = 8;
 
@@ -123,7 +125,7 @@ impl<'de> Visitor<'de> for Entries<'_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key::<String>()? {
-            if name == "__metadata__" {
+            if name == METADATA {
                 map.next_value_seed(Metadata { budget: self.budget, contents: self.contents })?;
             } else {
                 let info = map.next_value()?;
