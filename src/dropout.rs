@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::Result;
+use crate::memory::fits;
 use crate::rng::Generator;
 
 /// Returns `torch.nn.functional.dropout(x, p, training=True)`: each element is 0 with probability `p`, and is otherwise
@@ -29,14 +30,16 @@ use crate::rng::Generator;
 /// - returns: the same
 ///
 /// # Errors
-/// [`RngError::Probability`](crate::error::RngError::Probability) unless `p` is between 0 and 1.
+/// [`RngError::Probability`](crate::error::RngError::Probability) unless `p` is between 0 and 1,
+/// [`Error::TooLarge`](crate::Error::TooLarge) for more elements than memory holds, such as those of a broadcast tensor.
 #[doc(alias = "F.dropout", alias = "nn.Dropout", alias = "embd_pdrop")]
 pub fn dropout(x: &Tensor, p: f64, generator: &Generator) -> Result<Tensor> {
     let scale = Generator::dropout_scale(p)?;
     if p == 0.0 || x.elem_count() == 0 {
         return Ok(x.clone());
     }
-    let kept = generator.dropout_mask(x.elem_count(), p)?;
+    let n = fits("dropout", x.dims(), size_of::<f64>())?;
+    let kept = generator.dropout_mask(n, p)?;
     // torch multiplies by a tensor of zeros and 1 / (1 - p). The latter is computed in f32 (f64 for f64) and rounded to
     // the dtype.
     let noise = if x.dtype() == DType::F64 {

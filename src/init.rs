@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::GptInputConfig;
 use crate::error::{ConfigError, Error, Result};
-use crate::memory::{with_capacity, zeros};
+use crate::memory::{fits, with_capacity, zeros};
 use crate::rng::Generator;
 
 /// The default `initializer_range` of `transformers.GPT2Config`.
@@ -79,8 +79,8 @@ impl Init {
     /// ```
     ///
     /// # Errors
-    /// [`RngError`](crate::error::RngError) for a standard deviation below 0,
-    /// [`Error::InitDType`] unless `dtype` is f32, f64, f16 or bf16.
+    /// [`RngError`](crate::error::RngError) for a standard deviation below 0, [`Error::InitDType`] unless `dtype` is f32,
+    /// f64, f16 or bf16, [`Error::TooLarge`] if the table cannot be allocated.
     pub fn wte(
         self,
         vocab_size: usize,
@@ -89,7 +89,7 @@ impl Init {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        table((vocab_size, n_embd), self.std(GPT2_STD), generator, dtype, device)
+        table("wte", (vocab_size, n_embd), self.std(GPT2_STD), generator, dtype, device)
     }
 
     /// Draws a position table `[n_positions, n_embd]`.
@@ -106,8 +106,8 @@ impl Init {
     /// ```
     ///
     /// # Errors
-    /// [`RngError`](crate::error::RngError) for a standard deviation below 0,
-    /// [`Error::InitDType`] unless `dtype` is f32, f64, f16 or bf16.
+    /// [`RngError`](crate::error::RngError) for a standard deviation below 0, [`Error::InitDType`] unless `dtype` is f32,
+    /// f64, f16 or bf16, [`Error::TooLarge`] if the table cannot be allocated.
     pub fn wpe(
         self,
         n_positions: usize,
@@ -116,7 +116,7 @@ impl Init {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        table((n_positions, n_embd), self.std(0.01), generator, dtype, device)
+        table("wpe", (n_positions, n_embd), self.std(0.01), generator, dtype, device)
     }
 
     /// Returns the standard deviation of a table for which OpenAI's code uses `openai`, or `None` to draw nothing.
@@ -179,6 +179,7 @@ impl TryFrom<String> for Init {
 
 /// Draws `torch.nn.init.normal_(torch.empty(n_rows, width), std=std)` on the host, for any device.
 fn table(
+    what: &'static str,
     shape: (usize, usize),
     std: Option<f64>,
     generator: &Generator,
@@ -188,10 +189,10 @@ fn table(
     if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
         return Err(Error::InitDType { dtype });
     }
+    let n = fits(what, &[shape.0, shape.1], dtype.size_in_bytes())?;
     let Some(std) = std else { return Ok(Tensor::zeros(shape, dtype, device)?) };
-    let n = shape.0 * shape.1;
     let drawn = |fill: &dyn Fn(&mut [f32]) -> Result<()>| -> Result<Vec<f32>> {
-        let mut values = zeros::<f32>(n);
+        let mut values = zeros::<f32>(n)?;
         fill(&mut values)?;
         Ok(values)
     };
@@ -199,10 +200,10 @@ fn table(
     let half = || drawn(&|values| generator.normal_half(values, 0.0, std));
     let tensor = match dtype {
         DType::F32 => Tensor::from_vec(single()?, shape, device),
-        DType::F16 => Tensor::from_vec(narrowed(&half()?, f16::from_f32), shape, device),
-        DType::BF16 => Tensor::from_vec(narrowed(&half()?, bf16::from_f32), shape, device),
+        DType::F16 => Tensor::from_vec(narrowed(&half()?, f16::from_f32)?, shape, device),
+        DType::BF16 => Tensor::from_vec(narrowed(&half()?, bf16::from_f32)?, shape, device),
         DType::F64 => {
-            let mut values = zeros::<f64>(n);
+            let mut values = zeros::<f64>(n)?;
             generator.normal_f64(&mut values, 0.0, std)?;
             Tensor::from_vec(values, shape, device)
         }
@@ -211,10 +212,10 @@ fn table(
     Ok(tensor?)
 }
 
-fn narrowed<T>(values: &[f32], narrow: impl Fn(f32) -> T) -> Vec<T> {
-    let mut narrowed = with_capacity(values.len());
+fn narrowed<T>(values: &[f32], narrow: impl Fn(f32) -> T) -> Result<Vec<T>> {
+    let mut narrowed = with_capacity(values.len())?;
     narrowed.extend(values.iter().map(|&value| narrow(value)));
-    narrowed
+    Ok(narrowed)
 }
 
 #[cfg(test)]

@@ -174,7 +174,9 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     match candle(case, inputs) {
         Ok(candle) => all.push(candle),
         // On a device, Candle may lack a kernel or run out of memory.
-        Err(error) if !inputs.ids.device().is_cpu() => eprintln!("candle cannot: {}", super::cli::first_line(&error)),
+        Err(error) if !inputs.ids.device().is_cpu() => {
+            super::cli::note(format_args!("candle cannot: {}", super::cli::first_line(&error)))
+        }
         Err(error) => return Err(error),
     }
     if let (true, Some(n_bytes)) = (inputs.ids.device().is_cpu(), bytes_moved(case, inputs)?) {

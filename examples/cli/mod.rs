@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each example uses its own part
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -32,8 +33,13 @@ pub fn exit(result: Result<()>) -> ExitCode {
     if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {}", first_line(&error));
+    note(format_args!("error: {}", first_line(&error)));
     ExitCode::FAILURE
+}
+
+/// Writes a line to standard error. If that is closed or full, the line is lost: no run ends for a message.
+pub fn note(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Returns an error with all its causes in one line. With RUST_BACKTRACE, Candle puts a backtrace behind the first
@@ -58,7 +64,7 @@ pub fn matches<A: CommandFactory>() -> ArgMatches {
             error.exit();
         }
         // Names from a folder may be on the command line.
-        text.lines().for_each(|line| eprintln!("{}", Shown::text(line)));
+        text.lines().for_each(|line| note(Shown::text(line)));
         std::process::exit(2)
     })
 }
@@ -88,7 +94,8 @@ pub fn seed(text: &str) -> Result<u64, String> {
 pub fn read_text(path: &Path) -> Result<String> {
     let text = candle_gpt_input::data::read_text(path)?;
     if text.starts_with('\u{feff}') {
-        eprintln!("warning: {} begins with a byte order mark, which becomes tokens of its own", Shown::path(path));
+        let path = Shown::path(path);
+        note(format_args!("warning: {path} begins with a byte order mark, which becomes tokens of its own"));
     }
     Ok(text)
 }

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+use crate::cli;
+
 /// How often a plain line is written.
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -35,11 +37,11 @@ impl Progress {
         let n_done = (step - self.first_step) as f64;
         // The time left includes evaluation and checkpoints; the rate counts the steps alone.
         let left = self.start.elapsed().as_secs_f64() / n_done * (steps.saturating_sub(step)) as f64;
+        let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);
         let rate = self.tokens_per_second();
-        let message =
-            format!("loss {loss:.3}, {rate:.0} tokens/s, {} left", HumanDuration(Duration::from_secs_f64(left)));
+        let message = format!("loss {loss:.3}, {rate:.0} tokens/s, {} left", HumanDuration(left));
         if self.bar.is_hidden() && (self.last_line.elapsed() > INTERVAL || step == steps) {
-            eprintln!("step {step}/{steps} {message}");
+            cli::note(format_args!("step {step}/{steps} {message}"));
             self.last_line = Instant::now();
         }
         self.bar.set_message(message);

@@ -97,7 +97,27 @@ impl Settings {
             .with_extra("attn_pdrop", self.dropout)?
             .with_extra("resid_pdrop", self.dropout)?;
         config.validate()?;
+        self.check_memory(vocab_size)?;
         Ok(config)
+    }
+
+    /// Checks that the weights, their gradients and the two averages of the optimizer can be allocated, at once.
+    fn check_memory(&self, vocab_size: usize) -> Result<()> {
+        let &Self { n_layer, n_embd, max_length, .. } = self;
+        // Attention takes 4 C² weights in a block, its MLP 8 C²; biases and norms are few.
+        let n_weights = || {
+            let of_blocks = n_embd.checked_mul(n_embd)?.checked_mul(12)?.checked_mul(n_layer)?;
+            vocab_size.checked_add(max_length)?.checked_mul(n_embd)?.checked_add(of_blocks)
+        };
+        let mut memory = Vec::<[f32; 4]>::new();
+        let is_granted = n_weights().is_some_and(|n_weights| memory.try_reserve_exact(n_weights).is_ok());
+        std::hint::black_box(&memory); // else the compiler leaves out what nobody uses
+        ensure!(
+            is_granted,
+            "a model of --n-layer {n_layer}, --n-embd {n_embd} and --max-length {max_length}, with its gradients and \
+             the optimizer's state, is more than this machine can hold: choose a smaller one"
+        );
+        Ok(())
     }
 
     /// Returns the settings of a resumed run: the saved ones, replaced by those that are given and may change.

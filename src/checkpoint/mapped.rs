@@ -68,7 +68,8 @@ fn hold(table: &LocatedTable) -> Result<StoredRows, CheckpointError> {
     };
     // A remote length is only a claim: no memory is reserved for it.
     let is_here = file.bytes_of(at).is_some_and(|file| file.source().is_none());
-    let mut bytes = if is_here { memory::with_capacity(at.n_bytes()) } else { Vec::new() };
+    let no_memory = CheckpointError::reading(&path);
+    let mut bytes = if is_here { memory::try_with_capacity(at.n_bytes()).map_err(no_memory)? } else { Vec::new() };
     file.copy(at, &mut bytes, &path)?;
     let (n_rows, width) = (table.info.n_rows, table.info.width);
     Ok(StoredRows { bytes: RowBytes::Held(bytes.into()), start: 0, n_rows, width, stored: RowType::Blocks(blocks) })

@@ -105,10 +105,10 @@ impl Order {
     pub(super) fn from_source(source: OrderSource, n_samples: usize) -> Self {
         let (permutation, generator_after) = match &source {
             OrderSource::Sequential => (None, None),
-            OrderSource::Seed(seed) => (Some(Generator::manual_seed(*seed).randperm(n_samples)), None),
+            OrderSource::Seed(seed) => (Some(Generator::manual_seed(*seed).permutation(n_samples)), None),
             OrderSource::Generator(before) => {
                 let generator = Generator::from_state(before);
-                (Some(generator.randperm(n_samples)), Some(generator.state()))
+                (Some(generator.permutation(n_samples)), Some(generator.state()))
             }
         };
         Self { source, permutation, generator_after }
@@ -122,7 +122,7 @@ impl Order {
     /// Draws the unused permutation that a sampler draws when it runs out. It changes an explicit generator only.
     pub(super) fn run_out(&self, seeding: &Seeding, n_samples: usize) {
         if let OrderSource::Generator(_) = self.source {
-            seeding.generator().randperm(n_samples);
+            seeding.generator().permutation(n_samples);
         }
     }
 }

@@ -82,7 +82,7 @@ impl TokenTable {
         let piece = |first| self.quantize_rows(block_type, first, ROWS.min(n_rows - first));
         let pieces = map_in_parallel(n_rows.div_ceil(ROWS), &|index| piece(index * ROWS));
         let pieces = pieces.into_iter().collect::<Result<Vec<Piece>>>()?;
-        let mut bytes = crate::memory::with_capacity(n_rows * RowType::Blocks(block_type).row_bytes(width));
+        let mut bytes = crate::memory::with_capacity(n_rows * RowType::Blocks(block_type).row_bytes(width))?;
         let (mut max_abs, mut of_errors, mut of_numbers) = (0.0f64, 0.0, 0.0);
         for piece in pieces {
             bytes.extend_from_slice(&piece.bytes);

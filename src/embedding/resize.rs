@@ -8,6 +8,7 @@ use super::{EmbeddingOptions, TokenTable};
 use crate::error::{EmbeddingError, Error, Result};
 use crate::init::Init;
 use crate::kernel::{new_var, to_host};
+use crate::memory::{copy_fits, fits_on};
 use crate::rng::Generator;
 use crate::shape::rows_of_ids;
 
@@ -99,6 +100,7 @@ impl TokenTable {
         let options = EmbeddingOptions { padding_idx, ..self.options };
         options.validate(vocab_size)?;
         let weight = self.dense()?.weight().detach();
+        fits_on(weight.device(), "wte", &[vocab_size, n_embd], weight.dtype().size_in_bytes())?;
         let resized = match vocab_size.checked_sub(n_old) {
             None => weight.narrow(0, 0, vocab_size)?.force_contiguous()?,
             Some(n_new) => {
@@ -141,6 +143,7 @@ impl TokenTable {
         if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(EmbeddingError::RepeatedRow { id: twice[0] }.into());
         }
+        copy_fits("rows", rows)?;
         let rows = rows.detach().to_device(table.device())?.contiguous()?.reshape((ids.len(), n_embd))?;
         let weight = table.weight().detach().force_contiguous()?;
         for (n, id) in ids.into_iter().enumerate() {

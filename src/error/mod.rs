@@ -175,6 +175,18 @@ pub enum Error {
         /// The second one's.
         right_value: String,
     },
+    /// Memory that was asked for by a number, and that cannot be allocated or not even be counted.
+    #[error(
+        "{what} of shape {dims:?} in elements of {element_bytes} bytes is more than this machine can hold: ask for less"
+    )]
+    TooLarge {
+        /// What would have been made.
+        what: &'static str,
+        /// Its shape.
+        dims: Vec<usize>,
+        /// The bytes of an element.
+        element_bytes: usize,
+    },
     /// An argument that would be written while another one in the same memory is read.
     #[error("{what} shares its memory with {with}: pass a copy")]
     SharedMemory {

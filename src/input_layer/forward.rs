@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::kernel::{
     CheckedIds, IdChecks, Places, Table, Wpe, add_rows, apart, copy_into, gather_add, gather_add_into, gather_into,
 };
+use crate::memory::copy_fits;
 use crate::position::{PositionTable, Positions};
 use crate::shape::outer_dims;
 
@@ -187,6 +188,7 @@ impl GptInputLayer {
     pub fn add_positions(&self, inputs_embeds: &Tensor, positions: impl Into<Positions>) -> Result<Tensor> {
         let ids_dims =
             outer_dims("inputs_embeds", inputs_embeds, (Table::Positions.name(), self.config.n_embd, self.dtype()))?;
+        copy_fits("inputs_embeds", inputs_embeds)?;
         match self.places(&positions.into(), ids_dims, &self.id_checks)? {
             Some((wpe, places)) => add_rows(inputs_embeds, &wpe.rows_at(&places)?),
             None => Ok(inputs_embeds.clone()),

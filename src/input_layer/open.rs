@@ -14,6 +14,7 @@ use crate::error::ConfigError;
 use crate::error::{Error, PositionError, Result};
 use crate::init::Init;
 use crate::kernel::{StoredTable, Table};
+use crate::memory::fits_on;
 use crate::position::{PositionEncoding, PositionTable};
 use crate::rng::Generator;
 
@@ -172,7 +173,10 @@ impl GptInputLayer {
         let wte = init.wte(config.vocab_size, config.n_embd, generator, dtype, device)?;
         let positions = PositionEncoding::build(config, dtype, device, |spec| match *spec.shape {
             [n_rows, width] if spec.drawn => init.wpe(n_rows, width, generator, dtype, device),
-            _ => Ok(Tensor::zeros(&*spec.shape, dtype, device)?),
+            _ => {
+                fits_on(device, "a table of positions", &spec.shape, dtype.size_in_bytes())?;
+                Ok(Tensor::zeros(&*spec.shape, dtype, device)?)
+            }
         })?;
         Ok(Self::with_config(wte.try_into()?, positions, config.clone())?.with_generator(generator))
     }
@@ -202,9 +206,12 @@ impl GptInputLayer {
     pub fn load(vb: VarBuilder, config: &GptInputConfig) -> Result<Self> {
         config.validate()?;
         let init = candle_nn::Init::Randn { mean: 0.0, stdev: config.initializer_range };
+        // A `VarMap` would make any table that is asked for.
+        fits_on(vb.device(), "wte", &[config.vocab_size, config.n_embd], vb.dtype().size_in_bytes())?;
         let wte = vb.get_with_hints((config.vocab_size, config.n_embd), "wte.weight", init)?;
         let positions = PositionEncoding::build(config, vb.dtype(), vb.device(), |spec| {
             let init = if spec.drawn { init } else { candle_nn::Init::Const(0.0) };
+            fits_on(vb.device(), "a table of positions", &spec.shape, vb.dtype().size_in_bytes())?;
             Ok(vb.get_with_hints(&*spec.shape, &spec.name, init)?)
         })?;
         Self::with_config(wte.try_into()?, positions, config.clone())

@@ -7,6 +7,7 @@ use super::GptInputLayer;
 use crate::dropout::dropout;
 use crate::error::{Error, OptimError, Result};
 use crate::kernel::{DenseTable, IdChecks, new_var};
+use crate::memory::fits_on;
 use crate::optim::{RowGrad, RowOptimizer};
 use crate::position::Positions;
 use crate::rng::Generator;
@@ -74,6 +75,7 @@ impl GptInputLayer {
     pub fn forward_leaf_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<Var> {
         let mut dims = input_ids.dims().to_vec();
         dims.push(self.config.n_embd);
+        fits_on(self.device(), "hidden states", &dims, self.dtype().size_in_bytes())?;
         let leaf = Var::zeros(dims, self.dtype(), self.device())?;
         self.forward_into(input_ids, positions, &leaf)?;
         Ok(leaf)

@@ -21,7 +21,7 @@ pub(crate) use attention::{
 };
 pub(crate) use core::dequantize::can_dequantize;
 pub(crate) use core::locks::{apart, let_writers_pass, memory_of};
-pub(crate) use core::parallel::{each_in_parallel, map_in_parallel};
+pub(crate) use core::parallel::{map_in_parallel, rows_in_parallel};
 pub(crate) use core::simd::{extend_widened, prefetch};
 pub(crate) use core::storage::{copy_of, new_var, zeros_like};
 pub(crate) use core::versions::note_change;

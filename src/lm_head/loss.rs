@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use super::LmHead;
 use crate::error::{Error, Result};
 use crate::kernel::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach, to_host, unravel};
+use crate::memory::copy_fits;
 use crate::shape::{same_device, wrong_shape};
 
 /// The target that PyTorch ignores by default.
@@ -237,6 +238,7 @@ impl LmHead {
         let outer = self.outer_dims(hidden_states)?;
         same_device(("hidden_states", hidden_states.device()), ("wte", self.wte.device()))?;
         expect_dims("target_ids", target_ids, outer)?;
+        copy_fits("hidden_states", hidden_states)?;
         let counted = counted(target_ids, options, vocab_size)?;
         let scale = match options.reduction {
             Reduction::Mean => 1.0 / counted.len() as f64,

@@ -7,6 +7,7 @@ use candle_core::{Module, Tensor};
 use crate::embedding::TokenTable;
 use crate::error::{Error, Result};
 use crate::kernel::{StoredTable, let_writers_pass, logits};
+use crate::memory::{copy_fits, fits_on};
 use crate::shape::outer_dims;
 
 pub use loss::{LossGrads, LossOptions, Reduction};
@@ -70,6 +71,8 @@ impl LmHead {
         let (vocab_size, n_embd) = self.wte.dims();
         let outer = self.outer_dims(hidden_states)?;
         let dims: Vec<usize> = outer.iter().copied().chain([vocab_size]).collect();
+        copy_fits("hidden_states", hidden_states)?;
+        fits_on(hidden_states.device(), "logits", &dims, hidden_states.dtype().size_in_bytes())?;
         let flat = hidden_states.reshape((outer.iter().product::<usize>(), n_embd))?;
         let logits = match self.wte.stored() {
             Some(table) => by_pieces(&flat, table)?,

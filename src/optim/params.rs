@@ -10,6 +10,7 @@ use super::adam_state::AdamState;
 use super::{ParamGroup, RowGrad};
 use crate::error::{OptimError, Result};
 use crate::kernel::{AdamStep, Gradient, Moments, copy_of, memory_of, sum_of_squares, zeros_like};
+use crate::memory::counted;
 
 /// The complete settings of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,6 +79,7 @@ impl Params {
                 if !matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
                     return Err(OptimError::UnsupportedDType { name, dtype }.into());
                 }
+                counted("a variable", var.dims(), dtype.size_in_bytes())?;
                 if let Some(first) = index.insert(var.id(), params.len()) {
                     let first = params[first].name.clone();
                     return Err(OptimError::DuplicateVar { first, second: name }.into());

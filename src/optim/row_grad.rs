@@ -4,6 +4,7 @@ use candle_core::{Tensor, Var};
 
 use crate::error::Result;
 use crate::kernel::{BatchRows, DenseTable, RowGroups, Table, dense_gradient};
+use crate::memory::copy_fits;
 use crate::shape::{rows_of_ids, same_device};
 
 /// The gradient of a table `[V, C]` as one row for each id of a batch. The ids say which rows of the table they belong
@@ -71,6 +72,7 @@ impl RowGrad {
         let (_, width) = table.dims();
         rows_of_ids("the gradient", (rows, table.outer_dims("the gradient", rows)?, width), ids_dims)?;
         same_device(("the gradient", rows.device()), ("its table", table.device()))?;
+        copy_fits("the gradient", rows)?;
         let groups = groups()?;
         let rows = rows.detach().contiguous()?.reshape((groups.n_ids(), width))?;
         Ok(Self { var, groups, rows, scale: 1.0 })

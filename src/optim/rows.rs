@@ -1,5 +1,6 @@
 //! Changes to rows of a parameter: freezing them, zeroing their state, changing their number.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use candle_core::{Tensor, Var};
@@ -24,18 +25,16 @@ impl Params {
     }
 
     /// Returns the index of the parameter `var`, a matrix, and its `rows` in ascending order.
-    fn rows_of(&self, var: &Var, rows: impl IntoIterator<Item = usize>) -> Result<(usize, Vec<usize>)> {
+    fn rows_of(&self, var: &Var, rows: impl IntoIterator<Item = usize>) -> Result<(usize, BTreeSet<usize>)> {
         let index = self.index_of(var)?;
         let name = || self.params[index].name.clone();
         let &[n_rows, _] = var.dims() else {
             return Err(OptimError::NotMatrix { name: name(), shape: var.shape().clone() }.into());
         };
-        let mut rows: Vec<usize> = rows.into_iter().collect();
-        rows.sort_unstable();
-        match rows.last() {
-            Some(&row) if row >= n_rows => Err(OptimError::RowOutOfRange { name: name(), row, n_rows }.into()),
-            _ => Ok((index, rows)),
-        }
+        // The first row outside ends a range of any length.
+        let inside =
+            |row| if row < n_rows { Ok(row) } else { Err(OptimError::RowOutOfRange { name: name(), row, n_rows }) };
+        Ok((index, rows.into_iter().map(inside).collect::<Result<_, _>>()?))
     }
 
     /// Zeros the state of some rows.

@@ -5,6 +5,7 @@ use candle_core::{Device, Tensor};
 use super::scores::{Distances, check_reach};
 use crate::error::{PositionError, Result};
 use crate::kernel::linear_bias;
+use crate::memory::fits;
 
 const MAX_HEADS: usize = 1 << 16;
 
@@ -67,7 +68,8 @@ impl Alibi {
     ///
     /// # Errors
     /// - [`Error::SequenceTooLong`](crate::Error::SequenceTooLong) for positions whose distances cannot be counted
-    /// - [`Error::Candle`](crate::Error::Candle) if the device has no memory for the bias
+    /// - [`Error::TooLarge`](crate::Error::TooLarge) or [`Error::Candle`](crate::Error::Candle) if there is no memory for
+    ///   the bias
     pub fn attention_bias(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<Tensor> {
         check_reach(t_q, t_k, start_pos)?;
         linear_bias(&self.slopes, (t_q, t_k), start_pos, &self.device)
@@ -94,11 +96,13 @@ impl Alibi {
     /// of another shape or dtype.
     pub fn attention_bias_at(&self, q_positions: &Tensor, k_positions: &Tensor) -> Result<Tensor> {
         let Distances { b, t_q, t_k, values } = Distances::of(q_positions, k_positions)?;
+        fits("attention bias", &[b, self.slopes.len(), t_q, t_k], size_of::<f32>())?;
         let of_row = |row: usize| {
             let row = &values[row * t_q * t_k..(row + 1) * t_q * t_k];
             self.slopes.iter().flat_map(move |&slope| row.iter().map(move |&distance| slope * distance as f32))
         };
-        let bias: Vec<f32> = (0..b).flat_map(of_row).collect();
+        let n_rows = if values.is_empty() { 0 } else { b };
+        let bias: Vec<f32> = (0..n_rows).flat_map(of_row).collect();
         Ok(Tensor::from_vec(bias, (b, self.slopes.len(), t_q, t_k), &self.device)?)
     }
 }

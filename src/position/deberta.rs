@@ -82,8 +82,11 @@ impl Deberta {
     ) -> Result<Self> {
         let span = position_buckets.unwrap_or(max_relative_positions);
         let width = match *rel_embeddings.dims() {
-            [n, width] if n == 2 * span && n > 0 => width,
-            _ => return Err(wrong_shape("rel_embeddings", rel_embeddings.shape(), format!("[{}, C]", 2 * span))),
+            [n, width] if Some(n) == span.checked_mul(2) && n > 0 => width,
+            _ => {
+                let expected = format!("[2 · {span}, C]");
+                return Err(wrong_shape("rel_embeddings", rel_embeddings.shape(), expected));
+            }
         };
         let DebertaProjections { pos_key_proj, pos_query_proj } = &projections;
         for (what, projection) in [("pos_key_proj", pos_key_proj), ("pos_query_proj", pos_query_proj)] {
@@ -124,9 +127,9 @@ impl Deberta {
         check_reach(t_q, t_k, start_pos)?;
         self.scores(
             (q, k),
-            |by_row| by_distance(by_row, Columns::new(t_q, t_k, start, |distance| buckets.row(-distance))),
+            |by_row| by_distance(by_row, Columns::new(t_q, t_k, start, |distance| buckets.row(-distance))?),
             // Keys and queries change places: the first key stands `start` before the first query.
-            |by_row| by_distance(by_row, Columns::new(t_k, t_q, -start, |distance| buckets.row(distance))),
+            |by_row| by_distance(by_row, Columns::new(t_k, t_q, -start, |distance| buckets.row(distance))?),
         )
     }
 
@@ -196,13 +199,13 @@ impl Buckets {
     fn of(self, distance: i64) -> i64 {
         let Some(buckets) = self.position_buckets else { return distance };
         let mid = (buckets / 2) as i64;
-        if distance.abs() <= mid {
+        if distance.unsigned_abs() <= mid as u64 {
             return distance;
         }
         let log = |x: f32| f64::from(x).ln() as f32;
         let whole = log(((self.max_relative_positions as f64 - 1.0) / mid as f64) as f32);
         let further = log(distance.unsigned_abs() as f32 / mid as f32) / whole * (mid - 1) as f32;
-        (further.ceil() as i64 + mid) * distance.signum()
+        (further.ceil() as i64).saturating_add(mid).saturating_mul(distance.signum())
     }
 
     /// Returns the row of the table for a distance (query minus key).

@@ -19,6 +19,7 @@ use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::kernel::{to_host, unravel};
+use crate::memory::{counted, room_for};
 use crate::shape::wrong_shape;
 
 pub use crate::config::{
@@ -128,10 +129,14 @@ impl Positions {
                     return Err(wrong_shape("position_ids", ids.shape(), expected));
                 }
                 let Some(n_cached) = self.n_cached else { return Ok(Resolved::Given(ids.clone())) };
-                let shifted: Vec<i64> = to_host(ids, "position_ids")?
-                    .into_iter()
-                    .map(|position| position.saturating_add_unsigned(n_cached as u64))
-                    .collect();
+                let n_positions = n_positions.min(i64::MAX as usize);
+                let shifted = to_host(ids, "position_ids")?.into_iter().map(|position| {
+                    position.checked_add_unsigned(n_cached as u64).ok_or_else(|| {
+                        let end = n_cached.saturating_add_signed(position as isize).saturating_add(1);
+                        Error::SequenceTooLong { end, n_positions }
+                    })
+                });
+                let shifted = shifted.collect::<Result<Vec<i64>>>()?;
                 Ok(Resolved::Given(Tensor::from_vec(shifted, ids.shape(), &Device::Cpu)?))
             }
             Kind::Mask { dims, is_token } => {
@@ -167,7 +172,8 @@ fn counted_by_mask(
         ));
     };
     let n_rows: usize = rows.iter().product();
-    let mut position_ids: Vec<i64> = Vec::with_capacity(n_rows.saturating_mul(t));
+    let mut position_ids: Vec<i64> =
+        room_for("position_ids", counted("position_ids", &[n_rows, t], size_of::<i64>())?)?;
     let mut longest = 0;
     // Rows of no ids, of which there may be any number, have no positions.
     for row in 0..if t == 0 { 0 } else { n_rows } {
@@ -185,6 +191,7 @@ fn counted_by_mask(
             }
         }
     }
+    let n_positions = n_positions.min(i64::MAX as usize);
     if longest > n_positions {
         return Err(Error::SequenceTooLong { end: longest, n_positions });
     }

@@ -4,6 +4,7 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{PositionError, Result};
 use crate::init::Init;
+use crate::memory::fits_on;
 use crate::rng::Generator;
 
 /// How [`GptInputLayer::resize_positions`](crate::GptInputLayer::resize_positions) changes the length of a table of
@@ -41,6 +42,7 @@ pub enum Resize {
 pub(crate) fn resized(table: &Tensor, n_positions: usize, how: Resize, generator: &Generator) -> Result<Tensor> {
     let (from, n_embd) = table.dims2()?;
     let (table, device) = (table.detach(), table.device());
+    fits_on(device, "wpe", &[n_positions, n_embd], size_of::<f64>())?;
     let error = |how, instead| Err(PositionError::Resize { from, to: n_positions, how, instead }.into());
     match how {
         _ if n_positions == 0 => error("resized", "keep at least one"),
@@ -57,10 +59,10 @@ pub(crate) fn resized(table: &Tensor, n_positions: usize, how: Resize, generator
             // In f64, so that the last row stays the last row exactly.
             let step = if n_positions > 1 { (from - 1) as f64 / (n_positions - 1) as f64 } else { 0.0 };
             let at = |i: usize| (i as f64 * step).min((from - 1) as f64);
-            let below: Vec<u32> = (0..n_positions).map(|i| at(i) as u32).collect();
-            let above: Vec<u32> = below.iter().map(|&row| (row + 1).min(from as u32 - 1)).collect();
+            let below: Vec<i64> = (0..n_positions).map(|i| at(i) as i64).collect();
+            let above: Vec<i64> = below.iter().map(|&row| (row + 1).min(from as i64 - 1)).collect();
             let parts: Vec<f64> = (0..n_positions).map(|i| at(i).fract()).collect();
-            let rows = |ids: Vec<u32>| -> Result<Tensor> {
+            let rows = |ids: Vec<i64>| -> Result<Tensor> {
                 Ok(table.contiguous()?.index_select(&Tensor::from_vec(ids, n_positions, device)?, 0)?.to_dtype(wide)?)
             };
             let part = Tensor::from_vec(parts, (n_positions, 1), device)?.to_dtype(wide)?;

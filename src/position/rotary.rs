@@ -11,7 +11,8 @@ use super::sinusoidal::cos_sin;
 use super::{Positions, Resolved, frequencies};
 use crate::config::RotaryConfig;
 use crate::error::{Error, Result};
-use crate::kernel::{AngleRows, Angles, each_in_parallel, rotate, to_host, unravel};
+use crate::kernel::{AngleRows, Angles, rotate, rows_in_parallel, to_host, unravel};
+use crate::memory::{fits, zeros};
 use crate::shape::wrong_shape;
 
 /// The angles of positions below this are kept; a call with later positions computes the angles it needs.
@@ -75,6 +76,7 @@ impl Rotary {
     /// [`ConfigError`](crate::error::ConfigError) for a base, factor or head width out of range.
     pub fn new(config: &RotaryConfig, head_dim: usize, n_positions: usize, device: &Device) -> Result<Self> {
         config.validate(head_dim)?;
+        fits("rotary frequencies", &[head_dim], size_of::<f32>())?;
         let (config, device) = (config.clone(), device.clone());
         Ok(Self { config, head_dim, n_positions, device, kept: Arc::default() })
     }
@@ -161,6 +163,14 @@ impl Rotary {
     }
 
     fn angles(&self, positions: &Positions, b: usize, t: usize) -> Result<(Cow<'_, Angles>, AngleRows)> {
+        // The rows of angles are numbered in u32.
+        if fits("rotary positions", &[b.max(1), t], size_of::<u64>())? > u32::MAX as usize {
+            return Err(Error::TooLarge {
+                what: "rotary positions",
+                dims: vec![b, t],
+                element_bytes: size_of::<u64>(),
+            });
+        }
         let each = match positions.resolve(&[b, t], usize::MAX)? {
             Resolved::Counted(start) => {
                 let end = start.saturating_add(t);
@@ -234,8 +244,10 @@ impl Rotary {
     fn make(&self, positions: &[u64], seq_len: usize) -> Result<Angles> {
         let (frequencies, scaling) = self.inv_freq(seq_len);
         let n_pairs = frequencies.len();
-        let mut values = vec![0f32; 2 * positions.len() * n_pairs];
-        each_in_parallel(values.chunks_mut((2 * n_pairs).max(1)).zip(positions), &|_, (row, &position)| {
+        let n = fits("cosines and sines", &[positions.len(), 2, n_pairs], size_of::<f32>())?;
+        let mut values = zeros::<f32>(n)?;
+        rows_in_parallel(&mut values, 2 * n_pairs, &|number, row| {
+            let position = positions[number];
             let (cos_row, sin_row) = row.split_at_mut(n_pairs);
             for ((cos_to, sin_to), &frequency) in cos_row.iter_mut().zip(sin_row).zip(&frequencies) {
                 let (cos, sin) = cos_sin(position as f32, frequency);

@@ -4,6 +4,7 @@ use candle_core::{D, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::kernel::{to_host, unravel};
+use crate::memory::{copy_fits, fits, fits_on};
 use crate::shape::wrong_shape;
 
 /// The dimensions of queries `[B, H, T_q, D]` and keys `[B, H, T_k, D]`.
@@ -28,7 +29,10 @@ impl Dims {
             }
         };
         match *k.dims() {
-            [b_k, h_k, t_k, width] if (b_k, h_k, width) == (b, h, d) => Ok(Self { t_q, t_k, d }),
+            [b_k, h_k, t_k, width] if (b_k, h_k, width) == (b, h, d) => {
+                fits_on(q.device(), "attention scores", &[b, h, t_q, t_k], q.dtype().size_in_bytes())?;
+                Ok(Self { t_q, t_k, d })
+            }
             _ => Err(wrong_shape("k", k.shape(), format!("[{b}, {h}, T_k, {d}]"))),
         }
     }
@@ -70,12 +74,15 @@ impl Distances {
             [b_k, t_k] if b_k == b => t_k,
             _ => return Err(wrong_shape("k_positions", k_positions.shape(), format!("[{b}, T_k]"))),
         };
+        fits("distances", &[b, t_q, t_k], size_of::<i64>())?;
         let (q, k) = (counted(q_positions, "q_positions")?, counted(k_positions, "k_positions")?);
+        // Any number of rows may be empty.
+        let n_rows = if t_q == 0 || t_k == 0 { 0 } else { b };
         let of_row = |row: usize| {
             let (q, k) = (&q[row * t_q..(row + 1) * t_q], &k[row * t_k..(row + 1) * t_k]);
             q.iter().flat_map(move |q| k.iter().map(move |k| k.saturating_sub(*q)))
         };
-        Ok(Self { b, t_q, t_k, values: (0..b).flat_map(of_row).collect() })
+        Ok(Self { b, t_q, t_k, values: (0..n_rows).flat_map(of_row).collect() })
     }
 }
 
@@ -109,6 +116,7 @@ impl Distances {
 
     /// Maps each distance to a column, the same for all heads: `[B, H, T_q, T_k]`.
     pub(super) fn columns(&self, n_head: usize, column: impl Fn(i64) -> u32, device: &Device) -> Result<Tensor> {
+        fits_on(device, "columns of distances", &[self.b, n_head, self.t_q, self.t_k], size_of::<u32>())?;
         let columns: Vec<u32> = self.values.iter().map(|&distance| column(distance)).collect();
         let columns = Tensor::from_vec(columns, (self.b, 1, self.t_q, self.t_k), device)?;
         Ok(columns.broadcast_as((self.b, n_head, self.t_q, self.t_k))?.contiguous()?)
@@ -119,6 +127,8 @@ impl Distances {
 pub(super) fn dot_rows(x: &Tensor, rows: &Tensor) -> Result<Tensor> {
     let (b, h, t, d) = x.dims4()?;
     let (n_head, n, _) = rows.dims3()?;
+    copy_fits("queries or keys", x)?;
+    fits_on(x.device(), "scores of distances", &[b, h, t, n], x.dtype().size_in_bytes())?;
     if n_head == 1 {
         // All heads share one matrix: one product.
         let product = x.contiguous()?.reshape((b * h * t, d))?.matmul(&rows.squeeze(0)?.t()?)?;
@@ -132,10 +142,14 @@ pub(super) fn dot_rows(x: &Tensor, rows: &Tensor) -> Result<Tensor> {
 
 /// Sums values `[B, H, T_k, D]` with weights `[B, H, T_q, T_k]`.
 pub(super) fn weighted(weights: &Tensor, v: &Tensor) -> Result<Tensor> {
+    copy_fits("attention weights", weights)?;
+    copy_fits("values", v)?;
     Ok(weights.contiguous()?.matmul(&v.contiguous()?)?)
 }
 
 /// Computes `q kᵀ`: `[B, H, T_q, T_k]`.
 pub(super) fn dot(q: &Tensor, k: &Tensor) -> Result<Tensor> {
+    copy_fits("queries", q)?;
+    copy_fits("keys", k)?;
     Ok(q.contiguous()?.matmul(&k.transpose(D::Minus1, D::Minus2)?.contiguous()?)?)
 }

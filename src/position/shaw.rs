@@ -5,6 +5,7 @@ use candle_core::{D, Tensor};
 use super::scores::{Dims, Distances, check_reach, dot, dot_rows, weighted};
 use crate::error::Result;
 use crate::kernel::{Columns, by_distance, sum_by_distance};
+use crate::memory::{copy_fits, fits_on};
 use crate::shape::wrong_shape;
 
 /// Relative position representations (Shaw et al. 2018, arXiv:1803.02155, equations 3 and 4) in one block, with r the
@@ -50,7 +51,13 @@ impl Shaw {
     pub fn new(keys: Tensor, values: Option<Tensor>, left: usize) -> Result<Self> {
         match *keys.dims() {
             [n, d] if n > left && d > 0 => {}
-            _ => return Err(wrong_shape("distance_embedding", keys.shape(), format!("[{} or more, D]", left + 1))),
+            _ => {
+                return Err(wrong_shape(
+                    "distance_embedding",
+                    keys.shape(),
+                    format!("[{} or more, D]", left.saturating_add(1)),
+                ));
+            }
         }
         if let Some(values) = values.as_ref().filter(|values| values.dims() != keys.dims()) {
             return Err(wrong_shape("distance_embedding_value", values.shape(), format!("{:?}", keys.dims())));
@@ -61,7 +68,7 @@ impl Shaw {
     fn columns(&self, t_q: usize, t_k: usize, start_pos: usize) -> Result<(Columns, usize)> {
         check_reach(t_q, t_k, start_pos)?;
         let n = self.keys.dim(0)?;
-        Ok((Columns::new(t_q, t_k, start_pos as i64, |distance| self.column(distance, n)), n))
+        Ok((Columns::new(t_q, t_k, start_pos as i64, |distance| self.column(distance, n))?, n))
     }
 
     /// Returns the row for a distance (key minus query) in tables of `n` rows.
@@ -160,6 +167,7 @@ impl Shaw {
         q_positions: &Tensor,
         k_positions: &Tensor,
     ) -> Result<Tensor> {
+        copy_fits("attention weights", weights)?;
         let weights = weights.contiguous()?;
         let output = weighted(&weights, v)?;
         let Some(values) = &self.values else { return Ok(output) };
@@ -174,6 +182,7 @@ impl Shaw {
             distances.iter().map(move |&distance| (row * n) as i64 + i64::from(self.column(distance, n)))
         };
         let n_rows = b * h * t_q;
+        fits_on(weights.device(), "sums by distance", &[n_rows, n], weights.dtype().size_in_bytes())?;
         let places: Vec<i64> = (0..n_rows).flat_map(of_row).collect();
         let places = Tensor::from_vec(places, n_rows * t_k, weights.device())?;
         let zeros = Tensor::zeros(n_rows * n, weights.dtype(), weights.device())?;

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Tensor};
 
 use crate::config::SinusoidalLayout;
-use crate::error::{PositionError, Result};
-use crate::kernel::each_in_parallel;
+use crate::error::Result;
+use crate::kernel::rows_in_parallel;
+use crate::memory::{fits, zeros};
 
 /// The base of the frequencies in every published layout.
 const BASE: f64 = 10000.0;
@@ -34,7 +35,8 @@ const BASE: f64 = 10000.0;
 /// ```
 ///
 /// # Errors
-/// [`PositionError::Dimension`] and [`Error::Candle`](crate::Error::Candle) if there is no memory for the table.
+/// [`Error::TooLarge`](crate::Error::TooLarge) and [`Error::Candle`](crate::Error::Candle) if there is no memory for the
+/// table.
 #[doc(alias("create_sinusoidal_embeddings", "SinusoidalPositionalEmbedding"))]
 pub fn sinusoidal(
     n_positions: usize,
@@ -68,14 +70,9 @@ pub fn sinusoidal(
         SinusoidalLayout::Halves => value(position, 2 * (j - n_sines) + 1),
         SinusoidalLayout::Tensor2Tensor => tensor2tensor(position, j),
     };
-    let n = n_positions.saturating_mul(n_embd);
-    let mut values: Vec<f32> = Vec::new();
-    if values.try_reserve_exact(n).is_err() {
-        let (scheme, what, expected) = ("sinusoidal", "n_positions", "a table that fits in memory");
-        return Err(PositionError::Dimension { scheme, what, got: n_positions, expected }.into());
-    }
-    values.resize(n, 0.0);
-    each_in_parallel(values.chunks_mut(n_embd.max(1)), &|position, row| {
+    let n = fits("sinusoids", &[n_positions, n_embd], size_of::<f32>().max(dtype.size_in_bytes()))?;
+    let mut values = zeros::<f32>(n)?;
+    rows_in_parallel(&mut values, n_embd, &|position, row| {
         row.iter_mut().enumerate().for_each(|(j, to)| *to = number(position, j));
     });
     Ok(Tensor::from_vec(values, (n_positions, n_embd), device)?.to_dtype(dtype)?)
@@ -118,6 +115,7 @@ impl DistanceRows {
     pub(super) fn down_from(&self, first: i64, n: usize, dtype: DType, device: &Device) -> Result<Tensor> {
         let last = first - n as i64 + 1;
         if first.unsigned_abs().max(last.unsigned_abs()) > Self::KEPT {
+            fits("rows of distances", &[n, self.width], size_of::<f32>())?;
             return self.each(&(last..=first).rev().collect::<Vec<_>>(), dtype, device);
         }
         let mut held = self.rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -144,8 +142,10 @@ impl DistanceRows {
     pub(super) fn each(&self, distances: &[i64], dtype: DType, device: &Device) -> Result<Tensor> {
         let frequencies = inverse_frequencies(BASE, self.width);
         let n_cosines = self.width / 2;
-        let mut values = vec![0f32; distances.len() * self.width];
-        each_in_parallel(values.chunks_mut(self.width.max(1)).zip(distances), &|_, (row, &distance)| {
+        let n = fits("rows of distances", &[distances.len(), self.width], size_of::<f32>())?;
+        let mut values = zeros::<f32>(n)?;
+        rows_in_parallel(&mut values, self.width, &|number, row| {
+            let distance = distances[number];
             let at = |frequency: &f32| cos_sin(distance as f32, *frequency);
             let sines = frequencies.iter().map(|frequency| at(frequency).1);
             let cosines = frequencies[..n_cosines].iter().map(|frequency| at(frequency).0);

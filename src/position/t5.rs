@@ -8,6 +8,7 @@ use candle_core::{DType, Tensor};
 use super::scores::{Distances, check_reach};
 use crate::error::Result;
 use crate::kernel::{Columns, bias_in_runs, by_distance, distances};
+use crate::memory::fits_on;
 use crate::shape::wrong_shape;
 
 /// T5's relative bias (Raffel et al. 2019, arXiv:1910.10683, section 2.1, with the buckets of its code):
@@ -98,7 +99,7 @@ impl T5Bias {
         let table = self.wide_table()?;
         if table.track_op() || !table.device().is_cpu() {
             let by_head = table.t()?.contiguous()?.unsqueeze(1)?.unsqueeze(0)?;
-            let columns = Columns::new(t_q, t_k, start_pos as i64, |distance| self.bucket(distance) as u32);
+            let columns = Columns::new(t_q, t_k, start_pos as i64, |distance| self.bucket(distance) as u32)?;
             return by_distance(&by_head, columns);
         }
         let Range { start, end } = distances(t_q, t_k, start_pos as i64);
@@ -130,6 +131,7 @@ impl T5Bias {
     /// of another shape or dtype.
     pub fn attention_bias_at(&self, q_positions: &Tensor, k_positions: &Tensor) -> Result<Tensor> {
         let Distances { b, t_q, t_k, values } = Distances::of(q_positions, k_positions)?;
+        fits_on(self.table.device(), "attention bias", &[b, self.table.dim(1)?, t_q, t_k], size_of::<f64>())?;
         let buckets: Vec<u32> = values.into_iter().map(|distance| self.bucket(distance) as u32).collect();
         let buckets = Tensor::from_vec(buckets, b * t_q * t_k, self.table.device())?;
         let rows = self.wide_table()?.index_select(&buckets, 0)?;

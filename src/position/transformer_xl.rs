@@ -56,10 +56,10 @@ impl TransformerXl {
             return Err(wrong_shape("r_r_bias", v.shape(), format!("[{n_head}, {head_dim}]")));
         }
         match *r_net.dims() {
-            [n, width] if n == n_head * head_dim && n > 0 && width > 0 => {
+            [n, width] if Some(n) == n_head.checked_mul(head_dim) && n > 0 && width > 0 => {
                 Ok(Self { rows: DistanceRows::new(width), r_net, u, v, n_head, head_dim })
             }
-            _ => Err(wrong_shape("r_net", r_net.shape(), format!("[{}, C]", n_head * head_dim))),
+            _ => Err(wrong_shape("r_net", r_net.shape(), format!("[{n_head} · {head_dim}, C]"))),
         }
     }
 
@@ -81,14 +81,14 @@ impl TransformerXl {
     /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for other shapes.
     pub fn attention_scores(&self, q: &Tensor, k: &Tensor, start_pos: usize) -> Result<Tensor> {
         let Dims { t_q, t_k, .. } = Dims::of(q, k, Some(self.n_head), self.head_dim)?;
-        if t_q * t_k == 0 {
+        if t_q == 0 || t_k == 0 {
             return dot(q, k);
         }
         check_reach(t_q, t_k, start_pos)?;
         // In the order of the columns, from the key that is furthest behind (largest i - j) to the one furthest ahead.
         let furthest = (start_pos + t_q - 1) as i64;
         let rows = self.rows.down_from(furthest, t_q + t_k - 1, self.r_net.dtype(), self.r_net.device())?;
-        self.scores(q, k, &rows, |position| by_distance(position, Columns::each(t_q, t_k)))
+        self.scores(q, k, &rows, |position| by_distance(position, Columns::each(t_q, t_k)?))
     }
 
     /// Returns the scores for queries and keys at given positions, as needed if padding lies inside a row.

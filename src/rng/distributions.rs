@@ -3,6 +3,7 @@
 use super::Generator;
 use super::mt19937::Mt19937;
 use crate::error::{Result, RngError};
+use crate::memory::{collected, room_for};
 
 /// PyTorch's limit on categories: beyond it f32 cannot count them.
 const MAX_WEIGHTS: usize = 1 << 24;
@@ -20,12 +21,15 @@ impl Generator {
     /// ```
     ///
     /// # Errors
-    /// [`RngError::Probability`] unless `p` is between 0 and 1.
+    /// [`RngError::Probability`] unless `p` is between 0 and 1, [`Error::TooLarge`](crate::Error::TooLarge) for more flips
+    /// than memory holds.
     #[doc(alias = "bernoulli_")]
     pub fn bernoulli_mask(&self, n: usize, p: f64) -> Result<Vec<bool>> {
         check_probability(p)?;
+        let mut flips = room_for("coin flips", n)?;
         let engine = &mut self.lock().engine;
-        Ok((0..n).map(|_| engine.unit_f64() < p).collect())
+        flips.extend((0..n).map(|_| engine.unit_f64() < p));
+        Ok(flips)
     }
 
     /// Draws which of `n` elements `nn.Dropout(p)` keeps while training. Kept ones are multiplied by
@@ -38,7 +42,7 @@ impl Generator {
     pub(crate) fn dropout_mask(&self, n: usize, p: f64) -> Result<Vec<bool>> {
         check_probability(p)?;
         if p == 0.0 || p == 1.0 {
-            return Ok(vec![p == 0.0; n]);
+            return collected("a dropout mask", n, || p == 0.0);
         }
         self.bernoulli_mask(n, 1.0 - p)
     }
@@ -99,15 +103,17 @@ impl Generator {
     /// - [`RngError::TooManyWeights`] if there are more than 2^24
     /// - [`RngError::TooFewWeights`] without replacement, if fewer than `n_samples` weights are above 0 (PyTorch then
     ///   returns categories of weight 0, in no defined order)
+    /// - [`Error::TooLarge`](crate::Error::TooLarge) for more samples than memory holds
     pub fn multinomial(&self, weights: &[f32], n_samples: usize, replacement: bool) -> Result<Vec<usize>> {
         let n_nonzero = check_weights(weights)?;
         if !replacement && n_samples > n_nonzero {
             return Err(RngError::TooFewWeights { n_samples, n_nonzero }.into());
         }
+        let samples = room_for("samples", n_samples)?;
         let engine = &mut self.lock().engine;
         Ok(match n_samples {
-            0 => Vec::new(),
-            2.. if replacement => by_inversion(engine, weights, n_samples),
+            0 => samples,
+            2.. if replacement => by_inversion(engine, weights, n_samples, samples),
             _ => by_race(engine, weights, n_samples),
         })
     }
@@ -132,7 +138,7 @@ fn by_race(engine: &mut Mt19937, weights: &[f32], n_samples: usize) -> Vec<usize
 }
 
 /// Looks uniforms up in the cumulative distribution, which is kept in f32.
-fn by_inversion(engine: &mut Mt19937, weights: &[f32], n_samples: usize) -> Vec<usize> {
+fn by_inversion(engine: &mut Mt19937, weights: &[f32], n_samples: usize, mut samples: Vec<usize>) -> Vec<usize> {
     let mut sum = 0.0;
     let mut cumulative: Vec<f32> = weights
         .iter()
@@ -152,7 +158,8 @@ fn by_inversion(engine: &mut Mt19937, weights: &[f32], n_samples: usize) -> Vec<
         let u = engine.unit_f64();
         cumulative.partition_point(|&value| f64::from(value) < u)
     };
-    std::iter::repeat_with(draw).take(n_samples).collect()
+    samples.extend(std::iter::repeat_with(draw).take(n_samples));
+    samples
 }
 
 fn exponential(engine: &mut Mt19937, lambda: f64) -> f32 {

@@ -33,6 +33,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Result, RngError};
+use crate::memory::room_for;
 
 pub use state::GeneratorState;
 
@@ -107,9 +108,10 @@ impl Generator {
     /// # use candle_gpt_input::rng::Generator;
     /// let generator = Generator::manual_seed(123);
     /// let before = generator.state();
-    /// let drawn = generator.randperm(5);
+    /// let drawn = generator.randperm(5)?;
     /// generator.set_state(&before);
-    /// assert_eq!(generator.randperm(5), drawn);
+    /// assert_eq!(generator.randperm(5)?, drawn);
+    /// # Ok::<(), candle_gpt_input::Error>(())
     /// ```
     #[doc(alias = "set_rng_state")]
     pub fn set_state(&self, state: &GeneratorState) {
@@ -187,19 +189,22 @@ impl Generator {
     /// ```
     ///
     /// # Errors
-    /// [`RngError::EmptyRange`] if `lo >= hi`.
+    /// [`RngError::EmptyRange`] if `lo >= hi`, [`Error::TooLarge`](crate::Error::TooLarge) for more integers than memory
+    /// holds.
     pub fn randint(&self, lo: i64, hi: i64, n: usize) -> Result<Vec<i64>> {
         if lo >= hi {
             return Err(RngError::EmptyRange { lo, hi }.into());
         }
         // `i64::MIN..i64::MAX` is wider than an `i64`, so widths and sums wrap.
         let range = hi.wrapping_sub(lo) as u64;
+        let mut integers = room_for("integers", n)?;
         let engine = &mut self.lock().engine;
         let draw = || {
             let random = if range < ONE_WORD_RANGE { engine.next_u32().into() } else { engine.next_u64() };
             lo.wrapping_add((random % range) as i64)
         };
-        Ok(std::iter::repeat_with(draw).take(n).collect())
+        integers.extend(std::iter::repeat_with(draw).take(n));
+        Ok(integers)
     }
 
     // Every draw leaves a usable state, so a panic of another thread does not matter.

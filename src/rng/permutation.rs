@@ -2,6 +2,8 @@
 
 use super::Generator;
 use super::mt19937::Mt19937;
+use crate::error::Result;
+use crate::memory::fits;
 
 /// From here on PyTorch takes 64 random bits per step, to keep the remainder's bias below 1/20.
 const TWO_WORDS_FROM: usize = u32::MAX as usize / 20;
@@ -19,10 +21,20 @@ impl Generator {
     /// # use candle_gpt_input::rng::Generator;
     /// let global = Generator::manual_seed(123);
     /// let [_base_seed, seed] = [(); 2].map(|()| global.random_u64() & i64::MAX as u64);
-    /// let order = Generator::manual_seed(seed).randperm(5);
+    /// let order = Generator::manual_seed(seed).randperm(5)?;
     /// assert_eq!(order, [3, 1, 0, 2, 4]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
     /// ```
-    pub fn randperm(&self, n: usize) -> Vec<i64> {
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`](crate::Error::TooLarge) for more values than memory holds.
+    pub fn randperm(&self, n: usize) -> Result<Vec<i64>> {
+        fits("a permutation", &[n], size_of::<i64>())?;
+        Ok(self.permutation(n))
+    }
+
+    /// Draws [`randperm`](Self::randperm) of things that are in memory already.
+    pub(crate) fn permutation(&self, n: usize) -> Vec<i64> {
         let engine = &mut self.lock().engine;
         if n < TWO_WORDS_FROM { shuffle_down(engine, n) } else { shuffle_up(engine, n) }
     }

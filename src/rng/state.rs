@@ -26,9 +26,10 @@ const N_COMPACT: usize = 8 + 4 + 4 * N_WORDS;
 /// ```
 /// # use candle_gpt_input::rng::Generator;
 /// let generator = Generator::manual_seed(123);
-/// generator.randperm(5);
+/// generator.randperm(5)?;
 /// let resumed = Generator::from_state(&generator.state());
-/// assert_eq!(resumed.randperm(5), generator.randperm(5));
+/// assert_eq!(resumed.randperm(5)?, generator.randperm(5)?);
+/// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
 ///
 /// Serde writes it as a string of 5 KB: the seed, the count of words drawn, the 624 words and, if there is one, the

@@ -173,6 +173,17 @@ fn every_position_scheme_trains_and_resumes() {
     }
 }
 
+/// Without a terminal a run writes plain lines, the last one at its end.
+#[cfg(target_os = "linux")]
+#[test]
+fn lines_of_progress_that_nobody_can_read_end_no_run() {
+    let folder = TempDir::new().unwrap();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut run = smallest(folder.path(), "out", 2);
+    assert!(run.args(["--warmup", "18446744073709551615"]).stderr(full).status().unwrap().success());
+    assert!(folder.path().join("out/model.safetensors").exists());
+}
+
 #[test]
 fn what_cannot_be_is_said_in_one_line() {
     let folder = TempDir::new().unwrap();
@@ -188,6 +199,12 @@ fn what_cannot_be_is_said_in_one_line() {
     assert!(new(&["--max-length", "5000"]).contains("windows of 5000 tokens, fewer than one batch of 8"));
     assert!(new(&["--n-head", "3"]).contains("n_embd 64 is not a multiple of n_head 3"));
     assert!(new(&["--dropout", "2"]).contains("2, which is not a probability"));
+    for number in [["--max-length", "18446744073709551615"], ["--n-embd", "18446744073709551612"]] {
+        new(&number);
+    }
+    let blocks = new(&["--n-layer", "16384", "--n-embd", "65536"]);
+    assert!(blocks.contains("16384, --n-embd 65536 and --max-length 64, with its gradients and the optimizer's state"));
+    assert!(new(&["--n-layer", "100000"]).contains("`n_layer` is 100000, which is not at most 16384"));
     let diverging = failure(small(folder.path(), "new", 9).args(["--learning-rate", "1e30"]), 1);
     assert!(diverging.ends_with(": begin again with a lower --learning-rate"), "{diverging}");
     // A changed text would give other samples.

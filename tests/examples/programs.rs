@@ -502,6 +502,21 @@ fn init_table_writes_what_it_prints() {
         failure(example("init_table").args(["--std=-1"]), 1),
         "error: standard deviation -1 must be 0 or greater"
     );
+    for (vocab_size, n_embd) in [("1152921504606846976", "3"), ("10000000000000", "3"), ("4611686018427387905", "4")] {
+        let text = failure(example("init_table").args(["--vocab-size", vocab_size, "--n-embd", n_embd]), 1);
+        assert!(text.starts_with(&format!("error: wte of shape [{vocab_size}, {n_embd}] in elements of 4")), "{text}");
+    }
+}
+
+/// Standard error that is full or closed loses a line, and no run.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_message_that_nobody_can_read_ends_nothing() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let ids = ["--ids", "999999", "--weights"];
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/tiny-gpt2");
+    let status = example("embed").args(ids).arg(weights).stdout(full()).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(1));
 }
 
 #[cfg(not(feature = "hub"))]

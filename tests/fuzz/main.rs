@@ -20,6 +20,7 @@ mod limits;
 mod memory;
 mod mutate;
 mod pickles;
+mod sizes;
 #[path = "../support/mod.rs"]
 mod support;
 #[cfg(feature = "tokenizer")]

@@ -71,7 +71,7 @@ fn draw(g: &Generator, step: &Value) -> Result<Vec<u8>> {
         "u31" => (0..n).flat_map(|_| (word(g) & 0x7FFF_FFFF).to_le_bytes()).collect(),
         "i63" => (0..n).flat_map(|_| i63(g).to_le_bytes()).collect(),
         "randint" => i64_bytes(&g.randint(integer("from"), integer("to"), n)?),
-        "randperm" => i64_bytes(&g.randperm(n)),
+        "randperm" => i64_bytes(&g.randperm(n).unwrap()),
         "bernoulli" => {
             let flips = g.bernoulli_mask(n, float("p"))?;
             flips.iter().flat_map(|&flip| f32::from(flip).to_le_bytes()).collect()
@@ -104,7 +104,7 @@ fn draw(g: &Generator, step: &Value) -> Result<Vec<u8>> {
         }
         "epoch" => {
             let _base_seed = i63(g);
-            i64_bytes(&Generator::manual_seed(i63(g) as u64).randperm(n))
+            i64_bytes(&Generator::manual_seed(i63(g) as u64).randperm(n).unwrap())
         }
         op => panic!("unknown op {op}"),
     })

@@ -14,6 +14,8 @@ use rayon::prelude::*;
 const PARALLEL_BYTES: usize = 1 << 18;
 /// A larger output bypasses the caches, which would keep nothing useful of its rows.
 const STREAM_BYTES: usize = 1 << 23;
+/// Values that one task computes, where each takes a while.
+const VALUES_TOGETHER: usize = 1 << 10;
 /// Tasks per thread, so that others can take over from a slow one.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -100,6 +102,15 @@ pub(crate) fn each_in_parallel<T: Send>(items: impl Iterator<Item = T>, task: &(
     for_each_index(items.len(), &|index| {
         let item = items[index].lock().unwrap_or_else(PoisonError::into_inner).take();
         item.into_iter().for_each(|item| task(index, item));
+    });
+}
+
+/// Calls `task` with each row of `width` values and its number, many rows to a task.
+pub(crate) fn rows_in_parallel<T: Send>(values: &mut [T], width: usize, task: &(dyn Fn(usize, &mut [T]) + Sync)) {
+    let width = width.max(1);
+    let n_together = (VALUES_TOGETHER / width).max(1);
+    each_in_parallel(values.chunks_mut(n_together * width), &|index, rows| {
+        rows.chunks_mut(width).enumerate().for_each(|(number, row)| task(index * n_together + number, row));
     });
 }
 

@@ -48,9 +48,9 @@ pub(crate) fn as_uninit<E: Element>(values: &mut [E]) -> &mut [MaybeUninit<E>] {
 
 /// Returns a new array of `n` elements, all written by `write`.
 #[inline(always)]
-fn new_array<E: Element>(n: usize, write: Write<'_, E>) -> Result<Vec<E>, Outside> {
-    let mut values: Vec<E> = with_capacity(n);
-    write(&mut values.spare_capacity_mut()[..n])?;
+fn new_array<E: Element>(n: usize, write: Write<'_, E>) -> CandleResult<Vec<E>> {
+    let mut values: Vec<E> = with_capacity(n)?;
+    write(&mut values.spare_capacity_mut()[..n]).map_err(changed)?;
     // SAFETY: the kernels write every row of their outputs, or fail.
     unsafe { values.set_len(n) };
     Ok(values)
@@ -61,7 +61,7 @@ type WriteTwo<'a, E> = &'a mut dyn FnMut(&mut [MaybeUninit<E>], &mut [MaybeUnini
 
 /// Returns a new storage of `n` elements, all written by `write`.
 pub(crate) fn written<E: Element>(n: usize, write: Write<'_, E>) -> CandleResult<CpuStorage> {
-    Ok(E::to_cpu_storage_owned(new_array(n, write).map_err(changed)?))
+    Ok(E::to_cpu_storage_owned(new_array(n, write)?))
 }
 
 /// Returns two new arrays of elements, all written by `write`.
@@ -70,17 +70,16 @@ pub(crate) fn written_two<E: Element>(
     n_second: usize,
     write: WriteTwo<'_, E>,
 ) -> CandleResult<(Vec<E>, Vec<E>)> {
-    let mut second = Vec::new();
-    let first = new_array(n_first, &mut |first| {
-        second = new_array(n_second, &mut |second| write(first, second))?;
-        Ok(())
-    });
-    Ok((first.map_err(changed)?, second))
+    let mut second: Vec<E> = with_capacity(n_second)?;
+    let first = new_array(n_first, &mut |first| write(first, &mut second.spare_capacity_mut()[..n_second]))?;
+    // SAFETY: as in `new_array`, which has returned.
+    unsafe { second.set_len(n_second) };
+    Ok((first, second))
 }
 
 /// Returns a new storage of `n` zeros to which `write` has written sums.
 pub(crate) fn summed<E: Element>(n: usize, write: Write<'_, E>) -> CandleResult<CpuStorage> {
-    let mut values = zeros::<E>(n);
+    let mut values = zeros::<E>(n)?;
     write(as_uninit(&mut values)).map_err(changed)?;
     Ok(E::to_cpu_storage_owned(values))
 }
@@ -90,7 +89,7 @@ pub(crate) fn zeros_like(tensor: &Tensor) -> CandleResult<Tensor> {
     if !tensor.device().is_cpu() {
         return tensor.zeros_like();
     }
-    by_dtype!(tensor, E => Tensor::from_vec(zeros::<E>(tensor.elem_count()), tensor.shape(), tensor.device()))
+    by_dtype!(tensor, E => Tensor::from_vec(zeros::<E>(tensor.elem_count())?, tensor.shape(), tensor.device()))
 }
 
 /// Returns a variable with the values of `tensor`; `tensor` itself if it is a variable already.
@@ -113,7 +112,7 @@ pub(crate) fn copy_of(tensor: &Tensor) -> CandleResult<Tensor> {
 fn values_of<E: Element>(tensor: &Tensor) -> CandleResult<Vec<E>> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
-    let mut values = with_capacity(tensor.elem_count());
+    let mut values = with_capacity(tensor.elem_count())?;
     values.extend_from_slice(slice::<E>(on_host(&storage)?, layout)?);
     Ok(values)
 }

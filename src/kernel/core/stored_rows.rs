@@ -20,7 +20,7 @@ impl StoredRows {
         let dims = (self.n_rows, self.width);
         let rows = by_dtype!(AsIf(dtype), E => {
             let mut scratch = Scratch::<E>::new(self.width);
-            let mut values = crate::memory::with_capacity::<E>(self.n_rows * self.width);
+            let mut values = crate::memory::with_capacity::<E>(self.n_rows * self.width)?;
             for row in 0..self.n_rows {
                 values.extend_from_slice(self.row(row, &mut scratch).map_err(super::storage::changed)?);
             }

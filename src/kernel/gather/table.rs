@@ -6,6 +6,7 @@ use candle_nn::Embedding;
 use super::look_up::gather;
 use crate::error::{Error, Result};
 use crate::kernel::ids::{CheckedIds, IdChecks, Table};
+use crate::memory::counted;
 use crate::shape::outer_dims;
 
 /// A matrix with one row per id, held as Candle's own [`Embedding`].
@@ -21,9 +22,10 @@ impl DenseTable {
     pub(crate) fn new(embedding: Embedding, table: Table) -> Result<Self> {
         let weight = embedding.embeddings();
         match (weight.dims(), weight.dtype()) {
-            (&[n_rows, width], DType::F32 | DType::F64 | DType::F16 | DType::BF16)
+            (&[n_rows, width], dtype @ (DType::F32 | DType::F64 | DType::F16 | DType::BF16))
                 if n_rows > 0 && width > 0 && width == embedding.hidden_size() =>
             {
+                counted(table.name(), &[n_rows, width], dtype.size_in_bytes())?; // Candle lets it wrap
                 Ok(Self { dims: (n_rows, width), embedding, table })
             }
             (_, dtype) => Err(Error::InvalidTable { table: table.name(), shape: weight.shape().clone(), dtype }),

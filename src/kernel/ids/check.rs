@@ -10,6 +10,7 @@ use super::contract::{MAX_RANK, Table, outside, unravel};
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::kernel::cuda::Notes;
+use crate::memory::{copy_fits, fits};
 use crate::shape::same_device;
 
 /// Without the crate's own kernels nothing is noted.
@@ -101,6 +102,7 @@ impl CheckedIds {
         if !ids.device().is_cpu() {
             same_device((table.ids(), ids.device()), (table.name(), device))?;
         }
+        copy_fits(table.ids(), ids)?;
         let ids = ids.contiguous()?;
         if checks.notes.is_some() && !ids.device().is_cpu() && ids.rank() <= MAX_RANK {
             return Ok(Self { ids, on_host: None, table, n_rows, checks: checks.clone() });
@@ -140,6 +142,7 @@ impl CheckedIds {
             None if dims.ends_with(&own) => Ok(self.clone()),
             None => Self::new(&self.ids, self.table, self.n_rows, self.ids.device())?.broadcast_to(dims),
             Some(on_host) => {
+                fits(self.table.ids(), dims, size_of::<u32>())?;
                 let on_host = on_host.to_dtype(DType::U32)?.broadcast_as(dims)?.contiguous()?;
                 Ok(Self { ids: on_host.to_device(self.ids.device())?, on_host: Some(on_host), ..self.clone() })
             }

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::memory::fits;
 
 /// Dimensions that a note has room for: `MAX_RANK` of gather_add.cu. Ids of higher rank are checked at once.
 pub(crate) const MAX_RANK: usize = 8;
@@ -43,6 +44,7 @@ pub(crate) fn to_host(ids: &Tensor, what: &'static str) -> Result<Vec<i64>> {
     if !matches!(ids.dtype(), DType::U8 | DType::U32 | DType::I64) {
         return Err(Error::IdDType { what, got: ids.dtype() });
     }
+    fits(what, ids.dims(), size_of::<i64>())?;
     let flat = ids.flatten_all()?.contiguous()?.to_device(&Device::Cpu)?;
     Ok(flat.to_dtype(DType::I64)?.to_vec1()?)
 }

@@ -19,7 +19,7 @@ const PARALLEL_ELEMENTS: usize = 1 << 15;
 pub(super) fn dense_gradient<E: Element>(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
     let (storage, layout) = batch.rows.storage_and_layout();
     let rows = SliceRows::new(batch, slice::<E>(on_host(&storage)?, layout)?);
-    let mut dense = zeros::<E>(param.elem_count());
+    let mut dense = zeros::<E>(param.elem_count())?;
     fill_rows(rows, 0..batch.groups.len(), 0, &mut dense, row_width(param));
     Tensor::from_vec(dense, param.shape(), param.device())
 }

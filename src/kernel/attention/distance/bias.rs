@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::kernel::core::element::{Element, by_dtype};
 use crate::kernel::core::simd;
 use crate::kernel::core::storage::{on_host, slice, written_two};
+use crate::memory::{counted, fits_on};
 
 /// Computes `out[0, h, i, j] = slopes[h] · (j - start_pos - i)`.
 ///
@@ -69,11 +70,13 @@ fn laid_out<E: Element>(
     device: &Device,
     write: impl Fn(usize, &mut [MaybeUninit<E>]),
 ) -> candle_core::Result<Tensor> {
-    if t_q * t_k == 0 {
+    fits_on(device, "attention bias", &[n_head, t_q, t_k], size_of::<E>())?;
+    if t_q == 0 || t_k == 0 {
         return Tensor::zeros((1, n_head, t_q, t_k), E::DTYPE, device);
     }
     let n = n_distances(t_q, t_k);
-    let (values, _) = written_two::<E>(n_head * n, 0, &mut |rows, _| {
+    let n_values = counted("values by distance", &[n_head, n], size_of::<E>())?;
+    let (values, _) = written_two::<E>(n_values, 0, &mut |rows, _| {
         simd::vectorised(|| {
             for (head, row) in rows.chunks_exact_mut(n).enumerate() {
                 write(head, row);
@@ -82,5 +85,5 @@ fn laid_out<E: Element>(
         Ok(())
     })?;
     let rows = Tensor::from_vec(values, (1, n_head, 1, n), device)?;
-    if t_q == 1 { Ok(rows) } else { Ok(by_distance(&rows, Columns::each(t_q, t_k))?) }
+    if t_q == 1 { Ok(rows) } else { Ok(by_distance(&rows, Columns::each(t_q, t_k)?)?) }
 }

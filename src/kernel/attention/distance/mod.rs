@@ -11,12 +11,12 @@ use std::sync::Arc;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::core::element::{Element, by_dtype, bytes_of, bytes_of_mut};
 use crate::kernel::core::parallel::{Out, Outside, each_in_parallel, in_parallel};
 use crate::kernel::core::simd;
 use crate::kernel::core::storage::{slice, written};
-use crate::memory::zeros;
+use crate::memory::{copy_fits, fits, fits_on, zeros};
 
 pub(crate) use bias::{bias_in_runs, linear_bias};
 
@@ -35,16 +35,19 @@ pub(crate) struct Columns {
 
 impl Columns {
     /// Takes `column` of each distance (key minus query), with the first query at position `start_pos`.
-    pub(crate) fn new(t_q: usize, t_k: usize, start_pos: i64, column: impl Fn(i64) -> u32) -> Self {
+    pub(crate) fn new(t_q: usize, t_k: usize, start_pos: i64, column: impl Fn(i64) -> u32) -> Result<Self> {
+        fits("distances", &[n_distances(t_q, t_k)], size_of::<u32>())?;
         let columns: Arc<[u32]> = distances(t_q, t_k, start_pos).map(column).collect();
         let is_identity = columns.iter().enumerate().all(|(i, &column)| column as usize == i);
-        Self { t_q, t_k, columns, is_identity }
+        Ok(Self { t_q, t_k, columns, is_identity })
     }
 
     /// Takes a column of its own for each distance, in the order of [`distances`].
-    pub(crate) fn each(t_q: usize, t_k: usize) -> Self {
-        let n = n_distances(t_q, t_k);
-        Self { t_q, t_k, columns: (0..n as u32).collect(), is_identity: true }
+    pub(crate) fn each(t_q: usize, t_k: usize) -> Result<Self> {
+        let n = fits("distances", &[n_distances(t_q, t_k)], size_of::<u32>())?;
+        let too_many = |_| Error::TooLarge { what: "distances", dims: vec![n], element_bytes: size_of::<u32>() };
+        let n = u32::try_from(n).map_err(too_many)?;
+        Ok(Self { t_q, t_k, columns: (0..n).collect(), is_identity: true })
     }
 
     /// Checks that all columns are below `n_columns`, as the kernels rely on.
@@ -60,7 +63,7 @@ impl Columns {
 }
 
 fn n_distances(t_q: usize, t_k: usize) -> usize {
-    (t_q + t_k).saturating_sub(1)
+    t_q.saturating_add(t_k).saturating_sub(1)
 }
 
 /// Returns every distance (key minus query) between `t_q` queries from `start_pos` on and `t_k` keys from 0 on,
@@ -77,16 +80,18 @@ pub(crate) fn distances(t_q: usize, t_k: usize, start_pos: i64) -> Range<i64> {
 /// - returns: `[.., T_q, T_k]`
 pub(crate) fn by_distance(x: &Tensor, columns: Columns) -> Result<Tensor> {
     let Columns { t_q, t_k, .. } = columns;
-    let shape = || crate::error::Error::ShapeMismatch {
+    let shape = || Error::ShapeMismatch {
         what: "x",
         got: x.shape().clone(),
         expected: format!("rows for 1 or {t_q} queries, and a column for each distance"),
     };
     let Some((outer, &[n_rows, n_columns])) = x.dims().split_last_chunk::<2>() else { return Err(shape()) };
     let dims: Vec<usize> = outer.iter().copied().chain([t_q, t_k]).collect();
-    if t_q * t_k == 0 {
+    if t_q == 0 || t_k == 0 {
         return Ok(Tensor::zeros(dims, x.dtype(), x.device())?);
     }
+    copy_fits("x", x)?;
+    fits_on(x.device(), "values by distance", &dims, x.dtype().size_in_bytes())?;
     columns.check(n_columns)?;
     if n_rows != t_q && n_rows != 1 {
         return Err(shape());
@@ -113,12 +118,14 @@ pub(crate) fn sum_by_distance(x: &Tensor, columns: Columns, n_columns: usize) ->
     let Columns { t_q, t_k, .. } = columns;
     let Some((outer, &[rows, keys])) = x.dims().split_last_chunk::<2>().filter(|(_, last)| **last == [t_q, t_k]) else {
         let expected = format!("[.., {t_q}, {t_k}]");
-        return Err(crate::error::Error::ShapeMismatch { what: "attention weights", got: x.shape().clone(), expected });
+        return Err(Error::ShapeMismatch { what: "attention weights", got: x.shape().clone(), expected });
     };
     let dims: Vec<usize> = outer.iter().copied().chain([t_q, n_columns]).collect();
-    if t_q * t_k == 0 {
+    if t_q == 0 || t_k == 0 {
         return Ok(Tensor::zeros(dims, x.dtype(), x.device())?);
     }
+    copy_fits("attention weights", x)?;
+    fits_on(x.device(), "sums by distance", &dims, x.dtype().size_in_bytes())?;
     columns.check(n_columns)?;
     let n_matrices: usize = outer.iter().product();
     let x = x.contiguous()?.reshape((n_matrices, rows, keys))?;
@@ -259,7 +266,7 @@ impl CustomOp1 for Gathered {
         by_dtype!(storage, E => {
             let grad = slice::<E>(storage, layout)?;
             let rows_each = t_q / n_rows; // all queries for a row that they share, or one
-            let mut sums = zeros::<E>(n_matrices * n_rows * n_columns);
+            let mut sums = zeros::<E>(n_matrices * n_rows * n_columns)?;
             let parts = grad.chunks(rows_each * t_k).zip(sums.chunks_mut(n_columns));
             each_in_parallel(parts, &|row, (grad, sums)| self.sum::<E>(grad, row % n_rows, sums));
             Ok(<E as candle_core::WithDType>::to_cpu_storage_owned(sums))

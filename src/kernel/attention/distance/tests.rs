@@ -46,8 +46,8 @@ fn whole(dims: (usize, usize, usize, usize), dtype: DType) -> Result<Tensor> {
 fn check(case: &Case) -> Result<()> {
     let &Case { outer: (b, h), t_q, t_k, start, n_shared, one_row, dtype } = case;
     let columns = match n_shared {
-        Some(n) => Columns::new(t_q, t_k, start, |distance| distance.rem_euclid(n as i64) as u32),
-        None => Columns::each(t_q, t_k),
+        Some(n) => Columns::new(t_q, t_k, start, |distance| distance.rem_euclid(n as i64) as u32)?,
+        None => Columns::each(t_q, t_k)?,
     };
     let (n_rows, n_columns) = (if one_row { 1 } else { t_q }, n_shared.unwrap_or(n_distances(t_q, t_k)));
     let x = whole((b, h, n_rows, n_columns), dtype)?;

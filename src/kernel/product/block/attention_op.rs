@@ -25,9 +25,9 @@ pub(super) struct Packed {
 
 /// Writes matrices `[T, D]`, `per_row` of them for each sequence, side by side into rows. Where there are several for one
 /// place, their sum.
-fn side_by_side(t: usize, d: usize, per_row: usize, places: &[Vec<&[f32]>]) -> Vec<f32> {
+fn side_by_side(t: usize, d: usize, per_row: usize, places: &[Vec<&[f32]>]) -> CandleResult<Vec<f32>> {
     let width = per_row * d;
-    let mut out = zeros(places.len() / per_row * t * width);
+    let mut out = zeros(places.len() / per_row * t * width)?;
     each_rows(&mut out, width, &|first, rows| {
         for (i, row) in rows.chunks_mut(width).enumerate() {
             let (b, at) = ((first / width + i) / t, (first / width + i) % t);
@@ -36,7 +36,7 @@ fn side_by_side(t: usize, d: usize, per_row: usize, places: &[Vec<&[f32]>]) -> V
             }
         }
     });
-    out
+    Ok(out)
 }
 
 /// A head's gradients of queries, keys and values.
@@ -63,11 +63,11 @@ impl Job<'_> {
     }
 
     /// Computes the output, `[B, T_q, H · D_v]`.
-    fn out(&self) -> (CpuStorage, Shape) {
+    fn out(&self) -> CandleResult<(CpuStorage, Shape)> {
         let ([b, h, t, _], [_, _, _, d]) = (self.q.dims, self.v.dims);
         let heads = self.all(&|b, h| self.forward(b, h));
         let places: Vec<_> = heads.iter().map(|head| vec![head.as_slice()]).collect();
-        storage(side_by_side(t, d, h, &places), &(b, t, h * d).into())
+        Ok(storage(side_by_side(t, d, h, &places)?, &(b, t, h * d).into()))
     }
 
     /// Computes the gradients of each head from that of the output.
@@ -99,7 +99,7 @@ impl CustomOp1 for Packed {
     }
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        self.with_job(slice(qkv, layout)?, layout.shape().dims3()?, |job| Ok(job.out()))
+        self.with_job(slice(qkv, layout)?, layout.shape().dims3()?, |job| job.out())
     }
 
     fn bwd(&self, qkv: &Tensor, _res: &Tensor, out_grad: &Tensor) -> CandleResult<Option<Tensor>> {
@@ -114,7 +114,7 @@ impl CustomOp1 for Packed {
                     in_rows.extend(places(heads, 1, job.group()));
                     in_rows.extend(places(heads, 2, job.group()));
                 }
-                Ok(side_by_side(t, width / per_row, per_row, &in_rows))
+                side_by_side(t, width / per_row, per_row, &in_rows)
             })
         })??;
         grad(values, qkv)
@@ -150,7 +150,7 @@ impl CustomOp3 for Separate {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        self.with_job([(q, q_layout), (k, k_layout), (v, v_layout)], |job| Ok(job.out()))
+        self.with_job([(q, q_layout), (k, k_layout), (v, v_layout)], |job| job.out())
     }
 
     fn bwd(
@@ -169,7 +169,7 @@ impl CustomOp3 for Separate {
                 let (heads, group) = (job.gradients(slice(out_grad, layout)?), job.group());
                 let of = |operand, tensor: &Tensor, group| {
                     let (b, h, t, d) = tensor.dims4()?;
-                    let rows = side_by_side(t, d, h, &places(&heads, operand, group));
+                    let rows = side_by_side(t, d, h, &places(&heads, operand, group))?;
                     Tensor::from_vec(rows, (b, t, h, d), tensor.device())?.transpose(1, 2).map(Some)
                 };
                 Ok((of(0, q, 1)?, of(1, k, group)?, of(2, v, group)?))

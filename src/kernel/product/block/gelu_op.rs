@@ -88,7 +88,7 @@ impl CustomOp1 for Gelu {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let x = slice::<f32>(x, layout)?;
-        let mut y: Vec<f32> = zeros(x.len());
+        let mut y: Vec<f32> = zeros(x.len())?;
         each_in_parallel(y.chunks_mut(SPAN).zip(x.chunks(SPAN)), &|_, (y, x)| {
             self.0.shares(x, y);
             y.iter_mut().zip(x).for_each(|(y, x)| *y *= x);
@@ -98,14 +98,14 @@ impl CustomOp1 for Gelu {
 
     fn bwd(&self, x: &Tensor, _res: &Tensor, y_grad: &Tensor) -> CandleResult<Option<Tensor>> {
         let x_grad = with_values([x, y_grad], |[x, y_grad]| {
-            let mut x_grad: Vec<f32> = zeros(x.len());
+            let mut x_grad: Vec<f32> = zeros(x.len())?;
             let spans = x.chunks(SPAN).zip(y_grad.chunks(SPAN));
             each_in_parallel(x_grad.chunks_mut(SPAN).zip(spans), &|_, (x_grad, (x, y_grad))| {
                 self.0.shares(x, x_grad);
                 self.0.slopes(x, y_grad, x_grad);
             });
-            x_grad
-        })?;
+            CandleResult::Ok(x_grad)
+        })??;
         grad(x_grad, x)
     }
 }

@@ -78,7 +78,7 @@ impl CustomOp3 for Norm {
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (x, weight) = (slice::<f32>(x, x_layout)?, slice::<f32>(weight, weight_layout)?);
         let (bias, c) = (slice::<f32>(bias, bias_layout)?, weight.len());
-        let mut y = zeros(x.len());
+        let mut y = zeros(x.len())?;
         each_rows(&mut y, c, &|first, y| {
             vectorised(|| {
                 for (y, x) in y.chunks_mut(c).zip(x[first..].chunks(c)) {
@@ -99,7 +99,7 @@ impl CustomOp3 for Norm {
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let c = weight.elem_count();
         let (x_grad, sums) = with_values([x, weight, y_grad], |[x, weight, grad]| {
-            let mut x_grad: Vec<f32> = zeros(x.len());
+            let mut x_grad: Vec<f32> = zeros(x.len())?;
             let mut parts = vec![vec![0.0; 2 * c]; (x.len() / c).div_ceil(ROWS)];
             each_in_parallel(x_grad.chunks_mut(ROWS * c).zip(&mut parts), &|index, (x_grad, sums)| {
                 let (mut normal, first) = (vec![0.0; c], index * ROWS * c);
@@ -112,8 +112,8 @@ impl CustomOp3 for Norm {
                     }
                 });
             });
-            (x_grad, total(&parts))
-        })?;
+            CandleResult::Ok((x_grad, total(&parts)))
+        })??;
         let (weight_grad, bias_grad) = sums.split_at(c);
         let of = |tensor: &Tensor, sums: &[f32]| match tensor.track_op() {
             true => grad(sums.to_vec(), tensor),

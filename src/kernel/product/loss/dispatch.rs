@@ -52,7 +52,7 @@ impl CrossEntropy<'_> {
                 HeadTable::Dense(table) => with_values::<S, _>(table, |values| run(&Values(values, n_embd))),
                 HeadTable::Stored(table) => Ok(run(&Stored(table, PhantomData::<S>))),
             }
-        })??;
+        })???;
         let device = self.hidden.device();
         let tensor = |values, rows| Tensor::from_vec(values, (rows, n_embd), device);
         Ok(LossParts {

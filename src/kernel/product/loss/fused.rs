@@ -15,10 +15,11 @@
 use super::job::{GROUPS, Job};
 use super::parts::{Counted, Wanted};
 use super::sweeps::{Chunk, Partials};
+use crate::error::Result;
 use crate::kernel::core::parallel::each_in_parallel;
 use crate::kernel::product::matmul::Update;
 use crate::kernel::product::real::Real;
-use crate::memory::zeros;
+use crate::memory::{fits, zeros};
 
 pub(super) struct Found<T> {
     pub(super) loss: f64,
@@ -27,16 +28,17 @@ pub(super) struct Found<T> {
 }
 
 impl<T: Real> Job<'_, T> {
-    pub(super) fn run(&self, wanted: Wanted) -> Found<T> {
+    pub(super) fn run(&self, wanted: Wanted) -> Result<Found<T>> {
         let (c, blocks) = (self.n_embd, self.blocks());
         let mut found = Found {
             loss: 0.0,
-            hidden_grad: wanted.hidden.then(|| zeros(self.n_rows * c)),
-            table_grad: wanted.table.then(|| zeros(self.vocab_size * c)),
+            hidden_grad: wanted.hidden.then(|| zeros(self.n_rows * c)).transpose()?,
+            table_grad: wanted.table.then(|| zeros(self.vocab_size * c)).transpose()?,
         };
         let with_grads = wanted.hidden || wanted.table;
-        let mut exps = with_grads.then(|| zeros(self.chunk_rows * blocks.len * blocks.count));
-        let mut partials = wanted.hidden.then(|| zeros(GROUPS * self.chunk_rows * c));
+        let n_logits = fits("a chunk of logits", &[self.chunk_rows, blocks.len * blocks.count], size_of::<T>())?;
+        let mut exps = with_grads.then(|| zeros(n_logits)).transpose()?;
+        let mut partials = wanted.hidden.then(|| zeros(GROUPS * self.chunk_rows * c)).transpose()?;
         let mut update = Update::Overwrite;
         for counted in self.counted.chunks(self.chunk_rows) {
             let chunk = Chunk::new(self, counted, self.pack(counted), exps.as_deref_mut());
@@ -51,7 +53,7 @@ impl<T: Real> Job<'_, T> {
             }
         }
         found.loss *= self.scale;
-        found
+        Ok(found)
     }
 
     /// Copies the rows that count next to each other.
