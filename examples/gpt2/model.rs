@@ -32,7 +32,6 @@ struct BlockConfig {
     scale_attn_weights: bool,
     scale_attn_by_inverse_layer_idx: bool,
     add_cross_attention: bool,
-    tie_word_embeddings: bool,
     // `reorder_and_upcast_attn` needs no field: the softmax of `nn` is always computed in f32 or wider.
 }
 
@@ -48,7 +47,6 @@ impl Default for BlockConfig {
             scale_attn_weights: true,
             scale_attn_by_inverse_layer_idx: false,
             add_cross_attention: false,
-            tie_word_embeddings: true,
         }
     }
 }
@@ -111,7 +109,7 @@ pub struct Gpt2 {
 }
 
 impl Gpt2 {
-    /// Puts the blocks of `vb` (`h.0`, `h.1`, …, `ln_f`) and a tied head on an input layer.
+    /// Puts the blocks of `vb` (`h.0`, `h.1`, …, `ln_f`) on an input layer, whose head is the model's.
     pub fn new(input: GptInputLayer, vb: VarBuilder) -> Result<Self> {
         let config = input.config();
         let block_config = BlockConfig::of(config)?;
@@ -122,32 +120,16 @@ impl Gpt2 {
         Ok(Self { input, blocks, ln_f, lm_head })
     }
 
-    /// Returns the model with a head of its own, `[V, C]`.
-    pub fn with_head(self, lm_head: Tensor) -> Result<Self> {
-        Ok(Self { lm_head: LmHead::new(lm_head)?, ..self })
-    }
-
     /// Reads a whole Hugging Face checkpoint: one file or shards, tied or untied, under any prefix.
     pub fn from_checkpoint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<Self> {
         // Refuse what cannot run before reading anything.
         let is_whole = checkpoint.tensors()?.iter().any(|entry| entry.name.ends_with("ln_f.weight"));
         ensure!(is_whole, "no ln_f.weight: these are not the weights of a whole GPT-2; embed takes input tables alone");
-        let block_config = BlockConfig::of(&checkpoint.config()?)?;
+        BlockConfig::of(&checkpoint.config()?)?;
         let (input, report) = GptInputLayer::open(checkpoint, &OpenOptions::new(dtype, device))?;
         let root = checkpoint.var_builder(dtype, device);
         let prefix = report.wte.name.strip_suffix("wte.weight").context("the names are not Hugging Face's")?;
-        let vb = prefix.strip_suffix('.').map_or(root.clone(), |prefix| root.pp(prefix));
-        let model = Self::new(input, vb)?;
-        let head_name = format!("{}lm_head.weight", prefix.strip_suffix("transformer.").unwrap_or(prefix));
-        if !root.contains_tensor(&head_name) {
-            ensure!(block_config.tie_word_embeddings, "tie_word_embeddings is false, but there is no {head_name}");
-            return Ok(model);
-        }
-        // As in transformers, a head in the file is the table's copy only if it is equal, whatever the config says.
-        let wte = model.input.wte().as_embedding().context("wte is not dense")?.embeddings().clone();
-        let head = root.get(wte.shape(), &head_name)?;
-        let n_different = head.ne(&wte)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
-        if block_config.tie_word_embeddings && n_different == 0.0 { Ok(model) } else { model.with_head(head) }
+        Self::new(input, prefix.strip_suffix('.').map_or(root.clone(), |prefix| root.pp(prefix)))
     }
 
     pub fn input(&self) -> &GptInputLayer {

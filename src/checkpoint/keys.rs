@@ -1,7 +1,6 @@
 //! The names under which checkpoints keep the two input tables.
 
 use std::collections::HashMap;
-use std::fmt;
 
 use crate::error::Shown;
 
@@ -33,56 +32,14 @@ pub(super) const DOTS: [char; 2] = ['.', '/'];
 /// The names that [`save`](super::save) writes, except into GGUF.
 pub(super) const SAVED: (&str, &str) = ("wte.weight", "wpe.weight");
 
+/// What it writes before them if there is a head beside.
+pub(super) const AROUND_HEAD: &str = "transformer.";
+
 /// The names in GGUF.
 pub(super) const GGUF: (&str, &str) = ("token_embd.weight", "position_embd.weight");
 
-/// The ends of the names of an output head: Hugging Face's, the book's, GGUF's.
-const LM_HEADS: [&str; 3] = ["lm_head.weight", "out_head.weight", "output.weight"];
-
-/// Says what this crate uses a tensor for.
-///
-/// ```
-/// use candle_gpt_input::checkpoint::Role;
-///
-/// assert_eq!(Role::of("transformer.wte.weight"), Role::TokenTable);
-/// assert_eq!(Role::of("lm_head.weight"), Role::OutputHead);
-/// assert_eq!(Role::of("transformer.h.0.ln_1.weight"), Role::Other);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Role {
-    /// The token table, `wte`.
-    TokenTable,
-    /// The learned position table, `wpe`.
-    PositionTable,
-    /// A separate output head; a tied one is `wte` itself.
-    OutputHead,
-    /// Not used by the input layer.
-    Other,
-}
-
-impl Role {
-    /// Returns the role of the tensor called `name`.
-    pub fn of(name: &str) -> Self {
-        match Table::of(name) {
-            Some(Table { side: Side::Tokens, .. }) => Self::TokenTable,
-            Some(Table { side: Side::Positions, .. }) => Self::PositionTable,
-            None if LM_HEADS.iter().any(|head| prefix_before(name, head).is_some()) => Self::OutputHead,
-            None => Self::Other,
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TokenTable => "token table wte",
-            Self::PositionTable => "position table wpe",
-            Self::OutputHead => "output head, if it is not tied to wte",
-            Self::Other => "not used by the input layer",
-        })
-    }
-}
+/// The names of an output head in GGUF, and of its bias.
+pub(super) const GGUF_HEAD: (&str, &str) = ("output.weight", "output.bias");
 
 /// One of the two tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +80,11 @@ impl<'a> Table<'a> {
 /// Returns whether a name is that of a position table in a module of this name, under any prefix.
 pub(super) fn is_position_table(name: &str, module: &str) -> bool {
     Table::of(name).is_some_and(|table| table.side == Side::Positions && MODULES[table.modules].1 == module)
+}
+
+/// Returns whether a name is known as that of a token table.
+pub(super) fn is_known_token_table(name: &str) -> bool {
+    Table::of(name).is_some_and(|table| table.side == Side::Tokens)
 }
 
 /// Returns whether a name is known as that of a position table.
@@ -275,7 +237,7 @@ pub(super) fn count_blocks(names: &[&str]) -> usize {
 
 /// Returns the prefix before `suffix` in `name`, if it is empty or ends in a dot or a slash. A dot in `suffix` may be a
 /// slash in `name`.
-fn prefix_before<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
+pub(super) fn prefix_before<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
     let at = name.len().checked_sub(suffix.len())?;
     let tail = name.as_bytes().get(at..)?;
     let same = tail.iter().zip(suffix.as_bytes()).all(|(&ours, &dot)| ours == dot || (ours == b'/' && dot == b'.'));

@@ -1,7 +1,8 @@
 //! Finds what a model adds to the sum of the two tables besides, which the input layer leaves out.
 
-use super::keys::{DOTS, Role, module_of, split_last};
+use super::keys::{DOTS, module_of, split_last};
 use super::report::LeftOut;
+use super::role::Role;
 
 /// The names of modules in which all that is not a table belongs to the sum: BERT's, Megatron's.
 const MODULES: [&str; 3] = ["embeddings", "embedding", "embed"];

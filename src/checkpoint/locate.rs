@@ -6,8 +6,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::first_row::FirstRow;
+use super::head_names::{HeadNames, head_names};
 use super::keys::{self, Found, Wanted, find_tables};
-use super::names::PADDED_VOCAB;
 use super::nearest::closest;
 use super::position_tables::position_tables;
 use super::stored::Kind;
@@ -41,7 +41,19 @@ impl Checkpoint {
             .into());
         }
         let (config, padded_vocab) = self.resolve_config(&names, &wte, wpe.as_ref())?;
-        Ok(Located { names, wte, wpe, config, padded_vocab })
+        let given = self.options.lm_head.as_deref();
+        if let Some(name) = given.filter(|name| !names.contains(name)) {
+            return Err(self
+                .missing_table(
+                    &names,
+                    "output head",
+                    format!("{name}, but usual names are {}", head_names()),
+                    Some(name),
+                )
+                .into());
+        }
+        let head = HeadNames::find(&names, &wte.name, given);
+        Ok(Located { names, wte, wpe, head, config, padded_vocab })
     }
 
     /// Returns the error of a checkpoint without tensors.
@@ -91,11 +103,7 @@ impl Checkpoint {
     }
 
     fn find<'a>(&'a self, names: &[&'a str], has_wpe: bool) -> Result<(&'a str, Option<&'a str>), CheckpointError> {
-        let path = self.file().to_path_buf();
-        let missing = |what, looked_for: String, wanted: Option<&str>| {
-            let closest = closest(names, wanted);
-            CheckpointError::MissingTable { path: path.clone(), what, looked_for, closest }
-        };
+        let missing = |what, looked_for, wanted: Option<&str>| self.missing_table(names, what, looked_for, wanted);
         let given = |what, name: &Option<String>| {
             let Some(name) = name else { return Ok(None) };
             let found = names.iter().copied().find(|of_file| of_file == name);
@@ -114,12 +122,24 @@ impl Checkpoint {
                 Err(missing("position table", looked_for, Some(&wanted)))
             }
             Found::Several { candidates } => {
+                let path = self.file().to_path_buf();
                 Err(CheckpointError::AmbiguousTables { path, candidates: keys::listed(&candidates) })
             }
         }
     }
 
-    fn shard(&self, name: &str) -> Result<Shard<'_>, CheckpointError> {
+    fn missing_table(
+        &self,
+        names: &[&str],
+        what: &'static str,
+        looked_for: String,
+        wanted: Option<&str>,
+    ) -> CheckpointError {
+        let closest = closest(names, wanted);
+        CheckpointError::MissingTable { path: self.file().to_path_buf(), what, looked_for, closest }
+    }
+
+    pub(super) fn shard(&self, name: &str) -> Result<Shard<'_>, CheckpointError> {
         match &self.weights {
             Weights::File(file) => Ok(Shard::Whole(file)),
             Weights::Shards(index) => {
@@ -136,13 +156,30 @@ impl Checkpoint {
         LocatedTable { name: wte_name, info: wte, .. }: &LocatedTable,
         wpe: Option<&LocatedTable>,
     ) -> Result<(GptInputConfig, Option<PaddedVocab>), CheckpointError> {
+        let given = match self.options.vocab_size {
+            Some(n) if !(1..=wte.n_rows).contains(&n) => {
+                return Err(CheckpointError::ConfigMismatch {
+                    path: self.path.clone(),
+                    field: "vocab_size",
+                    config: n,
+                    name: wte_name.clone(),
+                    table: wte.n_rows,
+                });
+            }
+            given => given,
+        };
+        let padded = |n_tokens: Option<usize>| {
+            let vocab_size = n_tokens.filter(|&vocab_size| vocab_size < wte.n_rows)?;
+            Some(PaddedVocab { vocab_size, padded_to: wte.n_rows })
+        };
         let Some((_, stated)) = &self.config else {
             let n_positions = wpe.map_or(1, |wpe| wpe.info.n_rows); // without a config, positions are learned
-            let mut config = GptInputConfig::new(wte.n_rows, n_positions, wte.width);
+            let mut config = GptInputConfig::new(given.unwrap_or(wte.n_rows), n_positions, wte.width);
+            config.padded_vocab_size = padded(given).map(|padded| padded.padded_to);
             config.n_layer = keys::count_blocks(names);
             // No shape states the number of heads; every GPT-2 has heads of 64.
             config.n_head = if wte.width % 64 == 0 { wte.width / 64 } else { 1 };
-            return Ok((config, None));
+            return Ok((config, padded(given)));
         };
         let differs = |field, stated: Option<usize>, name: &str, table| match stated {
             Some(config) if config != table => Err(CheckpointError::ConfigMismatch {
@@ -154,19 +191,15 @@ impl Checkpoint {
             }),
             _ => Ok(()),
         };
-        let padded_vocab = stated
-            .vocab_size
-            .filter(|&vocab_size| {
-                // llm.c's header states the padded size.
-                let padded = stated.extra.get(PADDED_VOCAB).and_then(serde_json::Value::as_u64);
-                let is_stated = vocab_size < wte.n_rows && padded == u64::try_from(wte.n_rows).ok();
-                is_stated
-                    || [64, 128].iter().any(|&multiple| {
-                        vocab_size != wte.n_rows && vocab_size.checked_next_multiple_of(multiple) == Some(wte.n_rows)
-                    })
-            })
-            .map(|vocab_size| PaddedVocab { vocab_size, padded_to: wte.n_rows });
-        if padded_vocab.is_none() {
+        let of_config = stated.vocab_size.filter(|&vocab_size| {
+            let is_stated = vocab_size < wte.n_rows && stated.padded_vocab_size == Some(wte.n_rows);
+            is_stated
+                || [64, 128].iter().any(|&multiple| {
+                    vocab_size != wte.n_rows && vocab_size.checked_next_multiple_of(multiple) == Some(wte.n_rows)
+                })
+        });
+        let padded_vocab = padded(given.or(of_config));
+        if given.or(of_config).is_none() {
             differs("vocab_size", stated.vocab_size, wte_name, wte.n_rows)?;
         }
         // ALBERT's and ELECTRA's tables are narrower than their blocks.
@@ -178,7 +211,8 @@ impl Checkpoint {
             differs("n_positions", stated.n_positions, &wpe.name, wpe.n_counted)?;
         }
         let mut file = stated.clone();
-        file.vocab_size = Some(wte.n_rows);
+        file.vocab_size = Some(padded_vocab.map_or(wte.n_rows, |padded| padded.vocab_size));
+        file.padded_vocab_size = padded_vocab.map(|padded| padded.padded_to);
         file.n_embd = Some(wte.width);
         file.n_positions = wpe.map(|wpe| wpe.info.n_rows).or(file.n_positions);
         if wpe.is_some() {
@@ -188,6 +222,13 @@ impl Checkpoint {
         let config = file.resolve().map_err(unusable)?;
         config.check().map_err(unusable)?;
         Ok((config, padded_vocab))
+    }
+}
+
+impl Checkpoint {
+    /// Returns whether anything says how many rows of the token table are tokens.
+    pub(super) fn is_vocab_size_known(&self, config: &GptInputConfig) -> bool {
+        self.options.vocab_size.is_some() || config.padded_vocab_size.is_some() || !config.vocab_size.is_multiple_of(64)
     }
 }
 
@@ -212,6 +253,7 @@ pub(super) struct Located<'a> {
     pub(super) wte: LocatedTable<'a>,
     /// Where positions are learned.
     pub(super) wpe: Option<LocatedTable<'a>>,
+    pub(super) head: HeadNames,
     pub(super) config: GptInputConfig,
     pub(super) padded_vocab: Option<PaddedVocab>,
 }
@@ -239,7 +281,7 @@ pub(super) struct LocatedTable<'a> {
 }
 
 impl<'a> LocatedTable<'a> {
-    fn new(name: &str, info: TableInfo, file: Shard<'a>) -> Self {
+    pub(super) fn new(name: &str, info: TableInfo, file: Shard<'a>) -> Self {
         Self { name: name.to_string(), file, first_row: 0, n_counted: info.n_rows, info }
     }
 

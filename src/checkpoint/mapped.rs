@@ -1,66 +1,19 @@
-//! Tables that keep their stored form: mapped from their file, held in memory as blocks, or left at a remote source.
+//! Keeps a table in its stored form: mapped from its file, held in memory as blocks, or left at a remote source.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
 use super::bytes::ByteFile;
 use super::locate::LocatedTable;
 use super::stored::{Kind, Place};
-use super::{Checkpoint, LoadReport};
-use crate::config::GptInputConfig;
-use crate::error::{CheckpointError, Result};
+use crate::error::CheckpointError;
 use crate::memory;
 use crate::rows::{RowBytes, RowType, StoredRows};
 
-/// The two tables of an input layer, not converted.
-pub(crate) struct StoredTables {
-    pub(crate) wte: StoredRows,
-    pub(crate) wpe: Option<StoredRows>,
-    /// The position tables that are loaded into memory.
-    pub(crate) position_tables: Vec<Tensor>,
-    pub(crate) config: GptInputConfig,
-    pub(crate) report: LoadReport,
-}
-
-impl Checkpoint {
-    /// Maps the files of the two input tables, or keeps their remote source; reads no row.
-    pub(crate) fn map_tables(&self, dtype: DType, device: &Device) -> Result<StoredTables> {
-        must_be_float(dtype)?;
-        let located = self.locate()?;
-        let mut maps = HashMap::new();
-        let wte = map(&located.wte, &mut maps)?;
-        let wpe = located.wpe.as_ref().map(|wpe| map(wpe, &mut maps)).transpose()?;
-        let position_tables = match wpe {
-            Some(_) => Vec::new(),
-            None => self.position_tables(&located, dtype, device)?,
-        };
-        let report = self.report(&located, dtype);
-        Ok(StoredTables { wte, wpe, position_tables, config: located.config, report })
-    }
-
-    /// Reads the token table's blocks unchanged, and the position tables as `dtype`.
-    pub(crate) fn quantized_tables(&self, dtype: DType, device: &Device) -> Result<StoredTables> {
-        must_be_float(dtype)?;
-        let located = self.locate()?;
-        let wte = hold(&located.wte)?;
-        let position_tables = self.position_tables(&located, dtype, device)?;
-        let report = self.report(&located, dtype);
-        Ok(StoredTables { wte, wpe: None, position_tables, config: located.config, report })
-    }
-}
-
-fn must_be_float(dtype: DType) -> Result<(), CheckpointError> {
-    match dtype {
-        DType::F32 | DType::F64 | DType::F16 | DType::BF16 => Ok(()),
-        dtype => Err(CheckpointError::UnsupportedDType { dtype }),
-    }
-}
-
-fn hold(table: &LocatedTable) -> Result<StoredRows, CheckpointError> {
+pub(super) fn hold(table: &LocatedTable) -> Result<StoredRows, CheckpointError> {
     let (at, file) = (&table.info.at, table.file.get());
     let path = file.file_of(at);
     let Kind::Blocks(blocks) = at.dtype.kind else {
@@ -75,7 +28,7 @@ fn hold(table: &LocatedTable) -> Result<StoredRows, CheckpointError> {
     Ok(StoredRows { bytes: RowBytes::Held(bytes.into()), start: 0, n_rows, width, stored: RowType::Blocks(blocks) })
 }
 
-fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<StoredRows, CheckpointError> {
+pub(super) fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<StoredRows, CheckpointError> {
     let at = &table.info.at;
     let file = table.file.get().file_of(at);
     let refused = |reason| CheckpointError::NotMappable { path: file.clone(), name: table.name.clone(), reason };

@@ -24,6 +24,8 @@ mod first_row;
 mod float8;
 mod folder;
 mod format;
+mod head;
+mod head_names;
 mod header;
 mod keys;
 mod left_out;
@@ -38,11 +40,13 @@ mod parse;
 mod position_tables;
 mod read;
 mod report;
+mod role;
 mod runs;
 mod save;
 mod save_gguf;
 mod sharded;
 mod stored;
+mod stored_tables;
 mod tables;
 mod var_builder;
 mod weight_map;
@@ -59,17 +63,18 @@ use weights::Weights;
 
 pub use crate::rows::ByteRanges;
 pub use format::Format;
-pub use keys::Role;
-pub(crate) use mapped::StoredTables;
+pub(crate) use head::{HeadTable, StoredHead};
 #[cfg(feature = "hub")]
 pub(crate) use names::{CONFIG_FILE, WEIGHTS_NAMES};
 pub use options::CheckpointOptions;
 pub(crate) use position_tables::{TableSpec, position_tables};
 pub use report::{Choice, ConfigSource, LeftOut, LoadReport, LoadedTable, PaddedVocab, PickleReport, Unreadable};
+pub use role::Role;
 pub use save::{SaveFormat, save_tensors, write_file};
-pub(crate) use save::{save_folder, save_safetensors};
-pub(crate) use save_gguf::{TableData, save_gguf};
+pub(crate) use save::{SavedTables, save_folder, save_safetensors};
+pub(crate) use save_gguf::{SavedBlocks, TableData, save_gguf};
 pub use sharded::ShardIndex;
+pub(crate) use stored_tables::StoredTables;
 pub(crate) use weights::WeightsFile;
 
 /// Opens GPT-2 weights of any [`Format`]: checks their headers at once and reads tensors on demand.

@@ -1,6 +1,6 @@
 //! [`CheckpointOptions`]: options for what a checkpoint's files leave open.
 
-use super::keys::Role;
+use super::role::Role;
 
 /// Tells [`Checkpoint::open_with`](super::Checkpoint::open_with) what the files leave open.
 ///
@@ -19,6 +19,10 @@ pub struct CheckpointOptions {
     pub wte: Option<String>,
     /// The name of the learned position table.
     pub wpe: Option<String>,
+    /// The name of the weight of the output head.
+    pub lm_head: Option<String>,
+    /// How many rows of the token table are tokens, if the others are padding.
+    pub vocab_size: Option<usize>,
     /// The row of the learned position table that is position 0, where the first rows are for padding.
     pub first_position_row: Option<usize>,
     /// The keys of the state dict in a PyTorch file, joined by dots.
@@ -50,6 +54,22 @@ impl CheckpointOptions {
         self
     }
 
+    /// Names the weight of the output head.
+    #[must_use]
+    pub fn with_lm_head(mut self, name: impl Into<String>) -> Self {
+        self.lm_head = Some(name.into());
+        self
+    }
+
+    /// Says how many rows of the token table are tokens, such as a tokenizer's `vocab_size`, if the others are padding.
+    ///
+    /// It counts more than what the files say. Rows of padding have no logits, and are no targets.
+    #[must_use]
+    pub fn with_vocab_size(mut self, vocab_size: usize) -> Self {
+        self.vocab_size = Some(vocab_size);
+        self
+    }
+
     /// Sets the row of the learned position table that is position 0. OPT's is 2, and RoBERTa's: they are known by
     /// `model_type` in the configuration. GPT-2's is 0.
     #[must_use]
@@ -72,6 +92,8 @@ impl CheckpointOptions {
         match Role::of(name) {
             _ if is_named(&self.wte) => Role::TokenTable,
             _ if is_named(&self.wpe) => Role::PositionTable,
+            _ if is_named(&self.lm_head) => Role::OutputHead,
+            Role::OutputHead if self.lm_head.is_some() => Role::Other,
             Role::TokenTable if self.wte.is_some() => Role::Other,
             Role::PositionTable if self.wpe.is_some() => Role::Other,
             role => role,

@@ -48,6 +48,14 @@ pub struct LoadReport {
     pub config_source: ConfigSource,
     /// The padding of the token table, if it is padded.
     pub padded_vocab: Option<PaddedVocab>,
+    /// Whether anything says how many rows of the token table are tokens: a padding that is stated or given, or a number
+    /// of rows that no padding would make (one that is not a multiple of 64).
+    pub is_vocab_size_known: bool,
+    /// The weight of the output head, if the checkpoint has one. It is read when
+    /// [`lm_head`](crate::GptInputLayer::lm_head) asks for it.
+    pub lm_head: Option<String>,
+    /// Whether the model's head is there: in the file, or tied to the token table.
+    pub has_lm_head: bool,
     /// How the file was chosen, where the path held several.
     pub choice: Option<Choice>,
     /// What the model adds to the sum of the two tables besides, or changes in it. The layer leaves it out.
@@ -174,11 +182,13 @@ pub struct Choice {
     pub reason: String,
 }
 
-/// Describes a token table that has more rows than the configuration has tokens. All its rows are valid ids.
+/// Describes a token table that has more rows than the model has tokens.
+///
+/// All its rows can be looked up; those of padding have no logits, and are no targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct PaddedVocab {
-    /// The number of tokens that the configuration states.
+    /// The number of tokens that the configuration or the caller states.
     pub vocab_size: usize,
     /// The number of rows of the table.
     pub padded_to: usize,
@@ -276,7 +286,15 @@ impl fmt::Display for LoadReport {
             writeln!(f, "{} cannot be read: {}", counted(self.unreadable.len(), "tensor"), first_of(names))?;
         }
         if let Some(PaddedVocab { vocab_size, padded_to }) = self.padded_vocab {
-            writeln!(f, "padded vocabulary: {padded_to} rows for {vocab_size} tokens, all of them valid ids")?;
+            writeln!(f, "padded vocabulary: {padded_to} rows for {vocab_size} tokens; padding has no logits")?;
+        } else if !self.is_vocab_size_known {
+            let n_rows = self.wte.shape.0;
+            writeln!(f, "all {n_rows} rows of wte are taken for tokens: nothing says whether some are padding")?;
+        }
+        match &self.lm_head {
+            Some(name) => writeln!(f, "output head `{name}`: not read until it is asked for")?,
+            None if !self.has_lm_head => writeln!(f, "no output head: it is not tied to wte, and not in the file")?,
+            None => {}
         }
         if let Some(pickle) = self.pickle.as_ref().filter(|pickle| pickle.is_worth_saying()) {
             writeln!(f, "{pickle}")?;

@@ -79,28 +79,33 @@ pub fn write_file(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> 
     Ok(files::write_file(path.as_ref(), write)?)
 }
 
-/// Writes `wte`, the position tables and the configuration to a folder.
-pub(crate) fn save_folder(
-    path: &Path,
-    wte: &Tensor,
-    positional: &[(String, Tensor)],
-    config: &GptInputConfig,
-) -> Result<()> {
+/// The tables of a layer, to be written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SavedTables<'a> {
+    pub(crate) wte: &'a Tensor,
+    /// The position tables, by their names beside `wte.weight`.
+    pub(crate) positional: &'a [(String, Tensor)],
+    /// The parts of the output head that are not `wte`: `weight`, `bias`.
+    pub(crate) head: &'a [(&'static str, &'a Tensor)],
+}
+
+/// Writes the tables and the configuration to a folder.
+pub(crate) fn save_folder(path: &Path, tables: SavedTables<'_>, config: &GptInputConfig) -> Result<()> {
     std::fs::create_dir_all(path).map_err(CheckpointError::creating(path))?;
-    save_safetensors(&path.join(WEIGHTS_FILE), wte, positional, config)?;
+    save_safetensors(&path.join(WEIGHTS_FILE), tables, config)?;
     files::write_file(&path.join(CONFIG_FILE), |out| out.write_all(config.to_json().as_bytes()))?;
     Ok(())
 }
 
-/// Writes `wte`, the position tables and the configuration to one file.
-pub(crate) fn save_safetensors(
-    path: &Path,
-    wte: &Tensor,
-    positional: &[(String, Tensor)],
-    config: &GptInputConfig,
-) -> Result<()> {
-    let positional = positional.iter().map(|(name, table)| (name.as_str(), table));
-    let tensors = [(keys::SAVED.0, wte)].into_iter().chain(positional);
+/// Writes the tables and the configuration to one file.
+pub(crate) fn save_safetensors(path: &Path, tables: SavedTables<'_>, config: &GptInputConfig) -> Result<()> {
+    let SavedTables { wte, positional, head } = tables;
+    // A head lies outside of the module with the tables, as in transformers.
+    let prefix = if head.is_empty() { "" } else { keys::AROUND_HEAD };
+    let named = |name: &str| format!("{prefix}{name}");
+    let tensors = [(named(keys::SAVED.0), wte)].into_iter();
+    let tensors = tensors.chain(positional.iter().map(|(name, table)| (named(name), table)));
+    let tensors = tensors.chain(head.iter().map(|(name, tensor)| (format!("lm_head.{name}"), *tensor)));
     save_tensors(path, tensors, [(CONFIG_METADATA.to_string(), config.to_json())])
 }
 

@@ -25,11 +25,21 @@ pub(crate) enum TableData<'a> {
     },
 }
 
+/// The tables of a layer, to be written into GGUF.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SavedBlocks<'a> {
+    pub(crate) wte: TableData<'a>,
+    pub(crate) wpe: &'a Tensor,
+    /// The weight of an output head of its own.
+    pub(crate) head: Option<TableData<'a>>,
+    pub(crate) bias: Option<&'a Tensor>,
+}
+
 impl TableData<'_> {
-    fn dims(&self) -> Result<(usize, usize)> {
+    fn dims(&self) -> Vec<usize> {
         match self {
-            Self::Numbers(table) => Ok(table.dims2()?),
-            Self::Blocks { dims, .. } => Ok(*dims),
+            Self::Numbers(table) => table.dims().to_vec(),
+            Self::Blocks { dims, .. } => vec![dims.0, dims.1],
         }
     }
 
@@ -63,18 +73,24 @@ impl TableData<'_> {
 
 /// Writes version 3 with the dimensions of `config` under llama.cpp's keys for GPT-2. The format has no keys for the
 /// rest of the configuration.
-pub(crate) fn save_gguf(path: &Path, wte: TableData<'_>, wpe: &Tensor, config: &GptInputConfig) -> Result<()> {
-    let on_host = |table: &Tensor| table.to_device(&Device::Cpu)?.contiguous();
-    let wpe = on_host(wpe)?;
-    let dense;
-    let wte = match wte {
-        TableData::Numbers(table) => {
-            dense = on_host(table)?;
-            TableData::Numbers(&dense)
-        }
-        blocks => blocks,
+pub(crate) fn save_gguf(path: &Path, tables: SavedBlocks<'_>, config: &GptInputConfig) -> Result<()> {
+    let mut tables: Vec<(&str, TableData<'_>)> = [
+        (keys::GGUF.0, Some(tables.wte)),
+        (keys::GGUF.1, Some(TableData::Numbers(tables.wpe))),
+        (keys::GGUF_HEAD.0, tables.head),
+        (keys::GGUF_HEAD.1, tables.bias.map(TableData::Numbers)),
+    ]
+    .into_iter()
+    .filter_map(|(name, table)| Some((name, table?)))
+    .collect();
+    let on_host = |table: &TableData<'_>| match table {
+        TableData::Numbers(table) => table.to_device(&Device::Cpu)?.contiguous().map(Some),
+        TableData::Blocks { .. } => Ok(None),
     };
-    let tables = [(keys::GGUF.0, wte), (keys::GGUF.1, TableData::Numbers(&wpe))];
+    let dense = tables.iter().map(|(_, table)| on_host(table)).collect::<candle_core::Result<Vec<_>>>()?;
+    for ((_, table), dense) in tables.iter_mut().zip(&dense) {
+        *table = dense.as_ref().map_or(*table, TableData::Numbers);
+    }
     let header = header_of(&tables, config)?;
     write_file(path, |out| {
         out.write_all(&header)?;
@@ -92,13 +108,16 @@ fn header_of(tables: &[(&str, TableData<'_>)], config: &GptInputConfig) -> Resul
     const VERSION: u32 = 3;
     const TEXT: u32 = 8;
     const U32: u32 = 4;
-    let numbers = [
+    let mut numbers = vec![
         ("context_length", config.n_positions),
         ("embedding_length", config.n_embd),
         ("block_count", config.n_layer),
         ("attention.head_count", config.n_head),
-        ("vocab_size", config.vocab_size),
+        ("vocab_size", config.n_token_rows()),
     ];
+    if config.padded_vocab_size.is_some() {
+        numbers.push(("unpadded_vocab_size", config.vocab_size));
+    }
     let mut header = MAGIC.to_vec();
     header.extend(VERSION.to_le_bytes());
     header.extend((tables.len() as u64).to_le_bytes());
@@ -113,11 +132,10 @@ fn header_of(tables: &[(&str, TableData<'_>)], config: &GptInputConfig) -> Resul
     }
     let mut start = 0u64;
     for (name, table) in tables {
-        let (n_rows, width) = table.dims()?;
+        let dims = table.dims();
         text(&mut header, name);
-        header.extend(2u32.to_le_bytes());
-        header.extend((width as u64).to_le_bytes()); // the innermost dimension comes first
-        header.extend((n_rows as u64).to_le_bytes());
+        header.extend(u32::try_from(dims.len()).unwrap_or(u32::MAX).to_le_bytes());
+        dims.iter().rev().for_each(|&dim| header.extend((dim as u64).to_le_bytes())); // the innermost comes first
         header.extend(table.number()?.to_le_bytes());
         header.extend(start.to_le_bytes());
         start += table.n_bytes().next_multiple_of(ALIGNMENT);

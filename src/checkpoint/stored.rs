@@ -103,7 +103,7 @@ pub(crate) struct StoredTensor {
 }
 
 /// Where the bytes of a tensor begin.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// Uncompressed, in one of the files.
     Plain { file: usize, start: u64 },

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::left_out::left_out;
 use super::locate::{Located, LocatedTable};
-use super::{Checkpoint, ConfigSource, LoadReport};
+use super::{Checkpoint, ConfigSource, LoadReport, StoredHead};
 use crate::config::GptInputConfig;
 use crate::error::Result;
 
@@ -17,6 +17,8 @@ pub(crate) struct InputTables {
     pub(crate) wte: Tensor,
     /// The learned position tables: `wpe` `[P, C]`, or those of the configuration's scheme.
     pub(crate) position_tables: Vec<Tensor>,
+    /// The output head.
+    pub(crate) head: Option<StoredHead>,
     /// The checkpoint's configuration, which agrees with the tables' shapes.
     pub(crate) config: GptInputConfig,
     /// What was loaded from where.
@@ -46,8 +48,9 @@ impl Checkpoint {
         let located = self.locate()?;
         let report = self.report(&located, dtype);
         let position_tables = self.position_tables(&located, dtype, device)?;
+        let head = self.stored_head(&located);
         let Located { wte, config, .. } = located;
-        Ok(InputTables { wte: wte.read(dtype, device)?, position_tables, config, report })
+        Ok(InputTables { wte: wte.read(dtype, device)?, position_tables, head, config, report })
     }
 
     /// Reads the learned position tables.
@@ -60,18 +63,24 @@ impl Checkpoint {
     }
 
     pub(super) fn report(&self, located: &Located, dtype: DType) -> LoadReport {
-        let Located { names, wte, wpe, padded_vocab, .. } = located;
+        let Located { names, wte, wpe, head, config, padded_vocab } = located;
         let positional = located.positional();
         let wpe_name = wpe.as_ref().map(|wpe| wpe.name.as_str());
         let used: HashSet<&str> =
             positional.iter().map(|(name, _)| name.as_str()).chain([wte.name.as_str()]).chain(wpe_name).collect();
-        let unused = || names.iter().copied().filter(|name| !used.contains(name));
+        let lm_head = match head.weights.as_slice() {
+            [weight] => Some(weight.name.clone()),
+            _ => None,
+        };
+        let unused = || names.iter().copied().filter(|name| !used.contains(name) && lm_head.as_deref() != Some(name));
         LoadReport {
             wte: wte.report(),
             wpe: wpe.as_ref().map(LocatedTable::report),
             dtype,
             config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
             padded_vocab: *padded_vocab,
+            is_vocab_size_known: self.is_vocab_size_known(config),
+            has_lm_head: lm_head.is_some() || config.tie_word_embeddings(),
             pickle: wte.file.get().pickle().cloned(),
             choice: self.choice.clone(),
             left_out: left_out(
@@ -82,6 +91,7 @@ impl Checkpoint {
             ),
             unused: unused().map(str::to_string).collect(),
             unreadable: self.unreadable_beside(wte, wpe.as_ref()),
+            lm_head: lm_head.clone(),
         }
     }
 }

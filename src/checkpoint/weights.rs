@@ -33,7 +33,7 @@ pub(crate) struct WeightsFile {
     pub(super) format: Format,
     contents: Contents,
     /// The file itself, then the files that a TensorFlow index names.
-    files: Vec<ByteFile>,
+    pub(super) files: Vec<ByteFile>,
 }
 
 /// A tensor that is a table (a matrix).

@@ -39,7 +39,7 @@ impl GptInputConfig {
     /// [`ConfigError::Unsupported`] with the key that says so.
     pub(crate) fn plain_logits(&self) -> Result<(), ConfigError> {
         let refused = |key: &str, value: String| {
-            let instead = "make a head with `LmHead::new(layer.wte().clone())`, and apply it to the logits";
+            let instead = "make a head with `lm_head_unscaled`, and apply it to the logits";
             Err(ConfigError::Unsupported { key: key.to_string(), value, instead })
         };
         for key in LOGITS {

@@ -9,12 +9,12 @@ use super::origin::Origin;
 use super::position::PositionScheme;
 use super::scale::{self, EmbeddingScale};
 use super::text::{self, Others};
+use super::vocab;
 use super::words::{self, About};
 use crate::error::ConfigError;
 
 // The field's own name first, then the names that other code bases use for it. `n_ctx` is not among them: GPT-2 files
 // carry both `n_positions` and `n_ctx`.
-const VOCAB_SIZE: &[&str] = &["vocab_size"];
 const BLOCK_SIZE: &str = "block_size";
 const MAX_POSITIONS: &str = "max_position_embeddings";
 const N_POSITIONS: &[&str] = &["n_positions", BLOCK_SIZE, "context_length", MAX_POSITIONS, "max_seq_len"];
@@ -34,6 +34,7 @@ const PARTS: [&str; 3] = ["text_config", "language_config", "llm_config"];
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigFile {
     pub(crate) vocab_size: Option<usize>,
+    pub(crate) padded_vocab_size: Option<usize>,
     pub(crate) n_positions: Option<usize>,
     pub(crate) n_embd: Option<usize>,
     pub(crate) n_layer: Option<usize>,
@@ -98,13 +99,15 @@ impl ConfigFile {
         let count = |names| read(&stated, names, WHOLE, as_usize);
         let real = |names| read(&stated, names, NUMBER, Value::as_f64);
         let n_positions = count(N_POSITIONS)?;
+        let (vocab_size, padded_vocab_size) = vocab::read_sizes(&stated)?;
         // Positions that are not computed here are refused where they are asked for, and files with them are listed.
         let position = scheme(&stated, &extra, model_type.as_deref(), n_positions).ok().flatten();
         let is_sinusoidal = matches!(position, Some(PositionScheme::Sinusoidal(_)));
         let embedding_scale =
             EmbeddingScale::read(&stated, model_type::embedding_scale(model_type.as_deref()), is_sinusoidal)?;
         Ok(Self {
-            vocab_size: count(VOCAB_SIZE)?,
+            vocab_size,
+            padded_vocab_size,
             n_positions,
             n_embd: count(N_EMBD)?,
             n_layer: count(N_LAYER)?,
@@ -166,6 +169,7 @@ impl ConfigFile {
         }
         Ok(GptInputConfig {
             vocab_size: needed(self.vocab_size, "vocab_size", true, default.vocab_size)?,
+            padded_vocab_size: self.padded_vocab_size,
             n_positions,
             n_embd: needed(self.n_embd, "hidden_size", true, default.n_embd)?,
             n_layer: needed(self.n_layer, "num_hidden_layers", position.is_in_blocks(), default.n_layer)?,
@@ -206,7 +210,7 @@ fn dropout_names(map: &Object, model_type: Option<&str>) -> &'static [&'static s
 
 /// Returns whether a key belongs to a field.
 fn is_field(key: &str, dropout: &[&str]) -> bool {
-    let fields = [VOCAB_SIZE, N_POSITIONS, N_EMBD, N_LAYER, N_HEAD, HEAD_DIM, INITIALIZER_RANGE, EMBD_PDROP, dropout];
+    let fields = [vocab::KEYS, N_POSITIONS, N_EMBD, N_LAYER, N_HEAD, HEAD_DIM, INITIALIZER_RANGE, EMBD_PDROP, dropout];
     let is_dropout = !MORE_DROPOUTS.contains(&key) || dropout.contains(&key);
     ((fields.into_iter().any(|names| names.contains(&key)) || scale::reads(key)) && is_dropout)
         || PositionScheme::reads(key)
@@ -224,11 +228,14 @@ impl GptInputConfig {
                 write(&mut map, names, &ours.into());
             }
         };
-        count(VOCAB_SIZE, self.vocab_size, |file| file.vocab_size);
         count(N_POSITIONS, self.n_positions, |file| file.n_positions);
         count(N_EMBD, self.n_embd, |file| file.n_embd);
         count(N_LAYER, self.n_layer, |file| file.n_layer);
         count(N_HEAD, self.n_head, |file| file.n_head);
+        let vocab = (Some(self.vocab_size), self.padded_vocab_size);
+        if now.as_ref().map(|file| (file.vocab_size, file.padded_vocab_size)) != Some(vocab) {
+            vocab::write_sizes(&mut map, self.vocab_size, self.padded_vocab_size);
+        }
         if now.as_ref().and_then(|file| file.initializer_range) != Some(self.initializer_range) {
             write(&mut map, INITIALIZER_RANGE, &number(self.initializer_range));
         }

@@ -41,9 +41,16 @@ const TUTORIAL: &str = "tutorial";
 #[non_exhaustive]
 #[doc(alias = "GPT2Config", alias = "AutoConfig", alias = "PretrainedConfig")]
 pub struct GptInputConfig {
-    /// V: rows of `wte`.
+    /// V: the tokens. Without padding they are the rows of `wte`.
     #[doc(alias = "num_embeddings")]
     pub vocab_size: usize,
+    /// The rows of `wte`, if it is padded: 50304 for the 50257 tokens of GPT-2, for example. The rows of padding have no
+    /// logits, and are no targets.
+    ///
+    /// Read from `padded_vocab_size` beside a `vocab_size` that counts tokens, as llm.c and litgpt write it. Written as a
+    /// `vocab_size` that counts rows, which transformers needs, beside `unpadded_vocab_size`.
+    #[doc(alias = "pad_vocab_size_multiple", alias = "make_vocab_size_divisible_by")]
+    pub padded_vocab_size: Option<usize>,
     /// P: rows of `wpe`, the longest sequence. For schemes without a table, the length that the model is trained on.
     #[doc(alias = "max_position_embeddings", alias = "block_size", alias = "context_length")]
     pub n_positions: usize,
@@ -73,6 +80,7 @@ pub struct GptInputConfig {
 
 builders!(GptInputConfig {
     with_vocab_size(vocab_size: usize),
+    with_padded_vocab_size(padded_vocab_size: usize, Some),
     with_n_positions(n_positions: usize),
     with_n_embd(n_embd: usize),
     with_n_layer(n_layer: usize),
@@ -101,6 +109,7 @@ impl GptInputConfig {
         extra.insert("model_type".to_string(), "gpt2".into());
         Self {
             vocab_size,
+            padded_vocab_size: None,
             n_positions,
             n_embd,
             n_layer: 12,
@@ -179,6 +188,8 @@ impl GptInputConfig {
         if self.head_dim == Some(0) {
             return Err(ConfigError::Zero { name: "head_dim" });
         }
+        self.check_vocab()?;
+        self.check_tying()?;
         self.embedding_scale.check()?;
         self.check_limits()?;
         self.position.validate(self.n_embd, self.n_head, self.head_dim)

@@ -16,6 +16,8 @@ mod scale;
 mod tests;
 mod text;
 mod text_limits;
+mod tying;
+mod vocab;
 mod words;
 
 pub(crate) use builders::builders;

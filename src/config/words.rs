@@ -93,7 +93,7 @@ pub(super) fn refuse(extra: &Object, what: About, model_type: Option<&str>) -> R
         About::Scale => {
             "state `embedding_multiplier` or `scale_embedding` in its place, or apply it and remove the key"
         }
-        About::Logits => "make a head with `LmHead::new(layer.wte().clone())`, and apply it to the logits",
+        About::Logits => "make a head with `lm_head_unscaled`, and apply it to the logits",
     };
     match extra.iter().find(|(key, value)| about(key, is_known) == Some(what) && changes(what, key, value)) {
         Some((key, value)) => Err(ConfigError::Unsupported { key: key.clone(), value: brief(value), instead }),

@@ -7,8 +7,8 @@ use std::io;
 use super::HubError;
 use super::cause::Cause;
 use super::{
-    CheckpointError, ConfigError, DataError, DeviceError, EmbeddingError, Error, OptimError, PositionError, RngError,
-    TextError, TokenizerError,
+    CheckpointError, ConfigError, DataError, DeviceError, EmbeddingError, Error, LmHeadError, OptimError,
+    PositionError, RngError, TextError, TokenizerError,
 };
 
 impl From<Error> for candle_core::Error {
@@ -99,6 +99,7 @@ families!(
     EmbeddingError,
     #[cfg(feature = "hub")]
     HubError,
+    LmHeadError,
     OptimError,
     PositionError,
     RngError,

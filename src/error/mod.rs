@@ -11,6 +11,7 @@ mod embedding;
 mod foreign;
 #[cfg(feature = "hub")]
 mod hub;
+mod lm_head;
 mod optim;
 mod paths;
 mod position;
@@ -33,6 +34,7 @@ pub use foreign::ForeignFormat;
 #[cfg(feature = "hub")]
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
 pub use hub::{FetchError, HubError};
+pub use lm_head::LmHeadError;
 pub use optim::OptimError;
 pub use position::PositionError;
 pub(crate) use recognise::{N_HEAD, foreign_head, foreign_json};
@@ -248,6 +250,9 @@ pub enum Error {
     /// Token ids that cannot be cut into windows or batches, or a loader's state that does not match them.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Why there is no output head.
+    #[error(transparent)]
+    LmHead(#[from] LmHeadError),
     /// Settings, gradients or a saved state that an optimizer refuses.
     #[error(transparent)]
     Optim(#[from] OptimError),

@@ -3,7 +3,10 @@
 mod forward;
 #[cfg(feature = "hub")]
 mod from_hub;
+mod head;
 mod open;
+mod options;
+mod output;
 mod save;
 mod tables;
 mod train;
@@ -12,16 +15,14 @@ use candle_core::{DType, Device, Module, ModuleT, Tensor};
 
 use crate::config::GptInputConfig;
 use crate::embedding::TokenTable;
-#[cfg(doc)]
-use crate::error::ConfigError;
 use crate::error::{Error, Result};
 use crate::kernel::IdChecks;
-use crate::lm_head::LmHead;
 use crate::position::{PositionEncoding, PositionTable};
 use crate::rng::Generator;
 use crate::shape::same_device;
 
-pub use open::{OpenOptions, TableStorage};
+use head::Head;
+pub use options::{OpenOptions, TableStorage};
 
 /// The input layer of GPT-2: `hidden_states = wte[input_ids] + wpe[position_ids]`.
 ///
@@ -47,6 +48,7 @@ pub struct GptInputLayer {
     wte: TokenTable,
     positions: PositionEncoding,
     config: GptInputConfig,
+    head: Head,
     /// The generator of dropout masks.
     generator: Generator,
     id_checks: IdChecks,
@@ -57,14 +59,15 @@ impl GptInputLayer {
         if let Some(wpe) = positions.input_table() {
             agree_on_all(&wte, wpe)?;
         }
-        Ok(Self { wte, positions, config, generator: Generator::default(), id_checks: IdChecks::default() })
+        let (head, generator, id_checks) = (Head::of(&config), Generator::default(), IdChecks::default());
+        Ok(Self { wte, positions, config, head, generator, id_checks })
     }
 
-    /// Returns the layer on other tensors: the token table, and each table of the positions by its name.
-    fn with_tables(&self, wte: Tensor, map: impl FnMut(&str, &Tensor) -> Result<Tensor>) -> Result<Self> {
+    /// Returns the layer on other tensors: the token table, each table of the positions by its name, and the head.
+    fn with_tables(&self, wte: Tensor, head: Head, map: impl FnMut(&str, &Tensor) -> Result<Tensor>) -> Result<Self> {
         let wte = self.wte.with_weight(wte)?;
         let positions = self.positions.map_tables(&self.config, wte.dtype(), wte.device(), map)?;
-        let tables = Self::with_config(wte, positions, self.config.clone())?;
+        let tables = Self { head, ..Self::with_config(wte, positions, self.config.clone())? };
         tables.with_generator(&self.generator).with_id_check(self.id_checks.when())
     }
 }
@@ -90,29 +93,6 @@ impl GptInputLayer {
         EvalInputLayer { layer: self }
     }
 
-    /// Returns the output head on the same token table: `[B, T, C] -> [B, T, V]`.
-    ///
-    /// ```
-    /// use candle_core::{Device, Tensor};
-    /// use candle_gpt_input::GptInputLayer;
-    ///
-    /// let wte = Tensor::new(&[[1f32, 0.], [0., 1.], [2., 3.]], &Device::Cpu)?;
-    /// let layer = GptInputLayer::new(wte.clone(), wte)?;
-    /// let logits = layer.lm_head()?.forward(&Tensor::new(&[[10f32, 1.]], &Device::Cpu)?)?;
-    /// assert_eq!(logits.to_vec2::<f32>()?, [[10., 1., 23.]]); // the product with each token's row
-    /// # Ok::<(), candle_gpt_input::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::NotInMemory`] for a remote table: every call would fetch all of it. [`ConfigError::Unsupported`] if the
-    /// model scales or caps its logits (`logits_scaling`, `final_logit_softcapping`, …): [`LmHead::new`] makes a head
-    /// whose logits are plain.
-    #[doc(alias = "get_output_embeddings")]
-    pub fn lm_head(&self) -> Result<LmHead> {
-        self.config.plain_logits()?;
-        LmHead::new(self.wte.clone())
-    }
-
     /// Returns the token table.
     #[doc(alias = "get_input_embeddings")]
     pub fn wte(&self) -> &TokenTable {
@@ -130,6 +110,8 @@ impl GptInputLayer {
     }
 
     /// Returns the configuration: dimensions and settings.
+    ///
+    /// Its `vocab_size` counts tokens; a padded token table has `n_token_rows`.
     pub fn config(&self) -> &GptInputConfig {
         &self.config
     }

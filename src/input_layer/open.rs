@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
-use super::GptInputLayer;
+use super::{GptInputLayer, Head, OpenOptions, TableStorage};
 use crate::checkpoint::{Checkpoint, LoadReport, StoredTables};
 use crate::config::GptInputConfig;
 use crate::embedding::TokenTable;
@@ -17,55 +17,6 @@ use crate::kernel::{StoredTable, Table};
 use crate::memory::fits_on;
 use crate::position::{PositionEncoding, PositionTable};
 use crate::rng::Generator;
-
-/// How the tables of a checkpoint are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum TableStorage {
-    /// Read into memory and converted: the layer can be trained, changed and saved.
-    #[default]
-    Dense,
-    /// Left in their file, or at the remote source. Opening reads only the header; each call reads and converts just
-    /// the rows it needs.
-    Mapped,
-    /// A quantized token table is read into memory in its own blocks, and look-ups dequantize rows. Position tables,
-    /// which are small, are converted.
-    Quantized,
-}
-
-/// How [`GptInputLayer::open`] opens a checkpoint.
-///
-/// ```
-/// use candle_core::{DType, Device};
-/// use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
-///
-/// let options = OpenOptions::new(DType::F32, &Device::Cpu).with_storage(TableStorage::Mapped);
-/// assert_eq!(options.storage, TableStorage::Mapped);
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct OpenOptions {
-    /// The dtype of the hidden states: f32, f16, bf16 or f64. Rows of another dtype are converted.
-    pub dtype: DType,
-    /// The device of the tables; for mapped and quantized tables, the device of the rows that are read.
-    pub device: Device,
-    /// How the tables are stored.
-    pub storage: TableStorage,
-}
-
-impl OpenOptions {
-    /// Makes options that read the tables into memory, as `dtype`, on `device`.
-    pub fn new(dtype: DType, device: &Device) -> Self {
-        Self { dtype, device: device.clone(), storage: TableStorage::Dense }
-    }
-
-    /// Sets how the tables are stored.
-    #[must_use]
-    pub fn with_storage(mut self, storage: TableStorage) -> Self {
-        self.storage = storage;
-        self
-    }
-}
 
 /// # Open
 impl GptInputLayer {
@@ -129,9 +80,9 @@ impl GptInputLayer {
     {
         config.validate()?;
         let wte = wte.try_into()?;
-        let expected = (config.vocab_size, config.n_embd);
+        let expected = (config.n_token_rows(), config.n_embd);
         if wte.dims() != expected {
-            let expected = format!("[{}, {}], the configuration's vocab_size and n_embd", expected.0, expected.1);
+            let expected = format!("[{}, {}], the configuration's rows of tokens and n_embd", expected.0, expected.1);
             return Err(Error::ShapeMismatch { what: "wte", got: wte.dims().into(), expected });
         }
         let positions = PositionEncoding::build(config, wte.dtype(), wte.device(), |spec| {
@@ -170,7 +121,7 @@ impl GptInputLayer {
     ) -> Result<Self> {
         config.validate()?;
         let init = init.resolve(config);
-        let wte = init.wte(config.vocab_size, config.n_embd, generator, dtype, device)?;
+        let wte = init.wte(config.n_token_rows(), config.n_embd, generator, dtype, device)?;
         let positions = PositionEncoding::build(config, dtype, device, |spec| match *spec.shape {
             [n_rows, width] if spec.drawn => init.wpe(n_rows, width, generator, dtype, device),
             _ => {
@@ -207,8 +158,8 @@ impl GptInputLayer {
         config.validate()?;
         let init = candle_nn::Init::Randn { mean: 0.0, stdev: config.initializer_range };
         // A `VarMap` would make any table that is asked for.
-        fits_on(vb.device(), "wte", &[config.vocab_size, config.n_embd], vb.dtype().size_in_bytes())?;
-        let wte = vb.get_with_hints((config.vocab_size, config.n_embd), "wte.weight", init)?;
+        fits_on(vb.device(), "wte", &[config.n_token_rows(), config.n_embd], vb.dtype().size_in_bytes())?;
+        let wte = vb.get_with_hints((config.n_token_rows(), config.n_embd), "wte.weight", init)?;
         let positions = PositionEncoding::build(config, vb.dtype(), vb.device(), |spec| {
             let init = if spec.drawn { init } else { candle_nn::Init::Const(0.0) };
             fits_on(vb.device(), "a table of positions", &spec.shape, vb.dtype().size_in_bytes())?;
@@ -217,7 +168,8 @@ impl GptInputLayer {
         Self::with_config(wte.try_into()?, positions, config.clone())
     }
 
-    /// Reads the two tables of a GPT-2 checkpoint, and nothing else, into memory.
+    /// Reads the two tables of a GPT-2 checkpoint, and nothing else, into memory. A head of its own is read when
+    /// [`lm_head`](Self::lm_head) asks for it.
     ///
     /// `path` is a file of any [`Format`](crate::checkpoint::Format), a folder of Hugging Face's layout, or an index of
     /// shards. Tables are found by their names under any prefix (`wte.weight`, `tok_emb.weight`, …) and converted to
@@ -283,19 +235,22 @@ impl GptInputLayer {
             TableStorage::Dense => {
                 let tables = checkpoint.load_tables(dtype, device)?;
                 let positions = positions_of(&tables.config, tables.position_tables, dtype, device)?;
+                let head = Head::stored(tables.head, options, &tables.config);
                 let layer = Self::with_config(tables.wte.try_into()?, positions, tables.config)?;
-                return Ok((layer, tables.report));
+                return Ok((Self { head, ..layer }, tables.report));
             }
             TableStorage::Mapped => checkpoint.map_tables(dtype, device)?,
             TableStorage::Quantized => checkpoint.quantized_tables(dtype, device)?,
         };
-        let StoredTables { wte, wpe, position_tables, config, report } = tables;
+        let StoredTables { wte, wpe, position_tables, head, config, report } = tables;
+        let head = Head::stored(head, options, &config);
         let table = |rows, table| StoredTable { rows, dtype, device: device.clone(), table };
         let positions = match wpe {
             Some(wpe) => PositionEncoding::learned(&config, table(wpe, Table::Positions).into()),
             None => positions_of(&config, position_tables, dtype, device)?,
         };
-        Ok((Self::with_config(table(wte, Table::Tokens).into(), positions, config)?, report))
+        let layer = Self::with_config(table(wte, Table::Tokens).into(), positions, config)?;
+        Ok((Self { head, ..layer }, report))
     }
 }
 

@@ -2,14 +2,21 @@
 
 use std::path::Path;
 
-use super::GptInputLayer;
-use crate::checkpoint::{SaveFormat, TableData, save_folder, save_gguf, save_safetensors};
-use crate::error::{CheckpointError, Result};
+use super::{GptInputLayer, Head};
+use crate::checkpoint::{SaveFormat, SavedBlocks, SavedTables, TableData, save_folder, save_gguf, save_safetensors};
+use crate::config::GptInputConfig;
+use crate::embedding::TokenTable;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::{CheckpointError, LmHeadError, Result};
 use crate::position::PositionScheme;
 
 /// # Save
 impl GptInputLayer {
     /// Writes the tables in their own dtype under Hugging Face's names, for this crate and for transformers to open.
+    ///
+    /// A head of its own is written beside them, as `lm_head.weight`, and read from the checkpoint if it has not been.
+    /// Rows of padding are kept; `config.json` counts them in `vocab_size`, as transformers needs it.
     ///
     /// The extension of `path` chooses the format ([`SaveFormat::of`]); [`save_as`](Self::save_as) takes it explicitly.
     /// Files appear whole or not at all, and are on disk when this returns.
@@ -30,9 +37,10 @@ impl GptInputLayer {
     ///
     /// # Errors
     /// - [`CheckpointError::Io`], naming the path
-    /// - [`Error::Quantized`](crate::Error::Quantized) for a quantized table in a format other than GGUF
+    /// - [`Error::Quantized`] for a quantized table in a format other than GGUF
     /// - [`CheckpointError::NoNamesForPositions`] for positions that GGUF has no names for
-    /// - [`Error::NotInMemory`](crate::Error::NotInMemory) for a mapped table: use [`to_dense`](Self::to_dense)
+    /// - [`Error::NotInMemory`] for a mapped table: use [`to_dense`](Self::to_dense)
+    /// - [`LmHeadError::Missing`] if the model has a head of its own that is not there: transformers would draw one at random
     #[doc(alias = "save_pretrained")]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.save_as(path.as_ref(), SaveFormat::of(path.as_ref()))
@@ -41,34 +49,55 @@ impl GptInputLayer {
     /// Writes the tables as [`save`](Self::save) does, in the given format, whatever the extension of `path`.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`], [`Error::Quantized`](crate::Error::Quantized), [`CheckpointError::NoNamesForPositions`]
-    /// or [`Error::NotInMemory`](crate::Error::NotInMemory), as for [`save`](Self::save).
+    /// [`CheckpointError::Io`], [`Error::Quantized`], [`CheckpointError::NoNamesForPositions`],
+    /// [`Error::NotInMemory`] or [`LmHeadError::Missing`], as for [`save`](Self::save).
     pub fn save_as(&self, path: impl AsRef<Path>, format: SaveFormat) -> Result<()> {
         let path = path.as_ref();
+        let head = self.head.resolved()?;
+        let config = self.config.clone().with_rows_as_vocab_size();
+        let config = match head {
+            Head::Missing => return Err(LmHeadError::Missing.into()),
+            Head::Own(_) => config.with_tying(false),
+            _ => config,
+        };
         if format == SaveFormat::Gguf {
-            return self.save_as_gguf(path);
+            return self.save_as_gguf(path, &head, &config);
+        }
+        if let Head::Own(head) = &head {
+            head.table().dense()?;
         }
         let (wte, positional) = (self.wte.dense()?.weight(), self.positions.tables());
+        let tables = SavedTables { wte, positional, head: &head.tensors() };
         match format {
-            SaveFormat::Safetensors => save_safetensors(path, wte, positional, &self.config),
-            _ => save_folder(path, wte, positional, &self.config),
+            SaveFormat::Safetensors => save_safetensors(path, tables, &config),
+            _ => save_folder(path, tables, &config),
         }
     }
 
-    fn save_as_gguf(&self, path: &Path) -> Result<()> {
-        let Some(wpe) = self.wpe().filter(|_| self.config.position == PositionScheme::Learned) else {
-            let (path, scheme) = (path.to_path_buf(), self.config.position.name());
+    fn save_as_gguf(&self, path: &Path, head: &Head, config: &GptInputConfig) -> Result<()> {
+        let Some(wpe) = self.wpe().filter(|_| config.position == PositionScheme::Learned) else {
+            let (path, scheme) = (path.to_path_buf(), config.position.name());
             return Err(CheckpointError::NoNamesForPositions { path, scheme }.into());
-        };
-        let wte = match (self.wte.stored(), self.wte.block_type()) {
-            (Some(table), Some(block_type)) => {
-                let dims = (table.rows.n_rows, table.rows.width);
-                TableData::Blocks { block_type, dims, bytes: table.bytes_here()? }
-            }
-            _ => TableData::Numbers(self.wte.dense()?.weight()),
         };
         let wpe =
             wpe.stored().map_or_else(|| Ok(wpe.dense()?.weight().clone()), |rows| rows.narrow(0, rows.rows.n_rows))?;
-        save_gguf(path, wte, &wpe, &self.config)
+        let (table, bias) = match head {
+            Head::Own(head) => (Some(table_data(head.table())?), head.bias()),
+            Head::Tied(bias) => (None, bias.as_ref()),
+            _ => (None, None),
+        };
+        let tables = SavedBlocks { wte: table_data(&self.wte)?, wpe: &wpe, head: table, bias };
+        save_gguf(path, tables, config)
+    }
+}
+
+/// Returns a table as it is stored: quantized blocks, or elements.
+fn table_data(table: &TokenTable) -> Result<TableData<'_>> {
+    match (table.stored(), table.block_type()) {
+        (Some(table), Some(block_type)) => {
+            let dims = (table.rows.n_rows, table.rows.width);
+            Ok(TableData::Blocks { block_type, dims, bytes: table.bytes_here()? })
+        }
+        _ => Ok(TableData::Numbers(table.dense()?.weight())),
     }
 }

@@ -6,10 +6,11 @@ use candle_nn::VarMap;
 
 use super::GptInputLayer;
 use crate::config::GptInputConfig;
-use crate::embedding::{NewRows, QuantizeReport};
+use crate::embedding::{NewRows, QuantizeReport, TokenTable};
 use crate::error::{EmbeddingError, Result};
 #[cfg(doc)]
 use crate::init::Init;
+use crate::kernel::new_var;
 use crate::position::{PositionEncoding, PositionScheme, Resize, resized};
 
 /// # Change the tables
@@ -17,7 +18,8 @@ impl GptInputLayer {
     /// Returns the layer with a vocabulary of `vocab_size` tokens: `resize_token_embeddings` of transformers.
     ///
     /// Rows that both tables have keep their bits, and new rows follow. Random rows are drawn from the layer's
-    /// [`generator`](Self::generator). [`lm_head`](Self::lm_head) and [`save`](Self::save) follow. A variable becomes a
+    /// [`generator`](Self::generator). A head of its own is resized as well, after the token table.
+    /// [`lm_head`](Self::lm_head) and [`save`](Self::save) follow. A variable becomes a
     /// new variable: replace the old one with [`update_varmap`](Self::update_varmap) and
     /// [`AdamW::resize_table`](crate::optim::AdamW::resize_table).
     ///
@@ -56,13 +58,31 @@ impl GptInputLayer {
     ///   [`Error::Quantized`](crate::Error::Quantized) for a quantized one
     #[doc(alias = "resize_token_embeddings")]
     pub fn resize_vocab(&self, vocab_size: usize, new_rows: NewRows) -> Result<Self> {
-        let wte = self.wte.resize(vocab_size, new_rows, &self.generator)?;
-        let config = GptInputConfig { vocab_size, ..self.config.clone() };
-        Ok(Self { wte, config, ..self.clone() })
+        self.resize_rows(vocab_size, vocab_size, new_rows)
     }
 
-    /// Returns the layer with its vocabulary padded to the next multiple, as `pad_to_multiple_of` of transformers does
-    /// for matrix products of even size. A vocabulary that is a multiple already is not changed.
+    /// Returns the layer with `n_rows` rows of which the first `vocab_size` are tokens. Rows of padding become new ones.
+    fn resize_rows(&self, vocab_size: usize, n_rows: usize, new_rows: NewRows) -> Result<Self> {
+        let n_tokens = self.config.vocab_size;
+        let resized = |table: &TokenTable| match table.dims().0 {
+            // What the rows of padding hold is not a token's.
+            n_old if n_tokens < n_old.min(n_rows) => {
+                let tokens = table.resize(n_tokens, NewRows::Mean, &self.generator)?;
+                tokens.resize(n_rows, new_rows.clone(), &self.generator)
+            }
+            _ => table.resize(n_rows, new_rows.clone(), &self.generator),
+        };
+        let bias = |bias: &Tensor| resized_bias(bias, n_tokens, n_rows);
+        let (wte, head) = (resized(&self.wte)?, self.head.map(resized, bias)?);
+        let padded_vocab_size = (n_rows != vocab_size).then_some(n_rows);
+        let config = GptInputConfig { vocab_size, padded_vocab_size, ..self.config.clone() };
+        Ok(Self { wte, config, head, ..self.clone() })
+    }
+
+    /// Returns the layer with its tables padded to the next multiple, as `pad_to_multiple_of` of transformers does for
+    /// matrix products of even size. A vocabulary that is a multiple already is not changed.
+    ///
+    /// `vocab_size` stays: rows of padding can be looked up, but have no logits and are no targets.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -71,7 +91,7 @@ impl GptInputLayer {
     ///
     /// let table = Tensor::new(&[[0f32], [2.], [4.]], &Device::Cpu)?;
     /// let layer = GptInputLayer::new(table.clone(), table)?.pad_vocab(8, NewRows::Mean)?;
-    /// assert_eq!(layer.config().vocab_size, 8);
+    /// assert_eq!((layer.config().vocab_size, layer.wte().dims()), (3, (8, 1)));
     /// let new_row = layer.embed_tokens(&Tensor::new(7u32, &Device::Cpu)?)?;
     /// assert_eq!(new_row.to_vec1::<f32>()?, [2.]);
     /// # Ok::<(), candle_gpt_input::Error>(())
@@ -85,10 +105,12 @@ impl GptInputLayer {
         if multiple == 0 {
             return Err(EmbeddingError::Zero { name: "multiple" }.into());
         }
-        let Some(vocab_size) = self.config.vocab_size.checked_next_multiple_of(multiple) else {
-            return Err(EmbeddingError::Multiple { multiple, vocab_size: self.config.vocab_size }.into());
-        };
-        self.resize_vocab(vocab_size, new_rows)
+        let vocab_size = self.config.vocab_size;
+        match vocab_size.checked_next_multiple_of(multiple) {
+            Some(n_rows) if n_rows == self.config.n_token_rows() => Ok(self.clone()),
+            Some(n_rows) => self.resize_rows(vocab_size, n_rows, new_rows),
+            None => Err(EmbeddingError::Multiple { multiple, vocab_size }.into()),
+        }
     }
 
     /// Returns the layer with the rows of `ids` in the token table replaced by `rows`.
@@ -188,7 +210,7 @@ impl GptInputLayer {
     /// that is not dense.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         let wte = self.wte.dense()?.weight().to_dtype(dtype)?;
-        self.with_tables(wte, |_, table| Ok(table.to_dtype(dtype)?))
+        self.with_tables(wte, self.head.to_dtype(dtype)?, |_, table| Ok(table.to_dtype(dtype)?))
     }
 
     /// Returns the layer with its token table in quantized blocks, and the error of
@@ -213,7 +235,8 @@ impl GptInputLayer {
     /// unsupported type, [`EmbeddingError::NotFinite`] for a table with NaN or infinities.
     pub fn quantize(&self, block_type: GgmlDType) -> Result<(Self, QuantizeReport)> {
         let (wte, report) = self.wte.quantize(block_type)?;
-        Ok((Self { wte, ..self.clone() }, report))
+        let head = self.head.map(|table| Ok(table.quantize(block_type)?.0), |bias| Ok(bias.clone()))?;
+        Ok((Self { wte, head, ..self.clone() }, report))
     }
 
     /// Returns the layer with mapped and quantized tables read into memory, where they can be trained, changed and
@@ -227,6 +250,14 @@ impl GptInputLayer {
             Some(wpe) => PositionEncoding::learned(&self.config, wpe.narrow(0, wpe.rows.n_rows)?.try_into()?),
             None => self.positions.clone(),
         };
-        Ok(Self { wte, positions, ..self.clone() })
+        let head = self.head.map(TokenTable::to_dense, |bias| Ok(bias.clone()))?;
+        Ok(Self { wte, positions, head, ..self.clone() })
     }
+}
+
+/// Returns the bias with zeros for new rows, and for those of padding.
+fn resized_bias(bias: &Tensor, n_tokens: usize, n_rows: usize) -> Result<Tensor> {
+    let kept = bias.detach().narrow(0, 0, n_tokens.min(n_rows))?;
+    let resized = kept.pad_with_zeros(0, 0, n_rows - kept.dim(0)?)?;
+    Ok(if bias.is_variable() { new_var(&resized)?.as_tensor().clone() } else { resized })
 }

@@ -202,7 +202,8 @@ impl GptInputLayer {
     /// Returns the layer with its tables as variables `{prefix}.wte.weight` and `{prefix}.wpe.weight` of `varmap`; with
     /// other positions, under the names of [`PositionEncoding::tables`](crate::position::PositionEncoding::tables).
     ///
-    /// Tables that are variables already are shared; others are copied. An empty prefix gives the bare names.
+    /// Tables that are variables already are shared; others are copied. An empty prefix gives the bare names. A head of
+    /// its own is read, and becomes `lm_head.weight` and `lm_head.bias`, beside the module `prefix`.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -226,26 +227,34 @@ impl GptInputLayer {
         let dot = if prefix.is_empty() { "" } else { "." };
         let full = |name: &str| format!("{prefix}{dot}{name}");
         let names = ["wte.weight"].into_iter().chain(self.positions.tables().iter().map(|(name, _)| name.as_str()));
-        if let Some(name) = names.map(full).find(|name| vars.contains_key(name)) {
+        let around = prefix.rsplit_once('.').map(|(around, _)| format!("{around}.")).unwrap_or_default();
+        let of_head = |(name, _): (&str, &Tensor)| format!("{around}lm_head.{name}");
+        let head = self.head.resolved()?;
+        let names = names.map(full).chain(head.tensors().into_iter().map(of_head));
+        if let Some(name) = names.into_iter().find(|name| vars.contains_key(name)) {
             return Err(Error::VarExists { name });
         }
-        let wte = new_var(self.wte.dense()?.weight())?;
+        let variable_of = |tensor: &Tensor| Ok(new_var(tensor)?.as_tensor().clone());
+        let head = head.map(|table| table.with_weight(variable_of(table.dense()?.weight())?), variable_of)?;
+        let wte = variable_of(self.wte.dense()?.weight())?;
         let mut made = vec![(full("wte.weight"), wte.clone())];
-        let layer = self.with_tables(wte.as_tensor().clone(), |name, table| {
-            let var = new_var(table)?;
-            made.push((full(name), var.clone()));
-            Ok(var.as_tensor().clone())
+        made.extend(head.tensors().into_iter().map(|(name, tensor)| (of_head((name, tensor)), tensor.clone())));
+        let layer = self.with_tables(wte, head, |name, table| {
+            let table = variable_of(table)?;
+            made.push((full(name), table.clone()));
+            Ok(table)
         })?;
-        vars.extend(made);
+        vars.extend(made.into_iter().filter_map(|(name, tensor)| Some((name, variable(&tensor)?))));
         Ok(layer)
     }
 
-    /// Returns the tables that are variables, `wte` first: the parameters for an optimizer of this layer alone.
+    /// Returns the tables that are variables, `wte` first and a head of its own last: the parameters for an optimizer of this layer alone.
     #[doc(alias = "parameters")]
     pub fn vars(&self) -> Vec<Var> {
         let positional = self.positions.tables().iter().map(|(_, table)| table);
         let wte = self.wte.dense().ok().map(DenseTable::weight);
-        wte.into_iter().chain(positional).filter_map(variable).collect()
+        let of_head = self.head.tensors().into_iter().map(|(_, tensor)| tensor);
+        wte.into_iter().chain(positional).chain(of_head).filter_map(variable).collect()
     }
 }
 

@@ -2,127 +2,34 @@
 
 use candle_core::Tensor;
 
-use super::LmHead;
+use super::{LmHead, LossOptions, Reduction};
 use crate::error::{Error, Result};
-use crate::kernel::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach, to_host, unravel};
+use crate::kernel::{Counted, HeadLoss, HeadTable, Wanted, attach, attach_each, to_host, unravel};
 use crate::memory::copy_fits;
+use crate::rows::StoredRows;
 use crate::shape::{same_device, wrong_shape};
-
-/// The target that PyTorch ignores by default.
-const IGNORE_INDEX: i64 = -100;
-
-/// How the losses of the targets are reduced to one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Reduction {
-    /// Their mean over the targets that count: `reduction="mean"`.
-    #[default]
-    Mean,
-    /// Their sum: `reduction="sum"`, for dividing the losses of several batches by one common number.
-    Sum,
-}
-
-/// Which targets count, and how their losses are reduced: the options of `torch.nn.functional.cross_entropy`.
-///
-/// By default every target but -100 counts, and the loss is their mean.
-///
-/// ```
-/// use candle_core::{Device, Tensor};
-/// use candle_gpt_input::LmHead;
-/// use candle_gpt_input::lm_head::{LossOptions, Reduction};
-///
-/// let head = LmHead::new(Tensor::new(&[[1f32], [1.]], &Device::Cpu)?)?; // two tokens, alike: each loss is ln 2
-/// let hidden_states = Tensor::new(&[[1f32], [2.], [3.]], &Device::Cpu)?;
-/// let target_ids = Tensor::new(&[0u32, 1, 1], &Device::Cpu)?;
-/// let mask = Tensor::new(&[1u8, 1, 0], &Device::Cpu)?; // the last one is padding
-/// let options = LossOptions::default().with_mask(&mask).with_reduction(Reduction::Sum);
-/// assert_eq!(head.loss(&hidden_states, &target_ids, &options)?.to_scalar::<f32>()?, 2.0 * 2f32.ln());
-/// # Ok::<(), candle_gpt_input::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct LossOptions {
-    mask: Option<Tensor>,
-    ignore_index: i64,
-    reduction: Reduction,
-    chunk_rows: Option<usize>,
-}
-
-impl Default for LossOptions {
-    /// Counts every target but -100, and takes the mean.
-    fn default() -> Self {
-        Self { mask: None, ignore_index: IGNORE_INDEX, reduction: Reduction::Mean, chunk_rows: None }
-    }
-}
-
-impl LossOptions {
-    /// Counts only targets at which `mask` is 1; targets at 0 are not read.
-    ///
-    /// The mask is `u8`, `u32` or `i64`, of the shape of the targets: a batch's
-    /// [`loss_mask`](crate::data::Batch::loss_mask), or the attention mask shifted by one.
-    #[doc(alias("loss_mask", "attention_mask"))]
-    #[must_use]
-    pub fn with_mask(mut self, mask: &Tensor) -> Self {
-        self.mask = Some(mask.clone());
-        self
-    }
-
-    /// Sets the target that does not count, by default -100. It may be a valid id, such as that of padding.
-    ///
-    /// ```
-    /// use candle_core::{DType, Device, Tensor};
-    /// use candle_gpt_input::LmHead;
-    /// use candle_gpt_input::lm_head::LossOptions;
-    ///
-    /// let head = LmHead::new(Tensor::zeros((4, 1), DType::F32, &Device::Cpu)?)?;
-    /// let hidden_states = Tensor::new(&[[1f32], [2.]], &Device::Cpu)?;
-    /// let target_ids = Tensor::new(&[3u32, 0], &Device::Cpu)?;
-    /// let options = LossOptions::default().with_ignore_index(0);
-    /// assert_eq!(head.loss_and_grads(&hidden_states, &target_ids, &options)?.n_counted, 1);
-    /// # Ok::<(), candle_gpt_input::Error>(())
-    /// ```
-    #[must_use]
-    pub fn with_ignore_index(mut self, ignore_index: i64) -> Self {
-        self.ignore_index = ignore_index;
-        self
-    }
-
-    /// Sets whether the losses are averaged or summed.
-    #[must_use]
-    pub fn with_reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
-    }
-
-    /// Computes logits in chunks of at most `chunk_rows` rows (at least 1), which take `4 * chunk_rows * V` bytes in
-    /// f32.
-    ///
-    /// The default keeps a chunk at 64 MB; choose a smaller one only if memory is scarce. It determines the order of
-    /// summation, and so the last bits.
-    #[must_use]
-    pub fn with_chunk_rows(mut self, chunk_rows: usize) -> Self {
-        self.chunk_rows = Some(chunk_rows);
-        self
-    }
-}
 
 /// A loss with its gradients, for a training loop that does not use Candle's graph here.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LossGrads {
-    /// A scalar without history: f64 for f64 inputs, otherwise f32.
+    /// The loss without history: f64 for f64 inputs, otherwise f32. A scalar, or with [`Reduction::None`] in the shape of
+    /// the targets.
     pub loss: Tensor,
     /// The gradient of the hidden states, in their shape and dtype.
     pub hidden_grad: Tensor,
     /// The gradient of the table through the head alone, `[V, C]` in its dtype; `None` for a table that is not
     /// trainable.
     pub wte_grad: Option<Tensor>,
+    /// The gradient of the bias, `[V]` in its dtype; `None` without a bias that is trainable.
+    pub bias_grad: Option<Tensor>,
     /// How many targets counted.
     pub n_counted: usize,
 }
 
 impl LmHead {
-    /// Computes the cross-entropy of the next tokens, `cross_entropy(hidden_states · wteᵀ, target_ids)`, without ever
-    /// holding the logits `[.., V]`.
+    /// Computes the cross-entropy of the next tokens, `cross_entropy(hidden_states · wteᵀ + bias, target_ids)`, without
+    /// ever holding the logits `[.., V]`.
     ///
     /// `loss = mean(ln Σ_v exp(h · wte_v) - h · wte_target)` over the targets that count. Rows are processed in chunks,
     /// and gradients are computed with them (as in Liger-Kernel, arXiv:2410.10989): the gradient of a tracked input is
@@ -155,24 +62,33 @@ impl LmHead {
     /// - `hidden_states`: `[.., C]`, usually `[B, T, C]`, in the dtype of the table
     /// - `target_ids`: `[..]`, `u8`, `u32` or `i64`, on the CPU or on the table's device (from which they are copied)
     /// - mask: as `target_ids`
-    /// - returns: a scalar, f64 for f64 inputs, else f32
+    /// - returns: a scalar, or `[..]` with [`Reduction::None`]; f64 for f64 inputs, else f32
     ///
     /// # Errors
     /// All are reported before anything is computed:
-    /// - [`Error::TokenOutOfRange`] for a target that counts and is not a row of the table
+    /// - [`Error::TokenOutOfRange`] for a target that counts and is not below [`vocab_size`](Self::vocab_size)
     /// - [`Error::ShapeMismatch`] for hidden states, targets or a mask of another shape
     /// - [`Error::TableMismatch`] for hidden states of another dtype or device than the table
     /// - [`Error::IdDType`] for targets or a mask of another dtype, [`Error::MaskValue`] for mask values other than 0
     ///   and 1
     #[doc(alias("cross_entropy", "CrossEntropyLoss", "LigerFusedLinearCrossEntropyLoss"))]
     pub fn loss(&self, hidden_states: &Tensor, target_ids: &Tensor, options: &LossOptions) -> Result<Tensor> {
-        let table = self.head_table()?;
-        let wanted = Wanted { hidden: hidden_states.track_op(), table: table.is_tracked() };
-        let (flat, parts, _) = self.loss_parts(hidden_states, target_ids, options, wanted)?;
-        match table {
-            HeadTable::Dense(wte) => attach(&flat, &wte, parts),
-            HeadTable::Stored(_) => attach(&flat, &flat.detach(), parts),
+        let Job { loss, n_rows, scale, dims } = self.job(hidden_states, target_ids, options)?;
+        let wanted = Wanted { hidden: hidden_states.track_op(), ..self.trainable() };
+        let (flat, untracked) = (loss.hidden.clone(), loss.hidden.detach());
+        let table = match &loss.table {
+            HeadTable::Dense(table) => table.clone(),
+            HeadTable::Stored(_) => untracked.clone(),
+        };
+        let bias = loss.bias.clone().unwrap_or(untracked);
+        let inputs = [&flat, &table, &bias];
+        if options.reduction != Reduction::None {
+            let parts = loss.run(scale, wanted)?;
+            return attach(inputs, parts);
         }
+        let parts = loss.run(scale, Wanted { hidden: false, table: false, bias: false })?;
+        let each = at_rows(&parts.losses, &loss.counted, n_rows)?;
+        Ok(attach_each(inputs, each, loss, wanted)?.reshape(dims)?)
     }
 
     /// Computes the [`loss`](Self::loss) with its gradients, not recorded in Candle's graph.
@@ -208,46 +124,84 @@ impl LmHead {
         target_ids: &Tensor,
         options: &LossOptions,
     ) -> Result<LossGrads> {
-        let wanted = Wanted { hidden: true, table: self.head_table()?.is_tracked() };
-        let (flat, parts, n_counted) = self.loss_parts(hidden_states, target_ids, options, wanted)?;
-        let dtype = flat.dtype();
+        let Job { loss, n_rows, scale, dims } = self.job(hidden_states, target_ids, options)?;
+        let parts = loss.run(scale, Wanted { hidden: true, ..self.trainable() })?;
+        let dtype = hidden_states.dtype();
         let hidden_grad = match parts.hidden_grad {
             Some(grad) => grad.to_dtype(dtype)?.reshape(hidden_states.shape())?,
             None => hidden_states.zeros_like()?,
         };
-        let wte_grad = parts.table_grad.map(|grad| grad.to_dtype(dtype)).transpose()?;
-        Ok(LossGrads { loss: parts.loss, hidden_grad, wte_grad, n_counted })
+        let (n_table_rows, _) = self.table.dims();
+        let with_padding = |grad: Tensor| -> Result<Tensor> {
+            let n_padding = n_table_rows - grad.dim(0)?;
+            let grad = grad.to_dtype(dtype)?;
+            if n_padding == 0 { Ok(grad) } else { Ok(grad.pad_with_zeros(0, 0, n_padding)?) }
+        };
+        Ok(LossGrads {
+            loss: match options.reduction {
+                Reduction::None => at_rows(&parts.losses, &loss.counted, n_rows)?.reshape(dims)?,
+                Reduction::Mean | Reduction::Sum => parts.loss,
+            },
+            hidden_grad,
+            wte_grad: parts.table_grad.map(with_padding).transpose()?,
+            bias_grad: parts.bias_grad.map(with_padding).transpose()?,
+            n_counted: loss.counted.len(),
+        })
     }
 
-    fn head_table(&self) -> Result<HeadTable<'_>> {
-        match self.wte.stored() {
-            Some(table) => Ok(HeadTable::Stored(&table.rows)),
-            None => Ok(HeadTable::Dense(self.wte.dense()?.weight().clone())),
+    /// Returns which parts of the head need a gradient.
+    fn trainable(&self) -> Wanted {
+        Wanted {
+            hidden: false,
+            table: self.table.dense().is_ok_and(|table| table.weight().track_op()),
+            bias: self.bias.as_ref().is_some_and(Tensor::track_op),
         }
     }
 
-    /// Returns the hidden states as `[N, C]`, what was computed from them, and how many targets counted.
-    fn loss_parts(
-        &self,
-        hidden_states: &Tensor,
-        target_ids: &Tensor,
-        options: &LossOptions,
-        wanted: Wanted,
-    ) -> Result<(Tensor, LossParts, usize)> {
-        let (vocab_size, n_embd) = self.wte.dims();
+    /// Checks the inputs, and finds the targets that count.
+    fn job(&self, hidden_states: &Tensor, target_ids: &Tensor, options: &LossOptions) -> Result<Job> {
         let outer = self.outer_dims(hidden_states)?;
-        same_device(("hidden_states", hidden_states.device()), ("wte", self.wte.device()))?;
+        same_device(("hidden_states", hidden_states.device()), ("wte", self.table.device()))?;
         expect_dims("target_ids", target_ids, outer)?;
         copy_fits("hidden_states", hidden_states)?;
-        let counted = counted(target_ids, options, vocab_size)?;
+        let counted = counted(target_ids, options, self.vocab_size)?;
         let scale = match options.reduction {
             Reduction::Mean => 1.0 / counted.len() as f64,
-            Reduction::Sum => 1.0,
+            Reduction::Sum | Reduction::None => 1.0,
         };
-        let flat = hidden_states.reshape((outer.iter().product::<usize>(), n_embd))?;
-        let parts = CrossEntropy::new(&flat, self.head_table()?, &counted, scale, options.chunk_rows)?.run(wanted)?;
-        Ok((flat, parts, counted.len()))
+        let n_rows = outer.iter().product::<usize>();
+        let table = match self.table.stored() {
+            Some(table) => HeadTable::Stored(StoredRows { n_rows: self.vocab_size, ..table.rows.clone() }),
+            None => HeadTable::Dense(self.tokens(self.table.dense()?.weight())?),
+        };
+        let loss = HeadLoss {
+            hidden: hidden_states.reshape((n_rows, self.table.dims().1))?,
+            table,
+            bias: self.bias.as_ref().map(|bias| self.tokens(bias)).transpose()?,
+            counted,
+            chunk_rows: options.chunk_rows,
+        };
+        Ok(Job { loss, n_rows, scale, dims: outer.to_vec() })
     }
+}
+
+/// A loss whose inputs are checked.
+struct Job {
+    loss: HeadLoss,
+    n_rows: usize,
+    scale: f64,
+    /// The dimensions of the targets.
+    dims: Vec<usize>,
+}
+
+/// Returns the losses of all rows, `[N]`: those that count, and 0 for the others.
+fn at_rows(losses: &Tensor, counted: &[Counted], n_rows: usize) -> Result<Tensor> {
+    let rows: Vec<i64> = counted.iter().map(|counted| counted.row as i64).collect();
+    let zeros = Tensor::zeros(n_rows, losses.dtype(), losses.device())?;
+    if rows.is_empty() {
+        return Ok(zeros);
+    }
+    Ok(zeros.index_add(&Tensor::new(rows, losses.device())?, losses, 0)?)
 }
 
 fn expect_dims(what: &'static str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
@@ -264,7 +218,7 @@ fn counted(target_ids: &Tensor, options: &LossOptions, vocab_size: usize) -> Res
     let counts = |row: usize, target: i64| target != options.ignore_index && mask.as_ref().is_none_or(|mask| mask[row]);
     let rows = targets.into_iter().enumerate().filter(|&(row, target)| counts(row, target));
     rows.map(|(row, id)| match usize::try_from(id) {
-        Ok(target) if target < vocab_size => Ok(Counted { row, target }),
+        Ok(target) if target < vocab_size => Ok(Counted { row, target, weight: 1.0 }),
         _ => Err(Error::TokenOutOfRange { id, at: unravel(row, target_ids.dims()), vocab_size }),
     })
     .collect()

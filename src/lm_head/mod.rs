@@ -1,24 +1,31 @@
 //! [`LmHead`]: the output head, tied to the token table or on a table of its own, and its loss.
 
 mod loss;
+mod options;
 
 use candle_core::{Module, Tensor};
+use candle_nn::VarBuilder;
 
+use crate::config::GptInputConfig;
 use crate::embedding::TokenTable;
 use crate::error::{Error, Result};
 use crate::kernel::{StoredTable, let_writers_pass, logits};
 use crate::memory::{copy_fits, fits_on};
-use crate::shape::outer_dims;
+use crate::shape::{outer_dims, same_device, same_dtype, wrong_shape};
 
-pub use loss::{LossGrads, LossOptions, Reduction};
+pub use loss::LossGrads;
+pub use options::{LossOptions, Reduction};
 
-/// The output head: `logits = hidden_states · wteᵀ`, tied to the token table as in GPT-2 (Press & Wolf 2017,
-/// arXiv:1608.05859).
+/// The output head: `logits = hidden_states · tableᵀ (+ bias)`, tied to the token table as in GPT-2 (Press & Wolf 2017,
+/// arXiv:1608.05859), or on a table of its own.
 ///
-/// It holds the table itself, not a copy: in training the gradients of both uses add up in one table. An untied head is
-/// a table `[V, C]` of its own. Mapped and quantized tables are converted in 16 MB pieces on each call and never
+/// It holds the table itself, not a copy: in training the gradients of both uses of a tied table add up. An untied head
+/// is a table `[V, C]` of its own. Mapped and quantized tables are converted in 16 MB pieces on each call and never
 /// materialized as a whole; the logits are the same. Candle's `QMatMul` is faster but rounds the hidden states to 8
 /// bits ([`TokenTable::to_qtensor`] makes its argument).
+///
+/// Rows of padding behind the tokens (50304 rows for 50257 tokens) have no logits: see
+/// [`with_vocab_size`](Self::with_vocab_size).
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -32,71 +39,196 @@ pub use loss::{LossGrads, LossOptions, Reduction};
 #[doc(alias("lm_head", "TiedLmHead", "nn.Linear"))]
 #[derive(Clone, Debug)]
 pub struct LmHead {
-    wte: TokenTable,
+    table: TokenTable,
+    bias: Option<Tensor>,
+    /// The rows of the table that are tokens; the others are padding.
+    vocab_size: usize,
 }
 
 impl LmHead {
-    /// Makes a head on the token table `wte` `[V, C]`.
+    /// Makes a head on a table `[V, C]`: the token table, or one of its own.
     ///
     /// # Errors
     /// [`Error::InvalidTable`] if it is not a matrix of floating-point elements, [`Error::NotInMemory`] for a remote
     /// table: every call would fetch all of it.
-    pub fn new<W: TryInto<TokenTable>>(wte: W) -> Result<Self>
+    pub fn new<W: TryInto<TokenTable>>(table: W) -> Result<Self>
     where
         Error: From<W::Error>,
     {
-        let wte = wte.try_into()?;
-        if let Some(table) = wte.stored() {
+        let table = table.try_into()?;
+        if let Some(table) = table.stored() {
             table.bytes_here()?;
         }
-        Ok(Self { wte })
+        let (vocab_size, _) = table.dims();
+        Ok(Self { table, bias: None, vocab_size })
+    }
+
+    /// Takes an untied head from a [`VarBuilder`]: `weight` `[V, C]`, and `bias` `[V]` where it has one.
+    ///
+    /// A [`VarMap`](candle_nn::VarMap) that lacks the weight draws it from N(0, `initializer_range`²); it makes no bias.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::{GptInputConfig, LmHead};
+    /// use candle_nn::VarBuilder;
+    ///
+    /// let weight = Tensor::new(&[[1f32, 0.], [0., 1.], [2., 3.]], &Device::Cpu)?;
+    /// let bias = Tensor::new(&[0f32, 0., 100.], &Device::Cpu)?;
+    /// let tensors = [("lm_head.weight".to_string(), weight), ("lm_head.bias".to_string(), bias)];
+    /// let vb = VarBuilder::from_tensors(tensors.into(), DType::F32, &Device::Cpu);
+    /// let head = LmHead::load(vb.pp("lm_head"), &GptInputConfig::new(3, 4, 2))?; // V, P, C
+    /// let logits = head.forward(&Tensor::new(&[[10f32, 1.]], &Device::Cpu)?)?;
+    /// assert_eq!(logits.to_vec2::<f32>()?, [[10., 1., 123.]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Candle`] if the weight is missing or one of the two has another shape.
+    pub fn load(vb: VarBuilder, config: &GptInputConfig) -> Result<Self> {
+        let init = candle_nn::Init::Randn { mean: 0.0, stdev: config.initializer_range };
+        let n_rows = config.n_token_rows();
+        fits_on(vb.device(), "lm_head", &[n_rows, config.n_embd], vb.dtype().size_in_bytes())?;
+        let head = Self::new(vb.get_with_hints((n_rows, config.n_embd), "weight", init)?)?;
+        let head = head.with_vocab_size(config.vocab_size)?;
+        match vb.contains_tensor("bias") {
+            true => head.with_bias(vb.get(n_rows, "bias")?),
+            false => Ok(head),
+        }
+    }
+
+    /// Adds a bias `[V]` to the logits.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::LmHead;
+    ///
+    /// let weight = Tensor::new(&[[1f32], [2.]], &Device::Cpu)?;
+    /// let head = LmHead::new(weight)?.with_bias(Tensor::new(&[10f32, 20.], &Device::Cpu)?)?;
+    /// assert_eq!(head.forward(&Tensor::new(&[[3f32]], &Device::Cpu)?)?.to_vec2::<f32>()?, [[13., 26.]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] unless it has an element for each row of the table, [`Error::TableMismatch`] for
+    /// another dtype or device than the table's.
+    pub fn with_bias(mut self, bias: Tensor) -> Result<Self> {
+        let (n_rows, _) = self.table.dims();
+        if bias.dims() != [n_rows] {
+            return Err(wrong_shape("bias", bias.shape(), format!("[{n_rows}], one for each row of the table")));
+        }
+        same_dtype(("bias", bias.dtype()), ("wte", self.table.dtype()))?;
+        same_device(("bias", bias.device()), ("wte", self.table.device()))?;
+        self.bias = Some(bias);
+        Ok(self)
+    }
+
+    /// Says that only the first `vocab_size` rows are tokens, and the others padding.
+    ///
+    /// Logits then have `vocab_size` columns, so padding takes no part in argmax, sampling or loss, as in llm.c. A
+    /// target in the padding is an error. Gradients keep the shape of the table; they are 0 in padding.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::LmHead;
+    ///
+    /// let wte = Tensor::new(&[[-1f32], [-2.], [0.], [0.]], &Device::Cpu)?; // two tokens, padded to four rows
+    /// let head = LmHead::new(wte)?.with_vocab_size(2)?;
+    /// assert_eq!(head.forward(&Tensor::new(&[[3f32]], &Device::Cpu)?)?.to_vec2::<f32>()?, [[-3., -6.]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] for 0 or more than the rows of the table.
+    #[doc(alias = "padded_vocab_size")]
+    pub fn with_vocab_size(mut self, vocab_size: usize) -> Result<Self> {
+        let dims = self.table.dims();
+        if !(1..=dims.0).contains(&vocab_size) {
+            let expected = format!("at least the {vocab_size} rows of the vocabulary, which is not empty");
+            return Err(wrong_shape("lm_head", dims, expected));
+        }
+        self.vocab_size = vocab_size;
+        Ok(self)
     }
 
     /// Returns the table it multiplies by: the layer's own `wte` if the two are tied.
     #[doc(alias("tie_weights", "get_output_embeddings"))]
     pub fn table(&self) -> &TokenTable {
-        &self.wte
+        &self.table
+    }
+
+    /// Returns the bias `[V]`, one element for each row of the table.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// Returns how many tokens have a logit: the rows of the table without padding.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Makes a head of another table and bias, with the same vocabulary.
+    pub(crate) fn map(
+        &self,
+        table: impl FnOnce(&TokenTable) -> Result<TokenTable>,
+        bias: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let (table, bias) = (table(&self.table)?, self.bias.as_ref().map(bias).transpose()?);
+        Ok(Self { vocab_size: self.vocab_size.min(table.dims().0), table, bias })
     }
 
     /// Computes the logits.
     ///
     /// # Shapes
     /// - `hidden_states`: `[.., C]`, usually `[B, T, C]`
-    /// - returns: `[.., V]`
+    /// - returns: `[.., V]`, where V is the [`vocab_size`](Self::vocab_size)
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the dtype is not the
     /// table's.
     pub fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
-        let (vocab_size, n_embd) = self.wte.dims();
+        let (_, n_embd) = self.table.dims();
         let outer = self.outer_dims(hidden_states)?;
-        let dims: Vec<usize> = outer.iter().copied().chain([vocab_size]).collect();
+        let dims: Vec<usize> = outer.iter().copied().chain([self.vocab_size]).collect();
         copy_fits("hidden_states", hidden_states)?;
         fits_on(hidden_states.device(), "logits", &dims, hidden_states.dtype().size_in_bytes())?;
         let flat = hidden_states.reshape((outer.iter().product::<usize>(), n_embd))?;
-        let logits = match self.wte.stored() {
-            Some(table) => by_pieces(&flat, table)?,
+        let logits = match self.table.stored() {
+            Some(table) => by_pieces(&flat, table, self.vocab_size)?,
             None => {
-                let weight = self.wte.dense()?.weight();
+                let weight = self.table.dense()?.weight();
                 let_writers_pass(weight);
-                logits(&flat, weight)?
+                logits(&flat, &self.tokens(weight)?)?
             }
+        };
+        let logits = match &self.bias {
+            Some(bias) => logits.broadcast_add(&self.tokens(bias)?)?,
+            None => logits,
         };
         Ok(logits.reshape(dims)?)
     }
 
+    /// Returns the rows of tokens, without padding.
+    fn tokens(&self, rows: &Tensor) -> Result<Tensor> {
+        // A view of everything would be one more operation in the graph.
+        match rows.dim(0)? == self.vocab_size {
+            true => Ok(rows.clone()),
+            false => Ok(rows.narrow(0, 0, self.vocab_size)?),
+        }
+    }
+
     /// Returns the outer dimensions of hidden states that fit the table.
     fn outer_dims<'a>(&self, hidden_states: &'a Tensor) -> Result<&'a [usize]> {
-        outer_dims("hidden_states", hidden_states, ("wte", self.wte.dims().1, self.wte.dtype()))
+        outer_dims("hidden_states", hidden_states, ("wte", self.table.dims().1, self.table.dtype()))
     }
 }
 
 /// Bytes of the rows that are converted at a time.
 const PIECE_BYTES: usize = 16 << 20;
 
-/// Multiplies `hidden` `[N, C]` by the rows of `table`: `[N, V]`.
-fn by_pieces(hidden: &Tensor, table: &StoredTable) -> Result<Tensor> {
-    let (vocab_size, width) = (table.rows.n_rows, table.rows.width);
+/// Multiplies `hidden` `[N, C]` by the first `vocab_size` rows of `table`: `[N, V]`.
+fn by_pieces(hidden: &Tensor, table: &StoredTable, vocab_size: usize) -> Result<Tensor> {
+    let width = table.rows.width;
     let n_rows = (PIECE_BYTES / (width * table.dtype.size_in_bytes())).clamp(1, vocab_size);
     let pieces = (0..vocab_size).step_by(n_rows).map(|first| {
         let rows = table.narrow(first, n_rows.min(vocab_size - first))?;

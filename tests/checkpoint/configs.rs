@@ -173,7 +173,8 @@ fn a_few_digits_take_neither_time_nor_memory() {
 fn a_folder_as_python_writes_it_opens_and_is_written_back() -> Result<()> {
     let folder = TempDir::new().unwrap();
     let (wte, _) = tables(11, 4, 8);
-    save_tensors(folder.path().join("model.safetensors"), [("wte.weight", &wte)], [])?;
+    let head = (&wte * 2.)?;
+    save_tensors(folder.path().join("model.safetensors"), [("wte.weight", &wte), ("lm_head.weight", &head)], [])?;
     let config = r#"{"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "mask": -Infinity,
         "max_position_embeddings": 64, "rope_scaling": {"rope_type": "linear", "factor": 2.0, "note": NaN}, "vocab_size": 11}"#;
     fs::write(folder.path().join("config.json"), config).unwrap();

@@ -8,6 +8,7 @@ mod downloads;
 mod folders;
 mod foreign;
 mod formats;
+mod heads;
 #[cfg(feature = "hub")]
 mod hostile_hub;
 mod incomplete;

@@ -21,8 +21,8 @@ fn every_known_name_is_found_under_any_prefix() -> Result<()> {
         assert_bits_eq(&tables_of(&layer)[0], &wte);
         assert_bits_eq(&tables_of(&layer)[1], &wpe);
         assert_eq!(
-            (report.wte.name.as_str(), report.unused.as_slice()),
-            (wte_name, &["lm_head.weight".to_string()][..])
+            (report.wte.name.as_str(), report.lm_head.as_deref(), report.unused.len()),
+            (wte_name, Some("lm_head.weight"), 0)
         );
     }
     let both = [("a.wte.weight", &wte), ("a.wpe.weight", &wpe), ("b.wte.weight", &wte), ("b.wpe.weight", &wpe)];
@@ -107,7 +107,8 @@ fn a_padded_vocabulary_is_reported_and_its_rows_are_ids() -> Result<()> {
         let found = report.padded_vocab.map(|padded| (padded.vocab_size, padded.padded_to));
         assert_eq!(found, padded.then_some((vocab_size, n_rows)));
         assert_eq!(report.to_string().contains("padded vocabulary"), padded);
-        assert_eq!(layer.config().vocab_size, n_rows);
+        assert_eq!((layer.config().vocab_size, layer.config().n_token_rows()), (vocab_size, n_rows));
+        assert_eq!(layer.lm_head()?.vocab_size(), vocab_size);
         layer.forward(&Tensor::new(&[n_rows as u32 - 1], &Device::Cpu)?)?;
     }
     Ok(())

@@ -70,6 +70,21 @@ def main():
     assert torch.nn.functional.cross_entropy(hidden @ table.T, targets) == 0
     tensors |= {"sure.hidden": hidden, "sure.wte": table, "sure.targets": targets}
     case(tensors, "sure.mean", hidden.double(), table.double(), targets)
+    # A head with a bias; losses of single targets, each with a factor of its own in what is differentiated.
+    hidden, table, bias = torch.randn(3, 5, 8), torch.randn(31, 8), torch.randn(31)
+    targets = torch.randint(0, 31, (3, 5))
+    targets[1, 2:4] = -100
+    factors = torch.randn(3, 5)
+    tensors |= {"each.hidden": hidden, "each.wte": table, "each.bias": bias, "each.targets": targets, "each.factors": factors}
+    for reduction in ["mean", "sum", "none"]:
+        inputs = [tensor.clone().requires_grad_() for tensor in [hidden, table, bias]]
+        logits = inputs[0] @ inputs[1].T + inputs[2]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
+        value = loss if reduction != "none" else (loss.view(3, 5) * factors).sum()
+        value.backward()
+        names = ["hidden_grad", "wte_grad", "bias_grad"]
+        tensors |= {f"each.{reduction}.{name}": tensor.grad for name, tensor in zip(names, inputs)}
+        tensors[f"each.{reduction}.loss"] = loss.detach().view(3, 5) if reduction == "none" else loss.detach()
     metadata = {"format": "pt", "torch": torch.__version__, "seed": str(SEED), "command": "python tests/golden/generate_loss.py"}
     save_file(tensors, GOLDEN / "loss.safetensors", metadata)
     (GOLDEN / "loss.safetensors").chmod(0o644)

@@ -402,3 +402,73 @@ fn what_does_not_go_together_is_named() -> Result<()> {
     }
     Ok(())
 }
+
+// ---- A bias, and losses one by one ----
+
+#[test]
+fn torch_values_of_a_head_with_a_bias_and_of_single_losses() -> Result<()> {
+    let golden = golden_tensors("loss.safetensors");
+    let of = |name: &str| golden[&format!("each.{name}")].clone();
+    for device in complete_devices() {
+        let [hidden, wte, bias, targets, factors] =
+            ["hidden", "wte", "bias", "targets", "factors"].map(|name| of(name).to_device(&device).unwrap());
+        for (name, reduction) in [("mean", Reduction::Mean), ("sum", Reduction::Sum), ("none", Reduction::None)] {
+            for chunk_rows in [1, 4, 1000] {
+                let options = LossOptions::default().with_reduction(reduction).with_chunk_rows(chunk_rows);
+                let vars = [&hidden, &wte, &bias].map(|tensor| Var::from_tensor(tensor).unwrap());
+                let head = head(&vars[1]).with_bias(vars[2].as_tensor().clone())?;
+                let loss = head.loss(&vars[0], &targets, &options)?;
+                assert_near(&loss, &of(&format!("{name}.loss")), VALUE);
+                let value = if name == "none" { (&loss * &factors)?.sum_all()? } else { loss.clone() };
+                let grads = value.backward()?;
+                for (var, part) in vars.iter().zip(["hidden", "wte", "bias"]) {
+                    assert_near(grads.get(var).unwrap(), &of(&format!("{name}.{part}_grad")), GRADIENT);
+                }
+                // Not recorded; without a reduction the gradients are those of the sum.
+                let found = head.loss_and_grads(&hidden, &targets, &options)?;
+                assert_bits_eq(&found.loss, &loss);
+                let name = if name == "none" { "sum" } else { name };
+                assert_near(&found.hidden_grad, &of(&format!("{name}.hidden_grad")), GRADIENT);
+                assert_near(&found.wte_grad.unwrap(), &of(&format!("{name}.wte_grad")), GRADIENT);
+                assert_near(&found.bias_grad.unwrap(), &of(&format!("{name}.bias_grad")), GRADIENT);
+                assert_eq!(found.n_counted, 13);
+            }
+        }
+        // Only what is tracked gets a gradient.
+        let fixed = head(&wte).with_bias(bias.clone())?;
+        let loss = fixed.loss(&hidden, &targets, &LossOptions::default().with_reduction(Reduction::None))?;
+        assert!(!loss.track_op() && loss.dims() == targets.dims());
+        let logits = fixed.forward(&hidden)?;
+        assert_near(&logits, &hidden.broadcast_matmul(&wte.t()?)?.broadcast_add(&bias)?, VALUE);
+    }
+    Ok(())
+}
+
+/// Losses of each dtype are those of one target at a time, and no targets are none.
+#[test]
+fn single_losses_are_those_of_single_targets() -> Result<()> {
+    let golden = golden_tensors("loss.safetensors");
+    let [hidden, wte, bias, targets] =
+        ["hidden", "wte", "bias", "targets"].map(|name| &golden[&format!("each.{name}")]);
+    let none = LossOptions::default().with_reduction(Reduction::None);
+    for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
+        let head = head(&wte.to_dtype(dtype)?).with_bias(bias.to_dtype(dtype)?)?;
+        let hidden = hidden.to_dtype(dtype)?;
+        let losses = head.loss(&hidden, targets, &none)?;
+        for (b, t) in [(0, 0), (2, 4), (1, 2)] {
+            let one = head.loss(&hidden.i((b, t..t + 1))?, &targets.i((b, t..t + 1))?, &LossOptions::default())?;
+            let (each, one) = (numbers(&losses.i((b, t))?)[0], numbers(&one)[0]);
+            if (b, t) == (1, 2) {
+                assert!(each == 0.0 && one.is_nan()); // ignored: 0 as in PyTorch, but a mean over nothing
+            } else {
+                assert!((each - one).abs() <= 1e-6 * one.abs());
+            }
+        }
+    }
+    let ignored = Tensor::full(-100i64, targets.shape(), &Device::Cpu)?;
+    let hidden = Var::from_tensor(hidden)?;
+    let losses = head(wte).loss(&hidden, &ignored, &none)?;
+    assert_eq!(numbers(&losses), [0.0; 15]);
+    assert_eq!(numbers(losses.sum_all()?.backward()?.get(&hidden).unwrap()), [0.0; 15 * 8]);
+    Ok(())
+}

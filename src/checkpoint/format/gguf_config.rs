@@ -4,10 +4,11 @@
 use serde_json::{Map, Value, json};
 
 use super::super::bytes::{ByteFile, Parse};
+use super::super::keys as names;
 use super::super::stored::{Contents, Kind, Place, StoredTensor};
 
 /// Keys that every architecture has under its own name, and how they are called in a `config.json`.
-const KEYS: [(&str, &str); 13] = [
+const KEYS: [(&str, &str); 14] = [
     ("context_length", "n_positions"),
     ("embedding_length", "n_embd"),
     ("block_count", "n_layer"),
@@ -15,6 +16,7 @@ const KEYS: [(&str, &str); 13] = [
     ("attention.key_length", "head_dim"),
     ("attention.sliding_window", "sliding_window"),
     ("vocab_size", "vocab_size"),
+    ("unpadded_vocab_size", "unpadded_vocab_size"), // our own
     ("rope.freq_base", "rope_theta"),
     ("rope.freq_base_swa", "rope_local_base_freq"),
     ("rope.dimension_count", "rotary_dim"),
@@ -174,6 +176,11 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
         // Granite divides by it.
         let name = if architecture.starts_with("granite") { "logits_scaling" } else { "logit_scale" };
         config.insert(name.to_string(), scale);
+    }
+    // A head that is not there is tied, whatever the type of model.
+    let is_tied = contents.tensors.contains_key(names::GGUF.0) && !contents.tensors.contains_key(names::GGUF_HEAD.0);
+    if is_tied && !config.is_empty() {
+        config.insert("tie_word_embeddings".to_string(), true.into());
     }
     Ok((!config.is_empty()).then(|| config.into()))
 }

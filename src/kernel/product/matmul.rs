@@ -29,6 +29,11 @@ impl<'a, T> Matrix<'a, T> {
         Self { data: &data[..n], rows, cols, row_stride, col_stride: 1 }
     }
 
+    /// Returns the rows of a matrix that is not transposed.
+    pub(super) fn rows(self) -> impl Iterator<Item = &'a [T]> {
+        self.data.chunks(self.cols)
+    }
+
     pub(super) fn t(self) -> Self {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }

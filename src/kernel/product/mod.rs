@@ -14,4 +14,4 @@ pub(crate) use block::{
     split_heads, weighted,
 };
 pub(crate) use logits::logits;
-pub(crate) use loss::{Counted, CrossEntropy, HeadTable, LossParts, Wanted, attach};
+pub(crate) use loss::{Counted, HeadLoss, HeadTable, Wanted, attach, attach_each};

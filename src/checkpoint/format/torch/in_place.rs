@@ -2,7 +2,7 @@
 
 use super::super::super::budget::Budget;
 use super::super::super::bytes::{Parse, ParseError};
-use super::super::super::keys::Role;
+use super::super::super::role::Role;
 use super::super::pickle::{Id, Pickle, REBUILD, Value, is_known, short};
 use super::tensor::{FROM_TYPE, TensorCall};
 

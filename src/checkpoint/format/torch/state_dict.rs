@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::super::budget::{Budget, MAX_NESTING};
 use super::super::super::bytes::{Parse, invalid};
-use super::super::super::keys::Role;
+use super::super::super::role::Role;
 use super::super::pickle::{Id, Pickle, short};
 use super::in_place::{InPlace, is_like_parameter};
 use super::tensor::TensorCall;

@@ -6,11 +6,12 @@ use super::job::GROUPS;
 use super::parts::{Counted, HeadTable};
 use crate::error::Result;
 
-/// The inputs, all checked: `hidden` `[N, C]` and `table` `[V, C]` of one dtype on one device.
+/// The inputs, all checked: `hidden` `[N, C]`, `table` `[V, C]` and `bias` `[V]` of one dtype on one device.
 #[derive(Clone, Debug)]
 pub(crate) struct CrossEntropy<'a> {
     pub(super) hidden: Tensor,
-    pub(super) table: HeadTable<'a>,
+    pub(super) table: HeadTable,
+    pub(super) bias: Option<Tensor>,
     pub(super) vocab_size: usize,
     pub(super) counted: &'a [Counted],
     pub(super) scale: f64,
@@ -25,7 +26,7 @@ impl<'a> CrossEntropy<'a> {
     /// Prepares `scale` times the sum of the losses of the rows `counted`.
     pub(crate) fn new(
         hidden: &Tensor,
-        table: HeadTable<'a>,
+        (table, bias): (HeadTable, Option<&Tensor>),
         counted: &'a [Counted],
         scale: f64,
         chunk_rows: Option<usize>,
@@ -33,8 +34,12 @@ impl<'a> CrossEntropy<'a> {
         let (_, n_embd) = hidden.dims2()?;
         let (table, vocab_size) = match table {
             HeadTable::Dense(table) => (HeadTable::Dense(table.detach().contiguous()?), table.dim(0)?),
-            HeadTable::Stored(stored) => (table, stored.n_rows),
+            HeadTable::Stored(ref stored) => {
+                let n_rows = stored.n_rows;
+                (table, n_rows)
+            }
         };
+        let bias = bias.map(|bias| bias.detach().contiguous()).transpose()?;
         // At most as many partial gradients of the hidden states as logits.
         let width = vocab_size.max(GROUPS * n_embd);
         let most = chunk_rows.unwrap_or((CHUNK_LOGITS / width).clamp(16, 2048)).max(1);
@@ -42,7 +47,7 @@ impl<'a> CrossEntropy<'a> {
         let n_chunks = counted.len().div_ceil(most).max(1);
         let chunk_rows = counted.len().div_ceil(n_chunks).max(1);
         let hidden = hidden.detach().contiguous()?;
-        Ok(Self { hidden, table, vocab_size, counted, scale, chunk_rows })
+        Ok(Self { hidden, table, bias, vocab_size, counted, scale, chunk_rows })
     }
 
     /// Returns the dtype of the arithmetic.

@@ -34,19 +34,28 @@ impl CrossEntropy<'_> {
         let zeros = |n_rows| Tensor::zeros((n_rows, n_embd), self.real(), self.hidden.device());
         Ok(LossParts {
             loss: (Tensor::zeros((), self.real(), self.hidden.device())? * self.scale)?,
+            losses: Tensor::zeros(0, self.real(), self.hidden.device())?,
             hidden_grad: wanted.hidden.then(|| zeros(n_rows)).transpose()?,
             table_grad: wanted.table.then(|| zeros(self.vocab_size)).transpose()?,
+            bias_grad: wanted.bias.then(|| zeros(self.vocab_size)?.sum(1)).transpose()?,
         })
     }
 
     fn fused<S: Element<Wide: Real>>(&self, wanted: Wanted) -> Result<LossParts> {
         let (n_rows, n_embd) = self.hidden.dims2()?;
         let vocab_size = self.vocab_size;
+        let bias = match &self.bias {
+            Some(bias) => {
+                Some(with_values::<S, _>(bias, |values| values.iter().map(|x| x.widen()).collect::<Vec<_>>())?)
+            }
+            None => None,
+        };
+        let bias = bias.as_deref();
         let found = with_values::<S, _>(&self.hidden, |hidden| {
             let hidden = &Values(hidden, n_embd);
             let run = |table: &dyn WideRows<S::Wide>| {
                 let (counted, scale, chunk_rows) = (self.counted, self.scale, self.chunk_rows);
-                Job { hidden, table, n_rows, n_embd, vocab_size, counted, scale, chunk_rows }.run(wanted)
+                Job { hidden, table, bias, n_rows, n_embd, vocab_size, counted, scale, chunk_rows }.run(wanted)
             };
             match &self.table {
                 HeadTable::Dense(table) => with_values::<S, _>(table, |values| run(&Values(values, n_embd))),
@@ -57,8 +66,10 @@ impl CrossEntropy<'_> {
         let tensor = |values, rows| Tensor::from_vec(values, (rows, n_embd), device);
         Ok(LossParts {
             loss: Tensor::new(found.loss, device)?.to_dtype(self.real())?,
+            losses: Tensor::new(found.losses, device)?.to_dtype(self.real())?,
             hidden_grad: found.hidden_grad.map(|values| tensor(values, n_rows)).transpose()?,
             table_grad: found.table_grad.map(|values| tensor(values, vocab_size)).transpose()?,
+            bias_grad: found.bias_grad.map(|values| Tensor::new(values, device)).transpose()?,
         })
     }
 }
@@ -72,7 +83,7 @@ mod tests {
     use super::{CrossEntropy, composed};
     use crate::error::Result;
 
-    const BOTH: Wanted = Wanted { hidden: true, table: true };
+    const ALL: Wanted = Wanted { hidden: true, table: true, bias: true };
 
     fn values(n: usize, seed: u64, scale: f64) -> Vec<f64> {
         let mut state = seed;
@@ -95,11 +106,15 @@ mod tests {
         // Every third row does not count.
         let counted: Vec<_> = (0..n_rows)
             .filter(|row| row % 3 != 2)
-            .map(|row| Counted { row, target: (row * 7919 + seed as usize % 1000) % vocab_size })
+            .map(|row| {
+                let target = (row * 7919 + seed as usize % 1000) % vocab_size;
+                Counted { row, target, weight: 1.0 + row as f64 / 8.0 }
+            })
             .collect();
-        let (hidden, table) = (hidden.to_dtype(dtype)?, table.to_dtype(dtype)?);
-        let job = CrossEntropy::new(&hidden, HeadTable::Dense(table.clone()), &counted, 0.3, Some(chunk_rows))?;
-        Ok((job.run(BOTH)?, composed::run(&job, BOTH)?))
+        let bias = Tensor::from_vec(values(vocab_size, seed ^ 1, 3.0), vocab_size, &Device::Cpu)?.to_dtype(dtype)?;
+        let (hidden, table) = (hidden.to_dtype(dtype)?, HeadTable::Dense(table.to_dtype(dtype)?));
+        let job = CrossEntropy::new(&hidden, (table, Some(&bias)), &counted, 0.3, Some(chunk_rows))?;
+        Ok((job.run(ALL)?, composed::run(&job, ALL)?))
     }
 
     fn assert_near(left: &Tensor, right: &Tensor, bound: f64) {
@@ -114,8 +129,10 @@ mod tests {
     /// Compares both passes: the same sums in another order, a few units in the last place of the largest terms apart.
     fn assert_parts_near((fused, plain): (LossParts, LossParts), bound: f64) {
         assert_near(&fused.loss, &plain.loss, bound);
+        assert_near(&fused.losses, &plain.losses, bound);
         assert_near(&fused.hidden_grad.unwrap(), &plain.hidden_grad.unwrap(), bound);
         assert_near(&fused.table_grad.unwrap(), &plain.table_grad.unwrap(), bound);
+        assert_near(&fused.bias_grad.unwrap(), &plain.bias_grad.unwrap(), bound);
     }
 
     proptest! {
@@ -145,8 +162,10 @@ mod tests {
                 let wide = |tensor: Tensor| tensor.to_dtype(DType::F64);
                 let fused = LossParts {
                     loss: wide(fused.loss)?,
+                    losses: wide(fused.losses)?,
                     hidden_grad: fused.hidden_grad.map(wide).transpose()?,
                     table_grad: fused.table_grad.map(wide).transpose()?,
+                    bias_grad: fused.bias_grad.map(wide).transpose()?,
                 };
                 assert_parts_near((fused, plain), 3e-6);
             }
@@ -157,16 +176,20 @@ mod tests {
     #[test]
     fn only_what_is_wanted_is_computed() -> Result<()> {
         let tensor = |rows, seed| Tensor::from_vec(values(rows * 3, seed, 1.0), (rows, 3), &Device::Cpu);
-        let counted = [Counted { row: 1, target: 4 }];
-        let table = tensor(5, 2)?;
-        let job = CrossEntropy::new(&tensor(2, 1)?, HeadTable::Dense(table.clone()), &counted, 1.0, None)?;
-        let all = job.run(BOTH)?;
-        for (hidden, table) in [(false, false), (true, false), (false, true)] {
-            let parts = job.run(Wanted { hidden, table })?;
+        let counted = [Counted { row: 1, target: 4, weight: 1.0 }];
+        let (table, bias) = (HeadTable::Dense(tensor(5, 2)?), tensor(5, 3)?.get_on_dim(1, 0)?);
+        let job = CrossEntropy::new(&tensor(2, 1)?, (table, Some(&bias)), &counted, 1.0, None)?;
+        let all = job.run(ALL)?;
+        for [hidden, table, bias] in
+            [[false, false, false], [true, false, false], [false, true, false], [false, false, true]]
+        {
+            let parts = job.run(Wanted { hidden, table, bias })?;
             assert_near(&parts.loss, &all.loss, 0.0);
-            assert_eq!((parts.hidden_grad.is_some(), parts.table_grad.is_some()), (hidden, table));
+            let found = [&parts.hidden_grad, &parts.table_grad, &parts.bias_grad].map(Option::is_some);
+            assert_eq!(found, [hidden, table, bias]);
             parts.hidden_grad.iter().for_each(|grad| assert_near(grad, all.hidden_grad.as_ref().unwrap(), 0.0));
             parts.table_grad.iter().for_each(|grad| assert_near(grad, all.table_grad.as_ref().unwrap(), 0.0));
+            parts.bias_grad.iter().for_each(|grad| assert_near(grad, all.bias_grad.as_ref().unwrap(), 0.0));
         }
         Ok(())
     }

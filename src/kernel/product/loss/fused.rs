@@ -23,8 +23,10 @@ use crate::memory::{fits, zeros};
 
 pub(super) struct Found<T> {
     pub(super) loss: f64,
+    pub(super) losses: Vec<f64>,
     pub(super) hidden_grad: Option<Vec<T>>,
     pub(super) table_grad: Option<Vec<T>>,
+    pub(super) bias_grad: Option<Vec<T>>,
 }
 
 impl<T: Real> Job<'_, T> {
@@ -32,19 +34,25 @@ impl<T: Real> Job<'_, T> {
         let (c, blocks) = (self.n_embd, self.blocks());
         let mut found = Found {
             loss: 0.0,
+            losses: Vec::with_capacity(self.counted.len()),
             hidden_grad: wanted.hidden.then(|| zeros(self.n_rows * c)).transpose()?,
             table_grad: wanted.table.then(|| zeros(self.vocab_size * c)).transpose()?,
+            bias_grad: wanted.bias.then(|| zeros(self.vocab_size)).transpose()?,
         };
-        let with_grads = wanted.hidden || wanted.table;
         let n_logits = fits("a chunk of logits", &[self.chunk_rows, blocks.len * blocks.count], size_of::<T>())?;
-        let mut exps = with_grads.then(|| zeros(n_logits)).transpose()?;
+        let mut exps = wanted.any().then(|| zeros(n_logits)).transpose()?;
         let mut partials = wanted.hidden.then(|| zeros(GROUPS * self.chunk_rows * c)).transpose()?;
         let mut update = Update::Overwrite;
         for counted in self.counted.chunks(self.chunk_rows) {
             let chunk = Chunk::new(self, counted, self.pack(counted), exps.as_deref_mut());
             found.loss += chunk.loss();
+            found.losses.extend(chunk.losses());
             if let Some(exps) = &exps {
-                let partials: Partials<'_, _> = (partials.as_deref_mut(), found.table_grad.as_deref_mut());
+                let partials = Partials {
+                    hidden: partials.as_deref_mut(),
+                    table: found.table_grad.as_deref_mut(),
+                    bias: found.bias_grad.as_deref_mut(),
+                };
                 chunk.gradients(exps, partials, update);
                 update = Update::Add;
             }

@@ -20,6 +20,8 @@ pub(super) struct Job<'a, T> {
     pub(super) hidden: &'a dyn WideRows<T>,
     /// `[vocab_size, n_embd]`
     pub(super) table: &'a dyn WideRows<T>,
+    /// `[vocab_size]`
+    pub(super) bias: Option<&'a [T]>,
     pub(super) n_rows: usize,
     pub(super) n_embd: usize,
     pub(super) vocab_size: usize,

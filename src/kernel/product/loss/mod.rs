@@ -13,6 +13,5 @@ mod op;
 mod parts;
 mod sweeps;
 
-pub(crate) use cross_entropy::CrossEntropy;
-pub(crate) use op::attach;
-pub(crate) use parts::{Counted, HeadTable, LossParts, Wanted};
+pub(crate) use op::{HeadLoss, attach, attach_each};
+pub(crate) use parts::{Counted, HeadTable, Wanted};

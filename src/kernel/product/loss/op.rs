@@ -1,25 +1,95 @@
-//! Attaches gradients that are known already to Candle's graph.
+//! Records losses in Candle's graph, with gradients that are known already or computed by the same pass again.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp3, DType, Layout, MetalStorage, Shape, Storage, Tensor};
 
-use super::parts::LossParts;
-use crate::error::Result;
+use super::cross_entropy::CrossEntropy;
+use super::parts::{Counted, HeadTable, LossParts, Wanted};
+use crate::error::{EmbeddingError, Result};
+use crate::kernel::core::versions::version_of;
 
-/// Returns the loss as a function of `hidden` `[N, C]` and `table` `[V, C]`, whose gradients `parts` holds.
-pub(crate) fn attach(hidden: &Tensor, table: &Tensor, parts: LossParts) -> Result<Tensor> {
-    if parts.hidden_grad.is_none() && parts.table_grad.is_none() {
+/// The tensors that a loss is a function of: `[N, C]`, `[V, C]` and `[V]`. One that has no gradient may be any tensor.
+pub(crate) type Inputs<'a> = [&'a Tensor; 3];
+
+/// Returns the loss as a function of the inputs, whose gradients `parts` holds.
+pub(crate) fn attach([hidden, table, bias]: Inputs<'_>, parts: LossParts) -> Result<Tensor> {
+    let grads = [parts.hidden_grad, parts.table_grad, parts.bias_grad];
+    if grads.iter().all(Option::is_none) {
         return Ok(parts.loss);
     }
-    Ok(hidden.apply_op2(table, Known(parts))?)
+    Ok(hidden.apply_op3(table, bias, Recorded { value: parts.loss, grads: Grads::Known(grads) })?)
 }
 
-struct Known(LossParts);
+/// Returns the losses of all N rows, `[N]`, as a function of the inputs: `losses` of those that count, 0 of the others.
+///
+/// Their gradients have a factor for each row, which only the backward pass knows: it runs the cross-entropy again.
+pub(crate) fn attach_each(
+    [hidden, table, bias]: Inputs<'_>,
+    losses: Tensor,
+    loss: HeadLoss,
+    wanted: Wanted,
+) -> Result<Tensor> {
+    if !wanted.any() {
+        return Ok(losses);
+    }
+    let version = version_of(table);
+    Ok(hidden.apply_op3(table, bias, Recorded { value: losses, grads: Grads::Rerun { loss, wanted, version } })?)
+}
 
-impl Known {
-    /// Calls `f` with the loss's storage, which becomes the result's.
-    fn loss<R>(&self, f: impl FnOnce(&Storage, &Layout) -> candle_core::Result<R>) -> candle_core::Result<(R, Shape)> {
-        let (storage, layout) = self.0.loss.storage_and_layout();
+/// The inputs of a cross-entropy that may run once more.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadLoss {
+    pub(crate) hidden: Tensor,
+    pub(crate) table: HeadTable,
+    pub(crate) bias: Option<Tensor>,
+    pub(crate) counted: Vec<Counted>,
+    pub(crate) chunk_rows: Option<usize>,
+}
+
+impl HeadLoss {
+    /// Computes `scale` times the sum of the losses.
+    pub(crate) fn run(&self, scale: f64, wanted: Wanted) -> Result<LossParts> {
+        self.run_on(&self.counted, scale, wanted)
+    }
+
+    fn run_on(&self, counted: &[Counted], scale: f64, wanted: Wanted) -> Result<LossParts> {
+        let head = (self.table.clone(), self.bias.as_ref());
+        CrossEntropy::new(&self.hidden, head, counted, scale, self.chunk_rows)?.run(wanted)
+    }
+
+    /// Computes the gradients of the sum of the losses, each times the element of `grad` `[N]` at its row.
+    fn gradients(&self, grad: &Tensor, wanted: Wanted) -> Result<[Option<Tensor>; 3]> {
+        let factors = grad.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let weighted = |counted: &Counted| Counted { weight: factors[counted.row], ..*counted };
+        let counted: Vec<Counted> = self.counted.iter().map(weighted).collect();
+        let parts = self.run_on(&counted, 1.0, wanted)?;
+        Ok([parts.hidden_grad, parts.table_grad, parts.bias_grad])
+    }
+}
+
+struct Recorded {
+    value: Tensor,
+    grads: Grads,
+}
+
+enum Grads {
+    /// Those of the value, to be multiplied by the value's own.
+    Known([Option<Tensor>; 3]),
+    Rerun {
+        loss: HeadLoss,
+        wanted: Wanted,
+        /// The version of the table's values.
+        version: u64,
+    },
+}
+
+impl Recorded {
+    /// Calls `f` with the value's storage, which becomes the result's.
+    fn with_value<R>(
+        &self,
+        f: impl FnOnce(&Storage, &Layout) -> candle_core::Result<R>,
+    ) -> candle_core::Result<(R, Shape)> {
+        let (storage, layout) = self.value.storage_and_layout();
         Ok((f(&storage, layout)?, layout.shape().clone()))
     }
 }
@@ -28,9 +98,9 @@ fn elsewhere<R>() -> candle_core::Result<R> {
     Err(candle_core::Error::Msg("the loss lies on another device than the hidden states".to_string()))
 }
 
-impl CustomOp2 for Known {
+impl CustomOp3 for Recorded {
     fn name(&self) -> &'static str {
-        "tied-head-loss"
+        "head-loss"
     }
 
     fn cpu_fwd(
@@ -39,8 +109,10 @@ impl CustomOp2 for Known {
         _: &Layout,
         _: &CpuStorage,
         _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.loss(|storage, layout| match storage {
+        self.with_value(|storage, layout| match storage {
             Storage::Cpu(storage) => storage.try_clone(layout),
             _ => elsewhere(),
         })
@@ -52,8 +124,10 @@ impl CustomOp2 for Known {
         _: &Layout,
         _: &CudaStorage,
         _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
     ) -> candle_core::Result<(CudaStorage, Shape)> {
-        self.loss(|storage, layout| match storage {
+        self.with_value(|storage, layout| match storage {
             Storage::Cuda(storage) => storage.try_clone(layout),
             _ => elsewhere(),
         })
@@ -65,8 +139,10 @@ impl CustomOp2 for Known {
         _: &Layout,
         _: &MetalStorage,
         _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
     ) -> candle_core::Result<(MetalStorage, Shape)> {
-        self.loss(|storage, layout| match storage {
+        self.with_value(|storage, layout| match storage {
             Storage::Metal(storage) => storage.try_clone(layout),
             _ => elsewhere(),
         })
@@ -76,17 +152,29 @@ impl CustomOp2 for Known {
         &self,
         hidden: &Tensor,
         table: &Tensor,
+        bias: &Tensor,
         _: &Tensor,
-        grad_loss: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let scaled = |grad: &Option<Tensor>, arg: &Tensor| {
-            let Some(grad) = grad else { return Ok(None) };
-            // On other devices reading the factor would wait for the device.
-            let is_one =
-                grad_loss.device().is_cpu() && grad_loss.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? == 1.0;
-            let grad = if is_one { grad.clone() } else { grad.broadcast_mul(grad_loss)? };
-            grad.to_dtype(arg.dtype()).map(Some)
+        grad_value: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grads = match &self.grads {
+            Grads::Known(grads) => {
+                // On other devices reading the factor would wait for the device.
+                let is_one =
+                    grad_value.device().is_cpu() && grad_value.to_dtype(DType::F64)?.to_scalar::<f64>()? == 1.0;
+                let scaled = |grad: &Option<Tensor>| match grad {
+                    Some(grad) if !is_one => grad.broadcast_mul(grad_value).map(Some),
+                    grad => Ok(grad.clone()),
+                };
+                let [hidden, table, bias] = grads;
+                [scaled(hidden)?, scaled(table)?, scaled(bias)?]
+            }
+            Grads::Rerun { version, .. } if version_of(table) != *version => {
+                return Err(EmbeddingError::ChangedByMaxNorm.into());
+            }
+            Grads::Rerun { loss, wanted, .. } => loss.gradients(grad_value, *wanted)?,
         };
-        Ok((scaled(&self.0.hidden_grad, hidden)?, scaled(&self.0.table_grad, table)?))
+        let typed = |grad: Option<Tensor>, arg: &Tensor| grad.map(|grad| grad.to_dtype(arg.dtype())).transpose();
+        let [of_hidden, of_table, of_bias] = grads;
+        Ok((typed(of_hidden, hidden)?, typed(of_table, table)?, typed(of_bias, bias)?))
     }
 }

@@ -6,10 +6,12 @@ use crate::error::Result;
 use crate::rows::StoredRows;
 
 /// A row of the hidden states that counts (below N), and the token that it is to predict (below V).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Counted {
     pub(crate) row: usize,
     pub(crate) target: usize,
+    /// The factor of its loss in the sum.
+    pub(crate) weight: f64,
 }
 
 /// Which gradients are computed.
@@ -17,21 +19,23 @@ pub(crate) struct Counted {
 pub(crate) struct Wanted {
     pub(crate) hidden: bool,
     pub(crate) table: bool,
+    pub(crate) bias: bool,
+}
+
+impl Wanted {
+    pub(super) fn any(self) -> bool {
+        self.hidden || self.table || self.bias
+    }
 }
 
 /// The table of the head, `[V, C]`: in memory, or converted while it is read.
 #[derive(Clone, Debug)]
-pub(crate) enum HeadTable<'a> {
+pub(crate) enum HeadTable {
     Dense(Tensor),
-    Stored(&'a StoredRows),
+    Stored(StoredRows),
 }
 
-impl HeadTable<'_> {
-    /// Returns whether the table needs a gradient.
-    pub(crate) fn is_tracked(&self) -> bool {
-        matches!(self, Self::Dense(table) if table.track_op())
-    }
-
+impl HeadTable {
     /// Returns all rows as one tensor with the dtype and device of `like`.
     pub(super) fn dense(&self, like: &Tensor) -> Result<Tensor> {
         match self {
@@ -47,8 +51,12 @@ impl HeadTable<'_> {
 pub(crate) struct LossParts {
     /// A scalar.
     pub(crate) loss: Tensor,
+    /// The losses of the rows that count, in their order, each without a factor.
+    pub(crate) losses: Tensor,
     /// `[N, C]`, zero in rows that do not count.
     pub(crate) hidden_grad: Option<Tensor>,
     /// `[V, C]`
     pub(crate) table_grad: Option<Tensor>,
+    /// `[V]`
+    pub(crate) bias_grad: Option<Tensor>,
 }

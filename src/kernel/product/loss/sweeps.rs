@@ -8,9 +8,15 @@ use crate::kernel::core::parallel::{each_in_parallel, map_in_parallel};
 use crate::kernel::product::matmul::{Matrix, Update, matmul};
 use crate::kernel::product::real::Real;
 
-/// Where the second sweep writes: the groups' shares of the hidden states' gradient `[groups, rows, C]`, and the
-/// table's gradient.
-pub(super) type Partials<'a, T> = (Option<&'a mut [T]>, Option<&'a mut [T]>);
+/// Where the second sweep writes.
+pub(super) struct Partials<'a, T> {
+    /// The groups' shares of the hidden states' gradient, `[groups, rows, C]`.
+    pub(super) hidden: Option<&'a mut [T]>,
+    /// The table's gradient, which is written or added to.
+    pub(super) table: Option<&'a mut [T]>,
+    /// The bias's gradient, which is added to.
+    pub(super) bias: Option<&'a mut [T]>,
+}
 
 /// Rows that are computed together, after the first sweep.
 pub(super) struct Chunk<'a, T> {
@@ -52,6 +58,7 @@ struct Group<'a, T> {
     exps: &'a [T],
     hidden_grad: Option<&'a mut [T]>,
     table_grad: Option<&'a mut [T]>,
+    bias_grad: Option<&'a mut [T]>,
 }
 
 /// A block's own buffers.
@@ -104,7 +111,12 @@ impl<'a, T: Real> Chunk<'a, T> {
     }
 
     pub(super) fn loss(&self) -> f64 {
-        self.totals.iter().map(|total| total.loss).sum()
+        self.losses().zip(self.counted).map(|(loss, counted)| loss * counted.weight).sum()
+    }
+
+    /// Returns the losses of the rows, without factors.
+    pub(super) fn losses(&self) -> impl Iterator<Item = f64> {
+        self.totals.iter().map(|total| total.loss)
     }
 
     /// Runs one block of the first sweep.
@@ -115,6 +127,9 @@ impl<'a, T: Real> Chunk<'a, T> {
         matmul(exps, Update::Overwrite, rows, Matrix::new(table, n, c).t());
         let infinity = T::from_f64(f64::NEG_INFINITY);
         for ((row, counted), score) in exps.chunks_mut(n).zip(self.counted).zip(scores) {
+            if let Some(bias) = self.job.bias {
+                T::add_scaled(row, T::ONE, &bias[first..first + n]);
+            }
             if (first..first + n).contains(&counted.target) {
                 score.target = std::mem::replace(&mut row[counted.target - first], infinity);
             }
@@ -138,18 +153,20 @@ impl<'a, T: Real> Chunk<'a, T> {
         Total { loss, max, sum, others: others / sum }
     }
 
-    /// Runs the second sweep: writes the shares of the hidden states' gradient, and writes or adds to the table's.
-    pub(super) fn gradients(&self, exps: &[T], (hidden, table): Partials<'_, T>, update: Update) {
+    /// Runs the second sweep: writes the shares of the hidden states' gradient, and writes or adds to the others.
+    pub(super) fn gradients(&self, exps: &[T], to: Partials<'_, T>, update: Update) {
         let (n_rows, c, blocks) = (self.counted.len(), self.job.n_embd, self.job.blocks());
         let group_len = blocks.per_group * blocks.len;
-        let mut hidden = hidden.map(|grad| grad.chunks_mut(n_rows * c));
-        let mut table = table.map(|grad| grad.chunks_mut(group_len * c));
+        let mut hidden = to.hidden.map(|grad| grad.chunks_mut(n_rows * c));
+        let mut table = to.table.map(|grad| grad.chunks_mut(group_len * c));
+        let mut bias = to.bias.map(|grad| grad.chunks_mut(group_len));
         let exps = exps.chunks(group_len * n_rows).take(blocks.count.div_ceil(blocks.per_group));
         let share = |(index, exps)| Group {
             index,
             exps,
             hidden_grad: hidden.as_mut().and_then(Iterator::next),
             table_grad: table.as_mut().and_then(Iterator::next),
+            bias_grad: bias.as_mut().and_then(Iterator::next),
         };
         let groups: Vec<_> = exps.enumerate().map(share).collect();
         let spare = Spare::new();
@@ -159,7 +176,7 @@ impl<'a, T: Real> Chunk<'a, T> {
     /// Runs one group of the second sweep.
     fn group(&self, group: Group<'_, T>, scratch: &mut Scratch<T>, update: Update) {
         let (n_rows, c, blocks, scale) = (self.counted.len(), self.job.n_embd, self.job.blocks(), self.job.scale);
-        let Group { index, exps, mut hidden_grad, mut table_grad } = group;
+        let Group { index, exps, mut hidden_grad, mut table_grad, mut bias_grad } = group;
         scratch.product.resize(n_rows * c, T::ZERO);
         for (i, exps) in exps.chunks(blocks.len * n_rows).enumerate() {
             let index = index * blocks.per_group + i;
@@ -170,14 +187,23 @@ impl<'a, T: Real> Chunk<'a, T> {
             let exps = Matrix::new(exps, n_rows, n);
             let targets = || {
                 let rows = self.counted.iter().zip(&self.totals).enumerate();
-                rows.filter(|(_, (counted, _))| (first..first + n).contains(&counted.target))
-                    .map(|(row, (counted, total))| (row, counted.target - first, T::from_f64(-total.others * scale)))
+                rows.filter(|(_, (counted, _))| (first..first + n).contains(&counted.target)).map(
+                    |(row, (counted, total))| {
+                        (row, counted.target - first, T::from_f64(-total.others * scale * counted.weight))
+                    },
+                )
             };
             // From exponentials to probabilities, times `scale`; 0 where the block is negligible for the row.
-            let factors = self.scores[index * n_rows..][..n_rows]
-                .iter()
-                .zip(&self.totals)
-                .map(|(score, total)| T::from_f64((score.max.to_f64() - total.max).exp() * scale / total.sum));
+            let factors = self.scores[index * n_rows..][..n_rows].iter().zip(&self.totals).zip(self.counted).map(
+                |((score, total), counted)| {
+                    T::from_f64((score.max.to_f64() - total.max).exp() * scale * counted.weight / total.sum)
+                },
+            );
+            if let Some(grad) = &mut bias_grad {
+                let grad = &mut grad[i * blocks.len..][..n];
+                exps.rows().zip(factors.clone()).for_each(|(row, factor)| T::add_scaled(grad, factor, row));
+                targets().for_each(|(_, target, factor)| grad[target] += factor);
+            }
             if let Some(grad) = &mut table_grad {
                 let grad = &mut grad[i * blocks.len * c..][..n * c];
                 for ((out, row), factor) in scratch.product.chunks_mut(c).zip(self.rows.chunks(c)).zip(factors.clone())

@@ -1,0 +1,54 @@
+//! [`LmHeadError`]: why a layer has no output head.
+
+use std::path::PathBuf;
+
+use super::shown::Shown;
+
+/// Says why a layer has no output head.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_gpt_input::error::LmHeadError;
+/// use candle_gpt_input::{Error, GptInputConfig, GptInputLayer};
+/// use candle_nn::VarBuilder;
+///
+/// let config = GptInputConfig::new(3, 2, 4).with_extra("tie_word_embeddings", false)?;
+/// let layer = GptInputLayer::load(VarBuilder::zeros(DType::F32, &Device::Cpu), &config)?;
+/// assert!(matches!(layer.lm_head(), Err(Error::LmHead(LmHeadError::Missing))));
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LmHeadError {
+    /// A model whose head is its own, and is not there.
+    #[error(
+        "the model has an output head of its own (`tie_word_embeddings` is false), which is not there: give the layer \
+         one with `with_lm_head`, or tie it to wte with `tie_lm_head`"
+    )]
+    Missing,
+    /// Several tensors that may be the head.
+    #[error(
+        "{path}: several output heads: {candidates}; name one with `CheckpointOptions::with_lm_head`",
+        path = Shown::path(path),
+        candidates = Shown::text(candidates)
+    )]
+    Several {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Their names.
+        candidates: String,
+    },
+    /// A model that changes hidden states before the head, as BERT does.
+    #[error(
+        "{path}: {name} changes the hidden states before the output head: compute that yourself, and make a head of \
+         the table with `LmHead::new`",
+        path = Shown::path(path),
+        name = Shown::name(name)
+    )]
+    Transform {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+}
