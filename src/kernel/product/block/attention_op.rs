@@ -12,6 +12,9 @@ use crate::memory::zeros;
 
 type CandleResult<T> = candle_core::Result<T>;
 
+/// From this many products of elements on, several threads share the heads.
+const PARALLEL_PRODUCTS: usize = 1 << 20;
+
 /// Attention of `q` `[B, H, T_q, D]` over `k` and `v`, whose last dimension is contiguous. The output is
 /// `[B, T_q, H · D_v]`.
 pub(super) struct Separate(pub(super) Scores);
@@ -58,8 +61,13 @@ impl Scores {
 
 impl Job<'_> {
     fn all<R: Send>(&self, f: &(dyn Fn(usize, usize) -> R + Sync)) -> Vec<R> {
-        let [b, h, _, _] = self.q.dims;
-        map_in_parallel(b * h, &|i| f(i / h, i % h))
+        let ([b, h, t_q, d], [_, _, t_k, d_v]) = (self.q.dims, self.v.dims);
+        let each = |i| f(i / h, i % h);
+        // A step of decoding is over before another thread is awake.
+        match b * h * t_q * t_k * (d + d_v) < PARALLEL_PRODUCTS {
+            true => (0..b * h).map(each).collect(),
+            false => map_in_parallel(b * h, &each),
+        }
     }
 
     /// Computes the output, `[B, T_q, H · D_v]`.
