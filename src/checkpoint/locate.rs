@@ -13,7 +13,7 @@ use super::position_tables::position_tables;
 use super::stored::Kind;
 use super::weights::{TableInfo, Weights, WeightsFile};
 use super::{Checkpoint, LoadedTable, PaddedVocab};
-use crate::config::{GptInputConfig, PositionScheme};
+use crate::config::{GptInputConfig, PositionScheme, TableNames};
 use crate::error::{CheckpointError, Result};
 
 impl Checkpoint {
@@ -40,7 +40,15 @@ impl Checkpoint {
             }
             .into());
         }
-        let (config, padded_vocab) = self.resolve_config(&names, &wte, wpe.as_ref())?;
+        let (mut config, padded_vocab) = self.resolve_config(&names, &wte, wpe.as_ref())?;
+        if self.options.leave_tables_to_be_found() {
+            config.set_table_names(TableNames {
+                wte: wte.name.clone(),
+                wpe: wpe.as_ref().map(|wpe| wpe.name.clone()),
+                first_row: wpe.as_ref().map_or(0, |wpe| wpe.first_row),
+                is_counted: wpe.as_ref().is_some_and(|wpe| wpe.n_counted != wpe.info.n_rows),
+            });
+        }
         let given = self.options.lm_head.as_deref();
         if let Some(name) = given.filter(|name| !names.contains(name)) {
             return Err(self

@@ -100,6 +100,11 @@ impl CheckpointOptions {
         }
     }
 
+    /// Returns whether the tables are found, and position 0 in them, without a word from here.
+    pub(super) fn leave_tables_to_be_found(&self) -> bool {
+        self.wte.is_none() && self.wpe.is_none() && self.first_position_row.is_none()
+    }
+
     /// Sets the text of the configuration.
     #[must_use]
     pub fn with_config_json(mut self, text: impl Into<String>) -> Self {

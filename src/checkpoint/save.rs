@@ -9,7 +9,7 @@ use safetensors::tensor::TensorInfo;
 use super::header::{header_of, stored_as};
 use super::keys;
 use super::names::{CONFIG_FILE, CONFIG_METADATA, WEIGHTS_FILE};
-use crate::config::GptInputConfig;
+use crate::config::{GptInputConfig, TableNames};
 use crate::error::{CheckpointError, Result};
 use crate::files;
 
@@ -92,21 +92,42 @@ pub(crate) struct SavedTables<'a> {
 /// Writes the tables and the configuration to a folder.
 pub(crate) fn save_folder(path: &Path, tables: SavedTables<'_>, config: &GptInputConfig) -> Result<()> {
     std::fs::create_dir_all(path).map_err(CheckpointError::creating(path))?;
-    save_safetensors(&path.join(WEIGHTS_FILE), tables, config)?;
+    let config = save_safetensors(&path.join(WEIGHTS_FILE), tables, config)?;
     files::write_file(&path.join(CONFIG_FILE), |out| out.write_all(config.to_json().as_bytes()))?;
     Ok(())
 }
 
-/// Writes the tables and the configuration to one file.
-pub(crate) fn save_safetensors(path: &Path, tables: SavedTables<'_>, config: &GptInputConfig) -> Result<()> {
+/// Writes the tables and the configuration to one file, and returns the configuration as written.
+///
+/// A model of a type of its own has its own names, its rows before position 0, and its count of positions.
+pub(crate) fn save_safetensors(
+    path: &Path,
+    tables: SavedTables<'_>,
+    config: &GptInputConfig,
+) -> Result<GptInputConfig> {
     let SavedTables { wte, positional, head } = tables;
     // A head lies outside of the module with the tables, as in transformers.
     let prefix = if head.is_empty() { "" } else { keys::AROUND_HEAD };
     let named = |name: &str| format!("{prefix}{name}");
-    let tensors = [(named(keys::SAVED.0), wte)].into_iter();
-    let tensors = tensors.chain(positional.iter().map(|(name, table)| (named(name), table)));
+    let mut positional: Vec<_> = positional.iter().map(|(name, table)| (named(name), table.clone())).collect();
+    let of_file = config.table_names().filter(|names| positional.len() == usize::from(names.wpe.is_some()));
+    let wte_name = of_file.map_or_else(|| named(keys::SAVED.0), |names| names.wte.clone());
+    let mut written = config.clone();
+    if let (Some(TableNames { wpe: Some(name), first_row, is_counted, .. }), [(wpe_name, wpe)]) =
+        (of_file, positional.as_mut_slice())
+    {
+        wpe_name.clone_from(name);
+        if *first_row > 0 {
+            let before = Tensor::zeros((*first_row, wpe.dim(1)?), wpe.dtype(), wpe.device())?;
+            *wpe = Tensor::cat(&[&before, &*wpe], 0)?;
+        }
+        written.n_positions += if *is_counted { *first_row } else { 0 };
+    }
+    let tensors = [(wte_name, wte)].into_iter();
+    let tensors = tensors.chain(positional.iter().map(|(name, table)| (name.clone(), table)));
     let tensors = tensors.chain(head.iter().map(|(name, tensor)| (format!("lm_head.{name}"), *tensor)));
-    save_tensors(path, tensors, [(CONFIG_METADATA.to_string(), config.to_json())])
+    save_tensors(path, tensors, [(CONFIG_METADATA.to_string(), written.to_json())])?;
+    Ok(written)
 }
 
 /// Writes tensors (f32, f64, f16, bf16, u8, u32 or i64) into one safetensors file, in the given order.

@@ -1,14 +1,17 @@
 //! [`ConfigFile`]: what a `config.json` states, and how it is written again.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::fields::{NUMBER, Object, WHOLE, as_text, as_usize, brief, number, read, stated, write};
 use super::input::GptInputConfig;
 use super::model_type;
 use super::origin::Origin;
+use super::others::Others;
 use super::position::PositionScheme;
 use super::scale::{self, EmbeddingScale};
-use super::text::{self, Others};
+use super::text;
 use super::vocab;
 use super::words::{self, About};
 use crate::error::ConfigError;
@@ -62,7 +65,7 @@ impl ConfigFile {
             }
         }
         let mut file = Self::from_map(map)?;
-        file.origin.others = others;
+        file.origin.others = others.into();
         Ok(file)
     }
 
@@ -109,7 +112,8 @@ impl ConfigFile {
             vocab_size,
             padded_vocab_size,
             n_positions,
-            n_embd: count(N_EMBD)?,
+            n_embd: count(N_EMBD)?
+                .map(|of_blocks| model_type::width_of_tables(model_type.as_deref(), &extra).unwrap_or(of_blocks)),
             n_layer: count(N_LAYER)?,
             n_head: count(N_HEAD)?,
             head_dim: count(HEAD_DIM)?,
@@ -118,7 +122,7 @@ impl ConfigFile {
             embd_pdrop: real(dropout)?,
             initializer_range: real(INITIALIZER_RANGE)?,
             extra,
-            origin: Origin { stated, around, others: Others::new() },
+            origin: Origin { stated, around, ..Origin::default() },
         })
     }
 
@@ -153,6 +157,21 @@ impl ConfigFile {
             let by = format!("a model of type {}", model_type.unwrap_or_default());
             return Err(ConfigError::Needed { key: "position_embedding_type", by });
         };
+        let is_dimension = |key: &str| [VOCAB_SIZE, N_EMBD, N_LAYER, N_HEAD].iter().any(|names| names.contains(&key));
+        if !self.origin.stated.keys().any(|key| is_dimension(key)) {
+            words::refuse_nested(&self.extra, is_dimension)?;
+        }
+        for (dimension, value) in [
+            ("vocab_size", self.vocab_size),
+            ("n_positions", self.n_positions),
+            ("n_embd", self.n_embd),
+            ("n_layer", self.n_layer),
+            ("n_head", self.n_head),
+        ] {
+            if value.is_none() && model_type::is_gpt2(model_type) {
+                words::refuse_dimension(&self.extra, dimension)?;
+            }
+        }
         let needed = |value: Option<usize>, key: &'static str, is_needed: bool, default: usize| match value {
             Some(value) => Ok(value),
             None if model_type::is_gpt2(model_type) || !is_needed => Ok(default),
@@ -229,7 +248,9 @@ impl GptInputConfig {
             }
         };
         count(N_POSITIONS, self.n_positions, |file| file.n_positions);
-        count(N_EMBD, self.n_embd, |file| file.n_embd);
+        let of_tables = model_type::width_of_tables(self.model_type(), &self.extra);
+        let width_names = if of_tables.is_some() { &[model_type::EMBEDDING_SIZE] } else { N_EMBD };
+        count(width_names, self.n_embd, |file| file.n_embd);
         count(N_LAYER, self.n_layer, |file| file.n_layer);
         count(N_HEAD, self.n_head, |file| file.n_head);
         let vocab = (Some(self.vocab_size), self.padded_vocab_size);
@@ -282,11 +303,8 @@ impl GptInputConfig {
 
     /// Forgets that a key was a non-finite number.
     pub(super) fn forget_others(&mut self, key: &str) {
-        let at = match &self.origin.around {
-            Some((part, _)) => format!("/{part}/{key}"),
-            None => format!("/{key}"),
-        };
-        self.origin.others.retain(|place| *place != at && !place.starts_with(&format!("{at}/")));
+        let part = self.origin.around.as_ref().map(|(part, _)| *part);
+        Arc::make_mut(&mut self.origin.others).forget(part, key);
     }
 
     pub(super) fn model_type(&self) -> Option<&str> {

@@ -1,7 +1,11 @@
 //! [`Origin`]: how a `config.json` spelled what it states.
 
+use std::sync::Arc;
+
 use super::fields::Object;
-use super::text::Others;
+use super::input::GptInputConfig;
+use super::model_type::is_gpt2;
+use super::others::Others;
 
 /// How a file spelled what it states, so that it is written as it was read.
 #[derive(Clone, Debug, Default)]
@@ -10,7 +14,30 @@ pub(crate) struct Origin {
     pub(super) stated: Object,
     /// What lies around the part that reads tokens, and the key of that part.
     pub(super) around: Option<(&'static str, Object)>,
-    pub(super) others: Others,
+    pub(super) others: Arc<Others>,
+    pub(super) tables: Option<TableNames>,
+}
+
+/// The names of the tables that a configuration was read beside.
+#[derive(Clone, Debug)]
+pub(crate) struct TableNames {
+    pub(crate) wte: String,
+    pub(crate) wpe: Option<String>,
+    /// The row of position 0.
+    pub(crate) first_row: usize,
+    /// Whether the configuration counts the rows before that as positions.
+    pub(crate) is_counted: bool,
+}
+
+impl GptInputConfig {
+    /// Keeps the names of the tables, of which a model that is no GPT-2 has its own.
+    pub(crate) fn set_table_names(&mut self, names: TableNames) {
+        self.origin.tables = (!is_gpt2(self.model_type())).then_some(names);
+    }
+
+    pub(crate) fn table_names(&self) -> Option<&TableNames> {
+        self.origin.tables.as_ref()
+    }
 }
 
 impl Origin {

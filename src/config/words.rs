@@ -44,6 +44,44 @@ const POSITIONS: [&str; 11] =
 const SCALES: [&str; 8] = ["scale", "scaling", "multiplier", "mult", "norm", "normalize", "normalized", "mup"];
 const CAPS: [&str; 6] = ["scale", "scaling", "multiplier", "softcap", "softcapping", "cap"];
 
+/// Names of dimensions in files of other libraries, and ours for them. Where ours are not stated these would be lost.
+const DIMENSIONS: [(&str, &str, &[&str]); 5] = [
+    (
+        "vocab_size",
+        "state `vocab_size` in its place",
+        &["n_vocab", "vocabulary_size", "num_embeddings", "num_tokens", "n_tokens"],
+    ),
+    (
+        "n_positions",
+        "state `n_positions` in its place",
+        &["seq_len", "seq_length", "sequence_length", "max_sequence_length", "max_len", "ctx_len", "context_size"],
+    ),
+    (
+        "n_embd",
+        "state `n_embd` in its place",
+        &["dim", "embed_dim", "embedding_dim", "model_dim", "dmodel", "embedding_size", "emb_size", "width"],
+    ),
+    (
+        "n_layer",
+        "state `n_layer` in its place",
+        &["layers", "depth", "num_blocks", "n_blocks", "num_decoder_layers", "decoder_layers"],
+    ),
+    (
+        "n_head",
+        "state `n_head` in its place",
+        &["heads", "nhead", "attention_heads", "num_attn_heads", "decoder_attention_heads"],
+    ),
+];
+
+/// Refuses a name for a dimension that is not stated under one of ours.
+pub(super) fn refuse_dimension(extra: &Object, dimension: &'static str) -> Result<(), ConfigError> {
+    let Some((_, instead, names)) = DIMENSIONS.iter().find(|(ours, ..)| *ours == dimension) else { return Ok(()) };
+    match names.iter().filter_map(|name| extra.get_key_value(*name)).find(|(_, value)| value.is_number()) {
+        Some((key, value)) => Err(ConfigError::Unsupported { key: key.clone(), value: brief(value), instead }),
+        None => Ok(()),
+    }
+}
+
 /// Returns what a key is about, if its name says so. The type of the model is known, or is not.
 pub(super) fn about(key: &str, is_known: bool) -> Option<About> {
     let words = words_of(key);
@@ -95,8 +133,47 @@ pub(super) fn refuse(extra: &Object, what: About, model_type: Option<&str>) -> R
         }
         About::Logits => "make a head with `lm_head_unscaled`, and apply it to the logits",
     };
-    match extra.iter().find(|(key, value)| about(key, is_known) == Some(what) && changes(what, key, value)) {
-        Some((key, value)) => Err(ConfigError::Unsupported { key: key.clone(), value: brief(value), instead }),
+    let is_it = |key: &String, value: &Value| {
+        about(key, is_known) == Some(what) && changes(what, key, value)
+            || what == About::Positions && names_scheme(value)
+    };
+    if let Some((key, value)) = extra.iter().find(|(key, value)| is_it(key, value)) {
+        return Err(ConfigError::Unsupported { key: key.clone(), value: brief(value), instead });
+    }
+    // The keys of a part of the model, one object deep.
+    for (outer, part) in extra.iter().filter(|(key, _)| is_part(key, what)) {
+        let mut inner = part.as_object().into_iter().flatten();
+        if let Some((key, value)) = inner.find(|(key, value)| is_it(key, value)) {
+            return Err(ConfigError::Unsupported { key: format!("{outer}.{key}"), value: brief(value), instead });
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether a text is the name of positions, whatever its key is called.
+fn names_scheme(value: &Value) -> bool {
+    const NAMES: [&str; 6] = ["rope", "rotary", "alibi", "sinusoidal", "nope", "relative_key_query"];
+    value.as_str().is_some_and(|text| NAMES.contains(&text.to_ascii_lowercase().as_str()))
+}
+
+/// Returns whether an object under a key is a part of the model that says this; others have dropout of their own.
+fn is_part(key: &str, what: About) -> bool {
+    const PARTS: [&str; 8] = ["attention", "attn", "model", "gpt", "transformer", "decoder", "block", "blocks"];
+    let words = words_of(key);
+    words.iter().any(|word| word.starts_with("emb"))
+        || what != About::Dropout && words.iter().any(|word| PARTS.contains(&word.as_str()))
+}
+
+/// Refuses an object that states dimensions where none stand beside it: it is the configuration.
+pub(super) fn refuse_nested(extra: &Object, is_field: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
+    let states =
+        |value: &Value| value.as_object().is_some_and(|map| map.keys().filter(|key| is_field(key)).count() > 1);
+    match extra.iter().find(|(_, value)| states(value)) {
+        Some((key, value)) => Err(ConfigError::Unsupported {
+            key: key.clone(),
+            value: brief(value),
+            instead: "state its keys themselves, outside of any object",
+        }),
         None => Ok(()),
     }
 }

@@ -8,12 +8,15 @@ use crate::config::GptInputConfig;
 use crate::embedding::TokenTable;
 #[cfg(doc)]
 use crate::error::Error;
-use crate::error::{CheckpointError, LmHeadError, Result};
+use crate::error::{CheckpointError, ConfigError, LmHeadError, Result};
 use crate::position::PositionScheme;
 
 /// # Save
 impl GptInputLayer {
     /// Writes the tables in their own dtype under Hugging Face's names, for this crate and for transformers to open.
+    ///
+    /// The names are `wte.weight` and `wpe.weight`. A layer that was opened from a model of another `model_type` keeps
+    /// that type and the names that it was read from. Rows before position 0, which such a model may have, are zeros.
     ///
     /// A head of its own is written beside them, as `lm_head.weight`, and read from the checkpoint if it has not been.
     /// Rows of padding are kept; `config.json` counts them in `vocab_size`, as transformers needs it.
@@ -39,6 +42,7 @@ impl GptInputLayer {
     /// - [`CheckpointError::Io`], naming the path
     /// - [`Error::Quantized`] for a quantized table in a format other than GGUF
     /// - [`CheckpointError::NoNamesForPositions`] for positions that GGUF has no names for
+    /// - [`ConfigError::Unsupported`] for a factor of token rows, which GGUF has no key for
     /// - [`Error::NotInMemory`] for a mapped table: use [`to_dense`](Self::to_dense)
     /// - [`LmHeadError::Missing`] if the model has a head of its own that is not there: transformers would draw one at random
     #[doc(alias = "save_pretrained")]
@@ -69,12 +73,20 @@ impl GptInputLayer {
         let (wte, positional) = (self.wte.dense()?.weight(), self.positions.tables());
         let tables = SavedTables { wte, positional, head: &head.tensors() };
         match format {
-            SaveFormat::Safetensors => save_safetensors(path, tables, &config),
+            SaveFormat::Safetensors => save_safetensors(path, tables, &config).map(drop),
             _ => save_folder(path, tables, &config),
         }
     }
 
     fn save_as_gguf(&self, path: &Path, head: &Head, config: &GptInputConfig) -> Result<()> {
+        if let Some(factor) = config.embed_scale(self.wte.dtype()) {
+            return Err(ConfigError::Unsupported {
+                key: "embedding_multiplier".to_string(),
+                value: factor.to_string(),
+                instead: "GGUF's GPT-2 has no such key: save a folder or a safetensors file",
+            }
+            .into());
+        }
         let Some(wpe) = self.wpe().filter(|_| config.position == PositionScheme::Learned) else {
             let (path, scheme) = (path.to_path_buf(), config.position.name());
             return Err(CheckpointError::NoNamesForPositions { path, scheme }.into());

@@ -94,6 +94,41 @@ fn what_gguf_leaves_out_is_what_llama_cpp_takes() -> Result<()> {
     Ok(())
 }
 
+/// Values that stand in llama.cpp's code, not in a file, and a bias of 0 that switches ALiBi off.
+#[test]
+fn what_llama_cpp_has_in_its_code_is_obeyed_or_refused() -> Result<()> {
+    for name in ["mpt_learned", "starcoder"] {
+        let layer = load(gguf(name))?;
+        assert_eq!((&layer.config().position, layer.config().n_positions), (&PositionScheme::Learned, 4), "{name}");
+        let ids = Tensor::new(&[2u32, 0], &Device::Cpu)?;
+        let rows = layer.forward(&ids)?.to_vec2::<f32>()?;
+        // Row 2 of the tokens with position 0; row 0 with position 1.
+        assert_eq!(rows[0], (0..16).map(|c| (2 * 16 + c + c) as f32).collect::<Vec<_>>(), "{name}");
+        assert_eq!(rows[1], (0..16).map(|c| (c + 16 + c) as f32).collect::<Vec<_>>(), "{name}");
+    }
+    for name in ["jais", "jina", "bloom"] {
+        assert_eq!(load(gguf(name))?.config().position, PositionScheme::Alibi, "{name}");
+    }
+    let gemma = load(gguf("gemma2"))?;
+    assert_eq!(gemma.config().embedding_scale, EmbeddingScale::RootInDType);
+    let cohere = load(gguf("cohere2"))?;
+    let PositionScheme::RotaryByLayerType(by_type) = &cohere.config().position else { panic!("{:?}", cohere.config()) };
+    assert_eq!((by_type["full_attention"].is_some(), by_type["sliding_attention"].is_some()), (false, true));
+    let mut failures = Failures::default();
+    failures.error(gemma.lm_head(), "`final_logit_softcapping` is 30");
+    failures.error(cohere.lm_head(), "`logit_scale` is 0.25");
+    for name in ["grok", "smollm3"] {
+        failures
+            .error(load(gguf(name)), &format!("`general.architecture` is \"{name}\", which is not supported: state"));
+    }
+    // What it does, stated.
+    let json = r#"{"position_embedding_type": "rope", "n_head": 2, "embedding_multiplier": 78.38367176906169}"#;
+    let grok = Checkpoint::open_with(gguf("grok"), &CheckpointOptions::default().with_config_json(json))?;
+    let scale = grok.config()?.embedding_scale;
+    assert_eq!(scale, EmbeddingScale::Factor(78.38367176906169));
+    Ok(())
+}
+
 /// The text that is wrong is blamed, not the file of the weights beside it.
 #[test]
 fn a_configuration_is_blamed_where_it_stands() {

@@ -1,5 +1,8 @@
 //! The promises of saving: every bit, whole files, ordinary permissions.
 
+use candle_gpt_input::checkpoint::LoadReport;
+use candle_gpt_input::position::Resize;
+
 use super::*;
 
 fn awkward_config() -> GptInputConfig {
@@ -127,4 +130,82 @@ fn names_that_could_not_be_read_back_are_refused() {
         assert!(text.contains(found) && text.contains("x.safetensors"), "{text}");
         assert!(!path.exists());
     }
+}
+
+/// transformers finds nothing in a file of OPT's type with GPT-2's names.
+#[test]
+fn a_model_of_another_type_is_written_as_it_was_read() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let expected = golden_tensors("other_models/expected.safetensors");
+    let ids = expected["input_ids"].clone();
+    for name in ["opt", "openai_gpt", "bert", "roberta", "albert"] {
+        let source = golden("other_models").join(name);
+        let stored = candle_core::safetensors::load(source.join("model.safetensors"), &Device::Cpu)?;
+        let (layer, from) = open(&source, DType::F32)?;
+        for target in [folder.path().join(format!("{name}.safetensors")), folder.path().join(name)] {
+            layer.save(&target)?;
+            let (back, report) = open(&target, DType::F32)?;
+            assert_bits_eq(&back.forward(&ids)?, &expected[&format!("{name}.sum")]);
+            assert_eq!(back.config(), layer.config(), "{name}");
+            let table =
+                |report: &LoadReport| report.wpe.as_ref().map(|wpe| (wpe.name.clone(), wpe.shape, wpe.first_row));
+            assert_eq!((&report.wte.name, table(&report)), (&from.wte.name, table(&from)), "{name}");
+            // Written again it is the same.
+            let again = folder.path().join("again.safetensors");
+            back.save(&again)?;
+            assert_bits_eq(&load(&again)?.forward(&ids)?, &expected[&format!("{name}.sum")]);
+        }
+        let text = |folder: &Path| fs::read_to_string(folder.join("config.json")).unwrap();
+        let json = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        assert_eq!(json(text(&folder.path().join(name))), json(text(&source)), "{name}");
+        let written = candle_core::safetensors::load(folder.path().join(name).join("model.safetensors"), &Device::Cpu)?;
+        for (table, tensor) in written {
+            assert_eq!(tensor.dims(), stored[&table].dims(), "{name}: {table}");
+        }
+    }
+    // Fewer positions, and names that have to be given: what is written is read without a word.
+    let opt = golden("other_models/opt");
+    let mut layer = load(&opt)?;
+    layer = layer.resize_positions(5, Resize::Crop)?;
+    layer.save(folder.path().join("short"))?;
+    let back = load(folder.path().join("short"))?;
+    assert_eq!((back.config().n_positions, back.config()), (5, layer.config()));
+    assert_bits_eq(
+        &back.forward_at(&Tensor::new(&[3u32], &Device::Cpu)?, 4)?,
+        &layer.forward_at(&Tensor::new(&[3u32], &Device::Cpu)?, 4)?,
+    );
+    let named = CheckpointOptions::default()
+        .with_wte("model.decoder.embed_tokens.weight")
+        .with_wpe("model.decoder.embed_positions.weight")
+        .with_first_position_row(1);
+    let (layer, _) = GptInputLayer::open(
+        &Checkpoint::open_with(
+            opt.join("model.safetensors"),
+            &named.with_config_json(r#"{"model_type": "opt", "vocab_size": 11, "hidden_size": 4}"#),
+        )?,
+        &OpenOptions::new(DType::F32, &Device::Cpu),
+    )?;
+    layer.save(folder.path().join("named"))?;
+    let ids = Tensor::new(&[3u32, 5], &Device::Cpu)?;
+    assert_bits_eq(&load(folder.path().join("named"))?.forward(&ids)?, &layer.forward(&ids)?);
+    Ok(())
+}
+
+/// GGUF's GPT-2 has no key for it: rows would come back without their factor.
+#[test]
+fn a_factor_of_rows_is_not_lost_in_gguf() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let (wte, wpe) = tables(9, 5, 4);
+    save_tensors(folder.path().join("model.safetensors"), [("wte.weight", &wte), ("wpe.weight", &wpe)], [])?;
+    fs::write(folder.path().join("config.json"), r#"{"embedding_multiplier": 3.0}"#).unwrap();
+    let layer = load(folder.path())?;
+    let text = error_text(layer.save(folder.path().join("a.gguf")));
+    assert!(
+        text.contains("`embedding_multiplier` is 3, which is not supported: GGUF's GPT-2 has no such key"),
+        "{text}"
+    );
+    layer.save(folder.path().join("b.safetensors"))?;
+    let ids = Tensor::new(&[3u32, 5], &Device::Cpu)?;
+    assert_bits_eq(&load(folder.path().join("b.safetensors"))?.forward(&ids)?, &layer.forward(&ids)?);
+    Ok(())
 }

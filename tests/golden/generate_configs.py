@@ -4,7 +4,8 @@
     python tests/golden/generate_configs.py
 
 A case is a configuration as files on the Hub have it. Of each type of layer it has the frequencies, what cosines and sines are
-multiplied by, and products of rotated queries and keys; of models that scale their token rows, those rows.
+multiplied by, and products of rotated queries and keys; of models that scale their token rows, those rows. Default
+configurations of classes have what is expected of them.
 """
 
 import copy
@@ -90,6 +91,46 @@ SCALED = [
     ("granite", llama(model_type="granite", embedding_multiplier=12.3)),
 ]
 
+# Default configurations, by hand from the classes: the positions, with the base, the part and the pairs of rotations; the
+# factor of token rows where there is one; and the key for which a head, or the file, is refused.
+DEFAULTS = [
+    ("gpt2", {}, "learned", None, None),
+    ("gpt_neo", {"attention_types": [[["global", "local"], 2]]}, "learned", None, None),
+    ("gpt_neox", {}, "rope 10000 of 0.25", None, None),
+    ("gptj", {}, "rope 10000 of 64 neighbours", None, None),
+    ("opt", {}, "learned", None, None),
+    ("bloom", {}, "alibi", None, None),
+    ("falcon", {}, "rope 10000", None, None),
+    ("falcon", {"alibi": True}, "alibi", None, None),
+    ("mpt", {}, "alibi", None, None),
+    ("llama", {}, "rope 10000", None, None),
+    ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                                   "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}},
+     "rope 500000 llama3", None, None),
+    ("mistral", {}, "rope 10000", None, None),
+    ("qwen2", {}, "rope 10000", None, None),
+    ("qwen3", {}, "rope 10000", None, None),
+    ("gemma", {}, "rope 10000", "root-in-d-type", None),
+    ("gemma2", {}, "rope 10000", "root-in-d-type", "final_logit_softcapping"),
+    ("gemma3_text", {}, "full_attention: rope 1000000, sliding_attention: rope 10000", "root-in-d-type", None),
+    ("phi", {}, "rope 10000 of 0.5", None, None),
+    ("phi3", {}, "rope 10000", None, None),
+    ("smollm3", {}, "no_rope: none, rope: rope 2000000", None, None),
+    ("llama4_text", {}, "no_rope: none, rope: rope 500000 neighbours", None, None),
+    ("cohere", {}, "rope 500000 neighbours", None, "logit_scale"),
+    ("granite", {"embedding_multiplier": 12.0, "logits_scaling": 8.0}, "rope 10000", {"factor": 12.0}, "logits_scaling"),
+    ("bert", {}, "learned", None, None),
+    ("roberta", {}, "learned", None, None),
+    ("esm", {"vocab_size": 33}, "learned", None, None),
+    ("deberta", {}, "learned", None, None),
+    ("deberta", {"relative_attention": True}, None, None, "relative_attention"),
+    ("xlnet", {}, None, None, "position_embedding_type"),
+    ("t5", {}, None, None, "position_embedding_type"),
+    ("nanochat", {}, None, None, "model_type"),
+]
+# A model whose class is not one of transformers' own, by its file.
+MINICPM = llama(model_type="minicpm", scale_emb=12, dim_model_base=256, scale_depth=1.4, rope_theta=10000.0)
+
 
 def numbers(tensor):
     """The elements, with as few digits as f32 needs."""
@@ -160,6 +201,13 @@ def rows(keys, dtype):
     return {"table": numbers(table[:3]), "rows": numbers(seen[0][0])}
 
 
+def default(name, keys):
+    """The file of the class, with four layers, without the keys that every class has."""
+    config = json.loads(CONFIG_MAPPING[name](num_hidden_layers=4, **keys).to_json_string(use_diff=True))
+    dull = ("_id", "attention_dropout", "transformers_version", "use_cache", "initializer_range", "layer_norm_eps")
+    return {key: value for key, value in config.items() if not key.endswith(dull)}
+
+
 def main():
     torch.set_num_threads(1)
     cases = [{"name": name, "config": keys, "layers": rotation(keys, lengths)} for name, keys, lengths in ROTATIONS]
@@ -169,8 +217,12 @@ def main():
         for name, keys in SCALED:
             keys = {**keys, "hidden_size": 12, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 6}
             scaled.append({"name": name, "config": keys, **{name: rows(keys, dtype) for name, dtype in dtypes.items()}})
+    defaults = [(default(name, keys), *expected) for name, keys, *expected in DEFAULTS]
+    defaults.append((MINICPM, "rope 10000", {"factor": 12.0}, "dim_model_base"))
     golden = {"torch": torch.__version__, "transformers": transformers.__version__,
-              "command": "python tests/golden/generate_configs.py", "rotations": cases, "scaled": scaled}
+              "command": "python tests/golden/generate_configs.py", "rotations": cases, "scaled": scaled,
+              "defaults": [{"config": config, "positions": positions, "scale": scale, "refused": refused}
+                           for config, positions, scale, refused in defaults]}
     path = pathlib.Path(__file__).parent / "configs.json"
     path.write_text(json.dumps(golden, separators=(",", ":")) + "\n")
     print(f"{path}: {len(cases) + len(scaled)} cases, {path.stat().st_size} bytes")

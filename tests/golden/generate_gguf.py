@@ -13,11 +13,12 @@ import numpy as np
 
 FOLDER = Path(__file__).parent / "gguf"
 C, HEADS, CONTEXT = 16, 2, 4096
+POSITIONS = np.arange(4 * C).reshape(4, C)
 
 
 def write(name, architecture, tensors=(), **keys):
     writer = gguf.GGUFWriter(FOLDER / f"{name}.gguf", architecture)
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(len(dict(tensors).get("position_embd.weight", range(CONTEXT))))
     writer.add_embedding_length(C)
     writer.add_block_count(1)
     writer.add_head_count(HEADS)
@@ -49,6 +50,14 @@ def main():
     write("bloom", "bloom")
     write("mpt", "mpt", max_alibi_bias=8.0)
     write("mpt_16", "mpt", max_alibi_bias=16.0)
+    write("mpt_learned", "mpt", {"position_embd.weight": POSITIONS}, max_alibi_bias=0.0)
+    write("jais", "jais", max_alibi_bias=8.0)
+    write("jina", "jina-bert-v2")
+    write("gemma2", "gemma2", key_length=8)
+    write("cohere2", "cohere2", logit_scale=0.25, sliding_window=512, rope_freq_base=50000.0)
+    write("starcoder", "starcoder", {"position_embd.weight": POSITIONS})
+    write("grok", "grok")
+    write("smollm3", "smollm3", rope_freq_base=2e6)
     write("unknown", "jamba", rope_freq_base=10000.0)
     write("minicpm", "minicpm", rope_freq_base=10000.0)
     write("minicpm_plain", "minicpm", rope_freq_base=10000.0, embedding_scale=0.0, logit_scale=0.0)

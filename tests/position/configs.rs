@@ -93,6 +93,63 @@ fn rotations_are_those_of_transformers() {
     }
 }
 
+/// What the golden's text says of a rotation that differs from Llama's.
+fn described(rotary: &RotaryConfig) -> String {
+    let part = match rotary.rotary_dim {
+        Some(n) => format!(" of {n}"),
+        None if rotary.partial_rotary_factor == 1.0 => String::new(),
+        None => format!(" of {}", rotary.partial_rotary_factor),
+    };
+    let pairs = if rotary.interleaved { " neighbours" } else { "" };
+    let scaling = match &rotary.scaling {
+        RotaryScaling::None => "",
+        RotaryScaling::Llama3(_) => " llama3",
+        other => panic!("{other:?}"),
+    };
+    format!("rope {}{part}{pairs}{scaling}", rotary.rope_theta)
+}
+
+/// Each file as the class of transformers writes it.
+#[test]
+fn default_configurations_are_read_as_their_classes_mean_them() {
+    let mut failures = Failures::default();
+    let cases = goldens("defaults");
+    for case in &cases {
+        let (text, refused) = (&case["config"], case["refused"].as_str());
+        let name = &text["model_type"];
+        let Some(expected) = case["positions"].as_str() else {
+            failures.error(read(text), &format!("`{}`", refused.unwrap()));
+            continue;
+        };
+        let Some(config) = round_trip(&mut failures, text) else { continue };
+        let positions = match &config.position {
+            PositionScheme::Rotary(rotary) => described(rotary),
+            PositionScheme::RotaryByLayerType(by_type) => {
+                let one = |rotary: &Option<RotaryConfig>| rotary.as_ref().map_or("none".to_string(), described);
+                by_type.iter().map(|(name, rotary)| format!("{name}: {}", one(rotary))).collect::<Vec<_>>().join(", ")
+            }
+            other => other.to_string(),
+        };
+        failures.holds(positions == expected, format_args!("{name}: {positions} is not {expected}"));
+        let scale = serde_json::to_value(config.embedding_scale).unwrap();
+        let expected = case["scale"].clone();
+        let is_same = scale == expected || expected.is_null() && config.embedding_scale == EmbeddingScale::None;
+        failures.holds(is_same, format_args!("{name}: {scale} is not {expected}"));
+        if config.position == PositionScheme::Learned {
+            continue;
+        }
+        // Few columns of the same model: what becomes of the logits is no matter of size.
+        let small = config.with_vocab_size(3).with_n_embd(32).with_n_head(1).with_head_dim(64);
+        let wte = Tensor::zeros((3, 32), DType::F32, &Device::Cpu).unwrap();
+        match (GptInputLayer::with_scheme(wte, &small).unwrap().lm_head(), refused) {
+            (Ok(_), None) => {}
+            (head, Some(key)) => failures.error(head, &format!("`{key}` is")),
+            (Err(error), None) => failures.holds(false, format_args!("{name}: {error}")),
+        }
+    }
+    assert_eq!(cases.len(), 32);
+}
+
 #[test]
 fn token_rows_are_scaled_as_transformers_scales_them() {
     for case in goldens("scaled") {

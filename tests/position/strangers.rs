@@ -78,7 +78,20 @@ fn keys_that_speak_of_the_input_are_refused_by_name() {
             json!({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default", "llama_4_scaling_beta": 0.1}}),
             "`llama_4_scaling_beta` is 0.1",
         ),
+        (
+            json!({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default", "rope_interleave": true}}),
+            "`rope_interleave` is true, which is not supported: rotate",
+        ),
+        (
+            json!({"rope_parameters": {"full_attention": {"rope_theta": 1e6, "use_dynamic_ntk": true}}}),
+            "`use_dynamic_ntk` is true",
+        ),
         (json!({"relative_attention_num_buckets": 32}), "no `position_embedding_type`, which `relative_attention_num"),
+        (json!({"pe": "RoPE"}), "`pe` is \"RoPE\", which is not supported: state `position_embedding_type`"),
+        (json!({"attention_bias_type": "alibi"}), "`attention_bias_type` is \"alibi\""),
+        (json!({"attention": {"rope": true}}), "`attention.rope` is true"),
+        (json!({"decoder": {"kind": "rotary"}}), "`decoder.kind` is \"rotary\""),
+        (json!({"embedding": {"dropout": 0.3}}), "`embedding.dropout` is 0.3"),
         (json!({"emb_drop": 0.1}), "`emb_drop` is 0.1, which is not supported: state `embd_pdrop` in its place"),
         (json!({"dropout_p": 0.1}), "`dropout_p` is 0.1"),
         (json!({"model_type": "esm", "token_dropout": true}), "`token_dropout` is true"),
@@ -102,6 +115,59 @@ fn keys_that_speak_of_the_input_are_refused_by_name() {
     }
 }
 
+/// Tables narrower than the blocks behind them; dropouts and scales as the classes have them where the file is silent.
+#[test]
+fn what_a_class_has_of_its_own_is_known() {
+    let albert = json!({"model_type": "albert", "embedding_size": 16, "hidden_size": 64});
+    let mut config = read(&albert);
+    assert_eq!(config.n_embd, 16);
+    config.n_embd = 32;
+    assert_eq!(GptInputConfig::from_json(&config.to_json()).unwrap(), config);
+    for (model_type, dropout) in
+        [("whisper", 0.0), ("rembert", 0.0), ("mobilebert", 0.0), ("biogpt", 0.1), ("altclip_text_model", 0.1)]
+    {
+        assert_eq!(read(&json!({"model_type": model_type})).embd_pdrop, dropout, "{model_type}");
+    }
+    assert_eq!(read(&json!({"model_type": "plbart"})).embedding_scale, EmbeddingScale::Root);
+}
+
+/// GPT-2's default would take the place of a dimension that the file has under a name of its own.
+#[test]
+fn dimensions_under_other_names_are_refused_by_name() {
+    let mut failures = Failures::default();
+    for (json, expected) in [
+        (
+            r#"{"dim": 512, "n_layers": 8, "n_heads": 8, "vocab_size": 32000}"#,
+            "`dim` is 512, which is not supported: state `n_embd`",
+        ),
+        (r#"{"n_embd": 64, "heads": 8}"#, "`heads` is 8, which is not supported: state `n_head`"),
+        (r#"{"n_embd": 64, "depth": 3}"#, "`depth` is 3, which is not supported: state `n_layer`"),
+        (r#"{"n_embd": 64, "seq_len": 4096}"#, "`seq_len` is 4096, which is not supported: state `n_positions`"),
+        (r#"{"model_type": "gpt2", "n_vocab": 9}"#, "`n_vocab` is 9, which is not supported: state `vocab_size`"),
+    ] {
+        failures.error(GptInputConfig::from_json(json), expected);
+    }
+    let nested = GptInputConfig::from_json(r#"{"model": {"vocab_size": 9, "n_embd": 64, "n_layer": 2}, "seed": 1}"#);
+    failures.error(nested, "`model` is an object, which is not supported: state its keys themselves");
+    let both = GptInputConfig::from_json(r#"{"n_embd": 64, "dim": 512, "n_head": 4, "heads": 8}"#).unwrap();
+    assert_eq!((both.n_embd, both.n_head), (64, 4));
+}
+
+/// The classes have a window of 4096, and only `null` takes it away.
+#[test]
+fn layers_slide_where_the_file_is_silent() {
+    let rotated = |keys: Value| match read(&keys).position {
+        PositionScheme::RotaryByLayerType(by_type) => by_type["full_attention"].is_some(),
+        PositionScheme::Rotary(_) => true,
+        other => panic!("{other:?}"),
+    };
+    for model_type in ["cohere2", "exaone4"] {
+        assert!(!rotated(json!({"model_type": model_type})), "{model_type}");
+        assert!(!rotated(json!({"model_type": model_type, "sliding_window": 512})), "{model_type}");
+        assert!(rotated(json!({"model_type": model_type, "sliding_window": null})), "{model_type}");
+    }
+}
+
 /// What says nothing, or speaks of other parts of a model, is no reason to refuse a file.
 #[test]
 fn keys_that_change_nothing_pass() {
@@ -113,6 +179,7 @@ fn keys_that_change_nothing_pass() {
         json!({"model_type": "distilbert", "sinusoidal_pos_embds": false, "qa_dropout": 0.1}),
         json!({"logit_scale_init_value": 2.6592, "pos_token_id": 3, "positive_label_weight": 10.0, "embedding_size": 64}),
         json!({"model_type": "opt", "dropout": 0.1, "word_embed_proj_dim": 64}),
+        json!({"vision_config": {"rope_theta": 1e4, "hidden_size": 8, "num_hidden_layers": 2}, "attention": {"bias": true, "dropout": 0.1}}),
     ];
     for keys in cases {
         assert_eq!(read(&keys).position, PositionScheme::Learned, "{keys}");

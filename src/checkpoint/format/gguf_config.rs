@@ -87,8 +87,8 @@ const HALVES: [(&str, &str); 26] = [
     ("seed_oss", "seed_oss"),
     ("lfm2", "lfm2"),
 ];
-/// Architectures with ALiBi.
-const ALIBI: [(&str, &str); 3] = [("bloom", "bloom"), ("mpt", "mpt"), ("refact", "gpt_refact")];
+/// Architectures with ALiBi, whatever their keys say. Others have it if `attention.max_alibi_bias` is not 0.
+const ALIBI: [(&str, &str); 3] = [("bloom", "bloom"), ("refact", "gpt_refact"), ("jina-bert-v2", "jina_bert_v2")];
 
 /// Factors of frequencies, which llama.cpp stores as tensors.
 const FREQUENCIES: &str = "rope_freqs.weight";
@@ -121,12 +121,16 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
         list.iter().find(|(known, _)| *known == architecture).map(|(_, model_type)| *model_type)
     };
     let rotary = type_among(&NEIGHBOURS).map(|name| (name, true)).or(type_among(&HALVES).map(|name| (name, false)));
-    if let Some(model_type) = type_among(&ALIBI) {
+    let always = type_among(&ALIBI);
+    let max_bias = of("attention.max_alibi_bias").filter(|max| always.is_none() && max.as_f64() != Some(0.0));
+    if let Some(model_type) = always.or((architecture == "mpt").then_some("mpt")) {
         config.insert("model_type".to_string(), model_type.into());
-        config.insert("alibi".to_string(), true.into());
-        if let Some(max) = of("attention.max_alibi_bias").filter(|max| max.as_f64() != Some(8.0)) {
-            config.insert("attn_config".to_string(), json!({"alibi": true, "alibi_bias_max": max}));
-        }
+        config.insert("alibi".to_string(), (always.is_some() || max_bias.is_some()).into());
+    }
+    if let Some(max) = max_bias {
+        config.insert("attn_config".to_string(), json!({"alibi": true, "alibi_bias_max": max}));
+    } else if always.is_some() || architecture == "mpt" {
+        config.retain(|key, _| !key.starts_with("rope_") && key != "rotary_dim");
     } else if let Some((model_type, interleaved)) = rotary {
         config.insert("model_type".to_string(), model_type.into());
         config.insert("rope_interleave".to_string(), interleaved.into());
@@ -144,8 +148,10 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
         if let Some(scaling) = scaling(&of, &config, contents, file)? {
             config.insert("rope_scaling".to_string(), scaling);
         }
-    } else if config.keys().any(|key| key.starts_with("rope_") || key == "rotary_dim") {
-        // How its pairs lie is not known: refused where positions are asked for.
+    } else if config.keys().any(|key| key.starts_with("rope_") || key == "rotary_dim")
+        || !architecture.is_empty() && !contents.tensors.keys().any(|name| names::is_known_position_table(name))
+    {
+        // What its positions are is not known: refused where they are asked for.
         config.insert(ARCHITECTURE.to_string(), architecture.into());
     }
     // A factor of 0 is none for llama.cpp.
@@ -164,6 +170,14 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
         // Only what has full attention is scaled.
         "olmo2" if config.contains_key("sliding_window") => {
             config.insert("model_type".to_string(), "olmo3".into());
+        }
+        // The larger of the two, whose file may leave out its window.
+        "exaone4" if of("block_count").and_then(Value::as_u64) == Some(64) => {
+            config.entry("sliding_window").or_insert(json!(4096));
+        }
+        // llama.cpp has no window where the file has none.
+        "exaone4" => {
+            config.entry("sliding_window").or_insert(Value::Null);
         }
         // Granite's switch for its rotation.
         "granite" | "granitemoe" if of("rope.scaling.finetuned").and_then(Value::as_bool) == Some(false) => {

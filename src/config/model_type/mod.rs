@@ -5,10 +5,13 @@ mod rotations;
 
 use serde_json::Value;
 
-use super::fields::Object;
+use super::fields::{Object, as_usize};
 use super::scale::EmbeddingScale;
 pub(super) use positions::{Own, own_positions, refused};
 pub(super) use rotations::{Rotated, Rotation};
+
+/// The width of tables that are projected into the blocks.
+pub(super) const EMBEDDING_SIZE: &str = "embedding_size";
 
 /// What follows the name of a model in those of its classes, after the last `For`.
 const CLASSES: [&str; 6] = ["DoubleHeadsModel", "WithLMHeadModel", "LMHeadModel", "EncoderModel", "TextModel", "Model"];
@@ -97,6 +100,12 @@ pub(super) fn has_own_head_dim(model_type: Option<&str>) -> bool {
     model_type.is_some_and(|model_type| TYPES.contains(&model_type))
 }
 
+/// Returns the width of tables that is stated beside that of the blocks behind them.
+pub(super) fn width_of_tables(model_type: Option<&str>, map: &Object) -> Option<usize> {
+    let is_own = matches!(model_type, Some("albert" | "electra" | "convbert"));
+    map.get(EMBEDDING_SIZE).filter(|_| is_own).and_then(as_usize)
+}
+
 /// Returns further names under which a type of model states the dropout of its embeddings, and the probability where
 /// none of them is stated.
 pub(super) fn dropout(model_type: Option<&str>) -> (&'static [&'static str], f64) {
@@ -111,10 +120,15 @@ pub(super) fn dropout(model_type: Option<&str>) -> (&'static [&'static str], f64
         Some(
             "bart" | "mbart" | "marian" | "pegasus" | "pegasus_x" | "blenderbot" | "blenderbot-small" | "m2m_100"
             | "xglm" | "xlnet" | "xlm" | "fsmt" | "transfo-xl" | "distilbert" | "flaubert" | "mvp" | "plbart"
-            | "bigbird_pegasus" | "led" | "trocr" | "whisper" | "nllb-moe" | "prophetnet",
+            | "bigbird_pegasus" | "led" | "trocr" | "nllb-moe" | "prophetnet",
         ) => (&["dropout"], 0.1),
-        Some("albert" | "nomic_bert") => (&["hidden_dropout_prob"], 0.0),
-        Some("gte" | "jina_embeddings_v3") => (&["hidden_dropout_prob"], 0.1),
+        Some("whisper") => (&["dropout"], 0.0),
+        Some("albert" | "nomic_bert" | "mobilebert" | "rembert" | "vilt" | "flava" | "flava_text_model") => {
+            (&["hidden_dropout_prob"], 0.0)
+        }
+        Some("gte" | "jina_embeddings_v3" | "biogpt" | "altclip" | "altclip_text_model") => {
+            (&["hidden_dropout_prob"], 0.1)
+        }
         Some("t5" | "mt5" | "umt5") => (&["dropout_rate"], 0.1),
         Some("bloom" | "mpt" | "opt" | "gptj" | "codegen" | "gpt_neo" | "dbrx") => (&[], 0.0),
         // What they have is not applied to the sum.
@@ -151,6 +165,7 @@ pub(super) fn embedding_scale(model_type: Option<&str>) -> EmbeddingScale {
         Some(
             "ctrl"
             | "biogpt"
+            | "plbart"
             | "xglm"
             | "fsmt"
             | "m2m_100"

@@ -25,7 +25,7 @@ pub(in crate::config) struct Rotation {
     pub(in crate::config) rotated: Rotated,
     /// Layers of a sliding window have no scaling.
     pub(in crate::config) only_full_is_scaled: bool,
-    /// The class scales where a configuration states no parameters: they have to be stated.
+    /// The class scales, or rotates by layer type, where a configuration states no parameters: they have to be stated.
     pub(in crate::config) is_scaled: bool,
 }
 
@@ -149,13 +149,12 @@ pub(super) const ROTATIONS: [Rotation; 37] = [
             "blt_patcher",
             "glm_ocr_text",
             "glm4v_text",
-            "dots3_note_text",
             "hy_v4_vl_text",
         ],
         1e4,
     )
     .neighbours(),
-    Rotation::of(&["mistral4"], 1e4).neighbours().scaled(),
+    Rotation::of(&["mistral4", "dots3_note_text"], 1e4).neighbours().scaled(),
     Rotation::of(&["longcat_flash"], 1e7).neighbours(),
     Rotation::of(&["bailing_hybrid"], 6e6).neighbours(),
     Rotation::of(&["blt_local_encoder", "blt_local_decoder"], 5e5).neighbours(),

@@ -13,6 +13,8 @@ const KEY: &str = "position_embedding_type";
 const SCALE: &str = "scale_embedding";
 const EXPECTED: &str = "learned (absolute), sinusoidal, none, transformer-xl, rope, alibi, t5, shaw or deberta";
 const ALIBI: &[&str] = &["alibi", "use_alibi"];
+/// The architecture of a GGUF whose positions are not known.
+const ARCHITECTURE: &str = "general.architecture";
 /// MPT's object of what belongs to attention.
 const ATTN_CONFIG: &str = "attn_config";
 const NUM_BUCKETS: &str = "relative_attention_num_buckets";
@@ -60,6 +62,13 @@ impl PositionScheme {
         n_positions: Option<usize>,
     ) -> Result<Option<Self>, ConfigError> {
         words::refuse(rest, About::Positions, model_type)?;
+        if let Some((key, value)) = rest.get_key_value(ARCHITECTURE) {
+            return Err(ConfigError::Unsupported {
+                key: key.clone(),
+                value: brief(value),
+                instead: "state what it does in a configuration of your own (`CheckpointOptions::with_config_json`)",
+            });
+        }
         let scheme = Self::read_known(map, rest, model_type, n_positions)?;
         let off = rest.iter().find(|(key, value)| {
             *value == &Value::Bool(false)

@@ -12,6 +12,7 @@ use crate::config::fields::{
 };
 use crate::config::model_type::{Rotated, Rotation, rotation};
 use crate::config::text_limits::MAX_LAYERS;
+use crate::config::words::{self, About};
 use crate::error::ConfigError;
 
 pub(super) const PARAMETERS: &str = "rope_parameters";
@@ -42,10 +43,7 @@ pub(in crate::config) fn reads(key: &str) -> bool {
 }
 
 /// Keys that change a rotation in ways that are not computed here, and the values that change nothing.
-const UNSUPPORTED: [(&str, f64); 2] = [
-    ("general.architecture", 0.0), // a GGUF of which it is not known how its pairs lie
-    ("global_head_dim", 0.0),
-];
+const UNSUPPORTED: [(&str, f64); 1] = [("global_head_dim", 0.0)];
 /// The same inside of `rope_parameters`.
 const UNSUPPORTED_INSIDE: [(&str, f64); 4] =
     [("alpha", 1.0), ("short_mscale", 1.0), ("long_mscale", 1.0), ("llama_4_scaling_beta", 0.0)];
@@ -118,7 +116,10 @@ impl Rotations {
         };
         match of_type.rotated {
             Rotated::Sliding => return Ok(layers(None, full)),
-            Rotated::SlidingIfAny if stated(rest, "sliding_window").is_some() => return Ok(layers(None, full)),
+            // The classes have a window where the file is silent.
+            Rotated::SlidingIfAny if !rest.get("sliding_window").is_some_and(Value::is_null) => {
+                return Ok(layers(None, full));
+            }
             _ => {}
         }
         if leaves_some_out(map, of_type)? {
@@ -192,9 +193,18 @@ fn refuse(map: &Object, rest: &Object) -> Result<(), ConfigError> {
     check(rest, &UNSUPPORTED)?;
     for key in [PARAMETERS, SCALING] {
         let Some(Value::Object(inner)) = map.get(key) else { continue };
-        check(inner, &UNSUPPORTED_INSIDE)?;
-        for nested in inner.values().filter_map(Value::as_object) {
-            check(nested, &UNSUPPORTED_INSIDE)?;
+        for object in [inner].into_iter().chain(inner.values().filter_map(Value::as_object)) {
+            check(object, &UNSUPPORTED_INSIDE)?;
+            // What stands beside the object elsewhere, or speaks of positions, is not one of its parameters.
+            let is_other = |key: &&String| {
+                let is_length = *key == ORIGINAL || THETA.contains(&key.as_str()) || PARTIAL.contains(&key.as_str());
+                !is_length && *key != "rope_type" && words::about(key, true) == Some(About::Positions)
+            };
+            let others = object.keys().filter(is_other).filter_map(|key| Some((key, stated(object, key)?)));
+            let mut others = others.filter(|(_, value)| value.as_bool() != Some(false) && !value.is_object());
+            if let Some((key, value)) = others.next() {
+                return Err(refused(key, value));
+            }
         }
     }
     Ok(())
