@@ -157,7 +157,7 @@ impl ConfigFile {
             let by = format!("a model of type {}", model_type.unwrap_or_default());
             return Err(ConfigError::Needed { key: "position_embedding_type", by });
         };
-        let is_dimension = |key: &str| [VOCAB_SIZE, N_EMBD, N_LAYER, N_HEAD].iter().any(|names| names.contains(&key));
+        let is_dimension = |key: &str| [vocab::KEYS, N_EMBD, N_LAYER, N_HEAD].iter().any(|names| names.contains(&key));
         if !self.origin.stated.keys().any(|key| is_dimension(key)) {
             words::refuse_nested(&self.extra, is_dimension)?;
         }

@@ -140,8 +140,9 @@ pub(super) fn refuse(extra: &Object, what: About, model_type: Option<&str>) -> R
     if let Some((key, value)) = extra.iter().find(|(key, value)| is_it(key, value)) {
         return Err(ConfigError::Unsupported { key: key.clone(), value: brief(value), instead });
     }
-    // The keys of a part of the model, one object deep.
-    for (outer, part) in extra.iter().filter(|(key, _)| is_part(key, what)) {
+    // The keys of a part of the model, one object deep; one with a type is a model of its own.
+    let is_model = |part: &Value| part.get("model_type").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+    for (outer, part) in extra.iter().filter(|(key, part)| is_part(key, what) && !is_model(part)) {
         let mut inner = part.as_object().into_iter().flatten();
         if let Some((key, value)) = inner.find(|(key, value)| is_it(key, value)) {
             return Err(ConfigError::Unsupported { key: format!("{outer}.{key}"), value: brief(value), instead });

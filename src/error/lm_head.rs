@@ -40,7 +40,7 @@ pub enum LmHeadError {
     },
     /// A model that changes hidden states before the head, as BERT does.
     #[error(
-        "{path}: {name} changes the hidden states before the output head: compute that yourself, and make a head of \
+        "{path}: `{name}` changes the hidden states before the output head: compute that yourself, and make a head of \
          the table with `LmHead::new`",
         path = Shown::path(path),
         name = Shown::name(name)

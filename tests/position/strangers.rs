@@ -122,7 +122,8 @@ fn what_a_class_has_of_its_own_is_known() {
     let mut config = read(&albert);
     assert_eq!(config.n_embd, 16);
     config.n_embd = 32;
-    assert_eq!(GptInputConfig::from_json(&config.to_json()).unwrap(), config);
+    let again = GptInputConfig::from_json(&config.to_json()).unwrap();
+    assert_eq!((again.n_embd, again.extra::<usize>("hidden_size").unwrap()), (32, Some(64)));
     for (model_type, dropout) in
         [("whisper", 0.0), ("rembert", 0.0), ("mobilebert", 0.0), ("biogpt", 0.1), ("altclip_text_model", 0.1)]
     {
