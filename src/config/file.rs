@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::fields::{NUMBER, Object, WHOLE, as_text, as_usize, brief, number, read, stated, write};
 use super::input::GptInputConfig;
 use super::model_type;
-use super::origin::Origin;
+use super::origin::{Origin, TableNames};
 use super::others::Others;
 use super::position::PositionScheme;
 use super::scale::{self, EmbeddingScale};
@@ -305,6 +305,15 @@ impl GptInputConfig {
     pub(super) fn forget_others(&mut self, key: &str) {
         let part = self.origin.around.as_ref().map(|(part, _)| *part);
         Arc::make_mut(&mut self.origin.others).forget(part, key);
+    }
+
+    /// Keeps the names of the tables, of which a model that is no GPT-2 has its own.
+    pub(crate) fn set_table_names(&mut self, names: TableNames) {
+        self.origin.tables = (!model_type::is_gpt2(self.model_type())).then_some(names);
+    }
+
+    pub(crate) fn table_names(&self) -> Option<&TableNames> {
+        self.origin.tables.as_ref()
     }
 
     pub(super) fn model_type(&self) -> Option<&str> {

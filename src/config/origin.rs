@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use super::fields::Object;
-use super::input::GptInputConfig;
-use super::model_type::is_gpt2;
 use super::others::Others;
 
 /// How a file spelled what it states, so that it is written as it was read.
@@ -27,17 +25,6 @@ pub(crate) struct TableNames {
     pub(crate) first_row: usize,
     /// Whether the configuration counts the rows before that as positions.
     pub(crate) is_counted: bool,
-}
-
-impl GptInputConfig {
-    /// Keeps the names of the tables, of which a model that is no GPT-2 has its own.
-    pub(crate) fn set_table_names(&mut self, names: TableNames) {
-        self.origin.tables = (!is_gpt2(self.model_type())).then_some(names);
-    }
-
-    pub(crate) fn table_names(&self) -> Option<&TableNames> {
-        self.origin.tables.as_ref()
-    }
 }
 
 impl Origin {
