@@ -30,7 +30,7 @@ const LEAVES: [&str; 3] = ["weight", "embedding", "embeddings"];
 pub(super) const DOTS: [char; 2] = ['.', '/'];
 
 /// The names that [`save`](super::save) writes, except into GGUF.
-pub(super) const SAVED: (&str, &str) = ("wte.weight", "wpe.weight");
+pub(crate) const SAVED: (&str, &str) = ("wte.weight", "wpe.weight");
 
 /// What it writes before them if there is a head beside.
 pub(super) const AROUND_HEAD: &str = "transformer.";
@@ -204,13 +204,31 @@ fn usual_names<const N: usize>(modules: [&str; N]) -> String {
     modules.map(|module| if module.contains('.') { module.to_string() } else { format!("{module}.weight") }).join(", ")
 }
 
+/// Returns the names under which `contains` finds a token table and the position table beside it. Names of this crate if
+/// it finds none.
+///
+/// # Errors
+/// The names of the token tables, if there are several.
+pub(crate) fn names_among(contains: impl Fn(&str) -> bool) -> Result<(String, String), Vec<String>> {
+    let of = |module: &str| {
+        let names = LEAVES.iter().map(|leaf| format!("{module}.{leaf}")).chain([module.to_string()]);
+        names.into_iter().find(|name| contains(name))
+    };
+    let mut found: Vec<(String, &str)> = MODULES.iter().filter_map(|(wte, wpe)| Some((of(wte)?, *wpe))).collect();
+    match (found.pop(), found.is_empty()) {
+        (None, _) => Ok((SAVED.0.to_string(), SAVED.1.to_string())),
+        (Some((wte, wpe)), true) => Ok((wte, of(wpe).unwrap_or_else(|| format!("{wpe}.weight")))),
+        (Some((last, _)), false) => Err(found.into_iter().map(|(wte, _)| wte).chain([last]).collect()),
+    }
+}
+
 /// Returns the usual names of token tables' modules.
 pub(super) fn token_table_modules() -> impl Iterator<Item = &'static str> {
     MODULES.iter().map(|(wte, _)| *wte)
 }
 
 /// Lists the first of many names, for an error message.
-pub(super) fn listed(names: &[impl AsRef<str>]) -> String {
+pub(crate) fn listed(names: &[impl AsRef<str>]) -> String {
     const N_LISTED: usize = 8;
     let first: Vec<String> = names.iter().take(N_LISTED).map(|name| Shown::name(name.as_ref()).to_string()).collect();
     match names.len().saturating_sub(N_LISTED) {

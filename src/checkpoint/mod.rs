@@ -64,6 +64,7 @@ use weights::Weights;
 pub use crate::rows::ByteRanges;
 pub use format::Format;
 pub(crate) use head::{HeadTable, StoredHead};
+pub(crate) use keys::{SAVED, listed, names_among};
 #[cfg(feature = "hub")]
 pub(crate) use names::{CONFIG_FILE, WEIGHTS_NAMES};
 pub use options::CheckpointOptions;

@@ -102,6 +102,8 @@ impl Default for GptInputConfig {
 impl GptInputConfig {
     /// Returns a configuration with these dimensions and otherwise the defaults of `transformers.GPT2Config`.
     ///
+    /// [`TableSizes`](crate::input_layer::TableSizes) names the three, and converts into a configuration.
+    ///
     /// Checks nothing: every function of the crate that takes a configuration calls [`validate`](Self::validate).
     #[must_use]
     pub fn new(vocab_size: usize, n_positions: usize, n_embd: usize) -> Self {

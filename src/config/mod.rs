@@ -13,6 +13,7 @@ mod others;
 mod position;
 mod rotary;
 mod scale;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -29,3 +30,4 @@ pub(crate) use origin::TableNames;
 pub use position::{DebertaConfig, PositionScheme, ShawConfig, SinusoidalConfig, SinusoidalLayout, T5Config};
 pub use rotary::{Llama3Scaling, LongRopeScaling, RotaryConfig, RotaryScaling, YarnScaling};
 pub use scale::EmbeddingScale;
+pub use sizes::TableSizes;

@@ -85,6 +85,14 @@ impl Batch {
     }
 }
 
+impl From<Batch> for (Tensor, Tensor) {
+    /// Returns `input_ids` and `target_ids`, as a `DataLoader` yields them. Position ids and the loss mask, which some
+    /// configurations add, are left out.
+    fn from(batch: Batch) -> Self {
+        (batch.input_ids, batch.target_ids)
+    }
+}
+
 fn push_positions(rows: &mut Vec<u32>, input_ids: Ids<'_>, separator: u32) {
     let mut position = 0;
     for id in input_ids.iter() {

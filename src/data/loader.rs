@@ -1,6 +1,7 @@
 //! [`Loader`]: makes batches, epoch after epoch.
 
 use std::iter::FusedIterator;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Device;
@@ -77,9 +78,23 @@ struct Progress {
 impl Loader {
     /// Makes a loader that puts its batches on `device`; draws nothing yet.
     ///
+    /// ```
+    /// use candle_core::Device;
+    /// use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
+    /// use candle_gpt_input::rng::Generator;
+    ///
+    /// let tokens = Tokens::new((0..515).collect());
+    /// let config = LoaderConfig::default().with_stride(256); // batches of 4 windows of 256
+    /// let new = |config| Loader::new(&tokens, config, Seeding::Global(Generator::default()), &Device::Cpu);
+    /// let error = new(config.clone()).unwrap_err().to_string();
+    /// assert!(error.starts_with("no batch: an epoch has 2 windows, and a step takes 4"), "{error}");
+    /// assert_eq!(new(config.with_drop_last(false))?.n_batches(), 1);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`DataError::Zero`] if a length or size in `config` is 0, [`DataError::TooShort`] if no window fits into a
-    /// document.
+    /// document, [`DataError::NoBatch`] if there are fewer windows than a batch has, with `drop_last`.
     pub fn new(tokens: &Tokens, config: LoaderConfig, seeding: Seeding, device: &Device) -> Result<Self> {
         if config.batch_size == 0 {
             return Err(DataError::Zero { name: "batch_size" }.into());
@@ -87,7 +102,35 @@ impl Loader {
         let windows = Windows::new(tokens, config.max_length, config.stride, config.tail)?;
         let progress = Progress { epoch: 0, n_samples: 0, stage: Stage::Between, order: None, resumed: false };
         let (rank, world_size) = (0, 1);
-        Ok(Self { windows, config, seeding, device: device.clone(), rank, world_size, progress: Mutex::new(progress) })
+        let device = device.clone();
+        let progress = Mutex::new(progress);
+        Self { windows, config, seeding, device, rank, world_size, progress }.with_batches()
+    }
+
+    /// Refuses a loader whose epochs have no batch, of which a mean over the batches would be NaN.
+    fn with_batches(self) -> Result<Self> {
+        match self.n_batches() {
+            0 => Err(DataError::NoBatch {
+                n_windows: self.windows.n_windows(),
+                batch_size: self.config.batch_size,
+                world_size: self.world_size,
+                drop_last: self.config.drop_last,
+            }
+            .into()),
+            _ => Ok(self),
+        }
+    }
+
+    /// Moves the batches to another device.
+    pub fn to_device(mut self, device: &Device) -> Self {
+        self.device = device.clone();
+        self
+    }
+
+    /// Draws from another generator, such as a seeded one.
+    pub fn with_seeding(mut self, seeding: Seeding) -> Self {
+        self.seeding = seeding;
+        self
     }
 
     /// Limits the loader to the share of process `rank` of `world_size`.
@@ -97,8 +140,8 @@ impl Loader {
     /// joined, are the batch of a single process with batch size `world_size · batch_size`.
     ///
     /// With `drop_last`, a last incomplete step is left out, so all ranks have the same number of batches. Otherwise it
-    /// is divided into consecutive shares that differ by at most one sample, the larger ones first. With fewer samples
-    /// than ranks, the last ranks have one batch less. No sample is repeated as filler.
+    /// is divided into consecutive shares that differ by at most one sample, the larger ones first. If the last step has
+    /// fewer samples than ranks, the last ranks have one batch less. No sample is repeated as filler.
     ///
     /// ```
     /// use candle_core::Device;
@@ -118,14 +161,14 @@ impl Loader {
     /// ```
     ///
     /// # Errors
-    /// [`DataError::Shard`] unless `rank < world_size`.
+    /// [`DataError::Shard`] unless `rank < world_size`, [`DataError::NoBatch`] if no batch is left for this rank.
     #[doc(alias = "DistributedSampler")]
     pub fn shard(mut self, rank: usize, world_size: usize) -> Result<Self> {
         if rank >= world_size {
             return Err(DataError::Shard { rank, world_size }.into());
         }
         (self.rank, self.world_size) = (rank, world_size);
-        Ok(self)
+        self.with_batches()
     }
 
     /// Continues where `state` was taken: the next [`epoch`](Self::epoch) gives the batches that remained.
@@ -161,24 +204,37 @@ impl Loader {
     ///
     /// The first epoch of a resumed loader is the rest of the saved one. It is empty if all batches had been taken.
     #[doc(alias = "iter")]
-    pub fn epoch(&self) -> Epoch<'_> {
-        let mut progress = self.lock();
-        if !std::mem::take(&mut progress.resumed) {
-            progress.epoch += u64::from(progress.stage != Stage::Between);
-            progress.n_samples = 0;
-            progress.stage = Stage::Begun;
-            progress.order = None;
-            self.seeding.generator().random_i63(); // PyTorch's `base_seed` for its workers
-        }
-        let ran_out = matches!(progress.stage, Stage::Running { ran_out: true, .. });
-        Epoch {
-            loader: self,
-            number: progress.epoch,
-            n_samples: progress.n_samples,
-            order: progress.order.clone(),
-            ran_out,
-            done: false,
-        }
+    pub fn epoch(&self) -> Epoch<&Self> {
+        Epoch::begin(self)
+    }
+
+    /// Begins the next epoch, as [`epoch`](Self::epoch) does. It owns its loader, and so may be returned, stored, or sent
+    /// to another thread.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::Result;
+    /// use candle_gpt_input::data::{Epoch, Loader, LoaderConfig, Seeding, Tokens};
+    /// use candle_gpt_input::rng::Generator;
+    ///
+    /// fn pairs(loader: &Arc<Loader>) -> impl Iterator<Item = Result<(Tensor, Tensor)>> + 'static {
+    ///     loader.owned_epoch().map(|batch| Ok(batch?.into()))
+    /// }
+    ///
+    /// let config = LoaderConfig::default().with_batch_size(2).with_max_length(3).with_stride(3).with_shuffle(false);
+    /// let tokens = Tokens::new((0..13).collect());
+    /// let loader = Loader::new(&tokens, config, Seeding::Global(Generator::default()), &Device::Cpu)?;
+    /// let batches = pairs(&Arc::new(loader)).collect::<Result<Vec<_>>>()?;
+    /// let (input_ids, target_ids) = &batches[1];
+    /// assert_eq!(input_ids.to_vec2::<u32>()?, [[6, 7, 8], [9, 10, 11]]);
+    /// assert_eq!(target_ids.to_vec2::<u32>()?, [[7, 8, 9], [10, 11, 12]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    #[doc(alias = "iter")]
+    pub fn owned_epoch(self: &Arc<Self>) -> Epoch<Arc<Self>> {
+        Epoch::begin(self.clone())
     }
 
     /// Returns the loader's progress in the epoch begun last, or between two epochs.
@@ -253,19 +309,21 @@ impl Loader {
 
 impl<'a> IntoIterator for &'a Loader {
     type Item = Result<Batch>;
-    type IntoIter = Epoch<'a>;
+    type IntoIter = Epoch<Self>;
 
     /// Begins the next epoch, as [`Loader::epoch`] does.
-    fn into_iter(self) -> Epoch<'a> {
+    fn into_iter(self) -> Epoch<Self> {
         self.epoch()
     }
 }
 
 /// Iterates over the batches of an epoch, or of the rest of a resumed one. Ends after an error.
+///
+/// `L` is `&Loader`, or `Arc<Loader>` for one that owns its loader.
 #[derive(Debug)]
 #[must_use = "an epoch makes batches only as it is iterated over"]
-pub struct Epoch<'a> {
-    loader: &'a Loader,
+pub struct Epoch<L> {
+    loader: L,
     number: u64,
     n_samples: usize,
     order: Option<Arc<Order>>,
@@ -273,7 +331,22 @@ pub struct Epoch<'a> {
     done: bool,
 }
 
-impl Epoch<'_> {
+impl<L: Deref<Target = Loader>> Epoch<L> {
+    fn begin(loader: L) -> Self {
+        let mut progress = loader.lock();
+        if !std::mem::take(&mut progress.resumed) {
+            progress.epoch += u64::from(progress.stage != Stage::Between);
+            progress.n_samples = 0;
+            progress.stage = Stage::Begun;
+            progress.order = None;
+            loader.seeding.generator().random_i63(); // PyTorch's `base_seed` for its workers
+        }
+        let ran_out = matches!(progress.stage, Stage::Running { ran_out: true, .. });
+        let (number, n_samples, order) = (progress.epoch, progress.n_samples, progress.order.clone());
+        drop(progress);
+        Self { loader, number, n_samples, order, ran_out, done: false }
+    }
+
     /// Returns which epoch this is, from 0.
     #[must_use]
     pub fn number(&self) -> u64 {
@@ -285,7 +358,7 @@ impl Epoch<'_> {
         if let Some(order) = &self.order {
             return order.clone();
         }
-        let Loader { windows, config, seeding, .. } = self.loader;
+        let Loader { windows, config, seeding, .. } = &*self.loader;
         let order = Arc::new(Order::draw(seeding, config.shuffle, windows.n_windows()));
         self.order = Some(order.clone());
         self.report(|progress| {
@@ -327,15 +400,15 @@ impl Epoch<'_> {
     }
 }
 
-impl Iterator for Epoch<'_> {
+impl<L: Deref<Target = Loader>> Iterator for Epoch<L> {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
         }
-        let loader = self.loader;
         let order = self.order();
+        let loader = &*self.loader;
         let n_left = loader.windows.n_windows() - self.n_samples;
         let n_step = match n_left < loader.step() {
             true if loader.config.drop_last => 0,
@@ -350,6 +423,7 @@ impl Iterator for Epoch<'_> {
         if n_step < loader.step() {
             self.run_out(&order);
         }
+        let loader = &*self.loader;
         let window = |nth| loader.windows.window(order.sample(nth));
         let n_far = if loader.windows.tokens().n_bytes() > N_BYTES_NEAR { loader.windows.n_windows() } else { 0 };
         let windows = share.map(|nth| self.n_samples + nth).map(|nth| {
@@ -375,5 +449,5 @@ impl Iterator for Epoch<'_> {
     }
 }
 
-impl ExactSizeIterator for Epoch<'_> {}
-impl FusedIterator for Epoch<'_> {}
+impl<L: Deref<Target = Loader>> ExactSizeIterator for Epoch<L> {}
+impl<L: Deref<Target = Loader>> FusedIterator for Epoch<L> {}

@@ -29,6 +29,8 @@
 //! ```
 
 mod batch;
+#[cfg(feature = "tokenizer")]
+mod book;
 mod ids;
 mod loader;
 mod order;
@@ -42,6 +44,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::builders;
 
 pub use batch::Batch;
+#[cfg(feature = "tokenizer")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tokenizer")))]
+pub use book::create_dataloader_v1;
 pub use ids::{Ids, IdsIter};
 pub use loader::{Epoch, Loader};
 pub use order::Seeding;
@@ -72,8 +77,8 @@ pub struct LoaderConfig {
     pub stride: usize,
     /// Whether each epoch has a new random order; otherwise windows come in the order of the text.
     pub shuffle: bool,
-    /// Whether a last batch that would not be full is left out. With fewer windows than a batch has, an epoch is then
-    /// empty, as in PyTorch.
+    /// Whether a last batch that would not be full is left out. With fewer windows than a batch has, there would be none:
+    /// an error, where PyTorch makes empty epochs.
     pub drop_last: bool,
     /// What happens to the targets after the last whole window.
     pub tail: Tail,

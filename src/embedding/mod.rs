@@ -5,7 +5,7 @@ mod quantized;
 mod resize;
 
 use candle_core::quantized::GgmlDType;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::Embedding;
 
 use crate::error::{EmbeddingError, Error, Result};
@@ -32,6 +32,8 @@ pub use resize::NewRows;
 /// let wte = TokenTable::try_from(Tensor::new(&[[0f32, 1.], [10., 11.], [20., 21.]], &Device::Cpu)?)?;
 /// let rows = wte.forward(&Tensor::new(&[2u32, 0], &Device::Cpu)?)?;
 /// assert_eq!(rows.to_vec2::<f32>()?, [[20., 21.], [0., 1.]]);
+/// let same = Tensor::new(&[2u32, 0], &Device::Cpu)?.apply(&wte)?; // it is a `Module`
+/// assert_eq!(same.to_vec2::<f32>()?, rows.to_vec2::<f32>()?);
 /// # Ok::<(), candle_gpt_input::Error>(())
 /// ```
 #[doc(alias("wte", "nn.Embedding", "torch.nn.Embedding"))]
@@ -148,6 +150,15 @@ impl TokenTable {
         self.dense().ok().map(DenseTable::embedding)
     }
 
+    /// Returns the dense table as Candle's own layer, as [`as_embedding`](Self::as_embedding) does, or an error that says
+    /// why there is none: a getter is `self.input.wte().embedding()?`.
+    ///
+    /// # Errors
+    /// [`Error::NotInMemory`] for a mapped table, [`Error::Quantized`] for a quantized one.
+    pub fn embedding(&self) -> Result<&Embedding> {
+        Ok(self.dense()?.embedding())
+    }
+
     pub(crate) fn dense(&self) -> Result<&DenseTable> {
         match &self.kind {
             Kind::Dense(table) => Ok(table),
@@ -224,6 +235,13 @@ impl TokenTable {
         }
         let padding_row = self.options.padding_row(table.dims().0)?;
         options::shape_gradient(&rows, ids, padding_row, self.options.scale_grad_by_freq)
+    }
+}
+
+impl Module for TokenTable {
+    /// Looks up the rows of ids, so that `input_ids.apply(&wte)` works.
+    fn forward(&self, input_ids: &Tensor) -> candle_core::Result<Tensor> {
+        Ok(Self::forward(self, input_ids)?)
     }
 }
 

@@ -36,6 +36,22 @@ pub enum DataError {
         /// The tokens of the longest one.
         n_tokens: usize,
     },
+    /// A loader whose epochs would have no batch.
+    #[error(
+        "no batch: an epoch has {n_windows} windows, and a step takes {} (batch_size {batch_size}, world_size \
+         {world_size}, drop_last {drop_last}): set drop_last to false, or choose smaller batches, windows or strides",
+        batch_size.saturating_mul(*world_size)
+    )]
+    NoBatch {
+        /// The number of windows.
+        n_windows: usize,
+        /// The windows of a batch.
+        batch_size: usize,
+        /// The number of ranks.
+        world_size: usize,
+        /// Whether an incomplete batch is left out.
+        drop_last: bool,
+    },
     /// An integer that does not fit a token id.
     #[error("token id {id} at [{at}] does not fit u32: ids are 0 to 4294967295")]
     IdRange {

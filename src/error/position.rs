@@ -73,6 +73,12 @@ pub enum PositionError {
         /// The known types.
         known: String,
     },
+    /// A position table of a scheme that adds nothing to the input.
+    #[error("{scheme} positions add no table to the input: attention calls the methods of `layer.positions()`")]
+    NoTable {
+        /// The scheme, as the configuration names it.
+        scheme: &'static str,
+    },
     /// A scheme with a table that was not given.
     #[error(
         "{scheme} positions have a table `{name}`, which was not given: load it with `GptInputLayer::load`",

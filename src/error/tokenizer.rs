@@ -66,6 +66,12 @@ pub enum TokenizerError {
         /// The number of tokens.
         vocab_size: usize,
     },
+    /// Ids whose bytes are not UTF-8, such as a part of a character.
+    #[error("the ids are not UTF-8 from the one at [{at}] on: use `decode`, which writes U+FFFD")]
+    NotUtf8 {
+        /// The index of the id in which the first such byte lies.
+        at: usize,
+    },
     /// A special token in a text, under `SpecialTokens::Refuse`.
     #[error(
         "the text holds the special token `{token}` at byte {at}: \

@@ -12,15 +12,17 @@ mod tables;
 mod train;
 
 use candle_core::{DType, Device, Module, ModuleT, Tensor};
+use candle_nn::Embedding;
 
 use crate::config::GptInputConfig;
 use crate::embedding::TokenTable;
-use crate::error::{Error, Result};
+use crate::error::{Error, PositionError, Result};
 use crate::kernel::IdChecks;
 use crate::position::{PositionEncoding, PositionTable};
 use crate::rng::Generator;
 use crate::shape::same_device;
 
+pub use crate::config::TableSizes;
 use head::Head;
 pub use options::{OpenOptions, TableStorage};
 
@@ -104,7 +106,37 @@ impl GptInputLayer {
         self.positions.input_table()
     }
 
+    /// Returns the token table as Candle's own layer: `&model.wte` of a model that held one.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::GptInputLayer;
+    ///
+    /// let table = Tensor::new(&[[1f32], [2.]], &Device::Cpu)?;
+    /// let layer = GptInputLayer::new(table.clone(), table)?;
+    /// assert_eq!(layer.wte_embedding()?.embeddings().dims(), [2, 1]);
+    /// assert_eq!(layer.wpe_embedding()?.hidden_size(), 1);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotInMemory`] for a mapped table, [`Error::Quantized`] for a quantized one.
+    pub fn wte_embedding(&self) -> Result<&Embedding> {
+        self.wte.embedding()
+    }
+
+    /// Returns the position table as Candle's own layer.
+    ///
+    /// # Errors
+    /// [`PositionError::NoTable`] if the scheme adds nothing to the input, [`Error::NotInMemory`] for a mapped table.
+    pub fn wpe_embedding(&self) -> Result<&Embedding> {
+        let scheme = self.config.position.name();
+        self.wpe().ok_or(PositionError::NoTable { scheme })?.embedding()
+    }
+
     /// Returns the positions, whose methods an attention layer calls.
+    ///
+    /// A clone shares the tables, so each attention block may hold one: `positions: layer.positions().clone()`.
     pub fn positions(&self) -> &PositionEncoding {
         &self.positions
     }

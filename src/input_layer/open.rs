@@ -6,12 +6,12 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use super::{GptInputLayer, Head, OpenOptions, TableStorage};
-use crate::checkpoint::{Checkpoint, LoadReport, StoredTables};
+use crate::checkpoint::{Checkpoint, LoadReport, SAVED, StoredTables, listed, names_among};
 use crate::config::GptInputConfig;
 use crate::embedding::TokenTable;
 #[cfg(doc)]
 use crate::error::ConfigError;
-use crate::error::{Error, PositionError, Result};
+use crate::error::{CheckpointError, Error, PositionError, Result};
 use crate::init::Init;
 use crate::kernel::{StoredTable, Table};
 use crate::memory::fits_on;
@@ -135,8 +135,10 @@ impl GptInputLayer {
     /// Takes the tables from a [`VarBuilder`], as Candle's own layers do: `wte.weight` and `wpe.weight` in exactly the
     /// shapes of `config`; with other positions their tables, under the names of [`PositionEncoding::tables`].
     ///
-    /// A [`VarMap`](candle_nn::VarMap) that lacks them draws them from N(0, `initializer_range`²), as variables to
-    /// train.
+    /// Tables under the names that [`from_pretrained`](Self::from_pretrained) knows are found, too: `tok_emb` and
+    /// `pos_emb`, `token_embedding` and `position_embedding`, `embed_tokens`, and more. A
+    /// [`VarMap`](candle_nn::VarMap) that has none draws `wte.weight` and `wpe.weight` from N(0, `initializer_range`²),
+    /// as variables to train.
     ///
     /// ```
     /// use candle_core::{DType, Device};
@@ -153,17 +155,22 @@ impl GptInputLayer {
     /// ```
     ///
     /// # Errors
-    /// [`ConfigError`] for an invalid configuration, [`Error::Candle`] if a table is missing or has another shape.
+    /// [`ConfigError`] for an invalid configuration, [`Error::Candle`] if a table is missing or has another shape,
+    /// [`CheckpointError::AmbiguousTables`] for several token tables: [`new`](Self::new) takes the right two.
     pub fn load(vb: VarBuilder, config: &GptInputConfig) -> Result<Self> {
         config.validate()?;
         let init = candle_nn::Init::Randn { mean: 0.0, stdev: config.initializer_range };
         // A `VarMap` would make any table that is asked for.
         fits_on(vb.device(), "wte", &[config.n_token_rows(), config.n_embd], vb.dtype().size_in_bytes())?;
-        let wte = vb.get_with_hints((config.n_token_rows(), config.n_embd), "wte.weight", init)?;
+        let (wte_name, wpe_name) = names_among(|name| vb.contains_tensor(name)).map_err(|names| {
+            CheckpointError::AmbiguousTables { path: vb.prefix().into(), candidates: listed(&names) }
+        })?;
+        let wte = vb.get_with_hints((config.n_token_rows(), config.n_embd), &wte_name, init)?;
         let positions = PositionEncoding::build(config, vb.dtype(), vb.device(), |spec| {
             let init = if spec.drawn { init } else { candle_nn::Init::Const(0.0) };
             fits_on(vb.device(), "a table of positions", &spec.shape, vb.dtype().size_in_bytes())?;
-            Ok(vb.get_with_hints(&*spec.shape, &spec.name, init)?)
+            let name = if spec.name == SAVED.1 { &wpe_name } else { &spec.name };
+            Ok(vb.get_with_hints(&*spec.shape, name, init)?)
         })?;
         Self::with_config(wte.try_into()?, positions, config.clone())
     }

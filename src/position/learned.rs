@@ -64,6 +64,14 @@ impl PositionTable {
         self.dense().ok().map(DenseTable::embedding)
     }
 
+    /// Returns the dense table as Candle's own layer, or an error that says why there is none.
+    ///
+    /// # Errors
+    /// [`Error::NotInMemory`] for a mapped table.
+    pub fn embedding(&self) -> Result<&Embedding> {
+        Ok(self.dense()?.embedding())
+    }
+
     pub(crate) fn dense(&self) -> Result<&DenseTable> {
         match &self.kind {
             Kind::Dense(table) => Ok(table),

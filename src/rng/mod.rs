@@ -30,6 +30,7 @@ mod permutation;
 mod state;
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Result, RngError};
@@ -81,6 +82,44 @@ impl Generator {
     #[doc(alias = "torch.manual_seed")]
     pub fn manual_seed(seed: u64) -> Self {
         Self::from_state(&GeneratorState::seeded(seed))
+    }
+
+    /// Starts a new stream with a seed from the system: `generator.seed()`. [`initial_seed`](Self::initial_seed) returns
+    /// the seed, by which the run can be repeated.
+    ///
+    /// Like torch's the seed has 53 bits, so that a double holds it.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// let generator = Generator::from_entropy();
+    /// let again = Generator::manual_seed(generator.initial_seed());
+    /// assert_eq!(generator.randperm(10)?, again.randperm(10)?);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    #[must_use]
+    #[doc(alias("torch.seed", "from_os_rng", "random"))]
+    pub fn from_entropy() -> Self {
+        Self::manual_seed(entropy())
+    }
+
+    /// Returns the seed that the stream began with: `generator.initial_seed()`.
+    ///
+    /// ```
+    /// # use candle_gpt_input::rng::Generator;
+    /// assert_eq!(Generator::manual_seed(123).initial_seed(), 123);
+    /// ```
+    #[must_use]
+    #[doc(alias = "torch.initial_seed")]
+    pub fn initial_seed(&self) -> u64 {
+        self.lock().initial_seed()
+    }
+
+    /// Restarts this stream from a seed of the system, for all its clones, and returns it: `generator.seed()`.
+    #[doc(alias = "torch.seed")]
+    pub fn reseed_from_entropy(&self) -> u64 {
+        let seed = entropy();
+        self.reseed(seed);
+        seed
     }
 
     /// Starts a new stream that continues from `state`.
@@ -217,6 +256,12 @@ impl fmt::Debug for Generator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Generator").field(&*self.lock()).finish()
     }
+}
+
+/// Returns 53 bits from the system.
+fn entropy() -> u64 {
+    // The keys of std's hash maps come from there.
+    RandomState::new().build_hasher().finish() >> 11
 }
 
 fn check_bounds(lo: f64, hi: f64, largest: f64) -> Result<(), RngError> {

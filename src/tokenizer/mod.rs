@@ -215,7 +215,8 @@ impl Tokenizer {
         encoded.into_iter().enumerate().map(document).collect()
     }
 
-    /// Returns the text of `ids`. Bytes that are not UTF-8, such as those of a cut character, become `U+FFFD`.
+    /// Returns the text of `ids`. Bytes that are not UTF-8, such as those of a cut character, become `U+FFFD`;
+    /// [`decode_strict`](Self::decode_strict) refuses them.
     ///
     /// ```
     /// use candle_gpt_input::tokenizer::Tokenizer;
@@ -236,6 +237,33 @@ impl Tokenizer {
             Ok(text) => text,
             Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
         })
+    }
+
+    /// Returns the text of `ids`, and refuses bytes that are not UTF-8, as `tiktoken` does with `errors="strict"`.
+    ///
+    /// ```
+    /// use candle_gpt_input::tokenizer::Tokenizer;
+    ///
+    /// let tokenizer = Tokenizer::gpt2();
+    /// assert_eq!(tokenizer.decode_strict(&[15496, 8887])?, "Hello tea");
+    /// let error = tokenizer.decode_strict(&[64, 12520]).unwrap_err(); // the first half of an emoji
+    /// assert_eq!(error.to_string(), "the ids are not UTF-8 from the one at [1] on: use `decode`, which writes U+FFFD");
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`TokenizerError::NotUtf8`] with the index of the id in which the first such byte lies,
+    /// [`TokenizerError::UnknownId`] with its index.
+    pub fn decode_strict(&self, ids: &[u32]) -> Result<String> {
+        let (mut bytes, mut starts) = (Vec::with_capacity(ids.len() * 4), Vec::with_capacity(ids.len()));
+        for (at, &id) in ids.iter().enumerate() {
+            starts.push(bytes.len());
+            bytes.extend_from_slice(self.known(id, at)?);
+        }
+        Ok(String::from_utf8(bytes).map_err(|error| {
+            let first = error.utf8_error().valid_up_to();
+            TokenizerError::NotUtf8 { at: starts.partition_point(|&start| start <= first).saturating_sub(1) }
+        })?)
     }
 
     /// Returns the bytes of token `id`; `None` if there is no such token.

@@ -158,3 +158,42 @@ fn a_token_table_goes_with_a_scheme_that_needs_no_other() -> Result<()> {
     assert!(text.starts_with("learned positions have a table `wpe.weight`"), "{text}");
     Ok(())
 }
+
+/// `load` finds the names that `from_pretrained` finds; fresh tables have GPT-2's.
+#[test]
+fn load_knows_other_names() -> Result<()> {
+    let config = GptInputConfig::new(5, 4, 2);
+    let device = Device::Cpu;
+    let (wte, wpe) = (addressed(0., 5, 2, &device), addressed(1000., 4, 2, &device));
+    for (wte_name, wpe_name) in [
+        ("wte.weight", "wpe.weight"),
+        ("tok_emb.weight", "pos_emb.weight"),
+        ("tok_emb.weight", "pos_emb"),
+        ("token_embedding.weight", "position_embedding.weight"),
+        ("embed_tokens.weight", "embed_positions.weight"),
+        ("word_embeddings.weight", "position_embeddings.weight"),
+    ] {
+        let tensors = [(format!("m.{wte_name}"), wte.clone()), (format!("m.{wpe_name}"), wpe.clone())];
+        let vb = VarBuilder::from_tensors(tensors.into(), DType::F32, &device);
+        let layer = GptInputLayer::load(vb.pp("m"), &config)?;
+        assert_bits_eq(layer.wte_embedding()?.embeddings(), &wte);
+        assert_bits_eq(layer.wpe_embedding()?.embeddings(), &wpe);
+        // The tables of a `VarMap` stay its variables.
+        let varmap = VarMap::new();
+        let vars = [(wte_name, &wte), (wpe_name, &wpe)]
+            .map(|(name, table)| (name.to_string(), Var::from_tensor(table).unwrap()));
+        varmap.data().lock().unwrap().extend(vars);
+        let layer = GptInputLayer::load(VarBuilder::from_varmap(&varmap, DType::F32, &device), &config)?;
+        assert_eq!((layer.vars().len(), varmap.all_vars().len()), (2, 2), "{wte_name}");
+    }
+    let without_positions = config.clone().with_position(candle_gpt_input::position::PositionScheme::None);
+    let tensors = [("embed_tokens.weight".to_string(), wte.clone())];
+    let vb = VarBuilder::from_tensors(tensors.into(), DType::F32, &device);
+    let layer = GptInputLayer::load(vb, &without_positions)?;
+    assert_bits_eq(layer.wte_embedding()?.embeddings(), &wte);
+    assert!(error_text(layer.wpe_embedding()).starts_with("none positions add no table to the input"));
+    let tensors = [("wte.weight".to_string(), wte.clone()), ("tok_emb.weight".to_string(), wte.clone())];
+    let vb = VarBuilder::from_tensors(tensors.into(), DType::F32, &device);
+    assert!(error_text(GptInputLayer::load(vb, &config)).contains("several input tables: wte.weight, tok_emb.weight"));
+    Ok(())
+}

@@ -304,3 +304,17 @@ fn states_of_the_last_version_are_read() {
         generator.normal_f32(&mut [0.0], 0.0, 1.0).unwrap();
     }
 }
+
+/// Seeds of the system differ, have 53 bits as torch's, and repeat the stream.
+#[test]
+fn seeds_of_the_system() {
+    let generators: Vec<Generator> = (0..64).map(|_| Generator::from_entropy()).collect();
+    let seeds: std::collections::BTreeSet<u64> = generators.iter().map(Generator::initial_seed).collect();
+    assert_eq!(seeds.len(), 64);
+    assert!(seeds.iter().all(|&seed| seed < 1 << 53) && seeds.iter().any(|&seed| seed >= 1 << 45));
+    let generator = Generator::manual_seed(1);
+    let clone = generator.clone();
+    let seed = generator.reseed_from_entropy();
+    assert_eq!(clone.initial_seed(), seed);
+    assert_eq!(clone.randperm(9).unwrap(), Generator::manual_seed(seed).randperm(9).unwrap());
+}
