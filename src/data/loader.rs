@@ -307,7 +307,7 @@ impl Loader {
     }
 }
 
-impl<'a> IntoIterator for &'a Loader {
+impl IntoIterator for &Loader {
     type Item = Result<Batch>;
     type IntoIter = Epoch<Self>;
 
