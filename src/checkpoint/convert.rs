@@ -1,7 +1,7 @@
 //! Converts a checkpoint of any format to safetensors.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
@@ -9,11 +9,13 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::json;
 
+use super::folder;
 use super::header::{header_of, stored_as};
 use super::listing::unreadable_in;
 use super::names::{CONFIG_FILE, CONFIG_METADATA, INDEX_FILE, WEIGHTS_FILE};
-use super::save::write_elements;
+use super::save::{replace, write_elements};
 use super::stored::{Kind, StoredTensor};
+use super::switch::Switch;
 use super::weights::{Weights, WeightsFile};
 use super::{Checkpoint, ConfigSource};
 use crate::config::read_text;
@@ -39,6 +41,10 @@ impl Checkpoint {
     /// `dtype`; without one, the former keep theirs and the latter become f32. Integer tensors keep their dtype. One
     /// tensor is in memory, and one shard open, at a time.
     ///
+    /// A folder that holds a checkpoint opens at every moment as that one or as the new one, as
+    /// [`save_pretrained`](super::save_pretrained) describes. New shards have names that no file has, and the old
+    /// checkpoint's files are removed last. No other file of the folder is touched.
+    ///
     /// A configuration beside or in the weights is written with the dimensions of the tables. Where these are not
     /// found, it is written as it is.
     ///
@@ -60,8 +66,9 @@ impl Checkpoint {
     /// [`CheckpointError::TableDType`] for a tensor whose dtype cannot be written,
     /// [`CheckpointError::UnreadableTensor`] and [`CheckpointError::TensorNotInShard`] for one of
     /// [`unreadable`](Self::unreadable), [`CheckpointError::Config`] and [`CheckpointError::ConfigMismatch`] for a
-    /// configuration that is invalid or contradicts the tables, and those of [`open`](Self::open). Files that are
-    /// already written stay.
+    /// configuration that is invalid or contradicts the tables, [`CheckpointError::CannotReadBack`] for a folder whose
+    /// `config.json` would be taken for that of weights without one, and those of [`open`](Self::open). Nothing is
+    /// changed then.
     pub fn convert(
         &self,
         to: impl AsRef<Path>,
@@ -97,30 +104,40 @@ impl Checkpoint {
         let mut source = Source { checkpoint: self, shards, opened: None };
         let metadata = config.clone().map(|config| (CONFIG_METADATA.to_string(), config));
         if to.extension().is_some_and(|extension| extension == "safetensors") && !to.is_dir() {
-            write(to, &mut source, &planned, metadata)?;
+            write(to, &mut source, &planned, metadata, |write| replace(to, write))?;
             return Ok(vec![to.to_path_buf()]);
         }
-        std::fs::create_dir_all(to).map_err(CheckpointError::creating(to))?;
+        if let Some(beside) = folder::config_of_weights(to).filter(|_| config.is_none()) {
+            let reason = format!(
+                "its {beside} belongs to other weights, and these state no configuration: choose another folder, or \
+                 state one with `CheckpointOptions::with_config_json`"
+            );
+            return Err(CheckpointError::CannotReadBack { path: to.to_path_buf(), reason }.into());
+        }
+        let mut switch = Switch::begin(to, config.clone())?;
         let shards = in_shards(&planned, max_shard_bytes.unwrap_or(u64::MAX));
         let mut written = Vec::new();
-        let mut weight_map = BTreeMap::new();
-        for (i, shard) in shards.iter().enumerate() {
-            let name = match shards.len() {
-                1 => WEIGHTS_FILE.to_string(),
-                n_shards => format!("model-{:05}-of-{n_shards:05}.safetensors", i + 1),
+        if let [whole] = shards.as_slice() {
+            written.push(to.join(WEIGHTS_FILE));
+            write(&written[0], &mut source, whole, metadata, |write| switch.replace_by_file(write))?;
+        } else {
+            let names = switch.names(shards.len());
+            let of_shard = |(name, shard): (&String, &&[Planned])| {
+                shard.iter().map(|tensor| (tensor.name.clone(), name.clone())).collect::<Vec<_>>()
             };
-            write(&to.join(&name), &mut source, shard, metadata.clone())?;
-            weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), name.clone())));
-            written.push(to.join(name));
+            let weight_map: BTreeMap<_, _> = names.iter().zip(&shards).flat_map(of_shard).collect();
+            let total: usize = planned.iter().map(|tensor| tensor.n_bytes).sum();
+            let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+            switch.prepare_shards(&names, &format!("{index:#}"))?;
+            for (name, shard) in names.iter().zip(shards) {
+                let path = to.join(name);
+                write(&path, &mut source, shard, metadata.clone(), |write| write_file(&path, write))?;
+                written.push(path);
+            }
+            written.push(to.join(INDEX_FILE));
+            switch.decide()?;
         }
-        let total: usize = planned.iter().map(|tensor| tensor.n_bytes).sum();
-        let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
-        let beside = [(INDEX_FILE, (shards.len() > 1).then(|| format!("{index:#}"))), (CONFIG_FILE, config)];
-        for (name, text) in beside {
-            let Some(text) = text else { continue };
-            write_file(&to.join(name), |out| out.write_all(text.as_bytes()))?;
-            written.push(to.join(name));
-        }
+        written.extend(config.map(|_| to.join(CONFIG_FILE)));
         Ok(written)
     }
 
@@ -217,7 +234,14 @@ fn in_shards(planned: &[Planned], max_bytes: u64) -> Vec<&[Planned]> {
     shards
 }
 
-fn write(path: &Path, source: &mut Source, planned: &[Planned], metadata: Option<(String, String)>) -> Result<()> {
+/// Writes one file through `save`, which puts it in its place.
+fn write(
+    path: &Path,
+    source: &mut Source,
+    planned: &[Planned],
+    metadata: Option<(String, String)>,
+    save: impl FnOnce(&mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> Result<(), CheckpointError>,
+) -> Result<()> {
     let mut infos = Vec::with_capacity(planned.len());
     let mut end = 0;
     for Planned { name, tensor, to, n_bytes, .. } in planned {
@@ -227,7 +251,7 @@ fn write(path: &Path, source: &mut Source, planned: &[Planned], metadata: Option
     }
     let header = header_of(path, &infos, metadata)?;
     let mut failed = None;
-    let written = write_file(path, |out| {
+    let written = save(&mut |out| {
         out.write_all(&header)?;
         for planned in planned {
             if let Err(error) = write_one(source, planned, out, path) {

@@ -9,9 +9,11 @@ use super::keys;
 use super::names::{CONFIG_FILE, CONFIG_METADATA, WEIGHTS_NAMES};
 use super::report::{Choice, ConfigSource};
 use super::runs;
+use super::switch;
 use super::weights::Weights;
 use crate::config::{ConfigFile, read_text};
 use crate::error::{CheckpointError, ConfigError, ForeignFormat};
+use crate::files::folder_of;
 
 /// OpenAI's name of weights in a folder.
 const OPENAI_NAME: &str = "model.ckpt.index";
@@ -80,6 +82,7 @@ fn weights_in(folder: &Path) -> Result<(PathBuf, Option<Choice>), CheckpointErro
     }
     let io = CheckpointError::reading(folder);
     let (mut others, mut folders, mut names) = (Vec::new(), Vec::new(), HashSet::new());
+    let undecided = switch::undecided_shards(folder);
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let entry = entry.map_err(io)?;
         let path = entry.path();
@@ -87,7 +90,11 @@ fn weights_in(folder: &Path) -> Result<(PathBuf, Option<Choice>), CheckpointErro
             folders.push(path);
             continue;
         }
-        names.insert(entry.file_name().to_string_lossy().into_owned());
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if undecided.contains(&name) || (name.starts_with('.') && name.ends_with(".partial")) {
+            continue; // is being written
+        }
+        names.insert(name);
         if let Some(format) = ByteFile::open(&path).ok().and_then(|file| Format::of(&file).ok()?) {
             others.push((path, format));
         }
@@ -143,6 +150,12 @@ fn foreign_in(folder: &Path, names: &HashSet<String>) -> Vec<String> {
     named.take(2).collect()
 }
 
+/// Returns the name of the configuration of the checkpoint that a folder holds. New weights would get it.
+pub(super) fn config_of_weights(folder: &Path) -> Option<&'static str> {
+    named_weights(folder)?;
+    [CONFIG_FILE, HPARAMS_FILE].into_iter().find(|name| folder.join(name).is_file())
+}
+
 /// Reads the configuration that belongs to a file of weights, if there is one.
 ///
 /// It is the `config.json` (or OpenAI's `hparams.json`) beside the file if the whole folder was opened or the file has
@@ -155,6 +168,11 @@ pub(super) fn read_config(
 ) -> Result<Option<(ConfigSource, ConfigFile)>, CheckpointError> {
     let of_a_folder = whole_folder || known_names().any(|name| file.file_name().is_some_and(|of_file| of_file == name));
     if of_a_folder {
+        if let Some(text) = switch::decided_config(folder_of(file)) {
+            let path = file.with_file_name(CONFIG_FILE);
+            let config = ConfigFile::parse(&text).map_err(CheckpointError::config_in(&path))?;
+            return Ok(Some((ConfigSource::File(path), config)));
+        }
         for (name, parse) in [(CONFIG_FILE, ConfigFile::parse as fn(&str) -> _), (HPARAMS_FILE, parse_hparams)] {
             let beside = file.with_file_name(name);
             if beside.is_file() {

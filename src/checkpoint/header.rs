@@ -13,6 +13,8 @@ use serde::Serialize;
 
 use super::bytes::ByteFile;
 use super::format::safetensors::{METADATA, parse};
+use super::names::CONFIG_METADATA;
+use crate::config::ConfigFile;
 use crate::error::CheckpointError;
 use crate::rows::ByteRanges;
 
@@ -36,6 +38,9 @@ pub(super) fn header_of(
     }
     let mut all_metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     all_metadata.extend(metadata);
+    if let Some(config) = all_metadata.get(CONFIG_METADATA) {
+        ConfigFile::parse(config).map_err(CheckpointError::config_in(path))?;
+    }
     let front = front_of(infos, &all_metadata).map_err(|error| CheckpointError::writing(path)(error.into()))?;
     let n_data = infos.last().map_or(0, |(_, info)| info.data_offsets.1 as u64);
     let front = Front { bytes: front.into(), n_data };
@@ -47,7 +52,6 @@ pub(super) fn header_of(
                 (what, Some(source)) => format!("{what}: {source}"),
                 (what, None) => what,
             };
-            let reason = reason.replace(char::is_control, "?");
             Err(CheckpointError::CannotReadBack { path: path.to_path_buf(), reason })
         }
     }

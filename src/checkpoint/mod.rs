@@ -47,6 +47,7 @@ mod save_gguf;
 mod sharded;
 mod stored;
 mod stored_tables;
+mod switch;
 mod tables;
 mod var_builder;
 mod weight_map;
@@ -57,6 +58,7 @@ use std::sync::Arc;
 
 use crate::config::ConfigFile;
 use crate::error::Result;
+use crate::files::folder_of;
 use bytes::ByteFile;
 use folder::At;
 use weights::Weights;
@@ -71,12 +73,15 @@ pub use options::CheckpointOptions;
 pub(crate) use position_tables::{TableSpec, position_tables};
 pub use report::{Choice, ConfigSource, LeftOut, LoadReport, LoadedTable, PaddedVocab, PickleReport, Unreadable};
 pub use role::Role;
-pub use save::{SaveFormat, save_tensors, write_file};
+pub use save::{SaveFormat, save_pretrained, save_tensors, write_file};
 pub(crate) use save::{SavedTables, save_folder, save_safetensors};
 pub(crate) use save_gguf::{SavedBlocks, TableData, save_gguf};
 pub use sharded::ShardIndex;
 pub(crate) use stored_tables::StoredTables;
 pub(crate) use weights::WeightsFile;
+
+/// How often a checkpoint is opened again because it was replaced meanwhile.
+const MAX_TRIES: usize = 8;
 
 /// Opens GPT-2 weights of any [`Format`]: checks their headers at once and reads tensors on demand.
 ///
@@ -166,6 +171,18 @@ impl Checkpoint {
     /// if the file has no state dict under the given key.
     pub fn open_with(path: impl AsRef<Path>, options: &CheckpointOptions) -> Result<Self> {
         let path = path.as_ref();
+        let folder = if path.is_dir() { path } else { folder_of(path) };
+        for _ in 0..MAX_TRIES {
+            let before = switch::state(folder);
+            let opened = Self::open_once(path, options);
+            if switch::state(folder) == before {
+                return opened;
+            }
+        }
+        Self::open_once(path, options)
+    }
+
+    fn open_once(path: &Path, options: &CheckpointOptions) -> Result<Self> {
         let At { file, whole_folder, choice } = folder::weights_at(path)?;
         let weights = match folder::is_index(&file) {
             true => Weights::Shards(ShardIndex::open_with(&file, options.state_dict.as_deref())?),

@@ -8,7 +8,8 @@ use safetensors::tensor::TensorInfo;
 
 use super::header::{header_of, stored_as};
 use super::keys;
-use super::names::{CONFIG_FILE, CONFIG_METADATA, WEIGHTS_FILE};
+use super::names::{CONFIG_METADATA, WEIGHTS_FILE};
+use super::switch::{self, Switch};
 use crate::config::{GptInputConfig, TableNames};
 use crate::error::{CheckpointError, Result};
 use crate::files;
@@ -76,7 +77,44 @@ impl SaveFormat {
 /// [`CheckpointError::Io`] with the path: an error of `write` or of the system, or a path that is not that of a file.
 #[doc(alias = "atomic")]
 pub fn write_file(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    Ok(files::write_file(path.as_ref(), write)?)
+    Ok(replace(path.as_ref(), write)?)
+}
+
+/// Writes tensors and a configuration as a Hugging Face folder: `model.safetensors` and `config.json`.
+///
+/// A folder that holds a checkpoint opens at every moment as that one or as the new one, also after a kill: the rename
+/// of `model.safetensors` decides. Until `config.json` is written as well, the new one stands in
+/// `.checkpoint.journal.partial`, where [`Checkpoint::open`](super::Checkpoint::open) finds it. Another reader, such as
+/// transformers, sees the new weights beside the old `config.json` for that moment. Then the old checkpoint's shards
+/// and index are removed; no other file is touched. What a kill leaves, the next writer of the folder finishes or
+/// undoes.
+/// Writers of one folder wait for each other.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_gpt_input::GptInputConfig;
+/// use candle_gpt_input::checkpoint::{Checkpoint, save_pretrained};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path();
+/// let wte = Tensor::new(&[[1f32, 2.], [3., 4.], [5., 6.]], &Device::Cpu)?;
+/// let wpe = Tensor::new(&[[10f32, 20.]], &Device::Cpu)?;
+/// save_pretrained(path, [("wte.weight", &wte), ("wpe.weight", &wpe)], &GptInputConfig::new(3, 1, 2))?;
+/// assert_eq!(Checkpoint::open(path)?.config()?.vocab_size, 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// Those of [`save_tensors`]. The folder holds what it held before.
+pub fn save_pretrained<'a>(
+    folder: impl AsRef<Path>,
+    tensors: impl IntoIterator<Item = (impl AsRef<str>, &'a Tensor)>,
+    config: &GptInputConfig,
+) -> Result<()> {
+    let (folder, config) = (folder.as_ref(), config.to_json());
+    let metadata = [(CONFIG_METADATA.to_string(), config.clone())];
+    let tensors = OnHost::new(&folder.join(WEIGHTS_FILE), tensors, metadata)?;
+    Ok(Switch::begin(folder, Some(config))?.replace_by_file(|out| tensors.write(out))?)
 }
 
 /// The tables of a layer, to be written.
@@ -89,45 +127,47 @@ pub(crate) struct SavedTables<'a> {
     pub(crate) head: &'a [(&'static str, &'a Tensor)],
 }
 
-/// Writes the tables and the configuration to a folder.
-pub(crate) fn save_folder(path: &Path, tables: SavedTables<'_>, config: &GptInputConfig) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(CheckpointError::creating(path))?;
-    let config = save_safetensors(&path.join(WEIGHTS_FILE), tables, config)?;
-    files::write_file(&path.join(CONFIG_FILE), |out| out.write_all(config.to_json().as_bytes()))?;
-    Ok(())
+impl SavedTables<'_> {
+    /// Returns the tensors under the names of the file, and the configuration that fits them.
+    ///
+    /// A model of a type of its own has its own names, its rows before position 0, and its count of positions.
+    fn named(self, config: &GptInputConfig) -> Result<(Vec<(String, Tensor)>, GptInputConfig)> {
+        let Self { wte, positional, head } = self;
+        // A head lies outside of the module with the tables, as in transformers.
+        let prefix = if head.is_empty() { "" } else { keys::AROUND_HEAD };
+        let named = |name: &str| format!("{prefix}{name}");
+        let mut positional: Vec<_> = positional.iter().map(|(name, table)| (named(name), table.clone())).collect();
+        let of_file = config.table_names().filter(|names| positional.len() == usize::from(names.wpe.is_some()));
+        let wte_name = of_file.map_or_else(|| named(keys::SAVED.0), |names| names.wte.clone());
+        let mut written = config.clone();
+        if let (Some(TableNames { wpe: Some(name), first_row, is_counted, .. }), [(wpe_name, wpe)]) =
+            (of_file, positional.as_mut_slice())
+        {
+            wpe_name.clone_from(name);
+            if *first_row > 0 {
+                let before = Tensor::zeros((*first_row, wpe.dim(1)?), wpe.dtype(), wpe.device())?;
+                *wpe = Tensor::cat(&[&before, &*wpe], 0)?;
+            }
+            written.n_positions += if *is_counted { *first_row } else { 0 };
+        }
+        let mut tensors = vec![(wte_name, wte.clone())];
+        tensors.append(&mut positional);
+        tensors.extend(head.iter().map(|(name, tensor)| (format!("lm_head.{name}"), (*tensor).clone())));
+        Ok((tensors, written))
+    }
 }
 
-/// Writes the tables and the configuration to one file, and returns the configuration as written.
-///
-/// A model of a type of its own has its own names, its rows before position 0, and its count of positions.
-pub(crate) fn save_safetensors(
-    path: &Path,
-    tables: SavedTables<'_>,
-    config: &GptInputConfig,
-) -> Result<GptInputConfig> {
-    let SavedTables { wte, positional, head } = tables;
-    // A head lies outside of the module with the tables, as in transformers.
-    let prefix = if head.is_empty() { "" } else { keys::AROUND_HEAD };
-    let named = |name: &str| format!("{prefix}{name}");
-    let mut positional: Vec<_> = positional.iter().map(|(name, table)| (named(name), table.clone())).collect();
-    let of_file = config.table_names().filter(|names| positional.len() == usize::from(names.wpe.is_some()));
-    let wte_name = of_file.map_or_else(|| named(keys::SAVED.0), |names| names.wte.clone());
-    let mut written = config.clone();
-    if let (Some(TableNames { wpe: Some(name), first_row, is_counted, .. }), [(wpe_name, wpe)]) =
-        (of_file, positional.as_mut_slice())
-    {
-        wpe_name.clone_from(name);
-        if *first_row > 0 {
-            let before = Tensor::zeros((*first_row, wpe.dim(1)?), wpe.dtype(), wpe.device())?;
-            *wpe = Tensor::cat(&[&before, &*wpe], 0)?;
-        }
-        written.n_positions += if *is_counted { *first_row } else { 0 };
-    }
-    let tensors = [(wte_name, wte)].into_iter();
-    let tensors = tensors.chain(positional.iter().map(|(name, table)| (name.clone(), table)));
-    let tensors = tensors.chain(head.iter().map(|(name, tensor)| (format!("lm_head.{name}"), *tensor)));
-    save_tensors(path, tensors, [(CONFIG_METADATA.to_string(), written.to_json())])?;
-    Ok(written)
+/// Writes the tables and the configuration to a folder.
+pub(crate) fn save_folder(path: &Path, tables: SavedTables<'_>, config: &GptInputConfig) -> Result<()> {
+    let (tensors, config) = tables.named(config)?;
+    save_pretrained(path, tensors.iter().map(|(name, tensor)| (name, tensor)), &config)
+}
+
+/// Writes the tables and the configuration to one file.
+pub(crate) fn save_safetensors(path: &Path, tables: SavedTables<'_>, config: &GptInputConfig) -> Result<()> {
+    let (tensors, config) = tables.named(config)?;
+    let metadata = [(CONFIG_METADATA.to_string(), config.to_json())];
+    save_tensors(path, tensors.iter().map(|(name, tensor)| (name, tensor)), metadata)
 }
 
 /// Writes tensors (f32, f64, f16, bf16, u8, u32 or i64) into one safetensors file, in the given order.
@@ -159,22 +199,47 @@ pub fn save_tensors<'a>(
     metadata: impl IntoIterator<Item = (String, String)>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let (mut infos, mut on_host) = (Vec::new(), Vec::new());
-    let mut end = 0;
-    for (name, tensor) in tensors {
-        let start = end;
-        end += tensor.elem_count() * tensor.dtype().size_in_bytes();
-        let info =
-            TensorInfo { dtype: stored_as(tensor.dtype())?, shape: tensor.dims().to_vec(), data_offsets: (start, end) };
-        infos.push((name.as_ref().to_string(), info));
-        on_host.push(tensor.to_device(&Device::Cpu)?.contiguous()?);
+    let tensors = OnHost::new(path, tensors, metadata)?;
+    Ok(replace(path, |out| tensors.write(out))?)
+}
+
+/// Replaces a file. If a killed writer of its folder left work, that is finished or undone first.
+pub(super) fn replace(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), CheckpointError> {
+    switch::recover(files::folder_of(path))?;
+    files::write_file(path, write)
+}
+
+/// What is written: a header that can be read back, and contiguous tensors on the host.
+struct OnHost {
+    header: Vec<u8>,
+    tensors: Vec<Tensor>,
+}
+
+impl OnHost {
+    fn new<'a>(
+        path: &Path,
+        tensors: impl IntoIterator<Item = (impl AsRef<str>, &'a Tensor)>,
+        metadata: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self> {
+        let (mut infos, mut on_host) = (Vec::new(), Vec::new());
+        let mut end = 0;
+        for (name, tensor) in tensors {
+            let start = end;
+            end += tensor.elem_count() * tensor.dtype().size_in_bytes();
+            let (dtype, shape) = (stored_as(tensor.dtype())?, tensor.dims().to_vec());
+            infos.push((name.as_ref().to_string(), TensorInfo { dtype, shape, data_offsets: (start, end) }));
+            on_host.push(tensor.to_device(&Device::Cpu)?.contiguous()?);
+        }
+        Ok(Self { header: header_of(path, &infos, metadata)?, tensors: on_host })
     }
-    let header = header_of(path, &infos, metadata)?;
-    files::write_file(path, |out| {
-        out.write_all(&header)?;
-        on_host.iter().try_for_each(|tensor| write_elements(out, tensor))
-    })?;
-    Ok(())
+
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        out.write_all(&self.header)?;
+        self.tensors.iter().try_for_each(|tensor| write_elements(out, tensor))
+    }
 }
 
 pub(super) fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {

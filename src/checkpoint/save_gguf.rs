@@ -8,10 +8,9 @@ use candle_core::{DType, Device, Tensor};
 
 use super::format::gguf::{ALIGNMENT, MAGIC, number_of, number_of_blocks};
 use super::keys;
-use super::save::write_elements;
+use super::save::{replace, write_elements};
 use crate::config::GptInputConfig;
 use crate::error::{CheckpointError, Result};
-use crate::files::write_file;
 
 /// A token table to be written.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +91,7 @@ pub(crate) fn save_gguf(path: &Path, tables: SavedBlocks<'_>, config: &GptInputC
         *table = dense.as_ref().map_or(*table, TableData::Numbers);
     }
     let header = header_of(&tables, config)?;
-    write_file(path, |out| {
+    replace(path, |out| {
         out.write_all(&header)?;
         for (_, table) in &tables {
             table.write(out)?;

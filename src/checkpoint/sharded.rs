@@ -138,7 +138,7 @@ impl ShardIndex {
 }
 
 /// Reads the text of an index, of which as much is taken into memory as is really there.
-fn text_of(path: &Path) -> Result<String, CheckpointError> {
+pub(super) fn text_of(path: &Path) -> Result<String, CheckpointError> {
     let file = ByteFile::open(path)?;
     let text =
         file.bytes_at(0, file.n_bytes).and_then(|bytes| utf8(bytes).map_err(|error| ParseError::Io(error.into())));
@@ -152,7 +152,7 @@ fn text_of(path: &Path) -> Result<String, CheckpointError> {
 }
 
 /// Returns whether a name stays in its folder: an index may come from an untrusted source.
-fn is_inside(name: &str) -> bool {
+pub(super) fn is_inside(name: &str) -> bool {
     let mut components = Path::new(name).components().peekable();
     components.peek().is_some() && components.all(|component| matches!(component, Component::Normal(_)))
 }

@@ -405,16 +405,16 @@ pub enum CheckpointError {
         /// The requested dtype.
         dtype: DType,
     },
-    /// A file with which what is written could not be read back. Nothing was written.
+    /// A file or folder that could not be read back as what is written. Nothing was written.
     #[error(
-        "cannot save {path}: {reason}, so it could not be read back",
+        "cannot save {path}: it could not be read back: {reason}",
         path = Shown::path(path),
         reason = Shown::text(reason)
     )]
     CannotReadBack {
-        /// The file to be written.
+        /// The file or folder to be written.
         path: PathBuf,
-        /// What its reader would say.
+        /// What its reader would find.
         reason: String,
     },
     /// A tensor under a name with which its file could not be read back.

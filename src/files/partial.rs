@@ -29,8 +29,8 @@ pub(crate) fn write_file(
 /// A file that is being written beside its target.
 ///
 /// It has no name until it is complete, where the system can do that; elsewhere, it is `.NAME.partial` from the start.
-/// Its writer holds a lock on it. So a `.NAME.partial` without a lock was left by a writer that was killed, and the next
-/// one removes it; one with a lock is waited for.
+/// Its writer holds a lock on it. So a `.NAME.partial` without a lock was left by a killed writer, and the next one
+/// removes it; one with a lock is waited for.
 #[derive(Debug)]
 pub(crate) struct Partial {
     file: File,
@@ -39,11 +39,20 @@ pub(crate) struct Partial {
     /// Its name while it is not installed.
     at: PathBuf,
     is_named: bool,
+    on_leftover: OnLeftover,
 }
+
+/// What is done with a file that a killed writer left, before it is removed.
+type OnLeftover = fn(&Path) -> io::Result<()>;
 
 impl Partial {
     /// Creates a file that is to replace `path`, or the file that `path` links to. It has that file's permissions.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        Self::create_after(path, |_| Ok(()))
+    }
+
+    /// Creates a file as [`create`](Self::create) does, and calls `on_leftover` before it removes a leftover.
+    pub(crate) fn create_after(path: &Path, on_leftover: OnLeftover) -> io::Result<Self> {
         let before = match fs::metadata(path) {
             Ok(about) if about.is_file() => Some(about.permissions()),
             Ok(_) => return Err(io::Error::other("it exists and is not a regular file: choose another path")),
@@ -55,9 +64,9 @@ impl Partial {
         let options = options_like(before.as_ref());
         let (file, is_named) = match unnamed(folder_of(&target), &options) {
             Some(file) => (file, false),
-            None => (named(&at, &options)?, true),
+            None => (named(&at, &options, on_leftover)?, true),
         };
-        let partial = Self { file, target, at, is_named };
+        let partial = Self { file, target, at, is_named, on_leftover };
         // Where there are no locks, writers at the same time can fail, but no file is damaged.
         let _ = partial.file.lock();
         #[cfg(unix)]
@@ -77,15 +86,27 @@ impl Partial {
         while !self.is_named {
             match link(&self.file, &self.at) {
                 Ok(()) => self.is_named = true,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => remove_leftover(&self.at)?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    remove_leftover(&self.at, true, self.on_leftover)?;
+                }
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
+    /// Returns its name while it is not installed.
+    pub(crate) fn at(&self) -> &Path {
+        &self.at
+    }
+
+    /// Leaves the file as a killed writer would.
+    pub(crate) fn keep(&mut self) {
+        self.is_named = false;
+    }
+
     /// Replaces the target. The file is [`complete`](Self::complete).
-    pub(crate) fn install(mut self) -> io::Result<()> {
+    pub(crate) fn install(&mut self) -> io::Result<()> {
         fs::rename(&self.at, &self.target)?;
         self.is_named = false;
         sync_folder(folder_of(&self.target))
@@ -100,8 +121,14 @@ impl Drop for Partial {
     }
 }
 
-/// Removes the file that a killed writer left under this name; first waits for a writer that still lives.
-fn remove_leftover(at: &Path) -> io::Result<()> {
+/// Returns the name that a file has while it is written to replace `path`.
+pub(crate) fn partial_of(path: &Path) -> io::Result<PathBuf> {
+    beside(&target_of(path)?)
+}
+
+/// Removes the file that a killed writer left under this name, after `on_leftover`. Waits for a writer that lives, or
+/// leaves its file alone.
+pub(crate) fn remove_leftover(at: &Path, waits: bool, on_leftover: OnLeftover) -> io::Result<()> {
     let missing_is_fine = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),
@@ -118,23 +145,28 @@ fn remove_leftover(at: &Path) -> io::Result<()> {
         Ok(file) => file,
         Err(error) => return missing_is_fine(error),
     };
-    let _ = file.lock();
-    // Its writer may have installed it meanwhile, and another one may have come.
-    match is_at(&file, at) {
-        true => fs::remove_file(at).or_else(missing_is_fine),
-        false => Ok(()),
+    match waits {
+        true => drop(file.lock()),
+        false if file.try_lock().is_err() => return Ok(()),
+        false => {}
     }
+    // Its writer may have installed it meanwhile, and another one may have come.
+    if !is_at(&file, at) {
+        return Ok(());
+    }
+    on_leftover(at)?;
+    fs::remove_file(at).or_else(missing_is_fine)
 }
 
 /// Syncs the names in a folder.
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     match cfg!(unix) {
         true => File::open(folder)?.sync_all(),
         false => Ok(()),
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -215,7 +247,7 @@ fn link(_: &File, _: &Path) -> io::Result<()> {
 }
 
 /// Creates a file under this name, once no other writer has it.
-fn named(at: &Path, options: &OpenOptions) -> io::Result<File> {
+fn named(at: &Path, options: &OpenOptions, on_leftover: OnLeftover) -> io::Result<File> {
     loop {
         match options.clone().create_new(true).open(at) {
             Ok(file) => {
@@ -225,7 +257,7 @@ fn named(at: &Path, options: &OpenOptions) -> io::Result<File> {
                     return Ok(file);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => remove_leftover(at)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => remove_leftover(at, true, on_leftover)?,
             Err(error) => return Err(error),
         }
     }
@@ -277,12 +309,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().join(".a.partial");
         fs::write(&at, "left by a kill").unwrap();
-        let mut file = named(&at, &options_like(None)).unwrap();
+        let mut file = named(&at, &options_like(None), |_| Ok(())).unwrap();
         file.lock().unwrap();
         file.write_all(b"new").unwrap();
         assert_eq!(fs::read(&at).unwrap(), b"new");
         std::thread::scope(|scope| {
-            let other = scope.spawn(|| named(&at, &options_like(None)).unwrap());
+            let other = scope.spawn(|| named(&at, &options_like(None), |_| Ok(())).unwrap());
             std::thread::sleep(std::time::Duration::from_millis(50));
             assert!(!other.is_finished(), "the other writer waits");
             fs::rename(&at, folder.path().join("a")).unwrap();

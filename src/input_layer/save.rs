@@ -22,7 +22,8 @@ impl GptInputLayer {
     /// Rows of padding are kept; `config.json` counts them in `vocab_size`, as transformers needs it.
     ///
     /// The extension of `path` chooses the format ([`SaveFormat::of`]); [`save_as`](Self::save_as) takes it explicitly.
-    /// Files appear whole or not at all, and are on disk when this returns.
+    /// A file appears whole or not at all, as [`write_file`](crate::checkpoint::write_file) describes. A folder opens
+    /// at every moment as what it held or as this layer ([`save_pretrained`](crate::checkpoint::save_pretrained)).
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};
@@ -73,7 +74,7 @@ impl GptInputLayer {
         let (wte, positional) = (self.wte.dense()?.weight(), self.positions.tables());
         let tables = SavedTables { wte, positional, head: &head.tensors() };
         match format {
-            SaveFormat::Safetensors => save_safetensors(path, tables, &config).map(drop),
+            SaveFormat::Safetensors => save_safetensors(path, tables, &config),
             _ => save_folder(path, tables, &config),
         }
     }

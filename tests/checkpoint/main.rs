@@ -12,6 +12,7 @@ mod heads;
 #[cfg(feature = "hub")]
 mod hostile_hub;
 mod incomplete;
+mod kills;
 mod mapped;
 #[cfg(target_os = "linux")]
 mod memory;

@@ -1,0 +1,375 @@
+//! Replacing a checkpoint, seen from outside at any moment: after SIGKILL, by a reader beside it, after errors.
+//!
+//! Each case has an old and a new state, of which every file says which it is. `SAVES_KILLS=100 cargo test --release
+//! --test checkpoint kills` kills each of the cases so often.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use candle_core::Var;
+use candle_gpt_input::candle_nn::Optimizer;
+use candle_gpt_input::checkpoint::{SaveFormat, save_pretrained};
+use candle_gpt_input::optim::AdamW;
+
+use super::*;
+
+/// One state of a case: all elements are `value`, and `embd_pdrop` is a tenth of it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum State {
+    Old,
+    New,
+}
+
+impl State {
+    fn value(self) -> f64 {
+        if self == Self::Old { 1. } else { 2. }
+    }
+
+    fn table(self, n_rows: usize) -> Tensor {
+        Tensor::full(self.value() as f32, (n_rows, 64), &Device::Cpu).unwrap()
+    }
+
+    fn n_rows(self) -> usize {
+        if self == Self::Old { 1500 } else { 2000 }
+    }
+
+    fn tensors(self) -> Vec<(String, Tensor)> {
+        let tables = [("wte.weight", self.n_rows()), ("wpe.weight", self.n_rows() / 10)];
+        let mut tensors = tables.map(|(name, n_rows)| (name.to_string(), self.table(n_rows))).to_vec();
+        tensors.extend((0..4).map(|i| (format!("h.{i}.weight"), self.table(300))));
+        tensors
+    }
+
+    fn config(self) -> GptInputConfig {
+        let config = GptInputConfig::new(self.n_rows(), self.n_rows() / 10, 64).with_n_head(1);
+        config.with_embd_pdrop(self.value() / 10.)
+    }
+}
+
+/// What is saved over and over.
+#[derive(Clone, Copy, Debug)]
+enum Case {
+    Tensors,
+    Layer,
+    Gguf,
+    Folder,
+    /// A folder of one file, then one of shards.
+    Convert,
+    /// Shards of the same names, which differ in dtype.
+    Shards,
+    Optimizer,
+}
+
+const CASES: [Case; 7] =
+    [Case::Tensors, Case::Layer, Case::Gguf, Case::Folder, Case::Convert, Case::Shards, Case::Optimizer];
+
+/// A case in a folder of its own, beside files that are not ours.
+struct Place {
+    case: Case,
+    folder: PathBuf,
+}
+
+const FOREIGN: [&str; 3] = ["notes.txt", "other.safetensors", "tokenizer.json"];
+
+impl Place {
+    fn new(case: Case, root: &Path) -> Self {
+        let folder = root.join("saved");
+        fs::create_dir_all(&folder).unwrap();
+        for name in FOREIGN {
+            fs::write(folder.join(name), name).unwrap();
+        }
+        for state in [State::Old, State::New] {
+            let source = root.join(format!("source-{state:?}"));
+            let tensors = state.tensors();
+            save_pretrained(source, tensors.iter().map(|(name, tensor)| (name, tensor)), &state.config()).unwrap();
+        }
+        Self { case, folder }
+    }
+
+    /// Returns the path that is saved to and opened.
+    fn path(&self) -> PathBuf {
+        match self.case {
+            Case::Tensors | Case::Optimizer | Case::Layer => self.folder.join("x.safetensors"),
+            Case::Gguf => self.folder.join("x.gguf"),
+            _ => self.folder.clone(),
+        }
+    }
+
+    fn save(&self, state: State) -> Result<()> {
+        let path = self.path();
+        let layer = || -> Result<GptInputLayer> { load(self.folder.with_file_name(format!("source-{state:?}"))) };
+        let convert = |dtype, max_bytes| -> Result<()> {
+            let source = Checkpoint::open(self.folder.with_file_name(format!("source-{state:?}")))?;
+            source.convert(&path, dtype, max_bytes).map(|_| ())
+        };
+        match (self.case, state) {
+            (Case::Tensors, _) => {
+                let metadata = ("gpt_input_config".to_string(), state.config().to_json());
+                save_tensors(&path, state.tensors().iter().map(|(name, tensor)| (name, tensor)), [metadata])
+            }
+            (Case::Layer, _) => layer()?.save(&path),
+            (Case::Gguf, _) => layer()?.save_as(&path, SaveFormat::Gguf),
+            (Case::Folder, _) => layer()?.save(&path),
+            (Case::Convert, State::Old) => convert(None, None),
+            (Case::Convert, State::New) => convert(Some(DType::BF16), Some(100_000)),
+            (Case::Shards, State::Old) => convert(None, Some(400_000)),
+            (Case::Shards, State::New) => convert(Some(DType::BF16), Some(256_000)),
+            (Case::Optimizer, _) => {
+                let var = Var::from_tensor(&state.table(state.n_rows()))?;
+                let mut adamw = AdamW::new_lr(vec![var.clone()], state.value())?;
+                adamw.step(&(var.as_tensor() * state.value())?.sum_all()?.backward()?)?;
+                adamw.save(&path)
+            }
+        }
+    }
+
+    /// Returns what the path opens as; panics if it is neither of the two or a mix.
+    fn opens_as(&self) -> State {
+        let checkpoint = Checkpoint::open(self.path()).unwrap();
+        let tensors = checkpoint.tensors().unwrap();
+        let read = checkpoint.var_builder(DType::F32, &Device::Cpu);
+        if matches!(self.case, Case::Optimizer) {
+            // The first moment is a tenth of the gradient, the second a thousandth of its square.
+            let n_rows = tensors[0].shape[0];
+            let state = if n_rows == 1500 { State::Old } else { State::New };
+            let [first, second] = [0, 1].map(|i| {
+                let table = read.get(tensors[i].shape.clone(), &tensors[i].name).unwrap();
+                table.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            });
+            let gradient = state.value() as f32;
+            assert!(first.iter().all(|x| (x - gradient / 10.).abs() < 1e-6) && n_rows == state.n_rows());
+            assert!(second.iter().all(|x| (x - gradient * gradient / 1000.).abs() < 1e-6));
+            return state;
+        }
+        let mut values = Vec::new();
+        for tensor in &tensors {
+            let table = read.get(tensor.shape.clone(), &tensor.name).unwrap().flatten_all().unwrap();
+            let table = table.to_vec1::<f32>().unwrap();
+            values.extend([table[0], table[table.len() - 1]]);
+        }
+        let state = if values[0] == 1. { State::Old } else { State::New };
+        assert!(values.iter().all(|&value| f64::from(value) == state.value()), "a mix of tensors: {values:?}");
+        let config = checkpoint.config().unwrap();
+        let expected = match self.case {
+            Case::Gguf => GptInputConfig::new(state.n_rows(), state.n_rows() / 10, 64).with_n_head(1).embd_pdrop,
+            _ => state.config().embd_pdrop,
+        };
+        assert_eq!((config.embd_pdrop, config.vocab_size), (expected, state.n_rows()), "a mix with a configuration");
+        state
+    }
+
+    /// Saves once more, and asserts that nothing else is left.
+    fn is_clean_after(&self, state: State) {
+        self.save(state).unwrap();
+        assert_eq!(self.opens_as(), state);
+        let mut expected: Vec<String> = FOREIGN.map(str::to_string).to_vec();
+        let index = self.path().join("model.safetensors.index.json");
+        match self.case {
+            Case::Tensors | Case::Optimizer | Case::Layer => expected.push("x.safetensors".to_string()),
+            Case::Gguf => expected.push("x.gguf".to_string()),
+            _ if index.is_file() => {
+                expected.extend(["config.json", "model.safetensors.index.json"].map(str::to_string));
+                expected.extend(ShardIndex::open(&index).unwrap().shards().into_iter().map(str::to_string));
+            }
+            _ => expected.extend(["config.json", "model.safetensors"].map(str::to_string)),
+        }
+        expected.sort();
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<String> = fs::read_dir(&self.folder).unwrap().map(name).collect();
+        names.sort();
+        assert_eq!(names, expected);
+        for name in FOREIGN {
+            assert_eq!(fs::read_to_string(self.folder.join(name)).unwrap(), name);
+        }
+    }
+}
+
+const CHILD: &str = "SAVES_KILLS_CHILD";
+
+/// The program that is killed: saves both states in turn, without end. Does nothing where nobody asked for it.
+#[test]
+fn saves_until_it_is_killed() {
+    let Ok(asked) = std::env::var(CHILD) else { return };
+    let (number, root) = asked.split_once(' ').unwrap();
+    let place = Place { case: CASES[number.parse::<usize>().unwrap()], folder: Path::new(root).join("saved") };
+    loop {
+        for state in [State::New, State::Old] {
+            place.save(state).unwrap();
+            fs::write(Path::new(root).join("saved-once"), "").unwrap();
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_kill_leaves_the_old_or_the_new_and_the_next_save_is_clean() {
+    let n_kills: u32 = std::env::var("SAVES_KILLS").map_or(4, |n| n.parse().unwrap());
+    let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
+    let mut counts = Vec::new();
+    for (number, case) in CASES.into_iter().enumerate() {
+        let (mut n_leftovers, mut n_new) = (0, 0);
+        let root = TempDir::new().unwrap();
+        let place = Place::new(case, root.path());
+        for kill in 0..n_kills {
+            place.is_clean_after(State::Old);
+            let ready = root.path().join("saved-once");
+            let _ = fs::remove_file(&ready);
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "kills::saves_until_it_is_killed"])
+                .env(CHILD, format!("{number} {}", root.path().display()))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let start = Instant::now();
+            while !ready.exists() && start.elapsed() < Duration::from_secs(60) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // Somewhere in the next saves.
+            let pause = seed.wrapping_add(kill).wrapping_mul(2_654_435_761) % 40_000;
+            std::thread::sleep(Duration::from_micros(pause.into()));
+            child.kill().unwrap();
+            let status = child.wait().unwrap();
+            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{case:?}: it ended by itself");
+            n_new += u32::from(place.opens_as() == State::New);
+            let mut left = fs::read_dir(&place.folder).unwrap();
+            n_leftovers += u32::from(left.any(|entry| entry.unwrap().path().to_string_lossy().ends_with(".partial")));
+        }
+        for state in [State::New, State::Old] {
+            place.is_clean_after(state);
+        }
+        counts.push(format!("{case:?}: {n_kills} kills, {n_new} left the new one, {n_leftovers} a leftover"));
+    }
+    println!("{}", counts.join("\n"));
+}
+
+#[test]
+fn a_reader_beside_a_writer_sees_the_old_or_the_new() {
+    for case in [Case::Folder, Case::Tensors] {
+        let root = TempDir::new().unwrap();
+        let place = Place::new(case, root.path());
+        place.save(State::Old).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for _ in 0..20 {
+                    [State::New, State::Old].into_iter().for_each(|state| place.save(state).unwrap());
+                }
+            });
+            while !writer.is_finished() {
+                let checkpoint = Checkpoint::open(place.path()).unwrap();
+                let config = checkpoint.config().unwrap();
+                let state = if config.vocab_size == 1500 { State::Old } else { State::New };
+                assert_eq!(config.embd_pdrop, state.config().embd_pdrop, "{case:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn writers_of_one_folder_wait_for_each_other() {
+    let root = TempDir::new().unwrap();
+    let places = [Case::Folder, Case::Convert, Case::Shards].map(|case| Place::new(case, root.path()));
+    std::thread::scope(|scope| {
+        for place in &places {
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    [State::New, State::Old].into_iter().for_each(|state| place.save(state).unwrap());
+                }
+            });
+        }
+    });
+    places[0].opens_as();
+    places.iter().for_each(|place| place.is_clean_after(State::New));
+}
+
+/// What a kill can leave, made by hand.
+#[test]
+fn what_is_decided_is_finished_and_what_is_not_is_undone() {
+    let journal = ".checkpoint.journal.partial";
+    let config = |state: State| serde_json::to_string(&state.config().to_json()).unwrap();
+    // The weights are renamed, the configuration is not written: the pair is the new one.
+    let root = TempDir::new().unwrap();
+    let place = Place::new(Case::Folder, root.path());
+    place.save(State::Old).unwrap();
+    let new = root.path().join("source-New/model.safetensors");
+    let text =
+        format!(r#"{{"config": {}, "new": [], "old": ["tokenizer.json", "../x.safetensors"]}}"#, config(State::New));
+    fs::write(root.path().join("x.safetensors"), "not ours").unwrap();
+    fs::copy(&new, place.folder.join("model.safetensors")).unwrap();
+    fs::write(place.folder.join(journal), &text).unwrap();
+    assert_eq!(place.opens_as(), State::New);
+    let before = fs::read_to_string(place.folder.join("config.json")).unwrap();
+    assert_eq!(before, State::Old.config().to_json());
+    // Any save finishes it, also that of one file beside.
+    save_tensors(place.folder.join("beside.safetensors"), [("a", &State::New.table(1))], []).unwrap();
+    assert_eq!(fs::read_to_string(place.folder.join("config.json")).unwrap(), State::New.config().to_json());
+    fs::remove_file(place.folder.join("beside.safetensors")).unwrap();
+    assert!(root.path().join("x.safetensors").exists() && place.opens_as() == State::New);
+    place.is_clean_after(State::New);
+
+    // The weights are complete, but not renamed: the old pair stays, and shards that were begun go.
+    let place = Place::new(Case::Convert, root.path());
+    place.save(State::Old).unwrap();
+    fs::copy(&new, place.folder.join(".model.safetensors.partial")).unwrap();
+    fs::write(place.folder.join(journal), &text).unwrap();
+    assert_eq!(place.opens_as(), State::Old);
+    place.is_clean_after(State::New);
+    let text = text.replace(r#""new": []"#, r#""new": ["model-9-00001-of-00002.safetensors"]"#);
+    for index in [".model.safetensors.index.json.partial", "nothing"] {
+        place.save(State::Old).unwrap();
+        fs::write(place.folder.join(index), "{}").unwrap();
+        fs::copy(&new, place.folder.join("model-9-00001-of-00002.safetensors")).unwrap();
+        fs::write(place.folder.join(journal), &text).unwrap();
+        assert_eq!(place.opens_as(), State::Old);
+        let _ = fs::remove_file(place.folder.join("nothing"));
+        place.is_clean_after(State::New);
+    }
+
+    // The first save into a folder: shards alone are no checkpoint.
+    let empty = root.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    fs::copy(&new, empty.join("model-9-00001-of-00002.safetensors")).unwrap();
+    fs::write(empty.join(".model.safetensors.index.json.partial"), "{}").unwrap();
+    fs::write(empty.join(journal), &text).unwrap();
+    assert!(error_text(Checkpoint::open(&empty)).contains("cannot find weights"));
+}
+
+#[test]
+fn weights_without_a_configuration_take_no_other_ones() {
+    let root = TempDir::new().unwrap();
+    let place = Place::new(Case::Convert, root.path());
+    let source = root.path().join("bias.safetensors");
+    save_tensors(&source, [("bias", &State::New.table(1))], []).unwrap();
+    place.save(State::Old).unwrap();
+    let text = error_text(Checkpoint::open(&source).unwrap().convert(&place.folder, None, None));
+    assert!(text.contains("config.json belongs to other weights, and these state no configuration"), "{text}");
+    assert_eq!(place.opens_as(), State::Old);
+}
+
+#[test]
+fn an_error_leaves_the_folder_as_it_was() {
+    let root = TempDir::new().unwrap();
+    let place = Place::new(Case::Shards, root.path());
+    place.save(State::Old).unwrap();
+    let before: Vec<_> = fs::read_dir(&place.folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    // The source is cut while it is read, for one file and for shards.
+    let source = root.path().join("source.safetensors");
+    for max_bytes in [None, Some(100_000)] {
+        fs::copy(root.path().join("source-New/model.safetensors"), &source).unwrap();
+        let checkpoint = Checkpoint::open(&source).unwrap();
+        fs::OpenOptions::new().write(true).open(&source).unwrap().set_len(500_000).unwrap();
+        error_text(checkpoint.convert(&place.folder, None, max_bytes));
+        assert_eq!(place.opens_as(), State::Old);
+        let after: Vec<_> = fs::read_dir(&place.folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(after, before);
+    }
+    // The configuration cannot be written.
+    let checkpoint = Checkpoint::open(root.path().join("source-New")).unwrap();
+    fs::create_dir(place.folder.join(".config.json.partial")).unwrap();
+    let text = error_text(checkpoint.convert(&place.folder, None, Some(200_000)));
+    assert!(text.contains(".config.json.partial exists and is not a regular file: remove it"), "{text}");
+    fs::remove_dir(place.folder.join(".config.json.partial")).unwrap();
+    assert_eq!(place.opens_as(), State::New, "the weights were decided before the configuration failed");
+    place.is_clean_after(State::Old);
+    assert_eq!(fs::read_dir(&place.folder).unwrap().count(), before.len());
+}
