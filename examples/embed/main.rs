@@ -92,7 +92,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let remote = args.remote.then(|| hub::open(&args.source, only_input_tables, options.clone())).transpose()?;
     let weights = match &remote {
         Some(_) => args.weights.clone(),
-        None => args.source.folder(&args.weights, only_input_tables)?,
+        None => args.source.folder(&args.weights, only_input_tables, args.ids.is_empty())?,
     };
     let start = Instant::now();
     let own_before = own_memory();

@@ -94,7 +94,7 @@ fn main() -> ExitCode {
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
-    let weights = args.source.folder(&args.weights, false)?;
+    let weights = args.source.folder(&args.weights, false, args.ids.is_empty())?;
     let checkpoint = &Checkpoint::open(&weights)?;
     let (rows, tokenizer) = prompts(&args, &weights, checkpoint)?;
     let config = checkpoint.config()?;

@@ -21,10 +21,10 @@ pub struct Source {
 }
 
 impl Source {
-    /// Returns the folder of the downloaded model, or else `weights`.
-    pub fn folder(&self, weights: &Path, only_input_tables: bool) -> Result<PathBuf> {
+    /// Returns the folder of the downloaded model, or else `weights`. Ids need no tokenizer.
+    pub fn folder(&self, weights: &Path, only_input_tables: bool, with_tokenizer: bool) -> Result<PathBuf> {
         match &self.hub {
-            Some(name) => download(name, self.revision.as_deref(), only_input_tables),
+            Some(name) => download(name, self.revision.as_deref(), only_input_tables, with_tokenizer),
             None => Ok(weights.to_path_buf()),
         }
     }
@@ -36,9 +36,18 @@ fn repo(name: &str, revision: Option<&str>) -> Result<candle_gpt_input::hub::Rep
     Ok(if let Some(revision) = revision { repo.with_revision(revision)? } else { repo })
 }
 
+/// Says on stderr why the cache was used without the server, if it was.
+#[cfg(feature = "hub")]
+fn warn(snapshot: &candle_gpt_input::hub::Snapshot) {
+    if let Some(error) = &snapshot.undescribed {
+        let error = anyhow::Error::new(error.clone());
+        eprintln!("using what the cache has (commit {}): {error:#}", snapshot.commit);
+    }
+}
+
 /// Downloads weights, configuration and tokenizer into the hub's cache. Shows the progress on a terminal.
 #[cfg(feature = "hub")]
-fn download(name: &str, revision: Option<&str>, only_input_tables: bool) -> Result<PathBuf> {
+fn download(name: &str, revision: Option<&str>, only_input_tables: bool, with_tokenizer: bool) -> Result<PathBuf> {
     use std::io::{IsTerminal, stderr};
 
     use candle_gpt_input::hub::Progress;
@@ -56,10 +65,12 @@ fn download(name: &str, revision: Option<&str>, only_input_tables: bool) -> Resu
         _ => {}
     });
     let snapshot = if only_input_tables { repo.download_input_tables()? } else { repo.download_weights()? };
-    let folder = snapshot.folder.clone();
-    // The same commit, whatever the branch has become meanwhile.
-    repo.with_revision(&snapshot.commit)?.download_existing(&TOKENIZER_FILES)?;
-    Ok(folder)
+    warn(&snapshot);
+    if with_tokenizer {
+        // The same commit, whatever the branch has become meanwhile.
+        repo.with_revision(&snapshot.commit)?.download_existing(&TOKENIZER_FILES)?;
+    }
+    Ok(snapshot.folder)
 }
 
 /// A repository's weights, which stay remote.
@@ -97,12 +108,14 @@ pub fn open(source: &Source, only_input_tables: bool, options: CheckpointOptions
 #[cfg(feature = "hub")]
 pub fn tokenizer_folder(source: &Source) -> Result<PathBuf> {
     let repo = repo(source.hub.as_deref().unwrap_or_default(), source.revision.as_deref())?;
-    Ok(repo.download_existing(&TOKENIZER_FILES)?.folder)
+    let snapshot = repo.download_existing(&TOKENIZER_FILES)?;
+    warn(&snapshot);
+    Ok(snapshot.folder)
 }
 
 /// Fails without the feature, and says how to get it.
 #[cfg(not(feature = "hub"))]
-fn download(name: &str, _: Option<&str>, _: bool) -> Result<PathBuf> {
+fn download(name: &str, _: Option<&str>, _: bool, _: bool) -> Result<PathBuf> {
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_string());
     anyhow::bail!(
         "--hub needs a build with `--features hub`; or put {endpoint}/{name}/resolve/main/model.safetensors and \
@@ -113,11 +126,11 @@ fn download(name: &str, _: Option<&str>, _: bool) -> Result<PathBuf> {
 /// Fails without the feature, as `download` does.
 #[cfg(not(feature = "hub"))]
 pub fn open(source: &Source, _: bool, _: CheckpointOptions) -> Result<Remote> {
-    Err(download(source.hub.as_deref().unwrap_or_default(), None, true).unwrap_err())
+    Err(download(source.hub.as_deref().unwrap_or_default(), None, true, false).unwrap_err())
 }
 
 /// Never runs: `open` fails first.
 #[cfg(not(feature = "hub"))]
 pub fn tokenizer_folder(source: &Source) -> Result<PathBuf> {
-    download(source.hub.as_deref().unwrap_or_default(), None, true)
+    download(source.hub.as_deref().unwrap_or_default(), None, true, true)
 }

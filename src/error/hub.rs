@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cause::Cause;
@@ -33,6 +34,20 @@ pub enum HubError {
         url: String,
         /// Why it could not be fetched.
         source: FetchError,
+    },
+    /// A file that the server does not describe, and the cache does not have.
+    #[error(
+        "cannot fetch {url}, and the cache {cache} does not have it",
+        url = Shown::text(url),
+        cache = Shown::path(cache)
+    )]
+    NotCached {
+        /// Its address.
+        url: String,
+        /// The folder of the cache.
+        cache: PathBuf,
+        /// Why the server does not describe it.
+        source: Arc<FetchError>,
     },
     /// A name that no file of a repository can have.
     #[error("`{file}` is not the name of a file in a repository", file = Shown::name(file))]
@@ -137,7 +152,7 @@ pub enum FetchError {
     BadHeader {
         /// The name of the header.
         header: &'static str,
-        /// The start of its text.
+        /// Its text.
         value: String,
     },
     /// A content in another encoding than asked for.

@@ -29,6 +29,7 @@ pub(super) fn redirected(url: &str, to: &str) -> Option<String> {
         "" => return None,
         _ if to.starts_with("//") => format!("{scheme}:{to}"),
         _ if to.starts_with('/') => format!("{scheme}://{server}{to}"),
+        _ if to.starts_with('?') => format!("{scheme}://{server}{path}{to}"),
         _ if is_relative => format!("{scheme}://{server}{}/{to}", path.rsplit_once('/')?.0),
         _ => to.to_string(),
     };
@@ -72,6 +73,7 @@ mod tests {
         for (to, target) in [
             ("/x?y", Some("https://hub.co:1/x?y")),
             ("//cdn.co/x", Some("https://cdn.co/x")),
+            ("?y=z:1", Some("https://hub.co:1/a/b?y=z:1")),
             ("x?y=z:1", Some("https://hub.co:1/a/x?y=z:1")),
             ("https://cdn.co/x", Some("https://cdn.co/x")),
             ("http://hub.co:1/a/b", None),

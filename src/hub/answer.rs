@@ -9,7 +9,7 @@ use ureq::http::header::HeaderMap;
 use ureq::{Agent, Body, Timeout};
 
 use super::address::{origin, redirected};
-use crate::error::FetchError;
+use crate::error::{FetchError, cause};
 
 pub(super) const MAX_REDIRECTS: usize = 5;
 /// The limit for connecting, TLS included.
@@ -110,11 +110,11 @@ impl Requests {
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return match text(response.headers(), "content-encoding") {
                     None | Some("identity" | "") => Ok((response, about)),
-                    Some(encoding) => Err(FetchError::Encoded { encoding: shortened(encoding) }),
+                    Some(encoding) => Err(FetchError::Encoded { encoding: encoding.to_string() }),
                 };
             }
             let to = text(response.headers(), "location").unwrap_or_default();
-            let target = redirected(&url, to).ok_or_else(|| FetchError::BadRedirect { to: shortened(to) })?;
+            let target = redirected(&url, to).ok_or_else(|| FetchError::BadRedirect { to: to.to_string() })?;
             if ask.only_about && about.is_known() && origin(&target) != origin(&url) {
                 return Ok((response, about));
             }
@@ -159,27 +159,18 @@ impl Requests {
             ureq::Error::Timeout(Timeout::PerRead) => FetchError::TimedOut { timeout: READ_TIMEOUT.min(self.timeout) },
             ureq::Error::Timeout(_) => FetchError::TimedOut { timeout: self.timeout },
             ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => {
-                FetchError::Answer { source: error.into() }
+                FetchError::Answer { source: cause(error) }
             }
-            ureq::Error::Http(_) | ureq::Error::BadUri(_) => FetchError::Request { source: error.into() },
-            ureq::Error::Tls(_) | ureq::Error::Rustls(_) => FetchError::Tls { source: error.into() },
-            ureq::Error::Io(io) if io.kind() == io::ErrorKind::InvalidData => FetchError::Tls { source: io.into() },
-            error => FetchError::Unreachable { source: error.into() },
+            ureq::Error::Http(_) | ureq::Error::BadUri(_) => FetchError::Request { source: cause(error) },
+            ureq::Error::Tls(_) | ureq::Error::Rustls(_) => FetchError::Tls { source: cause(error) },
+            ureq::Error::Io(io) if io.kind() == io::ErrorKind::InvalidData => FetchError::Tls { source: cause(io) },
+            error => FetchError::Unreachable { source: cause(error) },
         }
     }
 }
 
 pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
-}
-
-/// Returns the start of a header's text for a message.
-pub(super) fn shortened(text: &str) -> String {
-    const MAX_CHARS: usize = 100;
-    let start: String = text.chars().take(MAX_CHARS).collect();
-    let more = if start.len() < text.len() { "…" } else { "" };
-    // Quotes are part of an ETag.
-    start.split('"').map(|part| part.escape_debug().to_string()).collect::<Vec<_>>().join("\"") + more
 }
 
 fn unquoted(etag: &str) -> &str {

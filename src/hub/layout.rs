@@ -8,11 +8,12 @@
 //! .locks/models--org--name/ETAG.lock                 held while the content is fetched
 //! ```
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::request::is_plain;
+use crate::files::Partial;
 
 /// Marks a folder that backups may leave out, as <https://bford.info/cachedir/> has it.
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n";
@@ -74,10 +75,7 @@ impl Layout {
             return Ok(());
         }
         create_parent(&path)?;
-        // A reader never sees half a commit.
-        let temporary = path.with_file_name(format!("{commit}.{}.tmp", std::process::id()));
-        fs::write(&temporary, commit)?;
-        fs::rename(&temporary, &path)
+        whole(&path, &mut commit.as_bytes())
     }
 
     /// Notes that a commit has no file of this name.
@@ -103,16 +101,16 @@ impl Layout {
         // Links are relative, so that the cache can be moved. The snapshot's folders are below that of the repository.
         let up = "../".repeat(2 + file.split('/').count() - 1);
         let target = format!("{up}blobs/{etag}");
-        if fs::read_link(&pointer).is_ok_and(|to| to == Path::new(&target)) {
+        let is_linked = || fs::read_link(&pointer).is_ok_and(|to| to == Path::new(&target));
+        if is_linked() {
             return Ok(());
         }
         remove(&pointer)?;
-        if with_links && symlink(&target, &pointer).is_ok() {
+        // Another process may make the same link meanwhile.
+        if with_links && (symlink(&target, &pointer).is_ok() || is_linked()) {
             return Ok(());
         }
-        let temporary = pointer.with_file_name(format!("{etag}.{}.tmp", std::process::id()));
-        fs::copy(&blob, &temporary)?;
-        fs::rename(&temporary, &pointer)
+        whole(&pointer, &mut File::open(&blob)?)
     }
 }
 
@@ -128,6 +126,14 @@ pub(super) fn is_file_name(name: &str) -> bool {
 
 pub(super) fn create_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all)
+}
+
+/// Writes a file that no reader sees half of.
+fn whole(path: &Path, content: &mut impl Read) -> io::Result<()> {
+    let mut file = Partial::create(path)?;
+    io::copy(content, file.file())?;
+    file.complete()?;
+    file.install()
 }
 
 /// Removes a file or a link, if there is one.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::error::Shown;
+
 /// What [`Repo::with_progress`](super::Repo::with_progress) is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -40,8 +42,7 @@ pub struct Dropped {
 
 impl fmt::Display for Dropped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display().to_string();
-        write!(f, "{} was removed from the cache: {}", path.escape_debug(), self.reason.escape_debug())
+        write!(f, "{} was removed from the cache: {}", Shown::path(&self.path), Shown::text(&self.reason))
     }
 }
 

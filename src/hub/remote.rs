@@ -8,7 +8,7 @@ use super::MAX_TEXT_BYTES;
 use super::file::RemoteFile;
 use super::repo::Repo;
 use crate::checkpoint::{ByteRanges, CONFIG_FILE, Checkpoint, CheckpointOptions, ShardIndex, WEIGHTS_NAMES};
-use crate::error::{CheckpointError, Error, FetchError, HubError, Result};
+use crate::error::{CheckpointError, Error, FetchError, HubError, Result, cause};
 
 /// # Ranges
 impl Repo {
@@ -98,7 +98,7 @@ impl Repo {
             }
             let mut folders: Vec<PathBuf> = files.iter().filter_map(|file| file.forget()).collect();
             match folders.pop() {
-                Some(folder) => HubError::DroppedRanges { folder, source: error.into() }.into(),
+                Some(folder) => HubError::DroppedRanges { folder, source: cause(error) }.into(),
                 None => error,
             }
         })

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ureq::Body;
 use ureq::http::header::HeaderMap;
 
-use super::answer::{About, Ask, Requests, parse_content_range, shortened, text};
+use super::answer::{About, Ask, Requests, parse_content_range, text};
 use crate::error::FetchError;
 
 /// A failure, and whether a retry may help.
@@ -19,6 +19,14 @@ pub(super) enum Failure {
         error: FetchError,
         pause: Option<Duration>,
     },
+}
+
+impl Failure {
+    pub(super) fn error(&self) -> &FetchError {
+        match self {
+            Self::Final(error) | Self::Passing { error, .. } => error,
+        }
+    }
 }
 
 impl From<FetchError> for Failure {
@@ -41,6 +49,19 @@ impl From<Failure> for FetchError {
     }
 }
 
+/// Returns whether the cache may stand in for a server that does not describe a file: it does not answer, refuses, or
+/// is no hub. huggingface_hub asks no server further either. A revision that does not exist is none of these.
+pub(super) fn is_undescribed(error: &FetchError) -> bool {
+    matches!(
+        error,
+        FetchError::Unreachable { .. }
+            | FetchError::TimedOut { .. }
+            | FetchError::Tls { .. }
+            | FetchError::Status { .. }
+            | FetchError::NoHeader { .. }
+    )
+}
+
 /// Identifies the content of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Version {
@@ -51,7 +72,7 @@ pub(super) struct Version {
 
 impl Version {
     fn describe(&self) -> String {
-        let etag = self.etag.as_deref().map_or("none".to_string(), shortened);
+        let etag = self.etag.as_deref().unwrap_or("none");
         format!("ETag {etag}, {} bytes", self.n_bytes)
     }
 }
@@ -74,7 +95,7 @@ impl Described {
         let n_bytes = about.n_bytes.ok_or_else(missing("Content-Length"))?;
         for (header, value) in [("X-Repo-Commit", &commit), ("ETag", &etag)] {
             if !is_plain(value) {
-                return Err(FetchError::BadHeader { header, value: shortened(value) });
+                return Err(FetchError::BadHeader { header, value: value.to_string() });
             }
         }
         Ok(Self { commit, etag, n_bytes, if_range: about.if_range })
@@ -137,7 +158,7 @@ impl Requests {
         let range = text(response.headers(), "content-range");
         let start = match (response.status().as_u16(), range) {
             (200 | 206 | 416, _) if !is_same(&about) => {
-                let etag = about.etag.as_deref().map_or("none".to_string(), shortened);
+                let etag = about.etag.as_deref().unwrap_or("none");
                 let n_bytes = about.n_bytes.map_or("unknown".to_string(), |n_bytes| n_bytes.to_string());
                 let is = format!("ETag {etag}, {n_bytes} bytes");
                 return Err(FetchError::Changed { was: was(known), is }.into());
@@ -147,7 +168,7 @@ impl Requests {
                 let wanted = start..known.n_bytes;
                 let range = range.unwrap_or("no Content-Range");
                 if parse_content_range(range) != Some((wanted.clone(), known.n_bytes)) {
-                    return Err(FetchError::WrongRange { wanted, got: shortened(range) }.into());
+                    return Err(FetchError::WrongRange { wanted, got: range.to_string() }.into());
                 }
                 start
             }
@@ -188,7 +209,7 @@ impl Requests {
             (status, _) => return Err(refused(status, headers)),
         }
         let content_range = text(headers, "content-range").unwrap_or("no Content-Range");
-        let wrong = || FetchError::WrongRange { wanted: range.clone(), got: shortened(content_range) };
+        let wrong = || FetchError::WrongRange { wanted: range.clone(), got: content_range.to_string() };
         let (sent, n_bytes) = parse_content_range(content_range).ok_or_else(wrong)?;
         let version = Version { n_bytes, etag: etag.clone() };
         if let Some(known) = known.filter(|known| **known != version) {

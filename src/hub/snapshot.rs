@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use super::MAX_TEXT_BYTES;
@@ -11,6 +12,7 @@ use super::layout::{Layout, is_file_name};
 use super::progress::Dropped;
 use super::remote::shards_of;
 use super::repo::Repo;
+use super::request::{Described, is_plain, is_undescribed};
 use crate::checkpoint::{CONFIG_FILE, ShardIndex, WEIGHTS_NAMES};
 use crate::error::{FetchError, HubError, Result};
 
@@ -26,6 +28,8 @@ pub struct Snapshot {
     pub n_bytes_fetched: u64,
     /// The broken entries that were removed from the cache.
     pub dropped: Vec<Dropped>,
+    /// Why the server did not describe a file, if what the cache has of the revision was used instead.
+    pub undescribed: Option<Arc<FetchError>>,
 }
 
 /// # Download
@@ -33,6 +37,9 @@ pub struct Snapshot {
 /// Downloads lie where huggingface_hub keeps them, so that Python's programs use the same files, also at the same time.
 /// A download that was cut goes on where it ended. A file is put in its place once it has the length and the hash that
 /// the hub states; where the hub states no hash, once its header can be read. All files of a call are of one commit.
+///
+/// As in huggingface_hub, the cache stands in for a server that cannot be reached, takes too long, answers with an error
+/// or is no hub: [`Snapshot::undescribed`] says why. Not so if the revision does not exist.
 impl Repo {
     /// Downloads files that the repository must have.
     ///
@@ -46,6 +53,7 @@ impl Repo {
     ///
     /// # Errors
     /// - [`HubError::Fetch`] if a file cannot be fetched, does not exist, or is not what the server announced
+    /// - [`HubError::NotCached`] if the server describes no file, and the cache lacks one
     /// - [`HubError::Offline`] if only the cache is to be used and lacks one
     /// - [`HubError::NoCache`] without a cache, [`HubError::FileName`] for a name that leads out of the repository
     pub fn download(&self, files: &[&str]) -> Result<Snapshot> {
@@ -118,17 +126,20 @@ impl Repo {
             n_bytes_fetched: 0,
             dropped: Vec::new(),
         };
-        let mut session = Session { repo: self, download, commit: None };
+        let mut session = Session { repo: self, download, commit: None, undescribed: None, is_down: false };
         work(&mut session)?;
-        let Session { commit, download: Download { n_bytes_fetched, dropped, .. }, .. } = session;
+        let Session { commit, undescribed, download: Download { n_bytes_fetched, dropped, .. }, .. } = session;
         let commit = commit.or_else(|| layout.commit_of(&self.revision));
         let commit = commit.ok_or_else(|| HubError::NothingFetched { url: self.url("") })?;
         let folder = layout.snapshot(&commit);
         if !self.offline && folder.is_dir() {
             let written = layout.write_ref(&self.revision, &commit);
-            written.map_err(|source| self.failed("", FetchError::Cache { path: layout.folder(), source }))?;
+            // A cache that has all files may be one that cannot be written.
+            if n_bytes_fetched > 0 {
+                written.map_err(|source| self.failed("", FetchError::Cache { path: layout.folder(), source }))?;
+            }
         }
-        Ok(Snapshot { folder, commit, n_bytes_fetched, dropped })
+        Ok(Snapshot { folder, commit, n_bytes_fetched, dropped, undescribed })
     }
 
     fn failed(&self, file: &str, source: FetchError) -> HubError {
@@ -142,13 +153,24 @@ struct Session<'a> {
     download: Download<'a>,
     /// The commit of the files so far. The next ones are of the same.
     commit: Option<String>,
+    /// Why the cache was used without the server.
+    undescribed: Option<Arc<FetchError>>,
+    /// Whether the server described no file in all tries.
+    is_down: bool,
+}
+
+/// What is known of a file.
+enum Known {
+    /// What the server says, and of which commit. `None`: it has no such file.
+    Described(Option<Described>, Option<String>),
+    /// The path in the cache, and why the server does not describe it. `None`: the cache notes that it does not exist.
+    Cached(Option<PathBuf>, FetchError),
 }
 
 impl Session<'_> {
     fn bring_existing(&mut self, file: &str) -> Result<PathBuf> {
-        let missing = || self.repo.failed(file, FetchError::NotFound);
-        let missing = missing();
-        Ok(self.bring(file)?.ok_or(missing)?)
+        let brought = self.bring(file)?;
+        Ok(brought.ok_or_else(|| self.repo.failed(file, FetchError::NotFound))?)
     }
 
     /// Brings a file into the cache and returns its path; `None` if the repository lacks it.
@@ -156,21 +178,27 @@ impl Session<'_> {
         if !is_file_name(file) {
             return Err(HubError::FileName { file: file.to_string() });
         }
-        if self.repo.offline {
+        if self.repo.offline || self.is_down {
             return self.cached(file);
         }
-        // A commit does not change.
-        if is_commit(&self.repo.revision)
+        // A commit does not change, and a server that has not answered is not waited for again.
+        let is_undescribed = self.undescribed.is_some();
+        if (is_commit(&self.repo.revision) || is_undescribed)
             && !self.repo.again
-            && let Ok(Some(path)) = self.cached(file)
+            && let Ok(found) = self.cached(file)
+            && (found.is_some() || is_undescribed)
         {
-            return Ok(Some(path));
+            return Ok(found);
         }
         let url = self.repo.url_in(self.commit.as_deref().unwrap_or(&self.repo.revision), file);
         let failed = |source| HubError::Fetch { url: url.clone(), source };
-        let client = &self.repo.client;
-        let asked = client.tried(&AtomicUsize::new(0), || client.requests.about(&url));
-        let (described, commit) = asked.map_err(|failure| failed(failure.into()))?;
+        let (described, commit) = match self.known(&url, file)? {
+            Known::Described(described, commit) => (described, commit),
+            Known::Cached(path, error) => {
+                self.undescribed.get_or_insert(error.into());
+                return Ok(path);
+            }
+        };
         if let (Some(was), Some(is)) = (&self.commit, &commit)
             && was != is
         {
@@ -191,16 +219,48 @@ impl Session<'_> {
         Ok(Some(self.download.layout.pointer(&described.commit, file)))
     }
 
+    /// Asks the server for a file, and the cache where the server does not describe it.
+    fn known(&mut self, url: &str, file: &str) -> Result<Known, HubError> {
+        let client = &self.repo.client;
+        let asked = client.tried(&AtomicUsize::new(0), || match client.requests.about(url) {
+            Ok((described, commit)) => Ok(Known::Described(described, commit)),
+            Err(failure) if !self.repo.again && is_undescribed(failure.error()) => match self.cached(file) {
+                Ok(path) => Ok(Known::Cached(path, failure.into())),
+                Err(_) => Err(failure),
+            },
+            Err(failure) => Err(failure),
+        });
+        asked.map_err(|failure| {
+            let source = FetchError::from(failure);
+            if self.repo.again || !is_undescribed(&source) {
+                return HubError::Fetch { url: url.to_string(), source };
+            }
+            (self.undescribed, self.is_down) = (Some(source.into()), true);
+            self.not_cached(file)
+        })
+    }
+
+    fn not_cached(&self, file: &str) -> HubError {
+        match (&self.undescribed, &self.repo.cache) {
+            (Some(source), Some(cache)) if self.is_down => {
+                HubError::NotCached { url: self.repo.url(file), cache: cache.clone(), source: source.clone() }
+            }
+            _ => self.repo.not_cached(file),
+        }
+    }
+
     /// Looks for a file in the cache alone. `None` if the cache notes that the repository lacks it.
     fn cached(&mut self, file: &str) -> Result<Option<PathBuf>, HubError> {
         let layout = self.download.layout;
         let commit = self.commit.clone().or_else(|| layout.commit_of(&self.repo.revision));
-        let commit = commit.ok_or_else(|| self.repo.not_cached(file))?;
+        let commit = commit.ok_or_else(|| self.not_cached(file))?;
         let path = layout.pointer(&commit, file);
         if fs::symlink_metadata(&path).is_err() {
-            let is_absent = layout.no_exist(&commit, file).is_file();
+            if !layout.no_exist(&commit, file).is_file() {
+                return Err(self.not_cached(file));
+            }
             self.commit = Some(commit);
-            return if is_absent { Ok(None) } else { Err(self.repo.not_cached(file)) };
+            return Ok(None);
         }
         let etag = fs::read_link(&path).ok().and_then(|to| Some(to.file_name()?.to_string_lossy().into_owned()));
         let failed = |source| self.repo.failed(file, source);
@@ -210,8 +270,9 @@ impl Session<'_> {
                 Ok(Some(path))
             }
             Some(reason) => {
-                let content = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
-                for entry in [&content, &path] {
+                // What a link leads to outside the cache is not removed.
+                let content = etag.filter(|etag| is_plain(etag)).map(|etag| layout.blob(&etag));
+                for entry in content.iter().chain([&path]) {
                     if fs::symlink_metadata(entry).is_ok() {
                         let dropped = self.download.drop_entry(entry, reason.clone());
                         dropped.map_err(|source| self.repo.failed(file, source))?;
@@ -232,7 +293,9 @@ impl Session<'_> {
                 Ok(Some(_)) => return Ok(()),
                 Ok(None) => {}
                 // Without the network, any of the names may be in the cache.
-                Err(error @ HubError::Offline { .. }) => drop(missing.get_or_insert(error)),
+                Err(error @ (HubError::Offline { .. } | HubError::NotCached { .. })) => {
+                    missing = missing.or(Some(error));
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -16,6 +16,9 @@ impl GptInputLayer {
     /// each, to see that it is the same. [`Repo::from_env`] lists the environment variables that count, such as
     /// `HF_TOKEN`, `HF_HUB_CACHE` and `HF_HUB_OFFLINE`.
     ///
+    /// Without a server, what the cache has is used: [`Snapshot::undescribed`](crate::hub::Snapshot::undescribed) of
+    /// [`Repo::download_input_tables`] says so.
+    ///
     /// [`Repo::download_input_tables`] has an example with a revision and a mapped table. [`Repo::input_tables`] reads
     /// rows without a download.
     ///

@@ -217,6 +217,8 @@ fn files_by_name() -> Result<()> {
     for name in ["a--b", "a/b--c", "a..b/c", &"a".repeat(97)] {
         assert!(matches!(refused(Repo::new(Client::new(), &hub.url(), name)), HubError::RepoName { .. }), "{name}");
     }
+    let mirror = Repo::new(Client::new(), "http://hub:1/mirror//", "a/b")?;
+    assert_eq!(mirror.url("c d"), "http://hub:1/mirror/a/b/resolve/main/c%20d");
     let without_cache = Repo::new(Client::new(), &hub.url(), "a/b")?;
     assert!(matches!(refused(without_cache.download(&["config.json"])), HubError::NoCache));
     Ok(())
@@ -413,6 +415,54 @@ fn downloads_at_the_same_time_share_one() -> Result<()> {
     });
     assert_opens(&repo(&hub, cache.path()).with_offline(true).download_weights()?, "gpt2_one_file");
     Ok(())
+}
+
+/// Several at once put a content that is there into a snapshot: no reader sees half a copy, and no writer fails.
+#[test]
+fn snapshots_are_filled_at_the_same_time() -> Result<()> {
+    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let snapshot = repo(&hub, cache.path()).download_input_tables()?;
+    let whole = fs::read(golden("gpt2_one_file").join("model.safetensors")).unwrap();
+    for round in 0..20 {
+        fs::remove_dir_all(&snapshot.folder).unwrap();
+        fs::remove_dir_all(cache.path().join("models--someone--gpt2/refs")).unwrap();
+        std::thread::scope(|scope| {
+            let work = || {
+                let repo = repo(&hub, cache.path()).with_symlinks(round % 2 == 0);
+                assert_eq!(repo.download_input_tables().unwrap().n_bytes_fetched, 0);
+                assert!(fs::read(snapshot.folder.join("model.safetensors")).unwrap() == whole);
+            };
+            let threads: Vec<_> = (0..6).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+        let is_link = snapshot.folder.join("model.safetensors").is_symlink();
+        assert_eq!(is_link, cfg!(unix) && round % 2 == 0);
+    }
+    Ok(())
+}
+
+/// A lock that another process holds without progress.
+#[test]
+fn a_lock_that_is_held_is_named() {
+    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let lock = cache.path().join(format!(".locks/models--someone--gpt2/{GIT_SHA1}.lock"));
+    fs::create_dir_all(lock.parent().unwrap()).unwrap();
+    let held = fs::File::create(&lock).unwrap();
+    held.lock().unwrap();
+    let (told, client) = (Arc::new(Mutex::new(Vec::new())), Client::new().with_timeout(Duration::from_secs(1)));
+    let listener = told.clone();
+    let repo = Repo::new(client, &hub.url(), "someone/gpt2").unwrap().with_cache(cache.path());
+    let repo = repo.with_progress(move |progress| {
+        if let Progress::Waiting { lock } = progress {
+            listener.lock().unwrap().push(lock.to_path_buf());
+        }
+    });
+    let text = error_text(repo.download_input_tables());
+    let expected = format!("cannot use {} in the cache: another process holds this lock", lock.display());
+    assert!(text.contains(&expected), "{text}");
+    assert_eq!(*told.lock().unwrap(), [lock]);
+    drop(held);
+    assert_opens(&repo.download_input_tables().unwrap(), "gpt2_one_file");
 }
 
 #[test]

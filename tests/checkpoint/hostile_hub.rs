@@ -30,6 +30,11 @@ fn header(name: &'static str, text: &str) -> Fault {
 fn faults(hub: &Hub, outside: &Path) -> Vec<(Fault, &'static str, &'static str)> {
     let outside = outside.to_str().unwrap();
     let broken = "HTTP/1.1 206 Partial Content\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n";
+    let described =
+        "HTTP/1.1 206 Partial Content\r\nX-REPO-COMMIT: 0123\r\neTaG: \"e\"\r\nContent-Range: bytes 0-0/824\r\n";
+    let chunks = format!("{described}Transfer-Encoding: chunked\r\n\r\n{}", "1\r\nx\r\n".repeat(100_000));
+    let two_lengths = format!("{described}Content-Length: 1\r\nContent-Length: 824\r\n\r\nx");
+    let to = |to: String| Fault::Refused(302, vec![("Location", to)]);
     let gzip = || vec![("Content-Encoding", "gzip".to_string())];
     let linked = |size: &str| {
         let etag = format!("\"{}\"", "ab".repeat(32));
@@ -45,6 +50,19 @@ fn faults(hub: &Hub, outside: &Path) -> Vec<(Fault, &'static str, &'static str)>
         (Fault::Raw(vec![7; 100_000]), "the server's answer cannot be read", "the server's answer cannot be read"),
         (Fault::Raw(broken.into()), "no X-Repo-Commit", "no Content-Range"),
         (Fault::Raw("HTTP/1.1 100 Continue\r\n\r\n".repeat(100_000).into()), "", ""),
+        (Fault::Raw(chunks.into()), "but the server sent bytes 0-0/824", "but the server sent more"),
+        (Fault::Raw(two_lengths.into()), "", ""),
+        (
+            Fault::Raw("HTTP/1.1 2\u{1b}[31m OK\r\n\r\n".into()),
+            "the server's answer cannot",
+            "the server's answer cannot",
+        ),
+        (header("ETag", "\"a\tb\""), r"the server's ETag is `a\tb`", ""),
+        (header("X-Repo-Commit", "a\tb"), r"the server's X-Repo-Commit is `a\tb`", ""),
+        (header("Content-Encoding", "x\ty"), r"in the encoding x\ty,", r"in the encoding x\ty,"),
+        (header("Content-Range", "bytes\t0-0/824"), "no Content-Length", r"sent bytes\t0-0/824"),
+        (to("ftp://a/\tb".to_string()), r"a redirection to `ftp://a/\tb`", r"a redirection to `ftp://a/\tb`"),
+        (to(format!("ftp://{}", "a".repeat(5000))), "a redirection to `ftp://aaa", "a redirection to `ftp://aaa"),
         (Fault::Cut(10), "was cut after", "was cut after"),
         (Fault::Shifted, "", "but the server sent bytes 1-1/"),
         (header("Content-Range", "bytes 0-0/18446744073709551615"), "", ""),
@@ -235,4 +253,23 @@ fn an_index_names_files_of_the_repository_only() {
         assert!(text.contains("is not the name of a file"), "{text}");
         assert!(hub.requests().iter().all(|request| !request.file.contains("x.safetensors")));
     }
+}
+
+/// A redirect to a path, and to another server by the same scheme.
+#[test]
+fn redirects_of_every_kind_are_followed() -> Result<()> {
+    let (hub, elsewhere) = (serve(), serve());
+    let path = "/someone/gpt2/resolve/main/config.json";
+    let server = elsewhere.url().replace("http:", "");
+    for code in [301, 302, 303, 307, 308] {
+        for (to, n_elsewhere) in [(path.to_string(), 0), (format!("{server}{path}"), 1)] {
+            let (cache, n_before) = (TempDir::new().unwrap(), elsewhere.requests().len());
+            hub.misbehave(1, Fault::Refused(code, vec![("Location", to.clone())]));
+            let n_bytes = repo(&hub, cache.path(), PATIENT).download(&["config.json"])?.n_bytes_fetched;
+            assert_eq!((n_bytes, elsewhere.requests().len() - n_before), (824, n_elsewhere), "{code} {to}");
+        }
+    }
+    assert!(hub.requests().iter().all(|request| request.authorized));
+    assert!(elsewhere.requests().iter().all(|request| !request.authorized));
+    Ok(())
 }

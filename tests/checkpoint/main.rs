@@ -30,6 +30,8 @@ mod sources;
 mod support;
 mod torch_kinds;
 mod transformers;
+#[cfg(feature = "hub")]
+mod unreachable_hub;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -572,6 +572,21 @@ mod hub {
         assert_eq!(hub.requests().len(), n_requests);
         let text = failure(embed(&hub, &home.path().join("other")).env("HF_HUB_OFFLINE", "1"), 1);
         assert!(text.contains("`config.json` of someone/gpt2 (revision main) is not in the cache"), "{text}");
+        // Ids need no tokenizer.
+        let files: std::collections::BTreeSet<String> = hub.requests().into_iter().map(|r| r.file).collect();
+        assert!(files.into_iter().eq(["config.json".to_string(), "model.safetensors".to_string()]));
+        // Without the server.
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let endpoint = format!("http://{closed}");
+        let output = embed(&hub, home.path()).env("HF_ENDPOINT", &endpoint).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).to_string();
+        assert!(
+            text.starts_with("using what the cache has (commit ") && text.contains("cannot be reached: "),
+            "{text}"
+        );
+        assert!(output.status.success() && text.lines().count() == 1, "{text}");
+        let text = failure(embed(&hub, &home.path().join("other")).env("HF_ENDPOINT", &endpoint), 1);
+        assert!(text.contains("config.json, and the cache ") && text.contains("cannot be reached: "), "{text}");
         // Another folder, and another revision.
         let cache = home.path().join("cache");
         stdout(embed(&hub, home.path()).env("HF_HUB_CACHE", &cache).args(["--revision", "v1"]));
