@@ -12,7 +12,7 @@ use super::file::ConfigFile;
 use super::input::GptInputConfig;
 use super::text;
 use super::text_limits::MAX_CONFIG_BYTES;
-use crate::error::{CheckpointError, ConfigError, Result, cause, utf8};
+use crate::error::{CheckpointError, ConfigError, Result, cause, utf8_of_model};
 
 impl GptInputConfig {
     /// Reads the text of a `config.json`.
@@ -105,7 +105,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, CheckpointError> {
     let read = std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
     match read.map_err(CheckpointError::reading(path))? as u64 > most {
         true => Err(CheckpointError::reading(path)(std::io::Error::other(format!("larger than {most} bytes")))),
-        false => utf8(bytes).map_err(|error| CheckpointError::reading(path)(error.into())),
+        false => utf8_of_model(bytes).map_err(|error| CheckpointError::reading(path)(error.into())),
     }
 }
 

@@ -155,3 +155,18 @@ impl fmt::Display for ForeignFormat {
         f.write_str(text)
     }
 }
+
+impl ForeignFormat {
+    /// Says what it is, and what to do where a text was asked for.
+    pub(super) fn in_place_of_a_text(&self) -> String {
+        match self {
+            Self::Other { what } => format!("{what}, not text"),
+            Self::GitLfs { .. } | Self::Html | Self::Archive { .. } => self.to_string(),
+            other => {
+                let text = other.to_string();
+                let what = text.split(": ").next().unwrap_or_default();
+                format!("{}, not text", what.trim_end_matches(", not weights"))
+            }
+        }
+    }
+}

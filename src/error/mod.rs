@@ -40,8 +40,8 @@ pub use position::PositionError;
 pub(crate) use recognise::{N_HEAD, foreign_head, foreign_json};
 pub use rng::RngError;
 pub use shown::Shown;
-pub(crate) use text::utf8;
 pub use text::{NotUtf8, TextError};
+pub(crate) use text::{utf8, utf8_of_model};
 pub use tokenizer::TokenizerError;
 
 /// Abbreviates a result with this crate's [`Error`].

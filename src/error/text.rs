@@ -80,8 +80,11 @@ pub enum NotUtf8 {
         /// The encoding, as iconv spells it.
         encoding: &'static str,
     },
-    /// A file of another kind than text.
-    #[error("this is {format}")]
+    /// A byte order mark at the front of JSON, which may have none.
+    #[error("it begins with a byte order mark: save it as UTF-8 without one")]
+    ByteOrderMark,
+    /// A file of another kind than the text that was asked for.
+    #[error("this is {}", format.in_place_of_a_text())]
     #[non_exhaustive]
     Foreign {
         /// What it is, and what to do.
@@ -102,6 +105,9 @@ pub(crate) fn utf8(bytes: Vec<u8>) -> Result<String, NotUtf8> {
     }
     String::from_utf8(bytes).map_err(|error| {
         let (at, bytes) = (error.utf8_error().valid_up_to(), error.as_bytes());
+        if bytes.starts_with(b"PK\x03\x04") {
+            return NotUtf8::Foreign { format: ForeignFormat::Archive { kind: "zip" } };
+        }
         match foreign_head(&bytes[..bytes.len().min(N_HEAD)], bytes.len() > N_HEAD) {
             Some(ForeignFormat::Text { .. }) | None => {}
             Some(format) => return NotUtf8::Foreign { format },
@@ -111,4 +117,18 @@ pub(crate) fn utf8(bytes: Vec<u8>) -> Result<String, NotUtf8> {
         let (n_before, column) = (before.matches('\n').count(), line.chars().count() + 1);
         NotUtf8::Byte { byte: bytes[at], at, line: n_before + 1, column }
     })
+}
+
+/// Decodes a file of a model that is JSON or lines: no pointer, page or archive in its place.
+pub(crate) fn utf8_of_model(bytes: Vec<u8>) -> Result<String, NotUtf8> {
+    let text = utf8(bytes)?;
+    if text.starts_with('\u{feff}') {
+        return Err(NotUtf8::ByteOrderMark);
+    }
+    match foreign_head(&text.as_bytes()[..text.len().min(N_HEAD)], text.len() > N_HEAD) {
+        Some(format @ (ForeignFormat::GitLfs { .. } | ForeignFormat::Html | ForeignFormat::Xml)) => {
+            Err(NotUtf8::Foreign { format })
+        }
+        _ => Ok(text),
+    }
 }

@@ -6,24 +6,25 @@ use serde_json::{Map, Value, json};
 
 use super::json::build;
 use super::problem::{Problem, parse, read_text};
-use super::settings::Settings;
+use super::settings::{Settings, check_absent};
 use super::{SpecialTokens, Tokenizer};
 use crate::error::{Result, TokenizerError};
 
 /// The tokens and merges of a GPT-2, as transformers and as OpenAI name the files.
 const PAIRS: [[&str; 2]; 2] = [["vocab.json", "merges.txt"], ["encoder.json", "vocab.bpe"]];
 /// Files of tokenizers that cannot be read, and their kinds.
-const OTHERS: [(&str, &str); 7] = [
+const OTHERS: [(&str, &str); 8] = [
     ("tokenizer.model", "a SentencePiece or tiktoken tokenizer"),
     ("spiece.model", "a SentencePiece tokenizer"),
     ("sentencepiece.bpe.model", "a SentencePiece tokenizer"),
     ("vocab.txt", "a WordPiece tokenizer"),
     ("tekken.json", "a Tekken tokenizer"),
     ("qwen.tiktoken", "a tiktoken tokenizer"),
+    ("tokenizer.tiktoken", "a tiktoken tokenizer"),
     ("meta.pkl", "a vocabulary of nanoGPT"),
 ];
 /// The names of all files that [`Tokenizer::beside`] looks for: those to download of a repository.
-pub const TOKENIZER_FILES: [&str; 16] = [
+pub const TOKENIZER_FILES: [&str; 17] = [
     "tokenizer.json",
     PAIRS[0][0],
     PAIRS[0][1],
@@ -40,6 +41,7 @@ pub const TOKENIZER_FILES: [&str; 16] = [
     OTHERS[4].0,
     OTHERS[5].0,
     OTHERS[6].0,
+    OTHERS[7].0,
 ];
 /// Merges in a file of lines; known files have at most 600 000.
 const MAX_MERGES: usize = 1 << 21;
@@ -151,6 +153,11 @@ impl Tokenizer {
                     return Err(TokenizerError::Unsupported { origin: at(name), reason }.into());
                 }
             }
+            let settings = match read("tokenizer_config.json")? {
+                Some(text) => parse(&text).map_err(|problem| problem.of(at("tokenizer_config.json")))?,
+                None => Value::Null,
+            };
+            check_absent(&settings).map_err(|problem| problem.of(at("tokenizer_config.json")))?;
             return Ok(None);
         }
         let mut object = |name: &str| -> Result<Map<String, Value>> {

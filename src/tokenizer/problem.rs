@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::ConvertError;
 
-use crate::error::{TokenizerError, cause, utf8};
+use crate::error::{TokenizerError, cause, utf8_of_model};
 
 /// The largest file that is read; the largest known `tokenizer.json` has 33 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -63,7 +63,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, TokenizerError> {
     let mut bytes = Vec::new();
     let n_bytes = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
     match n_bytes.map_err(io)? as u64 {
-        ..=MAX_FILE_BYTES => utf8(bytes).map_err(|error| io(error.into())),
+        ..=MAX_FILE_BYTES => utf8_of_model(bytes).map_err(|error| io(error.into())),
         _ => {
             let problem = Problem::Unsupported(format!("it has more than {} MiB", MAX_FILE_BYTES >> 20));
             Err(problem.of(path.display().to_string()))

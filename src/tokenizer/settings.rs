@@ -24,6 +24,18 @@ pub(super) struct Settings {
     pub(super) added: Map<String, Value>,
 }
 
+/// Refuses settings of a tokenizer without its files, unless it is GPT-2's.
+pub(super) fn check_absent(settings: &Value) -> Result<(), Problem> {
+    match &settings["tokenizer_class"] {
+        Value::Null => Ok(()),
+        class if class.as_str().is_some_and(|class| CLASSES.contains(&class)) => Ok(()),
+        class => Err(Problem::Unsupported(format!(
+            "the model's tokenizer is a {}, and its files are not here: save it as tokenizer.json",
+            shown(class)
+        ))),
+    }
+}
+
 impl Settings {
     pub(super) fn is(&self, key: &str) -> bool {
         self.config.get(key) == Some(&Value::Bool(true))

@@ -219,6 +219,9 @@ fn a_configuration_that_is_not_utf_8_is_named_with_the_place() {
         (&utf16("{\"n_embd\": 12}"), "the text is UTF-16LE, not UTF-8: convert it with `iconv -f UTF-16LE -t UTF-8`"),
         (&[b"\xff\xfe".to_vec(), utf16("{}")].concat(), "the text is UTF-16, not UTF-8"),
         (b"\x1f\x8b\x08\0\0\0\0\0", "compressed or packed with gzip: unpack it first"),
+        (b"\xef\xbb\xbf{}", "it begins with a byte order mark: save it as UTF-8 without one"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 665\n", "run `git lfs pull`"),
+        (b"<!DOCTYPE html><html>", "this is a web page (HTML), such as that of an error or a login: download the file"),
     ] {
         fs::write(folder.path().join("config.json"), bytes).unwrap();
         failures.error(load(folder.path()), expected);

@@ -121,6 +121,7 @@ fn what_cannot_be_read_is_named() {
         ("vocab.txt", "a WordPiece tokenizer"),
         ("tekken.json", "a Tekken tokenizer"),
         ("qwen.tiktoken", "a tiktoken tokenizer"),
+        ("tokenizer.tiktoken", "a tiktoken tokenizer"),
         ("meta.pkl", "a vocabulary of nanoGPT"),
     ] {
         let put = |folder: &TempDir| {
@@ -134,6 +135,27 @@ fn what_cannot_be_read_is_named() {
         fs::write(folder.path().join(name), [0xff, 0xfe]).unwrap();
         assert_eq!(beside(folder.path()).vocab_size(), 400);
     }
+    let settings = |class: &str| json!({ "tokenizer_config.json": { "tokenizer_class": class } });
+    assert_eq!(
+        refused(&both, settings("LlamaTokenizer")),
+        "tokenizer_config.json: not supported: the model's tokenizer is a `LlamaTokenizer`, and its files are not here: \
+         save it as tokenizer.json"
+    );
+    let of_gpt2 = folder(&settings("GPT2TokenizerFast"));
+    both(&of_gpt2);
+    assert!(Tokenizer::beside(of_gpt2.path()).unwrap().is_none());
+    for (name, text, what) in [
+        ("vocab.json", "version https://git-lfs.github.com/spec/v1\nsize 665\n", "this is a Git LFS pointer"),
+        ("merges.txt", "<html><body>Log in</body></html>", "this is a web page (HTML)"),
+        ("tokenizer.json", "\u{feff}{}", "it begins with a byte order mark"),
+        ("tokenizer.json", "\u{7f}\u{80}", "not valid JSON"),
+    ] {
+        let put = |folder: &TempDir| fs::write(folder.path().join(name), text).unwrap();
+        let said = refused(&put, json!({}));
+        assert!(said.contains(what), "{said}");
+    }
+    let picture = |folder: &TempDir| fs::write(folder.path().join("tokenizer.json"), b"\x89PNG\r\n\x1a\n").unwrap();
+    assert!(refused(&picture, json!({})).ends_with("this is a picture (PNG), not text"));
     let class = |others: Value| refused(nothing, others);
     let advice = "save the tokenizer as tokenizer.json: AutoTokenizer.from_pretrained(…).save_pretrained(…)";
     for (others, what) in [
