@@ -41,27 +41,30 @@ fn repo(name: &str, revision: Option<&str>) -> Result<candle_gpt_input::hub::Rep
 fn warn(snapshot: &candle_gpt_input::hub::Snapshot) {
     if let Some(error) = &snapshot.undescribed {
         let error = anyhow::Error::new(error.clone());
-        eprintln!("using what the cache has (commit {}): {error:#}", snapshot.commit);
+        crate::cli::note(format_args!("using what the cache has (commit {}): {error:#}", snapshot.commit));
     }
 }
 
 /// Downloads weights, configuration and tokenizer into the hub's cache. Shows the progress on a terminal.
 #[cfg(feature = "hub")]
 fn download(name: &str, revision: Option<&str>, only_input_tables: bool, with_tokenizer: bool) -> Result<PathBuf> {
-    use std::io::{IsTerminal, stderr};
+    use std::io::{IsTerminal, Write, stderr};
 
+    use candle_gpt_input::error::Shown;
     use candle_gpt_input::hub::Progress;
+
+    use crate::cli::note;
 
     let is_terminal = stderr().is_terminal();
     let repo = repo(name, revision)?.with_progress(move |progress| match progress {
         Progress::Fetched { file, n_done, n_bytes } if is_terminal => {
             let end = if n_done == n_bytes { "\n" } else { "" };
-            eprint!("\r{file}: {n_done} of {n_bytes} bytes{end}");
+            let _ = write!(stderr(), "\r{file}: {n_done} of {n_bytes} bytes{end}");
         }
         Progress::Waiting { lock } => {
-            eprintln!("another process downloads this too: waiting for {}", candle_gpt_input::error::Shown::path(&lock))
+            note(format_args!("another process downloads this too: waiting for {}", Shown::path(&lock)))
         }
-        Progress::Dropped(dropped) => eprintln!("{dropped}"),
+        Progress::Dropped(dropped) => note(dropped),
         _ => {}
     });
     let snapshot = if only_input_tables { repo.download_input_tables()? } else { repo.download_weights()? };

@@ -24,7 +24,8 @@ pub fn tokenizer(
     let n_rows = checkpoint.config()?.vocab_size;
     let n_unused = tokenizer.unused_rows(n_rows).with_context(|| format!("{whose} does not fit: {advice}"))?;
     if n_rows > (n_rows - n_unused).next_multiple_of(PADDED_TO) {
-        eprintln!("note: {whose} has ids for {} of the table's {n_rows} rows only", n_rows - n_unused);
+        let n_used = n_rows - n_unused;
+        crate::cli::note(format_args!("note: {whose} has ids for {n_used} of the table's {n_rows} rows only"));
     }
     Ok(tokenizer)
 }

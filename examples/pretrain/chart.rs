@@ -14,17 +14,20 @@ const BATCH: RGBColor = RGBColor(174, 199, 232);
 const MEAN: RGBColor = RGBColor(31, 119, 180);
 const VALIDATION: RGBColor = RGBColor(214, 39, 40);
 
-/// Draws the loss of each batch, its running mean, and the validation loss.
+/// Draws the loss of each batch, its running mean, and the validation loss, where they are finite.
 pub fn draw(path: &Path, records: &[Record]) -> Result<()> {
-    let Some(last) = records.last() else { return Ok(()) };
-    let batch: Vec<(f64, f64)> = records.iter().map(|record| (record.step as f64, f64::from(record.loss))).collect();
+    let finite = |points: Vec<(f64, f64)>| points.into_iter().filter(|point| point.1.is_finite()).collect::<Vec<_>>();
+    let batch = finite(records.iter().map(|record| (record.step as f64, f64::from(record.loss))).collect());
     let at_step = |record: &Record| Some((record.step as f64, f64::from(record.validation_loss?)));
-    let validation: Vec<(f64, f64)> = records.iter().filter_map(at_step).collect();
-    let losses = || batch.iter().chain(&validation).map(|point| point.1);
-    let (low, high) = (losses().fold(f64::MAX, f64::min), losses().fold(f64::MIN, f64::max));
-    let margin = 0.05 * (high - low).max(0.1);
+    let validation = finite(records.iter().filter_map(at_step).collect());
+    let points = || batch.iter().chain(&validation).copied();
+    let end = points().fold(1.0, |end: f64, (step, _)| end.max(step));
+    let (low, high) = points().fold((f64::MAX, f64::MIN), |(low, high), (_, loss)| (low.min(loss), high.max(loss)));
+    let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+    // A range that is less than the rounding of its ends has no ticks.
+    let margin = 0.05 * (high - low).max(0.1).max(1e-6 * high.abs().max(low.abs()));
 
-    let mean = running_mean(&batch, (records.len() / 50).max(1));
+    let mean = running_mean(&batch, (batch.len() / 50).max(1));
     let lines =
         [("batch", batch, BATCH, 2), ("running mean", mean, MEAN, 4), ("validation", validation, VALIDATION, 4)];
 
@@ -34,13 +37,13 @@ pub fn draw(path: &Path, records: &[Record]) -> Result<()> {
             .margin(32)
             .x_label_area_size(92)
             .y_label_area_size(120)
-            .build_cartesian_2d(0.0..last.step as f64, low - margin..high + margin)?;
+            .build_cartesian_2d(0.0..end, low - margin..high + margin)?;
         chart
             .configure_mesh()
             .x_desc("step")
             .y_desc("loss (nats per token)")
             .x_label_formatter(&|step| format!("{step:.0}"))
-            .y_label_formatter(&|loss| format!("{loss:.1}"))
+            .y_label_formatter(&|loss| if loss.abs() < 1e5 { format!("{loss:.1}") } else { format!("{loss:.0e}") })
             .label_style(("sans-serif", 30))
             .axis_style(BLACK.stroke_width(2))
             .bold_line_style(BLACK.mix(0.15).stroke_width(2))

@@ -2,22 +2,26 @@
 //!
 //! `OUT/step-N/` holds the weights as a Hugging Face folder (`model.safetensors`, `config.json`), and beside them
 //! `optimizer.safetensors`, `loader.json` (the state of the loader and of the one generator), `settings.json` and
-//! `loss.csv`. It is written as `OUT/partial`, each file synced to disk, and then renamed; older ones are removed
-//! afterwards. So the folder of the highest N is complete at any moment.
+//! `loss.csv`. `SHA256SUMS` ties them to each other and to the texts. The folder is written as `OUT/partial`, each file
+//! synced to disk, and then renamed; older ones are removed afterwards. So the folder of the highest N is complete at
+//! any moment.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
 use candle_gpt_input::checkpoint::save_tensors;
 use candle_gpt_input::data::{Loader, LoaderState};
 use candle_gpt_input::error::Shown;
 
+use crate::hashes;
 use crate::history::{self, Record};
+use crate::run::Run;
 use crate::settings::Settings;
-use crate::trainer::Trainer;
+use crate::texts::Texts;
+use crate::trainer::{Trainer, all_finite};
 
 const PARTIAL: &str = "partial";
 const STEP: &str = "step-";
@@ -27,6 +31,8 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const LOADER: &str = "loader.json";
 const SETTINGS: &str = "settings.json";
 const HISTORY: &str = "loss.csv";
+const PARTS: [&str; 6] = [WEIGHTS, CONFIG, OPTIMIZER, LOADER, SETTINGS, HISTORY];
+const HASHES: &str = "SHA256SUMS";
 
 /// Returns all checkpoints in `out`, the newest last.
 fn all(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
@@ -41,39 +47,83 @@ fn all(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Returns the newest checkpoint in `out`, if there is one.
-pub fn newest(out: &Path) -> Result<Option<PathBuf>> {
-    Ok(if out.is_dir() { all(out)?.pop().map(|(_, path)| path) } else { None })
+/// A checkpoint whose files are those that were saved together.
+pub struct Checkpoint {
+    pub path: PathBuf,
+    pub settings: Settings,
+    records: Vec<Record>,
+    hashes: String,
 }
 
-/// Saves everything, then removes older checkpoints.
-pub fn save(
-    out: &Path,
-    trainer: &Trainer,
-    loader: &Loader,
-    settings: &Settings,
-    records: &[Record],
-) -> Result<PathBuf> {
-    let partial = out.join(PARTIAL);
+impl Checkpoint {
+    /// Returns the path of the newest checkpoint in `out`, if there is one.
+    pub fn newest(out: &Path) -> Result<Option<PathBuf>> {
+        Ok(all(out)?.pop().map(|(_, path)| path))
+    }
+
+    /// Opens a checkpoint and checks that all its parts belong together.
+    pub fn open(path: PathBuf) -> Result<Self> {
+        let list = path.join(HASHES);
+        let hashes = fs::read_to_string(&list).with_context(|| Shown::path(&list).to_string())?;
+        for (name, line) in PARTS.iter().zip(hashes::lines(&path, &PARTS)?) {
+            hashes::check(&hashes, &line, &path.join(name))?;
+        }
+        let records = history::read(&path.join(HISTORY))?;
+        let step = records.last().map_or(0, |record| record.step);
+        let shown = Shown::path(&path);
+        ensure!(path.ends_with(name(step)), "{shown} holds step {step}: give the folder its name back, {}", name(step));
+        Ok(Self { settings: read_json(&path.join(SETTINGS))?, path, records, hashes })
+    }
+
+    /// Checks that the texts are those of the run.
+    pub fn check_texts(&self, texts: &Texts) -> Result<()> {
+        let mut texts = texts.lines.iter().zip(&texts.paths);
+        texts.try_for_each(|(line, path)| hashes::check(&self.hashes, line, path))
+    }
+
+    /// Restores weights, optimizer, loader and generator, and returns the loader and the history.
+    pub fn load(self, trainer: &mut Trainer, loader: Loader) -> Result<(Loader, Vec<Record>)> {
+        trainer.varmap.load(self.path.join(WEIGHTS))?;
+        trainer.adamw.load(self.path.join(OPTIMIZER))?;
+        let state: LoaderState = read_json(&self.path.join(LOADER))?;
+        Ok((loader.resume(&state)?, self.records))
+    }
+}
+
+fn name(step: u64) -> String {
+    format!("{STEP}{step:06}")
+}
+
+/// Saves everything, then removes older checkpoints. Weights that are not finite are an error, and all stays as it is.
+pub fn save(run: &Run) -> Result<()> {
+    run.trainer.check_finite()?;
+    let partial = run.out.join(PARTIAL);
     if partial.exists() {
         fs::remove_dir_all(&partial).with_context(|| Shown::path(&partial).to_string())?; // left by a run that was killed
     }
     fs::create_dir(&partial).with_context(|| Shown::path(&partial).to_string())?;
-    save_model(&partial, trainer, settings, DType::F32)?;
-    trainer.adamw.save(partial.join(OPTIMIZER))?;
-    write(&partial.join(LOADER), &serde_json::to_string(&loader.state())?)?;
-    write(&partial.join(SETTINGS), &serde_json::to_string_pretty(settings)?)?;
-    write(&partial.join(HISTORY), &history::to_csv(records))?;
-    sync_folder(&partial)?;
-
-    let step = records.last().map_or(0, |record| record.step);
-    let path = out.join(format!("{STEP}{step:06}"));
+    if let Err(error) = save_parts(run, &partial) {
+        let _ = fs::remove_dir_all(&partial); // the next save would do so as well
+        return Err(error);
+    }
+    let path = run.out.join(name(run.step()));
     fs::rename(&partial, &path).with_context(|| Shown::path(&path).to_string())?;
-    sync_folder(out)?;
-    for (_, old) in all(out)?.into_iter().filter(|(other, _)| *other < step) {
+    sync_folder(&run.out)?;
+    for (_, old) in all(&run.out)?.into_iter().filter(|(other, _)| *other < run.step()) {
         fs::remove_dir_all(&old).with_context(|| Shown::path(&old).to_string())?;
     }
-    Ok(path)
+    Ok(())
+}
+
+fn save_parts(run: &Run, folder: &Path) -> Result<()> {
+    save_model(folder, &run.trainer, &run.settings, DType::F32)?;
+    run.trainer.adamw.save(folder.join(OPTIMIZER))?;
+    write(&folder.join(LOADER), &serde_json::to_string(&run.loader.state())?)?;
+    write(&folder.join(SETTINGS), &serde_json::to_string_pretty(&run.settings)?)?;
+    write(&folder.join(HISTORY), &history::to_csv(&run.records))?;
+    let lines = [hashes::lines(folder, &PARTS)?, run.texts.lines.clone()].concat();
+    write(&folder.join(HASHES), &(lines.join("\n") + "\n"))?;
+    sync_folder(folder)
 }
 
 /// Writes a Hugging Face folder, which `gpt2`, `embed` and transformers open.
@@ -84,24 +134,14 @@ pub fn save_model(folder: &Path, trainer: &Trainer, settings: &Settings, dtype: 
         _ => "float32",
     };
     let config = settings.config()?.with_extra("dtype", name)?;
-    let weights = trainer.weights().into_iter().map(|(name, var)| Ok((name, var.to_dtype(dtype)?)));
+    let weights = trainer.weights().into_iter().map(|(name, var)| {
+        let weight = var.to_dtype(dtype)?;
+        ensure!(all_finite(&weight)?, "{name} has values that {dtype:?} cannot hold: choose another --save-dtype");
+        Ok((name, weight))
+    });
     let weights = weights.collect::<Result<Vec<(String, Tensor)>>>()?;
     save_tensors(folder.join(WEIGHTS), weights.iter().map(|(name, tensor)| (name, tensor)), [])?;
     write(&folder.join(CONFIG), &config.to_json())
-}
-
-/// Reads the settings of a checkpoint's run.
-pub fn settings(path: &Path) -> Result<Settings> {
-    read_json(&path.join(SETTINGS))
-}
-
-/// Restores weights, optimizer, loader and generator, and returns the loader and the history.
-pub fn load(path: &Path, trainer: &mut Trainer, loader: Loader) -> Result<(Loader, Vec<Record>)> {
-    trainer.varmap.load(path.join(WEIGHTS))?;
-    trainer.adamw.load(path.join(OPTIMIZER))?;
-    let state: LoaderState = read_json(&path.join(LOADER))?;
-    let loader = loader.resume(&state).context("the text has changed since the checkpoint")?;
-    Ok((loader, history::read(&path.join(HISTORY))?))
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {

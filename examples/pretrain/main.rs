@@ -13,15 +13,19 @@ mod chart;
 mod checkpoint;
 #[path = "../cli/mod.rs"]
 mod cli;
+mod hashes;
 mod history;
 mod initial;
+mod lock;
 #[allow(dead_code)] // it can also load checkpoints
 #[path = "../gpt2/model.rs"]
 mod model;
 mod progress;
+mod report;
 mod run;
 mod schedule;
 mod settings;
+mod texts;
 mod trainer;
 
 use std::io::Write;
@@ -33,12 +37,12 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, ensure};
 use candle_core::DType;
 use candle_gpt_input::DeviceSpec;
-use candle_gpt_input::data::Tokens;
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::rng::Generator;
-use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
+use checkpoint::Checkpoint;
 use clap::parser::ValueSource;
 use clap::{FromArgMatches, Parser};
+use report::Report;
 use run::Run;
 use settings::Settings;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -82,39 +86,44 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
         // The run may be resumed in another folder.
         *path = path.canonicalize().with_context(|| Shown::path(path).to_string())?;
     }
-    let newest = checkpoint::newest(&args.out)?;
+    let _lock = lock::lock(&args.out)?;
+    let newest = Checkpoint::newest(&args.out)?;
     if let Some(path) = &newest {
         ensure!(args.resume, "{} already exists: add --resume, or choose another --out", Shown::path(path));
-        settings = Settings::resumed(&checkpoint::settings(path)?, &settings, is_given)?;
     }
-    std::fs::create_dir_all(&args.out).with_context(|| Shown::path(&args.out).to_string())?;
+    let checkpoint = newest.map(Checkpoint::open).transpose()?;
+    if let Some(checkpoint) = &checkpoint {
+        settings = Settings::resumed(&checkpoint.settings, &settings, is_given)?;
+    }
     let stop = stop_on_signals()?;
 
-    let (training, validation) = tokens(&settings)?.split(TRAINING_SHARE)?;
+    let (texts, tokens) = texts::read(&settings.text_file)?;
+    let (training, validation) = tokens.split(TRAINING_SHARE)?;
     let _ = validation_loader(&validation, &settings, &device).context("the last tenth of the text, for evaluation")?;
     let generator = Generator::manual_seed(settings.seed);
     let trainer = Trainer::new(&settings, &generator, &device)?;
     let loader = training_loader(&training, &settings, &generator, &device)?;
     let n_parameters: usize = trainer.weights().iter().map(|(_, var)| var.elem_count()).sum();
-    writeln!(out, "{n_parameters} parameters, device {chosen}")?;
+    let mut report = Report::new(out);
+    report.line(format_args!("{n_parameters} parameters, device {chosen}"));
     let (n_training, n_validation) = (training.n_tokens(), validation.n_tokens());
-    writeln!(out, "{n_training} tokens, {} steps an epoch; {n_validation} for evaluation", loader.n_batches())?;
+    report.line(format_args!(
+        "{n_training} tokens, {} steps an epoch; {n_validation} for evaluation",
+        loader.n_batches()
+    ));
 
-    let mut run = Run { out: args.out, settings, trainer, loader, validation, records: Vec::new() };
-    if let Some(path) = &newest {
-        run = run.resumed(path).with_context(|| Shown::path(path).to_string())?;
-        writeln!(out, "resumed from {}", Shown::path(path))?;
+    let mut run = Run { out: args.out, settings, texts, trainer, loader, validation, records: Vec::new(), saved: None };
+    if let Some(checkpoint) = checkpoint {
+        let path = Shown::path(&checkpoint.path).to_string();
+        checkpoint.check_texts(&run.texts)?;
+        run = run.resumed(checkpoint).with_context(|| path.clone())?;
+        report.line(format_args!("resumed from {path}"));
     }
-    run.train(&stop, out)?;
+    run.train(&stop, &mut report)?;
+    run.draw()?; // a run that was killed may have left half a picture
     checkpoint::save_model(&run.out, &run.trainer, &run.settings, args.save_dtype)?;
-    Ok(writeln!(out, "wrote model.safetensors, loss.csv and loss.png to {}", Shown::path(&run.out))?)
-}
-
-/// Reads all texts as one document, with `<|endoftext|>` between them.
-fn tokens(settings: &Settings) -> Result<Tokens> {
-    let texts = settings.text_file.iter().map(|path| cli::read_text(path)).collect::<Result<Vec<String>>>()?;
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    Ok(Tokens::from_documents(Tokenizer::gpt2().encode_batch(&texts)?).joined(&[END_OF_TEXT_ID]))
+    report.line(format_args!("wrote model.safetensors, loss.csv and loss.png to {}", Shown::path(&run.out)));
+    report.end()
 }
 
 /// Returns a flag that Ctrl-C or SIGTERM sets; a second signal ends the program at once.

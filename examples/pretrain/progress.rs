@@ -60,8 +60,11 @@ impl Progress {
     /// Ends the bar and says what the steps took.
     pub fn finish(mut self) -> String {
         self.bar.finish_and_clear();
-        let rate = self.tokens_per_second();
         let (n_steps, total) = (self.seconds.len(), self.start.elapsed().as_secs_f64());
+        if n_steps == 0 {
+            return format!("0 steps in {total:.1} s");
+        }
+        let rate = self.tokens_per_second();
         self.seconds.sort_by(f64::total_cmp);
         let median = self.seconds.get(n_steps / 2).copied().unwrap_or_default() * 1e3;
         format!("{n_steps} steps in {total:.1} s: median {median:.1} ms a step, {rate:.0} tokens/s")

@@ -1,7 +1,7 @@
 //! Steps of training, and evaluation.
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Device, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::data::{Batch, Loader, LoaderConfig, Seeding, Tail, Tokens};
 use candle_gpt_input::dropout::dropout;
@@ -18,6 +18,9 @@ use crate::settings::Settings;
 const PREFIX: &str = "transformer";
 /// The most batches of the validation split that are evaluated.
 const N_EVALUATED: usize = 16;
+
+/// What to do when numbers are no longer finite. Checkpoints are never written with such.
+const DIVERGED: &str = "no checkpoint was replaced: begin again with a lower --learning-rate";
 
 /// A model with its optimizer.
 pub struct Trainer {
@@ -63,7 +66,7 @@ impl Trainer {
         let hidden_states = self.model.transform(dropped, 0.into(), None, None, true)?;
         let head = self.model.lm_head().loss_and_grads(&hidden_states, &batch.target_ids, &Default::default())?;
         let loss = head.loss.to_scalar::<f32>()?;
-        ensure!(loss.is_finite(), "the loss is {loss}: begin again with a lower --learning-rate");
+        ensure!(loss.is_finite(), "the loss is {loss}: {DIVERGED}");
         let mut grads = (hidden_states * head.hidden_grad)?.sum_all()?.backward()?;
         let embeds_grad = grads.remove(&embeds).context("the embeddings have a gradient")?;
         let rows = input.row_grads(&batch.input_ids, 0, &embeds_grad)?;
@@ -74,6 +77,9 @@ impl Trainer {
         self.adamw.step_with_rows(&grads, &rows)?;
         let missing = self.adamw.missing_gradients();
         ensure!(missing.is_empty(), "no gradient reaches {}", missing.join(", "));
+        if let Some(norm) = self.adamw.grad_norm() {
+            ensure!(norm.is_finite(), "the norm of the gradients is {norm}: {DIVERGED}");
+        }
         Ok(loss)
     }
 
@@ -92,13 +98,32 @@ impl Trainer {
             );
             n_targets += f64::from(mask.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?);
         }
-        Ok((sum / n_targets) as f32)
+        let loss = (sum / n_targets) as f32;
+        ensure!(loss.is_finite(), "the validation loss is {loss}: {DIVERGED}");
+        Ok(loss)
+    }
+
+    /// Checks that all weights and the state of the optimizer are finite, as a run needs them to go on.
+    pub fn check_finite(&self) -> Result<()> {
+        for (name, var) in self.weights() {
+            let state = self.adamw.state(&var).into_iter().flat_map(|state| [&state.exp_avg, &state.exp_avg_sq]);
+            for tensor in state.chain([var.as_tensor()]) {
+                ensure!(all_finite(tensor)?, "{name} or its averages in AdamW are not finite: {DIVERGED}");
+            }
+        }
+        Ok(())
     }
 
     /// Returns all weights, ordered by name.
     pub fn weights(&self) -> Vec<(String, Var)> {
         named(&self.varmap)
     }
+}
+
+/// Returns whether no element is NaN or infinite: 0 times such a one is NaN.
+pub fn all_finite(tensor: &Tensor) -> Result<bool> {
+    let zero = (tensor.detach() * 0.0)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+    Ok(zero == 0.0)
 }
 
 fn named(varmap: &VarMap) -> Vec<(String, Var)> {

@@ -14,6 +14,7 @@ mod markdown;
 mod messages;
 mod pretrain;
 mod programs;
+mod runs;
 #[path = "../support/mod.rs"]
 mod support;
 mod tokenizers;

@@ -105,3 +105,16 @@ fn names_from_outside_are_printed_escaped_on_one_line() {
     let text = failure(example("embed").args(["--ids", "1", "--weights"]).arg(&path), 1);
     assert!(text.contains(r"closest: wte.w\u{202e}eight"), "{text}");
 }
+
+#[test]
+fn no_example_panics_because_standard_error_is_closed() {
+    // `eprintln!` does; `cli::note` does not.
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    for example in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()) {
+        for file in fs::read_dir(example).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.extension().is_some_and(|extension| extension == "rs") {
+                assert!(!fs::read_to_string(&file).unwrap().contains("eprint"), "{}", file.display());
+            }
+        }
+    }
+}

@@ -19,7 +19,7 @@ fn n_kills() -> usize {
 }
 
 /// Pretrains a model as small as the vocabulary allows, on a text of a dozen steps per epoch.
-fn smallest(folder: &Path, out: &str, steps: usize) -> Command {
+pub fn smallest(folder: &Path, out: &str, steps: usize) -> Command {
     let text = folder.join("text.txt");
     let genesis = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/genesis.txt");
     fs::write(&text, &fs::read(genesis).unwrap()[..2000]).unwrap();
@@ -31,24 +31,20 @@ fn smallest(folder: &Path, out: &str, steps: usize) -> Command {
 }
 
 /// Pretrains the same with dropout.
-fn small(folder: &Path, out: &str, steps: usize) -> Command {
+pub fn small(folder: &Path, out: &str, steps: usize) -> Command {
     let mut command = smallest(folder, out, steps);
     command.args("--dropout 0.1 --warmup 3 --eval-every 7".split(' '));
     command
 }
 
-fn start(command: &mut Command) -> Child {
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-fn checkpoints(out: &Path) -> Vec<PathBuf> {
+pub fn checkpoints(out: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(out) else { return Vec::new() };
     let paths = entries.map(|entry| entry.unwrap().path());
     paths.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("step-")).collect()
 }
 
 /// Waits until a new checkpoint appears or the run has ended.
-fn wait_for_a_checkpoint(child: &mut Child, out: &Path) {
+pub fn wait_for_a_checkpoint(child: &mut Child, out: &Path) {
     let before = checkpoints(out);
     while child.try_wait().unwrap().is_none() && checkpoints(out).iter().all(|path| before.contains(path)) {
         std::thread::sleep(Duration::from_millis(1));
@@ -57,7 +53,7 @@ fn wait_for_a_checkpoint(child: &mut Child, out: &Path) {
 
 /// Compares everything that a run leaves behind, except what contains a path.
 #[track_caller]
-fn assert_same_end(left: &Path, right: &Path) {
+pub fn assert_same_end(left: &Path, right: &Path) {
     let ends = [left, right].map(|out| match &checkpoints(out)[..] {
         [only] => only.clone(),
         several => panic!("{several:?}"),
@@ -88,11 +84,14 @@ fn a_run_that_is_killed_ends_with_the_same_bits() {
         command
     };
     for kill in 0..n_kills() {
-        let mut child = start(&mut run());
+        let a_moment = || std::thread::sleep(Duration::from_micros(RandomState::new().hash_one(kill) % 75_000));
+        let mut child = run().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         if kill > 0 {
             wait_for_a_checkpoint(&mut child, &out); // or it would never progress
         }
-        std::thread::sleep(Duration::from_micros(RandomState::new().hash_one(kill) % 150_000));
+        a_moment();
+        drop((child.stdout.take(), child.stderr.take())); // nobody reads what it writes from here on
+        a_moment();
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -207,9 +206,4 @@ fn what_cannot_be_is_said_in_one_line() {
     assert!(new(&["--n-layer", "100000"]).contains("`n_layer` is 100000, which is not at most 16384"));
     let diverging = failure(small(folder.path(), "new", 9).args(["--learning-rate", "1e30"]), 1);
     assert!(diverging.ends_with(": begin again with a lower --learning-rate"), "{diverging}");
-    // A changed text would give other samples.
-    fs::write(folder.path().join("text.txt"), "too short now ".repeat(200)).unwrap();
-    let again =
-        failure(example("pretrain").args(["--resume", "--steps", "2", "--out"]).arg(folder.path().join("out")), 1);
-    assert!(again.contains("the text has changed since the checkpoint"), "{again}");
 }
