@@ -1,4 +1,5 @@
 //! [`CheckpointError`]: why a checkpoint could not be read or written.
+// Long because it is one enum: a variant for each way to fail.
 
 use std::io;
 use std::path::PathBuf;

@@ -150,7 +150,7 @@ fn a_head_that_is_not_there_is_an_error() -> Result<()> {
     let names = [("wte.weight", &wte), ("wpe.weight", &wpe), ("cls.predictions.transform.dense.weight", &head)];
     save_tensors(&bert, names, []).unwrap();
     let layer = load(&bert)?;
-    assert!(error_text(layer.lm_head()).contains("cls.predictions.transform.dense.weight changes the hidden states"));
+    assert!(error_text(layer.lm_head()).contains("cls.predictions.transform.dense.weight` changes the hidden states"));
     layer.trainable(&VarMap::new(), "")?.save(folder.path().join("saved"))?;
     let narrow = load(with_head(&folder, "lm_head.weight", &own_head(4)))?;
     assert!(error_text(narrow.lm_head()).contains("lm_head has shape [4, 32]"));
