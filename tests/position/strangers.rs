@@ -239,7 +239,15 @@ fn good_files_of_other_models_are_read() {
 /// A number that is not kept exactly is another number for the next reader.
 #[test]
 fn numbers_are_written_as_they_were() {
-    let text = with(json!({"layer_norm_epsilon": 1e-5, "embd_pdrop": 0.125}));
+    // Numbers whose last digit a quicker parser loses.
+    const LONG: [&str; 4] = ["2.638344616030823e-256", "0.1234567890123456789", "9.355109e-38", "3.5844466002796428e298"];
+    let values: Vec<f64> = LONG.iter().map(|text| text.parse().unwrap()).collect();
+    let text = with(json!({"layer_norm_epsilon": 1e-5, "embd_pdrop": 0.125, "a_list": 0}));
+    let config = GptInputConfig::from_json(&text.replace("\"a_list\":0", &format!("\"a_list\":[{}]", LONG.join(","))));
+    let keys: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&config.unwrap().to_json()).unwrap();
+    for (kept, value) in keys["a_list"].as_array().unwrap().iter().zip(values) {
+        assert_eq!(kept.to_string().parse::<f64>().unwrap().to_bits(), value.to_bits());
+    }
     let large =
         text.replace("\"hidden_size\"", "\"model_max_length\": 1000000000000000019884624838656, \"hidden_size\"");
     let config = GptInputConfig::from_json(&large).unwrap();
