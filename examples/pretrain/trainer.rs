@@ -138,14 +138,7 @@ pub fn training_loader(tokens: &Tokens, settings: &Settings, generator: &Generat
     let &Settings { batch_size, max_length, .. } = settings;
     let config =
         LoaderConfig::default().with_batch_size(batch_size).with_max_length(max_length).with_stride(max_length);
-    let loader = Loader::new(tokens, config, Seeding::Global(generator.clone()), device)?;
-    let n_windows = loader.windows().n_windows();
-    ensure!(
-        loader.n_batches() > 0,
-        "the text has {n_windows} windows of {max_length} tokens, fewer than one batch of {batch_size}: \
-         lower --batch-size"
-    );
-    Ok(loader)
+    Ok(Loader::new(tokens, config, Seeding::Global(generator.clone()), device)?)
 }
 
 /// Makes a loader in which every token but the first is a target once.

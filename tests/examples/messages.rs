@@ -29,7 +29,7 @@ fn texts_that_are_not_utf_8_are_told_by_place_and_encoding() {
         (&utf32, "the text is UTF-32BE, not UTF-8: convert it with `iconv -f UTF-32BE -t UTF-8`"),
         (b"\x1f\x8b\x08\0\0\0\0\0\0\x03", "this is compressed or packed with gzip: unpack it first"),
         (b"\x28\xb5\x2f\xfd\x04\x88", "this is compressed or packed with zstd: unpack it first"),
-        (b"PK\x03\x04\x14\0\x08\x08", "this is compressed or packed with zip: unpack it first"),
+        (b"PK\x03\x04\x14\0\x08\x08\xa5\xf1", "this is compressed or packed with zip: unpack it first"),
         (b"%PDF-1.7\n\xe2\xe3", "this is a PDF document, not text"),
         (b"\x93NUMPY\x01\0", "this is one NumPy array (.npy), not text"),
         (b"", "text.txt: the file is empty"),

@@ -194,8 +194,8 @@ fn what_cannot_be_is_said_in_one_line() {
     ));
     let elsewhere = folder.path().join("elsewhere");
     let new = |args: &[&str]| failure(example("pretrain").args(args).arg("--out").arg(&elsewhere), 1);
-    assert!(new(&["--batch-size", "1000"]).contains("fewer than one batch of 1000"));
-    assert!(new(&["--max-length", "5000"]).contains("windows of 5000 tokens, fewer than one batch of 8"));
+    assert!(new(&["--batch-size", "1000"]).contains("no batch: an epoch has 124 windows, and a step takes 1000"));
+    assert!(new(&["--max-length", "5000"]).contains("no batch: an epoch has 1 windows, and a step takes 8"));
     assert!(new(&["--n-head", "3"]).contains("n_embd 64 is not a multiple of n_head 3"));
     assert!(new(&["--dropout", "2"]).contains("2, which is not a probability"));
     for number in [["--max-length", "18446744073709551615"], ["--n-embd", "18446744073709551612"]] {

@@ -240,7 +240,8 @@ fn good_files_of_other_models_are_read() {
 #[test]
 fn numbers_are_written_as_they_were() {
     // Numbers whose last digit a quicker parser loses.
-    const LONG: [&str; 4] = ["2.638344616030823e-256", "0.1234567890123456789", "9.355109e-38", "3.5844466002796428e298"];
+    const LONG: [&str; 4] =
+        ["2.638344616030823e-256", "0.1234567890123456789", "9.355109e-38", "3.5844466002796428e298"];
     let values: Vec<f64> = LONG.iter().map(|text| text.parse().unwrap()).collect();
     let text = with(json!({"layer_norm_epsilon": 1e-5, "embd_pdrop": 0.125, "a_list": 0}));
     let config = GptInputConfig::from_json(&text.replace("\"a_list\":0", &format!("\"a_list\":[{}]", LONG.join(","))));
