@@ -38,8 +38,8 @@ struct Args {
     choose: cli::Choose,
 }
 
-/// At most this many of the tensors that cannot be read are named.
-const MAX_UNREADABLE: usize = 8;
+/// At most this many of the tensors that cannot be read, or are not in the index, are named.
+const MAX_NAMED: usize = 8;
 
 /// Names are padded to at most this width.
 const MAX_NAME_WIDTH: usize = 80;
@@ -69,8 +69,18 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let unreadable = checkpoint.unreadable()?;
     if !unreadable.is_empty() {
         writeln!(out, "{} more cannot be read:", unreadable.len())?;
-        unreadable.iter().take(MAX_UNREADABLE).try_for_each(|tensor| writeln!(out, "  {tensor}"))?;
-        if let n_more @ 1.. = unreadable.len().saturating_sub(MAX_UNREADABLE) {
+        unreadable.iter().take(MAX_NAMED).try_for_each(|tensor| writeln!(out, "  {tensor}"))?;
+        if let n_more @ 1.. = unreadable.len().saturating_sub(MAX_NAMED) {
+            writeln!(out, "  and {n_more} more")?;
+        }
+    }
+    let not_in_index = checkpoint.not_in_index()?;
+    if !not_in_index.is_empty() {
+        writeln!(out, "{} more in the shards, but not in the index:", not_in_index.len())?;
+        for tensor in not_in_index.iter().take(MAX_NAMED) {
+            writeln!(out, "  `{}` in {}", Shown::name(&tensor.name), Shown::path(&tensor.file))?;
+        }
+        if let n_more @ 1.. = not_in_index.len().saturating_sub(MAX_NAMED) {
             writeln!(out, "  and {n_more} more")?;
         }
     }

@@ -11,7 +11,6 @@ use serde_json::json;
 
 use super::folder;
 use super::header::{header_of, stored_as};
-use super::listing::unreadable_in;
 use super::names::{CONFIG_FILE, CONFIG_METADATA, INDEX_FILE, WEIGHTS_FILE};
 use super::save::{replace, write_elements};
 use super::stored::{Kind, StoredTensor};
@@ -35,6 +34,7 @@ struct Planned {
 
 impl Checkpoint {
     /// Writes all tensors as safetensors under their own names, and returns the files written, those of weights first.
+    /// All are those that [`tensors`](Self::tensors) lists.
     ///
     /// `to` is one file if it ends in `.safetensors`, else a folder: with a `config.json` where there are input tables,
     /// and in shards of at most `max_shard_bytes` if that is given. Floating-point and quantized tensors become
@@ -77,30 +77,22 @@ impl Checkpoint {
     ) -> Result<Vec<PathBuf>> {
         let to = to.as_ref();
         let mut planned = Vec::new();
-        let mut n_shards = 0;
-        self.each_file(|file, listed, budget| {
-            if let Some(missing) = unreadable_in(file, listed).next() {
-                file.tensor(&missing.name)?;
+        let mut shards = Vec::new();
+        self.each_file(|part, budget| {
+            if let Some(missing) = part.unreadable().next() {
+                part.file.tensor(&missing.name)?;
             }
-            for (name, tensor) in file.tensors() {
-                file.pay(budget, n_bytes_planned(name, tensor))?;
-                planned.push(plan(file, n_shards, name, tensor, dtype)?);
+            for (name, tensor) in part.tensors() {
+                part.file.pay(budget, n_bytes_planned(name, tensor))?;
+                planned.push(plan(part.file, shards.len(), name, tensor, dtype)?);
             }
-            n_shards += 1;
+            shards.push(part.file.path().to_path_buf());
             Ok(())
         })?;
         if planned.is_empty() {
             return Err(self.no_tensors().into());
         }
-        let mut names: Vec<&str> = planned.iter().map(|tensor| tensor.name.as_str()).collect();
-        names.sort_unstable();
-        if let Some(name) = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].to_string()) {
-            let reason = "two shards hold a tensor of that name";
-            return Err(CheckpointError::InvalidName { path: to.to_path_buf(), name, reason }.into());
-        }
         let config = self.config_to_write()?;
-        let shards =
-            if let Weights::Shards(index) = &self.weights { Vec::from_iter(index.shards()) } else { Vec::new() };
         let mut source = Source { checkpoint: self, shards, opened: None };
         let metadata = config.clone().map(|config| (CONFIG_METADATA.to_string(), config));
         if to.extension().is_some_and(|extension| extension == "safetensors") && !to.is_dir() {
@@ -165,19 +157,18 @@ impl Checkpoint {
 /// The files that are read, of which the last one used is open.
 struct Source<'a> {
     checkpoint: &'a Checkpoint,
-    shards: Vec<&'a str>,
+    shards: Vec<PathBuf>,
     opened: Option<(usize, WeightsFile)>,
 }
 
 impl Source<'_> {
     fn file(&mut self, shard: usize) -> Result<&WeightsFile, CheckpointError> {
-        let index = match &self.checkpoint.weights {
-            Weights::File(file) => return Ok(file),
-            Weights::Shards(index) => index,
-        };
+        if let Weights::File(file) = &self.checkpoint.weights {
+            return Ok(file);
+        }
         let opened = match self.opened.take() {
             Some((number, file)) if number == shard => file,
-            _ => WeightsFile::open(&index.path_of(self.shards.get(shard).copied().unwrap_or_default())?)?,
+            _ => WeightsFile::open(&self.shards[shard])?,
         };
         Ok(&self.opened.insert((shard, opened)).1)
     }

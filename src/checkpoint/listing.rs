@@ -3,6 +3,7 @@
 use super::budget::Budget;
 use super::locate::LocatedTable;
 use super::report::Unreadable;
+use super::sharded::{ShardFile, file_id};
 use super::stored::StoredTensor;
 use super::weights::{Weights, WeightsFile};
 use super::{Checkpoint, CheckpointOptions, TensorEntry};
@@ -19,12 +20,46 @@ impl Checkpoint {
         let mut entries = Vec::new();
         // In one file the list has its final size at once; of several it grows by doubling.
         let factor = if matches!(self.weights, Weights::File(_)) { 1 } else { 2 };
-        self.each_file(|file, _, budget| {
-            file.pay(budget, factor * n_bytes_listed(file))?;
-            entries.extend(entries_of(file, &self.options));
+        self.each_file(|part, budget| {
+            part.file.pay(budget, factor * part.n_bytes(part.tensors()))?;
+            entries.extend(part.tensors().map(|(name, tensor)| part.entry(name, tensor, &self.options)));
             Ok(())
         })?;
         entries.sort_unstable_by(|left, right| left.name.cmp(&right.name));
+        Ok(entries)
+    }
+
+    /// Lists the tensors that shards hold and the index assigns to another shard or to none, sorted by name.
+    ///
+    /// They are not part of the checkpoint: nothing lists, loads or converts them. Opens every shard.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("model.safetensors.index.json");
+    /// let bias = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
+    /// save_tensors(folder.path().join("1.safetensors"), [("bias", &bias), ("old", &bias)], [])?;
+    /// std::fs::write(&path, r#"{"weight_map": {"bias": "1.safetensors"}}"#)?;
+    ///
+    /// let checkpoint = Checkpoint::open(&path)?;
+    /// assert_eq!(checkpoint.tensors()?[0].name, "bias");
+    /// assert_eq!(checkpoint.not_in_index()?[0].name, "old");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`tensors`](Self::tensors).
+    pub fn not_in_index(&self) -> Result<Vec<TensorEntry>> {
+        let mut entries = Vec::new();
+        self.each_file(|part, budget| {
+            part.file.pay(budget, 2 * part.n_bytes(part.not_in_index()))?;
+            entries.extend(part.not_in_index().map(|(name, tensor)| part.entry(name, tensor, &self.options)));
+            Ok(())
+        })?;
+        // Two shards may hold the same name.
+        entries.sort_unstable_by(|left: &TensorEntry, right| (&left.name, &left.file).cmp(&(&right.name, &right.file)));
         Ok(entries)
     }
 
@@ -55,89 +90,120 @@ impl Checkpoint {
     /// Those of [`tensors`](Self::tensors).
     pub fn unreadable(&self) -> Result<Vec<Unreadable>> {
         let mut unreadable = Vec::new();
-        self.each_file(|file, listed, budget| {
+        self.each_file(|part, budget| {
             // A list grows by doubling.
             let n_bytes = |left: Unreadable| {
                 let texts = left.name.len() + left.file.as_os_str().len() + left.reason.len();
                 (2 * size_of::<Unreadable>() + 3 * 16 + texts) as u64
             };
-            file.pay(budget, unreadable_in(file, listed).map(n_bytes).sum())?;
-            unreadable.extend(unreadable_in(file, listed));
+            part.file.pay(budget, part.unreadable().map(n_bytes).sum())?;
+            unreadable.extend(part.unreadable());
             Ok(())
         })?;
         unreadable.sort_unstable_by(|left: &Unreadable, right| left.name.cmp(&right.name));
         Ok(unreadable)
     }
 
-    /// Returns the tensors that cannot be read in the files of the tables.
-    pub(super) fn unreadable_beside(&self, wte: &LocatedTable, wpe: Option<&LocatedTable>) -> Vec<Unreadable> {
+    /// Returns the tensors that cannot be read in the files of the tables, and the names of those that are not in the
+    /// index.
+    pub(super) fn left_beside(&self, wte: &LocatedTable, wpe: Option<&LocatedTable>) -> (Vec<Unreadable>, Vec<String>) {
         let index = match &self.weights {
-            Weights::File(file) => return unreadable_in(file, &[]).collect(),
+            Weights::File(file) => return (Part { file, names: None }.unreadable().collect(), Vec::new()),
             Weights::Shards(index) => index,
         };
-        let shard_of = |table: &LocatedTable| index.shard_of(&table.name);
-        let wpe = wpe.filter(|wpe| shard_of(wpe) != shard_of(wte));
-        let tables = [wte].into_iter().chain(wpe);
-        let mut unreadable: Vec<_> = tables
-            .flat_map(|table| {
-                let listed: Vec<&str> = index.names().filter(|name| index.shard_of(name) == shard_of(table)).collect();
-                unreadable_in(table.file.get(), &listed).collect::<Vec<_>>()
-            })
-            .collect();
+        let (mut unreadable, mut not_in_index) = (Vec::new(), Vec::new());
+        let mut files: Vec<_> = [wte].into_iter().chain(wpe).map(|table| table.file.get()).collect();
+        let ids: Vec<_> = files.iter().map(|file| file_id(file.path()).ok()).collect();
+        if let [wte, wpe] = ids.as_slice()
+            && wte == wpe
+        {
+            files.pop();
+        }
+        for file in files {
+            let names = index.names_in(file.path());
+            let part = Part { file, names: Some(&names) };
+            unreadable.extend(part.unreadable());
+            not_in_index.extend(part.not_in_index().map(|(name, _)| name.clone()));
+        }
         unreadable.sort_unstable_by(|left, right| left.name.cmp(&right.name));
-        unreadable
+        not_in_index.sort_unstable();
+        (unreadable, not_in_index)
     }
 
-    /// Calls `visit` with each file, the names that an index assigns to it, and the budget that all share. Shards are
-    /// opened one after another.
-    pub(super) fn each_file(&self, mut visit: impl FnMut(&WeightsFile, &[&str], &Budget) -> Result<()>) -> Result<()> {
+    /// Calls `visit` with each file and the budget that all share. Shards are opened one after another, each file once.
+    pub(super) fn each_file(&self, mut visit: impl FnMut(Part, &Budget) -> Result<()>) -> Result<()> {
         let budget = Budget::of_text("");
-        let mut visit = |file: &WeightsFile, listed: &[&str]| {
-            budget.came(file.n_there());
+        let mut visit = |part: Part| {
+            budget.came(part.file.n_there());
             // The header is freed when its shard is closed.
-            let n_header = file.budget().n_taken();
-            file.pay(&budget, n_header)?;
-            visit(file, listed, &budget)?;
+            let n_header = part.file.budget().n_taken();
+            part.file.pay(&budget, n_header)?;
+            visit(part, &budget)?;
             budget.give_back(n_header);
             Ok(())
         };
         match &self.weights {
-            Weights::File(file) => visit(file, &[]),
-            Weights::Shards(index) => {
-                let mut shards = index.by_shard().into_iter();
-                shards.try_for_each(|(shard, listed)| visit(&WeightsFile::open(&index.path_of(shard)?)?, &listed))
-            }
+            Weights::File(file) => visit(Part { file, names: None }),
+            Weights::Shards(index) => index.files()?.into_iter().try_for_each(|ShardFile { path, names }| {
+                visit(Part { file: &WeightsFile::open(&path)?, names: Some(&names) })
+            }),
         }
     }
 }
 
-/// Returns the tensors of a file that cannot be read, and those of the `listed` names that it does not hold.
-pub(super) fn unreadable_in<'a>(file: &'a WeightsFile, listed: &'a [&str]) -> impl Iterator<Item = Unreadable> + 'a {
-    let of_file = file.unreadable().iter().map(|(name, reason)| (name.as_str(), reason.as_str()));
-    let missing = listed.iter().filter(|name| !file.holds(name)).map(|name| (*name, NOT_IN_SHARD));
-    of_file.chain(missing).map(|(name, reason)| Unreadable {
-        name: name.to_string(),
-        file: file.path().to_path_buf(),
-        reason: reason.to_string(),
-    })
+/// A file, and what of it belongs to the checkpoint.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) file: &'a WeightsFile,
+    /// The names that an index assigns to the file, sorted; all belong to it without an index.
+    names: Option<&'a [&'a str]>,
 }
 
-/// Returns the memory that a list of the file's tensors takes.
-fn n_bytes_listed(file: &WeightsFile) -> u64 {
-    let n_bytes = |(name, tensor): (&String, &StoredTensor)| {
-        let n_path = file.bytes_of(tensor).map_or(0, |file| file.path.as_os_str().len());
-        size_of::<TensorEntry>() + 4 * 16 + name.len() + size_of_val(&*tensor.shape) + tensor.dtype.name.len() + n_path
-    };
-    file.tensors().iter().map(n_bytes).sum::<usize>() as u64
-}
+impl<'a> Part<'a> {
+    fn has(self, name: &str) -> bool {
+        self.names.is_none_or(|names| names.binary_search(&name).is_ok())
+    }
 
-fn entries_of(file: &WeightsFile, options: &CheckpointOptions) -> impl ExactSizeIterator<Item = TensorEntry> {
-    file.tensors().iter().map(|(name, tensor)| TensorEntry {
-        name: name.clone(),
-        dtype: tensor.dtype.name.to_string(),
-        shape: tensor.shape.to_vec(),
-        n_bytes: tensor.n_bytes(),
-        file: file.file_of(tensor),
-        role: options.role_of(name),
-    })
+    /// Returns the tensors that can be read.
+    pub(super) fn tensors(self) -> impl Iterator<Item = (&'a String, &'a StoredTensor)> {
+        self.file.tensors().iter().filter(move |(name, _)| self.has(name))
+    }
+
+    /// Returns the tensors that the index does not assign to the file.
+    fn not_in_index(self) -> impl Iterator<Item = (&'a String, &'a StoredTensor)> {
+        self.file.tensors().iter().filter(move |(name, _)| !self.has(name))
+    }
+
+    /// Returns the tensors that cannot be read, and those that the file should hold.
+    pub(super) fn unreadable(self) -> impl Iterator<Item = Unreadable> + 'a {
+        let of_file = self.file.unreadable().iter().filter(move |(name, _)| self.has(name));
+        let of_file = of_file.map(|(name, reason)| (name.as_str(), reason.as_str()));
+        let missing = self.names.unwrap_or_default().iter().filter(move |name| !self.file.holds(name));
+        of_file.chain(missing.map(|name| (*name, NOT_IN_SHARD))).map(move |(name, reason)| Unreadable {
+            name: name.to_string(),
+            file: self.file.path().to_path_buf(),
+            reason: reason.to_string(),
+        })
+    }
+
+    /// Returns the memory that a list of tensors takes.
+    fn n_bytes(self, tensors: impl Iterator<Item = (&'a String, &'a StoredTensor)>) -> u64 {
+        let n_bytes = |(name, tensor): (&String, &StoredTensor)| {
+            let n_path = self.file.bytes_of(tensor).map_or(0, |file| file.path.as_os_str().len());
+            let texts = name.len() + tensor.dtype.name.len() + n_path;
+            size_of::<TensorEntry>() + 4 * 16 + texts + size_of_val(&*tensor.shape)
+        };
+        tensors.map(n_bytes).sum::<usize>() as u64
+    }
+
+    fn entry(self, name: &str, tensor: &StoredTensor, options: &CheckpointOptions) -> TensorEntry {
+        TensorEntry {
+            name: name.to_string(),
+            dtype: tensor.dtype.name.to_string(),
+            shape: tensor.shape.to_vec(),
+            n_bytes: tensor.n_bytes(),
+            file: self.file.file_of(tensor),
+            role: options.role_of(name),
+        }
+    }
 }

@@ -11,6 +11,8 @@ use crate::error::Shown;
 
 /// At most this many tensors are printed of [`LoadReport::left_out`] and [`LoadReport::unreadable`], which have all.
 const N_LISTED: usize = 8;
+/// How many of the tensors outside a state dict are printed.
+const N_OTHERS: usize = 4;
 
 /// Says what was loaded from where, and which tensors were left.
 ///
@@ -65,6 +67,9 @@ pub struct LoadReport {
     /// The tensors that cannot be read. Of a sharded checkpoint, those of the shards with the tables;
     /// [`Checkpoint::unreadable`](super::Checkpoint::unreadable) looks into all.
     pub unreadable: Vec<Unreadable>,
+    /// The names of tensors that the shards with the tables hold, but the index does not assign to them.
+    /// [`Checkpoint::not_in_index`](super::Checkpoint::not_in_index) looks into all shards.
+    pub not_in_index: Vec<String>,
     /// What else the pickle with the token table holds; `None` for other formats.
     pub pickle: Option<PickleReport>,
 }
@@ -90,6 +95,8 @@ pub struct PickleReport {
     pub other_state_dicts: Vec<String>,
     /// How many tensors the pickle holds outside this state dict: those of an optimizer, for example.
     pub n_other_tensors: usize,
+    /// The names of up to 16 of these: the keys that lead to them, joined by dots.
+    pub other_tensors: Vec<String>,
     /// How many objects of unknown classes the pickle holds. They were skipped: nothing of a pickle is executed.
     pub n_objects: usize,
     /// The names of up to 16 of these classes.
@@ -109,7 +116,13 @@ impl fmt::Display for PickleReport {
             parts.push(format!("others: {}", quoted(&self.other_state_dicts)));
         }
         if self.n_other_tensors > 0 {
-            parts.push(counted(self.n_other_tensors, "other tensor"));
+            let shown = &self.other_tensors[..self.other_tensors.len().min(N_OTHERS)];
+            let named = if shown.is_empty() { String::new() } else { format!(": {}", quoted(shown)) };
+            let more = match self.n_other_tensors.saturating_sub(shown.len()) {
+                n @ 1.. if !shown.is_empty() => format!(" and {n} more"),
+                _ => String::new(),
+            };
+            parts.push(format!("{}{named}{more}", counted(self.n_other_tensors, "other tensor")));
         }
         if self.n_objects > 0 || !self.classes.is_empty() {
             parts.push(format!("{} skipped, of {}", counted(self.n_objects, "object"), quoted(&self.classes)));
@@ -284,6 +297,11 @@ impl fmt::Display for LoadReport {
         if !self.unreadable.is_empty() {
             let names = self.unreadable.iter().map(ToString::to_string);
             writeln!(f, "{} cannot be read: {}", counted(self.unreadable.len(), "tensor"), first_of(names))?;
+        }
+        if !self.not_in_index.is_empty() {
+            let names = self.not_in_index.iter().map(|name| format!("`{}`", Shown::name(name)));
+            let counted = counted(self.not_in_index.len(), "tensor");
+            writeln!(f, "{counted} of the shards not in the index, and left: {}", first_of(names))?;
         }
         if let Some(PaddedVocab { vocab_size, padded_to }) = self.padded_vocab {
             writeln!(f, "padded vocabulary: {padded_to} rows for {vocab_size} tokens; padding has no logits")?;

@@ -73,6 +73,7 @@ impl Checkpoint {
             _ => None,
         };
         let unused = || names.iter().copied().filter(|name| !used.contains(name) && lm_head.as_deref() != Some(name));
+        let (unreadable, not_in_index) = self.left_beside(wte, wpe.as_ref());
         LoadReport {
             wte: wte.report(),
             wpe: wpe.as_ref().map(LocatedTable::report),
@@ -90,7 +91,8 @@ impl Checkpoint {
                 self.config.as_ref().and_then(|(_, config)| config.model_type()),
             ),
             unused: unused().map(str::to_string).collect(),
-            unreadable: self.unreadable_beside(wte, wpe.as_ref()),
+            unreadable,
+            not_in_index,
             lm_head: lm_head.clone(),
         }
     }

@@ -10,6 +10,7 @@ use candle_nn::{Init, VarBuilder};
 use super::Checkpoint;
 use super::locate::Shard;
 use super::nearest::closest;
+use super::sharded::{FileId, file_id};
 use super::weights::{Weights, WeightsFile};
 use crate::error::{CheckpointError, Result};
 
@@ -41,8 +42,8 @@ impl Checkpoint {
 
 struct Backend<'a> {
     checkpoint: &'a Checkpoint,
-    /// The shards opened so far, by file name.
-    shards: Mutex<BTreeMap<String, Arc<WeightsFile>>>,
+    /// The shards opened so far.
+    shards: Mutex<BTreeMap<FileId, Arc<WeightsFile>>>,
 }
 
 impl Backend<'_> {
@@ -73,12 +74,14 @@ impl Backend<'_> {
             Weights::File(_) => Err(missing()),
             Weights::Shards(index) => {
                 let shard = index.shard_of(name).ok_or_else(missing)?;
+                let path = index.path_of(shard)?;
+                let id = file_id(&path).map_err(CheckpointError::reading(&path))?;
                 let mut opened = self.shards.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                if let Some(file) = opened.get(shard) {
+                if let Some(file) = opened.get(&id) {
                     return Ok(Shard::Opened(file.clone()));
                 }
-                let file = Arc::new(WeightsFile::open(&index.path_of(shard)?)?);
-                opened.insert(shard.to_string(), file.clone());
+                let file = Arc::new(WeightsFile::open(&path)?);
+                opened.insert(id, file.clone());
                 Ok(Shard::Opened(file))
             }
         }

@@ -1,6 +1,7 @@
 //! Indexes that list more than their shards hold, and conversions of shards and configurations.
 
 use candle_gpt_input::Error;
+use candle_gpt_input::checkpoint::TensorEntry;
 use candle_gpt_input::error::CheckpointError;
 
 use super::*;
@@ -68,20 +69,72 @@ fn shards_without_tables_may_be_missing() -> Result<()> {
     Ok(())
 }
 
+/// Each shard holds older tensors besides, which are those of the other shard or of nobody.
 #[test]
-fn a_name_in_two_shards_is_not_converted() -> Result<()> {
+fn the_index_decides_which_shard_holds_a_tensor() -> Result<()> {
     let folder = TempDir::new().unwrap();
     sharded(folder.path(), &[]);
-    let (wte, _) = tables(9, 5, 3);
-    save_tensors(folder.path().join("1.safetensors"), [("wte.weight", &wte), ("ln_f.weight", &wte)], [])?;
-    for max_bytes in [None, Some(1)] {
-        let converted = Checkpoint::open(folder.path())?.convert(folder.path().join("out"), None, max_bytes);
-        let text = error_text(converted);
-        assert!(
-            text.contains("cannot save a tensor as `ln_f.weight`: two shards hold a tensor of that name"),
-            "{text}"
-        );
+    let (wte, wpe) = tables(9, 5, 3);
+    let (old_wte, old_wpe) = (wte.affine(1., 1.)?, wpe.affine(1., 1.)?);
+    let shard = |n: u8| folder.path().join(format!("{n}.safetensors"));
+    save_tensors(shard(1), [("wte.weight", &wte), ("ln_f.weight", &old_wpe), ("old", &old_wpe)], [])?;
+    save_tensors(shard(2), [("wte.weight", &old_wte), ("wpe.weight", &wpe), ("ln_f.weight", &wpe)], [])?;
+    let checkpoint = Checkpoint::open(folder.path())?;
+    let placed = |tensors: Vec<TensorEntry>| -> Vec<_> {
+        tensors.into_iter().map(|tensor| (tensor.name, tensor.file)).collect()
+    };
+    let at = |name: &str, n: u8| (name.to_string(), shard(n));
+    assert_eq!(placed(checkpoint.tensors()?), [at("ln_f.weight", 2), at("wpe.weight", 2), at("wte.weight", 1)]);
+    assert_eq!(placed(checkpoint.not_in_index()?), [at("ln_f.weight", 1), at("old", 1), at("wte.weight", 2)]);
+    assert!(checkpoint.unreadable()?.is_empty());
+    let (layer, report) = open(folder.path(), DType::F32)?;
+    assert_bits_eq(&tables_of(&layer)[0], &wte);
+    assert_eq!(report.not_in_index, ["ln_f.weight", "old", "wte.weight"]);
+    let line = "3 tensors of the shards not in the index, and left: `ln_f.weight`, `old`, `wte.weight`\n";
+    assert!(report.to_string().contains(line), "{report}");
+    for (to, max_bytes) in [("one.safetensors", None), ("several", Some(1))] {
+        let to = folder.path().join(to);
+        checkpoint.convert(&to, None, max_bytes)?;
+        let converted = Checkpoint::open(&to)?;
+        assert_eq!(converted.tensors()?.len(), 3);
+        let vb = converted.var_builder(DType::F32, &Device::Cpu);
+        assert_bits_eq(&vb.get((9, 3), "wte.weight")?, &wte);
+        assert_bits_eq(&vb.get((5, 3), "ln_f.weight")?, &wpe);
     }
+    Ok(())
+}
+
+/// One file under many names is one shard.
+#[cfg(unix)]
+#[test]
+fn aliases_of_a_shard_are_one_file() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let (wte, wpe) = tables(9, 5, 3);
+    let inside = |name: &str| folder.path().join(name);
+    fs::create_dir(inside("d")).unwrap();
+    save_tensors(
+        inside("d/s.safetensors"),
+        [("wte.weight", &wte), ("wpe.weight", &wpe), ("x", &wpe), ("y", &wpe)],
+        [],
+    )?;
+    std::os::unix::fs::symlink("d/s.safetensors", inside("link.safetensors")).unwrap();
+    fs::hard_link(inside("d/s.safetensors"), inside("hard.safetensors")).unwrap();
+    let map = r#"{"weight_map": {"wte.weight": "d/s.safetensors", "wpe.weight": "link.safetensors",
+        "x": "hard.safetensors", "y": "d//.//s.safetensors", "z": "d/./s.safetensors"}}"#;
+    fs::write(inside("model.safetensors.index.json"), map).unwrap();
+    let index = ShardIndex::open(inside("model.safetensors.index.json"))?;
+    assert!(index.shards().into_iter().eq(["d/s.safetensors", "hard.safetensors", "link.safetensors"]));
+    let checkpoint = Checkpoint::open(folder.path())?;
+    let listed = checkpoint.tensors()?;
+    let names: Vec<_> = listed.iter().map(|tensor| tensor.name.as_str()).collect();
+    assert_eq!(names, ["wpe.weight", "wte.weight", "x", "y"]);
+    assert!(listed.iter().all(|tensor| tensor.file == inside("d/s.safetensors")));
+    let unreadable = checkpoint.unreadable()?;
+    assert_eq!((unreadable.len(), unreadable[0].name.as_str()), (1, "z"));
+    assert!(checkpoint.not_in_index()?.is_empty());
+    let (layer, report) = open(folder.path(), DType::F32)?;
+    assert_bits_eq(&tables_of(&layer)[1], &wpe);
+    assert_eq!((report.unreadable, report.not_in_index), (unreadable, Vec::new()));
     Ok(())
 }
 

@@ -19,6 +19,7 @@ mod memory;
 mod names;
 mod options;
 mod other_models;
+mod pickle_keys;
 mod pickles;
 mod quantized;
 #[cfg(feature = "hub")]

@@ -11,18 +11,18 @@ const V: usize = 5;
 const P: usize = 3;
 const C: usize = 4;
 
-fn pickle(name: &str) -> PathBuf {
+pub fn pickle(name: &str) -> PathBuf {
     golden("pickles").join(name)
 }
 
 /// The tables of the files, larger by `more`.
-fn expected(more: f64) -> [Tensor; 2] {
+pub fn expected(more: f64) -> [Tensor; 2] {
     let (wte, wpe) = tables(V, P, C);
     [wte, wpe].map(|table| (table + more).unwrap())
 }
 
 #[track_caller]
-fn assert_tables(name: &str, options: &CheckpointOptions, expected: &[Tensor; 2]) {
+pub fn assert_tables(name: &str, options: &CheckpointOptions, expected: &[Tensor; 2]) {
     let checkpoint = Checkpoint::open_with(pickle(name), options).unwrap_or_else(|error| panic!("{error:?}"));
     let (layer, _) = GptInputLayer::open(&checkpoint, &OpenOptions::new(DType::F32, &Device::Cpu))
         .unwrap_or_else(|error| panic!("{name}: {error:?}"));
@@ -31,12 +31,12 @@ fn assert_tables(name: &str, options: &CheckpointOptions, expected: &[Tensor; 2]
     }
 }
 
-fn names(name: &str, options: &CheckpointOptions) -> Vec<String> {
+pub fn names(name: &str, options: &CheckpointOptions) -> Vec<String> {
     let checkpoint = Checkpoint::open_with(pickle(name), options).unwrap();
     checkpoint.tensors().unwrap().into_iter().map(|tensor| tensor.name).collect()
 }
 
-fn state_dict(key: &str) -> CheckpointOptions {
+pub fn state_dict(key: &str) -> CheckpointOptions {
     CheckpointOptions::default().with_state_dict(key)
 }
 
@@ -194,7 +194,14 @@ fn nothing_comes_of_a_file_without_tensors() -> Result<()> {
     let folder = TempDir::new().unwrap();
     let empty = file(folder.path().join("empty.safetensors"), "{}", 0);
     let mut failures = Failures::default();
-    for (path, beside) in [(pickle("optimizer.pt"), " (9 other tensors)"), (pickle("numbers.pt"), ""), (empty, "")] {
+    for (path, beside) in [
+        (
+            pickle("optimizer.pt"),
+            " (9 other tensors: `state.0.step`, `state.0.exp_avg`, `state.0.exp_avg_sq`, `state.1.step` and 5 more)",
+        ),
+        (pickle("numbers.pt"), ""),
+        (empty, ""),
+    ] {
         let checkpoint = Checkpoint::open(&path)?;
         assert!(checkpoint.tensors()?.is_empty());
         let expected = &format!("it holds no tensor under a name{beside}: save `model.state_dict()`");

@@ -404,7 +404,10 @@ fn inspect_checkpoint_says_what_a_pickle_holds() {
         command.arg(golden("pickles").join(path));
         command
     };
-    assert_eq!(stdout(&mut inspect("optimizer.pt")), "PyTorch: no tensor under a name\n9 other tensors\n");
+    assert_eq!(
+        stdout(&mut inspect("optimizer.pt")),
+        "PyTorch: no tensor under a name\n9 other tensors: `state.0.step`, `state.0.exp_avg`, `state.0.exp_avg_sq`, `state.1.step` and 5 more\n"
+    );
     assert!(failure(inspect("optimizer.pt").args(["--convert", "x"]), 1).contains("it holds no tensor under a name"));
     let text = stdout(&mut inspect("dataclass.pt"));
     assert!(text.ends_with("\nstate dict `model`; 1 object skipped, of `__main__.GPTConfig`\n"), "{text}");

@@ -160,3 +160,43 @@ fn members_that_overlap_are_refused() {
         assert!(text.contains("its members overlap at"), "{text}");
     }
 }
+
+/// An index that gives one shard many names: by its spelling, by links, and by hard links.
+#[cfg(unix)]
+#[test]
+fn aliases_of_a_shard_cost_one_shard() {
+    const N_TENSORS: usize = 1000;
+    const N_NAMES: usize = 600;
+    let name = |i: usize| format!("{}{i}", "n".repeat(200));
+    let header: Vec<String> = (0..N_TENSORS)
+        .map(|i| format!(r#""{}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#, name(i)))
+        .collect();
+    let header = format!("{{{}}}", header.join(","));
+    let shard = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    for kind in ["spelling", "link", "hard link"] {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("d/s");
+        fs::create_dir(folder.path().join("d")).unwrap();
+        fs::write(&path, &shard).unwrap();
+        let alias = |i: usize| {
+            let (alias, target) = (format!("{i}"), folder.path().join(format!("{i}")));
+            match kind {
+                "link" => std::os::unix::fs::symlink("d/s", target).unwrap(),
+                "hard link" => fs::hard_link(&path, target).unwrap(),
+                _ => return format!("d{}s", "/".repeat(1 + i)),
+            }
+            alias
+        };
+        let map: Vec<String> = (0..N_NAMES).map(|i| format!(r#""{}":"{}""#, name(i), alias(i))).collect();
+        let index = folder.path().join("model.safetensors.index.json");
+        fs::write(&index, format!(r#"{{"weight_map":{{{}}}}}"#, map.join(","))).unwrap();
+        let (left, spent) = measured(|| -> Result<_> {
+            let checkpoint = Checkpoint::open(&index)?;
+            assert_eq!((checkpoint.tensors()?.len(), checkpoint.unreadable()?.len()), (N_NAMES, 0));
+            checkpoint.not_in_index()
+        });
+        assert_eq!(left.unwrap().len(), N_TENSORS - N_NAMES, "{kind}");
+        spent.check(n_there(&index) + n_there(&path), 0).unwrap();
+        assert!(spent.n_bytes < 16 << 20, "{kind}: {spent:?}");
+    }
+}

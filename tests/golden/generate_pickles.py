@@ -136,6 +136,22 @@ def optimizer() -> dict:
     return adam.state_dict()
 
 
+def other_keys() -> None:
+    """Keys that are no text. Each tensor [n] holds its own number n."""
+    save("step_key.pt", {1000: STATE, "epoch": 3})
+    save("rank_key.pt", {"models": {0: STATE}, "epoch": 3})
+    save("steps.pt", {"steps": {100: STATE, 200: AVERAGES}})
+    save("tuple_key.pt", {("gpt", 2): STATE})
+    number = lambda n: torch.full((1,), float(n))
+    blocks = {"by_number": {0: {"attn.weight": number(0)}, 1: {"attn.weight": number(1)}},
+              "by_text": {"0": {"attn.weight": number(2)}}, "by_place": [{"attn.weight": number(3)}, number(4)]}
+    keys = {True: number(5), 1.5: number(6), None: number(7), b"bytes": number(8), torch.float16: {"w": number(9)}}
+    optim = {"optimizer": {"state": {0: {"exp_avg": number(10)}}, "param_groups": [{"lr": number(11)}]}}
+    for protocol in (2, 4):
+        save(f"keys_{protocol}.pt", {"model": {**STATE, **blocks, **keys}, **optim}, pickle_protocol=protocol)
+    save("no_text.pt", {"model": {**STATE, ("a", 1): number(0), ("b", 2): {"w": number(1)}}})
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     legacy = {"_use_new_zipfile_serialization": False}
@@ -172,6 +188,7 @@ def main() -> None:
     save("args_llama.pt", {"model": STATE, "model_args": {**model_args, **more}})
     save("args_unknown.pt", {"model": STATE, "model_args": {**model_args, "use_rope": True}})
     # What is no state dict.
+    other_keys()
     save("optimizer.pt", optimizer())
     save("module.pt", Module())
     save("tensor.pt", WTE)

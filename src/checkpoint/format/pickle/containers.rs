@@ -76,6 +76,9 @@ impl Machine<'_> {
                 let n_first = usize::from(name.ends_with("defaultdict"));
                 Value::Dict(self.pairs_of(args, n_first)?)
             }
+            Value::Global(name) if &**name == "_codecs.encode" => {
+                self.encoded(args)?.unwrap_or(Value::Call { function, args, set: None })
+            }
             Value::Global(_) | Value::Call { .. } => Value::Call { function, args, set: None },
             _ => return Err(ParseError::Forbidden("a call of something that is not a function".to_string())),
         };

@@ -123,14 +123,18 @@ impl<'a> Machine<'a> {
             opcode @ (b'V' | b'S') => self.text_line(opcode, header)?,
             b'B' => {
                 let n_bytes = header.u32()?;
-                self.opaque(header, n_bytes.into())?;
+                self.bytes_of(header, n_bytes.into())?;
             }
             b'C' => {
                 let n_bytes = header.u8()?;
-                self.opaque(header, n_bytes.into())?;
+                self.bytes_of(header, n_bytes.into())?;
             }
-            0x8e | 0x96 => {
+            0x8e => {
                 let n_bytes = header.u64()?;
+                self.bytes_of(header, n_bytes)?;
+            }
+            0x96 => {
+                let n_bytes = header.u64()?; // BYTEARRAY8
                 self.opaque(header, n_bytes)?;
             }
             b']' => self.push(Value::List(Vec::new()))?,

@@ -7,6 +7,7 @@
 //! Opcodes: <https://github.com/python/cpython/blob/3.13/Lib/pickletools.py>.
 
 mod containers;
+mod entries;
 mod keys;
 mod machine;
 mod numbers;
@@ -15,6 +16,7 @@ mod value;
 
 use std::collections::BTreeSet;
 
+pub(super) use entries::Key;
 use machine::Machine;
 pub(super) use value::{Id, REBUILD, Value, is_known};
 

@@ -1,7 +1,7 @@
 //! Reads the texts of a pickle, which are bytes with a length or, in protocol 0, lines.
 
 use super::machine::Machine;
-use super::value::{OPAQUE, Value};
+use super::value::{Id, OPAQUE, Value, get, items};
 use crate::checkpoint::budget::MAX_TEXT_BYTES;
 use crate::checkpoint::bytes::{Header, Parse};
 
@@ -15,6 +15,32 @@ impl Machine<'_> {
         }
         let bytes = header.bytes(n_bytes)?;
         self.text(Some(bytes))
+    }
+
+    /// Pushes bytes, or an opaque value for those that cannot be a name.
+    pub(super) fn bytes_of(&mut self, header: &mut Header, n_bytes: u64) -> Parse<()> {
+        if n_bytes > MAX_TEXT_BYTES {
+            return self.opaque(header, n_bytes);
+        }
+        match String::from_utf8(header.bytes(n_bytes)?) {
+            Ok(text) => self.push(Value::Bytes(text.into())),
+            Err(_) => self.push_id(OPAQUE),
+        }
+    }
+
+    /// Returns the bytes that a call of `_codecs.encode` makes, as protocol 2 writes them; `None` for those that cannot
+    /// be a name.
+    pub(super) fn encoded(&self, args: Id) -> Parse<Option<Value>> {
+        let Some(&[text, encoding]) = items(&self.values, args) else { return Ok(None) };
+        let (Value::Str(text), Value::Str(encoding)) = (get(&self.values, text), get(&self.values, encoding)) else {
+            return Ok(None);
+        };
+        if &**encoding != "latin1" {
+            return Ok(None);
+        }
+        self.budget.take_text(text.len())?;
+        let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
+        Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()).map(|text| Value::Bytes(text.into())))
     }
 
     /// Pushes the text of a line: UNICODE (`V`), or STRING (`S`) of Python 2.

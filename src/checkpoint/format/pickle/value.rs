@@ -11,7 +11,9 @@ pub(in super::super) enum Value {
     Int(i64),
     Float(f64),
     Str(Box<str>),
-    /// A value whose content does not matter: bytes, a set, a long text.
+    /// Bytes that are UTF-8, which may be a key.
+    Bytes(Box<str>),
+    /// A value whose content does not matter: other bytes, a set, a long text.
     Opaque,
     Tuple(Box<[Id]>),
     List(Vec<Id>),

@@ -7,6 +7,7 @@
 
 mod config;
 mod in_place;
+mod others;
 mod state_dict;
 mod tensor;
 mod walk;
@@ -198,7 +199,9 @@ impl Stored<'_> {
             call.is_some_and(|call| !read.contains(&call.id))
         };
         let n_other_tensors = ids.filter(is_other).count();
-        contents.pickle = Some(PickleReport { state_dict, other_state_dicts, n_other_tensors, n_objects, classes });
+        let other_tensors = if n_other_tensors > 0 { others::names(file.budget(), pickle, &read)? } else { Vec::new() };
+        contents.pickle =
+            Some(PickleReport { state_dict, other_state_dicts, n_other_tensors, other_tensors, n_objects, classes });
         file.budget().give_back(pickle.n_taken());
         Ok(contents)
     }

@@ -1,6 +1,6 @@
 //! Finds the state dict among a pickle's dicts.
 //!
-//! A dict may be the state dict if its keys are text and it holds tensors, or dicts that do. The keys under which
+//! A dict may be the state dict if it holds tensors, or dicts and lists that do. The keys under which
 //! training scripts keep their model come first; then the only dict with an input table; then the only one with
 //! parameter names. Among several the caller has to choose.
 
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::super::budget::{Budget, MAX_NESTING};
 use super::super::super::bytes::{Parse, invalid};
 use super::super::super::role::Role;
-use super::super::pickle::{Id, Pickle, short};
+use super::super::pickle::{Id, Key, Pickle, short};
 use super::in_place::{InPlace, is_like_parameter};
 use super::tensor::TensorCall;
 
@@ -19,6 +19,8 @@ const OF_MODEL: [&str; 4] = ["model", "state_dict", "model_state_dict", "module"
 const MAX_KNOWN: usize = 4;
 /// How many state dicts an error or a report lists.
 const MAX_LISTED: usize = 16;
+/// The key by which an optimizer's state is known.
+const PARAM_GROUPS: &str = "param_groups";
 /// The longest key that may be part of a table's name.
 const MAX_TABLE_KEY: usize = 256;
 
@@ -29,7 +31,7 @@ pub(super) struct Chosen {
     pub(super) path: String,
     /// The paths of other state dicts.
     pub(super) others: Vec<String>,
-    /// The dicts inside it that hold tensors, at any depth, without those that are state dicts themselves.
+    /// The dicts and lists inside it that hold tensors, at any depth, without those that are state dicts themselves.
     inside: BTreeSet<Id>,
 }
 
@@ -57,11 +59,15 @@ struct Node {
     /// Whether it or a container inside it has named tensors.
     has_tensors: bool,
     is_dict: bool,
+    /// Whether it is an optimizer's: it has groups of parameters.
+    is_optimizer: bool,
+    /// Whether all that it holds was entered.
+    is_whole: bool,
 }
 
 /// What a key says, which many dicts may share.
-#[derive(Clone, Copy)]
-struct Key {
+#[derive(Clone, Copy, Default)]
+struct Said {
     is_table: bool,
     has_dot: bool,
 }
@@ -74,7 +80,7 @@ pub(super) struct Tree<'a> {
     /// The values that were looked at.
     seen: Vec<bool>,
     /// What the keys of tensors say.
-    keys: BTreeMap<Id, Key>,
+    keys: BTreeMap<Id, Said>,
     /// The dicts whose key is part of a table's name: `{"wte": {"weight": …}}`.
     split_tables: Vec<Id>,
 }
@@ -101,17 +107,28 @@ impl<'a> Tree<'a> {
         let pickle = self.pickle;
         let is_dict = pickle.pairs(id).is_some();
         let short_key = (key.len() <= MAX_TABLE_KEY).then(|| key.clone());
-        self.nodes.insert(id, Node { parent, key, is_dict, ..Node::default() });
-        for &(key, value) in pickle.pairs(id).unwrap_or_default() {
-            let Some(name) = pickle.str(key) else { continue };
-            if TensorCall::of(pickle, value).is_none() {
-                self.enter_child(id, value, || name.to_string(), depth)?;
+        let is_optimizer = pickle.named(id).any(|(name, _)| name == PARAM_GROUPS);
+        // An optimizer's moments are no part of a model. They have the numbers of parameters.
+        let of_optimizer = key == "state" && parent.and_then(|of| self.node(of)).is_some_and(|of| of.is_optimizer);
+        self.nodes.insert(id, Node { parent, key, is_dict, is_optimizer, ..Node::default() });
+        for (key, value) in pickle.entries(id) {
+            let is_left = match key {
+                Key::Of(key) if of_optimizer => pickle.int(key).is_some(),
+                Key::Of(key) if is_optimizer => pickle.str(key) == Some(PARAM_GROUPS),
+                _ => false,
+            };
+            if is_left {
                 continue;
             }
-            let Key { is_table, has_dot } = self.key(key, name)?;
+            if TensorCall::of(pickle, value).is_none() {
+                self.enter_child(id, value, || pickle.text(key).into_owned(), depth)?;
+                continue;
+            }
+            let Said { is_table, has_dot } = self.said(key)?;
             let is_split_table = || {
-                let Some(key) = short_key.as_deref().filter(|_| name.len() <= MAX_TABLE_KEY) else { return false };
-                Role::of(&format!("{key}.{name}")) == Role::TokenTable
+                let (Some(of), Key::Of(key)) = (short_key.as_deref(), key) else { return false };
+                let name = pickle.str(key).filter(|name| name.len() <= MAX_TABLE_KEY);
+                name.is_some_and(|name| Role::of(&format!("{of}.{name}")) == Role::TokenTable)
             };
             let is_split = !is_table && is_split_table();
             let node = self.nodes.entry(id).or_default();
@@ -123,9 +140,7 @@ impl<'a> Tree<'a> {
                 self.budget.push(&mut self.split_tables, id)?;
             }
         }
-        for (i, &value) in pickle.items(id).unwrap_or_default().iter().enumerate() {
-            self.enter_child(id, value, || i.to_string(), depth)?;
-        }
+        self.nodes.entry(id).or_default().is_whole = true;
         Ok(())
     }
 
@@ -135,24 +150,32 @@ impl<'a> Tree<'a> {
         seen.is_some_and(|seen| !std::mem::replace(seen, true))
     }
 
-    fn key(&mut self, id: Id, name: &str) -> Parse<Key> {
-        if let Some(key) = self.keys.get(&id) {
-            return Ok(*key);
+    /// Returns what a key says, which is nothing unless it is a text.
+    fn said(&mut self, key: Key) -> Parse<Said> {
+        let Key::Of(id) = key else { return Ok(Said::default()) };
+        if let Some(said) = self.keys.get(&id) {
+            return Ok(*said);
         }
-        let key = Key { is_table: Role::of(name) == Role::TokenTable, has_dot: name.contains('.') };
-        self.budget.take_node::<(Id, Key)>()?;
-        self.keys.insert(id, key);
-        Ok(key)
+        let Some(name) = self.pickle.str(id) else { return Ok(Said::default()) };
+        let said = Said { is_table: Role::of(name) == Role::TokenTable, has_dot: name.contains('.') };
+        self.budget.take_node::<(Id, Said)>()?;
+        self.keys.insert(id, said);
+        Ok(said)
     }
 
     fn enter_child(&mut self, id: Id, child: Id, key: impl FnOnce() -> String, depth: usize) -> Parse<()> {
         if !self.is_new(child) {
+            // It has another place too, whose names are those of other tensors.
+            // One that is still being entered encloses this one.
+            if self.node(child).is_some_and(|child| child.is_whole && child.has_tensors) {
+                self.nodes.entry(id).or_default().has_tensors = true;
+            }
             return Ok(());
         }
         // A list of numbers or texts leads to no tensor.
         let is_container = |id: Id| self.pickle.pairs(id).is_some() || self.pickle.items(id).is_some();
         let leads_on = match self.pickle.items(child) {
-            Some(items) => items.iter().any(|&item| is_container(item)),
+            Some(items) => items.iter().any(|&item| is_container(item) || TensorCall::of(self.pickle, item).is_some()),
             None => is_container(child),
         };
         if !leads_on {
@@ -186,10 +209,9 @@ impl<'a> Tree<'a> {
         };
         let mut others = self.all();
         let mut inside = BTreeSet::new();
-        // If the state dict has tables itself, dicts inside it with such names are other ones: averages, an
-        // optimizer's.
-        let own = if self.node(chosen).is_some_and(|node| node.has_table) { others.clone() } else { BTreeSet::new() };
-        self.collect(chosen, &own, &mut inside);
+        // If the state dict has tables itself, dicts inside it with tables are other ones: averages, an optimizer's.
+        let has_table = self.node(chosen).is_some_and(|node| node.has_table);
+        self.collect(chosen, has_table, &mut inside);
         others.retain(|&id| id != chosen && !inside.contains(&id) && !self.above(chosen).any(|above| above == id));
         let others = others.iter().take(MAX_LISTED).map(|&id| self.path_of(id)).collect();
         Ok(Some(Chosen { id: chosen, path: self.path_of(chosen), others, inside }))
@@ -198,10 +220,13 @@ impl<'a> Tree<'a> {
     /// Returns the class of an object in the place of a tensor, in any dict.
     pub(super) fn class_in_place_of_tensor(&self, in_place: &InPlace<'a>) -> Option<&'a str> {
         let mut keys = BTreeMap::new();
-        let mut pairs = self.nodes.keys().flat_map(|&id| self.pickle.pairs(id).unwrap_or_default());
-        pairs.find_map(|&(key, value)| {
-            let name = self.pickle.str(key)?;
-            in_place.class(value, || *keys.entry(key).or_insert_with(|| is_like_parameter(name)))
+        let mut entries = self.nodes.keys().flat_map(|&id| self.pickle.entries(id));
+        entries.find_map(|(key, value)| {
+            in_place.class(value, || {
+                let Key::Of(key) = key else { return false };
+                let is_like = || self.pickle.str(key).is_some_and(is_like_parameter);
+                *keys.entry(key).or_insert_with(is_like)
+            })
         })
     }
 
@@ -223,7 +248,8 @@ impl<'a> Tree<'a> {
         if !tried.insert((id, path.len())) {
             return None;
         }
-        let named = self.pickle.named(id).find_map(|(key, value)| match path.strip_prefix(key)? {
+        let mut keys = self.pickle.pairs(id).is_some().then(|| self.pickle.entries(id)).into_iter().flatten();
+        let named = keys.find_map(|(key, value)| match path.strip_prefix(&*self.pickle.text(key))? {
             "" => Some(value),
             rest => self.at(value, rest.strip_prefix('.')?, tried),
         });
@@ -323,10 +349,10 @@ impl<'a> Tree<'a> {
         std::iter::successors(Some(id), |&id| self.node(id)?.parent).skip(1)
     }
 
-    /// Collects the dicts with tensors inside another one, without those that are `apart`.
-    fn collect(&self, id: Id, apart: &BTreeSet<Id>, inside: &mut BTreeSet<Id>) {
+    /// Collects the dicts and lists with tensors inside another one, without those with tables if these are `apart`.
+    fn collect(&self, id: Id, apart: bool, inside: &mut BTreeSet<Id>) {
         for (child, node) in self.children(id) {
-            if node.is_dict && !apart.contains(&child) && inside.insert(child) {
+            if !(apart && node.has_table) && inside.insert(child) {
                 self.collect(child, apart, inside);
             }
         }
