@@ -195,7 +195,7 @@ impl GptInputLayer {
     /// ```
     ///
     /// # Errors
-    /// [`CheckpointError`](crate::error::CheckpointError), naming the file and what is wrong with it.
+    /// [`CheckpointError`], naming the file and what is wrong with it.
     #[doc(alias = "AutoModel.from_pretrained")]
     pub fn from_pretrained(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
         Ok(Self::open(&Checkpoint::open(path)?, &OpenOptions::new(dtype, device))?.0)
@@ -231,10 +231,10 @@ impl GptInputLayer {
     /// ```
     ///
     /// # Errors
-    /// - [`CheckpointError`](crate::error::CheckpointError), naming the file and what is wrong with it
-    /// - [`CheckpointError::NotMappable`](crate::error::CheckpointError::NotMappable) for a mapped table that is
+    /// - [`CheckpointError`], naming the file and what is wrong with it
+    /// - [`CheckpointError::NotMappable`] for a mapped table that is
     ///   compressed, big-endian or not stored row after row
-    /// - [`CheckpointError::NotQuantized`](crate::error::CheckpointError::NotQuantized) for [`TableStorage::Quantized`]
+    /// - [`CheckpointError::NotQuantized`] for [`TableStorage::Quantized`]
     ///   if the table is not quantized: use [`quantize`](Self::quantize)
     pub fn open(checkpoint: &Checkpoint, options: &OpenOptions) -> Result<(Self, LoadReport)> {
         let (dtype, device) = (options.dtype, &options.device);

@@ -17,7 +17,7 @@ pub enum TableStorage {
     Quantized,
 }
 
-/// How [`GptInputLayer::open`] opens a checkpoint.
+/// How [`GptInputLayer::open`](crate::GptInputLayer::open) opens a checkpoint.
 ///
 /// ```
 /// use candle_core::{DType, Device};

@@ -39,7 +39,7 @@ impl Search<'_> {
                 return;
             }
             let seen = usize::try_from(value).ok().and_then(|value| self.seen.get_mut(value));
-            if !seen.is_some_and(|seen| !std::mem::replace(seen, true)) {
+            if seen.is_none_or(|seen| std::mem::replace(seen, true)) {
                 continue;
             }
             self.keys.push(key);
