@@ -415,7 +415,10 @@ fn inspect_checkpoint_says_what_a_pickle_holds() {
     let text = stdout(inspect("net_ema.pt").args(["--state-dict", "nets.net.0"]));
     assert!(
         text.contains("PyTorch: 3 tensors")
-            && text.ends_with("\nstate dict `nets.net.0`; others: `ema`; 3 other tensors\n"),
+            && text.ends_with(
+                "\nstate dict `nets.net.0`; others: `ema`; 3 other tensors: `ema.wte.weight`, `ema.wpe.weight`, \
+                 `ema.ln_f.weight`\n"
+            ),
         "{text}"
     );
 }
