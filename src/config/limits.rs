@@ -7,6 +7,8 @@ use crate::error::ConfigError;
 
 /// Heads of a block.
 const MAX_HEADS: usize = 1 << 16;
+/// Numbers of a head.
+const MAX_HEAD_DIM: usize = 1 << 16;
 /// Rows of a table of distances.
 const MAX_DISTANCES: usize = 1 << 20;
 /// Elements of a table of sinusoids, which is computed and not in a file.
@@ -21,6 +23,7 @@ impl GptInputConfig {
         let at_most = |name, value, most, expected| fits(name, value, value <= most, expected);
         at_most("n_layer", self.n_layer, MAX_LAYERS, "at most 16384")?;
         at_most("n_head", self.n_head, MAX_HEADS, "at most 65536")?;
+        at_most("head_dim", self.head_dim.unwrap_or(0), MAX_HEAD_DIM, "at most 65536")?;
         let rows = "at most 1048576";
         match self.position {
             PositionScheme::Sinusoidal(_) => {

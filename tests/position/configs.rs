@@ -321,6 +321,7 @@ fn what_is_not_computed_is_refused_by_name() {
         ),
         (json!({"rotary_dim": 3}), "`rotary_dim` is 3"),
         (json!({"rope_theta": 1e4, "head_dim": 0}), "`head_dim` must be at least 1"),
+        (json!({"rope_theta": 1e4, "head_dim": 65538}), "`head_dim` is 65538, which is not at most 65536"),
         (json!({"embedding_multiplier": "big"}), "`embedding_multiplier` is \"big\""),
         (
             json!({"position_embedding_type": "shaw", "num_hidden_layers": 1_000_000_000_000_000u64}),
