@@ -60,10 +60,14 @@ impl Tokenizer {
     /// ```
     /// use candle_gpt_input::tokenizer::Tokenizer;
     ///
-    /// let tokenizer = Tokenizer::beside("weights/gpt2-tokenizer")?.expect("OpenAI's two files");
-    /// assert_eq!(tokenizer.encode("Hello tea")?, [15496, 8887]);
-    /// assert!(Tokenizer::beside("weights/tiny-gpt2/model.safetensors")?.is_none());
-    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// # let folder = tempfile::tempdir()?;
+    /// # let folder = folder.path();
+    /// assert!(Tokenizer::beside(folder)?.is_none());
+    /// std::fs::write(folder.join("vocab.json"), r#"{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}"#)?;
+    /// std::fs::write(folder.join("merges.txt"), "#version: 0.2\na b\n")?;
+    /// let tokenizer = Tokenizer::beside(folder.join("model.safetensors"))?.expect("two files");
+    /// assert_eq!(tokenizer.encode("abba<|endoftext|>")?, [2, 1, 0, 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
@@ -94,9 +98,13 @@ impl Tokenizer {
     /// ```
     /// use candle_gpt_input::tokenizer::Tokenizer;
     ///
-    /// let tokenizer = Tokenizer::open("weights/gpt2-tokenizer/vocab.bpe")?;
-    /// assert_eq!(tokenizer.vocab_size(), 50257);
-    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// # let folder = tempfile::tempdir()?;
+    /// # let folder = folder.path();
+    /// std::fs::write(folder.join("vocab.json"), r#"{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}"#)?;
+    /// std::fs::write(folder.join("merges.txt"), "#version: 0.2\na b\n")?;
+    /// let tokenizer = Tokenizer::open(folder.join("merges.txt"))?;
+    /// assert_eq!(tokenizer.vocab_size(), 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
