@@ -80,9 +80,14 @@ impl Partial {
         &mut self.file
     }
 
-    /// Syncs the file and gives it a name, for which it waits while another writer has it.
+    /// Syncs the file and [names](Self::name) it.
     pub(crate) fn complete(&mut self) -> io::Result<()> {
         self.file.sync_all()?;
+        self.name()
+    }
+
+    /// Gives the file a name, for which it waits while another writer has it.
+    pub(crate) fn name(&mut self) -> io::Result<()> {
         while !self.is_named {
             match link(&self.file, &self.at) {
                 Ok(()) => self.is_named = true,
@@ -105,11 +110,17 @@ impl Partial {
         self.is_named = false;
     }
 
-    /// Replaces the target. The file is [`complete`](Self::complete).
+    /// [Replaces](Self::replace) the target, and syncs that. The file is [`complete`](Self::complete).
     pub(crate) fn install(&mut self) -> io::Result<()> {
+        self.replace()?;
+        sync_folder(folder_of(&self.target))
+    }
+
+    /// Replaces the target. The file has a [`name`](Self::name).
+    pub(crate) fn replace(&mut self) -> io::Result<()> {
         fs::rename(&self.at, &self.target)?;
         self.is_named = false;
-        sync_folder(folder_of(&self.target))
+        Ok(())
     }
 }
 
