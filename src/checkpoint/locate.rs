@@ -28,7 +28,7 @@ impl Checkpoint {
         let (wte_name, wpe_name) = self.find(&names, position == PositionScheme::Learned)?;
         let wte_file = self.shard(wte_name)?;
         let wte = LocatedTable::new(wte_name, wte_file.get().table(wte_name)?, wte_file);
-        let wpe = wpe_name.map(|name| self.position_table(name, &names)).transpose()?;
+        let wpe = wpe_name.map(|name| self.position_table(name, &names, &wte)).transpose()?;
         if let Some(wpe) = wpe.as_ref().filter(|wpe| wpe.info.width != wte.info.width) {
             return Err(CheckpointError::WidthMismatch {
                 path: self.path.clone(),
@@ -75,8 +75,16 @@ impl Checkpoint {
     }
 
     /// Describes the learned position table: without leading dimensions of 1 and without rows before position 0.
-    fn position_table(&self, name: &str, names: &[&str]) -> Result<LocatedTable<'_>, CheckpointError> {
-        let file = self.shard(name)?;
+    fn position_table<'a>(
+        &'a self,
+        name: &str,
+        names: &[&str],
+        wte: &LocatedTable<'a>,
+    ) -> Result<LocatedTable<'a>, CheckpointError> {
+        let file = match &self.weights {
+            Weights::Shards(index) if index.shard_of(name) == index.shard_of(&wte.name) => wte.file.clone(),
+            _ => self.shard(name)?,
+        };
         let stored = file.get().position_table(name)?;
         let n_stored = stored.n_rows;
         let config = self.config.as_ref().map(|(_, stated)| stated);
@@ -241,6 +249,7 @@ impl Checkpoint {
 }
 
 /// A file that holds a tensor: the checkpoint's only one, or a shard opened for it.
+#[derive(Clone)]
 pub(super) enum Shard<'a> {
     Whole(&'a WeightsFile),
     Opened(Arc<WeightsFile>),
