@@ -17,13 +17,15 @@ pub(crate) fn write_file(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {
-    let write = || {
-        let mut partial = Partial::create(path)?;
-        write(partial.file())?;
-        partial.complete()?;
-        partial.install()
-    };
-    write().map_err(CheckpointError::writing(path))
+    whole(path, |file| write(file)).map_err(CheckpointError::writing(path))
+}
+
+/// Writes a file as [`write_file`] does. `write` gets the file itself, which the system can copy others to.
+pub(crate) fn whole(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let mut partial = Partial::create(path)?;
+    write(partial.file())?;
+    partial.complete()?;
+    partial.install()
 }
 
 /// A file that is being written beside its target.

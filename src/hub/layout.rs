@@ -9,11 +9,11 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::request::is_plain;
-use crate::files::Partial;
+use crate::files::whole;
 
 /// Marks a folder that backups may leave out, as <https://bford.info/cachedir/> has it.
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n";
@@ -75,7 +75,7 @@ impl Layout {
             return Ok(());
         }
         create_parent(&path)?;
-        whole(&path, &mut commit.as_bytes())
+        whole(&path, |file| file.write_all(commit.as_bytes()))
     }
 
     /// Notes that a commit has no file of this name.
@@ -110,7 +110,8 @@ impl Layout {
         if with_links && (symlink(&target, &pointer).is_ok() || is_linked()) {
             return Ok(());
         }
-        whole(&pointer, &mut File::open(&blob)?)
+        let mut content = File::open(&blob)?;
+        whole(&pointer, |file| io::copy(&mut content, file).map(drop))
     }
 }
 
@@ -126,14 +127,6 @@ pub(super) fn is_file_name(name: &str) -> bool {
 
 pub(super) fn create_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all)
-}
-
-/// Writes a file that no reader sees half of.
-fn whole(path: &Path, content: &mut impl Read) -> io::Result<()> {
-    let mut file = Partial::create(path)?;
-    io::copy(content, file.file())?;
-    file.complete()?;
-    file.install()
 }
 
 /// Removes a file or a link, if there is one.
