@@ -169,9 +169,8 @@ pub(super) fn read_config(
     let of_a_folder = whole_folder || known_names().any(|name| file.file_name().is_some_and(|of_file| of_file == name));
     if of_a_folder {
         if let Some(text) = switch::decided_config(folder_of(file)) {
-            let path = file.with_file_name(CONFIG_FILE);
-            let config = ConfigFile::parse(&text).map_err(CheckpointError::config_in(&path))?;
-            return Ok(Some((ConfigSource::File(path), config)));
+            let source = ConfigSource::File(file.with_file_name(CONFIG_FILE));
+            return placed(source, ConfigFile::parse(&text)).map(Some);
         }
         for (name, parse) in [(CONFIG_FILE, ConfigFile::parse as fn(&str) -> _), (HPARAMS_FILE, parse_hparams)] {
             let beside = file.with_file_name(name);
@@ -189,25 +188,28 @@ pub(super) fn config_file(
     parse: fn(&str) -> Result<ConfigFile, ConfigError>,
 ) -> Result<(ConfigSource, ConfigFile), CheckpointError> {
     let text = read_text(&path)?;
-    match parse(&text) {
-        Ok(config) => Ok((ConfigSource::File(path), config)),
-        Err(error) => Err(CheckpointError::config_in(&path)(error)),
-    }
+    placed(ConfigSource::File(path), parse(&text))
 }
 
 /// Parses the configuration of the options.
 pub(super) fn given_config(text: &str) -> Result<(ConfigSource, ConfigFile), CheckpointError> {
-    let source = ConfigSource::Given;
-    let config = ConfigFile::parse(text).map_err(CheckpointError::config_in(source.place()))?;
-    Ok((source, config))
+    placed(ConfigSource::Given, ConfigFile::parse(text))
 }
 
 /// Reads the configuration in the metadata of a single file, if there is one.
 pub(super) fn embedded_config(weights: &Weights) -> Result<Option<(ConfigSource, ConfigFile)>, CheckpointError> {
     let Weights::File(opened) = weights else { return Ok(None) };
     let Some(text) = opened.metadata().get(CONFIG_METADATA) else { return Ok(None) };
-    let config = ConfigFile::parse(text).map_err(CheckpointError::config_in(opened.path()))?;
-    Ok(Some((ConfigSource::Metadata(opened.path().to_path_buf()), config)))
+    placed(ConfigSource::Metadata(opened.path().to_path_buf()), ConfigFile::parse(text)).map(Some)
+}
+
+/// Pairs a configuration with its source, whose place its error names.
+fn placed(
+    source: ConfigSource,
+    parsed: Result<ConfigFile, ConfigError>,
+) -> Result<(ConfigSource, ConfigFile), CheckpointError> {
+    let config = parsed.map_err(CheckpointError::config_in(source.place()))?;
+    Ok((source, config))
 }
 
 fn parse_hparams(text: &str) -> Result<ConfigFile, ConfigError> {
