@@ -49,17 +49,19 @@ impl Journal {
         !is_pending && (self.new.is_empty() || !is_there(&folder.join(WEIGHTS_FILE)))
     }
 
-    /// Removes the shards that the folder's checkpoint does not use: the old one's, or the new one's if it is undone.
+    /// Removes the new shards, and once it is decided the old ones, except those that the folder's index still uses.
+    /// Beside `model.safetensors`, which is read first, an index of nothing else is removed with them.
     fn remove_unused(&self, folder: &Path, is_decided: bool) -> io::Result<()> {
-        let all = self.new.iter().chain(if is_decided { Some(&self.old) } else { None }.into_iter().flatten());
-        let mut unused: BTreeSet<&str> = all.map(String::as_str).collect();
+        let old = is_decided.then_some(&self.old).into_iter().flatten();
+        let mut unused: BTreeSet<&str> = self.new.iter().chain(old).map(String::as_str).collect();
         let index_path = folder.join(INDEX_FILE);
         if is_there(&index_path) {
             // An index that cannot be read may use any of them.
             let Ok(index) = ShardIndex::open(&index_path) else { return Ok(()) };
+            let used = index.shards();
             if !folder.join(WEIGHTS_FILE).is_file() {
-                unused.retain(|name| !index.shards().contains(name));
-            } else if index.shards().is_subset(&unused) {
+                unused.retain(|name| !used.contains(name));
+            } else if used.is_subset(&unused) {
                 fs::remove_file(&index_path)?;
             }
         }
@@ -208,16 +210,20 @@ pub(super) fn recover(folder: &Path) -> Result<(), CheckpointError> {
     recovered.map_err(CheckpointError::writing(folder))
 }
 
+/// Reads the journal of a folder as [`Journal::read`] does.
+fn journal_of(folder: &Path) -> Option<Journal> {
+    Journal::read(&partial_of(&folder.join(JOURNAL)).ok()?)
+}
+
 /// Returns the configuration of a folder whose new weights are decided, but whose `config.json` may be the old one.
 pub(super) fn decided_config(folder: &Path) -> Option<String> {
-    let journal = Journal::read(&partial_of(&folder.join(JOURNAL)).ok()?)?;
+    let journal = journal_of(folder)?;
     journal.config.as_ref().filter(|_| journal.is_decided(folder)).cloned()
 }
 
 /// Returns the shards in a folder that belong to no checkpoint yet.
 pub(super) fn undecided_shards(folder: &Path) -> BTreeSet<String> {
-    let journal = partial_of(&folder.join(JOURNAL)).ok().and_then(|at| Journal::read(&at));
-    journal.filter(|journal| !journal.is_decided(folder)).map(|journal| journal.new).unwrap_or_default()
+    journal_of(folder).filter(|journal| !journal.is_decided(folder)).map(|journal| journal.new).unwrap_or_default()
 }
 
 /// Returns what changes while the checkpoint of a folder is replaced.
