@@ -121,14 +121,11 @@ impl Client {
         let start = Instant::now();
         let mut n_tries = 1;
         loop {
-            let failure = match get() {
-                Err(failure @ Failure::Passing { .. }) => failure,
-                ended => return ended,
-            };
-            let Failure::Passing { pause: asked, .. } = &failure else { return Err(failure) };
+            let result = get();
+            let Err(Failure::Passing { pause: asked, .. }) = &result else { return result };
             let pause = asked.map_or(FIRST_PAUSE * 2u32.pow(n_tries - 1), |asked| asked.min(MAX_PAUSE));
             if n_tries == MAX_TRIES || start.elapsed() + pause >= self.requests.timeout {
-                return Err(failure);
+                return result;
             }
             sleep(pause);
             n_tries += 1;
