@@ -12,7 +12,7 @@ use serde_json::json;
 use super::folder;
 use super::header::{header_of, stored_as};
 use super::names::{CONFIG_FILE, CONFIG_METADATA, INDEX_FILE, WEIGHTS_FILE};
-use super::save::{replace, write_elements};
+use super::save::{SaveFormat, replace, write_elements};
 use super::stored::{Kind, StoredTensor};
 use super::switch::Switch;
 use super::weights::{Weights, WeightsFile};
@@ -95,7 +95,7 @@ impl Checkpoint {
         let config = self.config_to_write()?;
         let mut source = Source { checkpoint: self, shards, opened: None };
         let metadata = config.clone().map(|config| (CONFIG_METADATA.to_string(), config));
-        if to.extension().is_some_and(|extension| extension == "safetensors") && !to.is_dir() {
+        if SaveFormat::of(to) == SaveFormat::Safetensors {
             write(to, &mut source, &planned, metadata, |write| replace(to, write))?;
             return Ok(vec![to.to_path_buf()]);
         }
