@@ -13,7 +13,7 @@ use super::switch;
 use super::weights::Weights;
 use crate::config::{ConfigFile, read_text};
 use crate::error::{CheckpointError, ConfigError, ForeignFormat};
-use crate::files::folder_of;
+use crate::files::{folder_of, is_partial};
 
 /// OpenAI's name of weights in a folder.
 const OPENAI_NAME: &str = "model.ckpt.index";
@@ -91,7 +91,7 @@ fn weights_in(folder: &Path) -> Result<(PathBuf, Option<Choice>), CheckpointErro
             continue;
         }
         let name = entry.file_name().to_string_lossy().into_owned();
-        if undecided.contains(&name) || (name.starts_with('.') && name.ends_with(".partial")) {
+        if undecided.contains(&name) || is_partial(&name) {
             continue; // is being written
         }
         names.insert(name);

@@ -2,4 +2,4 @@
 
 mod partial;
 
-pub(crate) use partial::{Partial, folder_of, partial_of, remove_leftover, sync_folder, whole, write_file};
+pub(crate) use partial::{Partial, folder_of, is_partial, partial_of, remove_leftover, sync_folder, whole, write_file};
