@@ -70,11 +70,10 @@ pub(super) struct Version {
     pub(super) etag: Option<String>,
 }
 
-impl Version {
-    fn describe(&self) -> String {
-        let etag = self.etag.as_deref().unwrap_or("none");
-        format!("ETag {etag}, {} bytes", self.n_bytes)
-    }
+/// Describes a version of a file, for an error.
+fn shown_version(etag: Option<&str>, n_bytes: Option<u64>) -> String {
+    let n_bytes = n_bytes.map_or("unknown".to_string(), |n_bytes| n_bytes.to_string());
+    format!("ETag {}, {n_bytes} bytes", etag.unwrap_or("none"))
 }
 
 /// A file that a hub has described completely.
@@ -149,7 +148,6 @@ impl Requests {
             ..Ask::default()
         };
         let (response, about) = self.answer(url, &ask)?;
-        let was = |known: &Described| format!("ETag {}, {} bytes", known.etag, known.n_bytes);
         let is_same = |about: &About| {
             about.commit.as_ref() == Some(&known.commit)
                 && about.etag.as_ref() == Some(&known.etag)
@@ -158,10 +156,8 @@ impl Requests {
         let range = text(response.headers(), "content-range");
         let start = match (response.status().as_u16(), range) {
             (200 | 206 | 416, _) if !is_same(&about) => {
-                let etag = about.etag.as_deref().unwrap_or("none");
-                let n_bytes = about.n_bytes.map_or("unknown".to_string(), |n_bytes| n_bytes.to_string());
-                let is = format!("ETag {etag}, {n_bytes} bytes");
-                return Err(FetchError::Changed { was: was(known), is }.into());
+                let was = shown_version(Some(&known.etag), Some(known.n_bytes));
+                return Err(FetchError::Changed { was, is: shown_version(about.etag.as_deref(), about.n_bytes) }.into());
             }
             (200, None) => 0,
             (200 | 206, range) => {
@@ -193,9 +189,9 @@ impl Requests {
         let (mut response, _) = self.answer(url, &ask)?;
         let headers = response.headers();
         let etag = text(headers, "etag").filter(|etag| etag.starts_with('"')).map(str::to_string);
-        let changed = |was: &Version, n_bytes: u64| {
-            let is = Version { n_bytes, etag: etag.clone() };
-            Failure::Final(FetchError::Changed { was: was.describe(), is: is.describe() })
+        let changed = |known: &Version, n_bytes: u64| {
+            let was = shown_version(known.etag.as_deref(), Some(known.n_bytes));
+            Failure::Final(FetchError::Changed { was, is: shown_version(etag.as_deref(), Some(n_bytes)) })
         };
         match (response.status().as_u16(), known) {
             (206, _) => {}
