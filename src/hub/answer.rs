@@ -74,7 +74,7 @@ impl About {
             (self.etag, self.if_range, self.is_linked) = (Some(unquoted(linked).to_string()), None, true);
         } else if !self.is_linked && own.is_some() {
             self.etag = own.map(|etag| unquoted(etag).to_string());
-            self.if_range = own.filter(|etag| etag.starts_with('"')).map(str::to_string);
+            self.if_range = strong_etag(headers);
         }
         let linked = text(headers, "x-linked-size").and_then(|size| size.parse().ok());
         self.n_bytes = linked.or_else(|| length(response)).or(self.n_bytes);
@@ -171,6 +171,11 @@ impl Requests {
 
 pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// Returns the ETag of an answer if it is strong: a weak one does not promise the same bytes.
+pub(super) fn strong_etag(headers: &HeaderMap) -> Option<String> {
+    text(headers, "etag").filter(|etag| etag.starts_with('"')).map(str::to_string)
 }
 
 fn unquoted(etag: &str) -> &str {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ureq::Body;
 use ureq::http::header::HeaderMap;
 
-use super::answer::{About, Ask, Requests, parse_content_range, text};
+use super::answer::{About, Ask, Requests, parse_content_range, strong_etag, text};
 use crate::error::FetchError;
 
 /// A failure, and whether a retry may help.
@@ -66,7 +66,7 @@ pub(super) fn is_undescribed(error: &FetchError) -> bool {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Version {
     pub(super) n_bytes: u64,
-    /// Strong: a weak ETag does not promise the same bytes.
+    /// Strong.
     pub(super) etag: Option<String>,
 }
 
@@ -188,7 +188,7 @@ impl Requests {
         let ask = Ask { range: Some((range.start, Some(range.end))), if_range, ..Ask::default() };
         let (mut response, _) = self.answer(url, &ask)?;
         let headers = response.headers();
-        let etag = text(headers, "etag").filter(|etag| etag.starts_with('"')).map(str::to_string);
+        let etag = strong_etag(headers);
         let changed = |known: &Version, n_bytes: u64| {
             let was = shown_version(known.etag.as_deref(), Some(known.n_bytes));
             Failure::Final(FetchError::Changed { was, is: shown_version(etag.as_deref(), Some(n_bytes)) })
