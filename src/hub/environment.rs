@@ -1,8 +1,9 @@
 //! The environment variables of huggingface_hub.
 
 use std::env::home_dir;
-use std::fs;
 use std::path::PathBuf;
+
+use super::layout::small_text;
 
 const ENDPOINT: &str = "https://huggingface.co";
 /// The folder of this crate among the assets that libraries keep.
@@ -84,9 +85,7 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         }
         self.text(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]).or_else(|| {
             let path = self.path(&["HF_TOKEN_PATH"]).or_else(|| Some(self.home()?.join("token")))?;
-            let is_small = fs::metadata(&path).is_ok_and(|about| about.is_file() && about.len() <= MAX_TOKEN_BYTES);
-            let text = is_small.then(|| fs::read_to_string(path).ok()).flatten()?;
-            Some(text.trim().to_string()).filter(|token| !token.is_empty())
+            small_text(&path, MAX_TOKEN_BYTES).filter(|token| !token.is_empty())
         })
     }
 
@@ -101,6 +100,8 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn environment<'a>(variables: &'a [(&str, &str)]) -> Environment<impl Fn(&str) -> Option<String> + 'a> {

@@ -59,9 +59,7 @@ impl Layout {
     /// Returns the commit that a revision named when it was fetched last; a revision that is a commit names itself.
     pub(super) fn commit_of(&self, revision: &str) -> Option<String> {
         let path = joined(self.folder().join("refs"), revision);
-        let is_ref = fs::metadata(&path).is_ok_and(|about| about.is_file() && about.len() <= MAX_REF_BYTES);
-        let commit = is_ref.then(|| fs::read_to_string(path).ok()).flatten();
-        let commit = commit.map_or_else(|| revision.to_string(), |text| text.trim().to_string());
+        let commit = small_text(&path, MAX_REF_BYTES).unwrap_or_else(|| revision.to_string());
         (is_plain(&commit) && self.snapshot(&commit).is_dir()).then_some(commit)
     }
 
@@ -127,6 +125,13 @@ pub(super) fn is_file_name(name: &str) -> bool {
 
 pub(super) fn create_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all)
+}
+
+/// Reads the text of a regular file that has at most `max_bytes`, without spaces around it.
+pub(super) fn small_text(path: &Path, max_bytes: u64) -> Option<String> {
+    let is_small = fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() <= max_bytes);
+    let text = is_small.then(|| fs::read_to_string(path).ok()).flatten()?;
+    Some(text.trim().to_string())
 }
 
 /// Removes a file or a link, if there is one.
