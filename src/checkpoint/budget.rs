@@ -150,6 +150,14 @@ impl Budget {
         Ok(())
     }
 
+    /// Returns `n` elements that are equal.
+    pub(super) fn filled<T: Clone>(&self, value: T, n: usize) -> Parse<Vec<T>> {
+        let mut values = Vec::new();
+        self.reserve(&mut values, n)?;
+        values.resize(n, value);
+        Ok(values)
+    }
+
     /// Appends one element.
     pub(super) fn push<T>(&self, values: &mut Vec<T>, value: T) -> Parse<()> {
         self.reserve(values, 1)?;

@@ -11,9 +11,7 @@ pub(super) fn keep_last(budget: &Budget, values: &mut [Value]) -> Parse<()> {
     let n_before = budget.n_taken();
     let first_equal = first_equal(budget, values)?;
     // For each key the last dict that had it, and the place there.
-    let mut seen: Vec<(usize, usize)> = Vec::new();
-    budget.reserve(&mut seen, values.len())?;
-    seen.resize(values.len(), (0, 0));
+    let mut seen: Vec<(usize, usize)> = budget.filled((0, 0), values.len())?;
     let dicts = values.iter_mut().filter_map(|value| match value {
         Value::Dict(pairs) => Some(pairs),
         Value::Call { set: Some(set), .. } => Some(&mut set.items),

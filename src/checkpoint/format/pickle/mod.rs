@@ -11,6 +11,7 @@ mod entries;
 mod keys;
 mod machine;
 mod numbers;
+mod seen;
 mod texts;
 mod value;
 
@@ -18,6 +19,7 @@ use std::collections::BTreeSet;
 
 pub(super) use entries::Key;
 use machine::Machine;
+pub(super) use seen::Seen;
 pub(super) use value::{Id, REBUILD, Value, is_known};
 
 use crate::checkpoint::budget::Budget;
@@ -152,28 +154,20 @@ impl Pickle {
 
     /// Returns for each value whether it is the function or an argument of a call.
     fn parts_of_calls(&self, budget: &Budget) -> Parse<Vec<bool>> {
-        let of_values = || -> Parse<Vec<bool>> {
-            let mut flags = Vec::new();
-            budget.reserve(&mut flags, self.values.len())?;
-            flags.resize(self.values.len(), false);
-            Ok(flags)
-        };
-        let (mut is_part, mut is_args) = (of_values()?, of_values()?);
-        let mark = |flags: &mut Vec<bool>, id: Id| {
-            usize::try_from(id).ok().and_then(|id| flags.get_mut(id)).is_some_and(|flag| !std::mem::replace(flag, true))
-        };
+        let n_values = self.values.len();
+        let (mut parts, mut seen_args) = (Seen::of(budget, n_values)?, Seen::of(budget, n_values)?);
         for value in &self.values {
             let Value::Call { function, args, .. } = value else { continue };
-            mark(&mut is_part, *function);
+            parts.insert(*function);
             // Many calls may share their arguments.
-            if mark(&mut is_args, *args) {
+            if seen_args.insert(*args) {
                 for &arg in self.items(*args).unwrap_or_default() {
-                    mark(&mut is_part, arg);
+                    parts.insert(arg);
                 }
             }
         }
-        budget.give_back(is_args.capacity() as u64);
-        Ok(is_part)
+        seen_args.give_back(budget);
+        Ok(parts.into_flags())
     }
 
     /// Returns the class or function of a call; of a function that makes objects of any class, the class in its

@@ -23,9 +23,7 @@ pub(super) struct InPlace<'a> {
 
 impl<'a> InPlace<'a> {
     pub(super) fn of(budget: &Budget, pickle: &'a Pickle) -> Parse<Self> {
-        let mut holds = Vec::new();
-        budget.reserve(&mut holds, pickle.values().len())?;
-        holds.resize(pickle.values().len(), Holds::default());
+        let holds = budget.filled(Holds::default(), pickle.values().len())?;
         let mut of = Self { pickle, holds };
         let ids = || (0..).take(pickle.values().len());
         let is_part = |&id: &Id| matches!(pickle.get(id), Value::Persistent(_)) || TensorCall::of(pickle, id).is_some();

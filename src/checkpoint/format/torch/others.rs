@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::super::budget::{Budget, MAX_NESTING};
 use super::super::super::bytes::Parse;
-use super::super::pickle::{Id, Key, Pickle};
+use super::super::pickle::{Id, Key, Pickle, Seen};
 use super::tensor::TensorCall;
 
 /// How many are named.
@@ -12,12 +12,10 @@ const MAX_NAMED: usize = 16;
 
 /// Returns the names of the first tensors that are not among those read, with the keys that lead to them.
 pub(super) fn names(budget: &Budget, pickle: &Pickle, read: &BTreeSet<Id>) -> Parse<Vec<String>> {
-    let mut seen = Vec::new();
-    budget.reserve(&mut seen, pickle.values().len())?;
-    seen.resize(pickle.values().len(), false);
+    let seen = Seen::of(budget, pickle.values().len())?;
     let mut search = Search { pickle, read, seen, keys: Vec::new(), found: Vec::new() };
     search.enter(pickle.root());
-    budget.give_back(search.seen.capacity() as u64);
+    search.seen.give_back(budget);
     Ok(search.found)
 }
 
@@ -25,7 +23,7 @@ struct Search<'a> {
     pickle: &'a Pickle,
     read: &'a BTreeSet<Id>,
     /// The values that were looked at.
-    seen: Vec<bool>,
+    seen: Seen,
     /// The keys that lead to where the search is.
     keys: Vec<Key>,
     found: Vec<String>,
@@ -38,8 +36,7 @@ impl Search<'_> {
             if self.found.len() == MAX_NAMED {
                 return;
             }
-            let seen = usize::try_from(value).ok().and_then(|value| self.seen.get_mut(value));
-            if seen.is_none_or(|seen| std::mem::replace(seen, true)) {
+            if !self.seen.insert(value) {
                 continue;
             }
             self.keys.push(key);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::super::budget::{Budget, MAX_NESTING};
 use super::super::super::bytes::{Parse, invalid};
 use super::super::super::role::Role;
-use super::super::pickle::{Id, Key, Pickle, short};
+use super::super::pickle::{Id, Key, Pickle, Seen, short};
 use super::in_place::{InPlace, is_like_parameter};
 use super::tensor::TensorCall;
 
@@ -78,7 +78,7 @@ pub(super) struct Tree<'a> {
     pickle: &'a Pickle,
     nodes: BTreeMap<Id, Node>,
     /// The values that were looked at.
-    seen: Vec<bool>,
+    seen: Seen,
     /// What the keys of tensors say.
     keys: BTreeMap<Id, Said>,
     /// The dicts whose key is part of a table's name: `{"wte": {"weight": …}}`.
@@ -87,12 +87,10 @@ pub(super) struct Tree<'a> {
 
 impl<'a> Tree<'a> {
     pub(super) fn of(budget: &'a Budget, pickle: &'a Pickle) -> Parse<Self> {
-        let mut seen = Vec::new();
-        budget.reserve(&mut seen, pickle.values().len())?;
-        seen.resize(pickle.values().len(), false);
+        let seen = Seen::of(budget, pickle.values().len())?;
         let (nodes, keys, split_tables) = Default::default();
         let mut tree = Self { budget, pickle, nodes, seen, keys, split_tables };
-        tree.is_new(pickle.root());
+        tree.seen.insert(pickle.root());
         tree.enter(pickle.root(), None, String::new(), 0)?;
         Ok(tree)
     }
@@ -144,12 +142,6 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Returns whether a value is looked at for the first time.
-    fn is_new(&mut self, id: Id) -> bool {
-        let seen = usize::try_from(id).ok().and_then(|id| self.seen.get_mut(id));
-        seen.is_some_and(|seen| !std::mem::replace(seen, true))
-    }
-
     /// Returns what a key says, which is nothing unless it is a text.
     fn said(&mut self, key: Key) -> Parse<Said> {
         let Key::Of(id) = key else { return Ok(Said::default()) };
@@ -164,7 +156,7 @@ impl<'a> Tree<'a> {
     }
 
     fn enter_child(&mut self, id: Id, child: Id, key: impl FnOnce() -> String, depth: usize) -> Parse<()> {
-        if !self.is_new(child) {
+        if !self.seen.insert(child) {
             // It has another place too, whose names are those of other tensors.
             // One that is still being entered encloses this one.
             if self.node(child).is_some_and(|child| child.is_whole && child.has_tensors) {
