@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 pub(super) use entries::Key;
 use machine::Machine;
 pub(super) use seen::Seen;
-pub(super) use value::{Id, REBUILD, Value, is_known};
+pub(super) use value::{FROM_TYPE, Id, REBUILD, Value, is_known, makes_tensor};
 
 use crate::checkpoint::budget::Budget;
 use crate::checkpoint::bytes::{Header, Parse};

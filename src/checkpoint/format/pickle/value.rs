@@ -73,7 +73,7 @@ pub(super) fn is_dict(global: &str) -> bool {
 }
 
 /// Classes and functions found in saved state dicts. The storages and dtypes of `torch` itself are known by pattern.
-const KNOWN: [&str; 20] = [
+const KNOWN: [&str; 17] = [
     "collections.OrderedDict",
     "collections.defaultdict",
     "collections.Counter",
@@ -90,9 +90,6 @@ const KNOWN: [&str; 20] = [
     "torch.storage.TypedStorage",
     "torch.storage._TypedStorage",
     "torch.storage.UntypedStorage",
-    "torch._tensor._rebuild_from_type_v2",
-    "torch._tensor._rebuild_from_type",
-    "torch.tensor._rebuild_from_type",
     "torch.serialization._get_layout",
 ];
 
@@ -128,6 +125,15 @@ const MAKERS: [&str; 7] = [
 /// The functions of PyTorch that make tensors begin so.
 pub(in super::super) const REBUILD: &str = "torch._utils._rebuild_";
 
+/// Those that make a tensor of a subclass.
+pub(in super::super) const FROM_TYPE: [&str; 3] =
+    ["torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type", "torch.tensor._rebuild_from_type"];
+
+/// Returns whether a function makes tensors.
+pub(in super::super) fn makes_tensor(function: &str) -> bool {
+    function.starts_with(REBUILD) || FROM_TYPE.contains(&function)
+}
+
 /// Returns whether a name is on the list above, that of a function that makes tensors, or a storage or dtype such as
 /// `torch.FloatStorage` or `torch.float32`.
 pub(in super::super) fn is_known(global: &str) -> bool {
@@ -141,7 +147,7 @@ pub(in super::super) fn is_known(global: &str) -> bool {
     };
     let builtin = global.strip_prefix("builtins.").or_else(|| global.strip_prefix("__builtin__."));
     KNOWN.contains(&global)
-        || global.starts_with(REBUILD)
+        || makes_tensor(global)
         || builtin.is_some_and(|name| BUILTINS.contains(&name))
         || global.strip_prefix("torch.").is_some_and(of_torch)
 }

@@ -3,8 +3,8 @@
 use super::super::super::budget::Budget;
 use super::super::super::bytes::{Parse, ParseError};
 use super::super::super::role::Role;
-use super::super::pickle::{Id, Pickle, REBUILD, Value, is_known, short};
-use super::tensor::{FROM_TYPE, TensorCall};
+use super::super::pickle::{Id, Pickle, Value, is_known, makes_tensor, short};
+use super::tensor::TensorCall;
 
 /// What the items of a tuple or list are.
 #[derive(Clone, Copy, Default)]
@@ -52,7 +52,7 @@ impl<'a> InPlace<'a> {
     /// arguments hold a storage or a tensor.
     pub(super) fn class(&self, value: Id, is_like_parameter: impl FnOnce() -> bool) -> Option<&'a str> {
         let class = self.pickle.called(value)?;
-        let is_tensors = class.starts_with(REBUILD) || FROM_TYPE.contains(&class);
+        let is_tensors = makes_tensor(class);
         if is_known(class) && !is_tensors {
             return None;
         }

@@ -8,14 +8,10 @@ use super::super::super::budget::MAX_DIMS;
 use super::super::super::bytes::{ByteFile, Parse, ParseError, invalid};
 use super::super::super::float8::Float8;
 use super::super::super::stored::{Place, StoredDType, StoredTensor};
-use super::super::pickle::{Id, Pickle, REBUILD, Value, short};
+use super::super::pickle::{FROM_TYPE, Id, Pickle, REBUILD, Value, short};
 
 /// How many wrappers a tensor may have; they may form cycles.
 const MAX_WRAPPERS: usize = 4;
-
-/// The functions that make a tensor of a subclass.
-pub(super) const FROM_TYPE: [&str; 3] =
-    ["torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type", "torch.tensor._rebuild_from_type"];
 
 /// Dtypes by the storage's name, the name of `torch.dtype`, our name, and bytes.
 const DTYPES: [(&str, &str, &str, usize); 24] = [
