@@ -29,7 +29,6 @@ const INITIALIZER_RANGE: &[&str] = &["initializer_range"];
 /// Names that mean the dropout of the embeddings wherever they stand; [`model_type::dropout`] has the others.
 const EMBD_PDROP: &[&str] =
     &["embd_pdrop", "embed_dropout", "embedding_dropout", "emb_pdrop", "embd_dropout", "emb_dropout_prob"];
-const MORE_DROPOUTS: [&str; 5] = ["dropout", "drop_rate", "hidden_dropout", "hidden_dropout_prob", "dropout_rate"];
 /// Where models of several parts keep the configuration of the one that reads tokens.
 const PARTS: [&str; 3] = ["text_config", "language_config", "llm_config"];
 
@@ -230,9 +229,7 @@ fn dropout_names(map: &Object, model_type: Option<&str>) -> &'static [&'static s
 /// Returns whether a key belongs to a field.
 fn is_field(key: &str, dropout: &[&str]) -> bool {
     let fields = [vocab::KEYS, N_POSITIONS, N_EMBD, N_LAYER, N_HEAD, HEAD_DIM, INITIALIZER_RANGE, EMBD_PDROP, dropout];
-    let is_dropout = !MORE_DROPOUTS.contains(&key) || dropout.contains(&key);
-    ((fields.into_iter().any(|names| names.contains(&key)) || scale::reads(key)) && is_dropout)
-        || PositionScheme::reads(key)
+    fields.into_iter().any(|names| names.contains(&key)) || scale::reads(key) || PositionScheme::reads(key)
 }
 
 impl GptInputConfig {
