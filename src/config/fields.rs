@@ -68,6 +68,11 @@ pub(super) fn contradiction(
     ConfigError::Contradiction { first, first_value: brief(first_value), second, second_value: brief(second_value) }
 }
 
+/// Returns the error of a key that models of a type need.
+pub(super) fn needed(key: &'static str, model_type: Option<&str>) -> ConfigError {
+    ConfigError::Needed { key, by: format!("a model of type {}", model_type.unwrap_or_default()) }
+}
+
 /// Returns a number for a file; one that is not finite as a text, which is refused where it is read.
 pub(super) fn number(value: f64) -> Value {
     if value.is_finite() { value.into() } else { value.to_string().into() }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::fields::{NUMBER, Object, WHOLE, as_text, as_usize, brief, number, read, stated, write};
+use super::fields::{self, NUMBER, Object, WHOLE, as_text, as_usize, brief, number, read, stated, write};
 use super::input::GptInputConfig;
 use super::model_type;
 use super::origin::{Origin, TableNames};
@@ -153,13 +153,13 @@ impl ConfigFile {
         words::refuse(&self.extra, About::Dropout, model_type)?;
         words::refuse(&self.extra, About::Scale, model_type)?;
         let Some(position) = self.scheme()?.or(self.position.clone()) else {
-            let by = format!("a model of type {}", model_type.unwrap_or_default());
-            return Err(ConfigError::Needed { key: "position_embedding_type", by });
+            return Err(fields::needed("position_embedding_type", model_type));
         };
         let is_dimension = |key: &str| [vocab::KEYS, N_EMBD, N_LAYER, N_HEAD].iter().any(|names| names.contains(&key));
         if !self.origin.stated.keys().any(|key| is_dimension(key)) {
             words::refuse_nested(&self.extra, is_dimension)?;
         }
+        let is_gpt2 = model_type::is_gpt2(model_type);
         for (dimension, value) in [
             ("vocab_size", self.vocab_size),
             ("n_positions", self.n_positions),
@@ -167,23 +167,19 @@ impl ConfigFile {
             ("n_layer", self.n_layer),
             ("n_head", self.n_head),
         ] {
-            if value.is_none() && model_type::is_gpt2(model_type) {
+            if value.is_none() && is_gpt2 {
                 words::refuse_dimension(&self.extra, dimension)?;
             }
         }
         let needed = |value: Option<usize>, key: &'static str, is_needed: bool, default: usize| match value {
             Some(value) => Ok(value),
-            None if model_type::is_gpt2(model_type) || !is_needed => Ok(default),
-            None => {
-                let by = format!("a model of type {}", model_type.unwrap_or_default());
-                Err(ConfigError::Needed { key, by })
-            }
+            None if is_gpt2 || !is_needed => Ok(default),
+            None => Err(fields::needed(key, model_type)),
         };
         let sinusoidal = matches!(position, PositionScheme::Sinusoidal(_));
         let n_positions = needed(self.n_positions, "max_position_embeddings", sinusoidal, default.n_positions)?;
         if self.head_dim.is_none() && position.needs_heads() && model_type::has_own_head_dim(model_type) {
-            let by = format!("a model of type {}", model_type.unwrap_or_default());
-            return Err(ConfigError::Needed { key: "head_dim", by });
+            return Err(fields::needed("head_dim", model_type));
         }
         Ok(GptInputConfig {
             vocab_size: needed(self.vocab_size, "vocab_size", true, default.vocab_size)?,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::parameters::RotaryConfig;
 use super::scaling::RotaryScaling;
 use crate::config::fields::{
-    NUMBER, Object, WHOLE, as_usize, brief, contradiction, flag, number, read, stated, wrong_type,
+    NUMBER, Object, WHOLE, as_usize, brief, contradiction, flag, needed, number, read, stated, wrong_type,
 };
 use crate::config::model_type::{Rotated, Rotation, rotation};
 use crate::config::text_limits::MAX_LAYERS;
@@ -76,8 +76,7 @@ impl Rotations {
         let of_type = rotation(model_type);
         let inner = parameters(map)?;
         if inner.is_empty() && of_type.is_some_and(|rotation| rotation.is_scaled) {
-            let by = format!("a model of type {}", model_type.unwrap_or_default());
-            return Err(ConfigError::Needed { key: PARAMETERS, by });
+            return Err(needed(PARAMETERS, model_type));
         }
         let rotary_dim = read(map, &[ROTARY_DIM], WHOLE, as_usize)?.filter(|&n| n > 0);
         // GPT-J's keys, where nothing else is known of the model.
