@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::keys::{DOTS, module_of, prefix_before, split_last};
+use super::keys::{DOTS, module_of, prefix_before, split_last, usual_names};
 
 /// The modules of a weight `[V, C]`. Any prefix may precede them.
 const MODULES: [&str; 8] = [
@@ -34,12 +34,7 @@ pub(super) fn is_head(name: &str) -> bool {
 
 /// Lists the usual names, for an error message.
 pub(super) fn head_names() -> String {
-    MODULES
-        .map(|module| format!("{module}.weight"))
-        .into_iter()
-        .chain(TRANSPOSED.map(String::from))
-        .collect::<Vec<_>>()
-        .join(", ")
+    usual_names(MODULES.into_iter().chain(TRANSPOSED))
 }
 
 /// The names of the parts of an output head in a checkpoint.

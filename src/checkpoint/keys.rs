@@ -193,15 +193,17 @@ pub(super) fn find_tables<'a>(names: &[&'a str], wanted: Wanted<'a>, has_wpe: bo
 
 /// Lists the names of token tables, for an error message.
 pub(super) fn token_table_names() -> String {
-    usual_names(MODULES.map(|(wte, _)| wte))
+    usual_names(token_table_modules())
 }
 
 fn position_table_names() -> String {
-    usual_names(MODULES.map(|(_, wpe)| wpe))
+    usual_names(MODULES.iter().map(|(_, wpe)| *wpe))
 }
 
-fn usual_names<const N: usize>(modules: [&str; N]) -> String {
-    modules.map(|module| if module.contains('.') { module.to_string() } else { format!("{module}.weight") }).join(", ")
+/// Lists the names of weights by their modules, for an error message; one with a dot is a whole name.
+pub(super) fn usual_names(modules: impl Iterator<Item = &'static str>) -> String {
+    let name = |module: &str| if module.contains('.') { module.to_string() } else { format!("{module}.weight") };
+    modules.map(name).collect::<Vec<_>>().join(", ")
 }
 
 /// Returns the names under which `contains` finds a token table and the position table beside it. Names of this crate if
