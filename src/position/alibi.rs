@@ -97,12 +97,10 @@ impl Alibi {
     pub fn attention_bias_at(&self, q_positions: &Tensor, k_positions: &Tensor) -> Result<Tensor> {
         let Distances { b, t_q, t_k, values } = Distances::of(q_positions, k_positions)?;
         fits("attention bias", &[b, self.slopes.len(), t_q, t_k], size_of::<f32>())?;
-        let of_row = |row: usize| {
-            let row = &values[row * t_q * t_k..(row + 1) * t_q * t_k];
+        let rows = values.chunks_exact(t_q.saturating_mul(t_k).max(1));
+        let bias = rows.flat_map(|row| {
             self.slopes.iter().flat_map(move |&slope| row.iter().map(move |&distance| slope * distance as f32))
-        };
-        let n_rows = if values.is_empty() { 0 } else { b };
-        let bias: Vec<f32> = (0..n_rows).flat_map(of_row).collect();
-        Ok(Tensor::from_vec(bias, (b, self.slopes.len(), t_q, t_k), &self.device)?)
+        });
+        Ok(Tensor::from_vec(bias.collect::<Vec<f32>>(), (b, self.slopes.len(), t_q, t_k), &self.device)?)
     }
 }

@@ -76,13 +76,10 @@ impl Distances {
         };
         fits("distances", &[b, t_q, t_k], size_of::<i64>())?;
         let (q, k) = (counted(q_positions, "q_positions")?, counted(k_positions, "k_positions")?);
-        // Any number of rows may be empty.
-        let n_rows = if t_q == 0 || t_k == 0 { 0 } else { b };
-        let of_row = |row: usize| {
-            let (q, k) = (&q[row * t_q..(row + 1) * t_q], &k[row * t_k..(row + 1) * t_k]);
-            q.iter().flat_map(move |q| k.iter().map(move |k| k.saturating_sub(*q)))
-        };
-        Ok(Self { b, t_q, t_k, values: (0..n_rows).flat_map(of_row).collect() })
+        // Rows of no ids are none, whatever their number.
+        let rows = q.chunks_exact(t_q.max(1)).zip(k.chunks_exact(t_k.max(1)));
+        let values = rows.flat_map(|(q, k)| q.iter().flat_map(move |q| k.iter().map(move |k| k.saturating_sub(*q))));
+        Ok(Self { b, t_q, t_k, values: values.collect() })
     }
 }
 
