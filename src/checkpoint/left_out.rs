@@ -56,7 +56,11 @@ pub(super) fn left_out<'a>(
             || (head.contains("emb") && !["unembed", "embed_out", "rotary"].iter().any(|part| head.contains(part)))
             || ["project_in", "token_type", "tokentype", "segment"].iter().any(|part| head.contains(part))
             || inside(rest, "encoder.embedding_hidden_mapping_in").is_some();
-        let what = match PARTS.iter().find(|(part, _)| rest.to_ascii_lowercase().contains(part))?.1 {
+        if !changes_the_sum {
+            return None;
+        }
+        let lower = rest.to_ascii_lowercase();
+        let what = match PARTS.iter().find(|(part, _)| lower.contains(part))?.1 {
             NORM if model_type == Some("blenderbot-small")
                 && rest.split(DOTS).next() == Some("layernorm_embedding") =>
             {
@@ -64,7 +68,7 @@ pub(super) fn left_out<'a>(
             }
             what => what,
         };
-        changes_the_sum.then_some((name, what))
+        Some((name, what))
     };
     names.filter_map(left_out).map(|(name, what)| LeftOut { name: name.to_string(), what: what.to_string() }).collect()
 }
