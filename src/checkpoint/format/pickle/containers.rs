@@ -17,10 +17,7 @@ impl Machine<'_> {
 
     /// Replaces the last `n` values by a tuple of them.
     pub(super) fn tuple_of(&mut self, n: usize) -> Parse<()> {
-        match self.stack.len().checked_sub(n).filter(|&height| height >= self.floor()) {
-            Some(height) => self.tuple_above(height),
-            None => invalid(super::machine::EMPTY),
-        }
+        self.below(n).and_then(|height| self.tuple_above(height))
     }
 
     /// Appends the values above the stack's `height` to the list below them.

@@ -37,7 +37,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Returns the height of the stack below which values belong to an enclosing container.
-    pub(super) fn floor(&self) -> usize {
+    fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
 
@@ -59,7 +59,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Returns the height of the stack below the last `n` values.
-    fn below(&self, n: usize) -> Parse<usize> {
+    pub(super) fn below(&self, n: usize) -> Parse<usize> {
         let height = self.stack.len().checked_sub(n).filter(|&height| height >= self.floor());
         height.ok_or_else(|| ParseError::Invalid(EMPTY.to_string()))
     }

@@ -73,8 +73,7 @@ impl Machine<'_> {
         self.text(Some(key.into()))?;
         self.text(Some(location.into()))?;
         self.int(n_elements)?;
-        let height = self.stack.len() - 5;
-        self.tuple_above(height)?;
+        self.tuple_of(5)?;
         self.persistent()
     }
 }
