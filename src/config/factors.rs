@@ -7,7 +7,7 @@ use super::fields::{brief, stated};
 use super::input::GptInputConfig;
 use super::model_type;
 use super::scale::EmbeddingScale;
-use super::words::{self, About};
+use super::words::{self, About, UNSCALED_HEAD};
 use crate::error::ConfigError;
 
 /// Factors of logits whose names do not say so.
@@ -39,8 +39,7 @@ impl GptInputConfig {
     /// [`ConfigError::Unsupported`] with the key that says so.
     pub(crate) fn plain_logits(&self) -> Result<(), ConfigError> {
         let refused = |key: &str, value: String| {
-            let instead = "make a head with `lm_head_unscaled`, and apply it to the logits";
-            Err(ConfigError::Unsupported { key: key.to_string(), value, instead })
+            Err(ConfigError::Unsupported { key: key.to_string(), value, instead: UNSCALED_HEAD })
         };
         for key in LOGITS {
             if let Some(value) = stated(&self.extra, key).filter(|value| value.as_f64() != Some(1.0)) {

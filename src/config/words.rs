@@ -38,6 +38,8 @@ const HARMLESS: [&str; 18] = [
     "moe_router_logit_softcapping",
     "contrastive_logits_temperature",
 ];
+/// What to do about a model that scales or caps its logits.
+pub(super) const UNSCALED_HEAD: &str = "make a head with `lm_head_unscaled`, and apply it to the logits";
 /// Beginnings of words that speak of positions.
 const POSITIONS: [&str; 11] =
     ["rope", "rotary", "alibi", "nope", "yarn", "ntk", "logn", "sinusoid", "position", "relative", "abspos"];
@@ -131,7 +133,7 @@ pub(super) fn refuse(extra: &Object, what: About, model_type: Option<&str>) -> R
         About::Scale => {
             "state `embedding_multiplier` or `scale_embedding` in its place, or apply it and remove the key"
         }
-        About::Logits => "make a head with `lm_head_unscaled`, and apply it to the logits",
+        About::Logits => UNSCALED_HEAD,
     };
     let is_it = |key: &String, value: &Value| {
         about(key, is_known) == Some(what) && changes(what, key, value)
