@@ -130,7 +130,7 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
     if let Some(max) = max_bias {
         config.insert("attn_config".to_string(), json!({"alibi": true, "alibi_bias_max": max}));
     } else if always.is_some() || architecture == "mpt" {
-        config.retain(|key, _| !key.starts_with("rope_") && key != "rotary_dim");
+        config.retain(|key, _| !is_of_rotation(key));
     } else if let Some((model_type, interleaved)) = rotary {
         config.insert("model_type".to_string(), model_type.into());
         config.insert("rope_interleave".to_string(), interleaved.into());
@@ -148,7 +148,7 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
         if let Some(scaling) = scaling(&of, &config, contents, file)? {
             config.insert("rope_scaling".to_string(), scaling);
         }
-    } else if config.keys().any(|key| key.starts_with("rope_") || key == "rotary_dim")
+    } else if config.keys().any(|key| is_of_rotation(key))
         || !architecture.is_empty() && !contents.tensors.keys().any(|name| names::is_known_position_table(name))
     {
         // What its positions are is not known: refused where they are asked for.
@@ -181,7 +181,7 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
         }
         // Granite's switch for its rotation.
         "granite" | "granitemoe" if of("rope.scaling.finetuned").and_then(Value::as_bool) == Some(false) => {
-            config.retain(|key, _| !key.starts_with("rope_") && !key.contains("rotary"));
+            config.retain(|key, _| !is_of_rotation(key));
             config.insert("position_embedding_type".to_string(), "none".into());
         }
         _ => {}
@@ -197,6 +197,11 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
         config.insert("tie_word_embeddings".to_string(), true.into());
     }
     Ok((!config.is_empty()).then(|| config.into()))
+}
+
+/// Returns whether a key of the configuration is of a rotation.
+fn is_of_rotation(key: &str) -> bool {
+    key.starts_with("rope_") || key.contains("rotary")
 }
 
 /// Makes the `rope_scaling` of keys and tensors.
