@@ -38,8 +38,10 @@ pub enum EmbeddingScale {
 
 const FACTOR: &[&str] =
     &["embedding_multiplier", "scale_emb", "embedding_scale", "embedding_multiplier_scale", "mup_embedding_multiplier"];
+/// The flag of sinusoids, and of √C elsewhere.
+pub(super) const SCALE_EMBEDDING: &str = "scale_embedding";
 /// Flags that mean √C.
-const ROOT: [&str; 4] = ["scale_embedding", "scale_embeddings", "rescale_embeddings", "mup_enabled"];
+const ROOT: [&str; 4] = [SCALE_EMBEDDING, "scale_embeddings", "rescale_embeddings", "mup_enabled"];
 
 /// Returns whether a key is read here.
 pub(super) fn reads(key: &str) -> bool {
@@ -55,7 +57,7 @@ impl EmbeddingScale {
         let factor = read(map, FACTOR, NUMBER, Value::as_f64)?;
         let mut root = is_sinusoidal.then_some(Self::None);
         for key in ROOT {
-            let Some(value) = stated(map, key).filter(|_| !(is_sinusoidal && key == ROOT[0])) else { continue };
+            let Some(value) = stated(map, key).filter(|_| !(is_sinusoidal && key == SCALE_EMBEDDING)) else { continue };
             let rounded = value.as_str().and_then(|text| Self::ROUNDED.iter().find(|(name, _)| *name == text));
             let this = match (value, rounded) {
                 (Value::Bool(true), _) => Self::Root,
@@ -77,10 +79,10 @@ impl EmbeddingScale {
         let (key, value): (&str, Value) = match self {
             Self::None => (FACTOR[0], 1.0.into()),
             Self::Factor(factor) => (FACTOR[0], number(factor)),
-            Self::Root => (ROOT[0], true.into()),
+            Self::Root => (SCALE_EMBEDDING, true.into()),
             rounded => {
                 let name = Self::ROUNDED.iter().find(|(_, scale)| *scale == rounded).map(|(name, _)| *name);
-                (ROOT[0], name.into())
+                (SCALE_EMBEDDING, name.into())
             }
         };
         map.insert(key.to_string(), value);

@@ -6,11 +6,11 @@ use super::{DebertaConfig, PositionScheme, ShawConfig, SinusoidalConfig, Sinusoi
 use crate::config::fields::{Object, WHOLE, as_usize, brief, contradiction, flag, read, stated, wrong_type};
 use crate::config::model_type::{Own, ignores_absolute, names_its_scheme, own_positions};
 use crate::config::rotary::{self, Rotations};
+use crate::config::scale::SCALE_EMBEDDING;
 use crate::config::words::{self, About};
 use crate::error::ConfigError;
 
 const KEY: &str = "position_embedding_type";
-const SCALE: &str = "scale_embedding";
 const EXPECTED: &str = "learned (absolute), sinusoidal, none, transformer-xl, rope, alibi, t5, shaw or deberta";
 const ALIBI: &[&str] = &["alibi", "use_alibi"];
 /// The architecture of a GGUF whose positions are not known.
@@ -146,7 +146,7 @@ impl PositionScheme {
                 let layout = |value: &Value| value.as_str()?.parse().ok();
                 let layout: Option<SinusoidalLayout> =
                     read(map, &[SinusoidalLayout::KEY], SinusoidalLayout::EXPECTED, layout)?;
-                let scale_embedding = flag(map, &[SCALE])?.unwrap_or(default.scale_embedding);
+                let scale_embedding = flag(map, &[SCALE_EMBEDDING])?.unwrap_or(default.scale_embedding);
                 Self::Sinusoidal(SinusoidalConfig { layout: layout.unwrap_or(default.layout), scale_embedding })
             }
             Self::Rotary(_) => return rotary(),
@@ -167,13 +167,13 @@ impl PositionScheme {
             return;
         }
         map.insert(KEY.to_string(), self.name().into());
-        let says_scale = map.contains_key(SCALE);
+        let says_scale = map.contains_key(SCALE_EMBEDDING);
         let mut put = |key: &str, value: Value| map.insert(key.to_string(), value);
         match self {
             Self::Sinusoidal(sinusoidal) => {
                 put(SinusoidalLayout::KEY, sinusoidal.layout.to_string().into());
                 if sinusoidal.scale_embedding || says_scale {
-                    put(SCALE, sinusoidal.scale_embedding.into());
+                    put(SCALE_EMBEDDING, sinusoidal.scale_embedding.into());
                 }
             }
             &Self::T5(T5Config { num_buckets, max_distance, bidirectional }) => {
