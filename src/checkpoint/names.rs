@@ -8,5 +8,3 @@ pub(crate) const WEIGHTS_NAMES: [&str; 4] =
     [WEIGHTS_FILE, INDEX_FILE, "pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// The metadata key under which a single safetensors file holds its configuration.
 pub(super) const CONFIG_METADATA: &str = "gpt_input_config";
-/// The configuration key under which a header states the rows of a padded table.
-pub(super) const PADDED_VOCAB: &str = "padded_vocab_size";

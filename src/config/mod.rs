@@ -31,3 +31,4 @@ pub use position::{DebertaConfig, PositionScheme, ShawConfig, SinusoidalConfig, 
 pub use rotary::{Llama3Scaling, LongRopeScaling, RotaryConfig, RotaryScaling, YarnScaling};
 pub use scale::EmbeddingScale;
 pub use sizes::TableSizes;
+pub(crate) use vocab::PADDED_VOCAB;

@@ -6,16 +6,16 @@ use crate::error::ConfigError;
 
 const VOCAB_SIZE: &str = "vocab_size";
 /// The rows of the table beside a `vocab_size` that counts tokens: llm.c's and litgpt's.
-const PADDED: &str = "padded_vocab_size";
+pub(crate) const PADDED_VOCAB: &str = "padded_vocab_size";
 /// The tokens beside a `vocab_size` that counts rows, as transformers wants it: our own.
 const UNPADDED: &str = "unpadded_vocab_size";
 
-pub(super) const KEYS: &[&str] = &[VOCAB_SIZE, PADDED, UNPADDED];
+pub(super) const KEYS: &[&str] = &[VOCAB_SIZE, PADDED_VOCAB, UNPADDED];
 
 /// Reads the number of tokens, and the number of rows if it is another one.
 pub(super) fn read_sizes(stated: &Object) -> Result<(Option<usize>, Option<usize>), ConfigError> {
     let count = |name| read(stated, &[name], WHOLE, as_usize);
-    let (n_tokens, n_rows) = match (count(VOCAB_SIZE)?, count(PADDED)?, count(UNPADDED)?) {
+    let (n_tokens, n_rows) = match (count(VOCAB_SIZE)?, count(PADDED_VOCAB)?, count(UNPADDED)?) {
         (n_rows, None, Some(n_tokens)) => (Some(n_tokens), n_rows),
         (n_tokens, n_rows, None) => (n_tokens, n_rows),
         (_, n_rows, n_tokens) => (n_tokens, n_rows),
@@ -25,7 +25,7 @@ pub(super) fn read_sizes(stated: &Object) -> Result<(Option<usize>, Option<usize
 
 /// Writes them so that transformers makes a table with all rows.
 pub(super) fn write_sizes(map: &mut Object, n_tokens: usize, n_rows: Option<usize>) {
-    map.retain(|key, _| key != PADDED && key != UNPADDED);
+    map.retain(|key, _| key != PADDED_VOCAB && key != UNPADDED);
     map.insert(VOCAB_SIZE.to_string(), n_rows.unwrap_or(n_tokens).into());
     if n_rows.is_some() {
         map.insert(UNPADDED.to_string(), n_tokens.into());
@@ -48,16 +48,18 @@ impl GptInputConfig {
 
     pub(super) fn check_vocab(&self) -> Result<(), ConfigError> {
         match self.padded_vocab_size {
-            Some(n_rows) if n_rows < self.vocab_size => {
-                Err(ConfigError::OutOfRange { name: PADDED, value: n_rows as f64, expected: "at least vocab_size" })
-            }
+            Some(n_rows) if n_rows < self.vocab_size => Err(ConfigError::OutOfRange {
+                name: PADDED_VOCAB,
+                value: n_rows as f64,
+                expected: "at least vocab_size",
+            }),
             _ => Ok(()),
         }
     }
 
     /// Returns the same with the sizes of its vocabulary in the keys that transformers reads.
     pub(crate) fn with_rows_as_vocab_size(mut self) -> Self {
-        self.origin.stated.remove(PADDED);
+        self.origin.stated.remove(PADDED_VOCAB);
         self
     }
 }

@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::super::budget::Budget;
 use super::super::bytes::{ByteFile, Parse, ParseError, invalid};
-use super::super::names::{CONFIG_METADATA, PADDED_VOCAB};
+use super::super::names::CONFIG_METADATA;
 use super::super::stored::{Contents, StoredDType, StoredTensor};
+use crate::config::PADDED_VOCAB;
 
 pub(in super::super) const MAGIC: [u8; 4] = 20_240_326u32.to_le_bytes();
 const HEADER_BYTES: u64 = 1024;
