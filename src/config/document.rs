@@ -1,6 +1,5 @@
 //! [`GptInputConfig`] as a `config.json`: text, files and serde.
 
-use std::io::Read;
 use std::path::Path;
 
 use serde::de::{DeserializeOwned, Error as _};
@@ -12,7 +11,7 @@ use super::file::ConfigFile;
 use super::input::GptInputConfig;
 use super::text;
 use super::text_limits::MAX_CONFIG_BYTES;
-use crate::error::{CheckpointError, ConfigError, Result, cause, utf8_of_model};
+use crate::error::{CheckpointError, ConfigError, Result, cause, model_text};
 
 impl GptInputConfig {
     /// Reads the text of a `config.json`.
@@ -100,13 +99,9 @@ impl GptInputConfig {
 
 /// Reads the text of a file; refuses one too large for a configuration.
 pub(crate) fn read_text(path: &Path) -> Result<String, CheckpointError> {
-    let most = MAX_CONFIG_BYTES;
-    let mut bytes = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
-    match read.map_err(CheckpointError::reading(path))? as u64 > most {
-        true => Err(CheckpointError::reading(path)(std::io::Error::other(format!("larger than {most} bytes")))),
-        false => utf8_of_model(bytes).map_err(|error| CheckpointError::reading(path)(error.into())),
-    }
+    let too_large = || std::io::Error::other(format!("larger than {MAX_CONFIG_BYTES} bytes"));
+    let text = model_text(path, MAX_CONFIG_BYTES).and_then(|text| text.ok_or_else(too_large));
+    text.map_err(CheckpointError::reading(path))
 }
 
 impl Serialize for GptInputConfig {

@@ -41,7 +41,7 @@ pub(crate) use recognise::{N_HEAD, foreign_head, foreign_json};
 pub use rng::RngError;
 pub use shown::Shown;
 pub use text::{NotUtf8, TextError};
-pub(crate) use text::{utf8, utf8_of_model};
+pub(crate) use text::{model_text, utf8};
 pub use tokenizer::TokenizerError;
 
 /// Abbreviates a result with this crate's [`Error`].

@@ -1,7 +1,8 @@
 //! [`TextError`] and [`NotUtf8`]: why a text cannot be read.
 
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use super::foreign::ForeignFormat;
 use super::recognise::{N_HEAD, foreign_head, wide};
@@ -119,8 +120,15 @@ pub(crate) fn utf8(bytes: Vec<u8>) -> Result<String, NotUtf8> {
     })
 }
 
+/// Reads a file of a model that is JSON or lines, or returns `None` if it has more than `most` bytes.
+pub(crate) fn model_text(path: &Path, most: u64) -> io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    let n_bytes = File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if n_bytes as u64 > most { Ok(None) } else { Ok(Some(utf8_of_model(bytes)?)) }
+}
+
 /// Decodes a file of a model that is JSON or lines: no pointer, page or archive in its place.
-pub(crate) fn utf8_of_model(bytes: Vec<u8>) -> Result<String, NotUtf8> {
+fn utf8_of_model(bytes: Vec<u8>) -> Result<String, NotUtf8> {
     let text = utf8(bytes)?;
     if text.starts_with('\u{feff}') {
         return Err(NotUtf8::ByteOrderMark);

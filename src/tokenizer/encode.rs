@@ -10,6 +10,7 @@ use tokenizers::utils::Grammar;
 use super::added::AddedTokens;
 use super::encoding::{Encoding, SpecialTokens};
 use super::frame::Frame;
+use super::problem::REFUSED;
 use super::vocabulary::{MissingBytes, TokenBytes};
 use crate::error::{TokenizerError, cause};
 
@@ -223,7 +224,7 @@ fn dropped(at: usize) -> TokenizerError {
 }
 
 fn failed(error: tokenizers::tokenizer::Error) -> TokenizerError {
-    TokenizerError::Encode { reason: "the tokenizer library refuses it".to_string(), source: Some(cause(error)) }
+    TokenizerError::Encode { reason: REFUSED.to_string(), source: Some(cause(error)) }
 }
 
 /// Turns an error about a part of a text into one about the whole, in which the part begins at byte `by`.

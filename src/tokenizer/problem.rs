@@ -1,13 +1,11 @@
 //! Reads files, and says why one cannot become a tokenizer.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
 use tokenizers::ConvertError;
 
-use crate::error::{TokenizerError, cause, utf8_of_model};
+use crate::error::{TokenizerError, cause, model_text};
 
 /// The largest file that is read; the largest known `tokenizer.json` has 33 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -59,16 +57,11 @@ impl From<ConvertError> for Problem {
 
 /// Reads a text file of a bounded size.
 pub(super) fn read_text(path: &Path) -> Result<String, TokenizerError> {
-    let io = |source| TokenizerError::Io { path: path.to_path_buf(), source };
-    let mut bytes = Vec::new();
-    let n_bytes = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
-    match n_bytes.map_err(io)? as u64 {
-        ..=MAX_FILE_BYTES => utf8_of_model(bytes).map_err(|error| io(error.into())),
-        _ => {
-            let problem = Problem::Unsupported(format!("it has more than {} MiB", MAX_FILE_BYTES >> 20));
-            Err(problem.of(path.display().to_string()))
-        }
-    }
+    let text = model_text(path, MAX_FILE_BYTES);
+    text.map_err(|source| TokenizerError::Io { path: path.to_path_buf(), source })?.ok_or_else(|| {
+        let problem = Problem::Unsupported(format!("it has more than {} MiB", MAX_FILE_BYTES >> 20));
+        problem.of(path.display().to_string())
+    })
 }
 
 /// Parses JSON of a bounded number of objects and lists.
@@ -81,10 +74,10 @@ pub(super) fn parse(text: &str) -> Result<Value, Problem> {
     serde_json::from_str(text).map_err(|error| Problem::Refused("not valid JSON".to_string(), error.into()))
 }
 
-/// Writes a value of a file into an error: its beginning, without control characters.
+/// Returns the beginning of a value of a file, for an error, whose text escapes control characters.
 pub(super) fn shown(value: &Value) -> String {
     const MOST: usize = 40;
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-    let short: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();
+    let short: String = text.chars().take(MOST).collect();
     format!("`{short}{}`", if text.chars().nth(MOST).is_some() { "…" } else { "" })
 }
