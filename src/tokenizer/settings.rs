@@ -145,21 +145,21 @@ impl Settings {
 }
 
 /// The added tokens of a file, to which others come.
-struct Added {
+struct Added<'f> {
     tokens: Vec<Value>,
-    /// The ids of all tokens, those of the model included.
+    /// The ids of the added tokens. One that is in the model's vocabulary as well has this id.
     ids: HashMap<String, u64>,
+    /// The vocabulary of the model.
+    vocab: &'f Value,
     /// The id of the next token without one, as Hugging Face's library gives it.
     next_id: u64,
-    known: HashSet<String>,
 }
 
-impl Added {
-    fn of(file: &Value) -> Self {
-        let vocab = file["model"]["vocab"].as_object();
-        let ids: HashMap<String, u64> =
-            vocab.into_iter().flatten().filter_map(|(token, id)| Some((token.clone(), id.as_u64()?))).collect();
-        let mut added = Self { tokens: Vec::new(), next_id: ids.len() as u64, ids, known: HashSet::new() };
+impl<'f> Added<'f> {
+    fn of(file: &'f Value) -> Self {
+        let vocab = &file["model"]["vocab"];
+        let n_ids = vocab.as_object().into_iter().flatten().filter(|(_, id)| id.is_u64()).count();
+        let mut added = Self { tokens: Vec::new(), ids: HashMap::new(), vocab, next_id: n_ids as u64 };
         for token in file["added_tokens"].as_array().into_iter().flatten() {
             added.note(token);
             added.tokens.push(token.clone());
@@ -168,13 +168,12 @@ impl Added {
     }
 
     fn id(&self, token: &str) -> Option<u64> {
-        self.ids.get(token).copied()
+        self.ids.get(token).copied().or_else(|| self.vocab.get(token)?.as_u64())
     }
 
     fn note(&mut self, token: &Value) {
         if let (Some(content), Some(id)) = (content(token), token["id"].as_u64()) {
             self.ids.insert(content.to_string(), id);
-            self.known.insert(content.to_string());
             self.next_id = self.next_id.max(id.saturating_add(1));
         }
     }
@@ -187,7 +186,7 @@ impl Added {
             let content = shown(&content.into());
             return Err(format!("the added token {content} has the id {id}, but {known} in the tokenizer").into());
         }
-        if !self.known.contains(content) {
+        if !self.ids.contains_key(content) {
             token["id"] = id.or(known).unwrap_or(self.next_id).into();
             self.note(&token);
             self.tokens.push(token);
