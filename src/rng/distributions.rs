@@ -26,23 +26,22 @@ impl Generator {
     #[doc(alias = "bernoulli_")]
     pub fn bernoulli_mask(&self, n: usize, p: f64) -> Result<Vec<bool>> {
         check_probability(p)?;
-        let mut flips = room_for("coin flips", n)?;
         let engine = &mut self.lock().engine;
-        flips.extend((0..n).map(|_| engine.unit_f64() < p));
-        Ok(flips)
+        collected("coin flips", n, || engine.unit_f64() < p)
     }
 
     /// Draws which of `n` elements `nn.Dropout(p)` keeps while training. Kept ones are multiplied by
     /// [`dropout_scale`](Self::dropout_scale).
     ///
-    /// Draws two words per element, none for p = 0 and p = 1. PyTorch before 2.7 with MKL drew other masks.
+    /// Draws two words per element, none for p = 1. For p = 0, where PyTorch draws nothing either, the caller needs no
+    /// mask. PyTorch before 2.7 with MKL drew other masks.
     ///
     /// # Errors
     /// [`RngError::Probability`] unless `p` is between 0 and 1.
     pub(crate) fn dropout_mask(&self, n: usize, p: f64) -> Result<Vec<bool>> {
         check_probability(p)?;
-        if p == 0.0 || p == 1.0 {
-            return collected("a dropout mask", n, || p == 0.0);
+        if p == 1.0 {
+            return collected("a dropout mask", n, || false);
         }
         self.bernoulli_mask(n, 1.0 - p)
     }
@@ -109,19 +108,18 @@ impl Generator {
         if !replacement && n_samples > n_nonzero {
             return Err(RngError::TooFewWeights { n_samples, n_nonzero }.into());
         }
-        let samples = room_for("samples", n_samples)?;
         let engine = &mut self.lock().engine;
-        Ok(match n_samples {
-            0 => samples,
-            2.. if replacement => by_inversion(engine, weights, n_samples, samples),
+        match n_samples {
+            0 => Ok(Vec::new()),
+            2.. if replacement => by_inversion(engine, weights, n_samples),
             _ => by_race(engine, weights, n_samples),
-        })
+        }
     }
 }
 
 /// Draws a waiting time for each weight as its rate, and returns the first arrivals.
-fn by_race(engine: &mut Mt19937, weights: &[f32], n_samples: usize) -> Vec<usize> {
-    let mut scores: Vec<(f32, usize)> = Vec::with_capacity(weights.len());
+fn by_race(engine: &mut Mt19937, weights: &[f32], n_samples: usize) -> Result<Vec<usize>> {
+    let mut scores: Vec<(f32, usize)> = room_for("scores", weights.len())?;
     for (at, &weight) in weights.iter().enumerate() {
         let wait = exponential(engine, 1.0);
         if weight > 0.0 {
@@ -134,11 +132,11 @@ fn by_race(engine: &mut Mt19937, weights: &[f32], n_samples: usize) -> Vec<usize
         scores.truncate(n_samples);
     }
     scores.sort_unstable_by(best_first);
-    scores.into_iter().map(|(_, at)| at).collect()
+    Ok(scores.into_iter().map(|(_, at)| at).collect())
 }
 
 /// Looks uniforms up in the cumulative distribution, which is kept in f32.
-fn by_inversion(engine: &mut Mt19937, weights: &[f32], n_samples: usize, mut samples: Vec<usize>) -> Vec<usize> {
+fn by_inversion(engine: &mut Mt19937, weights: &[f32], n_samples: usize) -> Result<Vec<usize>> {
     let mut sum = 0.0;
     let mut cumulative: Vec<f32> = weights
         .iter()
@@ -154,12 +152,10 @@ fn by_inversion(engine: &mut Mt19937, weights: &[f32], n_samples: usize, mut sam
     if let Some(last) = cumulative.last_mut() {
         *last = 1.0;
     }
-    let draw = || {
+    collected("samples", n_samples, || {
         let u = engine.unit_f64();
         cumulative.partition_point(|&value| f64::from(value) < u)
-    };
-    samples.extend(std::iter::repeat_with(draw).take(n_samples));
-    samples
+    })
 }
 
 fn exponential(engine: &mut Mt19937, lambda: f64) -> f32 {

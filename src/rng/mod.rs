@@ -34,7 +34,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Result, RngError};
-use crate::memory::room_for;
+use crate::memory::collected;
 
 pub use state::GeneratorState;
 
@@ -236,14 +236,11 @@ impl Generator {
         }
         // `i64::MIN..i64::MAX` is wider than an `i64`, so widths and sums wrap.
         let range = hi.wrapping_sub(lo) as u64;
-        let mut integers = room_for("integers", n)?;
         let engine = &mut self.lock().engine;
-        let draw = || {
+        collected("integers", n, || {
             let random = if range < ONE_WORD_RANGE { engine.next_u32().into() } else { engine.next_u64() };
             lo.wrapping_add((random % range) as i64)
-        };
-        integers.extend(std::iter::repeat_with(draw).take(n));
-        Ok(integers)
+        })
     }
 
     // Every draw leaves a usable state, so a panic of another thread does not matter.
