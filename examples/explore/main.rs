@@ -27,13 +27,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
-use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::init::Init;
+use candle_gpt_input::input_layer::OpenOptions;
 use candle_gpt_input::position::PositionTable;
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::tokenizer::Tokenizer;
+use candle_gpt_input::{Error, GptInputLayer};
 use clap::Parser;
 use rows::Rows;
 
@@ -94,16 +95,15 @@ impl Tables {
 }
 
 fn explore(args: Args, out: &mut impl Write) -> Result<()> {
-    let layer = load(&args.weights)?;
+    let (checkpoint, layer) = load(&args.weights)?;
     let fresh = match &args.before {
-        Some(path) => load(path)?,
+        Some(path) => load(path)?.1,
         None => {
             let init = Init::Gpt2 { std: 0.02 };
             GptInputLayer::init(layer.config(), init, &Generator::manual_seed(args.seed), DType::F32, &Device::Cpu)?
         }
     };
     let (before, after) = (Tables::of(&fresh)?, Tables::of(&layer)?);
-    let checkpoint = Checkpoint::open(&args.weights)?;
     let own = || input::beside(&args.weights, &checkpoint);
     let words = Words { tokenizer: input::tokenizer(args.tokenizer.as_deref(), own, &checkpoint)? };
 
@@ -139,8 +139,13 @@ fn explore(args: Args, out: &mut impl Write) -> Result<()> {
     Ok(writeln!(out, "wrote {}", Shown::path(&path))?)
 }
 
-fn load(path: &Path) -> Result<GptInputLayer> {
-    GptInputLayer::from_pretrained(path, DType::F32, &Device::Cpu).with_context(|| Shown::path(path).to_string())
+fn load(path: &Path) -> Result<(Checkpoint, GptInputLayer)> {
+    let load = || {
+        let checkpoint = Checkpoint::open(path)?;
+        let (layer, _) = GptInputLayer::open(&checkpoint, &OpenOptions::new(DType::F32, &Device::Cpu))?;
+        Ok::<_, Error>((checkpoint, layer))
+    };
+    load().with_context(|| Shown::path(path).to_string())
 }
 
 /// Words and their tokens.

@@ -62,7 +62,7 @@ struct Args {
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = parse_temperature)]
     temperature: f64,
     /// Draw among the K likeliest tokens only
-    #[arg(long, value_name = "K", value_parser = parse_top_k)]
+    #[arg(long, value_name = "K", value_parser = cli::at_least_1::<usize>)]
     top_k: Option<usize>,
     /// The seed of the draws, as torch.manual_seed takes it
     #[arg(long, value_name = "S", default_value_t = 123, value_parser = cli::seed)]
@@ -81,10 +81,6 @@ struct Args {
 fn parse_temperature(text: &str) -> Result<f64, String> {
     let temperature = text.parse().ok().filter(|t: &f64| t.is_finite() && *t >= 0.0);
     temperature.ok_or("use a finite number of at least 0".to_string())
-}
-
-fn parse_top_k(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&k| k > 0).ok_or("use a whole number of at least 1".to_string())
 }
 
 fn main() -> ExitCode {

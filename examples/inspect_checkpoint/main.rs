@@ -9,6 +9,7 @@
 #[path = "../cli/mod.rs"]
 mod cli;
 
+use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,24 +67,11 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
             writeln!(out, "{format}: {} tensors, {}", tensors.len(), size(n_bytes))?;
         }
     }
-    let unreadable = checkpoint.unreadable()?;
-    if !unreadable.is_empty() {
-        writeln!(out, "{} more cannot be read:", unreadable.len())?;
-        unreadable.iter().take(MAX_NAMED).try_for_each(|tensor| writeln!(out, "  {tensor}"))?;
-        if let n_more @ 1.. = unreadable.len().saturating_sub(MAX_NAMED) {
-            writeln!(out, "  and {n_more} more")?;
-        }
-    }
+    list(out, "cannot be read", checkpoint.unreadable()?.iter())?;
     let not_in_index = checkpoint.not_in_index()?;
-    if !not_in_index.is_empty() {
-        writeln!(out, "{} more in the shards, but not in the index:", not_in_index.len())?;
-        for tensor in not_in_index.iter().take(MAX_NAMED) {
-            writeln!(out, "  `{}` in {}", Shown::name(&tensor.name), Shown::path(&tensor.file))?;
-        }
-        if let n_more @ 1.. = not_in_index.len().saturating_sub(MAX_NAMED) {
-            writeln!(out, "  and {n_more} more")?;
-        }
-    }
+    let lines =
+        not_in_index.iter().map(|tensor| format!("`{}` in {}", Shown::name(&tensor.name), Shown::path(&tensor.file)));
+    list(out, "in the shards, but not in the index", lines)?;
     if let Some(report) = checkpoint.pickle_report().map(ToString::to_string).filter(|text| !text.is_empty()) {
         writeln!(out, "{report}")?;
     }
@@ -91,6 +79,18 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         for path in checkpoint.convert(to, args.dtype, args.shard_size)? {
             writeln!(out, "wrote {} ({})", Shown::path(&path), size(std::fs::metadata(&path)?.len() as usize))?;
         }
+    }
+    Ok(())
+}
+
+/// Lists the first of further tensors, if there are any, and counts the rest.
+fn list<T: Display>(out: &mut impl Write, what: &str, mut tensors: impl ExactSizeIterator<Item = T>) -> Result<()> {
+    if let n @ 1.. = tensors.len() {
+        writeln!(out, "{n} more {what}:")?;
+    }
+    tensors.by_ref().take(MAX_NAMED).try_for_each(|tensor| writeln!(out, "  {tensor}"))?;
+    if let n_more @ 1.. = tensors.len() {
+        writeln!(out, "  and {n_more} more")?;
     }
     Ok(())
 }
