@@ -18,17 +18,6 @@ fn is_fused(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && x.elem_count() > 0
 }
 
-/// Computes `f` of the tensors, widened to f32 and rounded once if they are f16 or bf16.
-fn rounded_once(tensors: &[&Tensor], f: &dyn Fn(&[&Tensor]) -> CandleResult<Tensor>) -> CandleResult<Tensor> {
-    match tensors {
-        [x, ..] if matches!(x.dtype(), DType::F16 | DType::BF16) => {
-            let wide = tensors.iter().map(|x| widened(x)).collect::<CandleResult<Vec<_>>>()?;
-            f(&wide.iter().collect::<Vec<_>>())?.to_dtype(x.dtype())
-        }
-        _ => f(tensors),
-    }
-}
-
 /// Returns the parameter, or one of `value` everywhere that a fused pass can take in its place.
 fn or_full(parameter: Option<&Tensor>, value: f32, shape: impl Into<Shape>, like: &Tensor) -> CandleResult<Tensor> {
     match parameter {
@@ -40,46 +29,47 @@ fn or_full(parameter: Option<&Tensor>, value: f32, shape: impl Into<Shape>, like
 /// Normalizes the last dimension, `[.., C]`, with weight and bias `[C]`.
 pub(crate) fn norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, norm: Norm) -> CandleResult<Tensor> {
     weight.into_iter().for_each(let_writers_pass);
-    let given: Vec<&Tensor> = [Some(x), weight, bias].into_iter().flatten().collect();
-    rounded_once(&given, &|given| {
-        let mut rest = given.iter().skip(1).copied();
-        let (x, weight, bias) = (given[0], weight.and_then(|_| rest.next()), bias.and_then(|_| rest.next()));
-        if !is_fused(x) {
-            return reference::norm(x, weight, bias, norm);
-        }
-        let c = x.dims().last().copied().unwrap_or(1);
-        x.contiguous()?.apply_op3(&or_full(weight, 1.0, c, x)?, &or_full(bias, 0.0, c, x)?, norm)
-    })
+    let (wide, weight, bias) = (widened(x)?, weight.map(widened).transpose()?, bias.map(widened).transpose()?);
+    let (weight, bias) = (weight.as_ref(), bias.as_ref());
+    let y = if is_fused(&wide) {
+        let c = wide.dims().last().copied().unwrap_or(1);
+        wide.contiguous()?.apply_op3(&or_full(weight, 1.0, c, &wide)?, &or_full(bias, 0.0, c, &wide)?, norm)?
+    } else {
+        reference::norm(&wide, weight, bias, norm)?
+    };
+    y.to_dtype(x.dtype())
 }
 
 /// Multiplies by weights: `[N, I] -> [N, O]`, with a bias `[O]`.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lies: Weight) -> CandleResult<Tensor> {
     let_writers_pass(weight);
-    let given: Vec<&Tensor> = [Some(x), Some(weight), bias].into_iter().flatten().collect();
-    rounded_once(&given, &|given| {
-        let (x, weight, bias) = (given[0], given[1], given.get(2).copied());
-        if !is_fused(x) || weight.elem_count() == 0 {
-            return reference::linear(x, weight, bias, lies);
-        }
-        let has_bias = bias.is_some();
-        x.apply_op3(weight, &or_full(bias, 0.0, 1, x)?, Linear { weight: lies, has_bias })
-    })
+    let (wide, weight, bias) = (widened(x)?, widened(weight)?, bias.map(widened).transpose()?);
+    let (bias, has_bias) = (bias.as_ref(), bias.is_some());
+    let y = if is_fused(&wide) && weight.elem_count() > 0 {
+        wide.apply_op3(&weight, &or_full(bias, 0.0, 1, &wide)?, Linear { weight: lies, has_bias })?
+    } else {
+        reference::linear(&wide, &weight, bias, lies)?
+    };
+    y.to_dtype(x.dtype())
 }
 
 pub(crate) fn gelu(x: &Tensor, form: Approximate) -> CandleResult<Tensor> {
-    rounded_once(&[x], &|given| match given {
-        [x] if is_fused(x) => x.contiguous()?.apply_op1(Gelu(form)),
-        _ => reference::gelu(given[0], form),
-    })
+    let wide = widened(x)?;
+    let y = if is_fused(&wide) { wide.contiguous()?.apply_op1(Gelu(form))? } else { reference::gelu(&wide, form)? };
+    y.to_dtype(x.dtype())
 }
 
 /// Computes the softmax over the last dimension. A row of -∞ alone becomes zeros if `masks_rows`, else NaN.
 pub(crate) fn softmax(x: &Tensor, masks_rows: bool) -> CandleResult<Tensor> {
-    rounded_once(&[x], &|given| match given {
-        [x] if is_fused(x) => x.contiguous()?.apply_op1(Softmax { masks_rows }),
-        [x] if x.elem_count() == 0 => Ok((*x).clone()),
-        _ => reference::softmax(given[0], masks_rows),
-    })
+    let wide = widened(x)?;
+    let weights = if is_fused(&wide) {
+        wide.contiguous()?.apply_op1(Softmax { masks_rows })?
+    } else if wide.elem_count() == 0 {
+        wide
+    } else {
+        reference::softmax(&wide, masks_rows)?
+    };
+    weights.to_dtype(x.dtype())
 }
 
 /// Returns whether the bias of the scores needs a gradient, which the fused passes do not compute.
@@ -95,16 +85,16 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scores: &Scores) -> 
     if !q.device().is_cpu() {
         return plain_attention(q, k, v, scores);
     }
-    rounded_once(&[q, k, v], &|given| {
-        let (q, k, v) = (given[0], given[1], given[2]);
-        if !is_fused(q) || v.dim(3)? == 0 || is_bias_trained(scores) {
-            return plain_attention(q, k, v, scores);
-        }
-        let ((b, h, t, _), d) = (q.dims4()?, v.dim(3)?);
+    let (wide, k, v) = (widened(q)?, widened(k)?, widened(v)?);
+    let ((b, h, t, _), d) = (wide.dims4()?, v.dim(3)?);
+    let out = if is_fused(&wide) && d > 0 && !is_bias_trained(scores) {
         let op = Separate(in_f32(scores)?);
-        let out = in_pieces(q)?.apply_op3(&in_pieces(k)?, &in_pieces(v)?, op)?;
-        out.reshape((b, t, h, d))?.transpose(1, 2)
-    })
+        let rows = in_pieces(&wide)?.apply_op3(&in_pieces(&k)?, &in_pieces(&v)?, op)?;
+        rows.reshape((b, t, h, d))?.transpose(1, 2)?
+    } else {
+        plain_attention(&wide, &k, &v, scores)?
+    };
+    out.to_dtype(q.dtype())
 }
 
 fn plain_attention(q: &Tensor, k: &Tensor, v: &Tensor, scores: &Scores) -> CandleResult<Tensor> {
@@ -123,15 +113,15 @@ pub(crate) fn packed_attention(
     (n_head, n_kv_head): (usize, usize),
     scores: &Scores,
 ) -> CandleResult<Tensor> {
-    rounded_once(&[qkv], &|given| {
-        if is_fused(given[0]) && !is_bias_trained(scores) {
-            let op = Packed { scores: in_f32(scores)?, n_head, n_kv_head };
-            return given[0].contiguous()?.apply_op1(op);
-        }
-        let (q, k, v) = split_heads(given[0], (n_head, n_kv_head))?;
+    let wide = widened(qkv)?;
+    let out = if is_fused(&wide) && !is_bias_trained(scores) {
+        wide.contiguous()?.apply_op1(Packed { scores: in_f32(scores)?, n_head, n_kv_head })?
+    } else {
+        let (q, k, v) = split_heads(&wide, (n_head, n_kv_head))?;
         let (b, h, t, d) = q.dims4()?;
-        plain_attention(&q, &k, &v, scores)?.transpose(1, 2)?.reshape((b, t, h * d))
-    })
+        plain_attention(&q, &k, &v, scores)?.transpose(1, 2)?.reshape((b, t, h * d))?
+    };
+    out.to_dtype(qkv.dtype())
 }
 
 /// Returns the heads of `[B, T, (H + 2 H_kv) · D]` as `[B, H, T, D]` and twice `[B, H_kv, T, D]`.
