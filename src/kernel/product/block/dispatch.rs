@@ -18,6 +18,11 @@ fn is_fused(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && x.elem_count() > 0
 }
 
+/// Widens halves on the CPU. Other devices multiply them in their own dtype.
+fn wide_on_cpu(x: &Tensor) -> CandleResult<Tensor> {
+    if x.device().is_cpu() { widened(x) } else { Ok(x.clone()) }
+}
+
 /// Returns the parameter, or one of `value` everywhere that a fused pass can take in its place.
 fn or_full(parameter: Option<&Tensor>, value: f32, shape: impl Into<Shape>, like: &Tensor) -> CandleResult<Tensor> {
     match parameter {
@@ -43,7 +48,7 @@ pub(crate) fn norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, n
 /// Multiplies by weights: `[N, I] -> [N, O]`, with a bias `[O]`.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lies: Weight) -> CandleResult<Tensor> {
     let_writers_pass(weight);
-    let (wide, weight, bias) = (widened(x)?, widened(weight)?, bias.map(widened).transpose()?);
+    let (wide, weight, bias) = (wide_on_cpu(x)?, wide_on_cpu(weight)?, bias.map(wide_on_cpu).transpose()?);
     let (bias, has_bias) = (bias.as_ref(), bias.is_some());
     let y = if is_fused(&wide) && weight.elem_count() > 0 {
         wide.apply_op3(&weight, &or_full(bias, 0.0, 1, &wide)?, Linear { weight: lies, has_bias })?
@@ -79,13 +84,8 @@ fn is_bias_trained(scores: &Scores) -> bool {
 
 /// Computes attention: `q` `[B, H, T_q, D]`, `k` `[B, H_kv, T_k, D]` and `v` `[B, H_kv, T_k, D_v]` make
 /// `[B, H, T_q, D_v]`.
-///
-/// On the CPU halves are widened before and rounded after all of it; on other devices products are in their dtype.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scores: &Scores) -> CandleResult<Tensor> {
-    if !q.device().is_cpu() {
-        return plain_attention(q, k, v, scores);
-    }
-    let (wide, k, v) = (widened(q)?, widened(k)?, widened(v)?);
+    let (wide, k, v) = (wide_on_cpu(q)?, wide_on_cpu(k)?, wide_on_cpu(v)?);
     let ((b, h, t, _), d) = (wide.dims4()?, v.dim(3)?);
     let out = if is_fused(&wide) && d > 0 && !is_bias_trained(scores) {
         let op = Separate(in_f32(scores)?);
@@ -113,7 +113,7 @@ pub(crate) fn packed_attention(
     (n_head, n_kv_head): (usize, usize),
     scores: &Scores,
 ) -> CandleResult<Tensor> {
-    let wide = widened(qkv)?;
+    let wide = wide_on_cpu(qkv)?;
     let out = if is_fused(&wide) && !is_bias_trained(scores) {
         wide.contiguous()?.apply_op1(Packed { scores: in_f32(scores)?, n_head, n_kv_head })?
     } else {
