@@ -172,7 +172,7 @@ impl LmHead {
         let n_rows = outer.iter().product::<usize>();
         let table = match self.table.stored() {
             Some(table) => HeadTable::Stored(StoredRows { n_rows: self.vocab_size, ..table.rows.clone() }),
-            None => HeadTable::Dense(self.tokens(self.table.dense()?.weight())?),
+            None => HeadTable::Dense(self.weight()?),
         };
         let loss = HeadLoss {
             hidden: hidden_states.reshape((n_rows, self.table.dims().1))?,

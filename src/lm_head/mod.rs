@@ -195,17 +195,20 @@ impl LmHead {
         let flat = hidden_states.reshape((outer.iter().product::<usize>(), n_embd))?;
         let logits = match self.table.stored() {
             Some(table) => by_pieces(&flat, table, self.vocab_size)?,
-            None => {
-                let weight = self.table.dense()?.weight();
-                let_writers_pass(weight);
-                logits(&flat, &self.tokens(weight)?)?
-            }
+            None => logits(&flat, &self.weight()?)?,
         };
         let logits = match &self.bias {
             Some(bias) => logits.broadcast_add(&self.tokens(bias)?)?,
             None => logits,
         };
         Ok(logits.reshape(dims)?)
+    }
+
+    /// Returns the rows of tokens of a dense table, once writers that wait for it have had their turn.
+    fn weight(&self) -> Result<Tensor> {
+        let weight = self.table.dense()?.weight();
+        let_writers_pass(weight);
+        self.tokens(weight)
     }
 
     /// Returns the rows of tokens, without padding.

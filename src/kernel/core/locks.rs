@@ -117,6 +117,26 @@ pub(crate) fn let_writers_pass(tensor: &Tensor) {
     }
 }
 
+/// Calls `f` while this thread reads `var` and another waits to write ones to it, which it has done on return.
+#[cfg(test)]
+pub(crate) fn while_a_writer_waits(var: &candle_core::Var, f: impl FnOnce() -> CandleResult<()>) -> CandleResult<()> {
+    let (begun, waits) = (std::sync::Barrier::new(2), std::time::Duration::from_millis(50));
+    let ones = var.ones_like()?;
+    std::thread::scope(|scope| {
+        read_all(&[var], |_| {
+            scope.spawn(|| {
+                begun.wait();
+                var.set(&ones).unwrap();
+            });
+            begun.wait();
+            std::thread::sleep(waits); // until the writer waits
+            f()
+        })
+    })?;
+    assert_eq!(var.sum_all()?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?, var.elem_count() as f64);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device, Var};
@@ -126,20 +146,11 @@ mod tests {
     #[test]
     fn memory_is_read_twice_while_a_writer_waits() -> Result<()> {
         let var = Var::zeros(3, DType::F32, &Device::Cpu)?;
-        let (begun, waits) = (std::sync::Barrier::new(2), std::time::Duration::from_millis(50));
-        std::thread::scope(|scope| {
-            read_all(&[&var], |_| {
-                scope.spawn(|| {
-                    begun.wait();
-                    var.set(&Tensor::ones(3, DType::F32, &Device::Cpu).unwrap()).unwrap();
-                });
-                begun.wait();
-                std::thread::sleep(waits); // until the writer waits
-                let view = var.detach().narrow(0, 1, 1)?;
-                let sizes = read_all(&[&var, &view], |held| Ok(held.iter().map(|(_, l)| l.dims()[0]).sum::<usize>()))?;
-                assert_eq!(sizes, 4);
-                Ok(())
-            })
+        while_a_writer_waits(&var, || {
+            let view = var.detach().narrow(0, 1, 1)?;
+            let sizes = read_all(&[&var, &view], |held| Ok(held.iter().map(|(_, l)| l.dims()[0]).sum::<usize>()))?;
+            assert_eq!(sizes, 4);
+            Ok(())
         })?;
         assert_eq!(var.to_vec1::<f32>()?, [1.0; 3]);
         Ok(())

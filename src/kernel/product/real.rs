@@ -1,10 +1,7 @@
-//! The types that fused passes compute in, and how they read others.
-
-use candle_core::Tensor;
+//! The types that fused passes compute in.
 
 use super::exp;
-use crate::kernel::core::element::{self, Element};
-use crate::kernel::core::storage::{on_host, slice};
+use crate::kernel::core::element;
 
 /// Operations on rows of the type that sums are computed in: f32 or f64.
 pub(super) trait Real: element::Real {
@@ -54,9 +51,3 @@ macro_rules! real {
 }
 real!(f32, exp::row_max_f32, exp::exp_row_f32);
 real!(f64, exp::row_max_f64, exp::exp_row_f64);
-
-/// Calls `f` with the values of a contiguous tensor on the CPU.
-pub(super) fn with_values<S: Element, R>(tensor: &Tensor, f: impl FnOnce(&[S]) -> R) -> candle_core::Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    Ok(f(slice(on_host(&storage)?, layout)?))
-}

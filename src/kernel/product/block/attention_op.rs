@@ -4,10 +4,10 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Shape, Tensor};
 
 use super::heads::{Bias, Heads, Job, Scores};
 use super::rows::{add, each_rows};
-use super::values::{grad, storage, with_values};
 use crate::kernel::core::locks::read_all;
 use crate::kernel::core::parallel::map_in_parallel;
 use crate::kernel::core::storage::slice;
+use crate::kernel::product::values::{grad, storage, with_values};
 use crate::memory::zeros;
 
 type CandleResult<T> = candle_core::Result<T>;

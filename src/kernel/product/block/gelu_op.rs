@@ -3,11 +3,11 @@
 use candle_core::cpu::erf::erf_f64;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::values::{grad, storage, with_values};
 use crate::kernel::core::parallel::each_in_parallel;
 use crate::kernel::core::simd::vectorised;
 use crate::kernel::core::storage::slice;
 use crate::kernel::product::exp::exp_row_f32;
+use crate::kernel::product::values::{grad, storage, with_values};
 use crate::memory::zeros;
 
 type CandleResult<T> = candle_core::Result<T>;

@@ -4,9 +4,9 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::rows::{ROWS, add, each_rows, total};
-use super::values::{grad, storage, with_values};
 use crate::kernel::core::parallel::map_in_parallel;
 use crate::kernel::core::storage::slice;
+use crate::kernel::product::values::{grad, storage, with_values};
 
 type CandleResult<T> = candle_core::Result<T>;
 

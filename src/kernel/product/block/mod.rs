@@ -15,7 +15,6 @@ mod rows;
 mod softmax_op;
 #[cfg(test)]
 mod tests;
-mod values;
 
 pub(crate) use dispatch::{attention, gelu, linear, norm, packed_attention, softmax, split_heads};
 pub use gelu_op::Approximate;

@@ -3,10 +3,10 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::rows::{ROWS, add, each_rows, sum, total};
-use super::values::{grad, storage, with_values};
 use crate::kernel::core::parallel::each_in_parallel;
 use crate::kernel::core::simd::vectorised;
 use crate::kernel::core::storage::slice;
+use crate::kernel::product::values::{grad, storage, with_values};
 use crate::memory::zeros;
 
 type CandleResult<T> = candle_core::Result<T>;

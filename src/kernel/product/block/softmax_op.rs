@@ -3,9 +3,9 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::rows::{each_rows, sum};
-use super::values::{grad, storage, with_values};
 use crate::kernel::core::storage::slice;
 use crate::kernel::product::exp::{exp_row_f32, row_max_f32};
+use crate::kernel::product::values::{grad, storage, with_values};
 
 type CandleResult<T> = candle_core::Result<T>;
 

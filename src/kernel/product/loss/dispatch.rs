@@ -11,7 +11,8 @@ use super::job::{Job, Stored, Values, WideRows};
 use super::parts::{HeadTable, LossParts, Wanted};
 use crate::error::Result;
 use crate::kernel::core::element::Element;
-use crate::kernel::product::real::{Real, with_values};
+use crate::kernel::product::real::Real;
+use crate::kernel::product::values::with_values;
 
 impl CrossEntropy<'_> {
     pub(crate) fn run(&self, wanted: Wanted) -> Result<LossParts> {
@@ -44,24 +45,21 @@ impl CrossEntropy<'_> {
     fn fused<S: Element<Wide: Real>>(&self, wanted: Wanted) -> Result<LossParts> {
         let (n_rows, n_embd) = self.hidden.dims2()?;
         let vocab_size = self.vocab_size;
-        let bias = match &self.bias {
-            Some(bias) => {
-                Some(with_values::<S, _>(bias, |values| values.iter().map(|x| x.widen()).collect::<Vec<_>>())?)
-            }
-            None => None,
+        let widened = |[bias]: [&[S]; 1]| bias.iter().map(|x| x.widen()).collect::<Vec<_>>();
+        let bias = self.bias.as_ref().map(|bias| with_values([bias], widened)).transpose()?;
+        let run = |hidden: &[S], table: &dyn WideRows<S::Wide>| {
+            let (hidden, bias, counted) = (&Values(hidden, n_embd), bias.as_deref(), self.counted);
+            let (scale, chunk_rows) = (self.scale, self.chunk_rows);
+            Job { hidden, table, bias, n_rows, n_embd, vocab_size, counted, scale, chunk_rows }.run(wanted)
         };
-        let bias = bias.as_deref();
-        let found = with_values::<S, _>(&self.hidden, |hidden| {
-            let hidden = &Values(hidden, n_embd);
-            let run = |table: &dyn WideRows<S::Wide>| {
-                let (counted, scale, chunk_rows) = (self.counted, self.scale, self.chunk_rows);
-                Job { hidden, table, bias, n_rows, n_embd, vocab_size, counted, scale, chunk_rows }.run(wanted)
-            };
-            match &self.table {
-                HeadTable::Dense(table) => with_values::<S, _>(table, |values| run(&Values(values, n_embd))),
-                HeadTable::Stored(table) => Ok(run(&Stored(table, PhantomData::<S>))),
+        let found = match &self.table {
+            HeadTable::Dense(table) => {
+                with_values([&self.hidden, table], |[hidden, table]| run(hidden, &Values(table, n_embd)))
             }
-        })???;
+            HeadTable::Stored(table) => {
+                with_values([&self.hidden], |[hidden]| run(hidden, &Stored(table, PhantomData::<S>)))
+            }
+        }??;
         let device = self.hidden.device();
         let tensor = |values, rows| Tensor::from_vec(values, (rows, n_embd), device);
         Ok(LossParts {
@@ -76,12 +74,13 @@ impl CrossEntropy<'_> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Tensor};
+    use candle_core::{DType, Device, Tensor, Var};
     use proptest::prelude::*;
 
     use super::super::parts::{Counted, HeadTable, LossParts, Wanted};
     use super::{CrossEntropy, composed};
     use crate::error::Result;
+    use crate::kernel::core::locks::while_a_writer_waits;
 
     const ALL: Wanted = Wanted { hidden: true, table: true, bias: true };
 
@@ -170,6 +169,22 @@ mod tests {
                 assert_parts_near((fused, plain), 3e-6);
             }
         }
+        Ok(())
+    }
+
+    /// Hidden states that are rows of the table share its lock.
+    #[test]
+    fn hidden_states_in_the_memory_of_the_table() -> Result<()> {
+        let var = Var::zeros((4, 2), DType::F32, &Device::Cpu)?;
+        let hidden = var.detach().narrow(0, 1, 1)?;
+        while_a_writer_waits(&var, || {
+            let counted = [Counted { row: 0, target: 3, weight: 1.0 }];
+            let table = HeadTable::Dense(var.as_tensor().clone());
+            let loss = CrossEntropy::new(&hidden, (table, None), &counted, 1.0, None)?;
+            let found = loss.run(Wanted { bias: false, ..ALL })?.loss.to_scalar::<f32>()?;
+            assert_eq!(found, 4f32.ln());
+            Ok(())
+        })?;
         Ok(())
     }
 

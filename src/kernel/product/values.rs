@@ -1,6 +1,6 @@
 //! The elements of tensors, lent to a fused pass, and tensors made of what it computed.
 
-use candle_core::{CpuStorage, Shape, Tensor};
+use candle_core::{CpuStorage, Shape, Tensor, WithDType};
 
 use crate::kernel::core::locks::read_all;
 use crate::kernel::core::storage::slice;
@@ -8,9 +8,9 @@ use crate::kernel::core::storage::slice;
 type CandleResult<T> = candle_core::Result<T>;
 
 /// Calls `f` on the elements of the tensors, which are made contiguous first where needed.
-pub(super) fn with_values<const N: usize, R>(
+pub(super) fn with_values<E: WithDType, const N: usize, R>(
     tensors: [&Tensor; N],
-    f: impl FnOnce([&[f32]; N]) -> R,
+    f: impl FnOnce([&[E]; N]) -> R,
 ) -> CandleResult<R> {
     let mut contiguous = Vec::with_capacity(N);
     for tensor in tensors {
