@@ -1,6 +1,6 @@
 //! Downloads into huggingface_hub's cache: the layout, what is fetched, resuming, revisions, and use without a network.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,25 +8,8 @@ use candle_gpt_input::Error;
 use candle_gpt_input::error::{FetchError, HubError};
 use candle_gpt_input::hub::{Client, Progress, Repo, Snapshot};
 
-use super::support::http::{COMMIT, Fault, Hub};
+use super::support::http::{COMMIT, Fault, GIT_SHA1, Hub, SHA256, files};
 use super::*;
-
-/// `sha256sum` and `git hash-object` of the golden files.
-pub(super) const SHA256: &str = "c2e41a0938ed745b2d37e7393b738cb0fef8dc6bc30210c0e6bb0a54535e1a76";
-pub(super) const GIT_SHA1: &str = "9ff014b18bb9907f1f2ef73f0624ca40311c29d8";
-
-pub(super) fn files(folder: &str) -> HashMap<String, Vec<u8>> {
-    let entries = fs::read_dir(golden(folder)).unwrap().map(|entry| entry.unwrap().path());
-    entries.map(|path| (name_of(&path), fs::read(&path).unwrap())).collect()
-}
-
-/// Serves a model in one file as the hub describes it: the weights by their SHA-256, the configuration by git's hash.
-pub(super) fn serve() -> Hub {
-    let hub = Hub::serve(files("gpt2_one_file"));
-    hub.set_etag("model.safetensors", SHA256);
-    hub.set_etag("config.json", GIT_SHA1);
-    hub
-}
 
 pub(super) fn repo(hub: &Hub, cache: &Path) -> Repo {
     let client = Client::new().with_timeout(Duration::from_secs(5));
@@ -68,8 +51,9 @@ pub(super) fn assert_opens(snapshot: &Snapshot, folder: &str) {
     }
 }
 
+/// Returns why the hub gave nothing.
 #[track_caller]
-fn refused<T: std::fmt::Debug>(result: Result<T>) -> HubError {
+pub(super) fn refused<T: std::fmt::Debug>(result: Result<T>) -> HubError {
     match result {
         Err(Error::Hub(error)) => error,
         other => panic!("{other:?}"),
@@ -79,7 +63,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T>) -> HubError {
 #[cfg(unix)]
 #[test]
 fn the_cache_is_laid_out_as_huggingface_hub_has_it() -> Result<()> {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let snapshot = repo(&hub, cache.path()).download_input_tables()?;
     assert_eq!((snapshot.commit.as_str(), snapshot.n_bytes_fetched), (COMMIT, 23480 + 824));
     assert_eq!(snapshot.folder, cache.path().join(format!("models--someone--gpt2/snapshots/{COMMIT}")));
@@ -109,7 +93,7 @@ fn the_cache_is_laid_out_as_huggingface_hub_has_it() -> Result<()> {
 fn a_cache_of_huggingface_hub_is_used() -> Result<()> {
     use std::os::unix::fs::symlink;
 
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let folder = cache.path().join("models--someone--gpt2");
     for inner in ["blobs", "refs", ".no_exist", "snapshots"] {
         fs::create_dir_all(folder.join(inner)).unwrap();
@@ -136,7 +120,7 @@ fn a_cache_of_huggingface_hub_is_used() -> Result<()> {
 
 #[test]
 fn a_second_call_asks_for_a_byte_of_each() -> Result<()> {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let repo = repo(&hub, cache.path());
     repo.download_input_tables()?;
     // The first file by the branch, then all by its commit; each is described, then fetched.
@@ -226,7 +210,7 @@ fn files_by_name() -> Result<()> {
 
 #[test]
 fn a_cut_download_goes_on_where_it_ended() -> Result<()> {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let repo = repo(&hub, cache.path());
     repo.download(&["config.json"])?;
     let part = cache.path().join(format!("models--someone--gpt2/blobs/{SHA256}.incomplete"));
@@ -251,7 +235,7 @@ fn a_cut_download_goes_on_where_it_ended() -> Result<()> {
 
 #[test]
 fn a_broken_part_is_fetched_again_from_its_start() -> Result<()> {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let blobs = cache.path().join("models--someone--gpt2/blobs");
     fs::create_dir_all(&blobs).unwrap();
     for (broken, n_bytes_fetched) in [(5000, 2 * 23480 - 5000), (23480, 23480), (30000, 23480)] {
@@ -293,7 +277,7 @@ fn a_part_of_another_version_is_not_used() -> Result<()> {
 
 #[test]
 fn a_branch_moves_and_its_old_files_stay() -> Result<()> {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let repo = repo(&hub, cache.path());
     let old = repo.download_input_tables()?;
     let moved = Fault::Headers(vec![("x-repo-commit", "fedcba98".to_string())]);
@@ -318,7 +302,7 @@ fn a_branch_moves_and_its_old_files_stay() -> Result<()> {
 
 #[test]
 fn without_a_network_the_cache_is_used() -> Result<()> {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let offline = repo(&hub, cache.path()).with_offline(true);
     let error = error_text(offline.download_input_tables());
     assert!(error.contains("`config.json` of someone/gpt2 (revision main) is not in the cache"), "{error}");
@@ -338,7 +322,7 @@ fn without_a_network_the_cache_is_used() -> Result<()> {
 /// Each broken entry is removed, named, and fetched again.
 #[test]
 fn broken_entries_are_dropped_and_named() -> Result<()> {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let repo = repo(&hub, cache.path());
     repo.download_input_tables()?;
     let blobs = cache.path().join("models--someone--gpt2/blobs");
@@ -386,7 +370,7 @@ fn broken_entries_are_dropped_and_named() -> Result<()> {
 
 #[test]
 fn progress_tells_files_and_bytes() -> Result<()> {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let told = Arc::new(Mutex::new(Vec::new()));
     let listener = told.clone();
     let repo = repo(&hub, cache.path()).with_progress(move |progress| {
@@ -405,7 +389,7 @@ fn progress_tells_files_and_bytes() -> Result<()> {
 /// Several at once fetch a content once.
 #[test]
 fn downloads_at_the_same_time_share_one() -> Result<()> {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     hub.delay(Duration::from_millis(50));
     std::thread::scope(|scope| {
         let work = || repo(&hub, cache.path()).download_input_tables().map(|snapshot| snapshot.n_bytes_fetched);
@@ -420,7 +404,7 @@ fn downloads_at_the_same_time_share_one() -> Result<()> {
 /// Several at once put a content that is there into a snapshot: no reader sees half a copy, and no writer fails.
 #[test]
 fn snapshots_are_filled_at_the_same_time() -> Result<()> {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let snapshot = repo(&hub, cache.path()).download_input_tables()?;
     let whole = fs::read(golden("gpt2_one_file").join("model.safetensors")).unwrap();
     for round in 0..20 {
@@ -444,7 +428,7 @@ fn snapshots_are_filled_at_the_same_time() -> Result<()> {
 /// A lock that another process holds without progress.
 #[test]
 fn a_lock_that_is_held_is_named() {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let lock = cache.path().join(format!(".locks/models--someone--gpt2/{GIT_SHA1}.lock"));
     fs::create_dir_all(lock.parent().unwrap()).unwrap();
     let held = fs::File::create(&lock).unwrap();
@@ -467,7 +451,7 @@ fn a_lock_that_is_held_is_named() {
 
 #[test]
 fn copies_stand_in_for_links() -> Result<()> {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let repo = repo(&hub, cache.path()).with_symlinks(false);
     let snapshot = repo.download_input_tables()?;
     assert!(!snapshot.folder.join("model.safetensors").is_symlink());

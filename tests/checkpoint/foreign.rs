@@ -6,10 +6,9 @@
 //! `train_gpt2.py`, RFC 1952 (gzip), RFC 8878 (zstd), xz-file-format.txt 2.1.1.1, 7zFormat.txt, APPNOTE.TXT 4.3.16
 //! (zip), POSIX ustar, `numpy.lib.format`, and Git LFS' spec.md.
 
-use std::io::Write;
-
 use candle_gpt_input::error::{CheckpointError, Error, ForeignFormat};
 
+use super::support::hostile::zip_of;
 use super::*;
 
 fn padded(beginning: &[u8]) -> Vec<u8> {
@@ -143,27 +142,6 @@ fn a_foreign_file_can_be_matched() {
     assert!(!text.contains("notes.txt"), "{text}");
 }
 
-/// Writes a zip file of stored members.
-fn zip(path: &Path, members: &[(&str, &[u8])]) {
-    let (mut file, mut directory, mut n_members) = (Vec::new(), Vec::new(), 0u16);
-    for (name, bytes) in members {
-        let mut crc = flate2::Crc::new();
-        crc.update(bytes);
-        let (crc, n_bytes, n_name) = (crc.sum().to_le_bytes(), (bytes.len() as u32).to_le_bytes(), name.len() as u16);
-        let start = (file.len() as u32).to_le_bytes();
-        let common = [&[20, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &crc, &n_bytes, &n_bytes, &n_name.to_le_bytes(), &[0, 0]];
-        file.extend([&b"PK\x03\x04"[..], &common.concat(), name.as_bytes(), bytes].concat());
-        let more = [0; 10];
-        directory.extend([&b"PK\x01\x02\x14\0"[..], &common.concat(), &more, &start, name.as_bytes()].concat());
-        n_members += 1;
-    }
-    let (n_directory, start) = ((directory.len() as u32).to_le_bytes(), (file.len() as u32).to_le_bytes());
-    let n = n_members.to_le_bytes();
-    file.extend(directory);
-    file.extend([&b"PK\x05\x06\0\0\0\0"[..], &n, &n, &n_directory, &start, &[0, 0]].concat());
-    fs::File::create(path).unwrap().write_all(&file).unwrap();
-}
-
 #[test]
 fn zip_files_of_others_are_named() {
     let folder = TempDir::new().unwrap();
@@ -175,7 +153,8 @@ fn zip_files_of_others_are_named() {
         (&[("metadata.json", b"{}"), ("model.weights.h5", b"\x89HDF")], "a Keras 3 file"),
         (&[("m/data.pkl", pickle), ("m/code/__torch__.py", b""), ("m/constants.pkl", b"\x80\x02).")], "TorchScript"),
     ] {
-        zip(&path, members);
+        let stored = |(name, bytes): &(&'static str, &'static [u8])| (*name, 0, bytes.len() as u32, *bytes);
+        fs::write(&path, zip_of(&members.iter().map(stored).collect::<Vec<_>>())).unwrap();
         failures.error(load(&path), expected);
     }
 }

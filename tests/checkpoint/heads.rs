@@ -11,17 +11,6 @@ use super::*;
 /// Sums of 8 or 12 products in another order.
 const SUMS: f64 = 1e-6;
 
-/// Compares to `bound` of the largest element.
-#[track_caller]
-fn assert_close(what: &str, found: &Tensor, expected: &Tensor, bound: f64) {
-    assert_eq!(found.dims(), expected.dims(), "{what}");
-    let largest = |tensor: &Tensor| -> Result<f64> {
-        Ok(tensor.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F64)?.to_scalar()?)
-    };
-    let apart = largest(&(found - expected).unwrap()).unwrap();
-    assert!(apart <= bound * largest(expected).unwrap(), "{what}: {apart} apart");
-}
-
 fn heads(name: &str) -> PathBuf {
     golden("heads").join(name)
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use candle_gpt_input::Error;
 use candle_gpt_input::hub::{Client, Repo};
 
-use super::downloads::{assert_opens, files, name_of, serve, tree};
-use super::support::http::{Fault, Hub};
+use super::downloads::{assert_opens, name_of, tree};
+use super::support::http::{Fault, Hub, SHA256, files};
 use super::*;
 
 const TIMEOUT: Duration = Duration::from_millis(1500);
@@ -26,8 +26,9 @@ fn header(name: &'static str, text: &str) -> Fault {
     Fault::Headers(vec![(name, text.to_string())])
 }
 
-/// Returns the faults, what a download says of each, and what ranges say. An empty text: it does no harm there.
-fn faults(hub: &Hub, outside: &Path) -> Vec<(Fault, &'static str, &'static str)> {
+/// Returns the faults of the server at `url`, what a download says of each, and what ranges say. An empty text: it does
+/// no harm there.
+fn faults(url: &str, outside: &Path) -> Vec<(Fault, &'static str, &'static str)> {
     let outside = outside.to_str().unwrap();
     let broken = "HTTP/1.1 206 Partial Content\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n";
     let described =
@@ -71,7 +72,7 @@ fn faults(hub: &Hub, outside: &Path) -> Vec<(Fault, &'static str, &'static str)>
         (header("Content-Range", ""), "no Content-Length", "sent no Content-Range"),
         (header("Content-Length", "5"), "", "was cut after 5 of 16384"),
         (Fault::Headers(gzip()), "in the encoding gzip", "in the encoding gzip"),
-        (Fault::Redirect(hub.url()), "more than 5 redirections", "more than 5 redirections"),
+        (Fault::Redirect(url.to_string()), "more than 5 redirections", "more than 5 redirections"),
         (Fault::Redirect("file://".to_string()), "a redirection to `file:///someone", "a redirection to `file:///some"),
         (Fault::Redirect("ftp://127.0.0.1".to_string()), "a redirection to `ftp://127", "a redirection to `ftp://127"),
         (Fault::Redirect("http://user@127.0.0.1".to_string()), "`http://user@127", "`http://user@127"),
@@ -110,20 +111,14 @@ fn faults(hub: &Hub, outside: &Path) -> Vec<(Fault, &'static str, &'static str)>
 
 /// Tries every fault on a server of its own, all at once, as most of the time is waited.
 fn with_each_fault(which: impl Fn(&Hub, &Path, Fault, [&'static str; 2], &mut Failures) + Sync) {
-    let (hub, outer) = (serve(), TempDir::new().unwrap());
+    let outer = TempDir::new().unwrap();
     std::thread::scope(|scope| {
         let outer = outer.path();
-        for (n, (fault, download, ranges)) in faults(&hub, outer).into_iter().enumerate() {
+        for n in 0..faults("", outer).len() {
             let (folder, which) = (outer.join(n.to_string()), &which);
             scope.spawn(move || {
-                let hub = serve();
-                // A redirection to the server itself.
-                let fault = match fault {
-                    Fault::Redirect(to) if to.starts_with("http://127.0.0.1:") && !to.contains(":1/") => {
-                        Fault::Redirect(hub.url())
-                    }
-                    fault => fault,
-                };
+                let hub = Hub::of_gpt2();
+                let (fault, download, ranges) = faults(&hub.url(), outer).swap_remove(n);
                 which(&hub, &folder, fault, [download, ranges], &mut Failures::default());
             });
         }
@@ -205,7 +200,7 @@ fn ranges_from_a_hostile_server() {
 /// The real hub keeps weights on another server, which must not get the token.
 #[test]
 fn a_token_stays_with_the_hub() -> Result<()> {
-    let (hub, elsewhere) = (serve(), serve());
+    let (hub, elsewhere) = (Hub::of_gpt2(), Hub::of_gpt2());
     for to in [elsewhere.url(), elsewhere.url().replace("127.0.0.1", "localhost")] {
         let cache = TempDir::new().unwrap();
         hub.misbehave(usize::MAX, Fault::Redirect(to));
@@ -219,7 +214,7 @@ fn a_token_stays_with_the_hub() -> Result<()> {
 /// As huggingface.co answers: a redirect that describes the file, to a server with an `ETag` of its own.
 #[test]
 fn a_described_redirect_is_not_followed_to_describe() -> Result<()> {
-    let (hub, elsewhere, cache) = (serve(), Hub::serve(files("gpt2_one_file")), TempDir::new().unwrap());
+    let (hub, elsewhere, cache) = (Hub::of_gpt2(), Hub::serve(files("gpt2_one_file")), TempDir::new().unwrap());
     let repo = repo(&hub, cache.path(), PATIENT);
     repo.download(&["config.json"])?;
     let target = format!("{}/someone/gpt2/resolve/x/model.safetensors", elsewhere.url());
@@ -227,7 +222,7 @@ fn a_described_redirect_is_not_followed_to_describe() -> Result<()> {
         302,
         vec![
             ("Location", target),
-            ("X-Linked-Etag", format!("\"{}\"", super::downloads::SHA256)),
+            ("X-Linked-Etag", format!("\"{}\"", SHA256)),
             ("X-Linked-Size", "23480".to_string()),
         ],
     );
@@ -237,7 +232,7 @@ fn a_described_redirect_is_not_followed_to_describe() -> Result<()> {
     let snapshot = repo.download_input_tables()?;
     assert_opens(&snapshot, "gpt2_one_file");
     assert_eq!(elsewhere.requests().len(), 1);
-    assert!(snapshot.folder.join("model.safetensors").canonicalize().unwrap().ends_with(super::downloads::SHA256));
+    assert!(snapshot.folder.join("model.safetensors").canonicalize().unwrap().ends_with(SHA256));
     Ok(())
 }
 
@@ -258,7 +253,7 @@ fn an_index_names_files_of_the_repository_only() {
 /// A redirect to a path, and to another server by the same scheme.
 #[test]
 fn redirects_of_every_kind_are_followed() -> Result<()> {
-    let (hub, elsewhere) = (serve(), serve());
+    let (hub, elsewhere) = (Hub::of_gpt2(), Hub::of_gpt2());
     let path = "/someone/gpt2/resolve/main/config.json";
     let server = elsewhere.url().replace("http:", "");
     for code in [301, 302, 303, 307, 308] {

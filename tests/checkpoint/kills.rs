@@ -174,10 +174,7 @@ impl Place {
             _ => expected.extend(["config.json", "model.safetensors"].map(str::to_string)),
         }
         expected.sort();
-        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
-        let mut names: Vec<String> = fs::read_dir(&self.folder).unwrap().map(name).collect();
-        names.sort();
-        assert_eq!(names, expected);
+        assert_eq!(names(&self.folder), expected);
         for name in FOREIGN {
             assert_eq!(fs::read_to_string(self.folder.join(name)).unwrap(), name);
         }
@@ -232,8 +229,7 @@ fn a_kill_leaves_the_old_or_the_new_and_the_next_save_is_clean() {
             let status = child.wait().unwrap();
             assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{case:?}: it ended by itself");
             n_new += u32::from(place.opens_as() == State::New);
-            let mut left = fs::read_dir(&place.folder).unwrap();
-            n_leftovers += u32::from(left.any(|entry| entry.unwrap().path().to_string_lossy().ends_with(".partial")));
+            n_leftovers += u32::from(names(&place.folder).iter().any(|name| name.ends_with(".partial")));
         }
         for state in [State::New, State::Old] {
             place.is_clean_after(state);
@@ -351,7 +347,7 @@ fn an_error_leaves_the_folder_as_it_was() {
     let root = TempDir::new().unwrap();
     let place = Place::new(Case::Shards, root.path());
     place.save(State::Old).unwrap();
-    let before: Vec<_> = fs::read_dir(&place.folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let before = names(&place.folder);
     // The source is cut while it is read, for one file and for shards.
     let source = root.path().join("source.safetensors");
     for max_bytes in [None, Some(100_000)] {
@@ -360,8 +356,7 @@ fn an_error_leaves_the_folder_as_it_was() {
         fs::OpenOptions::new().write(true).open(&source).unwrap().set_len(500_000).unwrap();
         error_text(checkpoint.convert(&place.folder, None, max_bytes));
         assert_eq!(place.opens_as(), State::Old);
-        let after: Vec<_> = fs::read_dir(&place.folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(after, before);
+        assert_eq!(names(&place.folder), before);
     }
     // The configuration cannot be written.
     let checkpoint = Checkpoint::open(root.path().join("source-New")).unwrap();
@@ -371,5 +366,5 @@ fn an_error_leaves_the_folder_as_it_was() {
     fs::remove_dir(place.folder.join(".config.json.partial")).unwrap();
     assert_eq!(place.opens_as(), State::New, "the weights were decided before the configuration failed");
     place.is_clean_after(State::Old);
-    assert_eq!(fs::read_dir(&place.folder).unwrap().count(), before.len());
+    assert_eq!(names(&place.folder).len(), before.len());
 }

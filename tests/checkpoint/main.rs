@@ -45,7 +45,8 @@ use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Positions, Result};
 use half::{bf16, f16};
 use support::{
-    Failures, addressed, assert_bits_eq, bits, error_text, golden, golden_tensors, open, open_as, properties,
+    Failures, addressed, apart, assert_bits_eq, assert_close, bits, copy_files, error_text, golden, golden_tensors,
+    open, open_as, properties,
 };
 use tempfile::TempDir;
 
@@ -61,6 +62,14 @@ fn file(path: impl AsRef<Path>, header: &str, n_data: u64) -> PathBuf {
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(bytes.len() as u64 + n_data).unwrap();
     path.as_ref().to_path_buf()
+}
+
+/// Returns the names in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(name).collect();
+    names.sort();
+    names
 }
 
 fn tables(v: usize, p: usize, c: usize) -> (Tensor, Tensor) {

@@ -65,9 +65,8 @@ fn what_a_model_adds_is_named_and_can_be_applied() -> Result<()> {
         let types = vb.get((2, 4), "token_type_embeddings.weight")?.get(0)?;
         let norm = candle_nn::LayerNorm::new(vb.get(4, "LayerNorm.weight")?, vb.get(4, "LayerNorm.bias")?, 1e-12);
         let entered = layer.forward(&expected["input_ids"])?.broadcast_add(&types)?.apply(&norm)?;
-        let difference =
-            (entered - &expected[&format!("{name}.hidden_states")])?.abs()?.max_all()?.to_scalar::<f32>()?;
-        assert!(difference < 1e-5, "{name}: {difference}"); // rounding of a normalization
+        let apart = apart(&entered, &expected[&format!("{name}.hidden_states")]);
+        assert!(apart < 1e-5, "{name}: {apart}"); // rounding of a normalization
     }
     let (_, report) = open_with(model("albert"), &CheckpointOptions::default())?;
     let mapping = ["bias", "weight"].map(|end| format!("encoder.embedding_hidden_mapping_in.{end}"));

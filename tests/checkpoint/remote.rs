@@ -8,7 +8,7 @@ use candle_gpt_input::checkpoint::ByteRanges;
 use candle_gpt_input::error::{FetchError, HubError};
 use candle_gpt_input::hub::{Client, RemoteFile, Repo};
 
-use super::support::http::{Fault, Hub};
+use super::support::http::{Fault, Hub, closed, files};
 use super::*;
 
 /// Returns a file with 500 rows of 37 elements, and an unused megabyte between the two tables.
@@ -189,8 +189,7 @@ fn opening_says_what_is_wrong() {
     let error = refused(open(&url(&hub).replace("http:", "https:")));
     assert!(matches!(error, FetchError::Tls { .. } | FetchError::Unreachable { .. }), "{error:?}");
     // No server listens on this port.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let nobody = refused(open(&format!("http://127.0.0.1:{port}/x")));
+    let nobody = refused(open(&format!("{}/x", closed())));
     assert!(matches!(nobody, FetchError::Unreachable { .. }), "{nobody:?}");
     for address in ["", "x", "/x", "ftp://127.0.0.1/x", "file:///etc/passwd", "http://user:password@127.0.0.1/x"] {
         assert!(matches!(refused(open(address)), FetchError::Address), "{address}");
@@ -230,9 +229,7 @@ fn names_that_a_server_chooses_stay_in_the_cache() -> Result<()> {
         let remote = layer(Client::new().with_cache(&cache).open(&url(&hub))?)?;
         assert_bits_eq(&remote.forward(&ids())?, &resident(&bytes).forward(&ids())?);
     }
-    let beside =
-        |folder: &Path| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
-    assert_eq!((beside(outer.path()), beside(&outer.path().join("a"))), (vec!["a".into()], vec!["b".into()]));
+    assert_eq!([names(outer.path()), names(&outer.path().join("a"))], [["a"], ["b"]]);
     Ok(())
 }
 
@@ -271,17 +268,14 @@ fn whole_files_are_bounded() -> Result<()> {
 
 #[test]
 fn shards_are_one_checkpoint() -> Result<()> {
-    let folder = golden("gpt2_sharded");
-    let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_string();
-    let hub = Hub::serve(entries.map(|path| (name(&path), fs::read(&path).unwrap())).collect());
+    let hub = Hub::serve(files("gpt2_sharded"));
     let repo = Repo::new(Client::new(), &hub.url(), "someone/gpt2")?;
     let shards = repo.weights()?.into_iter().map(|file| Arc::new(file) as Arc<dyn ByteRanges>).collect();
     let remote = Checkpoint::from_shards(
         shards,
         &CheckpointOptions::default().with_config_json(repo.text("config.json")?.unwrap()),
     )?;
-    let here = Checkpoint::open(&folder)?;
+    let here = Checkpoint::open(golden("gpt2_sharded"))?;
     assert_eq!(remote.config()?, here.config()?);
     let names = |checkpoint: &Checkpoint| -> Result<Vec<_>> {
         Ok(checkpoint.tensors()?.into_iter().map(|entry| (entry.name, entry.shape)).collect())

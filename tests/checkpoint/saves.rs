@@ -4,13 +4,6 @@ use candle_gpt_input::checkpoint::write_file;
 
 use super::*;
 
-fn names(folder: &Path) -> Vec<String> {
-    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
-    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(name).collect();
-    names.sort();
-    names
-}
-
 fn write(path: &Path, text: &str) -> Result<()> {
     write_file(path, |out| out.write_all(text.as_bytes()))
 }

@@ -72,8 +72,7 @@ fn saved_files_are_ordinary_files_and_nothing_else_is_left() -> Result<()> {
     let path = folder.path().join("out.safetensors");
     fs::write(&path, "what was here before").unwrap();
     layer.save(&path)?;
-    let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, ["out.safetensors"]);
+    assert_eq!(names(folder.path()), ["out.safetensors"]);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

@@ -92,10 +92,7 @@ fn the_report_says_what_came_from_where() -> Result<()> {
 #[test]
 fn only_the_shards_with_tables_are_opened() -> Result<()> {
     let folder = TempDir::new().unwrap();
-    for entry in fs::read_dir(golden("gpt2_sharded")).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
-    }
+    copy_files(golden("gpt2_sharded"), folder.path());
     let index = ShardIndex::open(folder.path().join("model.safetensors.index.json"))?;
     let needed = index.shards_of_input_tables();
     assert_eq!(needed.len(), 1, "{needed:?}");

@@ -1,25 +1,23 @@
 //! A server that does not describe a file: what the cache has is used, as in huggingface_hub, and the snapshot says why.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
+use candle_gpt_input::Result;
 use candle_gpt_input::error::{FetchError, HubError};
 use candle_gpt_input::hub::{Client, Repo, Snapshot};
-use candle_gpt_input::{Error, Result};
 
-use super::downloads::{assert_opens, repo, serve, tree};
-use super::support::http::{COMMIT, Fault, Hub};
+use super::downloads::{assert_opens, refused, repo, tree};
+use super::support::http::{COMMIT, Fault, Hub, closed};
 use super::{TempDir, error_text, fs};
 
 /// Returns the repository on a port where nothing listens.
 fn unreachable(cache: &TempDir) -> Repo {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    Repo::new(Client::new(), &format!("http://127.0.0.1:{port}"), "someone/gpt2").unwrap().with_cache(cache.path())
+    Repo::new(Client::new(), &closed(), "someone/gpt2").unwrap().with_cache(cache.path())
 }
 
 /// Returns a server, and a cache that has its model.
 fn cached() -> (Hub, TempDir) {
-    let (hub, cache) = (serve(), TempDir::new().unwrap());
+    let (hub, cache) = (Hub::of_gpt2(), TempDir::new().unwrap());
     let snapshot = repo(&hub, cache.path()).download_input_tables().unwrap();
     assert!(snapshot.undescribed.is_none());
     (hub, cache)
@@ -30,14 +28,6 @@ fn assert_cached(snapshot: &Snapshot, is_expected: impl Fn(&FetchError) -> bool)
     assert!(snapshot.undescribed.as_ref().is_some_and(|error| is_expected(error)), "{snapshot:?}");
     assert_eq!((snapshot.commit.as_str(), snapshot.n_bytes_fetched), (COMMIT, 0));
     assert_opens(snapshot, "gpt2_one_file");
-}
-
-#[track_caller]
-fn refused(result: Result<Snapshot>) -> HubError {
-    match result {
-        Err(Error::Hub(error)) => error,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]

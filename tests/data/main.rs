@@ -5,8 +5,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::fs;
-
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::data::{Batch, Loader, LoaderConfig, LoaderState, Seeding, Tail, Tokens, Windows};
 use candle_gpt_input::error::DataError;
@@ -14,7 +12,7 @@ use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{Error, Result};
 use proptest::prelude::*;
 use serde_json::Value;
-use support::{devices, error_text, golden, properties};
+use support::{devices, error_text, fnv1a, golden_json, properties};
 
 /// Draws as `torch.empty((), dtype=torch.int64).random_()` does.
 fn i63(generator: &Generator) -> i64 {
@@ -167,19 +165,13 @@ fn the_books_text_is_shuffled_as_in_pytorch() {
 
 // ---- PyTorch's orders and draws ----
 
-fn fnv1a(numbers: &[u32]) -> String {
-    let bytes = numbers.iter().flat_map(|&number| u64::from(number).to_le_bytes());
-    let step = |h: u64, byte: u8| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
-    format!("{:016x}", bytes.fold(0xCBF2_9CE4_8422_2325, step))
-}
-
 fn size(case: &Value, key: &str) -> usize {
     case[key].as_u64().unwrap() as usize
 }
 
 #[test]
 fn orders_and_draws_are_those_of_pytorch() {
-    let golden: Value = serde_json::from_slice(&fs::read(golden("loader.json")).unwrap()).unwrap();
+    let golden = golden_json("loader.json");
     let cases = golden["cases"].as_array().unwrap();
     assert!(cases.len() >= 150);
     for case in cases {
@@ -205,7 +197,8 @@ fn orders_and_draws_are_those_of_pytorch() {
             match epoch.get("order") {
                 Some(expected) => assert_eq!(serde_json::json!(order), *expected, "{case}"),
                 None => {
-                    assert_eq!((order.len(), fnv1a(&order).into()), (size(epoch, "n_samples"), epoch["fnv"].clone()))
+                    let bytes = order.iter().flat_map(|&number| u64::from(number).to_le_bytes());
+                    assert_eq!((order.len(), fnv1a(bytes).into()), (size(epoch, "n_samples"), epoch["fnv"].clone()))
                 }
             }
             assert_eq!(serde_json::json!(draws), epoch["draws"], "{case}");

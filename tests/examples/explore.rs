@@ -5,9 +5,8 @@ use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::tokenizer::Tokenizer;
 use tempfile::TempDir;
 
-use crate::example;
 use crate::labels::{Frame, place};
-use crate::programs::{failure, stdout};
+use crate::{example, failure, stdout};
 
 const WIDTH: usize = 4;
 

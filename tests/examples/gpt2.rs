@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
-use crate::example;
-use crate::support::{assert_bits_eq, error_text, golden, golden_tensors};
+use crate::support::{assert_bits_eq, assert_close, difference, error_text, golden, golden_tensors};
+use crate::{example, failure, stdout};
 use candle_core::{D, DType, Device, IndexOp, Tensor, Var};
 use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
 use candle_gpt_input::rng::Generator;
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 /// f32 sums in another order than torch's. 1e-5 of the largest element is some hundred roundings, and far less than any
 /// wrong weight, scale or formula causes (here 1e-3 and more, between the two forms of GELU).
-const SUMS: f32 = 1e-5;
+const SUMS: f64 = 1e-5;
 
 fn open(name: &str) -> Checkpoint {
     Checkpoint::open(golden(name)).unwrap()
@@ -31,21 +31,6 @@ fn open(name: &str) -> Checkpoint {
 
 fn load(checkpoint: &Checkpoint, dtype: DType) -> Gpt2 {
     Gpt2::from_checkpoint(checkpoint, dtype, &Device::Cpu).unwrap()
-}
-
-/// Returns max|left - right| / max|right|.
-fn difference(left: &Tensor, right: &Tensor) -> f32 {
-    assert_eq!(left.dims(), right.dims());
-    let max = |x: Tensor| x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
-    let (left, right) = (left.to_dtype(DType::F32).unwrap(), right.to_dtype(DType::F32).unwrap());
-    max((&left - &right).unwrap()) / max(right)
-}
-
-#[track_caller]
-fn assert_close(what: &str, left: &Tensor, right: &Tensor, bound: f32) {
-    let difference = difference(left, right);
-    // A NaN fails this comparison.
-    assert!(difference <= bound, "{what}: {difference:e} of the largest apart, allowed {bound:e}");
 }
 
 /// Writes the weights of `plain` with another configuration.
@@ -105,6 +90,7 @@ fn half_types_stay_near_f32() {
     for (dtype, bound) in [(DType::BF16, 4e-2), (DType::F16, 5e-3), (DType::F64, SUMS)] {
         let logits = load(&open("gpt2_plain.safetensors"), dtype).forward(&expected["golden.input_ids"], None).unwrap();
         assert_eq!(logits.dtype(), dtype);
+        let logits = logits.to_dtype(DType::F32).unwrap();
         assert_close(&format!("{dtype:?}"), &logits, &expected["golden.logits"], bound);
     }
 }
@@ -346,21 +332,6 @@ fn a_head_that_differs_is_not_tied_whatever_the_config_says() {
 
 // ---- the example as a user runs it ----
 
-#[track_caller]
-fn stdout(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[track_caller]
-fn failure(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
-    stderr.trim_end().to_string()
-}
-
 fn gpt2(weights: &Path) -> Command {
     let mut command = example("gpt2");
     command.args(["--device", "cpu", "--weights"]).arg(weights);
@@ -448,16 +419,16 @@ fn the_example_refuses_before_it_works() {
     counting(&folder, 12);
     // The last new token is not embedded: 3 + 10 fit 12 positions, 3 + 11 do not.
     stdout(gpt2(folder.path()).args(["--ids", "256,257,258", "--max-new-tokens", "10"]));
-    let text = failure(gpt2(folder.path()).args(["--ids", "256,257,258", "--max-new-tokens", "11"]));
+    let text = failure(gpt2(folder.path()).args(["--ids", "256,257,258", "--max-new-tokens", "11"]), 1);
     assert!(
         text.starts_with("error: 3 tokens of prompt and 11 new ones: the sequence ends at position 13, but"),
         "{text}"
     );
-    let text = failure(gpt2(folder.path()).args(["--ids", "50257", "--max-new-tokens", "1"]));
+    let text = failure(gpt2(folder.path()).args(["--ids", "50257", "--max-new-tokens", "1"]), 1);
     assert!(text.starts_with("error: token id 50257 at [0, 0] is outside the vocabulary of 50257"), "{text}");
-    let text = failure(gpt2(folder.path()).args(["--prompt", ""]));
+    let text = failure(gpt2(folder.path()).args(["--prompt", ""]), 1);
     assert!(text.contains("an empty prompt"), "{text}");
-    let text = failure(&mut gpt2(Path::new("/nowhere")));
+    let text = failure(&mut gpt2(Path::new("/nowhere")), 1);
     assert_eq!(text, "error: cannot open /nowhere: no such file or folder");
     let tables = TempDir::new().unwrap();
     GptInputLayer::new(
@@ -467,7 +438,7 @@ fn the_example_refuses_before_it_works() {
     .unwrap()
     .save(tables.path())
     .unwrap();
-    let text = failure(gpt2(tables.path()).args(["--ids", "1"]));
+    let text = failure(gpt2(tables.path()).args(["--ids", "1"]), 1);
     assert!(
         text.ends_with(": no ln_f.weight: these are not the weights of a whole GPT-2; embed takes input tables alone"),
         "{text}"

@@ -8,7 +8,9 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::example;
-use crate::hostile::{deflated, gguf, gguf_array, llmc, npy, safetensors, snappy_without_entries, sstable, zip_of};
+use crate::support::hostile::{
+    deflated, gguf, gguf_array, llmc, npy, safetensors, snappy_without_entries, sstable, zip_of,
+};
 
 const N_BYTES: usize = 1 << 20;
 

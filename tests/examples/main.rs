@@ -4,8 +4,6 @@ mod dataloader;
 mod documents;
 mod explore;
 mod gpt2;
-#[path = "../support/hostile.rs"]
-mod hostile;
 mod inspect;
 #[path = "../../examples/explore/labels.rs"]
 mod labels;
@@ -19,10 +17,12 @@ mod runs;
 mod support;
 mod tokenizers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
+
+use candle_core::{Device, Tensor};
 
 /// Returns a command for an example's program. Built before its first run, because `cargo test --test examples` builds
 /// none and an old one could be found.
@@ -38,6 +38,27 @@ fn example(name: &str) -> Command {
     let mut command = Command::new(folder.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX)));
     command.current_dir(std::env::temp_dir()); // defaults must not depend on the working folder
     command
+}
+
+#[track_caller]
+fn stdout(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    assert!(status.success(), "{status}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+/// Returns the one line on standard error of a run that ends in `status`.
+#[track_caller]
+fn failure(command: &mut Command, status: i32) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{stderr}");
+    assert!(status == 2 || stderr.lines().count() == 1, "{stderr}");
+    stderr.trim_end().to_string()
+}
+
+fn load(path: &Path) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
 
 /// Builds an example with the profile, the target folder and the features of this test.

@@ -4,8 +4,7 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use crate::example;
-use crate::programs::{failure, stdout};
+use crate::{example, failure, stdout};
 
 const READERS: [(&str, &[&str]); 3] =
     [("embed", &[]), ("dataloader", &[]), ("pretrain", &["--steps", "0", "--out", "/nowhere/to/be/written"])];

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::example;
-use crate::programs::{failure, load, stdout};
 use crate::support::assert_bits_eq;
+use crate::{example, failure, load, stdout};
 use candle_gpt_input::position::PositionScheme;
 use tempfile::TempDir;
 

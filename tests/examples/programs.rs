@@ -4,34 +4,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-use crate::example;
 use crate::support::{assert_bits_eq, golden, golden_tensors};
+use crate::{example, failure, load, stdout};
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::checkpoint::save_tensors;
 use tempfile::TempDir;
-
-#[track_caller]
-pub fn stdout(command: &mut Command) -> String {
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    assert!(status.success(), "{status}: {}", String::from_utf8_lossy(&stderr));
-    String::from_utf8(stdout).unwrap()
-}
-
-/// Returns the one line on standard error of a run that ends in `status`.
-#[track_caller]
-pub fn failure(command: &mut Command, status: i32) -> String {
-    let output = command.output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(status), "{stderr}");
-    assert!(status == 2 || stderr.lines().count() == 1, "{stderr}");
-    stderr.trim_end().to_string()
-}
-
-pub fn load(path: &Path) -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
-}
 
 #[test]
 fn every_example_has_help() {
@@ -536,7 +515,7 @@ fn without_the_feature_hub_says_how_to_get_the_file() {
 #[cfg(feature = "hub")]
 mod hub {
     use super::*;
-    use crate::support::http::{Fault, Hub};
+    use crate::support::http::{Fault, Hub, closed, files};
     use crate::tokenizers::small_tokenizer;
 
     fn embed(hub: &Hub, home: &Path) -> Command {
@@ -550,12 +529,6 @@ mod hub {
             command.env_remove(proxy);
         }
         command
-    }
-
-    fn files(folder: &str) -> HashMap<String, Vec<u8>> {
-        let entries = std::fs::read_dir(golden(folder)).unwrap().map(|entry| entry.unwrap().path());
-        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_string();
-        entries.map(|path| (name(&path), std::fs::read(&path).unwrap())).collect()
     }
 
     #[test]
@@ -582,8 +555,7 @@ mod hub {
         let files: std::collections::BTreeSet<String> = hub.requests().into_iter().map(|r| r.file).collect();
         assert!(files.into_iter().eq(["config.json".to_string(), "model.safetensors".to_string()]));
         // Without the server.
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let endpoint = format!("http://{closed}");
+        let endpoint = closed();
         let output = embed(&hub, home.path()).env("HF_ENDPOINT", &endpoint).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).to_string();
         assert!(

@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::example;
 use crate::pretrain::{assert_same_end, checkpoints, small, smallest, wait_for_a_checkpoint};
-use crate::programs::{failure, stdout};
+use crate::support::copy_files;
+use crate::{example, failure, load, stdout};
 use tempfile::TempDir;
 
 /// The files of a checkpoint that its list of hashes ties together.
@@ -25,13 +25,6 @@ fn resume(out: &Path) -> Command {
 fn only(out: &Path) -> String {
     let [path] = <[PathBuf; 1]>::try_from(checkpoints(out)).unwrap();
     path.file_name().unwrap().to_str().unwrap().to_string()
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 #[test]
@@ -88,10 +81,10 @@ fn parts_of_a_checkpoint_and_its_texts_belong_together() {
     let folder = TempDir::new().unwrap();
     let (out, older, good) = (folder.path().join("out"), folder.path().join("older"), folder.path().join("good"));
     stdout(&mut small(folder.path(), "out", 2));
-    copy(&out.join("step-000002"), &older);
+    copy_files(&out.join("step-000002"), &older);
     stdout(resume(&out).args(["--steps", "4"]));
     let step = out.join("step-000004");
-    copy(&step, &good);
+    copy_files(&step, &good);
     let refused = |what: &str, name: &Path| {
         let text = failure(&mut resume(&out), 1);
         assert!(text.contains(&format!("{} is not as it was when", name.display())), "{what}: {text}");
@@ -115,7 +108,7 @@ fn parts_of_a_checkpoint_and_its_texts_belong_together() {
         refused("cut", &part);
         fs::remove_file(&part).unwrap();
         assert!(failure(&mut resume(&out), 1).contains(&format!("{name}: No such file")));
-        copy(&good, &step);
+        copy_files(&good, &step);
     }
     let history = fs::read_to_string(step.join("loss.csv")).unwrap();
     let lines: Vec<&str> = history.lines().collect();
@@ -128,7 +121,7 @@ fn parts_of_a_checkpoint_and_its_texts_belong_together() {
         fs::write(step.join("loss.csv"), changed).unwrap();
         refused(what, &step.join("loss.csv"));
     }
-    copy(&good, &step);
+    copy_files(&good, &step);
 
     // Without its line a part is as good as damaged.
     let list = fs::read_to_string(step.join("SHA256SUMS")).unwrap();
@@ -137,10 +130,10 @@ fn parts_of_a_checkpoint_and_its_texts_belong_together() {
     refused("not in the list", &step.join("optimizer.safetensors"));
     fs::remove_file(step.join("SHA256SUMS")).unwrap();
     assert!(failure(&mut resume(&out), 1).contains("SHA256SUMS: No such file"));
-    copy(&older, &step);
+    copy_files(&older, &step);
     let text = failure(&mut resume(&out), 1);
     assert!(text.contains("step-000004 holds step 2"), "{text}");
-    copy(&good, &step);
+    copy_files(&good, &step);
 
     // Another text, of as many bytes and tokens.
     let path = folder.path().join("text.txt").canonicalize().unwrap();
@@ -184,7 +177,7 @@ fn what_is_not_finite_replaces_no_checkpoint() {
         let out = folder.path().join(name);
         let good: u64 = only(&out).strip_prefix("step-").unwrap().parse().unwrap();
         assert!(last.contains(&format!("step {}: ", good + 1)), "{name}: {last}, after step {good}");
-        for (tensor, values) in crate::programs::load(&out.join(only(&out)).join("model.safetensors")) {
+        for (tensor, values) in load(&out.join(only(&out)).join("model.safetensors")) {
             let values = values.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert!(values.iter().all(|value| value.is_finite()), "{name}: {tensor}");
         }

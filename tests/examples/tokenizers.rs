@@ -7,9 +7,8 @@ use std::process::Command;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use crate::example;
-use crate::programs::{failure, stdout};
 use crate::support::golden;
+use crate::{example, failure, stdout};
 
 /// The files of a tokenizer of 97 tokens: 95 bytes, `he` and the end of text.
 pub fn small_tokenizer() -> [(&'static str, String); 2] {

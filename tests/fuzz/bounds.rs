@@ -9,9 +9,9 @@ use candle_gpt_input::checkpoint::{Checkpoint, TensorEntry};
 use tempfile::TempDir;
 
 use crate::broken_formats::torch_of;
-use crate::hostile::zip_of;
 use crate::limits::{measured, n_there};
 use crate::support::error_text;
+use crate::support::hostile::zip_of;
 
 /// Lists the tensors of a file or a folder within the bounds.
 #[track_caller]
@@ -30,8 +30,8 @@ pub fn list_bytes(bytes: &[u8]) -> Result<Vec<TensorEntry>> {
     list(&path)
 }
 
-/// BINUNICODE, or SHORT_BINUNICODE as protocol 4 has it.
-fn text(text: &str) -> Vec<u8> {
+/// Pushes a text.
+pub fn text(text: &str) -> Vec<u8> {
     [b"X", &u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat()
 }
 

@@ -10,9 +10,11 @@ use candle_gpt_input::checkpoint::{ByteRanges, Checkpoint, CheckpointOptions};
 use tempfile::TempDir;
 
 use crate::bounds::{list, list_bytes};
-use crate::hostile::{deflated, gguf, gguf_array, llmc, npy, safetensors, snappy_without_entries, sstable, zip_of};
 use crate::limits::{measured, n_there};
 use crate::support::error_text;
+use crate::support::hostile::{
+    deflated, gguf, gguf_array, llmc, npy, safetensors, snappy_without_entries, sstable, zip_of,
+};
 
 /// A file that begins with `front` and goes on as a hole.
 fn sparse(path: &Path, front: &[u8], n_bytes: u64) {

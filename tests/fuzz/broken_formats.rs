@@ -11,8 +11,8 @@ use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::{GptInputLayer, Result};
 use tempfile::TempDir;
 
-use crate::hostile::{checksum, zip_of};
 use crate::memory;
+use crate::support::hostile::{checksum, zip_of};
 use crate::support::{error_text, golden};
 
 fn load(path: impl AsRef<Path>) -> Result<GptInputLayer> {

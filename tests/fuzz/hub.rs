@@ -3,7 +3,6 @@
 //! A call gives files or one clear error, writes nothing outside the cache, and leaves nothing that a good server's answer
 //! does not mend.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,13 +10,8 @@ use std::time::{Duration, Instant};
 use candle_gpt_input::checkpoint::CheckpointOptions;
 use candle_gpt_input::hub::{Client, Repo};
 
-use super::support::http::Hub;
+use super::support::http::{Hub, files};
 use super::*;
-
-/// `sha256sum` and `git hash-object` of the two files, which the hub has for their ETags.
-const SHA256: &str = "c2e41a0938ed745b2d37e7393b738cb0fef8dc6bc30210c0e6bb0a54535e1a76";
-const GIT_SHA1: &str = "9ff014b18bb9907f1f2ef73f0624ca40311c29d8";
-const NAMES: [&str; 2] = ["config.json", "model.safetensors"];
 
 fn repo(hub: &Hub, cache: &Path, timeout: Duration) -> Repo {
     let client = Client::new().with_timeout(timeout).with_token("secret");
@@ -53,11 +47,7 @@ fn n_below(folder: &Path) -> u64 {
 fn fuzz_hub() {
     let (time, seed) = (variable("FUZZ_SECONDS"), variable("FUZZ_SEED"));
     let generator = Generator::manual_seed(seed);
-    let files: HashMap<String, Vec<u8>> =
-        NAMES.iter().map(|name| (name.to_string(), fs::read(golden("gpt2_one_file").join(name)).unwrap())).collect();
-    let hub = Hub::serve(files.clone());
-    hub.set_etag("config.json", GIT_SHA1);
-    hub.set_etag("model.safetensors", SHA256);
+    let (hub, files) = (Hub::of_gpt2(), files("gpt2_one_file"));
     let n_good: usize = files.values().map(Vec::len).sum();
     let (mut n_sessions, mut n_read, start) = (0u64, 0u64, Instant::now());
     while start.elapsed() < Duration::from_secs(time) {

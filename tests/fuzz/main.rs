@@ -12,8 +12,6 @@
 mod bounds;
 mod bounds_of_formats;
 mod broken_formats;
-#[path = "../support/hostile.rs"]
-mod hostile;
 #[cfg(feature = "hub")]
 mod hub;
 mod limits;
@@ -39,7 +37,7 @@ use candle_gpt_input::rng::Generator;
 
 use limits::measured;
 use mutate::{Field, mutate};
-use support::golden;
+use support::{copy_files, golden};
 
 /// Elements of which no more than this are asked for are loaded, in each way.
 const MAX_ELEMENTS: u64 = 1 << 20;
@@ -260,19 +258,11 @@ fn fuzz_tensorflow() {
     });
 }
 
-/// Copies the files of a golden folder.
-fn copy(from: &str, to: &Path) {
-    for entry in fs::read_dir(golden(from)).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-}
-
 #[test]
 fn fuzz_index() {
     let seeds = [fs::read(golden("formats/sharded/pytorch_model.bin.index.json")).unwrap()];
     fuzz_in("index", &seeds, &[Field::Json], |folder, bytes, _| {
-        copy("formats/sharded", folder);
+        copy_files(golden("formats/sharded"), folder);
         fs::write(folder.join("pytorch_model.bin.index.json"), bytes).unwrap();
         folder.to_path_buf()
     });
@@ -284,7 +274,7 @@ fn fuzz_shards() {
     let shards = [1, 2, 3, 4].map(|i| format!("model-{i:05}-of-00004.safetensors"));
     let seeds = shards.map(|shard| fs::read(golden("gpt2_sharded").join(shard)).unwrap());
     fuzz_in("shards", &seeds, &[Field::Json], |folder, bytes, generator| {
-        copy("gpt2_sharded", folder);
+        copy_files(golden("gpt2_sharded"), folder);
         let number = generator.randint(1, 5, 1).unwrap()[0];
         fs::write(folder.join(format!("model-{number:05}-of-00004.safetensors")), bytes).unwrap();
         folder.to_path_buf()
@@ -309,7 +299,7 @@ fn fuzz_config() {
     let mut seeds = vec![fs::read(golden("gpt2_one_file/config.json")).unwrap()];
     seeds.extend(more.map(|text| text.as_bytes().to_vec()));
     fuzz_in("config", &seeds, &[Field::Json], |folder, bytes, _| {
-        copy("gpt2_one_file", folder);
+        copy_files(golden("gpt2_one_file"), folder);
         fs::write(folder.join("config.json"), bytes).unwrap();
         folder.to_path_buf()
     });

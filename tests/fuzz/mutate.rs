@@ -2,7 +2,7 @@
 
 use candle_gpt_input::rng::Generator;
 
-use crate::hostile::checksum;
+use crate::support::hostile::checksum;
 
 /// The damage that suits a format.
 #[derive(Clone, Copy, PartialEq)]

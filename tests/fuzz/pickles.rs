@@ -8,9 +8,9 @@ use candle_gpt_input::Result;
 use candle_gpt_input::checkpoint::Checkpoint;
 use tempfile::TempDir;
 
-use crate::bounds::list_bytes;
+use crate::bounds::{list_bytes, text};
 use crate::broken_formats::torch_of;
-use crate::hostile::zip_of;
+use crate::support::hostile::zip_of;
 
 /// A zip file of the pickled dict `{'w': _rebuild_tensor_v2(storage 0, 0, (2,), (1,), False, None, …)}`, whose call is
 /// followed by `after`.
@@ -69,11 +69,6 @@ fn a_key_that_is_set_twice_has_its_last_value() -> Result<()> {
     let values = checkpoint.var_builder(DType::F32, &Device::Cpu).get(1, "w")?;
     assert_eq!(values.to_vec1::<f32>()?, [2.]);
     Ok(())
-}
-
-/// Pushes a text.
-fn text(text: &str) -> Vec<u8> {
-    [b"X", &u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat()
 }
 
 /// Keeps the top of the stack as number `n` of the memo.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::limits::measured;
 use crate::mutate::Field;
-use crate::support::golden;
+use crate::support::{golden, golden_json};
 use crate::{fuzz_with, one_line};
 
 /// Two texts in which every kind of character and added token is.
@@ -43,18 +43,14 @@ fn use_it(tokenizer: &Tokenizer, text: &str) {
     let _ = tokenizer.unused_rows(400).map_err(one_line);
 }
 
-fn read(name: &str) -> Value {
-    serde_json::from_str(&fs::read_to_string(golden(name)).unwrap()).unwrap()
-}
-
 #[test]
 fn fuzz_tokenizer() {
     let names = ["byte_level", "llama3_style", "lowercase", "no_alphabet"];
     let mut seeds: Vec<Vec<u8>> =
         names.iter().map(|name| fs::read(golden("tokenizer").join(format!("{name}.json"))).unwrap()).collect();
     // Small ones, in which damage hits what is not a token: all that the other tests use of a file.
-    for variant in read("normalizers.json")["variants"].as_array().unwrap() {
-        let mut file = read("tokenizer/no_alphabet.json");
+    for variant in golden_json("normalizers.json")["variants"].as_array().unwrap() {
+        let mut file = golden_json("tokenizer/no_alphabet.json");
         for (key, value) in variant["changes"].as_object().unwrap() {
             if file.get(key).is_some() && key != "added_tokens" {
                 file[key] = value.clone();
@@ -73,12 +69,12 @@ fn fuzz_tokenizer() {
 
 #[test]
 fn fuzz_tokenizer_settings() {
-    let model = read("tokenizer/byte_level.json")["model"].take();
+    let model = golden_json("tokenizer/byte_level.json")["model"].take();
     let half = |merge: &Value, i: usize| merge[i].as_str().unwrap().to_string();
     let merges = model["merges"].as_array().unwrap().iter().map(|merge| half(merge, 0) + " " + &half(merge, 1) + "\n");
     let (vocab, merges) = (model["vocab"].to_string(), merges.collect::<String>());
     let mut seeds = vec![merges.clone().into_bytes()];
-    for folder in read("tokenizer_folders.json")["folders"].as_array().unwrap() {
+    for folder in golden_json("tokenizer_folders.json")["folders"].as_array().unwrap() {
         seeds.extend(folder["others"].as_object().unwrap().values().map(|file| file.to_string().into_bytes()));
     }
     let names = ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json", "merges.txt"];

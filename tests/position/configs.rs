@@ -9,11 +9,10 @@ use candle_gpt_input::position::{PositionScheme, Rotary, RotaryConfig, RotarySca
 use candle_gpt_input::{GptInputConfig, GptInputLayer, Result};
 use serde_json::{Value, json};
 
-use crate::support::{Failures, assert_bits_eq, error_text, golden};
+use crate::support::{Failures, assert_bits_eq, error_text, golden_json};
 
 fn goldens(kind: &str) -> Vec<Value> {
-    let golden: Value = serde_json::from_str(&std::fs::read_to_string(golden("configs.json")).unwrap()).unwrap();
-    golden[kind].as_array().unwrap().clone()
+    golden_json("configs.json")[kind].as_array().unwrap().clone()
 }
 
 fn floats(value: &Value) -> Vec<f32> {

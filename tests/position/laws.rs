@@ -9,7 +9,7 @@ use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{Error, GptInputConfig, GptInputLayer, Positions, Result};
 use proptest::prelude::*;
 
-use crate::support::{assert_bits_eq, error_text, properties};
+use crate::support::{apart, assert_bits_eq, error_text, properties};
 use crate::{NEAR, assert_close, normal};
 
 const H: usize = 3;
@@ -239,9 +239,9 @@ proptest! {
         assert_close(&product(&at(&q, m), &at(&q, m)), &product(&q, &q), 1e-6, "norm");
         let (here, there) = (product(&at(&q, m), &at(&k, n)), product(&at(&q, m + shift), &at(&k, n + shift)));
         // Relative to the norms, as the product may vanish; an angle of 3400 in f32 is off by at most 1e-4.
-        let apart = (here - there).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let apart = apart(&here, &there);
         let norms = (product(&q, &q).unwrap_max() * product(&k, &k).unwrap_max()).sqrt();
-        prop_assert!(apart <= 3e-4 * norms, "{apart} of {norms}");
+        prop_assert!(apart <= 3e-4 * f64::from(norms), "{apart} of {norms}");
     }
 }
 

@@ -7,6 +7,7 @@ mod laws;
 mod layer;
 mod oracle;
 mod own_positions;
+mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -41,4 +42,3 @@ fn assert_close(ours: &Tensor, theirs: &Tensor, bound: f64, what: &str) {
     assert_eq!(ours.dims(), theirs.dims(), "{what}");
     assert_near(ours, &support::naive::numbers(theirs), bound, what);
 }
-mod strangers;

@@ -7,10 +7,7 @@ use candle_gpt_input::rng::{Generator, GeneratorState};
 use half::{bf16, f16};
 use serde_json::Value;
 
-fn fnv1a(bytes: &[u8]) -> String {
-    let step = |h: u64, &byte: &u8| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
-    format!("{:016x}", bytes.iter().fold(0xCBF2_9CE4_8422_2325, step))
-}
+use crate::support::fnv1a;
 
 /// Returns the generator's error that a call must end in.
 #[track_caller]
@@ -118,12 +115,12 @@ pub fn check(golden: &str) -> usize {
         let seed = case["seed"].as_str().unwrap();
         let generator = Generator::manual_seed(seed.parse().unwrap());
         for (at, step) in case["steps"].as_array().unwrap().iter().enumerate() {
-            let digest = fnv1a(&draw(&generator, step).unwrap());
+            let digest = fnv1a(draw(&generator, step).unwrap());
             assert_eq!(step["fnv"], digest, "seed {seed}, step {at}: {step}");
             n_steps += 1;
         }
         let bytes = generator.state().to_bytes();
-        assert_eq!(case["state_fnv"], fnv1a(&bytes), "state after seed {seed}: {case}");
+        assert_eq!(case["state_fnv"], fnv1a(bytes.iter().copied()), "state after seed {seed}: {case}");
         assert_eq!(GeneratorState::from_bytes(&bytes).unwrap(), generator.state());
     }
     n_steps

@@ -64,6 +64,21 @@ pub enum Fault {
 /// The commit that all answers state.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
+/// `sha256sum` of model.safetensors and `git hash-object` of config.json in `gpt2_one_file`.
+pub const SHA256: &str = "c2e41a0938ed745b2d37e7393b738cb0fef8dc6bc30210c0e6bb0a54535e1a76";
+pub const GIT_SHA1: &str = "9ff014b18bb9907f1f2ef73f0624ca40311c29d8";
+
+/// Reads the files of a golden folder.
+pub fn files(folder: &str) -> HashMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(super::golden(folder)).unwrap().map(Result::unwrap);
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
+}
+
+/// Returns the address of a port where nothing listens.
+pub fn closed() -> String {
+    format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+}
+
 type Mangle = dyn Fn(Vec<u8>) -> Vec<u8> + Send + Sync;
 
 pub struct Hub {
@@ -101,6 +116,15 @@ impl Hub {
             }
         });
         Self { port, shared }
+    }
+
+    /// Serves a model in one file as the hub describes it: the weights by their SHA-256, the configuration by git's
+    /// hash.
+    pub fn of_gpt2() -> Self {
+        let hub = Self::serve(files("gpt2_one_file"));
+        hub.set_etag("model.safetensors", SHA256);
+        hub.set_etag("config.json", GIT_SHA1);
+        hub
     }
 
     pub fn url(&self) -> String {

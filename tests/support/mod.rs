@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports)] // each test binary uses its own part
 
+pub mod hostile;
 #[cfg(feature = "hub")]
 pub mod http;
 pub mod naive;
@@ -66,6 +67,33 @@ pub fn assert_bits_eq(left: &Tensor, right: &Tensor) {
     }
 }
 
+/// Returns max|left - right|, which is NaN where an element is: `max` of Candle's tensors may skip it.
+#[track_caller]
+pub fn apart(left: &Tensor, right: &Tensor) -> f64 {
+    assert_eq!((left.dims(), left.dtype()), (right.dims(), right.dtype()));
+    let (left, right) = (naive::numbers(left), naive::numbers(right));
+    let each = left.iter().zip(&right).map(|(x, y)| (x - y).abs());
+    each.fold(0.0, |max, x| if x > max || x.is_nan() { x } else { max })
+}
+
+/// Returns max|found - expected| / max|expected|, which is 0 where nothing is apart and NaN where an element is.
+#[track_caller]
+pub fn difference(found: &Tensor, expected: &Tensor) -> f64 {
+    let largest = naive::numbers(expected).iter().fold(0.0f64, |max, x| max.max(x.abs()));
+    match apart(found, expected) {
+        0.0 => 0.0,
+        apart => apart / largest,
+    }
+}
+
+#[track_caller]
+pub fn assert_close(what: &str, found: &Tensor, expected: &Tensor, bound: f64) {
+    assert_eq!((found.dims(), found.dtype()), (expected.dims(), expected.dtype()), "{what}");
+    let difference = difference(found, expected);
+    // A NaN is not within the bound.
+    assert!(difference <= bound, "{what}: {difference:e} of the largest apart, allowed {bound:e}");
+}
+
 /// Returns the text of a call's error and all its causes; fails if there is none.
 #[track_caller]
 pub fn error_text<T>(result: Result<T, impl Into<anyhow::Error>>) -> String {
@@ -93,6 +121,14 @@ pub fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
+/// Copies the files of a folder that has no others in it.
+pub fn copy_files(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    std::fs::create_dir_all(&to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), to.as_ref().join(entry.file_name())).unwrap();
+    }
+}
+
 /// Reads the tensors of a golden file, which must name its version of torch.
 pub fn golden_tensors(name: &str) -> HashMap<String, Tensor> {
     let bytes = std::fs::read(golden(name)).unwrap();
@@ -100,6 +136,17 @@ pub fn golden_tensors(name: &str) -> HashMap<String, Tensor> {
     let metadata = header.metadata().clone().unwrap_or_default();
     assert!(metadata.contains_key("torch"), "{name}: run `{:?}`", metadata.get("command"));
     candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap()
+}
+
+/// Reads a golden file of JSON.
+pub fn golden_json(name: &str) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(golden(name)).unwrap()).unwrap()
+}
+
+/// Returns FNV-1a of 64 bits, in hexadecimal digits.
+pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> String {
+    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, step))
 }
 
 /// Collects the failures in a table of cases and shows them all at the end, so that the first does not hide the rest.

@@ -1,6 +1,6 @@
 //! Positions as in the papers: loops over f64 that share nothing with the library.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// Elements `[B, H, T, D]` in f64.
 pub struct Heads {
@@ -22,7 +22,8 @@ impl Heads {
 
 /// Returns all elements of a tensor in f64, in logical order.
 pub fn numbers(x: &Tensor) -> Vec<f64> {
-    x.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    let x = x.to_device(&Device::Cpu).unwrap().flatten_all().unwrap();
+    x.to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
 
 pub fn dot(left: &[f64], right: &[f64]) -> f64 {

@@ -8,16 +8,12 @@ use candle_gpt_input::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Failures, error_text, golden};
-use crate::{gpt2_file, ids};
+use crate::support::{Failures, error_text, golden_json};
+use crate::{byte_level, gpt2_file, ids};
 
 /// Reads what `generate_tokenizer_folders.py` wrote.
 fn expected() -> Value {
-    serde_json::from_str(&fs::read_to_string(golden("tokenizer_folders.json")).unwrap()).unwrap()
-}
-
-fn byte_level() -> Value {
-    serde_json::from_str(&fs::read_to_string(golden("tokenizer").join("byte_level.json")).unwrap()).unwrap()
+    golden_json("tokenizer_folders.json")
 }
 
 /// Makes a folder with weights, `vocab.json` and `merges.txt`, and other files.

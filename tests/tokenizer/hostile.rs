@@ -8,17 +8,12 @@ use candle_gpt_input::{Error, Result};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use crate::byte_level;
 use crate::support::{Failures, error_text, golden, properties};
-
-/// Returns a valid file.
-fn sound() -> Value {
-    let text = fs::read_to_string(golden("tokenizer").join("byte_level.json")).unwrap();
-    serde_json::from_str(&text).unwrap()
-}
 
 /// Returns the error of the file after a change.
 fn refused(change: impl FnOnce(&mut Value)) -> String {
-    let mut file = sound();
+    let mut file = byte_level();
     change(&mut file);
     error_text(Tokenizer::from_json(&file.to_string()))
 }
@@ -36,7 +31,7 @@ type Fault = (&'static str, fn(&mut Value));
 fn assert_each_refused(faults: &[Fault]) {
     let mut failures = Failures::default();
     for (expected, change) in faults {
-        let mut file = sound();
+        let mut file = byte_level();
         change(&mut file);
         let expected = format!("tokenizer.json: {expected}");
         let text = error_text(Tokenizer::from_json(&file.to_string()));
@@ -267,7 +262,7 @@ fn files_that_cannot_be_read() {
 /// Pre-tokenizers that drop text can encode, but have no offsets.
 #[test]
 fn dropped_text_has_no_offsets() -> Result<()> {
-    let mut file = sound();
+    let mut file = byte_level();
     file["pre_tokenizer"] = json!({ "type": "Sequence", "pretokenizers": [
         { "type": "WhitespaceSplit" }, { "type": "ByteLevel", "add_prefix_space": false, "use_regex": false },
     ] });
@@ -288,7 +283,7 @@ proptest! {
     #![proptest_config(properties(512))]
     #[test]
     fn no_damaged_file_panics(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
-        let mut text = sound().to_string().into_bytes();
+        let mut text = byte_level().to_string().into_bytes();
         let at = at.index(text.len());
         text[at] = byte;
         if cut {

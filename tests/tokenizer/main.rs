@@ -19,7 +19,7 @@ use candle_gpt_input::tokenizer::{END_OF_TEXT, END_OF_TEXT_ID, SpecialTokens, To
 use candle_gpt_input::{Error, Result};
 use proptest::prelude::*;
 use serde_json::Value;
-use support::{error_text, golden, properties};
+use support::{error_text, fnv1a, golden, golden_json, properties};
 
 const GPT2_FILES: [(&str, &str); 2] = [
     ("encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
@@ -36,7 +36,12 @@ fn gpt2_file(name: &str) -> Vec<u8> {
 
 /// Reads the cases that `generate_tokenizer.py` wrote.
 fn expected() -> Value {
-    serde_json::from_str(&fs::read_to_string(golden("tokenizer.json")).unwrap()).unwrap()
+    golden_json("tokenizer.json")
+}
+
+/// Reads a `tokenizer.json` with added tokens.
+fn byte_level() -> Value {
+    golden_json("tokenizer/byte_level.json")
 }
 
 fn ids(case: &Value) -> Vec<u32> {
@@ -133,18 +138,16 @@ fn every_character_is_of_the_class_that_python_gives_it() {
         // 338 is "'s".
         assert_eq!(gpt2().encode(&format!("{c}'s")).unwrap().last(), Some(&338), "{c:?} is not a letter");
     }
-    let (mut hash, mut n_ids) = (0xcbf2_9ce4_8422_2325_u64, 0);
-    for chunk in characters.chunks(4096) {
+    let mut n_ids = 0;
+    let hash = fnv1a(characters.chunks(4096).flat_map(|chunk| {
         let text: String = chunk.iter().map(|c| format!("{c}'s a{c}a 1{c}1 !{c}! {c} {c}x\n{c}")).collect();
         let ids = gpt2().encode(&text).unwrap();
         n_ids += ids.len();
-        for byte in ids.iter().flat_map(|id| id.to_le_bytes()) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3); // FNV-1a
-        }
-    }
+        ids.into_iter().flat_map(u32::to_le_bytes)
+    }));
     assert_eq!(expected["n_characters"], characters.len());
     assert_eq!(expected["n_ids"], n_ids);
-    assert_eq!(expected["fnv1a"], format!("{hash:016x}"));
+    assert_eq!(expected["fnv1a"], hash);
 }
 
 #[test]
@@ -185,8 +188,7 @@ fn the_template_and_the_policy_of_a_file() -> Result<()> {
     assert!(text.starts_with("the text holds the special token `<|begin|>` at byte 3: choose"), "{text}");
     assert_eq!(refusing.encode("")?, [begin, end]);
     // A token found after normalization, or one that absorbs spaces, is refused at its own place.
-    let text = fs::read_to_string(golden("tokenizer").join("byte_level.json")).unwrap();
-    let mut file: Value = serde_json::from_str(&text).unwrap();
+    let mut file = byte_level();
     file["added_tokens"][0]["normalized"] = true.into();
     file["added_tokens"][2]["special"] = true.into();
     let refusing = Tokenizer::from_json(&file.to_string())?.with_special_tokens(SpecialTokens::Refuse);

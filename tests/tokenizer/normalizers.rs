@@ -1,23 +1,17 @@
 //! Normalizers, the space before a text, post-processors and vocabularies without some bytes: the ids and texts of
 //! Hugging Face's tokenizers on a thousand texts in many scripts.
 
-use std::fs;
-
 use candle_gpt_input::error::TokenizerError;
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{Error, Result};
 use serde_json::{Value, json};
 
-use crate::support::{Failures, error_text, golden};
-use crate::{gpt2_file, ids};
+use crate::support::{Failures, error_text, fnv1a, golden, golden_json};
+use crate::{byte_level, gpt2_file, ids};
 
 /// Reads what `generate_normalizers.py` wrote.
 fn expected() -> Value {
-    serde_json::from_str(&fs::read_to_string(golden("normalizers.json")).unwrap()).unwrap()
-}
-
-fn base() -> Value {
-    serde_json::from_str(&fs::read_to_string(golden("tokenizer").join("byte_level.json")).unwrap()).unwrap()
+    golden_json("normalizers.json")
 }
 
 /// Makes the texts that the script made.
@@ -68,10 +62,6 @@ fn without(file: &mut Value, bytes: &[u8]) {
     model["merges"].as_array_mut().unwrap().retain(|merge| !holds_gone(&halves(merge)));
 }
 
-fn fnv(state: u64, bytes: impl IntoIterator<Item = u8>) -> u64 {
-    bytes.into_iter().fold(state, |state, byte| (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 #[test]
 fn ids_of_a_thousand_texts_are_those_of_hugging_face() {
     let expected = expected();
@@ -81,7 +71,7 @@ fn ids_of_a_thousand_texts_are_those_of_hugging_face() {
     let mut failures = Failures::default();
     for variant in expected["variants"].as_array().unwrap() {
         let name = variant["name"].as_str().unwrap();
-        let mut file = base();
+        let mut file = byte_level();
         let mut missing: Vec<u8> = Vec::new();
         for (key, value) in variant["changes"].as_object().unwrap() {
             match key.strip_prefix("model.") {
@@ -94,14 +84,14 @@ fn ids_of_a_thousand_texts_are_those_of_hugging_face() {
         let tokenizer = Tokenizer::from_json(&file.to_string()).unwrap();
         let mut hashes = Vec::new();
         for texts in texts.chunks(n_per_hash) {
-            let mut hash = 0xcbf2_9ce4_8422_2325;
+            let mut bytes = Vec::new();
             for text in texts {
                 let place = text.bytes().position(|byte| missing.contains(&byte));
                 match (tokenizer.encode(text), place) {
                     (Ok(ids), None) => {
-                        hash = fnv(hash, ids.iter().flat_map(|id| id.to_le_bytes()));
+                        bytes.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
                         if variant["decoded"] == true {
-                            hash = fnv(hash, tokenizer.decode(&ids).unwrap().into_bytes());
+                            bytes.extend(tokenizer.decode(&ids).unwrap().into_bytes());
                         }
                     }
                     (Err(Error::Tokenizer(TokenizerError::MissingByte { byte, at })), Some(_)) => {
@@ -110,7 +100,7 @@ fn ids_of_a_thousand_texts_are_those_of_hugging_face() {
                     (result, place) => failures.holds(false, format_args!("{name}: {text:?}: {result:?}, {place:?}")),
                 }
             }
-            hashes.push(format!("{hash:016x}"));
+            hashes.push(fnv1a(bytes));
         }
         failures.holds(variant["fnv1a"] == json!(hashes), format_args!("{name}: {:?}", variant["fnv1a"]));
     }
@@ -120,7 +110,7 @@ fn ids_of_a_thousand_texts_are_those_of_hugging_face() {
 #[test]
 fn words_that_stand_alone() -> Result<()> {
     let expected = expected();
-    let mut file = base();
+    let mut file = byte_level();
     file["added_tokens"] = expected["alone"]["added_tokens"].clone();
     let tokenizer = Tokenizer::from_json(&file.to_string())?;
     for case in expected["alone"]["cases"].as_array().unwrap() {
@@ -134,7 +124,7 @@ fn words_that_stand_alone() -> Result<()> {
 #[test]
 fn normal_forms_by_hand() -> Result<()> {
     let encode = |normalizer: Value, text: &str| {
-        let mut file = base();
+        let mut file = byte_level();
         file["normalizer"] = normalizer;
         let tokenizer = Tokenizer::from_json(&file.to_string())?;
         tokenizer.decode(&tokenizer.encode(text)?)
@@ -169,10 +159,10 @@ fn normal_forms_by_hand() -> Result<()> {
 
 #[test]
 fn a_space_before_every_text_between_added_tokens() -> Result<()> {
-    let mut file = base();
+    let mut file = byte_level();
     file["pre_tokenizer"]["add_prefix_space"] = json!(true);
     let tokenizer = Tokenizer::from_json(&file.to_string())?;
-    let plain = Tokenizer::from_json(&base().to_string())?;
+    let plain = Tokenizer::from_json(&byte_level().to_string())?;
     for (text, spaced) in [
         ("", ""),
         ("the", " the"),
@@ -224,7 +214,7 @@ fn a_vocabulary_without_some_bytes_opens_and_names_the_byte_that_a_text_needs() 
     let text = error_text(tokenizer.encode("the void é"));
     assert!(text.starts_with("the tokenizer has no token for the byte 0xC3 at byte 9 of the text"), "{text}");
     // Without a pattern that is known to cover the text, it is searched for the byte.
-    let mut file = base();
+    let mut file = byte_level();
     file["pre_tokenizer"]["use_regex"] = json!(false);
     without(&mut file, b"z");
     let text = error_text(Tokenizer::from_json(&file.to_string())?.encode("a word, a zoo"));
@@ -236,7 +226,7 @@ fn a_vocabulary_without_some_bytes_opens_and_names_the_byte_that_a_text_needs() 
 #[test]
 fn a_text_grows_within_bounds() {
     let double = |from: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": "zz" });
-    let mut file = base();
+    let mut file = byte_level();
     file["normalizer"] = json!({ "type": "Sequence", "normalizers": vec![double("z"); 40] });
     let tokenizer = Tokenizer::from_json(&file.to_string()).unwrap();
     assert_eq!(

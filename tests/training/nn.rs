@@ -9,7 +9,7 @@ use candle_gpt_input::Error;
 use candle_gpt_input::nn::{Approximate, Attention, LayerNorm, Linear, RmsNorm, gelu, softmax, split_heads};
 use candle_gpt_input::rng::Generator;
 
-use crate::support::{Failures, assert_bits_eq, golden_tensors};
+use crate::support::{Failures, assert_bits_eq, difference, golden_tensors};
 
 /// f32 sums in another order than torch's: 1e-5 of the largest element is some hundred roundings.
 const SUMS: f64 = 1e-5;
@@ -45,17 +45,6 @@ fn compute(case: &str, x: &[Tensor]) -> Result<Tensor> {
     }
 }
 
-/// Returns max|left - right| / max|right|.
-fn difference(left: &Tensor, right: &Tensor) -> f64 {
-    assert_eq!(left.dims(), right.dims());
-    let read = |x: &Tensor| x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-    let (left, right) = (read(left), read(right));
-    let largest = right.iter().fold(0.0f64, |max, x| max.max(x.abs()));
-    // A NaN stays.
-    left.iter().zip(&right).map(|(x, y)| (x - y).abs()).fold(0.0, |max, x| if x > max || x.is_nan() { x } else { max })
-        / largest
-}
-
 /// Runs `check` on the output and each gradient of every case: computed in `dtype` on views whose dimensions `layout`
 /// reorders in memory, and PyTorch's.
 fn each_case(dtype: DType, layout: &dyn Fn(&Tensor) -> Tensor, check: &mut dyn FnMut(&str, &Tensor, &Tensor)) {
@@ -84,7 +73,8 @@ fn each_case(dtype: DType, layout: &dyn Fn(&Tensor) -> Tensor, check: &mut dyn F
 fn assert_torchs(dtype: DType, bound: f64, layout: &dyn Fn(&Tensor) -> Tensor) {
     let mut failures = Failures::default();
     each_case(dtype, layout, &mut |what, ours, torchs| {
-        let apart = difference(ours, torchs);
+        let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+        let apart = difference(&wide(ours), &wide(torchs));
         failures.holds(apart <= bound, format_args!("{what}, {dtype:?}: {apart:e} of the largest apart"));
     });
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use crate::support::{Failures, assert_bits_eq, bits, golden, golden_tensors, properties};
+use crate::support::{Failures, assert_bits_eq, assert_close, bits, golden, golden_tensors, properties};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_gpt_input::embedding::{EmbeddingOptions, TokenTable};
@@ -31,16 +31,6 @@ fn ids(n: usize, seed: usize, n_rows: usize) -> Tensor {
 
 fn var(shape: &[usize], seed: usize, dtype: DType) -> Var {
     Var::from_tensor(&numbers(shape, seed, dtype)).unwrap()
-}
-
-/// Checks max|Δ| ≤ `bound` · max|expected|.
-#[track_caller]
-pub(crate) fn assert_close(what: &str, tensor: &Tensor, expected: &Tensor, bound: f64) {
-    assert_eq!((tensor.dims(), tensor.dtype()), (expected.dims(), expected.dtype()), "{what}");
-    let max = |x: Tensor| x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f64>().unwrap();
-    let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
-    let (worst, largest) = (max((wide(tensor) - wide(expected)).unwrap()), max(wide(expected)));
-    assert!(worst <= bound * largest, "{what}: {worst:e} of {largest:e}");
 }
 
 #[track_caller]

@@ -8,8 +8,8 @@ use candle_gpt_input::{GptInputLayer, Result};
 use candle_nn::{Optimizer, ParamsAdamW, VarMap};
 use proptest::prelude::*;
 
-use crate::optim::{assert_close, numbers};
-use crate::support::{addressed, assert_bits_eq, error_text, golden_tensors, properties};
+use crate::optim::numbers;
+use crate::support::{addressed, apart, assert_bits_eq, assert_close, error_text, golden_tensors, properties};
 
 const CPU: Device = Device::Cpu;
 
@@ -74,7 +74,7 @@ fn drawn_rows_have_the_mean_and_the_covariance() -> Result<()> {
     // Five standard errors: of a covariance √2 · σ² / √n, of a mean σ / √n.
     assert_close("covariance", &covariance(&new, &new.mean_keepdim(0)?)?, &scaled, 5.0 * (2.0 / n_new as f64).sqrt());
     let largest = scaled.flatten_all()?.max(0)?.to_scalar::<f64>()?.sqrt();
-    let off = (new.mean_keepdim(0)? - &mean)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?;
+    let off = apart(&new.mean_keepdim(0)?, &mean);
     assert!(off <= 5.0 * largest / (n_new as f64).sqrt(), "{off:e} of {largest:e}");
     Ok(())
 }

@@ -10,7 +10,7 @@ use candle_gpt_input::optim::missing_gradients;
 use candle_nn::loss::cross_entropy;
 use candle_nn::{VarBuilder, VarMap};
 
-use crate::support::{Failures, golden_tensors};
+use crate::support::{Failures, difference, golden_tensors};
 
 mod bigcode {
     pub mod after;
@@ -47,7 +47,7 @@ struct Sizes {
 const SIZES: Sizes = Sizes { vocab_size: 29, context_length: 11, emb_dim: 16, n_layers: 1, n_heads: 4, n_kv_heads: 2 };
 
 /// f32 sums in another order than torch's: 1e-5 of the largest element is some hundred roundings.
-const SUMS: f32 = 1e-5;
+const SUMS: f64 = 1e-5;
 
 /// Builds a model and computes its logits.
 type Logits = fn(VarBuilder, &Tensor) -> Result<Tensor>;
@@ -99,12 +99,6 @@ fn weights(golden: &HashMap<String, Tensor>, name: &str) -> (VarMap, VarBuilder<
     (varmap, vb)
 }
 
-fn difference(left: &Tensor, right: &Tensor) -> f32 {
-    assert_eq!(left.dims(), right.dims());
-    let max = |x: &Tensor| x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
-    max(&(left - right).unwrap()) / max(right)
-}
-
 #[test]
 fn logits_stay_and_every_parameter_gets_pytorchs_gradient() {
     let golden = golden_tensors("adoptions.safetensors");
@@ -130,7 +124,7 @@ fn logits_stay_and_every_parameter_gets_pytorchs_gradient() {
         let mut n_wrong_before = 0;
         for (key, var) in varmap.data().lock().unwrap().iter() {
             let torchs = &golden[&format!("{name}.grad.{key}")];
-            let apart = after.get(var).map_or(f32::INFINITY, |grad| difference(grad, torchs));
+            let apart = after.get(var).map_or(f64::INFINITY, |grad| difference(grad, torchs));
             failures.holds(apart <= SUMS, format_args!("{name}: the gradient of {key} is {apart:e} from PyTorch's"));
             n_wrong_before += usize::from(before.get(var).is_none_or(|grad| difference(grad, torchs) > 1e-3));
         }
