@@ -81,7 +81,7 @@ fn parts_of_a_checkpoint_and_its_texts_belong_together() {
     let folder = TempDir::new().unwrap();
     let (out, older, good) = (folder.path().join("out"), folder.path().join("older"), folder.path().join("good"));
     stdout(&mut small(folder.path(), "out", 2));
-    copy_files(&out.join("step-000002"), &older);
+    copy_files(out.join("step-000002"), &older);
     stdout(resume(&out).args(["--steps", "4"]));
     let step = out.join("step-000004");
     copy_files(&step, &good);
