@@ -2,4 +2,6 @@
 
 mod partial;
 
-pub(crate) use partial::{Partial, folder_of, is_partial, partial_of, remove_leftover, sync_folder, whole, write_file};
+#[cfg(feature = "hub")]
+pub(crate) use partial::whole;
+pub(crate) use partial::{Partial, folder_of, is_partial, partial_of, remove_leftover, sync_folder, write_file};
