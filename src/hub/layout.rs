@@ -100,13 +100,16 @@ impl Layout {
         let up = "../".repeat(2 + file.split('/').count() - 1);
         let target = format!("{up}blobs/{etag}");
         let is_linked = || fs::read_link(&pointer).is_ok_and(|to| to == Path::new(&target));
-        if is_linked() {
+        // Others may do the same meanwhile, and readers may come: what is right is never removed.
+        let links = || symlink(&target, &pointer).is_ok() || is_linked();
+        if is_linked() || with_links && links() {
             return Ok(());
         }
-        remove(&pointer)?;
-        // Another process may make the same link meanwhile.
-        if with_links && (symlink(&target, &pointer).is_ok() || is_linked()) {
-            return Ok(());
+        if with_links || pointer.is_symlink() {
+            remove(&pointer)?;
+            if with_links && links() {
+                return Ok(());
+            }
         }
         let mut content = File::open(&blob)?;
         whole(&pointer, |file| io::copy(&mut content, file).map(drop))

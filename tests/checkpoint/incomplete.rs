@@ -148,7 +148,7 @@ fn shards_are_converted_one_after_another() -> Result<()> {
         let output = std::process::Command::new("sh")
             .args([
                 "-c",
-                r#"ulimit -n 16 && exec "$0" --exact incomplete::shards_are_converted_one_after_another --nocapture"#,
+                r#"ulimit -n 24 && exec "$0" --exact incomplete::shards_are_converted_one_after_another --nocapture"#,
             ])
             .arg(std::env::current_exe().unwrap())
             .env(LIMITED, "1")
