@@ -64,7 +64,8 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         [] => writeln!(out, "{format}: no tensor under a name")?,
         tensors => {
             let n_bytes = tensors.iter().map(|tensor| tensor.n_bytes).sum();
-            writeln!(out, "{format}: {} tensors, {}", tensors.len(), size(n_bytes))?;
+            let plural = if tensors.len() == 1 { "" } else { "s" };
+            writeln!(out, "{format}: {} tensor{plural}, {}", tensors.len(), size(n_bytes))?;
         }
     }
     list(out, "cannot be read", checkpoint.unreadable()?.iter())?;

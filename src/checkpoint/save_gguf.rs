@@ -90,7 +90,7 @@ pub(crate) fn save_gguf(path: &Path, tables: SavedBlocks<'_>, config: &GptInputC
     for ((_, table), dense) in tables.iter_mut().zip(&dense) {
         *table = dense.as_ref().map_or(*table, TableData::Numbers);
     }
-    let header = header_of(&tables, config)?;
+    let header = header_of(path, &tables, config)?;
     replace(path, |out| {
         out.write_all(&header)?;
         for (_, table) in &tables {
@@ -103,7 +103,7 @@ pub(crate) fn save_gguf(path: &Path, tables: SavedBlocks<'_>, config: &GptInputC
 }
 
 /// Returns everything in front of the tables, padded.
-fn header_of(tables: &[(&str, TableData<'_>)], config: &GptInputConfig) -> Result<Vec<u8>> {
+fn header_of(path: &Path, tables: &[(&str, TableData<'_>)], config: &GptInputConfig) -> Result<Vec<u8>> {
     const VERSION: u32 = 3;
     const TEXT: u32 = 8;
     const U32: u32 = 4;
@@ -127,7 +127,11 @@ fn header_of(tables: &[(&str, TableData<'_>)], config: &GptInputConfig) -> Resul
     for (key, number) in numbers {
         text(&mut header, &format!("gpt2.{key}"));
         header.extend(U32.to_le_bytes());
-        header.extend(u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
+        let number = u32::try_from(number).map_err(|_| CheckpointError::CannotReadBack {
+            path: path.to_path_buf(),
+            reason: format!("its {key} would be {number}, more than the 32 bits of GGUF"),
+        })?;
+        header.extend(number.to_le_bytes());
     }
     let mut start = 0u64;
     for (name, table) in tables {
