@@ -33,10 +33,11 @@ pub enum Case {
     T5,
     Mapped,
     Quantized,
+    Head,
 }
 
 impl Case {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Forward,
         Self::ForwardInto,
         Self::Backward,
@@ -48,6 +49,7 @@ impl Case {
         Self::T5,
         Self::Mapped,
         Self::Quantized,
+        Self::Head,
     ];
 
     /// Returns whether it times positions inside attention, for which PyTorch has no operation.
@@ -58,6 +60,31 @@ impl Case {
     /// Returns whether its tables are mapped or quantized, which PyTorch does not have.
     pub fn is_of_tables(self) -> bool {
         matches!(self, Self::Mapped | Self::Quantized)
+    }
+
+    /// Returns whether it times products with weights, whose shapes are of their own.
+    pub fn is_of_products(self) -> bool {
+        self == Self::Head
+    }
+
+    /// Returns the shapes that it takes unless others are given.
+    pub fn shapes(self, quick: bool) -> Vec<String> {
+        match (self, quick) {
+            (Self::Head, true) => ["1x1x24", "3x1x24:bf16", "2x1x24:f16"].map(String::from).to_vec(),
+            (Self::Head, false) => {
+                let rows = (0..8).map(|power| 1 << power);
+                ["", ":bf16", ":f16"]
+                    .iter()
+                    .flat_map(|dtype| rows.clone().map(move |n| format!("{n}x1x768{dtype}")))
+                    .collect()
+            }
+            (_, true) => ["1x1x16", "2x8x24", "2x8x24:bf16"].map(String::from).to_vec(),
+            (_, false) => {
+                let all =
+                    ["1x1x768", "8x4x256", "8x256x256", "1x1024x768", "8x1024x768", "4x1024x1600", "16x2048x4096:bf16"];
+                all.map(String::from).to_vec()
+            }
+        }
     }
 
     pub fn name(self) -> &'static str {
@@ -73,6 +100,7 @@ impl Case {
             Self::T5 => "t5",
             Self::Mapped => "mapped",
             Self::Quantized => "quantized",
+            Self::Head => "head",
         }
     }
 
@@ -80,7 +108,7 @@ impl Case {
     pub fn is_short(self, shape: &Shape) -> bool {
         let n_logits = shape.n_tokens() * shape.vocab_size;
         match self {
-            Self::Forward | Self::ForwardInto | Self::Rotate | Self::Mapped => true,
+            Self::Forward | Self::ForwardInto | Self::Rotate | Self::Mapped | Self::Head => true,
             Self::Quantized => shape.n_embd.is_multiple_of(32), // blocks of Q8_0
             // The bias is the same for the whole batch.
             Self::Alibi | Self::T5 => shape.batch == 1 && shape.dtype == DType::F32,
@@ -170,6 +198,9 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
     if case.is_of_tables() {
         return super::tables::contenders(case, inputs);
     }
+    if case.is_of_products() {
+        return super::products::head(inputs);
+    }
     let mut all = vec![ours(case, inputs)?];
     match candle(case, inputs) {
         Ok(candle) => all.push(candle),
@@ -212,7 +243,14 @@ pub fn ours(case: Case, inputs: &Inputs) -> Result<Contender> {
     let vars = layer.vars();
     let tables: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     match case {
-        Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 | Case::Mapped | Case::Quantized => {
+        Case::Forward
+        | Case::ForwardInto
+        | Case::Rotate
+        | Case::Alibi
+        | Case::T5
+        | Case::Mapped
+        | Case::Quantized
+        | Case::Head => {
             anyhow::bail!("this case is timed by another module")
         }
         Case::Backward => contender("ours", move || {
@@ -279,7 +317,14 @@ pub fn candle(case: Case, inputs: &Inputs) -> Result<Contender> {
     let tables = vec![wte.as_tensor().clone(), wpe.as_tensor().clone()];
     let mut adamw = candle_nn::AdamW::new(vec![wte, wpe], ADAMW)?;
     match case {
-        Case::Forward | Case::ForwardInto | Case::Rotate | Case::Alibi | Case::T5 | Case::Mapped | Case::Quantized => {
+        Case::Forward
+        | Case::ForwardInto
+        | Case::Rotate
+        | Case::Alibi
+        | Case::T5
+        | Case::Mapped
+        | Case::Quantized
+        | Case::Head => {
             anyhow::bail!("this case is timed by another module")
         }
         Case::Backward => contender("candle", move || {
@@ -325,6 +370,7 @@ pub fn bytes_moved(case: Case, inputs: &Inputs) -> Result<Option<usize>> {
     let n_rows = match case {
         Case::StepTied | Case::Rotate | Case::Alibi | Case::T5 | Case::Mapped | Case::Quantized => return Ok(None),
         Case::Forward | Case::ForwardInto => 2 * n_tokens,
+        Case::Head => vocab_size,
         // The gradient is read, and both tables' gradients are written.
         Case::Backward => n_tokens + vocab_size + length,
         // Rows are read and written, their gradient is read, and the parameter and both moments are read and written.

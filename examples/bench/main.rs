@@ -8,6 +8,7 @@ mod checks;
 mod large;
 mod memory;
 mod positions;
+mod products;
 mod report;
 mod scaling;
 mod tables;
@@ -44,6 +45,7 @@ use torch::Torch;
 /// rotate         rotary positions of queries and keys, heads of 64 (no PyTorch here and below)
 /// alibi, t5      the bias [1, H, T, T] of scores; at length 1 that of a query behind 1023 keys, [1, H, 1, 1024]
 /// mapped         forward with tables left in their file (warm); `resident` is forward with them in memory
+/// head           logits of BATCH rows of given hidden states; `copy` reads the table once
 /// quantized      forward with a token table of Q8_0; Candle's time is that of `QTensor::embedding` alone
 ///
 /// All times are in milliseconds. `copy` copies as many bytes as the case must move, on all cores.
@@ -143,23 +145,25 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     if let Some(path) = &args.report {
         writeln!(out, "{}", report::write(path, &machine, &device, &timed, args.quick)?)?;
     }
+    let limits = products::limits(args.quick);
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&json!({ "machine": machine, "cases": rows }))?)?;
+        let all = json!({ "machine": machine, "limits": limits, "cases": rows });
+        writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
+    } else if chosen.iter().any(|(case, _)| case.is_of_products()) {
+        writeln!(out, "\n{}", products::summary(&limits, &rows))?;
     }
     Ok(())
 }
 
 /// Returns the product of cases and shapes; slow combinations only if they were asked for.
 fn chosen(args: &Args) -> Vec<(Case, Shape)> {
-    let default_shapes: &[&str] = match args.quick {
-        true => &["1x1x16", "2x8x24", "2x8x24:bf16"],
-        false => &["1x1x768", "8x4x256", "8x256x256", "1x1024x768", "8x1024x768", "4x1024x1600", "16x2048x4096:bf16"],
-    };
     let given = !args.shapes.is_empty();
-    let shapes =
-        if given { args.shapes.clone() } else { default_shapes.iter().filter_map(|s| s.parse().ok()).collect() };
     let cases = if args.cases.is_empty() { Case::ALL.to_vec() } else { args.cases.clone() };
-    let all = cases.iter().flat_map(|&case| shapes.iter().map(move |shape| (case, shape.clone())));
+    let shapes = |case: Case| match given {
+        true => args.shapes.clone(),
+        false => case.shapes(args.quick).iter().filter_map(|shape| shape.parse().ok()).collect(),
+    };
+    let all = cases.iter().flat_map(|&case| shapes(case).into_iter().map(move |shape| (case, shape)));
     let with_vocab = all.map(|(case, shape)| (case, Shape { vocab_size: args.vocab_size, ..shape }));
     with_vocab.filter(|(case, shape)| given || case.is_short(shape)).collect()
 }
@@ -209,12 +213,13 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
             }
         }
     }
-    let median = |name: &str| {
-        let index = names.iter().position(|n| *n == name)?;
-        let mut times = times[index].clone();
+    let sorted = |name: &str| {
+        let mut times = times[names.iter().position(|n| *n == name)?].clone();
         times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied()
+        Some(times)
     };
+    let median = |name: &str| sorted(name).and_then(|times| times.get(times.len() / 2).copied());
+    let least = |name: &str| sorted(name).and_then(|times| times.first().copied());
     drop(contenders);
     let threads = [median("torch_1"), median("torch_n")];
     let mut row = json!({
@@ -224,6 +229,13 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
         "resident_ms": median("resident"),
         "torch_ms": threads.into_iter().flatten().reduce(f64::min), "torch_sparse_ms": median("torch_sparse"),
     });
+    if case.is_of_products() {
+        let torch = ["torch_1", "torch_n"].into_iter().filter_map(least).reduce(f64::min);
+        row["n_weights"] = json!(n_bytes.map(|n| n / shape.dtype.size_in_bytes()));
+        row["ours_min_ms"] = json!(least("ours"));
+        row["copy_min_ms"] = json!(least("copy"));
+        row["torch_min_ms"] = json!(torch);
+    }
     if case == Case::StepTied && device.is_cpu() && !quick {
         let peak = |contender| memory::ask(contender, case, shape);
         row["ours_peak_mb"] = json!(peak("ours")?);

@@ -50,6 +50,9 @@ class Bench:
                 torch.index_select(self.wte.weight, 0, self.ids.view(-1), out=rows)
                 self.buffer.add_(self.wpe.weight)
                 self.result = self.buffer
+        elif self.case == "head":
+            with torch.no_grad():
+                self.result = self.hidden @ self.wte.weight.T
         elif self.case == "backward":
             x = self.forward()
             self.wte.weight.grad = self.wpe.weight.grad = None
@@ -70,7 +73,7 @@ class Bench:
         return time.perf_counter() - start
 
     def results(self):
-        if self.case.startswith("forward"):
+        if self.case.startswith("forward") or self.case == "head":
             return [self.result]
         if self.case == "backward":
             return [self.wte.weight.grad, self.wpe.weight.grad]

@@ -46,6 +46,7 @@ fn bench_compares_and_times_every_case() {
         "alibi",
         "t5",
         "mapped",
+        "head",
     ] {
         let rows: Vec<_> = cases.iter().filter(|row| row["case"] == name).collect();
         assert!(!rows.is_empty(), "{name}");

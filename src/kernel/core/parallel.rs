@@ -121,7 +121,8 @@ pub(crate) fn map_in_parallel<R: Send>(n: usize, task: &(dyn Fn(usize) -> R + Sy
     results.into_iter().flatten().collect()
 }
 
-fn for_each_index(n: usize, task: &(dyn Fn(usize) + Sync)) {
+/// Calls `task` with each of `0..n`, on any thread.
+pub(crate) fn for_each_index(n: usize, task: &(dyn Fn(usize) + Sync)) {
     if n < 2 {
         return (0..n).for_each(task); // waking a thread takes longer than most tasks
     }

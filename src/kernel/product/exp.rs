@@ -12,7 +12,7 @@ const LANES: usize = 32;
 const UNDERFLOW: f32 = -87.336_54;
 
 /// Whether a multiply-add is one instruction in code that is compiled here without further checks.
-const FUSED_HERE: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+pub(super) const FUSED_HERE: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
 
 /// Returns whether the code compiled for AVX2 and FMA can run.
 #[cfg(target_arch = "x86_64")]
@@ -107,7 +107,7 @@ fn exp<const FUSED: bool>(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn mul_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(super) fn mul_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 

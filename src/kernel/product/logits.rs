@@ -3,6 +3,7 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Shape, Tensor};
 
+use super::skinny::dense;
 use crate::error::{EmbeddingError, Result};
 use crate::kernel::core::versions::version_of;
 
@@ -10,8 +11,7 @@ type CandleResult<T> = candle_core::Result<T>;
 
 /// Returns `hidden · tableᵀ` for `hidden` `[N, C]` and `table` `[V, C]`: `[N, V]`.
 pub(crate) fn logits(hidden: &Tensor, table: &Tensor) -> Result<Tensor> {
-    // The values of the table matter again only for the gradient of the hidden states.
-    if !hidden.track_op() || hidden.elem_count() == 0 {
+    if hidden.elem_count() == 0 {
         return Ok(hidden.matmul(&table.t()?)?);
     }
     Ok(hidden.apply_op2(table, Logits { version: version_of(table) })?)
@@ -29,7 +29,7 @@ impl Logits {
     }
 }
 
-/// Implements the product on one back end.
+/// Implements the product on one of the other back ends.
 macro_rules! forward {
     ($fwd:ident, $storage:ty) => {
         fn $fwd(&self, s1: &$storage, l1: &Layout, s2: &$storage, l2: &Layout) -> CandleResult<($storage, Shape)> {
@@ -43,7 +43,19 @@ impl CustomOp2 for Logits {
         "logits"
     }
 
-    forward!(cpu_fwd, CpuStorage);
+    fn cpu_fwd(
+        &self,
+        hidden: &CpuStorage,
+        l1: &Layout,
+        table: &CpuStorage,
+        l2: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        match dense((hidden, l1), (table, l2))? {
+            Some(product) => Ok((product, (l1.dims()[0], l2.dims()[0]).into())),
+            None => Self::product(hidden, l1, table, l2),
+        }
+    }
+
     forward!(cuda_fwd, CudaStorage);
     forward!(metal_fwd, MetalStorage);
 
@@ -54,10 +66,13 @@ impl CustomOp2 for Logits {
         _res: &Tensor,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let table_grad = if table.track_op() { Some(hidden.t()?.matmul(grad)?.t()?) } else { None };
+        if !hidden.track_op() {
+            return Ok((None, table_grad)); // the values of the table do not matter
+        }
         if version_of(table) != self.version {
             return Err(EmbeddingError::ChangedByMaxNorm.into());
         }
-        let table_grad = if table.track_op() { Some(hidden.t()?.matmul(grad)?.t()?) } else { None };
         Ok((Some(grad.matmul(table)?), table_grad))
     }
 }

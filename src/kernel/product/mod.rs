@@ -7,6 +7,7 @@ mod logits;
 mod loss;
 mod matmul;
 mod real;
+mod skinny;
 mod values;
 
 pub use block::Approximate;

@@ -1,0 +1,29 @@
+//! Skinny products: some rows of hidden states with all rows of a table, `hidden · tableᵀ`. The table is read once, by
+//! all cores, in the type that it is stored in.
+//!
+//! # The order of a sum
+//! A row's element `i` is multiplied into lane `i % 16`, in order and fused with the addition where the CPU can; then
+//! lanes 8 apart are added, 4 apart, 2 apart, 1 apart. So every sum depends on its two rows alone: not on how many
+//! hidden states there are, on which other rows stand beside it, or on threads. AVX-512, AVX2 with FMA and plain code
+//! with fused additions have the same bits.
+//!
+//! `vdpbf16ps` is left out. It doubles the arithmetic of bf16, which counts from eight rows on, but takes subnormals for
+//! zero and rounds hidden states to bf16 first: other bits on every other CPU.
+//!
+//! # A new kind of element
+//! implements [`Kind`]: how many bytes a unit of 32 elements takes, and how sixteen of them become f32 in plain code and
+//! in vectors of both widths. A block with more elements than 32 says so in its own `UNIT`. [`product`] takes rows as
+//! bytes ([`Rows`]), so it does not matter where they lie.
+
+mod dense;
+mod kind;
+mod panel;
+mod plain;
+mod rows;
+mod sweep;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(super) use dense::dense;

@@ -1,0 +1,48 @@
+//! Sixteen lanes in two vectors of AVX2.
+
+use std::arch::x86_64::*;
+
+use super::super::kind::{Kind, LANES, Lanes};
+use super::super::rows::{Chunk, last};
+use super::loops::{loops, prefetch};
+
+/// The lower eight lanes, and the upper ones.
+type Vector = (__m256, __m256);
+
+loops!("avx2,f16c,fma", 1 => 4, 2 => 2, 3 => 1, 4 => 1, 5 => 1, 6 => 1);
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn zero() -> Vector {
+    (_mm256_setzero_ps(), _mm256_setzero_ps())
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn lanes(lanes: &Lanes) -> Vector {
+    let (lower, upper) = lanes.0.split_at(LANES / 2);
+    // SAFETY: eight elements each, aligned.
+    unsafe { (_mm256_load_ps(lower.as_ptr()), _mm256_load_ps(upper.as_ptr())) }
+}
+
+/// # Safety
+/// As [`Kind::eight`].
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+unsafe fn load<K: Kind>(unit: *const u8, at: usize) -> Vector {
+    // SAFETY: the caller's promise.
+    unsafe { (K::eight(unit, 2 * at), K::eight(unit, 2 * at + 1)) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn fused(x: Vector, y: Vector, sum: Vector) -> Vector {
+    (_mm256_fmadd_ps(x.0, y.0, sum.0), _mm256_fmadd_ps(x.1, y.1, sum.1))
+}
+
+/// Adds lanes 8 apart.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn halved(x: Vector) -> __m256 {
+    _mm256_add_ps(x.0, x.1)
+}

@@ -1,0 +1,47 @@
+//! Sixteen lanes in one vector of AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::super::kind::{Kind, LANES, Lanes};
+use super::super::rows::{Chunk, last};
+use super::loops::{loops, prefetch};
+
+type Vector = __m512;
+
+loops!("avx512f,avx512vl,avx2,f16c,fma", 1 => 8, 2 => 8, 3 => 6, 4 => 6, 5 => 4, 6 => 4, 7 => 3, 8 => 3);
+
+#[target_feature(enable = "avx512f,avx512vl")]
+#[inline]
+fn zero() -> Vector {
+    _mm512_setzero_ps()
+}
+
+#[target_feature(enable = "avx512f,avx512vl")]
+#[inline]
+fn lanes(lanes: &Lanes) -> Vector {
+    // SAFETY: sixteen elements, aligned.
+    unsafe { _mm512_load_ps(lanes.0.as_ptr()) }
+}
+
+/// # Safety
+/// As [`Kind::sixteen`].
+#[target_feature(enable = "avx512f,avx512vl,avx2,f16c")]
+#[inline]
+unsafe fn load<K: Kind>(unit: *const u8, at: usize) -> Vector {
+    // SAFETY: the caller's promise.
+    unsafe { K::sixteen(unit, at) }
+}
+
+#[target_feature(enable = "avx512f,avx512vl")]
+#[inline]
+fn fused(x: Vector, y: Vector, sum: Vector) -> Vector {
+    _mm512_fmadd_ps(x, y, sum)
+}
+
+/// Adds lanes 8 apart.
+#[target_feature(enable = "avx512f,avx512vl")]
+#[inline]
+fn halved(x: Vector) -> __m256 {
+    let upper = _mm512_castpd_ps(_mm512_castpd256_pd512(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x))));
+    _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_castps512_ps256(upper))
+}
