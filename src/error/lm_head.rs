@@ -1,10 +1,10 @@
-//! [`LmHeadError`]: why a layer has no output head.
+//! [`LmHeadError`]: why a layer has no output head, or a head no largest logit.
 
 use std::path::PathBuf;
 
 use super::shown::Shown;
 
-/// Says why a layer has no output head.
+/// Says why a layer has no output head, or a head no largest logit.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -50,5 +50,24 @@ pub enum LmHeadError {
         path: PathBuf,
         /// The tensor.
         name: String,
+    },
+    /// A logit that is NaN, so that none is the largest.
+    #[error(
+        "the logit of token {id} for the hidden state at {at:?} is NaN: look for NaN or infinite elements in the \
+         hidden states and the table"
+    )]
+    Nan {
+        /// The lowest such token.
+        id: u32,
+        /// The index of the hidden state, one entry for each dimension before the last.
+        at: Vec<usize>,
+    },
+    /// More logits than there are tokens.
+    #[error("the {k} largest of {vocab_size} logits: pass at most {vocab_size}")]
+    TooMany {
+        /// How many were asked for.
+        k: usize,
+        /// How many tokens have a logit.
+        vocab_size: usize,
     },
 }

@@ -1,5 +1,6 @@
 //! [`LmHead`]: the output head, tied to the token table or on a table of its own, and its loss.
 
+mod best;
 mod loss;
 mod options;
 
@@ -13,6 +14,7 @@ use crate::kernel::{StoredTable, let_writers_pass, logits};
 use crate::memory::{copy_fits, fits_on};
 use crate::shape::{outer_dims, same_device, same_dtype, wrong_shape};
 
+pub use best::TopK;
 pub use loss::LossGrads;
 pub use options::{LossOptions, Reduction};
 

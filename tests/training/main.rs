@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 mod adoptions;
+mod head;
 mod loss;
 mod nn;
 mod optim;

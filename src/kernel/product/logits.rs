@@ -51,7 +51,7 @@ impl CustomOp2 for Logits {
         l2: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
         match dense((hidden, l1), (table, l2))? {
-            Some(product) => Ok((product, (l1.dims()[0], l2.dims()[0]).into())),
+            Some(product) => Ok((product, (l1.shape().dims2()?.0, l2.shape().dims2()?.0).into())),
             None => Self::product(hidden, l1, table, l2),
         }
     }

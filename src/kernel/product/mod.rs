@@ -1,6 +1,7 @@
 //! Products with tables and weights, and what stands between them: the head's logits, its loss in chunks, the pieces of a
 //! block in one pass each.
 
+mod best;
 mod block;
 mod exp;
 mod logits;
@@ -10,6 +11,7 @@ mod real;
 mod skinny;
 mod values;
 
+pub(crate) use best::{Best, best};
 pub use block::Approximate;
 pub(crate) use block::{
     Norm, Scores, Weight, attention, attention_scores, gelu, linear, masked_scores, norm, packed_attention, softmax,

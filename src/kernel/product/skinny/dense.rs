@@ -13,7 +13,7 @@ use crate::kernel::core::simd::vectorised;
 use crate::kernel::core::storage::written;
 
 type CandleResult<T> = candle_core::Result<T>;
-type Memory<'a> = (&'a CpuStorage, &'a Layout);
+pub(in super::super) type Memory<'a> = (&'a CpuStorage, &'a Layout);
 
 /// Returns `hidden · tableᵀ` for `hidden` `[N, C]` and `table` `[V, C]`, each sum rounded once. `None` for other dtypes
 /// than f32, f16 and bf16, for tables whose rows are not contiguous, and for more rows than are worth it.
@@ -27,7 +27,7 @@ pub(in super::super) fn dense(hidden: Memory<'_>, table: Memory<'_>) -> CandleRe
 }
 
 fn typed<E: Element<Wide = f32> + Kind>(hidden: Memory<'_>, table: Memory<'_>) -> CandleResult<Option<CpuStorage>> {
-    let (Some(hidden), Some(rows)) = (hidden_of::<E>(hidden)?, rows_of::<E>(table)?) else { return Ok(None) };
+    let Some((hidden, rows)) = operands::<E>(hidden, table)? else { return Ok(None) };
     let product = written(hidden.n_rows * rows.n_rows, &mut |out: &mut [_]| {
         let out = Out::new(out, rows.n_rows);
         product::<E, E>(&hidden, &rows, &|row, first, sums| {
@@ -38,6 +38,14 @@ fn typed<E: Element<Wide = f32> + Kind>(hidden: Memory<'_>, table: Memory<'_>) -
         Ok(())
     })?;
     Ok(Some(product))
+}
+
+/// Returns the operands of [`product`], if they have elements `E` and it is to multiply them.
+pub(in super::super) fn operands<'a, E: Element>(
+    hidden: Memory<'a>,
+    table: Memory<'a>,
+) -> CandleResult<Option<(Hidden<'a, E>, Rows<'a>)>> {
+    Ok(hidden_of::<E>(hidden)?.zip(rows_of::<E>(table)?))
 }
 
 fn hidden_of<'a, E: Element>((storage, layout): Memory<'a>) -> CandleResult<Option<Hidden<'a, E>>> {

@@ -26,4 +26,6 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(super) use dense::dense;
+pub(super) use dense::{Memory, dense, operands};
+pub(super) use kind::Kind;
+pub(super) use sweep::product;

@@ -9,7 +9,7 @@ use super::loops::{loops, prefetch};
 /// The lower eight lanes, and the upper ones.
 type Vector = (__m256, __m256);
 
-loops!("avx2,f16c,fma", 1 => 4, 2 => 2, 3 => 1, 4 => 1, 5 => 1, 6 => 1);
+loops!("avx2,f16c,fma", 1 => 4, 2 => 2, 3 => 1, 4 => 1, 5 => 1, most 6 => 1);
 
 #[target_feature(enable = "avx2")]
 #[inline]

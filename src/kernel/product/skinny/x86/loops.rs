@@ -1,12 +1,12 @@
 //! The loop that both widths of vectors share.
 
-/// Defines the loop for one width. The module that calls it has a type `Vector` of sixteen lanes, `ZERO`, `load`, `lanes`,
+/// Defines the loop for one width. The module that calls it has a type `Vector` of sixteen lanes, `zero`, `load`, `lanes`,
 /// `fused` and `halved`. For each number of hidden rows it says how many rows of the table are taken at a time: as many
 /// as leave all sums in registers.
 macro_rules! loops {
-    ($features:literal, $($n_hidden:literal => $n_rows:literal),+) => {
+    ($features:literal, $($n_hidden:literal => $n_rows:literal,)+ most $most:literal => $most_rows:literal) => {
         /// Hidden rows that are multiplied together.
-        pub(in super::super) const TOGETHER: usize = [$($n_hidden),+].len();
+        pub(in super::super) const TOGETHER: usize = $most;
 
         /// Writes the products of the chunk's rows with a group of hidden rows, those of the first hidden row first.
         #[target_feature(enable = $features)]
@@ -18,7 +18,7 @@ macro_rules! loops {
         ) {
             match n_hidden {
                 $($n_hidden => each_block::<K, $n_rows, $n_hidden>(chunk, hidden, sums),)+
-                _ => unreachable!("groups have at most {TOGETHER} rows"),
+                _ => each_block::<K, $most_rows, $most>(chunk, hidden, sums),
             }
         }
 
@@ -79,14 +79,14 @@ macro_rules! loops {
         ) {
             for (at, hidden) in hidden.iter().enumerate().take(K::UNIT / LANES) {
                 let mut elements = [zero(); R];
-                for row in 0..R {
+                for (element, &unit) in elements.iter_mut().zip(units) {
                     // SAFETY: the caller's promise.
-                    elements[row] = unsafe { load::<K>(units[row], at) };
+                    *element = unsafe { load::<K>(unit, at) };
                 }
-                for n in 0..N {
-                    let hidden = lanes(&hidden[n]);
-                    for row in 0..R {
-                        totals[row][n] = fused(elements[row], hidden, totals[row][n]);
+                for (n, hidden) in hidden.iter().enumerate() {
+                    let hidden = lanes(hidden);
+                    for (totals, &element) in totals.iter_mut().zip(&elements) {
+                        totals[n] = fused(element, hidden, totals[n]);
                     }
                 }
             }

@@ -8,7 +8,7 @@ use super::loops::{loops, prefetch};
 
 type Vector = __m512;
 
-loops!("avx512f,avx512vl,avx2,f16c,fma", 1 => 8, 2 => 8, 3 => 6, 4 => 6, 5 => 4, 6 => 4, 7 => 3, 8 => 3);
+loops!("avx512f,avx512vl,avx2,f16c,fma", 1 => 8, 2 => 8, 3 => 6, 4 => 6, 5 => 4, 6 => 4, 7 => 3, most 8 => 3);
 
 #[target_feature(enable = "avx512f,avx512vl")]
 #[inline]
