@@ -101,7 +101,7 @@ fn plain_loops_take_rows_of_any_length() -> Result<()> {
 fn distance(found: &Tensor, hidden: &Tensor, table: &Tensor) -> Result<(f64, f64)> {
     let wide = |x: &Tensor| x.to_dtype(DType::F64);
     let exact = wide(hidden)?.matmul(&wide(table)?.t()?)?;
-    let largest = |x: Tensor| Ok::<_, candle_core::Error>(x.abs()?.max_all()?.to_scalar::<f64>()?);
+    let largest = |x: Tensor| x.abs()?.max_all()?.to_scalar::<f64>();
     Ok((largest((wide(found)? - &exact)?)?, largest(exact)?))
 }
 
