@@ -18,8 +18,10 @@ fn few_values(dims: (usize, usize), n_values: u64, seed: u64) -> Result<Tensor> 
     Ok(Tensor::from_vec((0..dims.0 * dims.1).map(|_| next()).collect::<Vec<_>>(), dims, &Device::Cpu)?)
 }
 
+type Rows<T> = Vec<Vec<T>>;
+
 /// Sorts whole rows of logits, the largest first, of equal ones the lowest id first.
-fn sorted(logits: &Tensor, k: usize) -> Result<(Vec<Vec<f64>>, Vec<Vec<u32>>)> {
+fn sorted(logits: &Tensor, k: usize) -> Result<(Rows<f64>, Rows<u32>)> {
     let rows = logits.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     let best = |row: &Vec<f64>| {
         let mut ids: Vec<u32> = (0..row.len() as u32).collect();
@@ -27,7 +29,7 @@ fn sorted(logits: &Tensor, k: usize) -> Result<(Vec<Vec<f64>>, Vec<Vec<u32>>)> {
         ids.truncate(k);
         ids
     };
-    let ids: Vec<Vec<u32>> = rows.iter().map(best).collect();
+    let ids: Rows<u32> = rows.iter().map(best).collect();
     let values = rows.iter().zip(&ids).map(|(row, ids)| ids.iter().map(|&id| row[id as usize]).collect()).collect();
     Ok((values, ids))
 }
