@@ -1,22 +1,19 @@
 //! Pictures as small files.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use plotters::prelude::*;
 
 use super::{Area, font};
-use candle_gpt_input::error::Shown;
+use candle_gpt_input::checkpoint::write_file;
 
 /// Draws a picture and writes it as a PNG of this size.
 ///
 /// The canvas has twice the width and height: the mean of four of its pixels gives smooth edges and even spacing.
 pub fn save(path: &Path, (width, height): (u32, u32), draw: impl FnOnce(&Area) -> Result<()>) -> Result<()> {
     font::register()?;
-    let file = File::create(path).with_context(|| Shown::path(path).to_string())?;
     let mut canvas = vec![255; 4 * 3 * (width * height) as usize];
     let area = BitMapBackend::with_buffer(&mut canvas, (2 * width, 2 * height)).into_drawing_area();
     draw(&area)?;
@@ -26,14 +23,16 @@ pub fn save(path: &Path, (width, height): (u32, u32), draw: impl FnOnce(&Area) -
     // A palette makes the file small; it has room for 256 colours.
     let found = [256, 128, 64, 32, 16, 8, 6].into_iter().find_map(|n_levels| indexed(&pixels, n_levels));
     let (palette, indices) = found.context("6 * 6 * 6 colours are more than 256")?;
-    let mut encoder = png::Encoder::new(BufWriter::new(file), width, height);
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Indexed);
     encoder.set_palette(palette);
     encoder.set_compression(png::Compression::Best);
     encoder.set_filter(png::FilterType::NoFilter);
     let mut writer = encoder.write_header()?;
     writer.write_image_data(&indices)?;
-    Ok(writer.finish()?)
+    writer.finish()?;
+    Ok(write_file(path, |out| out.write_all(&bytes))?)
 }
 
 /// Returns the means of two times two pixels each.

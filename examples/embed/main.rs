@@ -31,6 +31,9 @@ use candle_gpt_input::{DeviceSpec, Error, GptInputLayer, Positions};
 use clap::Parser;
 use input::Batch;
 
+/// The weights when none are given.
+const DEFAULT_WEIGHTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2");
+
 /// Embedded when no text is given.
 const DEFAULT_TEXT: &str = "Every effort moves you, one token at a time.";
 
@@ -47,7 +50,7 @@ struct Args {
     #[arg(long, value_name = "IDS", value_delimiter = ',', allow_hyphen_values = true)]
     ids: Vec<i64>,
     /// A GPT-2 checkpoint of any format: a file, a folder, or an index of shards
-    #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
+    #[arg(long, value_name = "PATH", group = "model", default_value = DEFAULT_WEIGHTS)]
     weights: PathBuf,
     #[command(flatten)]
     source: hub::Source,

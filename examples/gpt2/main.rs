@@ -35,6 +35,9 @@ use generate::{Sampling, generate, likeliest};
 use input::Batch;
 use model::Gpt2;
 
+/// The weights when none are given.
+const DEFAULT_WEIGHTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2");
+
 /// The prompt when none is given.
 const DEFAULT_PROMPT: &str = "In the beginning";
 
@@ -42,7 +45,7 @@ const DEFAULT_PROMPT: &str = "In the beginning";
 #[derive(Parser)]
 struct Args {
     /// A complete GPT-2 checkpoint of any format: a file, a folder, or an index of shards
-    #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2"))]
+    #[arg(long, value_name = "PATH", group = "model", default_value = DEFAULT_WEIGHTS)]
     weights: PathBuf,
     #[command(flatten)]
     source: hub::Source,

@@ -122,14 +122,24 @@ impl Gpt2 {
 
     /// Reads a whole Hugging Face checkpoint: one file or shards, tied or untied, under any prefix.
     pub fn from_checkpoint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<Self> {
+        let (input, vb) = Self::parts(checkpoint, dtype, device)?;
+        Self::new(input, vb)
+    }
+
+    /// Reads the input layer of a whole checkpoint, and returns what the blocks are read from.
+    pub fn parts<'a>(
+        checkpoint: &'a Checkpoint,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<(GptInputLayer, VarBuilder<'a>)> {
         // Refuse what cannot run before reading anything.
+        BlockConfig::of(&checkpoint.config()?)?;
         let is_whole = checkpoint.tensors()?.iter().any(|entry| entry.name.ends_with("ln_f.weight"));
         ensure!(is_whole, "no ln_f.weight: these are not the weights of a whole GPT-2; embed takes input tables alone");
-        BlockConfig::of(&checkpoint.config()?)?;
         let (input, report) = GptInputLayer::open(checkpoint, &OpenOptions::new(dtype, device))?;
         let root = checkpoint.var_builder(dtype, device);
         let prefix = report.wte.name.strip_suffix("wte.weight").context("the names are not Hugging Face's")?;
-        Self::new(input, prefix.strip_suffix('.').map_or(root.clone(), |prefix| root.pp(prefix)))
+        Ok((input, prefix.strip_suffix('.').map_or(root.clone(), |prefix| root.pp(prefix))))
     }
 
     pub fn input(&self) -> &GptInputLayer {

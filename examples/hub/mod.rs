@@ -1,6 +1,6 @@
 //! Opens what `--hub REPO` names (feature `hub`): downloaded, or with `--remote` by ranges.
 
-#![allow(dead_code)] // `gpt2` leaves nothing remote
+#![allow(dead_code)] // `gpt2` and `pretrain` leave nothing remote
 
 use std::path::{Path, PathBuf};
 
@@ -8,12 +8,13 @@ use anyhow::Result;
 use candle_gpt_input::checkpoint::{Checkpoint, CheckpointOptions};
 #[cfg(feature = "hub")]
 use candle_gpt_input::tokenizer::TOKENIZER_FILES;
+use serde::{Deserialize, Serialize};
 
-/// A repository to open instead of `--weights`.
-#[derive(clap::Args)]
+/// A repository to open instead of weights here.
+#[derive(clap::Args, Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Source {
     /// A model on the Hugging Face Hub, such as openai-community/gpt2 (feature `hub`), downloaded once
-    #[arg(long, value_name = "REPO", conflicts_with = "weights")]
+    #[arg(long, value_name = "REPO", group = "model")]
     pub hub: Option<String>,
     /// A branch, a tag or a commit of that repository [default: main]
     #[arg(long, value_name = "REV", requires = "hub")]
@@ -122,7 +123,7 @@ fn download(name: &str, _: Option<&str>, _: bool, _: bool) -> Result<PathBuf> {
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_string());
     anyhow::bail!(
         "--hub needs a build with `--features hub`; or put {endpoint}/{name}/resolve/main/model.safetensors and \
-         config.json into a folder by hand and pass it as --weights"
+         config.json into a folder by hand and pass that"
     )
 }
 

@@ -14,14 +14,24 @@ pub fn tokenizer(
     checkpoint: &Checkpoint,
 ) -> Result<Tokenizer> {
     let advice = "choose a tokenizer with --tokenizer PATH, or pass ids";
-    let (tokenizer, whose) = match path {
-        Some(path) => (Tokenizer::open(path)?, path.display().to_string()),
-        None => match own().with_context(|| format!("the model's tokenizer cannot be used: {advice}"))? {
-            Some(tokenizer) => (tokenizer, "the model's tokenizer".to_string()),
-            None => (Tokenizer::gpt2().clone(), "GPT-2's tokenizer (the model has none)".to_string()),
-        },
-    };
     let n_rows = checkpoint.config()?.vocab_size;
+    match path {
+        Some(path) => fitting(Tokenizer::open(path)?, &path.display().to_string(), n_rows, advice),
+        None => own_or_gpt2(own(), n_rows, advice),
+    }
+}
+
+/// Returns the model's tokenizer, or GPT-2's where it has none. An error gives `advice`.
+pub fn own_or_gpt2(own: Result<Option<Tokenizer>>, n_rows: usize, advice: &str) -> Result<Tokenizer> {
+    match own.with_context(|| format!("the model's tokenizer cannot be used: {advice}"))? {
+        Some(tokenizer) => fitting(tokenizer, "the model's tokenizer", n_rows, advice),
+        None => fitting(Tokenizer::gpt2().clone(), "GPT-2's tokenizer (the model has none)", n_rows, advice),
+    }
+}
+
+/// Returns a tokenizer whose ids all have a row of the table. Says how many rows have none, if these are more than
+/// padding.
+fn fitting(tokenizer: Tokenizer, whose: &str, n_rows: usize, advice: &str) -> Result<Tokenizer> {
     let n_unused = tokenizer.unused_rows(n_rows).with_context(|| format!("{whose} does not fit: {advice}"))?;
     if n_rows > (n_rows - n_unused).next_multiple_of(PADDED_TO) {
         let n_used = n_rows - n_unused;
@@ -35,10 +45,17 @@ const PADDED_TO: usize = 128;
 
 /// Returns the tokenizer beside the weights that were opened at `weights`, perhaps in a folder inside.
 pub fn beside(weights: &Path, checkpoint: &Checkpoint) -> Result<Option<Tokenizer>> {
-    Ok(match Tokenizer::beside(checkpoint.file())? {
-        None => Tokenizer::beside(weights)?,
-        found => found,
-    })
+    Ok(found_beside(weights, checkpoint)?.map(|(tokenizer, _)| tokenizer))
+}
+
+/// Returns that tokenizer and the folder, or a file in it, that [`Tokenizer::beside`] found it by.
+pub fn found_beside<'a>(weights: &'a Path, checkpoint: &'a Checkpoint) -> Result<Option<(Tokenizer, &'a Path)>> {
+    for path in [checkpoint.file(), weights] {
+        if let Some(tokenizer) = Tokenizer::beside(path)? {
+            return Ok(Some((tokenizer, path)));
+        }
+    }
+    Ok(None)
 }
 
 /// Rows of ids as one tensor `[B, T]`, on the host, and the mask `[B, T]` of their tokens.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use plotters::prelude::*;
 
 use crate::history::Record;
+use crate::mean;
 
 #[path = "../chart/mod.rs"]
 mod shared;
@@ -27,7 +28,7 @@ pub fn draw(path: &Path, records: &[Record]) -> Result<()> {
     // A range that is less than the rounding of its ends has no ticks.
     let margin = 0.05 * (high - low).max(0.1).max(1e-6 * high.abs().max(low.abs()));
 
-    let mean = running_mean(&batch, (batch.len() / 50).max(1));
+    let mean = mean::running(&batch, (batch.len() / 50).max(1));
     let lines =
         [("batch", batch, BATCH, 2), ("running mean", mean, MEAN, 4), ("validation", validation, VALIDATION, 4)];
 
@@ -66,13 +67,4 @@ pub fn draw(path: &Path, records: &[Record]) -> Result<()> {
             .draw()?;
         Ok(())
     })
-}
-
-/// The mean of each point and the `n - 1` before it.
-fn running_mean(points: &[(f64, f64)], n: usize) -> Vec<(f64, f64)> {
-    let mean = |end: usize| {
-        let window = &points[(end + 1).saturating_sub(n)..=end];
-        (points[end].0, window.iter().map(|point| point.1).sum::<f64>() / window.len() as f64)
-    };
-    (0..points.len()).map(mean).collect()
 }

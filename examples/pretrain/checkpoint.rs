@@ -1,18 +1,17 @@
 //! Checkpoints: everything that a run needs to continue, in a folder that appears whole or not at all.
 //!
-//! `OUT/step-N/` holds the weights as a Hugging Face folder (`model.safetensors`, `config.json`), and beside them
-//! `optimizer.safetensors`, `loader.json` (the state of the loader and of the one generator), `settings.json` and
-//! `loss.csv`. `SHA256SUMS` ties them to each other and to the texts. The folder is written as `OUT/partial`, each file
-//! synced to disk, and then renamed; older ones are removed afterwards. So the folder of the highest N is complete at
-//! any moment.
+//! `OUT/step-N/` holds the weights as a Hugging Face folder (`model.safetensors`, `config.json`, the model's own
+//! tokenizer), and beside them `optimizer.safetensors`, `loader.json` (the state of the loader and of the one
+//! generator), `settings.json` and `loss.csv`. `SHA256SUMS` ties them to each other and to the texts. The folder is
+//! written as `OUT/partial`, each file synced to disk, and then renamed; older ones are removed afterwards. So the
+//! folder of the highest N is complete at any moment.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
-use candle_gpt_input::checkpoint::save_tensors;
+use candle_gpt_input::checkpoint::{save_pretrained, write_file};
 use candle_gpt_input::data::{Loader, LoaderState};
 use candle_gpt_input::error::Shown;
 
@@ -20,6 +19,7 @@ use crate::hashes;
 use crate::history::{self, Record};
 use crate::run::Run;
 use crate::settings::Settings;
+use crate::start;
 use crate::texts::Texts;
 use crate::trainer::{Trainer, all_finite};
 
@@ -65,7 +65,9 @@ impl Checkpoint {
     pub fn open(path: PathBuf) -> Result<Self> {
         let list = path.join(HASHES);
         let hashes = fs::read_to_string(&list).with_context(|| Shown::path(&list).to_string())?;
-        for (name, line) in PARTS.iter().zip(hashes::lines(&path, &PARTS)?) {
+        let is_there = |name: &&str| hashes::names(&hashes, name) || path.join(name).exists();
+        let parts: Vec<&str> = PARTS.into_iter().chain(start::tokenizer_files().filter(is_there)).collect();
+        for (name, line) in parts.iter().zip(hashes::lines(&path, &parts)?) {
             hashes::check(&hashes, &line, &path.join(name))?;
         }
         let records = history::read(&path.join(HISTORY))?;
@@ -77,13 +79,12 @@ impl Checkpoint {
 
     /// Checks that the texts are those of the run.
     pub fn check_texts(&self, texts: &Texts) -> Result<()> {
-        let mut texts = texts.lines.iter().zip(&texts.paths);
-        texts.try_for_each(|(line, path)| hashes::check(&self.hashes, line, path))
+        texts.files.iter().try_for_each(|(path, line)| hashes::check(&self.hashes, line, path))
     }
 
-    /// Restores weights, optimizer, loader and generator, and returns the loader and the history.
+    /// Restores optimizer, loader and generator, and returns the loader and the history. The weights are read before,
+    /// as those of any model.
     pub fn load(self, trainer: &mut Trainer, loader: Loader) -> Result<(Loader, Vec<Record>)> {
-        trainer.varmap.load(self.path.join(WEIGHTS))?;
         trainer.adamw.load(self.path.join(OPTIMIZER))?;
         let state: LoaderState = read_json(&self.path.join(LOADER))?;
         Ok((loader.resume(&state)?, self.records))
@@ -116,32 +117,36 @@ pub fn save(run: &Run) -> Result<()> {
 }
 
 fn save_parts(run: &Run, folder: &Path) -> Result<()> {
-    save_model(folder, &run.trainer, &run.settings, DType::F32)?;
+    save_model(folder, run, DType::F32)?;
     run.trainer.adamw.save(folder.join(OPTIMIZER))?;
-    write(&folder.join(LOADER), &serde_json::to_string(&run.loader.state())?)?;
-    write(&folder.join(SETTINGS), &serde_json::to_string_pretty(&run.settings)?)?;
-    write(&folder.join(HISTORY), &history::to_csv(&run.records))?;
-    let lines = [hashes::lines(folder, &PARTS)?, run.texts.lines.clone()].concat();
-    write(&folder.join(HASHES), &(lines.join("\n") + "\n"))?;
-    sync_folder(folder)
+    write(&folder.join(LOADER), serde_json::to_string(&run.loader.state())?)?;
+    write(&folder.join(SETTINGS), serde_json::to_string_pretty(&run.settings)?)?;
+    write(&folder.join(HISTORY), history::to_csv(&run.records))?;
+    let parts: Vec<&str> = PARTS.into_iter().chain(run.tokenizer_files.iter().map(|(name, _)| *name)).collect();
+    let of_texts = run.texts.files.iter().map(|(_, line)| line.clone());
+    let lines: Vec<String> = hashes::lines(folder, &parts)?.into_iter().chain(of_texts).collect();
+    write(&folder.join(HASHES), lines.join("\n") + "\n")
 }
 
 /// Writes a Hugging Face folder, which `gpt2`, `embed` and transformers open.
-pub fn save_model(folder: &Path, trainer: &Trainer, settings: &Settings, dtype: DType) -> Result<()> {
+pub fn save_model(folder: &Path, run: &Run, dtype: DType) -> Result<()> {
     let name = match dtype {
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
         _ => "float32",
     };
-    let config = settings.config()?.with_extra("dtype", name)?;
-    let weights = trainer.weights().into_iter().map(|(name, var)| {
+    let config = run.config.clone().with_extra("dtype", name)?;
+    let weights = run.trainer.weights().iter().map(|(name, var)| {
         let weight = var.to_dtype(dtype)?;
         ensure!(all_finite(&weight)?, "{name} has values that {dtype:?} cannot hold: choose another --save-dtype");
         Ok((name, weight))
     });
-    let weights = weights.collect::<Result<Vec<(String, Tensor)>>>()?;
-    save_tensors(folder.join(WEIGHTS), weights.iter().map(|(name, tensor)| (name, tensor)), [])?;
-    write(&folder.join(CONFIG), &config.to_json())
+    let weights = weights.collect::<Result<Vec<(&String, Tensor)>>>()?;
+    fs::create_dir_all(folder).with_context(|| Shown::path(folder).to_string())?;
+    for (name, bytes) in &run.tokenizer_files {
+        write(&folder.join(name), bytes)?;
+    }
+    Ok(save_pretrained(folder, weights.iter().map(|(name, tensor)| (name, tensor)), &config)?)
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
@@ -149,14 +154,8 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).with_context(|| Shown::path(path).to_string())
 }
 
-/// Writes a file and syncs it to disk.
-fn write(path: &Path, text: &str) -> Result<()> {
-    let write = || {
-        let mut file = File::create(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    write().with_context(|| Shown::path(path).to_string())
+fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
+    Ok(write_file(path, |out| out.write_all(bytes.as_ref()))?)
 }
 
 /// Syncs the names in a folder to disk.

@@ -32,6 +32,11 @@ fn of(name: &str, hash: Sha256) -> String {
     format!("{mark}{hash}  {escaped}")
 }
 
+/// Returns whether the list of a checkpoint has a file of this name.
+pub fn names(list: &str, name: &str) -> bool {
+    list.lines().any(|line| line.split_once("  ").is_some_and(|(_, known)| known == name))
+}
+
 /// Checks that the list of a checkpoint has this line of the file at `path`.
 pub fn check(list: &str, line: &str, path: &Path) -> Result<()> {
     ensure!(

@@ -22,6 +22,32 @@ pub struct Record {
     pub validation_loss: Option<f32>,
 }
 
+/// How the evaluations of a run went.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evaluations {
+    /// The first step with the lowest validation loss, and that loss.
+    pub best: Option<(u64, f32)>,
+    /// How many came after it.
+    pub n_since: u64,
+}
+
+impl Evaluations {
+    pub fn of(records: &[Record]) -> Self {
+        let mut evaluations = Self::default();
+        for record in records {
+            record.validation_loss.map(|loss| evaluations.add(record.step, loss));
+        }
+        evaluations
+    }
+
+    /// Adds one, and returns whether it is the best so far.
+    pub fn add(&mut self, step: u64, loss: f32) -> bool {
+        let is_best = self.best.is_none_or(|(_, lowest)| loss < lowest);
+        (self.best, self.n_since) = if is_best { (Some((step, loss)), 0) } else { (self.best, self.n_since + 1) };
+        is_best
+    }
+}
+
 /// Writes CSV; values read back to the same bits.
 pub fn to_csv(records: &[Record]) -> String {
     let mut csv = format!("{HEADER}\n");

@@ -1,23 +1,32 @@
-//! Pretrains a GPT-2 of any size on any text files. A run can be watched, stopped, killed, and resumed to the bit.
+//! Pretrains a GPT-2 of any size on any text files, or fine-tunes one. A run can be watched, stopped, killed, and
+//! resumed to the bit.
 //!
 //! cargo run --release --example pretrain -- --out /tmp/genesis
 //! cargo run --release --example pretrain -- --out /tmp/genesis --resume --steps 400
 //! cargo run --release --example gpt2 -- --weights /tmp/genesis --prompt "In the beginning"
+//! cargo run --release --example pretrain -- --out /tmp/tuned --init-from path/to/gpt2 --freeze wte,wpe --patience 3
 //!
-//! `--out` holds the newest checkpoint (`step-N`), the loss as `loss.csv` and `loss.png`, and at the end the trained
-//! model, which `gpt2`, `embed` and transformers open. Ctrl-C and SIGTERM end a run after the current step, with a
-//! checkpoint. On one machine, the same settings give the same bits, however often a run was stopped or killed and
-//! resumed.
+//! `--out` holds the newest checkpoint (`step-N`), the weights with the lowest validation loss (`best`), the loss as
+//! `loss.csv` and `loss.png`, and at the end the trained model, which `gpt2`, `embed` and transformers open. Ctrl-C,
+//! SIGTERM and the end of the terminal end a run after the current step, with a checkpoint. On one machine, the same
+//! settings give the same bits, however often a run was stopped or killed and resumed.
 
 mod chart;
 mod checkpoint;
 #[path = "../cli/mod.rs"]
 mod cli;
+mod freeze;
 mod hashes;
 mod history;
+#[path = "../hub/mod.rs"]
+mod hub;
 mod initial;
+#[allow(dead_code)] // it can also make batches of prompts
+#[path = "../input/mod.rs"]
+mod input;
 mod lock;
-#[allow(dead_code)] // it can also load checkpoints
+mod mean;
+#[allow(dead_code)] // it can also generate
 #[path = "../gpt2/model.rs"]
 mod model;
 mod progress;
@@ -25,14 +34,14 @@ mod report;
 mod run;
 mod schedule;
 mod settings;
+mod signals;
+mod start;
 mod texts;
 mod trainer;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::DType;
@@ -42,17 +51,15 @@ use candle_gpt_input::rng::Generator;
 use checkpoint::Checkpoint;
 use clap::parser::ValueSource;
 use clap::{FromArgMatches, Parser};
+use history::Evaluations;
 use report::Report;
 use run::Run;
 use settings::Settings;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use start::Start;
+use texts::Texts;
 use trainer::{Trainer, training_loader, validation_loader};
 
-/// The share of the text that is trained on; the rest is for evaluation.
-const TRAINING_SHARE: f64 = 0.9;
-
-/// Trains a GPT-2 from scratch on text files.
+/// Trains a GPT-2 on text files, from scratch or from a model that is there.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
@@ -82,9 +89,12 @@ fn main() -> ExitCode {
 fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
     let mut settings = args.settings;
-    for path in &mut settings.text_file {
+    for path in settings.text_file.iter_mut().chain(&mut settings.validation_file) {
         // The run may be resumed in another folder.
         *path = path.canonicalize().with_context(|| Shown::path(path).to_string())?;
+    }
+    if let Some(path) = &mut settings.init_from {
+        *path = std::path::absolute(&path).with_context(|| Shown::path(path).to_string())?; // it may be gone by then
     }
     let _lock = lock::lock(&args.out)?;
     let newest = Checkpoint::newest(&args.out)?;
@@ -92,27 +102,43 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
         ensure!(args.resume, "{} already exists: add --resume, or choose another --out", Shown::path(path));
     }
     let checkpoint = newest.map(Checkpoint::open).transpose()?;
+    let stop = signals::stop()?;
+
+    let mut report = Report::new(out);
+    let mut generator = Generator::manual_seed(settings.seed);
+    let mut start;
+    let mut begins_with = String::new();
     if let Some(checkpoint) = &checkpoint {
         settings = Settings::resumed(&checkpoint.settings, &settings, is_given)?;
+        generator = Generator::manual_seed(settings.seed);
+        start = Start::read(&checkpoint.path, &device)?;
+    } else if let Some((weights, name)) = start::model(&settings)? {
+        start = Start::read(&weights, &device)?;
+        (settings, start.config) = settings.of_model(start.config, is_given).with_context(|| name.clone())?;
+        begins_with = format!("begins with {name}: ");
+    } else {
+        start = Start::fresh(&settings, &generator, &device)?;
     }
-    let stop = stop_on_signals()?;
-
-    let (texts, tokens) = texts::read(&settings.text_file)?;
-    let (training, validation) = tokens.split(TRAINING_SHARE)?;
-    let _ = validation_loader(&validation, &settings, &device).context("the last tenth of the text, for evaluation")?;
-    let generator = Generator::manual_seed(settings.seed);
-    let trainer = Trainer::new(&settings, &generator, &device)?;
-    let loader = training_loader(&training, &settings, &generator, &device)?;
-    let n_parameters: usize = trainer.weights().iter().map(|(_, var)| var.elem_count()).sum();
-    let mut report = Report::new(out);
-    report.line(format_args!("{n_parameters} parameters, device {chosen}"));
-    let (n_training, n_validation) = (training.n_tokens(), validation.n_tokens());
+    let Start { varmap, config, tokenizer, tokenizer_files } = start;
+    let texts = Texts::read(&settings, &tokenizer)?;
+    let evaluated_on = match settings.validation_file.is_empty() {
+        true => "the last tenth of the text, for evaluation",
+        false => "the text of --validation-file",
+    };
+    let _ = validation_loader(&texts.validation, &settings, &device).context(evaluated_on)?;
+    let trainer = Trainer::new(&varmap, &config, &settings, &generator, &device)?;
+    let loader = training_loader(&texts.training, &settings, &generator, &device)?;
+    let n_parameters: usize = trainer.weights().values().map(|var| var.elem_count()).sum();
+    report.line(format_args!("{begins_with}{n_parameters} parameters, device {chosen}"));
+    let (n_training, n_validation) = (texts.training.n_tokens(), texts.validation.n_tokens());
     report.line(format_args!(
         "{n_training} tokens, {} steps an epoch; {n_validation} for evaluation",
         loader.n_batches()
     ));
 
-    let mut run = Run { out: args.out, settings, texts, trainer, loader, validation, records: Vec::new(), saved: None };
+    let (records, evaluations) = (Vec::new(), Evaluations::default());
+    let (out, saved) = (args.out, None);
+    let mut run = Run { out, settings, texts, config, tokenizer_files, trainer, loader, records, evaluations, saved };
     if let Some(checkpoint) = checkpoint {
         let path = Shown::path(&checkpoint.path).to_string();
         checkpoint.check_texts(&run.texts)?;
@@ -120,18 +146,12 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
         report.line(format_args!("resumed from {path}"));
     }
     run.train(&stop, &mut report)?;
-    run.draw()?; // a run that was killed may have left half a picture
-    checkpoint::save_model(&run.out, &run.trainer, &run.settings, args.save_dtype)?;
+    run.draw()?; // a run that was killed may have saved a checkpoint alone
+    checkpoint::save_model(&run.out, &run, args.save_dtype)?;
     report.line(format_args!("wrote model.safetensors, loss.csv and loss.png to {}", Shown::path(&run.out)));
-    report.end()
-}
-
-/// Returns a flag that Ctrl-C or SIGTERM sets; a second signal ends the program at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
-        flag::register(signal, stop.clone())?; // registered second, so that the other sees the flag as it was before
+    if let Some((step, loss)) = run.evaluations.best {
+        let best = Shown::path(&run.out.join(run::BEST)).to_string();
+        report.line(format_args!("best: step {step}, validation loss {loss:.4}, in {best}"));
     }
-    Ok(stop)
+    report.end()
 }

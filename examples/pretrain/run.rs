@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use candle_gpt_input::data::{Loader, Tokens};
+use candle_core::DType;
+use candle_gpt_input::GptInputConfig;
+use candle_gpt_input::checkpoint::write_file;
+use candle_gpt_input::data::Loader;
 use candle_gpt_input::error::Shown;
 
 use crate::checkpoint::Checkpoint;
-use crate::history::{self, Record};
+use crate::history::{self, Evaluations, Record};
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::settings::Settings;
@@ -18,14 +21,19 @@ use crate::texts::Texts;
 use crate::trainer::Trainer;
 use crate::{chart, checkpoint, schedule};
 
+/// The folder of the weights with the lowest validation loss.
+pub const BEST: &str = "best";
+
 pub struct Run {
     pub out: PathBuf,
     pub settings: Settings,
     pub texts: Texts,
+    pub config: GptInputConfig,
+    pub tokenizer_files: Vec<(&'static str, Vec<u8>)>,
     pub trainer: Trainer,
     pub loader: Loader,
-    pub validation: Tokens,
     pub records: Vec<Record>,
+    pub evaluations: Evaluations,
     /// The step of the newest checkpoint.
     pub saved: Option<u64>,
 }
@@ -34,7 +42,11 @@ impl Run {
     /// Moves the run to where a checkpoint was taken.
     pub fn resumed(mut self, checkpoint: Checkpoint) -> Result<Self> {
         (self.loader, self.records) = checkpoint.load(&mut self.trainer, self.loader)?;
+        self.evaluations = Evaluations::of(&self.records);
         self.saved = Some(self.step());
+        if self.evaluations.best.is_some_and(|(step, _)| step == self.step()) {
+            self.save_best()?; // it may have been killed before that
+        }
         Ok(self)
     }
 
@@ -43,12 +55,17 @@ impl Run {
         self.records.last().map_or(0, |record| record.step)
     }
 
-    /// Trains until the last step or until `stop`, and saves a checkpoint then, too.
+    /// Returns whether there were as many evaluations without a better one as `--patience` allows.
+    fn is_out_of_patience(&self) -> bool {
+        self.settings.patience.is_some_and(|patience| self.evaluations.n_since >= patience)
+    }
+
+    /// Trains until the last step, until `stop`, or until patience is at an end, and saves a checkpoint then, too.
     pub fn train(&mut self, stop: &AtomicBool, report: &mut Report<impl Write>) -> Result<()> {
         let settings = self.settings.clone();
         let Settings { steps, batch_size, max_length, eval_every, save_every, .. } = settings;
         let mut progress = Progress::new(self.step(), steps, batch_size * max_length);
-        while self.step() < steps && !stop.load(Ordering::Relaxed) {
+        while self.step() < steps && !self.is_out_of_patience() && !stop.load(Ordering::Relaxed) {
             for batch in self.loader.epoch() {
                 let batch = batch?;
                 let step = self.step() + 1;
@@ -57,15 +74,20 @@ impl Run {
                 let loss = self.trainer.step(&batch, learning_rate).with_context(|| format!("step {step}"))?;
                 progress.step(step, loss, start.elapsed().as_secs_f64());
                 let is_evaluated = step.is_multiple_of(eval_every) || step == steps;
-                let validation_loss = is_evaluated.then(|| self.trainer.evaluate(&self.validation, &settings));
+                let validation_loss = is_evaluated.then(|| self.trainer.evaluate(&self.texts.validation, &settings));
                 let validation_loss = validation_loss.transpose().with_context(|| format!("step {step}"))?;
                 let grad_norm = self.trainer.adamw.grad_norm();
                 self.records.push(Record { step, learning_rate, loss, grad_norm, validation_loss });
 
-                let is_last = step == steps || stop.load(Ordering::Relaxed);
-                if is_last || step.is_multiple_of(save_every) {
+                let is_best = validation_loss.is_some_and(|loss| self.evaluations.add(step, loss));
+                let is_last = step == steps || self.is_out_of_patience() || stop.load(Ordering::Relaxed);
+                if is_last || is_best || step.is_multiple_of(save_every) {
                     self.save()?;
                     self.saved = Some(step);
+                }
+                if is_best {
+                    // Its step is saved already: whatever is killed where, the best belongs to the history.
+                    self.save_best()?;
                 }
                 // After saving: whoever reads this may be slow or gone.
                 if let Some(validation_loss) = validation_loss {
@@ -81,8 +103,14 @@ impl Run {
             self.save()?; // of no step, or a signal came with the end of an epoch
         }
         report.line(progress.finish());
-        if self.step() < steps {
-            report.line(format_args!("stopped after step {}: --resume goes on", self.step()));
+        let (step, n_since) = (self.step(), self.evaluations.n_since);
+        if step < steps && self.is_out_of_patience() {
+            report.line(format_args!(
+                "stopped early after step {step}: {n_since} evaluations without a lower validation loss; --resume with \
+                 a greater --patience goes on"
+            ));
+        } else if step < steps {
+            report.line(format_args!("stopped after step {step}: --resume goes on"));
         }
         Ok(())
     }
@@ -92,10 +120,15 @@ impl Run {
         self.draw()
     }
 
+    fn save_best(&self) -> Result<()> {
+        let folder = self.out.join(BEST);
+        checkpoint::save_model(&folder, self, DType::F32).with_context(|| Shown::path(&folder).to_string())
+    }
+
     /// Writes the losses as a table and as a picture.
     pub fn draw(&self) -> Result<()> {
         let (table, picture) = (self.out.join("loss.csv"), self.out.join("loss.png"));
-        std::fs::write(&table, history::to_csv(&self.records)).with_context(|| Shown::path(&table).to_string())?;
-        chart::draw(&picture, &self.records).with_context(|| Shown::path(&picture).to_string())
+        write_file(&table, |out| out.write_all(history::to_csv(&self.records).as_bytes()))?;
+        chart::draw(&picture, &self.records)
     }
 }

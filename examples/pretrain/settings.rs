@@ -9,18 +9,38 @@ use candle_gpt_input::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::hub::Source;
+
 /// The text to train on when no other is given.
 const DEFAULT_TEXT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/genesis.txt");
 
 /// The settings that may change when a run is resumed. (With more steps the learning rate falls more slowly from there
 /// on.)
-const MAY_CHANGE: [&str; 3] = ["steps", "eval_every", "save_every"];
+const MAY_CHANGE: [&str; 4] = ["steps", "eval_every", "save_every", "patience"];
+
+/// The settings that a model to begin from has already.
+const OF_MODEL: [&str; 4] = ["n_layer", "n_head", "n_embd", "position"];
 
 #[derive(clap::Args, Clone, Debug, Deserialize, Serialize)]
 pub struct Settings {
     /// The texts to train on, separated by <|endoftext|>; the last tenth of the tokens is kept for evaluation
     #[arg(long, value_name = "F", num_args = 1.., default_value = DEFAULT_TEXT)]
     pub text_file: Vec<PathBuf>,
+    /// Texts to evaluate on instead of that tenth, which is then trained on
+    #[arg(long, value_name = "F", num_args = 1..)]
+    #[serde(default)]
+    pub validation_file: Vec<PathBuf>,
+    /// Begin with the weights, configuration and tokenizer of a GPT-2: a file, a folder, or an index of shards
+    #[arg(long, value_name = "PATH", group = "model")]
+    #[serde(default)]
+    pub init_from: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub source: Source,
+    /// Leave these as they are, such as wte,wpe,h.0-5: parts of the model by the start of their names
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[serde(default)]
+    pub freeze: Vec<String>,
     /// Blocks
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = crate::cli::count::<usize>)]
     pub n_layer: usize,
@@ -30,7 +50,7 @@ pub struct Settings {
     /// Width
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = crate::cli::count::<usize>)]
     pub n_embd: usize,
-    /// Tokens in a window, and positions of the model
+    /// Tokens in a window, and positions of a fresh model; those of the model that a run begins from, if not given
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = crate::cli::count::<usize>)]
     pub max_length: usize,
     /// Windows in a batch
@@ -58,7 +78,8 @@ pub struct Settings {
     #[arg(long, value_name = "SCHEME", default_value = "learned", value_parser = known_scheme)]
     #[serde(default = "learned")]
     pub position: String,
-    /// The probability of dropout on embeddings, attention weights and the outputs added to the residual stream
+    /// The probability of dropout on embeddings, attention weights and the outputs added to the residual stream; that
+    /// of the model that a run begins from, if not given
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     #[serde(with = "exact")]
     pub dropout: f64,
@@ -71,6 +92,10 @@ pub struct Settings {
     /// Save a checkpoint every N steps
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = crate::cli::at_least_1::<u64>)]
     pub save_every: u64,
+    /// Stop after N evaluations in a row without a lower validation loss
+    #[arg(long, value_name = "N", value_parser = crate::cli::at_least_1::<u64>)]
+    #[serde(default)]
+    pub patience: Option<u64>,
 }
 
 /// Returns the name if a scheme has it.
@@ -84,40 +109,43 @@ fn learned() -> String {
 }
 
 impl Settings {
-    /// Returns the `config.json` of the model.
+    /// Returns the configuration of a fresh model.
     pub fn config(&self) -> Result<GptInputConfig> {
-        let vocab_size = Tokenizer::gpt2().vocab_size();
-        let config = GptInputConfig::new(vocab_size, self.max_length, self.n_embd)
+        let config = GptInputConfig::new(Tokenizer::gpt2().vocab_size(), self.max_length, self.n_embd)
             .with_n_layer(self.n_layer)
             .with_n_head(self.n_head)
-            .with_embd_pdrop(self.dropout)
-            .with_position(self.position.parse()?);
-        let config = config
-            .with_extra("architectures", ["GPT2LMHeadModel"])?
-            .with_extra("attn_pdrop", self.dropout)?
-            .with_extra("resid_pdrop", self.dropout)?;
+            .with_position(self.position.parse()?)
+            .with_extra("architectures", ["GPT2LMHeadModel"])?;
+        let config = with_dropout(config, self.dropout)?;
         config.validate()?;
-        self.check_memory(vocab_size)?;
+        check_memory(&config)?;
         Ok(config)
     }
 
-    /// Checks that the weights, their gradients and the two averages of the optimizer can be allocated, at once.
-    fn check_memory(&self, vocab_size: usize) -> Result<()> {
-        let &Self { n_layer, n_embd, max_length, .. } = self;
-        // Attention takes 4 C² weights in a block, its MLP 8 C²; biases and norms are few.
-        let n_weights = || {
-            let of_blocks = n_embd.checked_mul(n_embd)?.checked_mul(12)?.checked_mul(n_layer)?;
-            vocab_size.checked_add(max_length)?.checked_mul(n_embd)?.checked_add(of_blocks)
-        };
-        let mut memory = Vec::<[f32; 4]>::new();
-        let is_granted = n_weights().is_some_and(|n_weights| memory.try_reserve_exact(n_weights).is_ok());
-        std::hint::black_box(&memory); // else the compiler leaves out what nobody uses
-        ensure!(
-            is_granted,
-            "a model of --n-layer {n_layer}, --n-embd {n_embd} and --max-length {max_length}, with its gradients and \
-             the optimizer's state, is more than this machine can hold: choose a smaller one"
-        );
-        Ok(())
+    /// Returns the settings of a run that begins from a model, and the configuration that it goes on with. Given
+    /// settings that the model contradicts are an error.
+    pub fn of_model(&self, config: GptInputConfig, is_given: impl Fn(&str) -> bool) -> Result<(Self, GptInputConfig)> {
+        check_memory(&config)?;
+        let mut settings = self.clone();
+        (settings.n_layer, settings.n_head, settings.n_embd) = (config.n_layer, config.n_head, config.n_embd);
+        settings.position = config.position.name().to_string();
+        let (given, own) = (to_map(self)?, to_map(&settings)?);
+        for name in OF_MODEL.into_iter().filter(|name| is_given(name)) {
+            let (given, own) = (&given[name], &own[name]);
+            ensure!(given == own, "{} {given}: the model has {own}: leave the option out", option(name));
+        }
+        if !is_given("max_length") {
+            settings.max_length = config.n_positions;
+        }
+        let (max_length, n_positions) = (settings.max_length, config.n_positions);
+        ensure!(max_length <= n_positions, "--max-length {max_length}: the model has {n_positions} positions, no more");
+        if is_given("dropout") {
+            let config = with_dropout(config, self.dropout)?;
+            config.validate()?;
+            return Ok((settings, config));
+        }
+        settings.dropout = config.embd_pdrop;
+        Ok((settings, config))
     }
 
     /// Returns the settings of a resumed run: the saved ones, replaced by those that are given and may change.
@@ -125,16 +153,45 @@ impl Settings {
         let (mut settings, given) = (to_map(saved)?, to_map(given)?);
         for (name, value) in given.into_iter().filter(|(name, _)| is_given(name)) {
             let saved = settings.get(&name).with_context(|| format!("the checkpoint says nothing of {name}"))?;
+            let shown = if saved.is_null() { "without it".to_string() } else { format!("with {saved}") };
             ensure!(
                 *saved == value || MAY_CHANGE.contains(&name.as_str()),
-                "--{} {value}: this run began with {saved}, which cannot change: leave the option out, or choose \
-                 another --out",
-                name.replace('_', "-")
+                "{} {value}: this run began {shown}, which cannot change: leave the option out, or choose another \
+                 --out",
+                option(&name)
             );
             settings.insert(name, value);
         }
         Ok(serde_json::from_value(settings.into())?)
     }
+}
+
+fn option(name: &str) -> String {
+    format!("--{}", name.replace('_', "-"))
+}
+
+fn with_dropout(config: GptInputConfig, dropout: f64) -> Result<GptInputConfig> {
+    let config = config.with_embd_pdrop(dropout);
+    Ok(config.with_extra("attn_pdrop", dropout)?.with_extra("resid_pdrop", dropout)?)
+}
+
+/// Checks that the weights, their gradients and the two averages of the optimizer can be allocated, at once.
+fn check_memory(config: &GptInputConfig) -> Result<()> {
+    let &GptInputConfig { n_layer, n_embd, n_positions, .. } = config;
+    // Attention takes 4 C² weights in a block, its MLP 8 C²; biases and norms are few.
+    let n_weights = || {
+        let of_blocks = n_embd.checked_mul(n_embd)?.checked_mul(12)?.checked_mul(n_layer)?;
+        config.n_token_rows().checked_add(n_positions)?.checked_mul(n_embd)?.checked_add(of_blocks)
+    };
+    let mut memory = Vec::<[f32; 4]>::new();
+    let is_granted = n_weights().is_some_and(|n_weights| memory.try_reserve_exact(n_weights).is_ok());
+    std::hint::black_box(&memory); // else the compiler leaves out what nobody uses
+    ensure!(
+        is_granted,
+        "a model of n_layer {n_layer}, n_embd {n_embd} and n_positions {n_positions}, with its gradients and the \
+         optimizer's state, is more than this machine can hold: choose a smaller one"
+    );
+    Ok(())
 }
 
 fn to_map(settings: &Settings) -> Result<Map<String, Value>> {

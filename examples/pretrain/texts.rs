@@ -2,25 +2,47 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_gpt_input::data::Tokens;
-use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
+use candle_gpt_input::tokenizer::{END_OF_TEXT, Tokenizer};
 
+use crate::settings::Settings;
 use crate::{cli, hashes};
 
-/// What tells the texts of a run from others.
+/// The share of the text that is trained on, if none is given for evaluation.
+const TRAINING_SHARE: f64 = 0.9;
+
+/// What is trained and evaluated on.
 pub struct Texts {
-    pub paths: Vec<PathBuf>,
-    /// The hash of each, as a line.
-    pub lines: Vec<String>,
+    /// Each file, and its hash as a line: what tells the texts of a run from others.
+    pub files: Vec<(PathBuf, String)>,
+    pub training: Tokens,
+    pub validation: Tokens,
 }
 
-/// Reads all texts as one document, with `<|endoftext|>` between them.
-pub fn read(paths: &[PathBuf]) -> Result<(Texts, Tokens)> {
+impl Texts {
+    pub fn read(settings: &Settings, tokenizer: &Tokenizer) -> Result<Self> {
+        let mut files = Vec::new();
+        let (training, validation) = match &settings.validation_file[..] {
+            [] => tokens(&settings.text_file, tokenizer, &mut files)?.split(TRAINING_SHARE)?,
+            of_its_own => {
+                (tokens(&settings.text_file, tokenizer, &mut files)?, tokens(of_its_own, tokenizer, &mut files)?)
+            }
+        };
+        Ok(Self { files, training, validation })
+    }
+}
+
+/// Reads texts as one document, with `<|endoftext|>` between them.
+fn tokens(paths: &[PathBuf], tokenizer: &Tokenizer, files: &mut Vec<(PathBuf, String)>) -> Result<Tokens> {
     let texts = paths.iter().map(|path| cli::read_text(path)).collect::<Result<Vec<String>>>()?;
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let line = |(path, text): (&PathBuf, &&str)| hashes::line(&path.to_string_lossy(), text.as_bytes());
-    let lines = paths.iter().zip(&texts).map(line).collect();
-    let tokens = Tokens::from_documents(Tokenizer::gpt2().encode_batch(&texts)?).joined(&[END_OF_TEXT_ID]);
-    Ok((Texts { paths: paths.to_vec(), lines }, tokens))
+    let line = |(path, text): (&PathBuf, &String)| hashes::line(&path.to_string_lossy(), text.as_bytes());
+    files.extend(paths.iter().cloned().zip(paths.iter().zip(&texts).map(line)));
+    let documents = Tokens::from_documents(tokenizer.encode_batch(&texts)?);
+    if paths.len() == 1 {
+        return Ok(documents);
+    }
+    let separator = tokenizer.special_token_id(END_OF_TEXT);
+    let advice = "the model's tokenizer has no <|endoftext|> to put between texts: join them into one file";
+    Ok(documents.joined(&[separator.context(advice)?]))
 }

@@ -1,21 +1,26 @@
 //! Steps of training, and evaluation.
 
+use std::collections::{BTreeMap, HashMap};
+
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
-use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::data::{Batch, Loader, LoaderConfig, Seeding, Tail, Tokens};
 use candle_gpt_input::dropout::dropout;
 use candle_gpt_input::lm_head::{LossOptions, Reduction};
 use candle_gpt_input::optim::{AdamW, ParamGroup};
 use candle_gpt_input::rng::Generator;
+use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead};
 use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap};
 
-use crate::initial;
+use crate::freeze::Frozen;
 use crate::model::Gpt2;
 use crate::settings::Settings;
 
 /// The prefix of the weights in a Hugging Face checkpoint.
-const PREFIX: &str = "transformer";
+pub const PREFIX: &str = "transformer";
+/// The weights of an output head that is not the token table, and its bias.
+pub const HEAD: &str = "lm_head.weight";
+const HEAD_BIAS: &str = "lm_head.bias";
 /// The most batches of the validation split that are evaluated.
 const N_EVALUATED: usize = 16;
 
@@ -24,54 +29,75 @@ const DIVERGED: &str = "no checkpoint was replaced: begin again with a lower --l
 
 /// A model with its optimizer.
 pub struct Trainer {
-    pub varmap: VarMap,
     pub adamw: AdamW,
+    weights: BTreeMap<String, Var>,
     model: Gpt2,
     /// The same weights in the same memory, without recording for gradients.
     evaluated: Gpt2,
-    wte: Var,
+    /// Whether gradients are needed as far down as the tables.
+    trains_tables: bool,
 }
 
 impl Trainer {
-    /// Draws fresh weights from `generator`, which dropout then continues.
-    pub fn new(settings: &Settings, generator: &Generator, device: &Device) -> Result<Self> {
-        let config = settings.config()?;
-        let varmap = VarMap::new();
-        let vb = initial::seeded(&varmap, generator, device).pp(PREFIX);
-        let input = GptInputLayer::load(vb.clone(), &config)?.with_generator(generator);
-        let wte = input.vars().into_iter().next().context("wte is a variable")?;
-        let model = Gpt2::new(input, vb)?;
-
-        let untracked = named(&varmap).into_iter().map(|(name, var)| (name, var.detach())).collect();
-        let vb = VarBuilder::from_tensors(untracked, DType::F32, device).pp(PREFIX);
-        let evaluated = Gpt2::new(GptInputLayer::load(vb.clone(), &config)?, vb)?;
+    /// Trains the weights of `varmap` that are not frozen. Dropout draws from `generator`.
+    pub fn new(
+        varmap: &VarMap,
+        config: &GptInputConfig,
+        settings: &Settings,
+        generator: &Generator,
+        device: &Device,
+    ) -> Result<Self> {
+        let weights = named(varmap);
+        let frozen = Frozen::new(&settings.freeze, &weights.keys().map(|name| short(name)).collect::<Vec<_>>())?;
+        let trains = |name: &str| !frozen.holds(short(name));
+        // Without recording, nothing is computed for the gradients of weights that are frozen.
+        let tracked = |(name, var): (&String, &Var)| {
+            (name.clone(), if trains(name) { var.as_tensor().clone() } else { var.as_detached_tensor() })
+        };
+        let model = assembled(weights.iter().map(tracked).collect(), config, generator, device)?;
+        let untracked = weights.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+        let evaluated = assembled(untracked, config, generator, device)?;
+        let tables = ["wte.weight", "wpe.weight"].map(|table| format!("{PREFIX}.{table}"));
+        let trains_tables = tables.iter().any(|name| weights.contains_key(name) && trains(name));
 
         // As in nanoGPT, matrices decay; biases and norms do not.
-        let decayed =
-            ParamGroup::from_varmap(&varmap, |_, var| var.rank() >= 2).with_weight_decay(settings.weight_decay);
-        let others = ParamGroup::from_varmap(&varmap, |_, var| var.rank() < 2).with_weight_decay(0.0);
+        let decayed = ParamGroup::from_varmap(varmap, |name, var| trains(name) && var.rank() >= 2);
+        let others = ParamGroup::from_varmap(varmap, |name, var| trains(name) && var.rank() < 2);
+        let groups = [decayed.with_weight_decay(settings.weight_decay), others.with_weight_decay(0.0)];
         let defaults =
             ParamsAdamW { lr: settings.learning_rate, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-        let mut adamw = AdamW::with_groups([decayed, others], defaults)?;
+        let mut adamw = AdamW::with_groups(groups, defaults)?;
         adamw.set_max_grad_norm((settings.grad_clip != 0.0).then_some(settings.grad_clip))?;
-        Ok(Self { varmap, adamw, model, evaluated, wte })
+        Ok(Self { adamw, weights, model, evaluated, trains_tables })
     }
 
     /// Makes one step and returns the loss before it.
     pub fn step(&mut self, batch: &Batch, learning_rate: f64) -> Result<f32> {
         let input = self.model.input();
         // The embeddings are a leaf: the few rows of the batch need no gradient of the whole table.
-        let embeds = input.forward_leaf(&batch.input_ids)?;
+        let leaf = self.trains_tables.then(|| input.forward_leaf(&batch.input_ids)).transpose()?;
+        let embeds = match &leaf {
+            Some(leaf) => leaf.as_tensor().clone(),
+            None => input.forward(&batch.input_ids)?,
+        };
         let dropped = dropout(&embeds, input.config().embd_pdrop, input.generator())?;
         let hidden_states = self.model.transform(dropped, 0.into(), None, None, true)?;
         let head = self.model.lm_head().loss_and_grads(&hidden_states, &batch.target_ids, &Default::default())?;
         let loss = head.loss.to_scalar::<f32>()?;
         ensure!(loss.is_finite(), "the loss is {loss}: {DIVERGED}");
         let mut grads = (hidden_states * head.hidden_grad)?.sum_all()?.backward()?;
-        let embeds_grad = grads.remove(&embeds).context("the embeddings have a gradient")?;
-        let rows = input.row_grads(&batch.input_ids, 0, &embeds_grad)?;
-        if let Some(wte_grad) = head.wte_grad {
-            grads.insert(&self.wte, wte_grad);
+        let rows = match &leaf {
+            Some(leaf) => {
+                let grad = grads.remove(leaf).context("the embeddings have a gradient")?;
+                input.row_grads(&batch.input_ids, 0, &grad)?
+            }
+            None => Vec::new(),
+        };
+        let of_head = self.weights.get(HEAD).or_else(|| self.weights.get(&format!("{PREFIX}.wte.weight")));
+        for (var, grad) in [(of_head, head.wte_grad), (self.weights.get(HEAD_BIAS), head.bias_grad)] {
+            if let (Some(var), Some(grad)) = (var, grad) {
+                grads.insert(var, grad);
+            }
         }
         self.adamw.set_learning_rate(learning_rate);
         self.adamw.step_with_rows(&grads, &rows)?;
@@ -86,7 +112,7 @@ impl Trainer {
     /// Computes the mean loss over windows of `validation`: all of them, or the same few in every evaluation if there
     /// are many.
     pub fn evaluate(&self, validation: &Tokens, settings: &Settings) -> Result<f32> {
-        let loader = validation_loader(validation, settings, self.wte.device())?;
+        let loader = validation_loader(validation, settings, self.evaluated.input().device())?;
         let (mut sum, mut n_targets) = (0.0, 0.0);
         for batch in loader.epoch().take(N_EVALUATED) {
             let batch = batch?;
@@ -105,8 +131,8 @@ impl Trainer {
 
     /// Checks that all weights and the state of the optimizer are finite, as a run needs them to go on.
     pub fn check_finite(&self) -> Result<()> {
-        for (name, var) in self.weights() {
-            let state = self.adamw.state(&var).into_iter().flat_map(|state| [&state.exp_avg, &state.exp_avg_sq]);
+        for (name, var) in &self.weights {
+            let state = self.adamw.state(var).into_iter().flat_map(|state| [&state.exp_avg, &state.exp_avg_sq]);
             for tensor in state.chain([var.as_tensor()]) {
                 ensure!(all_finite(tensor)?, "{name} or its averages in AdamW are not finite: {DIVERGED}");
             }
@@ -115,8 +141,8 @@ impl Trainer {
     }
 
     /// Returns all weights, ordered by name.
-    pub fn weights(&self) -> Vec<(String, Var)> {
-        named(&self.varmap)
+    pub fn weights(&self) -> &BTreeMap<String, Var> {
+        &self.weights
     }
 }
 
@@ -126,11 +152,35 @@ pub fn all_finite(tensor: &Tensor) -> Result<bool> {
     Ok(zero == 0.0)
 }
 
-fn named(varmap: &VarMap) -> Vec<(String, Var)> {
+/// Returns the variables with their names.
+pub fn named(varmap: &VarMap) -> BTreeMap<String, Var> {
     let vars = varmap.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let mut named: Vec<(String, Var)> = vars.iter().map(|(name, var)| (name.clone(), var.clone())).collect();
-    named.sort_by(|(left, _), (right, _)| left.cmp(right));
-    named
+    vars.iter().map(|(name, var)| (name.clone(), var.clone())).collect()
+}
+
+/// Returns the name of a weight inside the model.
+fn short(name: &str) -> &str {
+    name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('.')).unwrap_or(name)
+}
+
+/// Puts a model together whose weights are these tensors.
+fn assembled(
+    weights: HashMap<String, Tensor>,
+    config: &GptInputConfig,
+    generator: &Generator,
+    device: &Device,
+) -> Result<Gpt2> {
+    let (has_head, head_bias) = (weights.contains_key(HEAD), weights.get(HEAD_BIAS).cloned());
+    let root = VarBuilder::from_tensors(weights, DType::F32, device);
+    let vb = root.pp(PREFIX);
+    let mut input = GptInputLayer::load(vb.clone(), config)?.with_generator(generator);
+    if has_head {
+        input = input.with_lm_head(LmHead::load(root.pp("lm_head"), config)?)?;
+    } else if let Some(bias) = head_bias {
+        let tied = LmHead::new(input.wte().clone())?.with_bias(bias)?;
+        input = input.with_lm_head(tied)?;
+    }
+    Gpt2::new(input, vb)
 }
 
 /// Makes a loader of whole windows, side by side, in a new order each epoch.

@@ -5,11 +5,13 @@
     cargo build --release --example pretrain
     python tests/golden/train_with_torch.py                  # losses of 100 steps, gradients of the first
     python tests/golden/train_with_torch.py --dropout 0.1    # also checks that dropout draws the same masks
+    python tests/golden/train_with_torch.py --init-from weights/tiny-gpt2 --freeze wte,h.0-1    # fine-tunes instead
     python tests/golden/train_with_torch.py --time           # time and memory of a step, taking turns
 
-transformers opens the weights that `pretrain --steps 0` saves. Batches come from torch's DataLoader, started from the saved
-state of the generator. The exit status is 1 if a loss differs by more than 1e-5 (step 1) to 1e-3 (step 100) of its value,
-or a gradient by more than 1e-5 of its tensor's largest element.
+transformers opens the weights that `pretrain --steps 0` saves, or those of --init-from. Batches come from torch's
+DataLoader, started from the saved state of the generator, or from the seed. The exit status is 1 if a loss differs by more
+than 1e-5 (step 1) to 1e-3 (step 100) of its value, a gradient by more than 1e-5 of its tensor's largest element, or a frozen
+weight in one bit.
 """
 import argparse
 import json
@@ -35,7 +37,7 @@ TIMED = dict(n_layer=4, n_head=4, n_embd=256, max_length=256, batch_size=8)
 
 
 def options(settings, **others):
-    every = {**settings, **others}
+    every = {name: value for name, value in {**settings, **others}.items() if value not in ("", None)}
     return [text for name, value in every.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -60,21 +62,40 @@ def learning_rate(settings, step):
     return lowest + 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) * (highest - lowest)
 
 
+def is_frozen(freeze, name):
+    """Says whether a parameter is of a module in a list such as `wte,h.0-5`."""
+    modules = []
+    for module in filter(None, freeze.split(",")):
+        blocks = re.fullmatch(r"h\.(\d+)-(\d+)", module)
+        modules += [f"h.{i}" for i in range(int(blocks[1]), int(blocks[2]) + 1)] if blocks else [module]
+    return any(f"{name.removeprefix('transformer.')}.".startswith(f"{module}.") for module in modules)
+
+
 class TorchRun:
-    def __init__(self, settings, checkpoint, attention="eager"):
+    def __init__(self, settings, weights, state=None, attention="eager", ids=None):
         self.settings = settings
-        self.model = transformers.GPT2LMHeadModel.from_pretrained(checkpoint, attn_implementation=attention).train()
-        parameters = list(self.model.parameters())
+        dropout = {f"{where}_pdrop": settings["dropout"] for where in ("embd", "attn", "resid")}
+        self.model = transformers.GPT2LMHeadModel.from_pretrained(
+            weights, attn_implementation=attention, dtype=torch.float32, **dropout
+        ).train()
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad = not is_frozen(settings.get("freeze", ""), name)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings["weight_decay"]},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
         self.adamw = torch.optim.AdamW(groups, lr=settings["learning_rate"], betas=(0.9, 0.95), eps=1e-8, fused=True)
-        ids = token_ids(TEXT.read_text())
+        if ids is None:
+            ids = token_ids(TEXT.read_text())
+            ids = ids[: int(0.9 * len(ids))]
         length = settings["max_length"]
-        dataset = GPTDatasetV1(ids[: int(0.9 * len(ids))], length, length)
+        dataset = GPTDatasetV1(ids, length, length)
         self.loader = DataLoader(dataset, batch_size=settings["batch_size"], shuffle=True, drop_last=True)
-        torch.set_rng_state(torch_state(json.loads((checkpoint / "loader.json").read_text())["generator"]))
+        if state is None:
+            torch.manual_seed(settings["seed"])
+        else:
+            torch.set_rng_state(torch_state(json.loads(state.read_text())["generator"]))
 
     def steps(self):
         """Yields the loss of each step, after its backward pass and before the optimizer's step."""
@@ -95,17 +116,24 @@ class TorchRun:
 
 
 def compare(settings, folder):
-    run("pretrain", *options(settings, steps=0, out=folder / "fresh"))
+    if settings["init_from"]:
+        torch_run = TorchRun(settings, settings["init_from"])
+    else:
+        run("pretrain", *options(settings, steps=0, out=folder / "fresh"))
+        fresh = folder / "fresh" / "step-000000"
+        torch_run = TorchRun(settings, fresh, fresh / "loader.json")
+    before = {name: parameter.detach().clone() for name, parameter in torch_run.model.named_parameters()}
     run("pretrain", *options(settings, out=folder / "trained", eval_every=10**9))
     run("pretrain", *options(settings, steps=1, grad_clip=0, out=folder / "first"))
     lines = (folder / "trained" / "loss.csv").read_text().splitlines()[1:]
     ours = [float(line.split(",")[2]) for line in lines]
-    torch_run = TorchRun(settings, folder / "fresh" / "step-000000")
     worst, failed = 0.0, False
     for step, theirs in enumerate(torch_run.steps()):
         if step == 0:
             state = load_file(folder / "first" / "step-000001" / "optimizer.safetensors")
             for name, parameter in torch_run.model.named_parameters():
+                if not parameter.requires_grad:
+                    continue
                 gradient = state[f"{name}.exp_avg"] / (1 - 0.9)  # holds after a first step without clipping
                 apart = ((gradient - parameter.grad).abs().max() / parameter.grad.abs().max()).item()
                 failed |= apart > 1e-5
@@ -116,6 +144,10 @@ def compare(settings, folder):
         worst = max(worst, apart)
         if step in (0, 1, 9, settings["steps"] // 2, settings["steps"] - 1):
             print(f"step {step + 1}: ours {ours[step]:.6f}, torch {theirs:.6f}, relative difference {apart:.1e}")
+    saved = load_file(folder / "trained" / "model.safetensors")
+    for name in (name for name in before if is_frozen(settings["freeze"], name)):
+        failed |= not torch.equal(saved[name], before[name])
+        print(f"{name} is frozen, and {'as it was' if torch.equal(saved[name], before[name]) else 'CHANGED'}")
     print(f"worst of {settings['steps']} steps: {worst:.1e}; {'FAILED' if failed else 'all within bounds'}")
     return failed
 
@@ -135,7 +167,7 @@ def time_torch(settings, checkpoint, attention):
     imported = int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1e3
     torch.set_num_threads(2)
     times, before = [], time.perf_counter()
-    for _ in TorchRun(settings, checkpoint, attention).steps():
+    for _ in TorchRun(settings, checkpoint, checkpoint / "loader.json", attention).steps():
         times.append(time.perf_counter())
     seconds = [after - before for before, after in zip(times, times[1:])]  # from one backward pass to the next
     print(json.dumps({"median": statistics.median(seconds) * 1e3, "imported": imported}))
@@ -165,12 +197,14 @@ def main():
     parser.add_argument("--torch", type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--attention", help=argparse.SUPPRESS)
     kinds = dict(n_layer=2, n_head=4, n_embd=64, max_length=64, batch_size=8, steps=100, learning_rate=5e-4, warmup=10)
-    kinds |= dict(weight_decay=0.1, grad_clip=1.0, dropout=0.0, seed=123)
+    kinds |= dict(weight_decay=0.1, grad_clip=1.0, dropout=0.0, seed=123, init_from="", freeze="")
     for name, value in kinds.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value))
     given = vars(parser.parse_args())
     if given["time"]:
         kinds |= TIMED | dict(steps=8)
+    if given["init_from"]:
+        kinds |= dict(n_layer=None, n_head=None, n_embd=None)
     settings = {name: value if given[name] is None else given[name] for name, value in kinds.items()}
     if given["torch"]:
         return time_torch(settings, given["torch"], given["attention"])

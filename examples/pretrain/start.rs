@@ -1,0 +1,77 @@
+//! What a run begins with: fresh weights, a model that is there, or its own checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use candle_gpt_input::GptInputConfig;
+use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::error::Shown;
+use candle_gpt_input::rng::Generator;
+use candle_gpt_input::tokenizer::{TOKENIZER_FILES, Tokenizer};
+use candle_nn::VarMap;
+
+use crate::settings::Settings;
+use crate::{initial, input};
+
+/// Weights, configuration and tokenizer.
+pub struct Start {
+    pub varmap: VarMap,
+    pub config: GptInputConfig,
+    pub tokenizer: Tokenizer,
+    /// The names and bytes of the tokenizer's files, if the model has one of its own.
+    pub tokenizer_files: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Start {
+    /// Draws a new model, whose tokenizer is GPT-2's.
+    pub fn fresh(settings: &Settings, generator: &Generator, device: &Device) -> Result<Self> {
+        let config = settings.config()?;
+        let varmap = initial::draw(&config, generator, device)?;
+        Ok(Self { varmap, config, tokenizer: Tokenizer::gpt2().clone(), tokenizer_files: Vec::new() })
+    }
+
+    /// Reads a whole GPT-2 and the tokenizer beside it.
+    pub fn read(weights: &Path, device: &Device) -> Result<Self> {
+        let checkpoint = Checkpoint::open(weights)?;
+        Self::of(&checkpoint, weights, device).with_context(|| Shown::path(weights).to_string())
+    }
+
+    fn of(checkpoint: &Checkpoint, weights: &Path, device: &Device) -> Result<Self> {
+        let (varmap, config) = initial::read(checkpoint, device)?;
+        let found = input::found_beside(weights, checkpoint);
+        let tokenizer_files = match &found {
+            Ok(Some((_, path))) => read_tokenizer_files(path)?,
+            _ => Vec::new(),
+        };
+        let advice = "put its own tokenizer.json beside the weights";
+        let own = found.map(|found| found.map(|(tokenizer, _)| tokenizer));
+        let tokenizer = input::own_or_gpt2(own, config.vocab_size, advice)?;
+        Ok(Self { varmap, config, tokenizer, tokenizer_files })
+    }
+}
+
+/// Returns the files beside `path` that may belong to a tokenizer, but not `config.json`, which is the model's.
+fn read_tokenizer_files(path: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    let read = |name: &'static str| -> Result<(&'static str, Vec<u8>)> {
+        let file = folder.join(name);
+        Ok((name, std::fs::read(&file).with_context(|| Shown::path(&file).to_string())?))
+    };
+    tokenizer_files().filter(|name| folder.join(name).is_file()).map(read).collect()
+}
+
+/// Returns the names of files that may belong to a tokenizer alone.
+pub fn tokenizer_files() -> impl Iterator<Item = &'static str> {
+    TOKENIZER_FILES.into_iter().filter(|name| *name != "config.json")
+}
+
+/// Returns the folder or file of the model that these settings begin from, which may be downloaded first, and what it
+/// is called.
+pub fn model(settings: &Settings) -> Result<Option<(PathBuf, String)>> {
+    let path = settings.init_from.as_deref();
+    let Some(name) = settings.source.hub.clone().or(path.map(|path| Shown::path(path).to_string())) else {
+        return Ok(None);
+    };
+    Ok(Some((settings.source.folder(path.unwrap_or(Path::new("")), false, true)?, name)))
+}
