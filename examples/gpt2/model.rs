@@ -52,9 +52,15 @@ impl Default for BlockConfig {
 }
 
 impl BlockConfig {
-    fn of(config: &GptInputConfig) -> Result<Self> {
+    /// Reads the settings, and refuses those of another architecture.
+    fn read(config: &GptInputConfig) -> Result<Self> {
         let blocks: Self = serde_json::to_value(config).and_then(serde_json::from_value).context("config")?;
         ensure!(blocks.model_type == "gpt2", "config: model_type `{}` is not gpt2", blocks.model_type);
+        Ok(blocks)
+    }
+
+    fn of(config: &GptInputConfig) -> Result<Self> {
+        let blocks = Self::read(config)?;
         ensure!(!blocks.add_cross_attention, "config: add_cross_attention is not supported");
         let (n_head, n_embd) = (config.n_head, config.n_embd);
         ensure!(n_head > 0 && n_embd % n_head == 0, "config: n_embd {n_embd} is not a multiple of n_head {n_head}");
@@ -133,9 +139,11 @@ impl Gpt2 {
         device: &Device,
     ) -> Result<(GptInputLayer, VarBuilder<'a>)> {
         // Refuse what cannot run before reading anything.
-        BlockConfig::of(&checkpoint.config()?)?;
+        let config = checkpoint.config()?;
+        BlockConfig::read(&config)?;
         let is_whole = checkpoint.tensors()?.iter().any(|entry| entry.name.ends_with("ln_f.weight"));
         ensure!(is_whole, "no ln_f.weight: these are not the weights of a whole GPT-2; embed takes input tables alone");
+        BlockConfig::of(&config)?;
         let (input, report) = GptInputLayer::open(checkpoint, &OpenOptions::new(dtype, device))?;
         let root = checkpoint.var_builder(dtype, device);
         let prefix = report.wte.name.strip_suffix("wte.weight").context("the names are not Hugging Face's")?;

@@ -3,12 +3,15 @@
 mod dataloader;
 mod documents;
 mod explore;
+mod finetuning;
 mod gpt2;
 mod inspect;
 #[path = "../../examples/explore/labels.rs"]
 mod labels;
 #[path = "../documents/markdown.rs"]
 mod markdown;
+#[path = "../../examples/pretrain/mean.rs"]
+mod mean;
 mod messages;
 mod pretrain;
 mod programs;

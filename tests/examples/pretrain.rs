@@ -66,7 +66,9 @@ pub fn assert_same_end(left: &Path, right: &Path) {
         let same = fs::read(ends[0].join(name)).unwrap() == fs::read(ends[1].join(name)).unwrap();
         assert!(same, "{name} differs");
     }
-    for name in ["model.safetensors", "config.json", "loss.csv", "loss.png"] {
+    for name in
+        ["model.safetensors", "config.json", "loss.csv", "loss.png", "best/model.safetensors", "best/config.json"]
+    {
         assert!(fs::read(left.join(name)).unwrap() == fs::read(right.join(name)).unwrap(), "{name} differs");
     }
 }
@@ -106,7 +108,7 @@ fn signals_end_a_run_with_a_checkpoint() {
     let folder = TempDir::new().unwrap();
     stdout(&mut small(folder.path(), "whole", 100));
     let out = folder.path().join("stopped");
-    for signal in ["-INT", "-TERM"] {
+    for signal in ["-INT", "-TERM", "-HUP"] {
         let mut run = small(folder.path(), "stopped", 100);
         let mut child = run.args(["--resume", "--save-every", "5"]).stdout(Stdio::piped()).spawn().unwrap();
         wait_for_a_checkpoint(&mut child, &out); // so the run has begun
@@ -124,6 +126,40 @@ fn signals_end_a_run_with_a_checkpoint() {
     let text = stdout(example("pretrain").arg("--resume").arg("--out").arg(&out)); // nothing is left to do
     assert!(text.contains("\n0 steps in "), "{text}");
     assert_same_end(&folder.path().join("whole"), &out);
+}
+
+/// `nohup` starts programs so that they live through the end of the terminal.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_that_is_ignored_from_the_start_ends_no_run() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("out");
+    let run = small(folder.path(), "out", 40);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\" --save-every 5"]).arg(run.get_program()).args(run.get_args());
+    let mut child = shell.stdout(Stdio::piped()).spawn().unwrap();
+    wait_for_a_checkpoint(&mut child, &out);
+    stdout(Command::new("kill").args(["-HUP", &child.id().to_string()]));
+    let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert!(text.contains("\n40 steps in ") && !text.contains("stopped"), "{text}");
+}
+
+#[test]
+fn a_running_mean_takes_one_pass() {
+    let points: Vec<(f64, f64)> = (0..1000).map(|i| (f64::from(i), f64::from(i * 7919 % 1009))).collect();
+    for n in [1, 2, 7, 999, 1000, 1001] {
+        for (i, (x, mean)) in crate::mean::running(&points, n).into_iter().enumerate() {
+            let window = &points[(i + 1).saturating_sub(n)..=i];
+            let expected = window.iter().map(|point| point.1).sum::<f64>() / window.len() as f64;
+            assert!(x == points[i].0 && (mean - expected).abs() < 1e-9, "{n}: {i}");
+        }
+    }
+    // A large value leaves nothing behind.
+    let spike: Vec<(f64, f64)> = (0..9).map(|i| (f64::from(i), if i == 2 { 1e300 } else { 1.0 })).collect();
+    assert!(crate::mean::running(&spike, 3)[5..].iter().all(|&(_, mean)| mean == 1.0));
+    // Window by window this would be 10^12 additions.
+    let many = vec![(0.0, 1.0); 2_000_000];
+    assert_eq!(crate::mean::running(&many, 1_000_000).len(), many.len());
 }
 
 #[test]
@@ -201,7 +237,7 @@ fn what_cannot_be_is_said_in_one_line() {
         new(&number);
     }
     let blocks = new(&["--n-layer", "16384", "--n-embd", "65536"]);
-    assert!(blocks.contains("16384, --n-embd 65536 and --max-length 64, with its gradients and the optimizer's state"));
+    assert!(blocks.contains("16384, n_embd 65536 and n_positions 64, with its gradients and the optimizer's state"));
     assert!(new(&["--n-layer", "100000"]).contains("`n_layer` is 100000, which is not at most 16384"));
     let diverging = failure(small(folder.path(), "new", 9).args(["--learning-rate", "1e30"]), 1);
     assert!(diverging.ends_with(": begin again with a lower --learning-rate"), "{diverging}");
