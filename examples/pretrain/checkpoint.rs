@@ -98,10 +98,8 @@ fn name(step: u64) -> String {
 /// Saves everything, then removes older checkpoints. Weights that are not finite are an error, and all stays as it is.
 pub fn save(run: &Run) -> Result<()> {
     run.trainer.check_finite()?;
+    remove_partial(&run.out)?;
     let partial = run.out.join(PARTIAL);
-    if partial.exists() {
-        fs::remove_dir_all(&partial).with_context(|| Shown::path(&partial).to_string())?; // left by a run that was killed
-    }
     fs::create_dir(&partial).with_context(|| Shown::path(&partial).to_string())?;
     if let Err(error) = save_parts(run, &partial) {
         let _ = fs::remove_dir_all(&partial); // the next save would do so as well
@@ -110,8 +108,21 @@ pub fn save(run: &Run) -> Result<()> {
     let path = run.out.join(name(run.step()));
     fs::rename(&partial, &path).with_context(|| Shown::path(&path).to_string())?;
     sync_folder(&run.out)?;
-    for (_, old) in all(&run.out)?.into_iter().filter(|(other, _)| *other < run.step()) {
+    tidy(&run.out, run.step())
+}
+
+/// Removes what there is beside the checkpoint of a step: older ones, and what a run that was killed left.
+pub fn tidy(out: &Path, step: u64) -> Result<()> {
+    for (_, old) in all(out)?.into_iter().filter(|(other, _)| *other < step) {
         fs::remove_dir_all(&old).with_context(|| Shown::path(&old).to_string())?;
+    }
+    remove_partial(out)
+}
+
+fn remove_partial(out: &Path) -> Result<()> {
+    let partial = out.join(PARTIAL);
+    if partial.exists() {
+        fs::remove_dir_all(&partial).with_context(|| Shown::path(&partial).to_string())?;
     }
     Ok(())
 }

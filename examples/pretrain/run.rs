@@ -44,6 +44,7 @@ impl Run {
         (self.loader, self.records) = checkpoint.load(&mut self.trainer, self.loader)?;
         self.evaluations = Evaluations::of(&self.records);
         self.saved = Some(self.step());
+        checkpoint::tidy(&self.out, self.step())?; // perhaps nothing is left to save
         if self.evaluations.best.is_some_and(|(step, _)| step == self.step()) {
             self.save_best()?; // it may have been killed before that
         }
