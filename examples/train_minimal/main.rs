@@ -12,9 +12,10 @@ use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
 use candle_gpt_input::{DeviceSpec, GptInputConfig, GptInputLayer};
 use candle_gpt_input::{init::Init, optim::AdamW, rng::Generator, tokenizer::Tokenizer};
 use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap, loss::cross_entropy};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io::Write};
 
 fn main() -> Result<()> {
+    let out = &mut std::io::stdout().lock();
     let command = clap::Command::new("train_minimal").about("Trains two blocks on the first chapters of Genesis");
     let device = clap::arg!(--device <DEVICE> "auto, cpu, cuda[:N] or metal[:N]").default_value("cpu");
     let device = command.arg(device).get_matches().remove_one::<String>("device").context("no device")?;
@@ -33,7 +34,7 @@ fn main() -> Result<()> {
     let blocks = VarBuilder::from_varmap(&varmap, DType::F32, &device).pp("transformer");
     let gpt = model::Gpt2::new(input, blocks)?; // and so are the weights of the blocks
     let mut adamw = AdamW::from_varmap(&varmap, ParamsAdamW { lr: 5e-3, ..Default::default() })?;
-    println!("nearest to \" sons\" before: {:?}", nearest(gpt.input(), &vocabulary, " sons")?);
+    writeln!(out, "nearest to \" sons\" before: {:?}", nearest(gpt.input(), &vocabulary, " sons")?)?;
     for epoch in 0..6 {
         let mut losses = Vec::new();
         for batch in loader.epoch() {
@@ -44,10 +45,9 @@ fn main() -> Result<()> {
             ensure!(adamw.missing_gradients().is_empty(), "no gradient reaches {:?}", adamw.missing_gradients());
             losses.push(loss.to_scalar::<f32>()?);
         }
-        println!("epoch {epoch}, mean loss {:.3}", losses.iter().sum::<f32>() / losses.len() as f32);
+        writeln!(out, "epoch {epoch}, mean loss {:.3}", losses.iter().sum::<f32>() / losses.len() as f32)?;
     }
-    println!("nearest to \" sons\" after: {:?}", nearest(gpt.input(), &vocabulary, " sons")?);
-    Ok(())
+    Ok(writeln!(out, "nearest to \" sons\" after: {:?}", nearest(gpt.input(), &vocabulary, " sons")?)?)
 }
 
 /// Returns the tokens whose rows of `wte` have the largest cosine with the word's row.
