@@ -3,6 +3,7 @@
 //! cargo run --release --example gpt2
 //! cargo run --release --example gpt2 -- --weights path/to/gpt2 --prompt "Every effort moves you"
 //! cargo run --release --example gpt2 -- --weights path/to/gpt2 --prompt "Hello, I" --prompt "A cat" --temperature 0.8
+//! cargo run --release --example gpt2 -- --perplexity path/to/text.txt --stride 64
 //! cargo run --release --features hub --example gpt2 -- --hub openai-community/gpt2 --device auto
 //!
 //! The default weights are small: `pretrain` trained them on the King James Bible (weights/README.md).
@@ -17,6 +18,7 @@ mod hub;
 #[path = "../input/mod.rs"]
 mod input;
 mod model;
+mod perplexity;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -25,15 +27,19 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
-use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
+use candle_gpt_input::checkpoint::{Checkpoint, CheckpointOptions, save_tensors};
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{DeviceSpec, Error, GptInputConfig};
 use clap::Parser;
-use generate::{Sampling, generate, likeliest};
+use generate::{Sampling, check_logits, generate, likeliest};
 use input::Batch;
 use model::Gpt2;
+use perplexity::perplexity;
+
+/// The options that say nothing about the perplexity of a text.
+const OF_PROMPTS: [&str; 7] = ["prompts", "ids", "logits_output", "max_new_tokens", "temperature", "top_k", "seed"];
 
 /// The weights when none are given.
 const DEFAULT_WEIGHTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-gpt2");
@@ -58,6 +64,12 @@ struct Args {
     /// Token ids instead of text, such as 15496,11,995
     #[arg(long, value_name = "IDS", value_delimiter = ',', allow_hyphen_values = true)]
     ids: Vec<i64>,
+    /// Print the perplexity of this text instead of continuing one
+    #[arg(long, value_name = "F", conflicts_with_all = OF_PROMPTS)]
+    perplexity: Option<PathBuf>,
+    /// How many tokens lie between the windows of --perplexity [default: half of the model's positions]
+    #[arg(long, value_name = "N", requires = "perplexity", value_parser = cli::at_least_1::<usize>)]
+    stride: Option<usize>,
     /// Number of tokens to add; 0 computes only the logits of the prompt
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = cli::count::<usize>)]
     max_new_tokens: usize,
@@ -67,7 +79,7 @@ struct Args {
     /// Draw among the K likeliest tokens only
     #[arg(long, value_name = "K", value_parser = cli::at_least_1::<usize>)]
     top_k: Option<usize>,
-    /// The seed of the draws, as torch.manual_seed takes it
+    /// The seed of the draws, as torch.manual_seed takes it: from -2^63 to 2^64 - 1
     #[arg(long, value_name = "S", default_value_t = 123, value_parser = cli::seed)]
     seed: u64,
     /// auto, cpu, cuda, cuda:N, metal or metal:N
@@ -94,19 +106,28 @@ fn main() -> ExitCode {
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
     let weights = args.source.folder(&args.weights, false, args.ids.is_empty())?;
-    let checkpoint = &Checkpoint::open(&weights)?;
-    let (rows, tokenizer) = prompts(&args, &weights, checkpoint)?;
+    let origin = || args.source.hub.clone().unwrap_or_else(|| Shown::path(&args.weights).to_string());
+    let mut checkpoint = Checkpoint::open(&weights)?;
+    Gpt2::check(&checkpoint).with_context(origin)?;
+    let (rows, tokenizer) = prompts(&args, &weights, &checkpoint)?;
+    if let Some(tokenizer) = &tokenizer {
+        checkpoint = without_padding(checkpoint, &weights, tokenizer)?;
+    }
     let config = checkpoint.config()?;
-    check_length(&rows, args.max_new_tokens, &config)?;
+    if args.perplexity.is_none() {
+        check_length(&rows, args.max_new_tokens, &config)?;
+    }
 
     let start = Instant::now();
-    let origin = || args.source.hub.clone().unwrap_or_else(|| Shown::path(&args.weights).to_string());
-    let model = Gpt2::from_checkpoint(checkpoint, args.dtype, &device).with_context(origin)?;
+    let model = Gpt2::from_checkpoint(&checkpoint, args.dtype, &device).with_context(origin)?;
     let GptInputConfig { n_layer, n_head, n_embd, .. } = config;
     let loading = start.elapsed().as_secs_f64();
     writeln!(out, "{n_layer} blocks, {n_head} heads, {n_embd} dimensions, {:?}, read in {loading:.2} s", args.dtype)?;
     writeln!(out, "device {chosen}")?;
 
+    if let ([ids], true) = (&rows[..], args.perplexity.is_some()) {
+        return perplexity(&model, ids, args.stride, out);
+    }
     let batch = Batch::left_padded(&rows, config.vocab_size)?;
     if args.logits_output.is_some() || args.max_new_tokens == 0 {
         prompt_logits(&model, &batch, tokenizer.as_ref(), args.logits_output.as_deref(), out)?;
@@ -126,6 +147,10 @@ fn prompts(args: &Args, weights: &Path, checkpoint: &Checkpoint) -> Result<(Vec<
     }
     let own = || input::beside(weights, checkpoint);
     let tokenizer = input::tokenizer(args.tokenizer.as_deref(), own, checkpoint)?;
+    if let Some(path) = &args.perplexity {
+        let ids = tokenizer.encode(&cli::read_text(path)?)?;
+        return Ok((vec![ids.into_iter().map(i64::from).collect()], Some(tokenizer)));
+    }
     let default = [DEFAULT_PROMPT.to_string()];
     let texts = if args.prompts.is_empty() { &default[..] } else { &args.prompts };
     let encode = |text: &String| {
@@ -134,6 +159,17 @@ fn prompts(args: &Args, weights: &Path, checkpoint: &Checkpoint) -> Result<(Vec<
     };
     let rows = texts.iter().map(encode).collect::<Result<_>>()?;
     Ok((rows, Some(tokenizer)))
+}
+
+/// Leaves the rows of padding without logits: those behind the tokenizer's ids, up to a multiple of 64 or 128.
+fn without_padding(checkpoint: Checkpoint, weights: &Path, tokenizer: &Tokenizer) -> Result<Checkpoint> {
+    let n_rows = checkpoint.config()?.vocab_size;
+    let n_tokens = n_rows - tokenizer.unused_rows(n_rows)?;
+    let is_padded = n_tokens < n_rows && [64, 128].iter().any(|&n| n_tokens.next_multiple_of(n) == n_rows);
+    if !is_padded {
+        return Ok(checkpoint);
+    }
+    Ok(Checkpoint::open_with(weights, &CheckpointOptions::default().with_vocab_size(n_tokens))?)
 }
 
 /// Checks that prompt and new tokens fit. The last new token is not embedded again and needs no position.
@@ -162,7 +198,9 @@ fn prompt_logits(
     let logits = model.forward(&batch.input_ids, mask)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     writeln!(out, "logits {:?}", logits.dims())?;
     let (_, t, _) = logits.dims3()?;
-    for (row, logits) in logits.narrow(1, t - 1, 1)?.squeeze(1)?.to_vec2::<f32>()?.iter().enumerate() {
+    let last = logits.narrow(1, t - 1, 1)?.squeeze(1)?.to_vec2::<f32>()?;
+    for (row, logits) in last.iter().enumerate() {
+        check_logits(logits, model.input().dtype())?;
         let likeliest = likeliest(logits, SHOWN);
         let shown = |&id: &usize| match tokenizer.and_then(|tokenizer| tokenizer.token_bytes(id as u32)) {
             Some(bytes) => format!("{:?} {:.3}", String::from_utf8_lossy(bytes), logits[id]),

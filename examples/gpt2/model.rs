@@ -126,6 +126,14 @@ impl Gpt2 {
         Ok(Self { input, blocks, ln_f, lm_head })
     }
 
+    /// Checks that a checkpoint is that of a whole GPT-2. Reads no weights.
+    pub fn check(checkpoint: &Checkpoint) -> Result<()> {
+        BlockConfig::read(&checkpoint.config()?)?; // another architecture has other names
+        let is_whole = checkpoint.tensors()?.iter().any(|entry| entry.name.ends_with("ln_f.weight"));
+        ensure!(is_whole, "no ln_f.weight: these are not the weights of a whole GPT-2; embed takes input tables alone");
+        BlockConfig::of(&checkpoint.config()?).map(drop)
+    }
+
     /// Reads a whole Hugging Face checkpoint: one file or shards, tied or untied, under any prefix.
     pub fn from_checkpoint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<Self> {
         let (input, vb) = Self::parts(checkpoint, dtype, device)?;
@@ -138,12 +146,7 @@ impl Gpt2 {
         dtype: DType,
         device: &Device,
     ) -> Result<(GptInputLayer, VarBuilder<'a>)> {
-        // Refuse what cannot run before reading anything.
-        let config = checkpoint.config()?;
-        BlockConfig::read(&config)?;
-        let is_whole = checkpoint.tensors()?.iter().any(|entry| entry.name.ends_with("ln_f.weight"));
-        ensure!(is_whole, "no ln_f.weight: these are not the weights of a whole GPT-2; embed takes input tables alone");
-        BlockConfig::of(&config)?;
+        Self::check(checkpoint)?;
         let (input, report) = GptInputLayer::open(checkpoint, &OpenOptions::new(dtype, device))?;
         let root = checkpoint.var_builder(dtype, device);
         let prefix = report.wte.name.strip_suffix("wte.weight").context("the names are not Hugging Face's")?;

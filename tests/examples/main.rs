@@ -4,6 +4,7 @@ mod dataloader;
 mod documents;
 mod explore;
 mod finetuning;
+mod generation;
 mod gpt2;
 mod inspect;
 #[path = "../../examples/explore/labels.rs"]
