@@ -1,9 +1,10 @@
-//! Encodes text: finds added tokens, lets the library encode the text between them, and compares the ids with the text.
+//! Encodes text: finds added tokens, and encodes the text between them, GPT-2's here, that of a file by the library.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use tokenizers::pipeline::{EncodeOptions, Normalizer, PipelinePreTokenizer, PipelineToken, PipelineTokenizer};
+use tokenizers::pre_tokenizers::split::Split;
 use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::utils::Grammar;
 
@@ -12,15 +13,15 @@ use super::encoding::{Encoding, SpecialTokens};
 use super::frame::Frame;
 use super::problem::REFUSED;
 use super::vocabulary::{MissingBytes, TokenBytes};
+use super::words::WordEncoder;
 use crate::error::{TokenizerError, cause};
 
-/// About how much text the library encodes at once. It keeps buffers of nine bytes for each byte of text, and is faster
+/// About how much text is encoded at once. The library keeps buffers of nine bytes for each byte of text, and is faster
 /// while they fit the cache.
 const PIECE_BYTES: usize = 1 << 16;
 
 pub(super) struct Encoder {
-    /// A pipeline of the pre-tokenizer and the merges only.
-    plain: PipelineTokenizer,
+    plain: Plain,
     pub(super) added: AddedTokens,
     pub(super) frame: Frame,
     /// Whether every text between added tokens begins with a space, its own or one that is put there.
@@ -28,6 +29,14 @@ pub(super) struct Encoder {
     pub(super) missing: MissingBytes,
     pub(super) tokens: Arc<TokenBytes>,
     words: Words,
+}
+
+/// The pre-tokenizer and the merges only.
+pub(super) enum Plain {
+    /// Of a file.
+    Library(PipelineTokenizer),
+    /// GPT-2's own.
+    Words(Box<WordEncoder>),
 }
 
 /// Where the pre-tokenizer cuts a text into words, as far as known.
@@ -50,8 +59,14 @@ pub(super) struct Draft {
 
 impl Encoder {
     /// Returns an encoder without normalizers or tokens around a text.
-    pub(super) fn new(plain: PipelineTokenizer, added: AddedTokens, tokens: Arc<TokenBytes>) -> Self {
-        let words = Words::of(plain.get_pre_tokenizer());
+    pub(super) fn new(plain: Plain, added: AddedTokens, tokens: Arc<TokenBytes>) -> Self {
+        let words = match &plain {
+            Plain::Words(words) => Words::of(words.split()),
+            Plain::Library(pipeline) => match pipeline.get_pre_tokenizer() {
+                PipelinePreTokenizer::Split(split) => Words::of(split),
+                _ => Words::Unknown,
+            },
+        };
         let (frame, missing) = (Frame::default(), MissingBytes::default());
         Self { plain, added, frame, prefix_space: false, missing, tokens, words }
     }
@@ -126,20 +141,25 @@ impl Encoder {
         while at < text.len() {
             let piece = &text[at..][..self.words.first_piece(&text[at..])];
             let start = ids.len();
-            self.plain.encode_into(piece, &EncodeOptions::no_specials(), ids).map_err(failed)?;
-            match self.words {
-                Words::Cover { .. } => self.check(piece, &ids[start..]),
-                Words::Unknown => self.missing.check(piece, &ids[start..]),
+            match &self.plain {
+                Plain::Words(words) => words.encode(piece, ids).map_err(failed)?,
+                Plain::Library(pipeline) => {
+                    pipeline.encode_into(piece, &EncodeOptions::no_specials(), ids).map_err(failed)?;
+                    match self.words {
+                        Words::Cover { .. } => self.check(piece, &ids[start..]),
+                        Words::Unknown => self.missing.check(piece, &ids[start..]),
+                    }
+                    .map_err(|error| moved(error, at))?;
+                }
             }
-            .map_err(|error| moved(error, at))?;
             at += piece.len();
         }
         Ok(())
     }
 
-    /// Checks that the ids spell the text.
+    /// Checks that the library's ids spell the text.
     ///
-    /// The library takes a word for a token if 32 bits of their hashes agree, without comparing them. That is wrong for
+    /// It takes a word for a token if 32 bits of their hashes agree, without comparing them. That is wrong for
     /// one word in four billion, or for one crafted to collide.
     fn check(&self, text: &str, ids: &[PipelineToken]) -> Result<(), TokenizerError> {
         let mut rest = text.as_bytes();
@@ -158,10 +178,7 @@ impl Encoder {
 }
 
 impl Words {
-    fn of(pre_tokenizer: &PipelinePreTokenizer) -> Self {
-        let PipelinePreTokenizer::Split(split) = pre_tokenizer else {
-            return Self::Unknown;
-        };
+    fn of(split: &Split) -> Self {
         match split.grammar() {
             Some(_) if split.invert || split.behavior != SplitDelimiterBehavior::Isolated => Self::Unknown,
             // In no alternative of the pattern does a space follow anything but whitespace, so a word ends before it.

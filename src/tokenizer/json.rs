@@ -9,7 +9,7 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::utils::Grammar;
 
 use super::added::AddedTokens;
-use super::encode::Encoder;
+use super::encode::{Encoder, Plain};
 use super::entries::{check_merges, read_added, read_vocab};
 use super::frame::Frame;
 use super::library::pipeline;
@@ -54,7 +54,7 @@ pub(super) fn build(mut file: Value) -> Result<Encoder, Problem> {
     // The library accepts a pattern that it cannot run, and fails at the first text.
     let trial = plain.encode_into("a", &EncodeOptions::no_specials(), &mut Vec::new());
     trial.map_err(|_| Problem::Unsupported(UNKNOWN_PATTERN.to_string()))?;
-    let mut encoder = Encoder::new(plain, added, Arc::new(tokens));
+    let mut encoder = Encoder::new(Plain::Library(plain), added, Arc::new(tokens));
     (encoder.frame, encoder.prefix_space, encoder.missing) = (frame, prefix_space, missing);
     Ok(encoder)
 }

@@ -12,6 +12,7 @@ mod support;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use candle_gpt_input::error::TokenizerError;
@@ -28,6 +29,14 @@ const GPT2_FILES: [(&str, &str); 2] = [
 
 fn gpt2() -> &'static Tokenizer {
     Tokenizer::gpt2()
+}
+
+/// Reads GPT-2's tokenizer from files, as the tokenizer library does.
+fn gpt2_files() -> &'static Tokenizer {
+    static FILES: LazyLock<Tokenizer> = LazyLock::new(|| {
+        Tokenizer::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/gpt2-tokenizer")).unwrap()
+    });
+    &FILES
 }
 
 fn gpt2_file(name: &str) -> Vec<u8> {
@@ -383,6 +392,20 @@ fn texts() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
 }
 
+/// Makes words of up to 2000 bytes, in which many merges apply.
+fn words() -> impl Strategy<Value = String> {
+    let word = prop_oneof![
+        "[a-e]{1,60}",
+        "[0-9]{1,60}",
+        "[ \n]{1,60}",
+        "[-=*#/<>]{1,60}",
+        "[一-三あ-お]{1,30}",
+        ("[a-zé的🤗 \n=7]", 1..400usize).prop_map(|(unit, n)| unit.repeat(n)),
+        prop::collection::vec(0..50256u32, 1..12).prop_map(|ids| gpt2().decode(&ids).unwrap()),
+    ];
+    prop::collection::vec(word, 0..5).prop_map(|words| words.concat())
+}
+
 proptest! {
     #![proptest_config(properties(256))]
 
@@ -394,6 +417,23 @@ proptest! {
             prop_assert_eq!(&tokenizer.decode(&ids).unwrap(), &text);
             prop_assert_eq!(streamed(&tokenizer, &ids), text.clone());
             assert_covers(&tokenizer, &text);
+        }
+    }
+
+    /// The tokenizer library encodes by the same merges when they stand in a file.
+    #[test]
+    fn the_built_in_tokenizer_is_that_of_its_files(text in texts(), long in words()) {
+        for policy in [SpecialTokens::Recognize, SpecialTokens::AsText, SpecialTokens::Refuse] {
+            let (built_in, of_files) = (gpt2().with_special_tokens(policy), gpt2_files().with_special_tokens(policy));
+            for text in [&text, &long, &[long.as_str(), &text].concat()] {
+                match (built_in.encode_with_offsets(text), of_files.encode_with_offsets(text)) {
+                    (Ok(own), Ok(library)) => {
+                        prop_assert_eq!(&own, &library);
+                        prop_assert_eq!(built_in.encode(text).unwrap(), library.ids); // now from the cache
+                    }
+                    (own, library) => prop_assert_eq!(error_text(own), error_text(library)),
+                }
+            }
         }
     }
 
