@@ -34,10 +34,11 @@ pub enum Case {
     Mapped,
     Quantized,
     Head,
+    Decode,
 }
 
 impl Case {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Forward,
         Self::ForwardInto,
         Self::Backward,
@@ -50,6 +51,7 @@ impl Case {
         Self::Mapped,
         Self::Quantized,
         Self::Head,
+        Self::Decode,
     ];
 
     /// Returns whether it times positions inside attention, for which PyTorch has no operation.
@@ -64,7 +66,7 @@ impl Case {
 
     /// Returns whether it times products with weights, whose shapes are of their own.
     pub fn is_of_products(self) -> bool {
-        self == Self::Head
+        matches!(self, Self::Head | Self::Decode)
     }
 
     /// Returns the shapes that it takes unless others are given.
@@ -78,6 +80,8 @@ impl Case {
                     .flat_map(|dtype| rows.clone().map(move |n| format!("{n}x1x768{dtype}")))
                     .collect()
             }
+            (Self::Decode, true) => ["2x1x24"].map(String::from).to_vec(),
+            (Self::Decode, false) => ["1x1x768", "1x1x768:bf16", "1x1x768:f16"].map(String::from).to_vec(),
             (_, true) => ["1x1x16", "2x8x24", "2x8x24:bf16"].map(String::from).to_vec(),
             (_, false) => {
                 let all =
@@ -101,6 +105,7 @@ impl Case {
             Self::Mapped => "mapped",
             Self::Quantized => "quantized",
             Self::Head => "head",
+            Self::Decode => "decode",
         }
     }
 
@@ -108,7 +113,7 @@ impl Case {
     pub fn is_short(self, shape: &Shape) -> bool {
         let n_logits = shape.n_tokens() * shape.vocab_size;
         match self {
-            Self::Forward | Self::ForwardInto | Self::Rotate | Self::Mapped | Self::Head => true,
+            Self::Forward | Self::ForwardInto | Self::Rotate | Self::Mapped | Self::Head | Self::Decode => true,
             Self::Quantized => shape.n_embd.is_multiple_of(32), // blocks of Q8_0
             // The bias is the same for the whole batch.
             Self::Alibi | Self::T5 => shape.batch == 1 && shape.dtype == DType::F32,
@@ -199,7 +204,7 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
         return super::tables::contenders(case, inputs);
     }
     if case.is_of_products() {
-        return super::products::head(inputs);
+        return super::products::contenders(case, inputs);
     }
     let mut all = vec![ours(case, inputs)?];
     match candle(case, inputs) {
@@ -250,7 +255,8 @@ pub fn ours(case: Case, inputs: &Inputs) -> Result<Contender> {
         | Case::T5
         | Case::Mapped
         | Case::Quantized
-        | Case::Head => {
+        | Case::Head
+        | Case::Decode => {
             anyhow::bail!("this case is timed by another module")
         }
         Case::Backward => contender("ours", move || {
@@ -324,7 +330,8 @@ pub fn candle(case: Case, inputs: &Inputs) -> Result<Contender> {
         | Case::T5
         | Case::Mapped
         | Case::Quantized
-        | Case::Head => {
+        | Case::Head
+        | Case::Decode => {
             anyhow::bail!("this case is timed by another module")
         }
         Case::Backward => contender("candle", move || {
@@ -370,7 +377,9 @@ pub fn bytes_moved(case: Case, inputs: &Inputs) -> Result<Option<usize>> {
     let n_rows = match case {
         Case::StepTied | Case::Rotate | Case::Alibi | Case::T5 | Case::Mapped | Case::Quantized => return Ok(None),
         Case::Forward | Case::ForwardInto => 2 * n_tokens,
-        Case::Head => vocab_size,
+        Case::Head | Case::Decode => {
+            return Ok(Some(super::products::n_weights(case, &inputs.shape) * dtype.size_in_bytes()));
+        }
         // The gradient is read, and both tables' gradients are written.
         Case::Backward => n_tokens + vocab_size + length,
         // Rows are read and written, their gradient is read, and the parameter and both moments are read and written.

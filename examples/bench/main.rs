@@ -18,6 +18,9 @@ mod torch;
 mod chart;
 #[path = "../cli/mod.rs"]
 mod cli;
+#[allow(dead_code)] // it can be trained, too
+#[path = "../gpt2/model.rs"]
+mod model;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -46,6 +49,7 @@ use torch::Torch;
 /// alibi, t5      the bias [1, H, T, T] of scores; at length 1 that of a query behind 1023 keys, [1, H, 1, 1024]
 /// mapped         forward with tables left in their file (warm); `resident` is forward with them in memory
 /// head           logits of BATCH rows of given hidden states; `copy` reads the table once
+/// decode         one token for each of BATCH sequences through GPT-2; `copy` reads all of its weights once
 /// quantized      forward with a token table of Q8_0; Candle's time is that of `QTensor::embedding` alone
 ///
 /// All times are in milliseconds. `copy` copies as many bytes as the case must move, on all cores.
@@ -178,7 +182,7 @@ struct Rounds {
 fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch>, quick: bool) -> Result<Value> {
     let inputs = Inputs::new(shape, device)?;
     let n_bytes = cases::bytes_moved(case, &inputs)?;
-    torch = torch.filter(|_| !case.is_positional() && !case.is_of_tables());
+    torch = torch.filter(|_| !case.is_positional() && !case.is_of_tables() && case != Case::Decode);
     let mut contenders = cases::contenders(case, &inputs)?;
     compare(&contenders, shape)?;
     if let Some(torch) = &mut torch {

@@ -1,20 +1,34 @@
 //! The case of products with few rows, whose limits are reading the weights once and the multiplications.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, ensure};
 use candle_core::{CpuStorage, Storage, Tensor};
-use candle_gpt_input::LmHead;
+use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead};
+use candle_nn::{VarBuilder, VarMap};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::cases::{Contender, Inputs, contender};
+use super::cases::{Case, Contender, Inputs, Shape, contender};
+use super::model::{Gpt2, KvCache};
+
+pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
+    if case == Case::Decode { decode(inputs) } else { head(inputs) }
+}
+
+/// Returns how many elements the weights have.
+pub fn n_weights(case: Case, shape: &Shape) -> usize {
+    let c = shape.n_embd;
+    let of_blocks = if case == Case::Decode { 12 * c * c * gpt2_of_width(c, shape.vocab_size).n_layer } else { 0 };
+    shape.vocab_size * c + of_blocks
+}
 
 /// Logits of `batch` rows: ours, Candle's product, and a sum over the table's bytes in the place of a copy.
-pub fn head(inputs: &Inputs) -> Result<Vec<Contender>> {
+fn head(inputs: &Inputs) -> Result<Vec<Contender>> {
     let (wte, hidden) = (inputs.wte.clone(), inputs.hidden.clone());
     let head = LmHead::new(wte.clone())?;
     let mut all = vec![contender("ours", {
@@ -32,6 +46,54 @@ pub fn head(inputs: &Inputs) -> Result<Vec<Contender>> {
         all.push(reading(vec![wte])?);
     }
     Ok(all)
+}
+
+/// How many tokens come before the one that is decoded.
+const N_CACHED: usize = 64;
+
+/// One token for each of `batch` sequences through a GPT-2 of the shape's width, and the largest logit: ours, and a sum over
+/// all of its weights in the place of a copy.
+fn decode(inputs: &Inputs) -> Result<Vec<Contender>> {
+    let Shape { batch, length, n_embd, vocab_size, dtype } = inputs.shape;
+    ensure!(length == 1, "`decode` takes one token at a time: use {batch}x1x{n_embd}");
+    let (config, device) = (gpt2_of_width(n_embd, vocab_size), inputs.wte.device());
+    let gpt2 = |vb: VarBuilder| Gpt2::new(GptInputLayer::load(vb.clone(), &config)?, vb);
+    let drawn = VarMap::new();
+    gpt2(VarBuilder::from_varmap(&drawn, dtype, device))?;
+    // Nothing is trained, so nothing is recorded.
+    let drawn = drawn.data().lock().map_err(|_| anyhow!("a lock is poisoned"))?;
+    let weights: HashMap<String, Tensor> =
+        drawn.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+    let read: Vec<Tensor> = weights.values().cloned().collect();
+    let gpt2 = gpt2(VarBuilder::from_tensors(weights, dtype, device))?;
+    let n_tokens = batch * (N_CACHED + 1);
+    let ids: Vec<u32> = (0..n_tokens).map(|i| (i * 7919 % vocab_size) as u32).collect();
+    let ids = Tensor::from_vec(ids, (batch, N_CACHED + 1), device)?;
+    let (before, last) = (ids.narrow(1, 0, N_CACHED)?, ids.narrow(1, N_CACHED, 1)?);
+    let mut cache = KvCache::default();
+    gpt2.hidden_states(&before, None, Some(&mut cache))?;
+    let mut all = vec![contender("ours", move || {
+        let hidden_states = gpt2.hidden_states(&last, None, Some(&mut cache.clone()))?;
+        Ok((None, vec![gpt2.lm_head().argmax(&hidden_states)?]))
+    })?];
+    if device.is_cpu() {
+        all.push(reading(read)?);
+    }
+    Ok(all)
+}
+
+/// Returns the published size of this width; other widths have one block for each head.
+fn gpt2_of_width(n_embd: usize, vocab_size: usize) -> GptInputConfig {
+    let n_head = if n_embd.is_multiple_of(64) { n_embd / 64 } else { 1 };
+    let n_layer = match n_embd {
+        1024 => 24,
+        1280 => 36,
+        1600 => 48,
+        _ => n_head,
+    };
+    let mut config = GptInputConfig::new(vocab_size, 1024, n_embd).with_n_layer(n_layer);
+    config.n_head = n_head;
+    config
 }
 
 /// Reads every byte of the weights once, on all cores.

@@ -182,10 +182,10 @@ impl LmHead {
     /// Computes the logits.
     ///
     /// On the CPU a dense table in f32, f16 or bf16 is read once for up to 128 rows of hidden states, in its own dtype, by
-    /// all cores; sums are in f32 and rounded once. The logits of a row are the same, bit for bit, alone, in any batch
-    /// and on any number of threads, for any number of rows. On a CPU that has neither AVX2 with FMA nor AVX-512 that
-    /// ends at 16 rows, from where on Candle's product is taken. It is also taken for f64, for a table whose rows are not
-    /// contiguous, and on other devices. Another instruction set may give other last bits; AVX-512 and AVX2 give the same.
+    /// all cores. Sums are in f32 and rounded once. The logits of a row are the same, bit for bit, alone and in any batch,
+    /// for any number of rows and threads. On a CPU without AVX2 and FMA that ends at 16 rows: beyond them Candle's
+    /// product is taken, as for f64, for tables that are contiguous in neither dimension, and on other devices. AVX-512
+    /// and AVX2 give the same bits; other CPUs may differ in the last ones.
     ///
     /// # Shapes
     /// - `hidden_states`: `[.., C]`, usually `[B, T, C]`

@@ -30,8 +30,8 @@
 //! | `qkv.split(…)`, `.view(…)`, `.transpose(1, 2)` | [`split_heads`] |
 //!
 //! In f32 on the CPU each runs in one pass forward and one backward, on all cores; its bits do not depend on their
-//! number. f16 and bf16 are widened there, computed in f32 and rounded once. f64 and other devices take plain Candle
-//! operations, with norms, softmax and GELU of halves in f32.
+//! number. f16 and bf16 are computed in f32 there and rounded once. f64 and other devices take plain Candle operations,
+//! with norms, softmax and GELU of halves in f32.
 
 mod activation;
 mod attention;

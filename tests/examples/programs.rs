@@ -47,6 +47,7 @@ fn bench_compares_and_times_every_case() {
         "t5",
         "mapped",
         "head",
+        "decode",
     ] {
         let rows: Vec<_> = cases.iter().filter(|row| row["case"] == name).collect();
         assert!(!rows.is_empty(), "{name}");

@@ -50,7 +50,7 @@ impl CustomOp2 for Logits {
         table: &CpuStorage,
         l2: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        match dense((hidden, l1), (table, l2))? {
+        match dense((hidden, l1), (table, l2), None)? {
             Some(product) => Ok((product, (l1.shape().dims2()?.0, l2.shape().dims2()?.0).into())),
             None => Self::product(hidden, l1, table, l2),
         }

@@ -10,6 +10,7 @@ use super::norm_op::Norm;
 use super::reference::{self, widened};
 use super::softmax_op::Softmax;
 use crate::kernel::core::locks::let_writers_pass;
+use crate::kernel::product::skinny::is_multiplied;
 
 type CandleResult<T> = candle_core::Result<T>;
 
@@ -48,10 +49,15 @@ pub(crate) fn norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, n
 /// Multiplies by weights: `[N, I] -> [N, O]`, with a bias `[O]`.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lies: Weight) -> CandleResult<Tensor> {
     let_writers_pass(weight);
+    let has_elements = x.elem_count() > 0 && weight.elem_count() > 0;
+    let fused = Linear { weight: lies, has_bias: bias.is_some() };
+    if x.device().is_cpu() && has_elements && is_multiplied(x, weight) {
+        return x.apply_op3(weight, &or_full(bias, 0.0, 1, x)?, fused);
+    }
     let (wide, weight, bias) = (wide_on_cpu(x)?, wide_on_cpu(weight)?, bias.map(wide_on_cpu).transpose()?);
-    let (bias, has_bias) = (bias.as_ref(), bias.is_some());
-    let y = if is_fused(&wide) && weight.elem_count() > 0 {
-        wide.apply_op3(&weight, &or_full(bias, 0.0, 1, &wide)?, Linear { weight: lies, has_bias })?
+    let bias = bias.as_ref();
+    let y = if is_fused(&wide) && has_elements {
+        wide.apply_op3(&weight, &or_full(bias, 0.0, 1, &wide)?, fused)?
     } else {
         reference::linear(&wide, &weight, bias, lies)?
     };

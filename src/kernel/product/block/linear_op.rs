@@ -1,11 +1,12 @@
 //! A product with weights, with the bias added in the same pass.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor};
 
 use super::rows::{ROWS, add, each_rows, total};
 use crate::kernel::core::parallel::map_in_parallel;
 use crate::kernel::core::storage::slice;
+use crate::kernel::product::skinny::dense;
 use crate::kernel::product::values::{grad, storage, with_values};
 
 type CandleResult<T> = candle_core::Result<T>;
@@ -39,12 +40,16 @@ impl CustomOp3 for Linear {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        let in_out = match self.weight {
-            Weight::OutIn => weight_layout.transpose(0, 1)?,
-            Weight::InOut => weight_layout.clone(),
+        let out_in = match self.weight {
+            Weight::OutIn => weight_layout.clone(),
+            Weight::InOut => weight_layout.transpose(0, 1)?,
         };
-        let ((n, n_in), (_, n_out)) = (x_layout.shape().dims2()?, in_out.shape().dims2()?);
-        let product = x.matmul(weight, (1, n, n_out, n_in), x_layout, &in_out)?;
+        let ((n, n_in), (n_out, _)) = (x_layout.shape().dims2()?, out_in.shape().dims2()?);
+        let given_bias = self.has_bias.then_some((bias, bias_layout));
+        if let Some(product) = dense((x, x_layout), (weight, &out_in), given_bias)? {
+            return Ok((product, (n, n_out).into()));
+        }
+        let product = x.matmul(weight, (1, n, n_out, n_in), x_layout, &out_in.transpose(0, 1)?)?;
         let CpuStorage::F32(mut product) = product else { candle_core::bail!("a product of f32 is {product:?}") };
         if self.has_bias {
             let bias = slice(bias, bias_layout)?;
@@ -65,14 +70,16 @@ impl CustomOp3 for Linear {
             true => grad().map(Some),
             false => Ok(None),
         };
-        let (values, weights) = (x.detach(), weight.detach());
+        // Halves are widened, and gradients rounded once.
+        let wide = |x: &Tensor| x.detach().to_dtype(DType::F32);
+        let (values, weights, y_grad) = (&wide(x)?, &wide(weight)?, &wide(y_grad)?);
         let x_grad = wanted(x, &|| match self.weight {
-            Weight::OutIn => y_grad.matmul(&weights),
-            Weight::InOut => y_grad.matmul(&weights.t()?),
+            Weight::OutIn => y_grad.matmul(weights)?.to_dtype(x.dtype()),
+            Weight::InOut => y_grad.matmul(&weights.t()?)?.to_dtype(x.dtype()),
         })?;
         let weight_grad = wanted(weight, &|| match self.weight {
-            Weight::OutIn => y_grad.t()?.matmul(&values),
-            Weight::InOut => values.t()?.matmul(y_grad),
+            Weight::OutIn => y_grad.t()?.matmul(values)?.to_dtype(x.dtype()),
+            Weight::InOut => values.t()?.matmul(y_grad)?.to_dtype(x.dtype()),
         })?;
         if !bias.track_op() {
             return Ok((x_grad, weight_grad, None));
@@ -86,6 +93,7 @@ impl CustomOp3 for Linear {
                 sums
             }))
         })?;
-        Ok((x_grad, weight_grad, grad(sums, bias)?))
+        let bias_grad = grad(sums, bias)?.map(|grad| grad.to_dtype(x.dtype())).transpose()?;
+        Ok((x_grad, weight_grad, bias_grad))
     }
 }

@@ -15,6 +15,7 @@
 //! in vectors of both widths. A block with more elements than 32 says so in its own `UNIT`. [`product`] takes rows as
 //! bytes ([`Rows`]), so it does not matter where they lie.
 
+mod columns;
 mod dense;
 mod kind;
 mod panel;
@@ -26,6 +27,6 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(super) use dense::{Memory, dense, operands};
+pub(super) use dense::{Memory, dense, is_multiplied, operands};
 pub(super) use kind::Kind;
 pub(super) use sweep::product;

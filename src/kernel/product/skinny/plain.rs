@@ -1,7 +1,7 @@
 //! The loop without intrinsics, which the compiler vectorises.
 
 use super::kind::{Kind, LANES, Lanes};
-use super::rows::{Chunk, last};
+use super::rows::{Block, Chunk, last};
 use crate::kernel::product::exp::mul_add;
 
 /// Hidden rows that share the conversion of a table's row.
@@ -66,4 +66,33 @@ fn sum(mut lanes: [f32; LANES]) -> f32 {
         }
     }
     lanes[0]
+}
+
+/// Adds to the sums of a group of hidden rows the products with the block's columns from `from` on.
+#[inline(always)]
+pub(super) fn columns<K: Kind, const FUSED: bool>(
+    block: &Block<'_>,
+    n_hidden: usize,
+    hidden: &[f32],
+    sums: &mut [f32],
+    from: usize,
+) {
+    let n_columns = block.columns.len();
+    if from == n_columns {
+        return;
+    }
+    for (row, hidden) in block.taken.clone().zip(hidden.chunks(n_hidden)) {
+        let row = block.row::<K>(row, from);
+        for (hidden, sums) in hidden.iter().zip(sums.chunks_mut(n_columns)) {
+            let units = row.chunks_exact(K::UNIT_BYTES);
+            let last = last::<K>(units.remainder());
+            let units = units.chain([&last[..K::UNIT_BYTES]]);
+            for (unit, sums) in units.zip(sums[from..].chunks_mut(K::UNIT)) {
+                for (at, sums) in sums.chunks_mut(LANES).enumerate() {
+                    let elements = K::plain(unit, at);
+                    sums.iter_mut().zip(elements).for_each(|(sum, x)| *sum = mul_add::<FUSED>(x, *hidden, *sum));
+                }
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ pub(in super::super) struct Rows<'a> {
     bytes: &'a [u8],
     pub(super) n_rows: usize,
     pub(super) row_bytes: usize,
-    stride: usize,
+    pub(super) stride: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -56,6 +56,24 @@ impl<'a> Chunk<'a> {
     #[inline(always)]
     pub(super) fn units<K: Kind>(&self) -> (usize, bool) {
         (self.rows.row_bytes / K::UNIT_BYTES, !self.rows.row_bytes.is_multiple_of(K::UNIT_BYTES))
+    }
+}
+
+/// Some rows of a weight, cut to some columns.
+pub(super) struct Block<'a> {
+    pub(super) rows: Rows<'a>,
+    pub(super) taken: Range<usize>,
+    pub(super) columns: Range<usize>,
+    /// What to prefetch meanwhile: rows, from this byte of each, so many bytes.
+    pub(super) next: Option<(Range<usize>, usize, usize)>,
+}
+
+impl<'a> Block<'a> {
+    /// Returns the bytes of a row from one of the block's columns on.
+    #[inline(always)]
+    pub(super) fn row<K: Kind>(&self, row: usize, column: usize) -> &'a [u8] {
+        let size = K::UNIT_BYTES / K::UNIT;
+        &self.rows.row(row)[(self.columns.start + column) * size..self.columns.end * size]
     }
 }
 

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
+use super::columns::by_columns;
 use super::kind::Kind;
 use super::panel::Hidden;
 use super::rows::Rows;
@@ -12,7 +13,7 @@ use crate::error::Result;
 use crate::kernel::core::element::{Element, bytes_of};
 use crate::kernel::core::samples::{bits, table};
 use crate::kernel::product::exp::FUSED_HERE;
-use crate::kernel::product::logits;
+use crate::kernel::product::{Weight, linear, logits};
 
 /// Returns all paths that this CPU has.
 fn paths() -> Vec<Vectors> {
@@ -71,6 +72,49 @@ fn assert_order<E: Element<Wide = f32> + Kind>(n: usize, n_rows: usize, c: usize
     Ok(())
 }
 
+/// The same for sums down the columns of a weight, in the order of its rows.
+fn assert_order_of_columns<E: Element<Wide = f32> + Kind>(n: usize, n_in: usize, n_out: usize) -> Result<()> {
+    let (gap, apart) = (3, 2);
+    let (hidden, rows) = (values::<E>(n * n_in * apart, 1)?, values::<E>(n_in * (n_out + gap), 7)?);
+    let strides = (apart, n * apart);
+    let given = Hidden { values: &hidden, n_rows: n, n_columns: n_in, strides };
+    let size = size_of::<E>();
+    let weight = Rows::new(bytes_of(&rows), n_in, n_out * size, (n_out + gap) * size).unwrap();
+    for path in paths() {
+        let found = std::sync::Mutex::new(vec![f32::NAN; n * n_out]);
+        by_columns::<E, E>(path, &given, &weight, &|row, first, sums| {
+            found.lock().unwrap()[row * n_out + first..][..sums.len()].copy_from_slice(sums);
+        });
+        let found = found.into_inner().unwrap();
+        for (at, found) in found.iter().enumerate() {
+            let (row, column) = (at / n_out, at % n_out);
+            let is_fused = path != Vectors::Plain || FUSED_HERE;
+            let expected = (0..n_in).fold(0f32, |sum, i| {
+                let x = hidden[row * strides.0 + i * strides.1].widen();
+                let y = rows[i * (n_out + gap) + column].widen();
+                if is_fused { x.mul_add(y, sum) } else { x * y + sum }
+            });
+            assert_eq!(found.to_bits(), expected.to_bits(), "{path:?} {n} {n_in} {n_out} at {row}, {column}");
+        }
+    }
+    Ok(())
+}
+
+/// Every group of hidden rows, tiles that are not whole.
+#[test]
+fn wide_and_portable_loops_agree_by_columns() -> Result<()> {
+    for n in 1..=9 {
+        for (n_in, n_out) in [(1, 1), (3, 2), (16, 31), (33, 70), (5, 300)] {
+            assert_order_of_columns::<f32>(n, n_in, n_out)?;
+            assert_order_of_columns::<f16>(n, n_in, n_out)?;
+            assert_order_of_columns::<bf16>(n, n_in, n_out)?;
+        }
+    }
+    // Several blocks, tasks and passes.
+    assert_order_of_columns::<bf16>(3, 700, 400)?;
+    assert_order_of_columns::<f32>(130, 50, 140)
+}
+
 /// Every group of hidden rows, blocks of rows that are not whole, units that are not.
 #[test]
 fn wide_and_portable_loops_agree() -> Result<()> {
@@ -93,6 +137,8 @@ fn plain_loops_take_rows_of_any_length() -> Result<()> {
         assert_order::<f32>(n, n_rows, c)?;
         assert_order::<f16>(n, n_rows, c)?;
         assert_order::<bf16>(n, n_rows, c)?;
+        assert_order_of_columns::<f32>(n, n_rows, c)?;
+        assert_order_of_columns::<bf16>(n, n_rows, c)?;
     }
     Ok(())
 }
@@ -152,6 +198,17 @@ proptest! {
             }
             let strided = hidden.t()?.contiguous()?.t()?;
             assert_eq!(bits(&logits(&strided, &table)?)?, bits(&all)?, "strided");
+            let bias = uniform((1, vocab_size), seed ^ 1)?.to_dtype(dtype)?.squeeze(0)?;
+            for (weight, lies) in [(table.clone(), Weight::OutIn), (table.t()?.contiguous()?, Weight::InOut)] {
+                let all = pool.install(|| linear(&hidden, &weight, Some(&bias), lies))?;
+                let alone = linear(&hidden.narrow(0, row, 1)?, &weight, Some(&bias), lies)?;
+                assert_eq!(bits(&alone)?, bits(&all.narrow(0, row, 1)?)?, "{lies:?}");
+                let exact = linear(&hidden.to_dtype(DType::F64)?, &weight.to_dtype(DType::F64)?, None, lies)?;
+                let exact = exact.broadcast_add(&bias.to_dtype(DType::F64)?)?;
+                let largest = |x: Tensor| x.abs()?.max_all()?.to_scalar::<f64>();
+                let found = largest((all.to_dtype(DType::F64)? - &exact)?)?;
+                assert!(found <= rounding * largest(exact)? + f64::from(f32::MIN_POSITIVE), "{lies:?}: {found}");
+            }
             let wide_rows = Tensor::cat(&[&table, &table], 1)?.narrow(1, 0, c)?;
             assert_eq!(bits(&logits(&hidden, &wide_rows)?)?, bits(&all)?, "rows of a wider table");
             Ok(())

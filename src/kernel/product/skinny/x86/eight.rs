@@ -3,13 +3,18 @@
 use std::arch::x86_64::*;
 
 use super::super::kind::{Kind, LANES, Lanes};
-use super::super::rows::{Chunk, last};
-use super::loops::{loops, prefetch};
+use super::super::plain;
+use super::super::rows::{Block, Chunk, last};
+use super::loops::{Ahead, STEPS, loops, prefetch};
 
 /// The lower eight lanes, and the upper ones.
 type Vector = (__m256, __m256);
 
-loops!("avx2,f16c,fma", 1 => 4, 2 => 2, 3 => 1, 4 => 1, 5 => 1, most 6 => 1);
+loops!(
+    "avx2,f16c,fma",
+    rows: 1 => 4, 2 => 2, 3 => 1, 4 => 1, 5 => 1, most 6 => 1;
+    columns: 1 => 2, 2 => 1, most 3 => 1
+);
 
 #[target_feature(enable = "avx2")]
 #[inline]
@@ -45,4 +50,31 @@ fn fused(x: Vector, y: Vector, sum: Vector) -> Vector {
 #[inline]
 fn halved(x: Vector) -> __m256 {
     _mm256_add_ps(x.0, x.1)
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn every(x: f32) -> Vector {
+    (_mm256_set1_ps(x), _mm256_set1_ps(x))
+}
+
+/// # Safety
+/// `from` is the start of sixteen elements of one slice.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn sums_at(from: *const f32) -> Vector {
+    // SAFETY: the caller's promise; no alignment is needed.
+    unsafe { (_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(LANES / 2))) }
+}
+
+/// # Safety
+/// `to` is the start of sixteen elements of one slice.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn put_sums(to: *mut f32, sums: Vector) {
+    // SAFETY: the caller's promise; no alignment is needed.
+    unsafe {
+        _mm256_storeu_ps(to, sums.0);
+        _mm256_storeu_ps(to.add(LANES / 2), sums.1);
+    }
 }

@@ -1,10 +1,14 @@
 //! The loop that both widths of vectors share.
 
 /// Defines the loop for one width. The module that calls it has a type `Vector` of sixteen lanes, `zero`, `load`, `lanes`,
-/// `fused` and `halved`. For each number of hidden rows it says how many rows of the table are taken at a time: as many
+/// `fused` and `halved`, and `every`, `sums_at` and `put_sums` for sums by columns. For each number of hidden rows it says how many rows of the table are taken at a time: as many
 /// as leave all sums in registers.
 macro_rules! loops {
-    ($features:literal, $($n_hidden:literal => $n_rows:literal,)+ most $most:literal => $most_rows:literal) => {
+    (
+        $features:literal,
+        rows: $($n_hidden:literal => $n_rows:literal,)+ most $most:literal => $most_rows:literal;
+        columns: $($columns_hidden:literal => $n_units:literal,)+ most $columns_most:literal => $most_units:literal
+    ) => {
         /// Hidden rows that are multiplied together.
         pub(in super::super) const TOGETHER: usize = $most;
 
@@ -17,6 +21,9 @@ macro_rules! loops {
             sums: &mut [f32],
         ) {
             match n_hidden {
+                // Of rows in halves more are read at once than the core's prefetchers follow.
+                1 if K::UNIT_BYTES < 128 => each_block::<K, 1, 1>(chunk, hidden, sums),
+                2 if K::UNIT_BYTES < 128 => each_block::<K, 2, 2>(chunk, hidden, sums),
                 $($n_hidden => each_block::<K, $n_rows, $n_hidden>(chunk, hidden, sums),)+
                 _ => each_block::<K, $most_rows, $most>(chunk, hidden, sums),
             }
@@ -91,17 +98,84 @@ macro_rules! loops {
                 }
             }
         }
+
+        /// Hidden rows that are multiplied together by columns.
+        pub(in super::super) const COLUMNS_TOGETHER: usize = $columns_most;
+
+        /// Adds to the sums of a group of hidden rows the products with the block's columns.
+        #[target_feature(enable = $features)]
+        pub(in super::super) fn columns<K: Kind>(
+            block: &Block<'_>,
+            n_hidden: usize,
+            hidden: &[f32],
+            sums: &mut [f32],
+        ) {
+            let done = match n_hidden {
+                $($columns_hidden => each_tile::<K, $n_units, $columns_hidden>(block, hidden, sums),)+
+                _ => each_tile::<K, $most_units, $columns_most>(block, hidden, sums),
+            };
+            plain::columns::<K, true>(block, n_hidden, hidden, sums, done);
+        }
+
+        /// Takes tiles of `U` units of columns, `N` hidden rows, and returns how many columns these were.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn each_tile<K: Kind, const U: usize, const N: usize>(
+            block: &Block<'_>,
+            hidden: &[f32],
+            sums: &mut [f32],
+        ) -> usize {
+            let (hidden, n_columns) = (hidden.as_chunks::<N>().0, block.columns.len());
+            let n_tiled = n_columns / (U * K::UNIT) * (U * K::UNIT);
+            let mut ahead = Ahead::new(block, U * K::UNIT_BYTES);
+            assert!(sums.len() >= N * n_columns);
+            for column in (0..n_tiled).step_by(U * K::UNIT) {
+                let mut totals = [[[zero(); N]; STEPS]; U];
+                for (unit, totals) in totals.iter_mut().enumerate() {
+                    for (at, totals) in totals.iter_mut().enumerate() {
+                        for (n, total) in totals.iter_mut().enumerate() {
+                            let column = column + unit * K::UNIT + at * LANES;
+                            // SAFETY: sixteen sums of the tile's columns, which are inside, as just asserted.
+                            *total = unsafe { sums_at(sums.as_ptr().add(n * n_columns + column)) };
+                        }
+                    }
+                }
+                for (row, hidden) in block.taken.clone().zip(hidden) {
+                    ahead.step();
+                    let from = block.row::<K>(row, column)[..U * K::UNIT_BYTES].as_ptr();
+                    for (unit, totals) in totals.iter_mut().enumerate() {
+                        for (at, totals) in totals.iter_mut().enumerate() {
+                            // SAFETY: the row has `U` units here, as just cut.
+                            let elements = unsafe { load::<K>(from.add(unit * K::UNIT_BYTES), at) };
+                            for (total, &hidden) in totals.iter_mut().zip(hidden) {
+                                *total = fused(elements, every(hidden), *total);
+                            }
+                        }
+                    }
+                }
+                for (unit, totals) in totals.iter().enumerate() {
+                    for (at, totals) in totals.iter().enumerate() {
+                        for (n, &total) in totals.iter().enumerate() {
+                            let column = column + unit * K::UNIT + at * LANES;
+                            // SAFETY: as where they were read.
+                            unsafe { put_sums(sums.as_mut_ptr().add(n * n_columns + column), total) };
+                        }
+                    }
+                }
+            }
+            n_tiled
+        }
     };
 }
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 use super::super::kind::Kind;
+use super::super::rows::Block;
 
 /// Prefetches into the second-level cache the units that stand `ahead` bytes behind `units`.
 #[inline(always)]
 pub(super) fn prefetch<K: Kind, const R: usize>(units: &[*const u8; R], ahead: usize) {
-    const CACHE_LINE: usize = 64;
     for unit in units {
         for line in (0..K::UNIT_BYTES).step_by(CACHE_LINE) {
             // SAFETY: a prefetch reads nothing, and SSE is part of x86-64.
@@ -111,3 +185,48 @@ pub(super) fn prefetch<K: Kind, const R: usize>(units: &[*const u8; R], ahead: u
 }
 
 pub(super) use loops;
+
+/// Vectors of a unit of columns.
+pub(super) const STEPS: usize = 2;
+const CACHE_LINE: usize = 64;
+
+/// Prefetches a block's next rows line by line, as they lie in memory.
+pub(super) struct Ahead {
+    /// The start of the row, how far apart rows are, how many are left.
+    row: *const u8,
+    stride: usize,
+    n_left: usize,
+    n_bytes: usize,
+    done: usize,
+    /// Bytes for each step.
+    each: usize,
+}
+
+impl Ahead {
+    #[inline(always)]
+    pub(super) fn new(block: &Block<'_>, each: usize) -> Self {
+        let (rows, from, n_bytes) = block.next.clone().unwrap_or_default();
+        let row = match rows.is_empty() {
+            true => std::ptr::null(),
+            false => block.rows.row(rows.start)[from..].as_ptr(),
+        };
+        Self { row, stride: block.rows.stride, n_left: rows.len(), n_bytes, done: 0, each }
+    }
+
+    #[inline(always)]
+    pub(super) fn step(&mut self) {
+        if self.n_left == 0 {
+            return;
+        }
+        for line in (0..self.each).step_by(CACHE_LINE) {
+            // SAFETY: a prefetch reads nothing, and SSE is part of x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.row.wrapping_add(self.done + line).cast()) };
+        }
+        self.done += self.each;
+        if self.done >= self.n_bytes {
+            self.done = 0;
+            self.row = self.row.wrapping_add(self.stride);
+            self.n_left -= 1;
+        }
+    }
+}
