@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // each example uses its own part
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -30,11 +30,37 @@ pub fn settle_threads() {
 pub fn exit(result: Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     // The reader of our output has closed the pipe (`| head`).
-    if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+    if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
     note(format_args!("error: {}", first_line(&error)));
     ExitCode::FAILURE
+}
+
+/// Standard output, for an example that also writes files. Once its reader has closed the pipe (`| head`), lines are
+/// dropped, and the files are still written.
+#[derive(Default)]
+pub struct Output {
+    is_closed: bool,
+}
+
+impl Output {
+    fn unless_closed<T>(&mut self, dropped: T, result: std::io::Result<T>) -> std::io::Result<T> {
+        self.is_closed |= result.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe);
+        if self.is_closed { Ok(dropped) } else { result }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = if self.is_closed { Ok(0) } else { std::io::stdout().write(bytes) };
+        self.unless_closed(bytes.len(), written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let flushed = if self.is_closed { Ok(()) } else { std::io::stdout().flush() };
+        self.unless_closed((), flushed)
+    }
 }
 
 /// Writes a line to standard error. If that is closed or full, the line is lost: no run ends for a message.

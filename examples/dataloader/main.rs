@@ -12,13 +12,13 @@ mod cli;
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use candle_gpt_input::checkpoint::save_tensors;
+use candle_gpt_input::checkpoint::{save_tensors, write_file};
 use candle_gpt_input::data::{Batch, Loader, LoaderConfig, LoaderState, Seeding, Tokens};
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::rng::Generator;
@@ -77,7 +77,7 @@ fn parse_shard(text: &str) -> Result<(usize, usize), String> {
 }
 
 fn main() -> ExitCode {
-    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
+    cli::exit(run(cli::args(), &mut cli::Output::default()))
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
@@ -132,7 +132,8 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         writeln!(out, "wrote {}", Shown::path(path))?;
     }
     if let Some(path) = &args.state_file {
-        save_state(path, &loader.state()).with_context(|| Shown::path(path).to_string())?;
+        let state = serde_json::to_vec(&loader.state())?;
+        write_file(path, |out| out.write_all(&state))?;
         writeln!(out, "wrote {}", Shown::path(path))?;
     }
     Ok(())
@@ -152,14 +153,6 @@ fn seeding(args: &Args) -> Seeding {
         Some(seed) => Seeding::Explicit(Generator::manual_seed(seed)),
         None => Seeding::Global(Generator::manual_seed(args.seed.unwrap_or(123))),
     }
-}
-
-/// Writes to a sibling file first, so that a run that is stopped here leaves the old state.
-fn save_state(path: &Path, state: &LoaderState) -> Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    fs::write(&beside, serde_json::to_vec(state)?)?;
-    Ok(fs::rename(&beside, path)?)
 }
 
 /// At most this many lines of text → next token are printed.

@@ -100,7 +100,11 @@ fn parse_temperature(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     cli::settle_threads();
-    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
+    let args: Args = cli::args();
+    cli::exit(match args.logits_output {
+        Some(_) => run(args, &mut cli::Output::default()),
+        None => run(args, &mut std::io::stdout().lock()), // text for a reader that went away is not made
+    })
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {

@@ -46,7 +46,7 @@ const MAX_NAMED: usize = 8;
 const MAX_NAME_WIDTH: usize = 80;
 
 fn main() -> ExitCode {
-    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
+    cli::exit(run(cli::args(), &mut cli::Output::default()))
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {

@@ -85,7 +85,7 @@ fn fine_tuning_is_pytorchs_and_frozen_weights_stay() {
 }
 
 /// Makes a folder with a model of the golden files, and a tokenizer of 97 tokens.
-fn model(folder: &Path, from: &[&str]) -> PathBuf {
+pub fn model(folder: &Path, from: &[&str]) -> PathBuf {
     let path = folder.join("model");
     let _ = fs::remove_dir_all(&path);
     fs::create_dir(&path).unwrap();
@@ -103,7 +103,7 @@ fn model(folder: &Path, from: &[&str]) -> PathBuf {
 }
 
 /// Fine-tunes a model of the golden files.
-fn tuned(folder: &Path, weights: &Path, out: &str, steps: usize) -> Command {
+pub fn tuned(folder: &Path, weights: &Path, out: &str, steps: usize) -> Command {
     let text = folder.join("text.txt");
     let letters = (0..1500u32).map(|i| if i * i % 7 < 3 { 'a' } else { 'b' });
     fs::write(&text, letters.collect::<String>()).unwrap();

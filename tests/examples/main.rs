@@ -7,6 +7,7 @@ mod finetuning;
 mod generation;
 mod gpt2;
 mod inspect;
+mod kills;
 #[path = "../../examples/explore/labels.rs"]
 mod labels;
 #[path = "../documents/markdown.rs"]

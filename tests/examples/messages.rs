@@ -117,3 +117,27 @@ fn no_example_panics_because_standard_error_is_closed() {
         }
     }
 }
+
+/// Whoever reads the first line only (`| head -1`) gets the files nevertheless.
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_costs_no_file() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let weights = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/tiny-gpt2");
+    let weights = weights.to_str().unwrap();
+    for (name, args, option, file) in [
+        ("inspect_checkpoint", &[weights][..], "--convert", "converted.safetensors"),
+        ("embed", &["--ids", "1,2"], "--output", "embedded.safetensors"),
+        ("gpt2", &["--ids", "1,2", "--max-new-tokens", "1"], "--logits-output", "logits.safetensors"),
+        ("init_table", &["--vocab-size", "500", "--n-embd", "8"], "--output", "table.safetensors"),
+        ("dataloader", &[], "--state-file", "state.json"),
+    ] {
+        let mut command = example(name);
+        command.args(args).arg(option).arg(at(file)).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        assert!(child.wait().unwrap().success(), "{name}");
+        assert!(at(file).exists(), "{name} wrote no {file}");
+    }
+}

@@ -1,8 +1,6 @@
-//! `pretrain` gives the same bits however it was stopped, and a result that the other examples open.
+//! `pretrain` gives the same bits however it was stopped (`kills` kills it), and a result that the other examples open.
 
-use std::collections::hash_map::RandomState;
 use std::fs;
-use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,11 +9,6 @@ use crate::support::assert_bits_eq;
 use crate::{example, failure, load, stdout};
 use candle_gpt_input::position::PositionScheme;
 use tempfile::TempDir;
-
-/// Returns how often the run is killed; `PRETRAIN_KILLS=20` is the long version.
-fn n_kills() -> usize {
-    std::env::var("PRETRAIN_KILLS").map_or(4, |n| n.parse().unwrap())
-}
 
 /// Pretrains a model as small as the vocabulary allows, on a text of a dozen steps per epoch.
 pub fn smallest(folder: &Path, out: &str, steps: usize) -> Command {
@@ -71,35 +64,6 @@ pub fn assert_same_end(left: &Path, right: &Path) {
     {
         assert!(fs::read(left.join(name)).unwrap() == fs::read(right.join(name)).unwrap(), "{name} differs");
     }
-}
-
-#[test]
-fn a_run_that_is_killed_ends_with_the_same_bits() {
-    let folder = TempDir::new().unwrap();
-    let steps = 12 * n_kills();
-    stdout(small(folder.path(), "whole", steps).args(["--save-every", "1000"]));
-    let out = folder.path().join("killed");
-    let run = || {
-        let mut command = small(folder.path(), "killed", steps);
-        command.args(["--resume", "--save-every", "1"]); // it spends most of its time saving
-        command
-    };
-    for kill in 0..n_kills() {
-        let a_moment = || std::thread::sleep(Duration::from_micros(RandomState::new().hash_one(kill) % 75_000));
-        let mut child = run().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        if kill > 0 {
-            wait_for_a_checkpoint(&mut child, &out); // or it would never progress
-        }
-        a_moment();
-        drop((child.stdout.take(), child.stderr.take())); // nobody reads what it writes from here on
-        a_moment();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    stdout(&mut run());
-    assert!(!out.join("partial").exists());
-    // The settings hold what was given last; nothing else remembers how the run went.
-    assert_same_end(&folder.path().join("whole"), &out);
 }
 
 #[cfg(unix)]
