@@ -104,13 +104,13 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     let checkpoint = newest.map(Checkpoint::open).transpose()?;
     let stop = signals::stop()?;
 
-    let mut report = Report::new(out);
-    let mut generator = Generator::manual_seed(settings.seed);
+    if let Some(checkpoint) = &checkpoint {
+        settings = Settings::resumed(&checkpoint.settings, &settings, &is_given)?;
+    }
+    let generator = Generator::manual_seed(settings.seed);
     let mut start;
     let mut begins_with = String::new();
     if let Some(checkpoint) = &checkpoint {
-        settings = Settings::resumed(&checkpoint.settings, &settings, is_given)?;
-        generator = Generator::manual_seed(settings.seed);
         start = Start::read(&checkpoint.path, &device)?;
     } else if let Some((weights, name)) = start::model(&settings)? {
         start = Start::read(&weights, &device)?;
@@ -129,6 +129,7 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     let trainer = Trainer::new(&varmap, &config, &settings, &generator, &device)?;
     let loader = training_loader(&texts.training, &settings, &generator, &device)?;
     let n_parameters: usize = trainer.weights().values().map(|var| var.elem_count()).sum();
+    let mut report = Report::new(out);
     report.line(format_args!("{begins_with}{n_parameters} parameters, device {chosen}"));
     let (n_training, n_validation) = (texts.training.n_tokens(), texts.validation.n_tokens());
     report.line(format_args!(
@@ -149,9 +150,10 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     run.draw()?; // a run that was killed may have saved a checkpoint alone
     checkpoint::save_model(&run.out, &run, args.save_dtype)?;
     report.line(format_args!("wrote model.safetensors, loss.csv and loss.png to {}", Shown::path(&run.out)));
-    if let Some((step, loss)) = run.evaluations.best {
-        let best = Shown::path(&run.out.join(run::BEST)).to_string();
-        report.line(format_args!("best: step {step}, validation loss {loss:.4}, in {best}"));
+    let best = run.out.join(run::BEST);
+    // A run that began with an older version has none before there is a better one.
+    if let Some((step, loss)) = run.evaluations.best.filter(|_| best.exists()) {
+        report.line(format_args!("best: step {step}, validation loss {loss:.4}, in {}", Shown::path(&best)));
     }
     report.end()
 }

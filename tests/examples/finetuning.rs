@@ -305,3 +305,34 @@ fn a_run_out_of_patience_stops_and_the_best_is_kept() {
     stdout(&mut impatient(folder.path(), "best", best));
     is_best(&short.join("best"));
 }
+
+#[cfg(feature = "hub")]
+#[test]
+fn a_model_of_the_hub_begins_a_run() {
+    use crate::support::http::{Hub, closed, files};
+
+    let (folder, home) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut served = files("gpt2_sharded");
+    served.extend(small_tokenizer().map(|(name, text)| (name.to_string(), text.into_bytes())));
+    let hub = Hub::serve(served);
+    let run = |out: &str, steps: usize, endpoint: &str| {
+        let of_folder = tuned(folder.path(), Path::new("model"), out, steps);
+        let mut command = example("pretrain");
+        command.args(["--hub", "someone/gpt2"]).env("HF_ENDPOINT", endpoint).env("HF_HOME", home.path());
+        for proxy in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env_remove(proxy);
+        }
+        let of_folder: Vec<_> = of_folder.get_args().filter(|arg| *arg != "--init-from" && *arg != "model").collect();
+        command.args(of_folder);
+        command
+    };
+    let text = stdout(&mut run("hub", 2, &hub.url()));
+    assert!(text.starts_with("begins with someone/gpt2: "), "{text}");
+    let weights = model(folder.path(), &["gpt2_sharded"]);
+    stdout(&mut tuned(folder.path(), &weights, "folder", 2));
+    // Whoever goes on asks nobody.
+    fs::remove_dir_all(home.path().join("hub")).unwrap();
+    stdout(run("hub", 4, &closed()).arg("--resume"));
+    stdout(tuned(folder.path(), &weights, "folder", 4).arg("--resume"));
+    assert_same_end(&folder.path().join("folder"), &folder.path().join("hub"));
+}

@@ -106,7 +106,7 @@ fn fine_tuning_that_is_killed_ends_with_the_same_bits() {
     let validation = folder.path().join("validation.txt");
     fs::write(&validation, "abbaabababbbaa".repeat(20)).unwrap();
     let run = |out: &str, save_every: &str| {
-        let mut command = tuned(folder.path(), &weights, out, 40 * n_kills());
+        let mut command = tuned(folder.path(), &weights, out, 12 * n_kills());
         command.arg("--validation-file").arg(&validation).args(["--freeze", "wpe,h.0", "--dropout", "0.1", "--resume"]);
         command.args(["--learning-rate", "1e-3", "--save-every", save_every]);
         command
