@@ -144,7 +144,6 @@ pub(crate) fn fence(stream: bool) {
 mod x86 {
     use std::arch::x86_64::*;
     use std::mem::MaybeUninit;
-    use std::ops::Range;
 
     use candle_core::DType;
 
@@ -163,8 +162,7 @@ mod x86 {
     pub(crate) fn copy(to: &mut [MaybeUninit<u8>], from: &[u8], next: &[u8], stream: bool) {
         // SAFETY: `each_vector` hands out addresses of whole vectors.
         let done = each_vector(to, from, from, next, stream, |from, _| unsafe { load(from) });
-        super::copy_bytes(&mut to[..done.start], from);
-        super::copy_bytes(&mut to[done.end..], &from[done.end..]);
+        super::copy_bytes(&mut to[done..], &from[done..]);
     }
 
     /// Computes `to = left + right`, one vector at a time if both sides have the same dtype.
@@ -178,19 +176,18 @@ mod x86 {
     ) {
         let done = if E::DTYPE == O::DTYPE {
             let (to, left, right) = (bytes_of_mut(to), bytes_of(left), bytes_of(right));
-            let done = match E::DTYPE {
+            let n_bytes = match E::DTYPE {
                 DType::F32 => sum_f32(to, left, right, next, stream),
                 DType::F64 => sum_f64(to, left, right, next, stream),
                 DType::BF16 => sum_bf16(to, left, right, next, stream),
                 _ => sum_f16(to, left, right, next, stream),
             };
-            done.start / size_of::<E>()..done.end / size_of::<E>()
+            n_bytes / size_of::<E>()
         } else {
             prefetch(next);
-            0..0
+            0
         };
-        super::map(&mut to[..done.start], left, right);
-        super::map(&mut to[done.end..], &left[done.end..], &right[done.end..]);
+        super::map(&mut to[done..], &left[done..], &right[done..]);
     }
 
     /// Defines the loop of sums of one dtype.
@@ -198,7 +195,7 @@ mod x86 {
         ($name:ident, $add:ident) => {
             #[target_feature(enable = "avx2,f16c")]
             #[inline]
-            fn $name(to: &mut [MaybeUninit<u8>], left: &[u8], right: &[u8], next: &[u8], stream: bool) -> Range<usize> {
+            fn $name(to: &mut [MaybeUninit<u8>], left: &[u8], right: &[u8], next: &[u8], stream: bool) -> usize {
                 // SAFETY: `each_vector` hands out addresses of whole vectors.
                 each_vector(to, left, right, next, stream, |left, right| unsafe { $add(load(left), load(right)) })
             }
@@ -209,8 +206,11 @@ mod x86 {
     sums!(sum_bf16, add_bf16);
     sums!(sum_f16, add_f16);
 
-    /// Writes `to`, one vector of `combine` at a time, and returns the range of bytes written. Bytes outside whole
-    /// cache lines are left to the caller.
+    /// Writes `to`, one vector of `combine` at a time, and returns how many bytes it has written: all, or none of a row
+    /// that is shorter than two cache lines.
+    ///
+    /// Vectors of the first and the last line overlap those between them, which are aligned: a store across two lines
+    /// takes twice as long, and only whole lines are streamed, since both kinds of store in one line are slow.
     ///
     /// Prefetches `next` along the way, one line at a time: all of it at once would occupy every fill buffer of the
     /// core.
@@ -223,28 +223,37 @@ mod x86 {
         next: &[u8],
         stream: bool,
         combine: impl Fn(*const u8, *const u8) -> __m256i,
-    ) -> Range<usize> {
-        assert!(left.len() >= to.len() && right.len() >= to.len());
-        // Only whole cache lines are streamed: mixing both kinds of store in one line is slow.
-        let head = if stream { to.as_ptr().align_offset(CACHE_LINE).min(to.len()) } else { 0 };
-        let end = head + (to.len() - head) / CACHE_LINE * CACHE_LINE;
-        let mut at = head;
-        while at < end {
+    ) -> usize {
+        let n = to.len();
+        assert!(left.len() >= n && right.len() >= n);
+        if n < 2 * CACHE_LINE {
+            prefetch(next);
+            return 0;
+        }
+        let first = to.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE);
+        let end = first + (n - first) / CACHE_LINE * CACHE_LINE;
+        let mut line = |at: usize, stream: bool| {
             if let Some(byte) = next.get(at) {
                 prefetch_line(byte);
             }
-            for _ in 0..CACHE_LINE / VECTOR {
-                // SAFETY: the vector from `at` on ends before `end`, which all three slices reach. Streamed vectors are
+            for at in [at, at + VECTOR] {
+                // SAFETY: every line ends inside of all three slices, as the calls below show. Streamed vectors are
                 // aligned, since they begin a whole number of vectors after the start of a cache line.
                 unsafe {
                     let numbers = combine(left.as_ptr().add(at), right.as_ptr().add(at));
                     let to = to.as_mut_ptr().add(at).cast::<__m256i>();
                     if stream { _mm256_stream_si256(to, numbers) } else { _mm256_storeu_si256(to, numbers) }
                 }
-                at += VECTOR;
             }
+        };
+        if first > 0 {
+            line(0, false);
         }
-        head..end
+        (first..end).step_by(CACHE_LINE).for_each(|at| line(at, stream));
+        if end < n {
+            line(n - CACHE_LINE, false);
+        }
+        n
     }
 
     /// Loads the 32 bytes from `from` on.

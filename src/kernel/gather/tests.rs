@@ -1,5 +1,7 @@
 //! Fused = reference, bit for bit: forward, backward, into a buffer; any shape, dtype, stride, number of threads.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{DType, Device, Tensor, Var};
 use half::bf16;
 use proptest::prelude::*;
@@ -7,8 +9,9 @@ use proptest::prelude::*;
 use super::look_up::gather;
 use super::{gather_add, gather_add_into, reference};
 use crate::error::Result;
-use crate::kernel::core::element::Element;
+use crate::kernel::core::element::{Element, bytes_of, bytes_of_mut};
 use crate::kernel::core::samples::{bits, table};
+use crate::kernel::core::simd;
 use crate::kernel::ids::{CheckedIds, Places, Table};
 
 fn threads(n: usize, run: impl FnOnce() -> Result<()> + Send) -> Result<()> {
@@ -187,4 +190,28 @@ fn a_buffer_may_have_another_type() -> Result<()> {
         assert!(error.is_some_and(|text| text.starts_with("buffer has shape")));
     }
     Ok(())
+}
+
+/// Vectors at both ends of a row overlap those between them; no byte outside the row may change.
+#[test]
+fn rows_of_any_length_and_alignment_are_copied_and_added() {
+    let left: Vec<f32> = (0..200).map(|n| n as f32).collect();
+    let right: Vec<f32> = (0..200).map(|n| 1000.0 * n as f32).collect();
+    for (n, start) in (0..100).flat_map(|n| (0..17).map(move |start| (n, start))) {
+        for stream in [false, true] {
+            let from = start / 3;
+            let (left, right) = (&left[from..][..n], &right[start..][..n]);
+            let (mut sums, mut copies) = ([MaybeUninit::new(-1.0f32); 140], [MaybeUninit::new(-1.0f32); 140]);
+            simd::add(&mut sums[start..][..n], left, right, &[], stream);
+            simd::copy(bytes_of_mut(&mut copies[start..][..n]), bytes_of(left), &[], stream);
+            simd::fence(stream);
+            for at in 0..140usize {
+                let inside = at.checked_sub(start).filter(|column| *column < n);
+                let (sum, copy) = inside.map_or((-1.0, -1.0), |column| (left[column] + right[column], left[column]));
+                // SAFETY: all elements were written above.
+                let (found, copied) = unsafe { (sums[at].assume_init(), copies[at].assume_init()) };
+                assert_eq!((found, copied), (sum, copy), "{n} elements from {start} on, at {at}");
+            }
+        }
+    }
 }
