@@ -18,6 +18,8 @@ use candle_gpt_input::rng::Generator;
 use candle_nn::{Embedding, Module, Optimizer, ParamsAdamW, VarMap};
 use rayon::prelude::*;
 
+use super::rows::Ids;
+
 /// A row of the table, apart from its shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -130,6 +132,7 @@ pub struct Shape {
     pub n_embd: usize,
     pub vocab_size: usize,
     pub dtype: DType,
+    pub ids: Ids,
 }
 
 impl Shape {
@@ -152,7 +155,7 @@ impl FromStr for Shape {
         let sizes: Vec<usize> =
             sizes.split('x').filter_map(|size| size.parse().ok()).filter(|&size| size > 0).collect();
         let [batch, length, n_embd] = sizes[..] else { return Err("use BxTxC or BxTxC:bf16".to_string()) };
-        Ok(Self { batch, length, n_embd, vocab_size: 0, dtype: super::cli::parse_dtype(dtype)? })
+        Ok(Self { batch, length, n_embd, vocab_size: 0, dtype: super::cli::parse_dtype(dtype)?, ids: Ids::default() })
     }
 }
 
@@ -172,13 +175,14 @@ pub struct Inputs {
 
 impl Inputs {
     pub fn new(shape: &Shape, device: &Device) -> Result<Self> {
-        let &Shape { batch, length, n_embd, vocab_size, dtype } = shape;
+        let &Shape { batch, length, n_embd, vocab_size, dtype, ids: kind } = shape;
         let generator = Generator::manual_seed(123);
         let table = |n_rows, std| Init::Gpt2 { std }.wte(n_rows, n_embd, &generator, dtype, device);
         let states = |std| Ok::<_, anyhow::Error>(table(batch * length, std)?.reshape((batch, length, n_embd))?);
         let ids = || {
             let ids = generator.randint(0, vocab_size as i64, batch * length)?;
-            let ids = Tensor::from_vec(ids, (batch, length), &Device::Cpu)?.to_dtype(DType::U32)?;
+            let ids = Tensor::from_vec(kind.distribute(ids, vocab_size), (batch, length), &Device::Cpu)?
+                .to_dtype(DType::U32)?;
             Ok::<_, anyhow::Error>(ids.to_device(device)?)
         };
         let (wte, wpe) = (table(vocab_size, 0.02)?, table(length, 0.02)?);
@@ -214,6 +218,9 @@ pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
             super::cli::note(format_args!("candle cannot: {}", super::cli::first_line(&error)))
         }
         Err(error) => return Err(error),
+    }
+    if case == Case::Forward && inputs.ids.device().is_cpu() {
+        all.extend(super::rows::contenders(inputs)?);
     }
     if let (true, Some(n_bytes)) = (inputs.ids.device().is_cpu(), bytes_moved(case, inputs)?) {
         all.push(copy(case, n_bytes)?);

@@ -10,6 +10,7 @@ mod memory;
 mod positions;
 mod products;
 mod report;
+mod rows;
 mod scaling;
 mod tables;
 mod torch;
@@ -52,7 +53,8 @@ use torch::Torch;
 /// decode         one token for each of BATCH sequences through GPT-2; `copy` reads all of its weights once
 /// quantized      forward with a token table of Q8_0; Candle's time is that of `QTensor::embedding` alone
 ///
-/// All times are in milliseconds. `copy` copies as many bytes as the case must move, on all cores.
+/// All times are in milliseconds. `copy` copies as many bytes as the case must move, on all cores. `rows` copies the rows
+/// of the token table that `forward` looks up into a new tensor, on as many threads: the faster of two variants.
 #[derive(Parser)]
 #[command(verbatim_doc_comment)]
 struct Args {
@@ -65,6 +67,9 @@ struct Args {
     /// Rows of the token table
     #[arg(long, default_value_t = 50257, value_name = "V", value_parser = cli::count::<usize>)]
     vocab_size: usize,
+    /// How often each token id occurs in the batch, targets included
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    ids: rows::Ids,
     /// auto, cpu, cuda[:N] or metal[:N]
     #[arg(long, default_value = "cpu")]
     device: DeviceSpec,
@@ -109,7 +114,7 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     if let Some(path) = &args.large {
         let shape =
             args.shapes.first().cloned().map_or_else(|| "1x1024x1600".parse().map_err(anyhow::Error::msg), Ok)?;
-        let shape = Shape { vocab_size: args.vocab_size, ..shape };
+        let shape = Shape { vocab_size: args.vocab_size, ids: args.ids, ..shape };
         return match &args.large_of {
             Some(contender) => Ok(writeln!(out, "{}", large::one(contender, path, &shape)?)?),
             None => large::run(path, &shape, args.torch.as_deref(), out),
@@ -168,7 +173,7 @@ fn chosen(args: &Args) -> Vec<(Case, Shape)> {
         false => case.shapes(args.quick).iter().filter_map(|shape| shape.parse().ok()).collect(),
     };
     let all = cases.iter().flat_map(|&case| shapes(case).into_iter().map(move |shape| (case, shape)));
-    let with_vocab = all.map(|(case, shape)| (case, Shape { vocab_size: args.vocab_size, ..shape }));
+    let with_vocab = all.map(|(case, shape)| (case, Shape { vocab_size: args.vocab_size, ids: args.ids, ..shape }));
     with_vocab.filter(|(case, shape)| given || case.is_short(shape)).collect()
 }
 
@@ -226,11 +231,13 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
     let least = |name: &str| sorted(name).and_then(|times| times.first().copied());
     drop(contenders);
     let threads = [median("torch_1"), median("torch_n")];
+    let rows = ["rows_1", "rows_4"].into_iter().filter_map(median).reduce(f64::min);
     let mut row = json!({
         "case": case.name(), "batch": shape.batch, "length": shape.length, "n_embd": shape.n_embd,
-        "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(), "n_bytes": n_bytes,
-        "ours_ms": median("ours"), "candle_ms": median("candle"), "copy_ms": median("copy"),
+        "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(), "ids": shape.ids.to_string(),
+        "n_bytes": n_bytes, "ours_ms": median("ours"), "candle_ms": median("candle"), "copy_ms": median("copy"),
         "resident_ms": median("resident"),
+        "rows_ms": rows,
         "torch_ms": threads.into_iter().flatten().reduce(f64::min), "torch_sparse_ms": median("torch_sparse"),
     });
     if case.is_of_products() {
@@ -280,10 +287,11 @@ fn compare(contenders: &[Contender], shape: &Shape) -> Result<()> {
     Ok(())
 }
 
-const COLUMNS: [(&str, &str); 6] = [
+const COLUMNS: [(&str, &str); 7] = [
     ("ours", "ours_ms"),
     ("candle", "candle_ms"),
     ("copy", "copy_ms"),
+    ("rows", "rows_ms"),
     ("resident", "resident_ms"),
     ("torch", "torch_ms"),
     ("torch sparse", "torch_sparse_ms"),

@@ -14,7 +14,7 @@ pub fn ask(contender: &str, case: Case, shape: &Shape) -> Result<Option<f64>> {
     }
     let done = Command::new(std::env::current_exe()?)
         .args(["--peak-of", contender, "--cases", case.name(), "--shapes", &shape.to_string()])
-        .args(["--vocab-size", &shape.vocab_size.to_string()])
+        .args(["--vocab-size", &shape.vocab_size.to_string(), "--ids", &shape.ids.to_string()])
         .output()?;
     ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     Ok(Some(String::from_utf8(done.stdout)?.trim().parse()?))

@@ -54,7 +54,7 @@ const N_CACHED: usize = 64;
 /// One token for each of `batch` sequences through a GPT-2 of the shape's width, and the largest logit: ours, and a sum over
 /// all of its weights in the place of a copy.
 fn decode(inputs: &Inputs) -> Result<Vec<Contender>> {
-    let Shape { batch, length, n_embd, vocab_size, dtype } = inputs.shape;
+    let Shape { batch, length, n_embd, vocab_size, dtype, .. } = inputs.shape;
     ensure!(length == 1, "`decode` takes one token at a time: use {batch}x1x{n_embd}");
     let (config, device) = (gpt2_of_width(n_embd, vocab_size), inputs.wte.device());
     let gpt2 = |vb: VarBuilder| Gpt2::new(GptInputLayer::load(vb.clone(), &config)?, vb);

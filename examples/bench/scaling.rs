@@ -15,6 +15,7 @@ use plotters::style::{BLACK, RGBColor};
 
 use super::cases::{ADAMW, Inputs, Shape, copy_words};
 use super::chart::{self, Axis, Line};
+use super::rows::Ids;
 
 /// What is drawn, one line each.
 const LINES: [(&str, RGBColor); 4] = [
@@ -36,7 +37,14 @@ pub fn run(path: &Path, quick: bool, device: &Device, machine: &str, out: &mut i
     std::fs::File::create(path).with_context(|| Shown::path(path).to_string())?;
     let n_threads = rayon::current_num_threads();
     let (width, n_rows) = if quick { (8, 1000) } else { (256, 50257) };
-    let shape = |batch, vocab_size| Shape { batch, length: 1024, n_embd: width, vocab_size, dtype: DType::F32 };
+    let shape = |batch, vocab_size| Shape {
+        batch,
+        length: 1024,
+        n_embd: width,
+        vocab_size,
+        dtype: DType::F32,
+        ids: Ids::Uniform,
+    };
     let exponents = if quick { 10..=12 } else { 10..=20 };
     let sizes: &[usize] = if quick { &[1000, 2000] } else { &[50_000, 100_000, 200_000, 500_000, 1_000_000] };
 

@@ -3,6 +3,8 @@ import json
 import os
 import sys
 import time
+from bisect import bisect_right
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -12,16 +14,27 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 N_THREADS = torch.get_num_threads()
 
 
+def distribute(kind, ids, vocab_size):
+    """Turns uniform ids into `zipf` or `same` ids, as the example does."""
+    if kind == "same":
+        return torch.full_like(ids, ids.flatten()[0])
+    if kind == "zipf":
+        sums = list(accumulate(1.0 / rank for rank in range(1, vocab_size + 1)))
+        found = [bisect_right(sums, (id + 0.5) / vocab_size * sums[-1]) for id in ids.flatten().tolist()]
+        return torch.tensor(found).view(ids.shape)
+    return ids
+
+
 class Bench:
-    def __init__(self, case, batch, length, n_embd, vocab_size, dtype, sparse=False):
+    def __init__(self, case, batch, length, n_embd, vocab_size, dtype, ids, sparse=False):
         dtype = DTYPES[dtype]
         self.case = case
         torch.manual_seed(123)
         table = lambda n_rows, std: torch.empty(n_rows, n_embd, dtype=dtype).normal_(0, std)
         states = lambda std: table(batch * length, std).view(batch, length, n_embd)
         weight, positions = table(vocab_size, 0.02), table(length, 0.02)
-        self.ids = torch.randint(0, vocab_size, (batch, length))
-        self.targets = torch.randint(0, vocab_size, (batch, length))
+        draw = lambda: distribute(ids, torch.randint(0, vocab_size, (batch, length)), vocab_size)
+        self.ids, self.targets = draw(), draw()
         self.grad, self.hidden = states(1.0), states(1.0)
         self.positions = torch.arange(length)
         self.wte = nn.Embedding(vocab_size, n_embd, sparse=sparse, _weight=weight)

@@ -77,6 +77,6 @@ impl Drop for Torch {
 fn request(what: &str, case: Case, shape: &Shape) -> Value {
     json!({
         "do": what, "case": case.name(), "batch": shape.batch, "length": shape.length, "n_embd": shape.n_embd,
-        "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(),
+        "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(), "ids": shape.ids.to_string(),
     })
 }
