@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::LmHead;
 use crate::error::{Error, LmHeadError, Result};
-use crate::kernel::{Best, best, let_writers_pass, unravel};
+use crate::kernel::{Best, best, unravel};
 use crate::memory::{copy_fits, fits};
 
 /// The largest logits of each row of hidden states, and their tokens, as `torch.topk` returns them.
@@ -94,14 +94,10 @@ impl LmHead {
         let hidden_states = hidden_states.detach();
         copy_fits("hidden_states", &hidden_states)?;
         let n_rows = self.outer_dims(&hidden_states)?.iter().product::<usize>();
-        if self.table.stored().is_none() {
-            let weight = self.table.dense()?.weight();
-            let_writers_pass(weight);
-            let flat = hidden_states.reshape((n_rows, self.table.dims().1))?;
-            let bias = self.bias.as_ref().map(|bias| self.tokens(bias)).transpose()?;
-            if let Some(found) = best(&flat, &self.tokens(weight)?, bias.as_ref(), k)? {
-                return Ok(found);
-            }
+        let flat = hidden_states.reshape((n_rows, self.table.dims().1))?;
+        let bias = self.bias.as_ref().map(|bias| self.tokens(bias)).transpose()?;
+        if let Some(found) = best(&flat, &self.rows()?, bias.as_ref(), k)? {
+            return Ok(found);
         }
         let logits = self.forward(&hidden_states)?.reshape((n_rows, self.vocab_size))?.to_device(&Device::Cpu)?;
         (0..n_rows)

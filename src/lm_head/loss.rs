@@ -6,7 +6,6 @@ use super::{LmHead, LossOptions, Reduction};
 use crate::error::{Error, Result};
 use crate::kernel::{Counted, HeadLoss, HeadTable, Wanted, attach, attach_each, to_host, unravel};
 use crate::memory::copy_fits;
-use crate::rows::StoredRows;
 use crate::shape::{same_device, wrong_shape};
 
 /// A loss with its gradients, for a training loop that does not use Candle's graph here.
@@ -170,13 +169,9 @@ impl LmHead {
             Reduction::Sum | Reduction::None => 1.0,
         };
         let n_rows = outer.iter().product::<usize>();
-        let table = match self.table.stored() {
-            Some(table) => HeadTable::Stored(StoredRows { n_rows: self.vocab_size, ..table.rows.clone() }),
-            None => HeadTable::Dense(self.weight()?),
-        };
         let loss = HeadLoss {
             hidden: hidden_states.reshape((n_rows, self.table.dims().1))?,
-            table,
+            table: self.rows()?,
             bias: self.bias.as_ref().map(|bias| self.tokens(bias)).transpose()?,
             counted,
             chunk_rows: options.chunk_rows,

@@ -10,8 +10,9 @@ use candle_nn::VarBuilder;
 use crate::config::GptInputConfig;
 use crate::embedding::TokenTable;
 use crate::error::{Error, Result};
-use crate::kernel::{StoredTable, let_writers_pass, logits};
+use crate::kernel::{HeadTable, StoredTable, let_writers_pass, logits, stored_logits};
 use crate::memory::{copy_fits, fits_on};
+use crate::rows::StoredRows;
 use crate::shape::{outer_dims, same_device, same_dtype, wrong_shape};
 
 pub use best::TopK;
@@ -187,6 +188,12 @@ impl LmHead {
     /// product is taken, as for f64, for tables that are contiguous in neither dimension, and on other devices. AVX-512
     /// and AVX2 give the same bits; other CPUs may differ in the last ones.
     ///
+    /// Mapped and quantized tables are read the same way and widened in registers: the logits are those of
+    /// [`to_dense`](TokenTable::to_dense), bit for bit, for as many rows. Only in an f16 or bf16 layer a quantized table is
+    /// nearer to the exact logits, for elements of blocks are then not rounded to halves. Rows that a dense table would have
+    /// rounded (f32 or f64 in the file, halves in the layer) are converted in 16 MB pieces on each call; so are all rows
+    /// for hidden states with a history, whose gradient needs them.
+    ///
     /// # Shapes
     /// - `hidden_states`: `[.., C]`, usually `[B, T, C]`
     /// - returns: `[.., V]`, where V is the [`vocab_size`](Self::vocab_size)
@@ -201,8 +208,8 @@ impl LmHead {
         copy_fits("hidden_states", hidden_states)?;
         fits_on(hidden_states.device(), "logits", &dims, hidden_states.dtype().size_in_bytes())?;
         let flat = hidden_states.reshape((outer.iter().product::<usize>(), n_embd))?;
-        let logits = match self.table.stored() {
-            Some(table) => by_pieces(&flat, table, self.vocab_size)?,
+        let logits = match self.stored() {
+            Some(table) => of_stored(&flat, &table)?,
             None => logits(&flat, &self.weight()?)?,
         };
         let logits = match &self.bias {
@@ -210,6 +217,20 @@ impl LmHead {
             None => logits,
         };
         Ok(logits.reshape(dims)?)
+    }
+
+    /// Returns the rows of tokens, without padding.
+    fn rows(&self) -> Result<HeadTable> {
+        match self.stored() {
+            Some(table) => Ok(HeadTable::Stored(table.rows)),
+            None => self.weight().map(HeadTable::Dense),
+        }
+    }
+
+    /// Returns the rows of tokens of a mapped or quantized table.
+    fn stored(&self) -> Option<StoredTable> {
+        let table = self.table.stored()?.clone();
+        Some(StoredTable { rows: StoredRows { n_rows: self.vocab_size, ..table.rows }, ..table })
     }
 
     /// Returns the rows of tokens of a dense table, once writers that wait for it have had their turn.
@@ -237,20 +258,25 @@ impl LmHead {
 /// Bytes of the rows that are converted at a time.
 const PIECE_BYTES: usize = 16 << 20;
 
-/// Multiplies `hidden` `[N, C]` by the first `vocab_size` rows of `table`: `[N, V]`.
-fn by_pieces(hidden: &Tensor, table: &StoredTable, vocab_size: usize) -> Result<Tensor> {
-    let width = table.rows.width;
-    let n_rows = (PIECE_BYTES / (width * table.dtype.size_in_bytes())).clamp(1, vocab_size);
-    let pieces = (0..vocab_size).step_by(n_rows).map(|first| {
-        let rows = table.narrow(first, n_rows.min(vocab_size - first))?;
-        Ok::<_, Error>((first, hidden.matmul(&rows.t()?)?))
+/// Multiplies `hidden` `[N, C]` by the rows of `table`: `[N, V]`.
+fn of_stored(hidden: &Tensor, table: &StoredTable) -> Result<Tensor> {
+    let StoredTable { rows: StoredRows { n_rows, width, .. }, dtype, .. } = *table;
+    if !hidden.track_op()
+        && let Some(logits) = stored_logits(hidden, &table.rows)?
+    {
+        return Ok(logits);
+    }
+    let piece_rows = (PIECE_BYTES / (width * dtype.size_in_bytes())).clamp(1, n_rows);
+    let pieces = (0..n_rows).step_by(piece_rows).map(|first| {
+        let rows = table.narrow(first, piece_rows.min(n_rows - first))?;
+        Ok::<_, Error>((first, logits(hidden, &rows)?))
     });
     if hidden.track_op() {
         // The gradient needs the pieces, and keeps them until then.
         let pieces = pieces.map(|piece| Ok(piece?.1)).collect::<Result<Vec<_>>>()?;
         return Ok(Tensor::cat(&pieces, 1)?);
     }
-    let logits = Tensor::zeros((hidden.dim(0)?, vocab_size), hidden.dtype(), hidden.device())?;
+    let logits = Tensor::zeros((hidden.dim(0)?, n_rows), hidden.dtype(), hidden.device())?;
     for piece in pieces {
         let (first, piece) = piece?;
         logits.slice_set(&piece, 1, first)?;

@@ -143,6 +143,27 @@ fn the_tied_head_works_on_mapped_rows() -> Result<()> {
     assert_same_rows(&layer, &dense)
 }
 
+/// In every pair of dtypes, of the file and of the layer.
+#[test]
+fn logits_of_mapped_rows_are_those_of_rows_in_memory() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("tables.safetensors");
+    let table = |n: usize| (Tensor::arange(0f32, (n * 35) as f32, &Device::Cpu)? * 0.37)?.sin()?.reshape((n, 35));
+    for stored in [DType::F32, DType::F16, DType::BF16, DType::F64] {
+        let (wte, wpe) = (table(101)?.to_dtype(stored)?, table(3)?.to_dtype(stored)?);
+        save_tensors(&path, [("wte.weight", &wte), ("wpe.weight", &wpe)], [])?;
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
+            let (head, dense) = (mapped(&path, dtype)?.lm_head()?, mapped(&path, dtype)?.to_dense()?.lm_head()?);
+            for n in [1, 2, 7] {
+                let hidden = table(n)?.to_dtype(dtype)?;
+                assert_bits_eq(&head.forward(&hidden)?, &dense.forward(&hidden)?);
+                assert_eq!(head.argmax(&hidden)?.to_vec1::<u32>()?, dense.argmax(&hidden)?.to_vec1::<u32>()?);
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn tables_that_cannot_be_mapped_are_refused() {
     for (name, expected) in [

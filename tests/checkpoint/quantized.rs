@@ -233,6 +233,42 @@ fn positions_can_be_trained_beside_blocks() -> Result<()> {
     Ok(())
 }
 
+proptest! {
+    #![proptest_config(properties(48))]
+
+    /// In f32 the logits are those of the dequantized table, bit for bit, for any number of rows, alone or together.
+    #[test]
+    fn logits_of_blocks_are_those_of_their_elements(
+        block_type in 0usize..10,
+        n_blocks in 1usize..4,
+        (n_rows, n_hidden) in (1usize..150, 1usize..40),
+        row in 0usize..40,
+        n_threads in 1usize..4,
+        padding in 0usize..2,
+        seed in any::<u64>(),
+    ) {
+        let check = || -> Result<()> {
+            let width = n_blocks * TYPES[block_type].block_size();
+            let blocks = QTensor::quantize(&numbers(n_rows + padding, width, seed), TYPES[block_type])?;
+            let wte = TokenTable::from_qtensor(&blocks, DType::F32, &Device::Cpu)?;
+            let head = LmHead::new(wte.clone())?.with_vocab_size(n_rows)?;
+            let dense = LmHead::new(wte.to_dense()?)?.with_vocab_size(n_rows)?;
+            let hidden = numbers(n_hidden, width, !seed);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+            let logits = pool.install(|| head.forward(&hidden))?;
+            assert_bits_eq(&logits, &dense.forward(&hidden)?);
+            let one = row % n_hidden;
+            assert_bits_eq(&head.forward(&hidden.narrow(0, one, 1)?)?, &logits.narrow(0, one, 1)?);
+            let (found, expected) = (head.top_k(&hidden, n_rows.min(5))?, dense.top_k(&hidden, n_rows.min(5))?);
+            assert_bits_eq(&found.values, &expected.values);
+            assert_eq!(found.ids.to_vec2::<u32>()?, expected.ids.to_vec2::<u32>()?);
+            assert_eq!(head.argmax(&hidden)?.to_vec1::<u32>()?, dense.argmax(&hidden)?.to_vec1::<u32>()?);
+            Ok(())
+        };
+        check().unwrap();
+    }
+}
+
 #[test]
 fn the_tied_head_works_on_blocks() -> Result<()> {
     for (n_rows, dtype) in [(13, DType::F32), (9000, DType::F32), (2500, DType::BF16), (300, DType::F64)] {

@@ -7,11 +7,13 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 
-use super::skinny::{Kind, Memory, operands, product};
+use super::loss::HeadTable;
+use super::skinny::{Kind, Memory, Product, operands, product, product_of};
 use crate::kernel::core::element::Element;
 use crate::kernel::core::locks::read_all;
 use crate::kernel::core::simd::vectorised;
 use crate::kernel::core::storage::slice;
+use crate::rows::StoredRows;
 
 type CandleResult<T> = candle_core::Result<T>;
 
@@ -87,10 +89,11 @@ impl Best {
 }
 
 /// Returns the `k` largest of `hidden · tableᵀ + bias` for each row of `hidden` `[N, C]`, as from the logits, which are
-/// rounded before and after the bias. `None` where [`logits`](super::logits()) takes another way.
+/// rounded before and after the bias. `None` where [`logits`](super::logits()) and
+/// [`stored_logits`](super::stored_logits) take another way.
 pub(crate) fn best(
     hidden: &Tensor,
-    table: &Tensor,
+    table: &HeadTable,
     bias: Option<&Tensor>,
     k: usize,
 ) -> CandleResult<Option<Vec<Best>>> {
@@ -98,20 +101,33 @@ pub(crate) fn best(
         return Ok(None);
     }
     let bias = bias.map(Tensor::contiguous).transpose()?;
-    let given: Vec<&Tensor> = [hidden, table].into_iter().chain(&bias).collect();
+    // In the place of a stored table, which is no tensor, stand the hidden states.
+    let (dense, stored) = match table {
+        HeadTable::Dense(table) => (table, None),
+        HeadTable::Stored(rows) => (hidden, Some(rows)),
+    };
+    let given: Vec<&Tensor> = [hidden, dense].into_iter().chain(&bias).collect();
     read_all(&given, |held| match hidden.dtype() {
-        DType::F32 => typed::<f32>(held, k),
-        DType::F16 => typed::<f16>(held, k),
-        DType::BF16 => typed::<bf16>(held, k),
+        DType::F32 => typed::<f32>(held, stored, k),
+        DType::F16 => typed::<f16>(held, stored, k),
+        DType::BF16 => typed::<bf16>(held, stored, k),
         _ => Ok(None),
     })
 }
 
-fn typed<E: Element<Wide = f32> + Kind>(held: &[Memory<'_>], k: usize) -> CandleResult<Option<Vec<Best>>> {
-    let Some((hidden, rows)) = operands::<E>(held[0], held[1])? else { return Ok(None) };
+fn typed<E: Element<Wide = f32> + Kind>(
+    held: &[Memory<'_>],
+    stored: Option<&StoredRows>,
+    k: usize,
+) -> CandleResult<Option<Vec<Best>>> {
+    let operands = match stored {
+        Some(rows) => product_of::<E>(held[0], rows)?,
+        None => operands::<E>(held[0], held[1])?.map(|(hidden, rows)| (product::<E, E> as Product<E>, hidden, rows)),
+    };
+    let Some((product, hidden, rows)) = operands else { return Ok(None) };
     let bias = held.get(2).map(|(storage, layout)| slice::<E>(storage, layout)).transpose()?;
     let found: Vec<Mutex<Best>> = (0..hidden.n_rows).map(|_| Mutex::new(Best::new(k))).collect();
-    product::<E, E>(&hidden, &rows, &|row, first, sums| {
+    product(&hidden, &rows, &|row, first, sums| {
         let mut logits = sums.to_vec();
         vectorised(|| {
             logits.iter_mut().for_each(|logit| *logit = E::narrow(*logit).widen());

@@ -1,11 +1,14 @@
 //! The product of the head, `hidden · tableᵀ`, with a gradient that knows whether the table is still what it was.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Shape, Tensor};
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Shape, Storage, Tensor};
 
-use super::skinny::dense;
+use super::skinny::{dense, stored};
 use crate::error::{EmbeddingError, Result};
+use crate::kernel::core::locks::read_all;
 use crate::kernel::core::versions::version_of;
+use crate::rows::StoredRows;
 
 type CandleResult<T> = candle_core::Result<T>;
 
@@ -15,6 +18,17 @@ pub(crate) fn logits(hidden: &Tensor, table: &Tensor) -> Result<Tensor> {
         return Ok(hidden.matmul(&table.t()?)?);
     }
     Ok(hidden.apply_op2(table, Logits { version: version_of(table) })?)
+}
+
+/// Returns `hidden · tableᵀ` for `hidden` `[N, C]` without history and a stored table `[V, C]`: `[N, V]`. `None` where
+/// the rows are to be converted first.
+pub(crate) fn stored_logits(hidden: &Tensor, table: &StoredRows) -> Result<Option<Tensor>> {
+    if !hidden.device().is_cpu() || hidden.elem_count() == 0 {
+        return Ok(None);
+    }
+    let product = read_all(&[hidden], |held| stored(held[0], table))?;
+    let dims = (hidden.dim(0)?, table.n_rows);
+    Ok(product.map(|product| Tensor::from_storage(Storage::Cpu(product), dims, BackpropOp::none(), false)))
 }
 
 struct Logits {

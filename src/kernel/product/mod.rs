@@ -17,5 +17,5 @@ pub(crate) use block::{
     Norm, Scores, Weight, attention, attention_scores, gelu, linear, masked_scores, norm, packed_attention, softmax,
     split_heads, weighted,
 };
-pub(crate) use logits::logits;
+pub(crate) use logits::{logits, stored_logits};
 pub(crate) use loss::{Counted, HeadLoss, HeadTable, Wanted, attach, attach_each};

@@ -47,24 +47,7 @@ fn typed<E: Element<Wide = f32> + Kind>(
     let Some(hidden) = hidden_of::<E>(hidden)? else { return Ok(None) };
     let bias = bias.map(|(storage, layout)| slice::<E>(storage, layout)).transpose()?;
     let (n_columns, _) = table.1.shape().dims2()?;
-    let by = |multiply: &dyn Fn(Take<'_>)| {
-        let product = written(hidden.n_rows * n_columns, &mut |out: &mut [_]| {
-            let out = Out::new(out, n_columns);
-            multiply(&|row, first, sums| {
-                // SAFETY: each product is handed over once.
-                let part = unsafe { out.part(row, first..first + sums.len()) };
-                vectorised(|| match bias {
-                    Some(bias) => {
-                        let sums = sums.iter().zip(&bias[first..]).map(|(&sum, bias)| sum + bias.widen());
-                        part.iter_mut().zip(sums).for_each(|(to, sum)| _ = to.write(E::narrow(sum)));
-                    }
-                    None => part.iter_mut().zip(sums).for_each(|(to, &sum)| _ = to.write(E::narrow(sum))),
-                });
-            });
-            Ok(())
-        });
-        product.map(Some)
-    };
+    let by = |multiply: &dyn Fn(Take<'_>)| products((hidden.n_rows, n_columns), bias, multiply).map(Some);
     if let Some(rows) = rows_of::<E>(table.0, table.1)? {
         return by(&|take| product::<E, E>(&hidden, &rows, take));
     }
@@ -72,6 +55,29 @@ fn typed<E: Element<Wide = f32> + Kind>(
         Some(rows) => by(&|take| product_by_columns::<E, E>(&hidden, &rows, take)),
         None => Ok(None),
     }
+}
+
+/// Returns the products `[N, V]` that `multiply` finds, plus a bias `[V]`, in new memory.
+pub(super) fn products<E: Element<Wide = f32>>(
+    (n_rows, n_columns): (usize, usize),
+    bias: Option<&[E]>,
+    multiply: &dyn Fn(Take<'_>),
+) -> CandleResult<CpuStorage> {
+    written(n_rows * n_columns, &mut |out: &mut [_]| {
+        let out = Out::new(out, n_columns);
+        multiply(&|row, first, sums| {
+            // SAFETY: each product is handed over once.
+            let part = unsafe { out.part(row, first..first + sums.len()) };
+            vectorised(|| match bias {
+                Some(bias) => {
+                    let sums = sums.iter().zip(&bias[first..]).map(|(&sum, bias)| sum + bias.widen());
+                    part.iter_mut().zip(sums).for_each(|(to, sum)| _ = to.write(E::narrow(sum)));
+                }
+                None => part.iter_mut().zip(sums).for_each(|(to, &sum)| _ = to.write(E::narrow(sum))),
+            });
+        });
+        Ok(())
+    })
 }
 
 /// Returns the operands of [`product`], if they have elements `E` and it is to multiply them.
@@ -82,7 +88,7 @@ pub(in super::super) fn operands<'a, E: Element>(
     Ok(hidden_of::<E>(hidden)?.zip(rows_of::<E>(table.0, table.1)?))
 }
 
-fn hidden_of<'a, E: Element>((storage, layout): Memory<'a>) -> CandleResult<Option<Hidden<'a, E>>> {
+pub(super) fn hidden_of<'a, E: Element>((storage, layout): Memory<'a>) -> CandleResult<Option<Hidden<'a, E>>> {
     let (n_rows, n_columns) = layout.shape().dims2()?;
     let &[by_row, by_column] = layout.stride() else { return Ok(None) };
     let values = &E::cpu_storage_as_slice(storage)?[layout.start_offset()..];

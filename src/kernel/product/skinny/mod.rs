@@ -12,15 +12,18 @@
 //!
 //! # A new kind of element
 //! implements [`Kind`]: how many bytes a unit of 32 elements takes, and how sixteen of them become f32 in plain code and
-//! in vectors of both widths. A block with more elements than 32 says so in its own `UNIT`. [`product`] takes rows as
+//! in vectors of both widths. GGUF's blocks are kinds of their own, each one formula on integers in lanes (`blocks`). [`product`] takes rows as
 //! bytes ([`Rows`]), so it does not matter where they lie.
 
+mod blocks;
 mod columns;
 mod dense;
+mod ints;
 mod kind;
 mod panel;
 mod plain;
 mod rows;
+mod stored;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -29,4 +32,5 @@ mod x86;
 
 pub(super) use dense::{Memory, dense, is_multiplied, operands};
 pub(super) use kind::Kind;
-pub(super) use sweep::product;
+pub(super) use stored::{product_of, stored};
+pub(super) use sweep::{Product, product};

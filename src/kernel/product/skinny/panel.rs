@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::kind::{LANES, Lanes};
+use super::ints::LANES;
+use super::kind::Lanes;
 use crate::kernel::core::element::Element;
 
 /// Rows of hidden states, of any strides.

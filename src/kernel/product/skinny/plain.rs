@@ -1,6 +1,7 @@
 //! The loop without intrinsics, which the compiler vectorises.
 
-use super::kind::{Kind, LANES, Lanes};
+use super::ints::LANES;
+use super::kind::{Kind, Lanes};
 use super::rows::{Block, Chunk, last};
 use crate::kernel::product::exp::mul_add;
 
@@ -48,14 +49,21 @@ fn multiply<K: Kind, const FUSED: bool, const N: usize>(
     hidden: Option<&[[Lanes; N]]>,
     lanes: &mut [[f32; LANES]; N],
 ) {
+    let scales = scales::<K>(unit);
     for (at, hidden) in hidden.into_iter().flatten().enumerate() {
-        let elements = K::plain(unit, at);
+        let elements = K::plain(unit, &scales, at);
         for (lanes, hidden) in lanes.iter_mut().zip(hidden) {
             for lane in 0..LANES {
                 lanes[lane] = mul_add::<FUSED>(elements[lane], hidden.0[lane], lanes[lane]);
             }
         }
     }
+}
+
+#[inline(always)]
+fn scales<K: Kind>(unit: &[u8]) -> K::Scales {
+    // SAFETY: plain integers need nothing.
+    unsafe { K::scales::<[i32; LANES]>(unit) }
 }
 
 /// Adds lanes 8, 4, 2 and 1 apart.
@@ -88,8 +96,9 @@ pub(super) fn columns<K: Kind, const FUSED: bool>(
             let last = last::<K>(units.remainder());
             let units = units.chain([&last[..K::UNIT_BYTES]]);
             for (unit, sums) in units.zip(sums[from..].chunks_mut(K::UNIT)) {
+                let scales = scales::<K>(unit);
                 for (at, sums) in sums.chunks_mut(LANES).enumerate() {
-                    let elements = K::plain(unit, at);
+                    let elements = K::plain(unit, &scales, at);
                     sums.iter_mut().zip(elements).for_each(|(sum, x)| *sum = mul_add::<FUSED>(x, *hidden, *sum));
                 }
             }

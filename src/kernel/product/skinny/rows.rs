@@ -55,7 +55,7 @@ impl<'a> Chunk<'a> {
     /// Returns how many units of a row are whole, and whether there is one more.
     #[inline(always)]
     pub(super) fn units<K: Kind>(&self) -> (usize, bool) {
-        (self.rows.row_bytes / K::UNIT_BYTES, !self.rows.row_bytes.is_multiple_of(K::UNIT_BYTES))
+        (self.rows.row_bytes / K::UNIT_BYTES, !K::IS_WHOLE && !self.rows.row_bytes.is_multiple_of(K::UNIT_BYTES))
     }
 }
 
@@ -77,12 +77,13 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Bytes of a last unit, filled up. Kinds with larger units have whole ones only.
-pub(super) const LAST: usize = 128;
+/// Room for a unit of any kind.
+pub(super) const LAST: usize = 256;
 
 /// Returns the last unit of a row, filled up with zeros.
 #[inline(always)]
 pub(super) fn last<K: Kind>(row: &[u8]) -> [u8; LAST] {
+    const { assert!(K::UNIT_BYTES <= LAST) };
     let mut unit = [0; LAST];
     let rest = &row[row.len() / K::UNIT_BYTES * K::UNIT_BYTES..];
     unit[..rest.len()].copy_from_slice(rest);

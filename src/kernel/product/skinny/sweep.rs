@@ -87,6 +87,9 @@ pub(super) fn reaches(n_hidden: usize) -> bool {
 /// Takes the products of a hidden row with some rows of the table, from one of these on. Each is handed over once.
 pub(in super::super) type Take<'a> = &'a (dyn Fn(usize, usize, &[f32]) + Sync);
 
+/// [`product`] with a table of some kind.
+pub(in super::super) type Product<E> = fn(&Hidden<'_, E>, &Rows<'_>, Take<'_>);
+
 /// Multiplies every hidden row by every row of a table of kind `K`.
 pub(in super::super) fn product<K: Kind, E: Element<Wide = f32>>(
     hidden: &Hidden<'_, E>,

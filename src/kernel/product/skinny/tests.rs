@@ -16,7 +16,7 @@ use crate::kernel::product::exp::FUSED_HERE;
 use crate::kernel::product::{Weight, linear, logits};
 
 /// Returns all paths that this CPU has.
-fn paths() -> Vec<Vectors> {
+pub(super) fn paths() -> Vec<Vectors> {
     #[cfg(target_arch = "x86_64")]
     {
         use super::x86::features::{HasAvx512, HasFma};

@@ -2,9 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::super::kind::{Kind, LANES, Lanes};
+use super::super::ints::LANES;
+use super::super::kind::{Kind, Lanes};
 use super::super::plain;
 use super::super::rows::{Block, Chunk, last};
+use super::ints::Eight;
 use super::loops::{Ahead, STEPS, loops, prefetch};
 
 /// The lower eight lanes, and the upper ones.
@@ -34,9 +36,18 @@ fn lanes(lanes: &Lanes) -> Vector {
 /// As [`Kind::eight`].
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
-unsafe fn load<K: Kind>(unit: *const u8, at: usize) -> Vector {
+unsafe fn load<K: Kind>(unit: *const u8, scales: &K::Scales, at: usize) -> Vector {
     // SAFETY: the caller's promise.
-    unsafe { (K::eight(unit, 2 * at), K::eight(unit, 2 * at + 1)) }
+    unsafe { (K::eight(unit, scales, 2 * at), K::eight(unit, scales, 2 * at + 1)) }
+}
+
+/// # Safety
+/// As [`Kind::eight`].
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+unsafe fn scales<K: Kind>(unit: *const u8) -> K::Scales {
+    // SAFETY: the caller's promise.
+    unsafe { K::scales::<Eight>(std::slice::from_raw_parts(unit, K::UNIT_BYTES)) }
 }
 
 #[target_feature(enable = "avx2,fma")]

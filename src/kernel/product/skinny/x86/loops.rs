@@ -22,8 +22,8 @@ macro_rules! loops {
         ) {
             match n_hidden {
                 // Of rows in halves more are read at once than the core's prefetchers follow.
-                1 if K::UNIT_BYTES < 128 => each_block::<K, 1, 1>(chunk, hidden, sums),
-                2 if K::UNIT_BYTES < 128 => each_block::<K, 2, 2>(chunk, hidden, sums),
+                1 if !K::IS_WHOLE && K::UNIT_BYTES < 128 => each_block::<K, 1, 1>(chunk, hidden, sums),
+                2 if !K::IS_WHOLE && K::UNIT_BYTES < 128 => each_block::<K, 2, 2>(chunk, hidden, sums),
                 $($n_hidden => each_block::<K, $n_rows, $n_hidden>(chunk, hidden, sums),)+
                 _ => each_block::<K, $most_rows, $most>(chunk, hidden, sums),
             }
@@ -84,11 +84,16 @@ macro_rules! loops {
             hidden: &[[Lanes; N]],
             totals: &mut [[Vector; N]; R],
         ) {
+            let mut all_scales = [K::Scales::default(); R];
+            for (to, &unit) in all_scales.iter_mut().zip(units) {
+                // SAFETY: the caller's promise.
+                *to = unsafe { scales::<K>(unit) };
+            }
             for (at, hidden) in hidden.iter().enumerate().take(K::UNIT / LANES) {
                 let mut elements = [zero(); R];
-                for (element, &unit) in elements.iter_mut().zip(units) {
+                for ((element, &unit), scales) in elements.iter_mut().zip(units).zip(&all_scales) {
                     // SAFETY: the caller's promise.
-                    *element = unsafe { load::<K>(unit, at) };
+                    *element = unsafe { load::<K>(unit, scales, at) };
                 }
                 for (n, hidden) in hidden.iter().enumerate() {
                     let hidden = lanes(hidden);
@@ -144,9 +149,14 @@ macro_rules! loops {
                     ahead.step();
                     let from = block.row::<K>(row, column)[..U * K::UNIT_BYTES].as_ptr();
                     for (unit, totals) in totals.iter_mut().enumerate() {
+                        // SAFETY: the row has `U` units here, as just cut.
+                        let (unit, scales) = unsafe {
+                            let unit = from.add(unit * K::UNIT_BYTES);
+                            (unit, scales::<K>(unit))
+                        };
                         for (at, totals) in totals.iter_mut().enumerate() {
-                            // SAFETY: the row has `U` units here, as just cut.
-                            let elements = unsafe { load::<K>(from.add(unit * K::UNIT_BYTES), at) };
+                            // SAFETY: as above.
+                            let elements = unsafe { load::<K>(unit, &scales, at) };
                             for (total, &hidden) in totals.iter_mut().zip(hidden) {
                                 *total = fused(elements, every(hidden), *total);
                             }

@@ -2,6 +2,7 @@
 
 mod eight;
 pub(super) mod features;
+pub(super) mod ints;
 mod loops;
 mod sixteen;
 mod sums;

@@ -2,9 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::super::kind::{Kind, LANES, Lanes};
+use super::super::ints::LANES;
+use super::super::kind::{Kind, Lanes};
 use super::super::plain;
 use super::super::rows::{Block, Chunk, last};
+use super::ints::Sixteen;
 use super::loops::{Ahead, STEPS, loops, prefetch};
 
 type Vector = __m512;
@@ -32,9 +34,18 @@ fn lanes(lanes: &Lanes) -> Vector {
 /// As [`Kind::sixteen`].
 #[target_feature(enable = "avx512f,avx512vl,avx2,f16c")]
 #[inline]
-unsafe fn load<K: Kind>(unit: *const u8, at: usize) -> Vector {
+unsafe fn load<K: Kind>(unit: *const u8, scales: &K::Scales, at: usize) -> Vector {
     // SAFETY: the caller's promise.
-    unsafe { K::sixteen(unit, at) }
+    unsafe { K::sixteen(unit, scales, at) }
+}
+
+/// # Safety
+/// As [`Kind::sixteen`].
+#[target_feature(enable = "avx512f,avx512vl,avx2,f16c")]
+#[inline]
+unsafe fn scales<K: Kind>(unit: *const u8) -> K::Scales {
+    // SAFETY: the caller's promise.
+    unsafe { K::scales::<Sixteen>(std::slice::from_raw_parts(unit, K::UNIT_BYTES)) }
 }
 
 #[target_feature(enable = "avx512f,avx512vl")]
