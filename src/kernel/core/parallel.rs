@@ -6,6 +6,7 @@
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -121,12 +122,27 @@ pub(crate) fn map_in_parallel<R: Send>(n: usize, task: &(dyn Fn(usize) -> R + Sy
     results.into_iter().flatten().collect()
 }
 
-/// Calls `task` with each of `0..n`, on any thread.
+/// Calls `task` with each of `0..n`, on any thread. Each thread goes through a share of its own in order, then helps with
+/// the others'.
+///
+/// The calling thread has a share, too: it begins before another one is awake.
 pub(crate) fn for_each_index(n: usize, task: &(dyn Fn(usize) + Sync)) {
-    if n < 2 {
+    let n_threads = rayon::current_num_threads().min(n);
+    if n_threads < 2 {
         return (0..n).for_each(task); // waking a thread takes longer than most tasks
     }
-    (0..n).into_par_iter().for_each(task);
+    let border = |share: usize| share * n / n_threads;
+    let next: Vec<AtomicUsize> = (0..n_threads).map(|share| AtomicUsize::new(border(share))).collect();
+    let work = &|own: usize| {
+        for share in (own..n_threads).chain(0..own) {
+            let indices = std::iter::repeat_with(|| next[share].fetch_add(1, Ordering::Relaxed));
+            indices.take_while(|&index| index < border(share + 1)).for_each(task);
+        }
+    };
+    rayon::in_place_scope(|scope| {
+        (1..n_threads).for_each(|own| scope.spawn(move |_| work(own)));
+        work(0);
+    });
 }
 
 /// Calls both closures, on two threads if another one is free.

@@ -5,10 +5,11 @@
 //! A row's element `i` is multiplied into lane `i % 16`, in order and fused with the addition where the CPU can; then
 //! lanes 8 apart are added, 4 apart, 2 apart, 1 apart. So every sum depends on its two rows alone: not on how many
 //! hidden states there are, on which other rows stand beside it, or on threads. AVX-512, AVX2 with FMA and plain code
-//! with fused additions have the same bits.
+//! with fused additions have the same bits. Sums down the columns of a weight `[in, out]` have an order of their own
+//! (`columns`).
 //!
-//! `vdpbf16ps` is left out. It doubles the arithmetic of bf16, which counts from eight rows on, but takes subnormals for
-//! zero and rounds hidden states to bf16 first: other bits on every other CPU.
+//! `vdpbf16ps` is left out. It doubles the arithmetic of bf16, which counts from eight rows on only, but takes subnormals
+//! for zero, and its order of sums would cost other CPUs as much.
 //!
 //! # A new kind of element
 //! implements [`Kind`]: how many bytes a unit of 32 elements takes, and how sixteen of them become f32 in plain code and

@@ -65,7 +65,7 @@ pub(super) struct Block<'a> {
     pub(super) taken: Range<usize>,
     pub(super) columns: Range<usize>,
     /// What to prefetch meanwhile: rows, from this byte of each, so many bytes.
-    pub(super) next: Option<(Range<usize>, usize, usize)>,
+    pub(super) next: (Range<usize>, usize, usize),
 }
 
 impl<'a> Block<'a> {

@@ -89,11 +89,15 @@ fn assert_order_of_columns<E: Element<Wide = f32> + Kind>(n: usize, n_in: usize,
         for (at, found) in found.iter().enumerate() {
             let (row, column) = (at / n_out, at % n_out);
             let is_fused = path != Vectors::Plain || FUSED_HERE;
-            let expected = (0..n_in).fold(0f32, |sum, i| {
-                let x = hidden[row * strides.0 + i * strides.1].widen();
-                let y = rows[i * (n_out + gap) + column].widen();
-                if is_fused { x.mul_add(y, sum) } else { x * y + sum }
-            });
+            let segment = |i: &[usize]| {
+                i.iter().fold(0f32, |sum, i| {
+                    let x = hidden[row * strides.0 + i * strides.1].widen();
+                    let y = rows[i * (n_out + gap) + column].widen();
+                    if is_fused { x.mul_add(y, sum) } else { x * y + sum }
+                })
+            };
+            let segments: Vec<f32> = (0..n_in).collect::<Vec<_>>().chunks(128).map(segment).collect();
+            let expected = segments.into_iter().reduce(|sum, x| sum + x).unwrap();
             assert_eq!(found.to_bits(), expected.to_bits(), "{path:?} {n} {n_in} {n_out} at {row}, {column}");
         }
     }

@@ -116,25 +116,39 @@ macro_rules! loops {
             sums: &mut [f32],
         ) {
             let done = match n_hidden {
-                $($columns_hidden => each_tile::<K, $n_units, $columns_hidden>(block, hidden, sums),)+
-                _ => each_tile::<K, $most_units, $columns_most>(block, hidden, sums),
+                $($columns_hidden => tiles::<K, $n_units, $columns_hidden>(block, hidden, sums),)+
+                _ => tiles::<K, $most_units, $columns_most>(block, hidden, sums),
             };
             plain::columns::<K, true>(block, n_hidden, hidden, sums, done);
         }
 
-        /// Takes tiles of `U` units of columns, `N` hidden rows, and returns how many columns these were.
+        /// Takes tiles of `U` units of columns, `N` hidden rows, then those of one unit, and returns how many columns
+        /// these were.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn tiles<K: Kind, const U: usize, const N: usize>(
+            block: &Block<'_>,
+            hidden: &[f32],
+            sums: &mut [f32],
+        ) -> usize {
+            let mut ahead = Ahead::new(block);
+            let done = each_tile::<K, U, N>(block, hidden, sums, 0, &mut ahead);
+            each_tile::<K, 1, N>(block, hidden, sums, done, &mut ahead)
+        }
+
         #[target_feature(enable = $features)]
         #[inline]
         fn each_tile<K: Kind, const U: usize, const N: usize>(
             block: &Block<'_>,
             hidden: &[f32],
             sums: &mut [f32],
+            from: usize,
+            ahead: &mut Ahead,
         ) -> usize {
             let (hidden, n_columns) = (hidden.as_chunks::<N>().0, block.columns.len());
-            let n_tiled = n_columns / (U * K::UNIT) * (U * K::UNIT);
-            let mut ahead = Ahead::new(block, U * K::UNIT_BYTES);
+            let n_tiled = n_columns - (n_columns - from) % (U * K::UNIT);
             assert!(sums.len() >= N * n_columns);
-            for column in (0..n_tiled).step_by(U * K::UNIT) {
+            for column in (from..n_tiled).step_by(U * K::UNIT) {
                 let mut totals = [[[zero(); N]; STEPS]; U];
                 for (unit, totals) in totals.iter_mut().enumerate() {
                     for (at, totals) in totals.iter_mut().enumerate() {
@@ -146,7 +160,7 @@ macro_rules! loops {
                     }
                 }
                 for (row, hidden) in block.taken.clone().zip(hidden) {
-                    ahead.step();
+                    ahead.step(U * K::UNIT_BYTES);
                     let from = block.row::<K>(row, column)[..U * K::UNIT_BYTES].as_ptr();
                     for (unit, totals) in totals.iter_mut().enumerate() {
                         // SAFETY: the row has `U` units here, as just cut.
@@ -208,31 +222,30 @@ pub(super) struct Ahead {
     n_left: usize,
     n_bytes: usize,
     done: usize,
-    /// Bytes for each step.
-    each: usize,
 }
 
 impl Ahead {
     #[inline(always)]
-    pub(super) fn new(block: &Block<'_>, each: usize) -> Self {
-        let (rows, from, n_bytes) = block.next.clone().unwrap_or_default();
+    pub(super) fn new(block: &Block<'_>) -> Self {
+        let (rows, from, n_bytes) = block.next.clone();
         let row = match rows.is_empty() {
             true => std::ptr::null(),
             false => block.rows.row(rows.start)[from..].as_ptr(),
         };
-        Self { row, stride: block.rows.stride, n_left: rows.len(), n_bytes, done: 0, each }
+        Self { row, stride: block.rows.stride, n_left: rows.len(), n_bytes, done: 0 }
     }
 
+    /// Prefetches so many bytes.
     #[inline(always)]
-    pub(super) fn step(&mut self) {
+    pub(super) fn step(&mut self, n_bytes: usize) {
         if self.n_left == 0 {
             return;
         }
-        for line in (0..self.each).step_by(CACHE_LINE) {
+        for line in (0..n_bytes).step_by(CACHE_LINE) {
             // SAFETY: a prefetch reads nothing, and SSE is part of x86-64.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(self.row.wrapping_add(self.done + line).cast()) };
         }
-        self.done += self.each;
+        self.done += n_bytes;
         if self.done >= self.n_bytes {
             self.done = 0;
             self.row = self.row.wrapping_add(self.stride);
