@@ -75,7 +75,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    cli::exit(explore(cli::args(), &mut std::io::stdout().lock()))
+    cli::exit(explore(cli::args(), &mut cli::Output::default()))
 }
 
 /// Both tables of a model.

@@ -58,7 +58,7 @@ struct Args {
 
 fn main() -> ExitCode {
     cli::settle_threads();
-    cli::exit(run(cli::args(), &mut std::io::stdout().lock()))
+    cli::exit(run(cli::args(), &mut cli::Output::default()))
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {

@@ -132,6 +132,8 @@ fn a_reader_that_goes_away_costs_no_file() {
         ("gpt2", &["--ids", "1,2", "--max-new-tokens", "1"], "--logits-output", "logits.safetensors"),
         ("init_table", &["--vocab-size", "500", "--n-embd", "8"], "--output", "table.safetensors"),
         ("dataloader", &[], "--state-file", "state.json"),
+        ("explore", &["--near", "king"], "--out", "explored"),
+        ("positions", &[], "--out", "positions.png"),
     ] {
         let mut command = example(name);
         command.args(args).arg(option).arg(at(file)).stdout(std::process::Stdio::piped());
