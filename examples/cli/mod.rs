@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
-use candle_gpt_input::checkpoint::CheckpointOptions;
+use candle_gpt_input::GptInputConfig;
+use candle_gpt_input::checkpoint::{Checkpoint, CheckpointOptions, ConfigSource};
 use candle_gpt_input::error::Shown;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
 
@@ -71,7 +72,14 @@ pub fn note(line: impl std::fmt::Display) {
 /// Returns an error with all its causes in one line. With RUST_BACKTRACE, Candle puts a backtrace behind the first
 /// line. Texts of this crate are one line without control characters, and others are made so here.
 pub fn first_line(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    // A path that its cause begins with is not said twice.
+    let is_said_next = |i: usize| {
+        let rest = causes.get(i + 1).and_then(|next| next.strip_prefix(&causes[i]));
+        rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+    };
+    let said: Vec<&str> = (0..causes.len()).filter(|&i| !is_said_next(i)).map(|i| &causes[i][..]).collect();
+    let text = said.join(": ");
     Shown::text(text.lines().next().unwrap_or_default()).to_string()
 }
 
@@ -124,6 +132,19 @@ pub fn read_text(path: &Path) -> Result<String> {
         note(format_args!("warning: {path} begins with a byte order mark, which becomes tokens of its own"));
     }
     Ok(text)
+}
+
+/// Says which number of heads is assumed where nothing states it: another number gives other logits.
+pub fn note_heads(checkpoint: &Checkpoint) -> Result<()> {
+    let GptInputConfig { n_layer, n_head, n_embd, .. } = checkpoint.config()?;
+    if n_layer > 0 && checkpoint.config_source() == ConfigSource::Shapes {
+        let d = n_embd / n_head;
+        note(format_args!(
+            "note: no config.json states n_head: {n_head} of {d} dimensions are assumed; put the model's config.json \
+             beside the weights"
+        ));
+    }
+    Ok(())
 }
 
 /// What a checkpoint's files leave open.

@@ -124,6 +124,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
 
     let start = Instant::now();
     let model = Gpt2::from_checkpoint(&checkpoint, args.dtype, &device).with_context(origin)?;
+    cli::note_heads(&checkpoint)?;
     let GptInputConfig { n_layer, n_head, n_embd, .. } = config;
     let loading = start.elapsed().as_secs_f64();
     writeln!(out, "{n_layer} blocks, {n_head} heads, {n_embd} dimensions, {:?}, read in {loading:.2} s", args.dtype)?;

@@ -53,14 +53,9 @@ impl Default for BlockConfig {
 
 impl BlockConfig {
     /// Reads the settings, and refuses those of another architecture.
-    fn read(config: &GptInputConfig) -> Result<Self> {
+    fn of(config: &GptInputConfig) -> Result<Self> {
         let blocks: Self = serde_json::to_value(config).and_then(serde_json::from_value).context("config")?;
         ensure!(blocks.model_type == "gpt2", "config: model_type `{}` is not gpt2", blocks.model_type);
-        Ok(blocks)
-    }
-
-    fn of(config: &GptInputConfig) -> Result<Self> {
-        let blocks = Self::read(config)?;
         ensure!(!blocks.add_cross_attention, "config: add_cross_attention is not supported");
         let (n_head, n_embd) = (config.n_head, config.n_embd);
         ensure!(n_head > 0 && n_embd % n_head == 0, "config: n_embd {n_embd} is not a multiple of n_head {n_head}");
@@ -128,10 +123,15 @@ impl Gpt2 {
 
     /// Checks that a checkpoint is that of a whole GPT-2. Reads no weights.
     pub fn check(checkpoint: &Checkpoint) -> Result<()> {
-        BlockConfig::read(&checkpoint.config()?)?; // another architecture has other names
-        let is_whole = checkpoint.tensors()?.iter().any(|entry| entry.name.ends_with("ln_f.weight"));
-        ensure!(is_whole, "no ln_f.weight: these are not the weights of a whole GPT-2; embed takes input tables alone");
-        BlockConfig::of(&checkpoint.config()?).map(drop)
+        let config = checkpoint.config()?;
+        BlockConfig::of(&config)?; // another architecture has other names
+        let names: Vec<String> = checkpoint.tensors()?.iter().map(|entry| format!(".{}", entry.name)).collect();
+        let has = |part: &str| names.iter().any(|name| name.contains(part));
+        let (is_whole, n_layer) = (has(".ln_f.weight"), config.n_layer);
+        ensure!(is_whole, "no ln_f.weight: not a whole GPT-2 of Hugging Face's names; embed takes input tables alone");
+        let is_all = !has(&format!(".h.{n_layer}."));
+        ensure!(is_all, "config: n_layer is {n_layer}, but the weights go on with h.{n_layer}: correct n_layer");
+        Ok(())
     }
 
     /// Reads a whole Hugging Face checkpoint: one file or shards, tied or untied, under any prefix.

@@ -77,6 +77,8 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         writeln!(out, "{report}")?;
     }
     if let Some(to) = &args.convert {
+        // Without input tables no configuration is written.
+        let _ = cli::note_heads(&checkpoint);
         for path in checkpoint.convert(to, args.dtype, args.shard_size)? {
             writeln!(out, "wrote {} ({})", Shown::path(&path), size(std::fs::metadata(&path)?.len() as usize))?;
         }

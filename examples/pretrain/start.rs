@@ -12,7 +12,7 @@ use candle_gpt_input::tokenizer::{TOKENIZER_FILES, Tokenizer};
 use candle_nn::VarMap;
 
 use crate::settings::Settings;
-use crate::{initial, input};
+use crate::{cli, initial, input};
 
 /// Weights, configuration and tokenizer.
 pub struct Start {
@@ -39,6 +39,7 @@ impl Start {
 
     fn of(checkpoint: &Checkpoint, weights: &Path, device: &Device) -> Result<Self> {
         let (varmap, config) = initial::read(checkpoint, device)?;
+        cli::note_heads(checkpoint)?;
         let found = input::found_beside(weights, checkpoint);
         let tokenizer_files = match &found {
             Ok(Some((_, path))) => read_tokenizer_files(path)?,

@@ -37,6 +37,28 @@ impl Checkpoint {
         Ok(self.locate()?.config)
     }
 
+    /// Returns where the configuration came from.
+    ///
+    /// With [`ConfigSource::Shapes`] the number of heads is a guess, which no table confirms: heads of 64, as in every
+    /// GPT-2 of OpenAI's, or else one.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Tensor};
+    /// use candle_gpt_input::checkpoint::{Checkpoint, ConfigSource, save_tensors};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("alone.safetensors");
+    /// let wte = Tensor::zeros((5, 128), DType::F32, &Device::Cpu)?;
+    /// save_tensors(&path, [("wte.weight", &wte)], [])?; // without a config.json beside it
+    /// let checkpoint = Checkpoint::open(&path)?;
+    /// assert_eq!(checkpoint.config_source(), ConfigSource::Shapes);
+    /// assert_eq!(checkpoint.config()?.n_head, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn config_source(&self) -> ConfigSource {
+        self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone())
+    }
+
     /// Reads the input tables as `dtype` (f32, f16, bf16 or f64) onto `device`.
     ///
     /// Checks shapes, dtypes and the configuration before it reads any data. Allocates a megabyte in addition to the
@@ -78,7 +100,7 @@ impl Checkpoint {
             wte: wte.report(),
             wpe: wpe.as_ref().map(LocatedTable::report),
             dtype,
-            config_source: self.config.as_ref().map_or(ConfigSource::Shapes, |(source, _)| source.clone()),
+            config_source: self.config_source(),
             padded_vocab: *padded_vocab,
             is_vocab_size_known: self.is_vocab_size_known(config),
             has_lm_head: lm_head.is_some() || config.tie_word_embeddings(),

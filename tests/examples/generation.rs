@@ -192,6 +192,30 @@ fn another_architecture_is_named_before_anything_else() {
 }
 
 #[test]
+fn blocks_are_neither_left_out_nor_their_heads_guessed_without_a_word() {
+    let folder = TempDir::new().unwrap();
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/tiny-gpt2");
+    fs::copy(tiny.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    let args = ["--ids", "3,1", "--max-new-tokens", "1"];
+    let output = gpt2(folder.path(), &args).output().unwrap();
+    let note = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && note.starts_with("note: no config.json states n_head: 1 of 64"), "{note}");
+    let config: GptInputConfig = GptInputConfig::from_file(tiny.join("config.json")).unwrap();
+    for n_layer in 0..3 {
+        fs::write(folder.path().join("config.json"), config.clone().with_n_layer(n_layer).to_json()).unwrap();
+        let expected = format!("config: n_layer is {n_layer}, but the weights go on with h.{n_layer}: correct n_layer");
+        let mut tuned = example("pretrain");
+        tuned.arg("--init-from").arg(folder.path()).arg("--out").arg(folder.path().join("out"));
+        for command in [&mut gpt2(folder.path(), &args), &mut tuned] {
+            assert!(failure(command, 1).ends_with(&expected), "{n_layer}");
+        }
+    }
+    fs::write(folder.path().join("config.json"), config.to_json()).unwrap();
+    let output = gpt2(folder.path(), &args).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty());
+}
+
+#[test]
 fn perplexities_are_those_of_transformers() {
     let expected: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(golden("perplexity.json")).unwrap()).unwrap();

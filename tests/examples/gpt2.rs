@@ -441,7 +441,7 @@ fn the_example_refuses_before_it_works() {
     .unwrap();
     let text = failure(gpt2(tables.path()).args(["--ids", "1"]), 1);
     assert!(
-        text.ends_with(": no ln_f.weight: these are not the weights of a whole GPT-2; embed takes input tables alone"),
+        text.ends_with(": no ln_f.weight: not a whole GPT-2 of Hugging Face's names; embed takes input tables alone"),
         "{text}"
     );
 }
