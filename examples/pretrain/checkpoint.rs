@@ -14,10 +14,11 @@ use candle_core::{DType, Tensor};
 use candle_gpt_input::checkpoint::{save_pretrained, write_file};
 use candle_gpt_input::data::{Loader, LoaderState};
 use candle_gpt_input::error::Shown;
+use candle_gpt_input::tokenizer::TOKENIZER_FILES;
 
 use crate::hashes;
 use crate::history::{self, Record};
-use crate::run::Run;
+use crate::run::{BEST, Run};
 use crate::settings::Settings;
 use crate::start;
 use crate::texts::Texts;
@@ -45,6 +46,20 @@ fn all(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Checks that a folder without a checkpoint has nothing that a run would replace: perhaps the model it begins from.
+pub fn check_no_model(out: &Path) -> Result<()> {
+    let index = format!("{WEIGHTS}.index.json");
+    let replaced = TOKENIZER_FILES.into_iter().chain([CONFIG, WEIGHTS, &index, BEST]);
+    for path in replaced.map(|name| out.join(name)) {
+        ensure!(
+            !path.exists(),
+            "{} is there already, and not of a run of pretrain: it would be replaced; choose another --out",
+            Shown::path(&path)
+        );
+    }
+    Ok(())
 }
 
 /// A checkpoint whose files are those that were saved together.

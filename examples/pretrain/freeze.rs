@@ -1,6 +1,7 @@
 //! `--freeze`: which weights a run leaves as they are.
 
 use anyhow::{Context, Result, ensure};
+use candle_gpt_input::error::Shown;
 
 /// Names of modules whose weights do not change: `wte`, `h.3`, `h.3.attn`, and all of `h.0-5`.
 #[derive(Clone, Debug)]
@@ -11,9 +12,11 @@ impl Frozen {
     pub fn new(given: &[String], weights: &[&str]) -> Result<Self> {
         let mut frozen = Vec::new();
         for name in given {
-            for module in modules(name).with_context(|| format!("--freeze {name}"))? {
+            let shown = Shown::text(name);
+            for module in modules(name).with_context(|| format!("--freeze {shown}"))? {
                 let is_known = weights.iter().any(|weight| is_of(&module, weight));
-                ensure!(is_known, "--freeze {name}: the model has no {module}; it has {}", groups(weights));
+                let no_module = Shown::text(&module);
+                ensure!(is_known, "--freeze {shown}: the model has no {no_module}; it has {}", groups(weights));
                 frozen.push(module);
             }
         }
@@ -38,7 +41,9 @@ fn modules(name: &str) -> Result<Vec<String>> {
     let Some((first, last)) = name.strip_prefix("h.").and_then(|numbers| numbers.split_once('-')) else {
         return Ok(vec![name.to_string()]);
     };
-    let number = |text: &str| text.parse::<u16>().with_context(|| format!("`{text}` is not the number of a block"));
+    let number = |text: &str| {
+        text.parse::<u16>().with_context(|| format!("`{}` is not the number of a block", Shown::text(text)))
+    };
     let (first, last) = (number(first)?, number(last)?);
     ensure!(first <= last, "a range begins with its lower number");
     Ok((first..=last).map(|number| format!("h.{number}")).collect())

@@ -9,7 +9,7 @@ use candle_nn::{Init, VarBuilder, VarMap, var_builder::SimpleBackend};
 use serde_json::{Value, json};
 
 use crate::model::Gpt2;
-use crate::trainer::{HEAD, PREFIX, named};
+use crate::trainer::{HEAD, PREFIX, check_finite, named};
 
 /// Draws GPT-2's distributions: N(mean, stdev²) from `generator`, one torch `normal_` for each variable, in the order
 /// of construction. (A `VarMap` by itself draws from a stream that cannot be seeded on the CPU.)
@@ -34,6 +34,7 @@ pub fn read(checkpoint: &Checkpoint, device: &Device) -> Result<(VarMap, GptInpu
     let (input, blocks) = Gpt2::parts(checkpoint, DType::F32, device)?;
     let input = input.trainable(&varmap, PREFIX)?;
     Gpt2::new(input.clone(), variables(&varmap, device, |name, shape, init| blocks.get_with_hints(shape, name, init)))?;
+    check_finite(&named(&varmap), "a model that is damaged cannot be trained")?;
     let mut config = input.config().clone();
     // Files that are not Hugging Face's leave out what transformers asks for.
     for (key, value) in [("model_type", json!("gpt2")), ("architectures", json!(["GPT2LMHeadModel"]))] {

@@ -100,6 +100,8 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     let newest = Checkpoint::newest(&args.out)?;
     if let Some(path) = &newest {
         ensure!(args.resume, "{} already exists: add --resume, or choose another --out", Shown::path(path));
+    } else {
+        checkpoint::check_no_model(&args.out)?;
     }
     let checkpoint = newest.map(Checkpoint::open).transpose()?;
     let stop = signals::stop()?;
@@ -127,7 +129,7 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     };
     let _ = validation_loader(&texts.validation, &settings, &device).context(evaluated_on)?;
     let trainer = Trainer::new(&varmap, &config, &settings, &generator, &device)?;
-    let loader = training_loader(&texts.training, &settings, &generator, &device)?;
+    let loader = training_loader(&texts.training, &settings, &generator, &device).context("the text to train on")?;
     let n_parameters: usize = trainer.weights().values().map(|var| var.elem_count()).sum();
     let mut report = Report::new(out);
     report.line(format_args!("{begins_with}{n_parameters} parameters, device {chosen}"));

@@ -45,16 +45,16 @@ pub struct Settings {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = crate::cli::count::<usize>)]
     pub n_layer: usize,
     /// Attention heads in each
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = crate::cli::count::<usize>)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = crate::cli::at_least_1::<usize>)]
     pub n_head: usize,
     /// Width
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = crate::cli::count::<usize>)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = crate::cli::at_least_1::<usize>)]
     pub n_embd: usize,
     /// Tokens in a window, and positions of a fresh model; those of the model that a run begins from, if not given
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = crate::cli::count::<usize>)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = crate::cli::at_least_1::<usize>)]
     pub max_length: usize,
     /// Windows in a batch
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = crate::cli::count::<usize>)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = crate::cli::at_least_1::<usize>)]
     pub batch_size: usize,
     /// Steps of the optimizer in all; 0 saves the fresh weights
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = crate::cli::count::<u64>)]

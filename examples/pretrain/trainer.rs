@@ -131,10 +131,11 @@ impl Trainer {
 
     /// Checks that all weights and the state of the optimizer are finite, as a run needs them to go on.
     pub fn check_finite(&self) -> Result<()> {
+        check_finite(&self.weights, DIVERGED)?;
         for (name, var) in &self.weights {
             let state = self.adamw.state(var).into_iter().flat_map(|state| [&state.exp_avg, &state.exp_avg_sq]);
-            for tensor in state.chain([var.as_tensor()]) {
-                ensure!(all_finite(tensor)?, "{name} or its averages in AdamW are not finite: {DIVERGED}");
+            for tensor in state {
+                ensure!(all_finite(tensor)?, "the averages of {name} in AdamW are not finite: {DIVERGED}");
             }
         }
         Ok(())
@@ -144,6 +145,14 @@ impl Trainer {
     pub fn weights(&self) -> &BTreeMap<String, Var> {
         &self.weights
     }
+}
+
+/// Checks that weights are finite. An error gives `advice`.
+pub fn check_finite(weights: &BTreeMap<String, Var>, advice: &str) -> Result<()> {
+    for (name, var) in weights {
+        ensure!(all_finite(var)?, "{name} has NaN or infinite elements: {advice}");
+    }
+    Ok(())
 }
 
 /// Returns whether no element is NaN or infinite: 0 times such a one is NaN.

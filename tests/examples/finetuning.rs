@@ -1,10 +1,12 @@
 //! `pretrain --init-from`: losses are PyTorch's, what is frozen stays, the best is kept, and a run stops early.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use candle_core::Tensor;
+use candle_gpt_input::checkpoint::save_tensors;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -219,7 +221,7 @@ fn what_cannot_be_tuned_is_said() {
         assert!(text.ends_with(&format!("config: model_type `{name}` is not gpt2")), "{text}");
     }
     let text = new(&golden("formats/state_dict.pth"), &[]);
-    assert!(text.contains("no ln_f.weight: these are not the weights of a whole GPT-2"), "{text}");
+    assert!(text.contains("no ln_f.weight: not a whole GPT-2 of Hugging Face's names"), "{text}");
     assert!(new(&folder.path().join("none"), &[]).contains("no such file or folder"));
     for (options, expected) in [
         (&["--n-layer", "4"][..], "--n-layer 4: the model has 3: leave the option out"),
@@ -232,6 +234,7 @@ fn what_cannot_be_tuned_is_said() {
         (&["--freeze", "lm_head"], "--freeze lm_head: the model has no lm_head; it has wte, wpe, h.0-2, ln_f"),
         (&["--freeze", ""], "--freeze : the model has no ; it has wte, wpe, h.0-2, ln_f"),
         (&["--freeze", "w"], "--freeze w: the model has no w; it has"),
+        (&["--freeze", "h\n.0"], "--freeze h\\n.0: the model has no h\\n.0; it has wte"),
         (&["--freeze", "h.2-1"], "--freeze h.2-1: a range begins with its lower number"),
         (&["--freeze", "h.0-x"], "--freeze h.0-x: `x` is not the number of a block"),
         (&["--freeze", "wte,wpe,h,ln_f"], "--freeze wte,wpe,h,ln_f: nothing is left to train"),
@@ -254,6 +257,58 @@ fn what_cannot_be_tuned_is_said() {
 }
 
 /// At this learning rate the validation loss soon rises.
+#[test]
+fn the_model_that_a_run_begins_with_is_never_replaced() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("model");
+    for (from, within) in [("gpt2_one_file", ""), ("gpt2_sharded", ""), ("gpt2_one_file", "best")] {
+        let own = out.join(within);
+        let _ = fs::remove_dir_all(&out);
+        fs::create_dir_all(&own).unwrap();
+        copy_files(&golden(from), &own);
+        let files = || -> BTreeMap<PathBuf, Vec<u8>> {
+            let paths = fs::read_dir(&own).unwrap().map(|entry| entry.unwrap().path());
+            paths
+                .filter(|path| path.is_file() && !path.ends_with(".lock"))
+                .map(|p| (p.clone(), fs::read(p).unwrap()))
+                .collect()
+        };
+        let before = files();
+        for more in [&[][..], &["--resume"]] {
+            let text = failure(tuned(folder.path(), &own, "model", 1).args(more), 1);
+            assert!(text.contains("is there already, and not of a run of pretrain: it would be replaced"), "{text}");
+        }
+        assert!(files() == before, "{from}/{within}");
+    }
+    // Nor is a tokenizer of another model left beside the new one.
+    let beside = folder.path().join("beside");
+    fs::create_dir(&beside).unwrap();
+    fs::write(beside.join("merges.txt"), "").unwrap();
+    let weights = model(folder.path(), &["gpt2_one_file"]);
+    assert!(failure(&mut tuned(folder.path(), &weights, "beside", 1), 1).contains("merges.txt is there already"));
+}
+
+#[test]
+fn a_damaged_model_is_not_trained() {
+    let folder = TempDir::new().unwrap();
+    let weights = folder.path().join("model");
+    fs::create_dir(&weights).unwrap();
+    copy_files(&tiny_gpt2(), &weights);
+    let file = weights.join("model.safetensors");
+    let (mut tensors, name) = (load(&tiny_gpt2().join("model.safetensors")), "transformer.h.1.ln_2.bias");
+    for value in [f32::NAN, f32::NEG_INFINITY] {
+        let bad = Tensor::full(value, 64, &candle_core::Device::Cpu).unwrap();
+        tensors.insert(name.to_string(), bad);
+        save_tensors(&file, &tensors, []).unwrap();
+        let text = failure(&mut tuned(folder.path(), &weights, "out", 1), 1);
+        assert!(
+            text.ends_with(&format!("{name} has NaN or infinite elements: a model that is damaged cannot be trained")),
+            "{text}"
+        );
+        assert_eq!(text.matches("model").count(), 2, "the path is said once: {text}");
+    }
+}
+
 fn impatient(folder: &Path, out: &str, steps: usize) -> Command {
     let mut command = smallest(folder, out, steps);
     // During warm-up the learning rate does not depend on the number of steps.
