@@ -57,8 +57,6 @@ impl BlockConfig {
         let blocks: Self = serde_json::to_value(config).and_then(serde_json::from_value).context("config")?;
         ensure!(blocks.model_type == "gpt2", "config: model_type `{}` is not gpt2", blocks.model_type);
         ensure!(!blocks.add_cross_attention, "config: add_cross_attention is not supported");
-        let (n_head, n_embd) = (config.n_head, config.n_embd);
-        ensure!(n_head > 0 && n_embd % n_head == 0, "config: n_embd {n_embd} is not a multiple of n_head {n_head}");
         Ok(blocks)
     }
 }
@@ -114,6 +112,8 @@ impl Gpt2 {
     pub fn new(input: GptInputLayer, vb: VarBuilder) -> Result<Self> {
         let config = input.config();
         let block_config = BlockConfig::of(config)?;
+        let (n_head, n_embd) = (config.n_head, config.n_embd);
+        ensure!(n_head > 0 && n_embd % n_head == 0, "config: n_embd {n_embd} is not a multiple of n_head {n_head}");
         let block = |i| Block::load(i, config, &block_config, vb.pp("h").pp(i));
         let blocks = (0..config.n_layer).map(block).collect::<Result<_>>()?;
         let ln_f = LayerNorm::load(vb.pp("ln_f"), config.n_embd, block_config.layer_norm_epsilon)?;
