@@ -265,7 +265,7 @@ fn the_model_that_a_run_begins_with_is_never_replaced() {
         let own = out.join(within);
         let _ = fs::remove_dir_all(&out);
         fs::create_dir_all(&own).unwrap();
-        copy_files(&golden(from), &own);
+        copy_files(golden(from), &own);
         let files = || -> BTreeMap<PathBuf, Vec<u8>> {
             let paths = fs::read_dir(&own).unwrap().map(|entry| entry.unwrap().path());
             paths
@@ -293,7 +293,7 @@ fn a_damaged_model_is_not_trained() {
     let folder = TempDir::new().unwrap();
     let weights = folder.path().join("model");
     fs::create_dir(&weights).unwrap();
-    copy_files(&tiny_gpt2(), &weights);
+    copy_files(tiny_gpt2(), &weights);
     let file = weights.join("model.safetensors");
     let (mut tensors, name) = (load(&tiny_gpt2().join("model.safetensors")), "transformer.h.1.ln_2.bias");
     for value in [f32::NAN, f32::NEG_INFINITY] {
