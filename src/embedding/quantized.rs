@@ -169,6 +169,11 @@ impl TokenTable {
     /// [`Error::ShapeMismatch`] if it is not a matrix, [`EmbeddingError::BlockType`] if it is not quantized or this
     /// crate does not read rows of its type, [`Error::InvalidTable`] for another `dtype`.
     pub fn from_qtensor(qtensor: &QTensor, dtype: DType, device: &Device) -> Result<Self> {
+        Self::stored_qtensor(qtensor, dtype, device).map(Self::from)
+    }
+
+    /// Returns the rows of [`from_qtensor`](Self::from_qtensor).
+    pub(crate) fn stored_qtensor(qtensor: &QTensor, dtype: DType, device: &Device) -> Result<StoredTable> {
         let Ok((n_rows, width)) = qtensor.shape().dims2() else {
             return Err(wrong_shape("qtensor", qtensor.shape(), "[V, C]"));
         };
@@ -178,7 +183,7 @@ impl TokenTable {
             return Err(Error::InvalidTable { table: Table::Tokens.name(), shape, dtype });
         }
         let bytes = qtensor.data()?.into_owned();
-        Ok(held(bytes, (n_rows, width), qtensor.dtype(), dtype, device).into())
+        Ok(held(bytes, (n_rows, width), qtensor.dtype(), dtype, device))
     }
 
     /// Returns the table as Candle's own quantized tensor on the host: a copy of its blocks, for `QMatMul` or a GGUF

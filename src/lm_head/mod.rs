@@ -262,7 +262,7 @@ const PIECE_BYTES: usize = 16 << 20;
 fn of_stored(hidden: &Tensor, table: &StoredTable) -> Result<Tensor> {
     let StoredTable { rows: StoredRows { n_rows, width, .. }, dtype, .. } = *table;
     if !hidden.track_op()
-        && let Some(logits) = stored_logits(hidden, &table.rows)?
+        && let Some(logits) = stored_logits(hidden, &table.rows, None)?
     {
         return Ok(logits);
     }

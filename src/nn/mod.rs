@@ -23,7 +23,7 @@
 //! | --- | --- |
 //! | `nn.LayerNorm(n, eps, bias=…)` | [`LayerNorm`] |
 //! | `nn.RMSNorm(n, eps)`, `LlamaRMSNorm` | [`RmsNorm`] |
-//! | `nn.Linear`, `Conv1D` | [`Linear::new`], [`Linear::conv1d`] |
+//! | `nn.Linear`, `Conv1D` | [`Linear::new`], [`Linear::conv1d`]; on GGUF's blocks [`QuantizedLinear`] |
 //! | `F.softmax(x, dim)` | [`softmax(&x, dim)`](softmax()) |
 //! | `F.gelu(x, approximate=…)` | [`gelu(&x, Approximate::…)`](gelu) |
 //! | `F.scaled_dot_product_attention` | [`Attention::forward`] |
@@ -37,8 +37,10 @@ mod activation;
 mod attention;
 mod linear;
 mod norm;
+mod quantized;
 
 pub use activation::{Approximate, gelu, softmax};
 pub use attention::{Attention, split_heads};
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
+pub use quantized::QuantizedLinear;

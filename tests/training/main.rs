@@ -8,6 +8,7 @@ mod head;
 mod loss;
 mod nn;
 mod optim;
+mod quantized_linear;
 mod resize;
 mod sharing;
 #[path = "../support/mod.rs"]

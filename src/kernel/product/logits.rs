@@ -20,13 +20,19 @@ pub(crate) fn logits(hidden: &Tensor, table: &Tensor) -> Result<Tensor> {
     Ok(hidden.apply_op2(table, Logits { version: version_of(table) })?)
 }
 
-/// Returns `hidden · tableᵀ` for `hidden` `[N, C]` without history and a stored table `[V, C]`: `[N, V]`. `None` where
-/// the rows are to be converted first.
-pub(crate) fn stored_logits(hidden: &Tensor, table: &StoredRows) -> Result<Option<Tensor>> {
+/// Returns `hidden · tableᵀ + bias` for `hidden` `[N, C]`, a stored table `[V, C]` and a bias `[V]`, all without history:
+/// `[N, V]`, rounded once. `None` where the rows are to be converted first.
+pub(crate) fn stored_logits(
+    hidden: &Tensor,
+    table: &StoredRows,
+    bias: Option<&Tensor>,
+) -> CandleResult<Option<Tensor>> {
     if !hidden.device().is_cpu() || hidden.elem_count() == 0 {
         return Ok(None);
     }
-    let product = read_all(&[hidden], |held| stored(held[0], table))?;
+    let bias = bias.map(Tensor::contiguous).transpose()?;
+    let given: Vec<&Tensor> = [hidden].into_iter().chain(&bias).collect();
+    let product = read_all(&given, |held| stored(held[0], table, held.get(1).copied()))?;
     let dims = (hidden.dim(0)?, table.n_rows);
     Ok(product.map(|product| Tensor::from_storage(Storage::Cpu(product), dims, BackpropOp::none(), false)))
 }

@@ -10,26 +10,36 @@ use super::panel::Hidden;
 use super::rows::Rows;
 use super::sweep::{Product, product};
 use crate::kernel::core::element::Element;
+use crate::kernel::core::storage::slice;
 use crate::rows::{RowType, StoredRows};
 
 type CandleResult<T> = candle_core::Result<T>;
 /// A product and its operands.
 type Multiplied<'a, E> = (Product<E>, Hidden<'a, E>, Rows<'a>);
 
-/// Returns `hidden · tableᵀ` for `hidden` `[N, C]` and a stored table `[V, C]`, each sum rounded once. `None` where
-/// [`product_of`] has no way.
-pub(in super::super) fn stored(hidden: Memory<'_>, table: &StoredRows) -> CandleResult<Option<CpuStorage>> {
+/// Returns `hidden · tableᵀ`, plus the bias if there is one, for `hidden` `[N, C]` and a stored table `[V, C]`, each sum
+/// rounded once. `None` where [`product_of`] has no way.
+pub(in super::super) fn stored(
+    hidden: Memory<'_>,
+    table: &StoredRows,
+    bias: Option<Memory<'_>>,
+) -> CandleResult<Option<CpuStorage>> {
     match hidden.0 {
-        CpuStorage::F32(_) => typed::<f32>(hidden, table),
-        CpuStorage::F16(_) => typed::<f16>(hidden, table),
-        CpuStorage::BF16(_) => typed::<bf16>(hidden, table),
+        CpuStorage::F32(_) => typed::<f32>(hidden, table, bias),
+        CpuStorage::F16(_) => typed::<f16>(hidden, table, bias),
+        CpuStorage::BF16(_) => typed::<bf16>(hidden, table, bias),
         _ => Ok(None),
     }
 }
 
-fn typed<E: Element<Wide = f32>>(hidden: Memory<'_>, table: &StoredRows) -> CandleResult<Option<CpuStorage>> {
+fn typed<E: Element<Wide = f32>>(
+    hidden: Memory<'_>,
+    table: &StoredRows,
+    bias: Option<Memory<'_>>,
+) -> CandleResult<Option<CpuStorage>> {
     let Some((product, hidden, rows)) = product_of::<E>(hidden, table)? else { return Ok(None) };
-    products::<E>((hidden.n_rows, rows.n_rows), None, &|take| product(&hidden, &rows, take)).map(Some)
+    let bias = bias.map(|(storage, layout)| slice::<E>(storage, layout)).transpose()?;
+    products((hidden.n_rows, rows.n_rows), bias, &|take| product(&hidden, &rows, take)).map(Some)
 }
 
 /// Returns the product of hidden states with a stored table, and its operands. `None` for rows that are not in memory, for
