@@ -1,8 +1,10 @@
 //! The loop that both widths of vectors share.
 
-/// Defines the loop for one width. The module that calls it has a type `Vector` of sixteen lanes, `zero`, `load`, `lanes`,
-/// `fused` and `halved`, and `every`, `sums_at` and `put_sums` for sums by columns. For each number of hidden rows it says how many rows of the table are taken at a time: as many
-/// as leave all sums in registers.
+/// Defines the loops for one width.
+///
+/// The module that calls it has a type `Vector` of sixteen lanes, `zero`, `load`, `lanes`, `fused` and `halved`, and
+/// `every`, `sums_at` and `put_sums` for sums by columns. For each number of hidden rows it says how many rows of the
+/// table are taken at a time: as many as leave all sums in registers.
 macro_rules! loops {
     (
         $features:literal,
