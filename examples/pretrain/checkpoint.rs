@@ -3,7 +3,7 @@
 //! `OUT/step-N/` holds the weights as a Hugging Face folder (`model.safetensors`, `config.json`, the model's own
 //! tokenizer), and beside them `optimizer.safetensors`, `loader.json` (the state of the loader and of the one
 //! generator), `settings.json` and `loss.csv`. `SHA256SUMS` ties them to each other and to the texts. The folder is
-//! written as `OUT/partial`, each file synced to disk, and then renamed; older ones are removed afterwards. So the
+//! written as `OUT/.step.partial`, each file synced to disk, and then renamed; older ones are removed afterwards. So the
 //! folder of the highest N is complete at any moment.
 
 use std::fs::{self, File};
@@ -24,14 +24,15 @@ use crate::start;
 use crate::texts::Texts;
 use crate::trainer::{Trainer, all_finite};
 
-const PARTIAL: &str = "partial";
+const PARTIAL: &str = ".step.partial";
 const STEP: &str = "step-";
 const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const LOADER: &str = "loader.json";
 const SETTINGS: &str = "settings.json";
-const HISTORY: &str = "loss.csv";
+pub const HISTORY: &str = "loss.csv";
+pub const PICTURE: &str = "loss.png";
 const PARTS: [&str; 6] = [WEIGHTS, CONFIG, OPTIMIZER, LOADER, SETTINGS, HISTORY];
 const HASHES: &str = "SHA256SUMS";
 
@@ -51,7 +52,7 @@ fn all(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
 /// Checks that a folder without a checkpoint has nothing that a run would replace: perhaps the model it begins from.
 pub fn check_no_model(out: &Path) -> Result<()> {
     let index = format!("{WEIGHTS}.index.json");
-    let replaced = TOKENIZER_FILES.into_iter().chain([CONFIG, WEIGHTS, &index, BEST]);
+    let replaced = TOKENIZER_FILES.into_iter().chain([CONFIG, WEIGHTS, &index, BEST, HISTORY, PICTURE]);
     for path in replaced.map(|name| out.join(name)) {
         ensure!(
             !path.exists(),
@@ -161,7 +162,10 @@ pub fn save_model(folder: &Path, run: &Run, dtype: DType) -> Result<()> {
         DType::BF16 => "bfloat16",
         _ => "float32",
     };
-    let config = run.config.clone().with_extra("dtype", name)?;
+    let mut config = run.config.clone().with_extra("dtype", name)?;
+    if config.extra::<serde_json::Value>("torch_dtype")?.is_some() {
+        config = config.with_extra("torch_dtype", name)?; // the older name of the same key
+    }
     let weights = run.trainer.weights().iter().map(|(name, var)| {
         let weight = var.to_dtype(dtype)?;
         ensure!(all_finite(&weight)?, "{name} has values that {dtype:?} cannot hold: choose another --save-dtype");

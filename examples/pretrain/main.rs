@@ -132,6 +132,9 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     let loader = training_loader(&texts.training, &settings, &generator, &device).context("the text to train on")?;
     let n_parameters: usize = trainer.weights().values().map(|var| var.elem_count()).sum();
     let mut report = Report::new(out);
+    if args.resume && checkpoint.is_none() {
+        report.line(format_args!("no checkpoint in {}: the run begins", Shown::path(&args.out)));
+    }
     report.line(format_args!("{begins_with}{n_parameters} parameters, device {chosen}"));
     let (n_training, n_validation) = (texts.training.n_tokens(), texts.validation.n_tokens());
     report.line(format_args!(

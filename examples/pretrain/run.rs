@@ -12,7 +12,7 @@ use candle_gpt_input::checkpoint::write_file;
 use candle_gpt_input::data::Loader;
 use candle_gpt_input::error::Shown;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, HISTORY, PICTURE};
 use crate::history::{self, Evaluations, Record};
 use crate::progress::Progress;
 use crate::report::Report;
@@ -128,7 +128,7 @@ impl Run {
 
     /// Writes the losses as a table and as a picture.
     pub fn draw(&self) -> Result<()> {
-        let (table, picture) = (self.out.join("loss.csv"), self.out.join("loss.png"));
+        let (table, picture) = (self.out.join(HISTORY), self.out.join(PICTURE));
         write_file(&table, |out| out.write_all(history::to_csv(&self.records).as_bytes()))?;
         chart::draw(&picture, &self.records)
     }

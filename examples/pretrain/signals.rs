@@ -9,17 +9,18 @@ use signal_hook::consts::SIGHUP;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-#[cfg(unix)]
-const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
-#[cfg(not(unix))]
-const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
-
-/// Returns a flag that Ctrl-C, SIGTERM or the end of the terminal sets; a second signal ends the program at once.
+/// Returns a flag that Ctrl-C, SIGTERM or the end of the terminal sets. A second Ctrl-C or SIGTERM ends the program at
+/// once.
 pub fn stop() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in SIGNALS.into_iter().filter(|&signal| !is_ignored(signal)) {
+    for signal in [SIGINT, SIGTERM].into_iter().filter(|&signal| !is_ignored(signal)) {
         flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
         flag::register(signal, stop.clone())?; // registered second, so that the other sees the flag as it was before
+    }
+    // A terminal that ends sends it twice: for the shell's jobs, and as the shell ends.
+    #[cfg(unix)]
+    if !is_ignored(SIGHUP) {
+        flag::register(SIGHUP, stop.clone())?;
     }
     Ok(stop)
 }

@@ -49,7 +49,7 @@ impl Checkpoint {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("alone.safetensors");
     /// let wte = Tensor::zeros((5, 128), DType::F32, &Device::Cpu)?;
-    /// save_tensors(&path, [("wte.weight", &wte)], [])?; // without a config.json beside it
+    /// save_tensors(&path, [("wte.weight", &wte), ("wpe.weight", &wte)], [])?; // without a config.json beside it
     /// let checkpoint = Checkpoint::open(&path)?;
     /// assert_eq!(checkpoint.config_source(), ConfigSource::Shapes);
     /// assert_eq!(checkpoint.config()?.n_head, 2);

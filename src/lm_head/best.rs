@@ -17,11 +17,16 @@ pub struct TopK {
     pub ids: Tensor,
 }
 
+/// The most memory that a logit takes until it is returned: twice 16 bytes in a list that grows by doubling, and what
+/// tensors are made of.
+const KEPT_BYTES: usize = 48;
+
 impl LmHead {
     /// Returns the token with the largest logit for each row of hidden states: greedy decoding.
     ///
-    /// It is that of [`forward`](Self::forward), of equal logits the lowest id, as in `torch.argmax`. Where `forward` reads a
-    /// table once, this does it in the same pass and keeps no logits `[.., V]`; elsewhere it goes through them.
+    /// It is that of [`forward`](Self::forward) without a history, of equal logits the lowest id, as in `torch.argmax`.
+    /// Where `forward` reads a table once, row by row, this does it in the same pass and keeps no logits `[.., V]`;
+    /// elsewhere (a table that is transposed in memory, another device) it goes through them.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -47,7 +52,8 @@ impl LmHead {
     /// Returns the `k` largest logits of each row of hidden states, and their tokens.
     ///
     /// They are those of [`forward`](Self::forward), of equal logits the lowest ids, in this order. (`torch.topk` leaves
-    /// open which of equal ones it takes.) Memory is that of [`argmax`](Self::argmax).
+    /// open which of equal ones it takes.) Memory is that of [`argmax`](Self::argmax), and at most 48 bytes for each
+    /// logit that is returned.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -74,7 +80,7 @@ impl LmHead {
         }
         let outer = self.outer_dims(hidden_states)?;
         let dims: Vec<usize> = outer.iter().copied().chain([k]).collect();
-        fits("top_k", &dims, size_of::<f64>())?;
+        fits("top_k", &dims, KEPT_BYTES)?;
         let (mut values, mut ids) = (Vec::new(), Vec::new());
         for (row, best) in self.best_of_rows(hidden_states, k)?.into_iter().enumerate() {
             let best = best.in_order().map_err(|id| LmHeadError::Nan { id, at: unravel(row, outer) })?;

@@ -23,9 +23,8 @@ pub use options::{LossOptions, Reduction};
 /// arXiv:1608.05859), or on a table of its own.
 ///
 /// It holds the table itself, not a copy: in training the gradients of both uses of a tied table add up. An untied head
-/// is a table `[V, C]` of its own. Mapped and quantized tables are converted in 16 MB pieces on each call and never
-/// materialized as a whole; the logits are the same. Candle's `QMatMul` is faster but rounds the hidden states to 8
-/// bits ([`TokenTable::to_qtensor`] makes its argument).
+/// is a table `[V, C]` of its own. Mapped and quantized tables stay as they are stored: see [`forward`](Self::forward).
+/// Candle's `QMatMul` rounds the hidden states to 8 bits ([`TokenTable::to_qtensor`] makes its argument).
 ///
 /// Rows of padding behind the tokens (50304 rows for 50257 tokens) have no logits: see
 /// [`with_vocab_size`](Self::with_vocab_size).
@@ -199,7 +198,7 @@ impl LmHead {
     /// - returns: `[.., V]`, where V is the [`vocab_size`](Self::vocab_size)
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if the dtype is not the
+    /// [`Error::ShapeMismatch`] if the last dimension is not C, [`Error::TableMismatch`] if dtype or device are not the
     /// table's.
     pub fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
         let (_, n_embd) = self.table.dims();
@@ -251,6 +250,7 @@ impl LmHead {
 
     /// Returns the outer dimensions of hidden states that fit the table.
     fn outer_dims<'a>(&self, hidden_states: &'a Tensor) -> Result<&'a [usize]> {
+        same_device(("hidden_states", hidden_states.device()), ("wte", self.table.device()))?;
         outer_dims("hidden_states", hidden_states, ("wte", self.table.dims().1, self.table.dtype()))
     }
 }

@@ -17,6 +17,8 @@ const MAX_IDS: usize = 7;
 /// The most bytes of other words whose ids are kept, and how many are.
 const LONG_BYTES: usize = 64;
 const N_LONG: usize = 1 << 13;
+/// The longest text after which buffers are kept. Only one word can be longer.
+const MAX_KEPT_BYTES: usize = 1 << 17;
 
 /// Encodes by merges whose ids follow their order. The library needs ten times as long to prepare them.
 pub(super) struct WordEncoder {
@@ -89,7 +91,9 @@ impl WordEncoder {
                 n => ids.extend(tokens(&known.ids[..usize::from(n).min(MAX_IDS)])),
             }
         }
-        self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
+        if text.len() <= MAX_KEPT_BYTES {
+            self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
+        }
         Ok(())
     }
 

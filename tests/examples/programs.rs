@@ -2,6 +2,7 @@
 
 // Long because each example has its few tests here.
 
+#[cfg(feature = "hub")]
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

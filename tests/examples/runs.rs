@@ -196,6 +196,24 @@ fn what_is_not_finite_replaces_no_checkpoint() {
 }
 
 #[test]
+fn files_of_others_are_neither_removed_nor_replaced() {
+    let folder = TempDir::new().unwrap();
+    let notes = folder.path().join("out/partial/notes");
+    fs::create_dir_all(notes.parent().unwrap()).unwrap();
+    fs::write(&notes, "mine").unwrap();
+    stdout(&mut small(folder.path(), "out", 0));
+    assert_eq!(fs::read_to_string(&notes).unwrap(), "mine");
+    for name in ["loss.csv", "loss.png"] {
+        let (other, path) = (format!("out of {name}"), folder.path().join(format!("out of {name}")).join(name));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "mine").unwrap();
+        let text = failure(&mut small(folder.path(), &other, 0), 1);
+        assert!(text.contains(&format!("{name} is there already, and not of a run of pretrain")), "{text}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+}
+
+#[test]
 fn numbers_of_steps_that_are_odd_do_the_obvious() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("out");
@@ -205,7 +223,7 @@ fn numbers_of_steps_that_are_odd_do_the_obvious() {
         let text = stdout(resume(&out).args(["--steps", &steps.to_string()]));
         assert!(text.contains("model.safetensors, loss.csv and loss.png") && !text.contains("NaN"), "{text}");
         assert_eq!(only(&out), format!("step-{expected:06}"));
-        assert!(!out.join("partial").exists());
+        assert!(!out.join(".step.partial").exists());
         assert!(fs::read(out.join("loss.png")).unwrap().starts_with(b"\x89PNG"));
     }
     stdout(&mut small(folder.path(), "whole", 4));

@@ -40,6 +40,7 @@ pub(super) struct Chunk<'a> {
     first: usize,
     pub(super) n_rows: usize,
     /// How many bytes behind each row is another, which is to be prefetched. `None` at the end of the table.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only vector code prefetches"))]
     pub(super) ahead: Option<usize>,
     /// If the chunk is used several times, each use prefetches its share: one of so many units.
     pub(super) turn: (usize, usize),
@@ -65,6 +66,7 @@ pub(super) struct Block<'a> {
     pub(super) taken: Range<usize>,
     pub(super) columns: Range<usize>,
     /// What to prefetch meanwhile: rows, from this byte of each, so many bytes.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only vector code prefetches"))]
     pub(super) next: (Range<usize>, usize, usize),
 }
 
