@@ -13,11 +13,13 @@ use signal_hook::flag;
 /// once.
 pub fn stop() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
+    let is_asked = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM].into_iter().filter(|&signal| !is_ignored(signal)) {
-        flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
-        flag::register(signal, stop.clone())?; // registered second, so that the other sees the flag as it was before
+        flag::register_conditional_shutdown(signal, 128 + signal, is_asked.clone())?;
+        flag::register(signal, is_asked.clone())?; // registered second, so that the other sees the flag as it was before
+        flag::register(signal, stop.clone())?;
     }
-    // A terminal that ends sends it twice: for the shell's jobs, and as the shell ends.
+    // A terminal that ends sends it twice: for the shell's jobs, and as the shell ends. Beside SIGTERM it may come first.
     #[cfg(unix)]
     if !is_ignored(SIGHUP) {
         flag::register(SIGHUP, stop.clone())?;
