@@ -7,6 +7,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DeviceError, Error, Result};
+use crate::kernel::load_kernels;
 
 /// Names a device as a user writes it: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, `metal:1`. Serde writes the same text.
 ///
@@ -47,7 +48,8 @@ impl DeviceSpec {
     ///
     /// # Errors
     /// - [`DeviceError::NotCompiled`] if the binary lacks the feature
-    /// - [`DeviceError::Unavailable`] if the driver or the device is missing
+    /// - [`DeviceError::Unavailable`] if the driver or the device is missing, or the driver is older than the CUDA
+    ///   toolkit that compiled the binary
     ///
     /// `auto` and `cpu` cannot fail.
     #[doc(alias = "cuda.is_available", alias = "mps.is_available")]
@@ -70,7 +72,8 @@ impl DeviceSpec {
     ///
     /// # Errors
     /// - [`DeviceError::NotCompiled`] if the binary lacks the feature
-    /// - [`DeviceError::Unavailable`] if the driver or the device is missing
+    /// - [`DeviceError::Unavailable`] if the driver or the device is missing, or the driver is older than the CUDA
+    ///   toolkit that compiled the binary
     pub fn resolve_with_report(self) -> Result<(Device, DeviceReport)> {
         let mut rejected = Vec::new();
         if self == Self::Auto {
@@ -92,7 +95,7 @@ impl DeviceSpec {
     fn open(self) -> std::result::Result<Device, DeviceError> {
         let (feature, compiled, opened) = match self {
             Self::Auto | Self::Cpu => return Ok(Device::Cpu),
-            Self::Cuda(n) => ("cuda", cfg!(feature = "cuda"), Device::new_cuda(n)),
+            Self::Cuda(n) => ("cuda", cfg!(feature = "cuda"), new_cuda(n)),
             Self::Metal(n) => ("metal", cfg!(feature = "metal"), new_metal(n)),
         };
         opened.map_err(|error| {
@@ -103,6 +106,13 @@ impl DeviceSpec {
             }
         })
     }
+}
+
+/// Opens a CUDA device whose driver loads this crate's kernels.
+fn new_cuda(ordinal: usize) -> candle_core::Result<Device> {
+    let device = Device::new_cuda(ordinal)?;
+    load_kernels(&device)?;
+    Ok(device)
 }
 
 /// Opens a Metal device.
@@ -224,11 +234,24 @@ mod tests {
                 assert!(expected, "{error}");
                 let [(spec, reason), _] = &report.rejected[..] else { panic!("{report}") };
                 assert_eq!(*spec, DeviceSpec::Cuda(0));
-                assert!(reason.contains("NO_DEVICE"), "{reason}");
+                match std::env::var("CUDA_HOST_DRIVER") {
+                    Ok(version) => assert_eq!(*reason, too_old(&version)),
+                    Err(_) => assert!(reason.contains("NO_DEVICE"), "{reason}"),
+                }
             }
         }
-        assert!(device.is_cpu() || std::env::var_os("CUDA_HOST_DEVICES").is_none());
+        let is_without = ["CUDA_HOST_DEVICES", "CUDA_HOST_DRIVER"].iter().any(|name| std::env::var_os(name).is_some());
+        assert!(device.is_cpu() || !is_without);
         Ok(())
+    }
+
+    /// Returns the reason on the stand-in, whose toolkit is 12.8, with a driver for an older version of CUDA.
+    #[cfg(feature = "cuda")]
+    fn too_old(driver: &str) -> String {
+        format!(
+            "CUDA_ERROR_UNSUPPORTED_PTX_VERSION: the kernels are PTX 8.7 of CUDA toolkit 12.8, which is newer than the \
+             driver, for CUDA {driver}: update the driver, or build with a toolkit up to {driver}"
+        )
     }
 
     #[cfg(not(any(feature = "cuda", feature = "metal")))]

@@ -16,7 +16,6 @@ const TABLES: Tables = Tables {
     levels: &[
         ("error", 0),
         ("config", 1),
-        ("device", 1),
         ("files", 1),
         ("memory", 1),
         ("rows", 1),
@@ -26,6 +25,7 @@ const TABLES: Tables = Tables {
         ("rng", 2),
         ("tokenizer", 2),
         ("data", 3),
+        ("device", 3),
         ("dropout", 3),
         ("hub", 3),
         ("init", 3),

@@ -23,6 +23,7 @@ enum Result {
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     INVALID_PTX = 218,
+    UNSUPPORTED_PTX_VERSION = 222,
     NOT_FOUND = 500,
 };
 
@@ -78,6 +79,21 @@ bool fits_a_device(Dim3 grid, Dim3 block, unsigned shared_bytes) {
     return none_empty && grid_fits && block_fits && shared_bytes <= 48 << 10;
 }
 
+// The version of CUDA that the driver supports, 12.8 as 12080. CUDA_HOST_DRIVER=12.2 stands for an older driver.
+int cuda_version() {
+    int major = 12, minor = 8;
+    if (const char *version = std::getenv("CUDA_HOST_DRIVER")) std::sscanf(version, "%d.%d", &major, &minor);
+    return major * 1000 + minor * 10;
+}
+
+// A driver for CUDA 12.x loads PTX up to 8.x, one for 13.x up to 9.x.
+bool loads_ptx_of(const std::string &text) {
+    int major = 0, minor = 0;
+    const auto at = text.find("\n.version ");
+    if (at == std::string::npos || std::sscanf(text.c_str() + at, " .version %d.%d", &major, &minor) != 2) return false;
+    return (major + 4) * 1000 + minor * 10 <= cuda_version();
+}
+
 } // namespace
 
 extern "C" {
@@ -88,7 +104,7 @@ int cuInit(unsigned) {
     const char *n_devices = std::getenv("CUDA_HOST_DEVICES");
     return n_devices && std::strcmp(n_devices, "0") == 0 ? NO_DEVICE : SUCCESS;
 }
-int cuDriverGetVersion(int *version) { return *version = 12080, SUCCESS; }
+int cuDriverGetVersion(int *version) { return *version = cuda_version(), SUCCESS; }
 int cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
 int cuDeviceGet(int *device, int ordinal) { return ordinal ? INVALID_DEVICE : (*device = 0, SUCCESS); }
 int cuDeviceGetName(char *name, int length, int) {
@@ -148,6 +164,7 @@ int cuModuleLoadData(void **module, const void *image) {
     const std::string key = "\n.library ";
     const auto at = text.find(key);
     if (at == std::string::npos) return INVALID_PTX;
+    if (!loads_ptx_of(text)) return UNSUPPORTED_PTX_VERSION;
     const auto start = at + key.size();
     const std::string path = text.substr(start, text.find('\n', start) - start) + (std::getenv("CUDA_HOST_ASAN") ? ".asan" : "");
     *module = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);

@@ -7,11 +7,11 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Result, Shape, Storage, Tensor};
 
-use super::{Module, Number, Operand, by_dtype, grid, launch, on_cuda, view};
+use super::{Module, Number, Operand, by_dtype, grid, launch, module, on_cuda, view};
 use crate::kernel::ids::RowGroups;
 use crate::kernel::step::BatchRows;
 
-const SCATTER_ADD: Module = ("gpt-input-scatter-add", include_str!(concat!(env!("OUT_DIR"), "/scatter_add.ptx")));
+const SCATTER_ADD: Module = module!("scatter_add");
 
 /// `Batch` of gradient.cuh, field by field.
 #[repr(C)]

@@ -1,6 +1,7 @@
 //! Launches the kernels on Candle's CUDA stream, and waits for nothing.
 
 mod batch;
+mod modules;
 mod notes;
 mod step;
 #[cfg(test)]
@@ -17,15 +18,13 @@ use half::{bf16, f16};
 
 use crate::kernel::core::element::{Element, by_dtype};
 use crate::kernel::ids::{PlacesOf, Table};
+use modules::{GATHER_ADD, Module, explained, module};
 use notes::ShapeArg;
 
 pub(in crate::kernel) use batch::{dense_gradient, scatter_add};
+pub(in crate::kernel) use modules::load_kernels;
 pub(crate) use notes::Notes;
 pub(in crate::kernel) use step::{adamw, row_adam, sums_of_squares};
-
-/// A file of kernels: its name, and its PTX.
-type Module = (&'static str, &'static str);
-const GATHER_ADD: Module = ("gpt-input-gather-add", include_str!(concat!(env!("OUT_DIR"), "/gather_add.ptx")));
 
 /// Threads along a row: a warp.
 const THREADS_X: u32 = 32;
@@ -48,11 +47,26 @@ pub(crate) type Positions<'a> = (Operand<'a>, &'a PlacesOf);
 pub(crate) type IdsOf<'a> = (Operand<'a>, Option<(&'a Notes, Table)>);
 
 /// An element type that the kernels are compiled for.
-trait Number: Element + CudaDType + DeviceRepr + ValidAsZeroBits {}
-impl Number for f32 {}
-impl Number for f64 {}
-impl Number for f16 {}
-impl Number for bf16 {}
+trait Number: Element + CudaDType + DeviceRepr + ValidAsZeroBits {
+    /// The optimizer steps of this type.
+    const ADAM: Module;
+}
+
+impl Number for f32 {
+    const ADAM: Module = module!("adam_f32");
+}
+
+impl Number for f64 {
+    const ADAM: Module = module!("adam_f64");
+}
+
+impl Number for f16 {
+    const ADAM: Module = module!("adam_f16");
+}
+
+impl Number for bf16 {
+    const ADAM: Module = module!("adam_bf16");
+}
 
 /// `Ids` of gather_add.cu, field by field.
 #[repr(C)]
@@ -261,7 +275,9 @@ unsafe fn launch<E: WithDType, J: DeviceRepr>(
     job: &J,
     config: LaunchConfig,
 ) -> Result<()> {
-    let function = device.get_or_load_custom_func(&format!("{name}_{}", E::DTYPE.as_str()), module, ptx)?;
+    let function = device
+        .get_or_load_custom_func(&format!("{name}_{}", E::DTYPE.as_str()), module, ptx)
+        .map_err(|error| explained(error, ptx))?;
     let mut launch = function.builder();
     launch.arg(job);
     // SAFETY: the caller's promise; the grid is inside every device's limits.

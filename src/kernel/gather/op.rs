@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, InplaceOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, InplaceOp3, Layout, Shape, Tensor};
 
 use super::cpu;
 use crate::kernel::core::element::{Element, by_dtype, bytes_of, bytes_of_mut};
@@ -20,6 +20,15 @@ use crate::kernel::ids::RowGroups;
 use crate::kernel::ids::{CheckedIds, PlacesOf};
 
 type CandleResult<T> = candle_core::Result<T>;
+
+/// Loads this crate's kernels of the look-up, which fails if the driver of the device is too old for them.
+pub(crate) fn load_kernels(device: &Device) -> CandleResult<()> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::load_kernels(device),
+        _ => Ok(()),
+    }
+}
 
 /// `table[ids]`: arguments table `[N, C]` and ids `[..]`, both contiguous.
 pub(crate) struct Gather {

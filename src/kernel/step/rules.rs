@@ -47,7 +47,7 @@ pub(crate) trait Rule<M: Real>: Copy + Send + Sync {
 
 /// `torch.optim.AdamW(fused=True)` on the CPU (`ATen/native/cpu/FusedAdamKernel.cpp`).
 ///
-/// The layout is that of the struct in adam.cu.
+/// The layout is that of the struct in adam.cuh.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct AdamWRule<M> {
@@ -93,7 +93,7 @@ impl<M: Real> Rule<M> for AdamWRule<M> {
 
 /// `torch.optim.SparseAdam` (`torch/optim/_functional.py`, `sparse_adam`), and AdamW's decay before it.
 ///
-/// The layout is that of the struct in adam.cu.
+/// The layout is that of the struct in adam.cuh.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct RowRule<M> {

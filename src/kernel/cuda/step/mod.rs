@@ -13,14 +13,14 @@ use candle_core::{CudaDevice, CudaStorage, Result, Tensor};
 
 use crate::kernel::core::element::Element;
 use crate::kernel::cuda::batch::{Batch, BatchArg};
-use crate::kernel::cuda::{MAX_BLOCKS_X, Module, Number, by_dtype, contiguous, grid, launch, on_cuda, too_short, view};
+use crate::kernel::cuda::{
+    MAX_BLOCKS_X, Module, Number, by_dtype, contiguous, grid, launch, module, on_cuda, too_short, view,
+};
 use crate::kernel::step::{
     AdamStep, AdamWRule, BatchRows, Gradient, LANES, Moments, NormTasks, RowRule, Rule, is_frozen,
 };
 
-const ADAM: Module = ("gpt-input-adam", include_str!(concat!(env!("OUT_DIR"), "/adam.ptx")));
-const SUM_OF_SQUARES: Module =
-    ("gpt-input-sum-of-squares", include_str!(concat!(env!("OUT_DIR"), "/sum_of_squares.ptx")));
+const SUM_OF_SQUARES: Module = module!("sum_of_squares");
 
 /// The width of a tensor whose rows do not matter: any cut will do.
 const FLAT_WIDTH: usize = 1024;
@@ -37,7 +37,7 @@ struct GradientArg {
     n_frozen: u64,
 }
 
-/// `Step` of adam.cu, field by field.
+/// `Step` of adam.cuh, field by field.
 #[repr(C)]
 struct StepJob<R> {
     param: u64,
@@ -180,7 +180,7 @@ fn run<E: Number, R: Copy>(
         let config = grid(n_steps, size_of::<E>(), 1);
         // SAFETY: the job is that of the kernel's source. The three tensors and the dense gradient have `n` elements,
         // which `Params` has checked; rows of groups are below `n_rows`, by `Batch::new`. It writes the three alone.
-        unsafe { launch::<E, _>(&device, ADAM, name, &job, config) }
+        unsafe { launch::<E, _>(&device, E::ADAM, name, &job, config) }
     })
 }
 

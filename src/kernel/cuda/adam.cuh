@@ -1,7 +1,9 @@
 // One optimizer step of one tensor, in place, in one pass: AdamW over all rows, or Adam over the rows of a batch.
+// Each type of elements is a module of its own, adam_*.cu, so that the first step compiles no other.
 //
 // The formulas and the order of their roundings are those of rules.rs, and so are the fused multiply-adds: build.rs tells
 // nvcc to fuse nothing else. A row of threads takes a row of the table.
+#pragma once
 #include "gradient.cuh"
 
 namespace {
@@ -128,18 +130,4 @@ template <class N> __device__ __forceinline__ void row_adam(const Step<RowRule<t
     }
 }
 
-typedef Step<AdamWRule<float>> AdamW;
-typedef Step<AdamWRule<double>> AdamWF64;
-typedef Step<RowRule<float>> RowAdam;
-typedef Step<RowRule<double>> RowAdamF64;
-
 } // namespace
-
-extern "C" __global__ void __launch_bounds__(256) adamw_f32(const AdamW job) { adamw<F32>(job); }
-extern "C" __global__ void __launch_bounds__(256) adamw_f64(const AdamWF64 job) { adamw<F64>(job); }
-extern "C" __global__ void __launch_bounds__(256) adamw_f16(const AdamW job) { adamw<F16>(job); }
-extern "C" __global__ void __launch_bounds__(256) adamw_bf16(const AdamW job) { adamw<Bf16>(job); }
-extern "C" __global__ void __launch_bounds__(256) row_adam_f32(const RowAdam job) { row_adam<F32>(job); }
-extern "C" __global__ void __launch_bounds__(256) row_adam_f64(const RowAdamF64 job) { row_adam<F64>(job); }
-extern "C" __global__ void __launch_bounds__(256) row_adam_f16(const RowAdam job) { row_adam<F16>(job); }
-extern "C" __global__ void __launch_bounds__(256) row_adam_bf16(const RowAdam job) { row_adam<Bf16>(job); }
