@@ -118,7 +118,9 @@ pub fn open_as(
 }
 
 pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    // At run time, as the programs may run on another machine than the one that built them.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&root).join("tests/golden").join(name)
 }
 
 /// Copies the files of a folder that has no others in it.
