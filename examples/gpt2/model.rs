@@ -91,11 +91,41 @@ impl Activation {
 }
 
 /// The keys and values of the tokens seen so far; empty at the start of a sequence.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct KvCache {
     n_tokens: usize,
-    /// For each block: `[B, H, n_tokens, D]` twice.
-    blocks: Vec<Option<(Tensor, Tensor)>>,
+    /// Of each block.
+    blocks: Vec<[Room; 2]>,
+}
+
+impl KvCache {
+    /// Forgets all but the first `n_tokens`.
+    pub fn truncate(&mut self, n_tokens: usize) {
+        self.n_tokens = self.n_tokens.min(n_tokens);
+    }
+}
+
+/// Keys or values `[B, H, room, D]` with room for more tokens: those seen so far are written once and not moved.
+#[derive(Debug, Default)]
+struct Room(Option<Tensor>);
+
+impl Room {
+    /// Adds `x` `[B, H, T, D]` behind the first `n` tokens, and returns all of them: `[B, H, n + T, D]`.
+    fn append(&mut self, n: usize, x: &Tensor) -> Result<Tensor> {
+        let (b, h, t, d) = x.dims4()?;
+        let room = match self.0.take() {
+            Some(room) if room.dim(2)? >= n + t => room,
+            old => {
+                let room = Tensor::zeros((b, h, (2 * n).max(n + t).next_multiple_of(64), d), x.dtype(), x.device())?;
+                if let Some(old) = old {
+                    room.slice_set(&old.narrow(2, 0, n)?.contiguous()?, 2, 0)?;
+                }
+                room
+            }
+        };
+        room.slice_set(&x.contiguous()?, 2, n)?;
+        Ok(self.0.insert(room).narrow(2, 0, n + t)?)
+    }
 }
 
 /// GPT-2: token ids in, logits out.
@@ -215,7 +245,7 @@ impl Gpt2 {
         let mut hidden_states = inputs_embeds;
         for (i, block) in self.blocks.iter().enumerate() {
             let past = cache.as_mut().map(|cache| {
-                cache.blocks.resize(self.blocks.len(), None);
+                cache.blocks.resize_with(self.blocks.len(), Default::default);
                 &mut cache.blocks[i]
             });
             hidden_states = block.forward(&hidden_states, i, &call, past)?;
@@ -239,8 +269,8 @@ struct Call<'a> {
     generator: Option<&'a Generator>,
 }
 
-/// The slot for a block's keys and values, if it caches them.
-type Past<'a> = Option<&'a mut Option<(Tensor, Tensor)>>;
+/// A block's keys and values, if it caches them.
+type Past<'a> = Option<&'a mut [Room; 2]>;
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Clone, Debug)]
@@ -317,12 +347,8 @@ impl SelfAttention {
         if encoding.kind() == PositionKind::Rotation {
             (q, k) = encoding.rotate(&q, &k, call.positions.clone())?;
         }
-        if let Some(past) = past {
-            if let Some((past_k, past_v)) = past {
-                k = Tensor::cat(&[&*past_k, &k], 2)?;
-                v = Tensor::cat(&[&*past_v, &v], 2)?;
-            }
-            *past = Some((k.clone(), v.clone()));
+        if let Some([keys, values]) = past {
+            (k, v) = (keys.append(n_cached, &k)?, values.append(n_cached, &v)?);
         }
         let heads = if encoding.kind() == PositionKind::Scores {
             let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
