@@ -12,4 +12,5 @@ pub(crate) mod samples;
 pub(crate) mod simd;
 pub(crate) mod storage;
 mod stored_rows;
+mod team;
 pub(crate) mod versions;

@@ -6,10 +6,10 @@
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rayon::prelude::*;
+use super::team;
 
 /// A smaller output is done by one thread before others are awake.
 const PARALLEL_BYTES: usize = 1 << 18;
@@ -94,7 +94,13 @@ pub(crate) fn in_parallel(
     }
     let n_tasks = (rayon::current_num_threads() * TASKS_PER_THREAD).min(n);
     let border = |i: usize| i * n / n_tasks;
-    (0..n_tasks).into_par_iter().try_for_each(|i| task(border(i)..border(i + 1)))
+    let is_outside = AtomicBool::new(false);
+    for_each_index(n_tasks, &|i| {
+        if task(border(i)..border(i + 1)).is_err() {
+            is_outside.store(true, Ordering::Relaxed);
+        }
+    });
+    if is_outside.into_inner() { Err(Outside) } else { Ok(()) }
 }
 
 /// Calls `task` with each of `items` and its index, on any thread.
@@ -139,10 +145,12 @@ pub(crate) fn for_each_index(n: usize, task: &(dyn Fn(usize) + Sync)) {
             indices.take_while(|&index| index < border(share + 1)).for_each(task);
         }
     };
-    rayon::in_place_scope(|scope| {
-        (1..n_threads).for_each(|own| scope.spawn(move |_| work(own)));
-        work(0);
-    });
+    if !team::share(n_threads, work) {
+        rayon::in_place_scope(|scope| {
+            (1..n_threads).for_each(|own| scope.spawn(move |_| work(own)));
+            work(0);
+        });
+    }
 }
 
 /// Calls both closures, on two threads if another one is free.
