@@ -15,8 +15,8 @@ type CandleResult<T> = candle_core::Result<T>;
 /// From this many products of elements on, several threads share the heads.
 const PARALLEL_PRODUCTS: usize = 1 << 20;
 
-/// Attention of `q` `[B, H, T_q, D]` over `k` and `v`, whose last dimension is contiguous. The output is
-/// `[B, T_q, H · D_v]`.
+/// Attention of `q` `[B, H, T_q, D]` over `k` and `v`, whose last dimension is contiguous, in f32, f16 or bf16. The output
+/// is `[B, T_q, H · D_v]` in f32.
 pub(super) struct Separate(pub(super) Scores);
 
 /// Attention of the heads in `[B, T, (H + 2 H_kv) · D]`: all queries, then all keys, then all values.
@@ -136,12 +136,9 @@ impl Separate {
         f: impl FnOnce(Job<'_>) -> CandleResult<R>,
     ) -> CandleResult<R> {
         let [q, k, v] = operands;
-        self.0.with_bias(|bias| f(Job { q: heads(q)?, k: heads(k)?, v: heads(v)?, bias, scores: &self.0 }))
+        let (q, k, v) = (Heads::new(q.0, q.1)?, Heads::new(k.0, k.1)?, Heads::new(v.0, v.1)?);
+        self.0.with_bias(|bias| f(Job { q, k, v, bias, scores: &self.0 }))
     }
-}
-
-fn heads<'a>((storage, layout): (&'a CpuStorage, &Layout)) -> CandleResult<Heads<'a>> {
-    Heads::new(storage.as_slice::<f32>()?, layout)
 }
 
 impl CustomOp3 for Separate {
@@ -178,7 +175,8 @@ impl CustomOp3 for Separate {
                 let of = |operand, tensor: &Tensor, group| {
                     let (b, h, t, d) = tensor.dims4()?;
                     let rows = side_by_side(t, d, h, &places(&heads, operand, group))?;
-                    Tensor::from_vec(rows, (b, t, h, d), tensor.device())?.transpose(1, 2).map(Some)
+                    let grad = Tensor::from_vec(rows, (b, t, h, d), tensor.device())?.transpose(1, 2)?;
+                    grad.to_dtype(tensor.dtype()).map(Some)
                 };
                 Ok((of(0, q, 1)?, of(1, k, group)?, of(2, v, group)?))
             })

@@ -91,14 +91,14 @@ fn is_bias_trained(scores: &Scores) -> bool {
 /// Computes attention: `q` `[B, H, T_q, D]`, `k` `[B, H_kv, T_k, D]` and `v` `[B, H_kv, T_k, D_v]` make
 /// `[B, H, T_q, D_v]`.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scores: &Scores) -> CandleResult<Tensor> {
-    let (wide, k, v) = (wide_on_cpu(q)?, wide_on_cpu(k)?, wide_on_cpu(v)?);
-    let ((b, h, t, _), d) = (wide.dims4()?, v.dim(3)?);
-    let out = if is_fused(&wide) && d > 0 && !is_bias_trained(scores) {
+    let ((b, h, t, _), d) = (q.dims4()?, v.dim(3)?);
+    let is_known = matches!(q.dtype(), DType::F32 | DType::F16 | DType::BF16) && q.device().is_cpu();
+    let out = if is_known && q.elem_count() > 0 && d > 0 && !is_bias_trained(scores) {
         let op = Separate(in_f32(scores)?);
-        let rows = in_pieces(&wide)?.apply_op3(&in_pieces(&k)?, &in_pieces(&v)?, op)?;
+        let rows = in_pieces(q)?.apply_op3(&in_pieces(k)?, &in_pieces(v)?, op)?;
         rows.reshape((b, t, h, d))?.transpose(1, 2)?
     } else {
-        plain_attention(&wide, &k, &v, scores)?
+        plain_attention(&wide_on_cpu(q)?, &wide_on_cpu(k)?, &wide_on_cpu(v)?, scores)?
     };
     out.to_dtype(q.dtype())
 }

@@ -1,12 +1,16 @@
 //! Attention of one head, forward and backward. Only the scores of a few queries exist at a time; the backward pass
 //! computes them again.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use candle_core::{Layout, Tensor};
+use candle_core::{CpuStorage, Layout, Tensor};
+use half::{bf16, f16};
 
 use super::rows::{ROWS, add};
 use super::softmax_op::Softmax;
+use crate::kernel::core::element::Element;
+use crate::kernel::core::simd::vectorised;
 use crate::kernel::product::matmul::{Matrix, Update, matmul};
 
 type CandleResult<T> = candle_core::Result<T>;
@@ -30,18 +34,33 @@ impl Scores {
     }
 }
 
+/// The elements of queries, keys or values, in their own dtype.
+#[derive(Clone, Copy)]
+pub(super) enum Values<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    BF16(&'a [bf16]),
+}
+
 /// `[B, H, T, D]` in memory, each vector of D in one piece.
 pub(super) struct Heads<'a> {
-    values: &'a [f32],
+    values: Values<'a>,
     pub(super) dims: [usize; 4],
     strides: [usize; 4],
 }
 
 impl<'a> Heads<'a> {
-    pub(super) fn new(values: &'a [f32], layout: &Layout) -> CandleResult<Self> {
+    pub(super) fn new(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<Self> {
         let (b, h, t, d) = layout.shape().dims4()?;
         let &[of_b, of_h, of_t, _] = layout.stride() else { candle_core::bail!("four dimensions have four strides") };
-        Ok(Self { values: &values[layout.start_offset()..], dims: [b, h, t, d], strides: [of_b, of_h, of_t, 1] })
+        let start = layout.start_offset();
+        let values = match storage {
+            CpuStorage::F32(values) => Values::F32(&values[start..]),
+            CpuStorage::F16(values) => Values::F16(&values[start..]),
+            CpuStorage::BF16(values) => Values::BF16(&values[start..]),
+            _ => candle_core::bail!("attention is computed for f32, f16 and bf16"),
+        };
+        Ok(Self { values, dims: [b, h, t, d], strides: [of_b, of_h, of_t, 1] })
     }
 
     /// Takes `h` of the heads that lie side by side in rows `[B, T, width]`, from the `first` on.
@@ -52,26 +71,44 @@ impl<'a> Heads<'a> {
         d: usize,
     ) -> Self {
         let strides = [t * width, d, width, 1];
-        Self { values: &rows[heads.start * d..], dims: [b, heads.len(), t, d], strides }
+        Self { values: Values::F32(&rows[heads.start * d..]), dims: [b, heads.len(), t, d], strides }
     }
 
+    /// Returns one head. Halves are widened, which takes a copy that stays in a cache.
     fn head(&self, b: usize, h: usize) -> Head<'a> {
-        let [_, _, _, width] = self.dims;
+        let [_, _, t, width] = self.dims;
         let [of_b, of_h, stride, _] = self.strides;
-        Head { values: &self.values[b * of_b + h * of_h..], width, stride }
+        let start = b * of_b + h * of_h;
+        match self.values {
+            Values::F32(values) => Head { values: Cow::Borrowed(&values[start..]), width, stride },
+            Values::F16(values) => Head { values: widened(&values[start..], (t, width), stride), width, stride: width },
+            Values::BF16(values) => {
+                Head { values: widened(&values[start..], (t, width), stride), width, stride: width }
+            }
+        }
     }
 }
 
+/// Returns `n` vectors of `width`, one behind the other.
+fn widened<E: Element<Wide = f32>>(values: &[E], (n, width): (usize, usize), stride: usize) -> Cow<'static, [f32]> {
+    let mut wide = vec![0.0; n * width];
+    vectorised(|| {
+        for (i, row) in wide.chunks_mut(width.max(1)).enumerate() {
+            row.iter_mut().zip(&values[i * stride..][..width]).for_each(|(to, x)| *to = x.widen());
+        }
+    });
+    Cow::Owned(wide)
+}
+
 /// `[T, D]`
-#[derive(Clone, Copy)]
 struct Head<'a> {
-    values: &'a [f32],
+    values: Cow<'a, [f32]>,
     width: usize,
     stride: usize,
 }
 
-impl<'a> Head<'a> {
-    fn rows(&self, rows: Range<usize>) -> Matrix<'a, f32> {
+impl Head<'_> {
+    fn rows(&self, rows: Range<usize>) -> Matrix<'_, f32> {
         Matrix::strided(&self.values[rows.start * self.stride..], rows.len(), self.width, self.stride)
     }
 
