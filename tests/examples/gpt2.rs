@@ -158,6 +158,10 @@ fn token_by_token_is_one_pass() {
             start += t;
         }
         assert_close("cached", &Tensor::cat(&parts, 1).unwrap(), &expected["golden.logits"], SUMS);
+        cache.truncate(5);
+        let again = model.hidden_states(&ids.narrow(1, 5, 2).unwrap(), None, Some(&mut cache)).unwrap();
+        let last = expected["golden.logits"].narrow(1, 5, 2).unwrap();
+        assert_close("again", &model.lm_head().forward(&again).unwrap(), &last, SUMS);
     }
     // The position table ends at the same position with and without a cache.
     let mut cache = KvCache::default();
