@@ -61,7 +61,7 @@
 //!
 //! Private are `kernel` (the id contract and the arithmetic), `memory` (huge pages), `rows` (rows that are read from
 //! bytes) and `shape` (checks of shapes, dtypes and devices). Unsafe code is in `kernel`, `memory`, and one file each
-//! of `checkpoint` and `rng`. A module imports only modules of a strictly lower level, and no two files import each
+//! of `files` and `rng`. A module imports only modules of a strictly lower level, and no two files import each
 //! other in a circle; a test enforces both.
 
 pub mod checkpoint;

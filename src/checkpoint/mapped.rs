@@ -10,6 +10,7 @@ use super::bytes::ByteFile;
 use super::locate::LocatedTable;
 use super::stored::{Kind, Place};
 use crate::error::CheckpointError;
+use crate::files;
 use crate::memory;
 use crate::rows::{RowBytes, RowType, StoredRows};
 
@@ -55,10 +56,9 @@ pub(super) fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) 
         Some(map) => map.clone(),
         None => {
             let opened = std::fs::File::open(&file).map_err(io)?;
-            // SAFETY: the map is only read, as bytes. The caller who asks for a mapped table promises that the file is
-            // not changed or truncated while it is mapped (`GptInputLayer::open` documents that): a process cannot
-            // enforce it.
-            let map = Arc::new(unsafe { Mmap::map(&opened) }.map_err(io)?);
+            // The caller who asks for a mapped table promises that the file stays as it is (`GptInputLayer::open`
+            // documents that).
+            let map = Arc::new(files::map(&opened).map_err(io)?);
             maps.insert(file.clone(), map.clone());
             map
         }

@@ -37,6 +37,7 @@ mod nearest;
 mod options;
 mod pages;
 mod parse;
+mod plain_pickle;
 mod position_tables;
 mod read;
 mod report;
@@ -70,6 +71,7 @@ pub(crate) use keys::{SAVED, listed, names_among};
 #[cfg(feature = "hub")]
 pub(crate) use names::{CONFIG_FILE, WEIGHTS_NAMES};
 pub use options::CheckpointOptions;
+pub(crate) use plain_pickle::pickled_integer;
 pub(crate) use position_tables::{TableSpec, position_tables};
 pub use report::{Choice, ConfigSource, LeftOut, LoadReport, LoadedTable, PaddedVocab, PickleReport, Unreadable};
 pub use role::Role;

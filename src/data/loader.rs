@@ -425,6 +425,12 @@ impl<L: Deref<Target = Loader>> Iterator for Epoch<L> {
         }
         let loader = &*self.loader;
         let window = |nth| loader.windows.window(order.sample(nth));
+        for nth in share.clone() {
+            if let Err(error) = loader.windows.check(order.sample(self.n_samples + nth)) {
+                self.done = true;
+                return Some(Err(error));
+            }
+        }
         let n_far = if loader.windows.tokens().n_bytes() > N_BYTES_NEAR { loader.windows.n_windows() } else { 0 };
         let windows = share.map(|nth| self.n_samples + nth).map(|nth| {
             if nth + N_AHEAD < n_far {

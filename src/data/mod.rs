@@ -31,8 +31,12 @@
 mod batch;
 #[cfg(feature = "tokenizer")]
 mod book;
+pub mod corpus;
+mod documents;
 mod ids;
+mod index;
 mod loader;
+mod mapped;
 mod order;
 mod state;
 mod text;

@@ -4,8 +4,15 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
+use super::documents::{Borders, Documents};
 use super::ids::{IdBuffer, Ids};
-use crate::error::{DataError, Error, Result};
+use super::mapped::MappedIds;
+use crate::error::{CorpusError, DataError, Error, Result};
+
+/// How many ids a thread checks at a time.
+const PIECE_IDS: usize = 1 << 20;
 
 /// Holds the token ids of one or more documents, in a buffer that all clones and splits share.
 ///
@@ -28,32 +35,44 @@ use crate::error::{DataError, Error, Result};
 #[doc(alias = "corpus", alias = "token_ids")]
 pub struct Tokens {
     ids: Arc<IdBuffer>,
-    documents: Arc<[Range<usize>]>,
+    documents: Documents,
+    /// The size of the vocabulary that ids are held against when a batch takes them.
+    vocab_size: Option<usize>,
 }
 
 impl Tokens {
     /// Holds one document, such as the result of `Tokenizer::encode`; uses 16 bits for each id if all are below 65536.
     pub fn new(ids: Vec<u32>) -> Self {
-        let whole = 0..ids.len();
-        Self { ids: Arc::new(IdBuffer::new(ids)), documents: Arc::new([whole]) }
+        Self::of_buffer(IdBuffer::new(ids))
+    }
+
+    fn of_buffer(ids: IdBuffer) -> Self {
+        let documents = Documents::one(ids.n_ids());
+        Self { ids: Arc::new(ids), documents, vocab_size: None }
+    }
+
+    /// Takes ids that stay in their files, and where documents begin and end among them.
+    pub(super) fn of_files(ids: MappedIds, borders: Borders, vocab_size: Option<usize>) -> Self {
+        let documents = Documents::new(borders, ids.n_ids());
+        Self { ids: Arc::new(IdBuffer::Mapped(ids)), documents, vocab_size }
     }
 
     /// Copies several documents into one buffer.
     pub fn from_documents<D: AsRef<[u32]>>(documents: impl IntoIterator<Item = D>) -> Self {
         let mut ids = Vec::new();
-        let mut ranges = Vec::new();
+        let mut borders = vec![0];
         for document in documents {
-            let start = ids.len();
             ids.extend_from_slice(document.as_ref());
-            ranges.push(start..ids.len());
+            borders.push(ids.len());
         }
-        Self { ids: Arc::new(IdBuffer::new(ids)), documents: ranges.into() }
+        let documents = Documents::new(Borders::Held(borders.into()), ids.len());
+        Self { ids: Arc::new(IdBuffer::new(ids)), documents, vocab_size: None }
     }
 
     /// Returns the number of tokens in all documents.
     #[must_use]
     pub fn n_tokens(&self) -> usize {
-        self.documents.iter().map(ExactSizeIterator::len).sum()
+        self.documents.ids().len()
     }
 
     /// Returns the number of documents, including empty ones.
@@ -64,7 +83,7 @@ impl Tokens {
 
     /// Iterates over the documents, in order.
     pub fn documents(&self) -> impl ExactSizeIterator<Item = Ids<'_>> {
-        self.documents.iter().map(|range| self.ids.slice(range.clone()))
+        self.documents.iter().map(|range| self.ids.slice(range))
     }
 
     /// Returns the memory of the ids, including those of other splits.
@@ -72,12 +91,19 @@ impl Tokens {
         self.ids.n_bytes()
     }
 
-    /// Returns the ids of a document, which must exist.
-    pub(super) fn document(&self, number: usize) -> Ids<'_> {
-        self.ids.slice(self.documents[number].clone())
+    /// Returns where a document, which must exist, lies among the ids of the buffer.
+    pub(super) fn document_range(&self, number: usize) -> Range<usize> {
+        self.documents.range(number)
     }
 
-    /// Joins all documents into one, with `separator` (the end of text, or nothing) between them, and copies the ids.
+    /// Returns ids by their place in the buffer, where documents lie one after the other.
+    pub(super) fn ids_at(&self, range: Range<usize>) -> Ids<'_> {
+        self.ids.slice(range)
+    }
+
+    /// Joins all documents into one, with `separator` (the end of text, or nothing) between them.
+    ///
+    /// Copies the ids, unless nothing is put between them.
     ///
     /// Windows of the result may cross from one document into the next.
     ///
@@ -87,12 +113,15 @@ impl Tokens {
     /// assert_eq!(joined.documents().collect::<Vec<_>>(), [[1, 2, 50256, 3, 4]]);
     /// ```
     pub fn joined(&self, separator: &[u32]) -> Self {
+        if separator.is_empty() {
+            return Self { documents: self.documents.joined(), ..self.clone() };
+        }
         let mut ids = Vec::with_capacity(self.n_tokens() + separator.len() * self.n_documents().saturating_sub(1));
         for (number, document) in self.documents().enumerate() {
             ids.extend_from_slice(if number == 0 { &[] } else { separator });
             document.append_to(&mut ids);
         }
-        Self::new(ids)
+        Self { vocab_size: self.vocab_size, ..Self::new(ids) }
     }
 
     /// Splits off the first `floor(fraction · n_tokens)` tokens; a document on the border is cut in two.
@@ -104,14 +133,7 @@ impl Tokens {
     /// [`DataError::Fraction`] unless `fraction` is between 0 and 1.
     #[doc(alias = "random_split", alias = "train_test_split")]
     pub fn split(&self, fraction: f64) -> Result<(Self, Self)> {
-        let mut n_before = self.share(fraction)? as usize;
-        let (mut before, mut after) = (Vec::new(), Vec::new());
-        for range in self.documents.iter() {
-            let middle = range.start + n_before.min(range.len());
-            n_before -= middle - range.start;
-            before.extend((range.start < middle).then_some(range.start..middle));
-            after.extend((middle < range.end).then_some(middle..range.end));
-        }
+        let (before, after) = self.documents.split_at(self.share(fraction)? as usize);
         Ok((self.part(before), self.part(after)))
     }
 
@@ -130,19 +152,44 @@ impl Tokens {
                 (nearest, distance) = (number + 1, next);
             }
         }
-        let (before, after) = self.documents.split_at(nearest);
-        Ok((self.part(before.to_vec()), self.part(after.to_vec())))
+        let (before, after) = self.documents.split_between(nearest);
+        Ok((self.part(before), self.part(after)))
     }
 
     /// Checks that all ids are below `vocab_size`, before training meets one that is not.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`] with the first such id; `at` counts through all documents.
+    /// [`Error::TokenOutOfRange`] with the first such id; `at` counts through all documents. Of a mapped corpus,
+    /// [`CorpusError::TokenOutOfRange`] with the file.
     pub fn check_ids(&self, vocab_size: usize) -> Result<()> {
-        match self.documents().flat_map(|ids| ids.iter()).enumerate().find(|&(_, id)| id as usize >= vocab_size) {
-            None => Ok(()),
-            Some((at, id)) => Err(Error::TokenOutOfRange { id: id.into(), at: vec![at], vocab_size }),
+        let ids = self.documents.ids();
+        let starts: Vec<usize> = ids.clone().step_by(PIECE_IDS).collect();
+        let checked = |&start: &usize| self.check_range(start..ids.end.min(start + PIECE_IDS), vocab_size);
+        starts.par_iter().find_map_first(|start| checked(start).err()).map_or(Ok(()), Err)
+    }
+
+    /// Holds a range of the buffer against the vocabulary of a mapped corpus, if one was stated.
+    pub(super) fn check_touched(&self, range: impl FnOnce() -> Range<usize>) -> Result<()> {
+        self.vocab_size.map_or(Ok(()), |vocab_size| self.check_range(range(), vocab_size))
+    }
+
+    fn check_range(&self, range: Range<usize>, vocab_size: usize) -> Result<()> {
+        let ids = self.ids.slice(range.clone());
+        if ids.max().is_none_or(|id| (id as usize) < vocab_size) {
+            return Ok(());
         }
+        let Some((nth, id)) = ids.iter().enumerate().find(|(_, id)| *id as usize >= vocab_size) else { return Ok(()) };
+        Err(match &*self.ids {
+            IdBuffer::Mapped(files) => {
+                let (segment, at) = files.place(range.start + nth);
+                let path = segment.path.clone();
+                CorpusError::TokenOutOfRange { path, id, at, vocab_size }.into()
+            }
+            _ => {
+                let at = vec![range.start + nth - self.documents.ids().start];
+                Error::TokenOutOfRange { id: id.into(), at, vocab_size }
+            }
+        })
     }
 
     fn share(&self, fraction: f64) -> Result<f64> {
@@ -152,15 +199,15 @@ impl Tokens {
         Ok(self.n_tokens() as f64 * fraction)
     }
 
-    fn part(&self, documents: Vec<Range<usize>>) -> Self {
-        Self { ids: self.ids.clone(), documents: documents.into() }
+    fn part(&self, documents: Documents) -> Self {
+        Self { documents, ..self.clone() }
     }
 }
 
 impl Default for Tokens {
     /// Holds no documents.
     fn default() -> Self {
-        Self { ids: Arc::new(IdBuffer::new(Vec::new())), documents: Arc::new([]) }
+        Self::from_documents::<[u32; 0]>([])
     }
 }
 
@@ -189,8 +236,7 @@ impl From<Vec<u32>> for Tokens {
 impl From<Vec<u16>> for Tokens {
     /// Holds one document of 16-bit ids, as in many token files, without a copy.
     fn from(ids: Vec<u16>) -> Self {
-        let whole = 0..ids.len();
-        Self { ids: Arc::new(IdBuffer::Narrow(ids)), documents: Arc::new([whole]) }
+        Self::of_buffer(IdBuffer::Narrow(ids))
     }
 }
 

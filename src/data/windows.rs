@@ -1,6 +1,7 @@
 //! [`Windows`]: overlapping or adjacent pieces of a text, found on demand.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -167,12 +168,21 @@ impl Windows {
 
     /// Returns a window, which must exist.
     pub(super) fn window(&self, number: usize) -> Window<'_> {
+        Window { ids: self.tokens.ids_at(self.range(number)) }
+    }
+
+    /// Holds the ids of a window, which must exist, against the vocabulary of a mapped corpus.
+    pub(super) fn check(&self, number: usize) -> Result<()> {
+        self.tokens.check_touched(|| self.range(number))
+    }
+
+    /// Returns where the input ids and the last target of a window, which must exist, lie.
+    fn range(&self, number: usize) -> Range<usize> {
         let document = self.ends.partition_point(|&end| end <= number);
         let first = document.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let ids = self.tokens.document(document);
-        let start = (number - first) * self.stride;
-        let end = start.saturating_add(self.max_length).min(ids.len() - 1);
-        Window { ids: ids.slice(start..end + 1) }
+        let ids = self.tokens.document_range(document);
+        let start = ids.start + (number - first) * self.stride;
+        start..start.saturating_add(self.max_length).saturating_add(1).min(ids.end)
     }
 
     /// Returns the text.

@@ -7,7 +7,7 @@ use std::io;
 use super::HubError;
 use super::cause::Cause;
 use super::{
-    CheckpointError, ConfigError, DataError, DeviceError, EmbeddingError, Error, LmHeadError, OptimError,
+    CheckpointError, ConfigError, CorpusError, DataError, DeviceError, EmbeddingError, Error, LmHeadError, OptimError,
     PositionError, RngError, TextError, TokenizerError,
 };
 
@@ -94,6 +94,7 @@ macro_rules! families {
 families!(
     CheckpointError,
     ConfigError,
+    CorpusError,
     DataError,
     DeviceError,
     EmbeddingError,

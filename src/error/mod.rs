@@ -5,6 +5,7 @@ mod cause;
 mod checkpoint;
 mod config;
 mod conversion;
+mod corpus;
 mod data;
 mod device;
 mod embedding;
@@ -27,6 +28,7 @@ use candle_core::{DType, Shape};
 pub(crate) use cause::cause;
 pub use checkpoint::CheckpointError;
 pub use config::ConfigError;
+pub use corpus::CorpusError;
 pub use data::DataError;
 pub use device::DeviceError;
 pub use embedding::EmbeddingError;
@@ -250,6 +252,9 @@ pub enum Error {
     /// Token ids that cannot be cut into windows or batches, or a loader's state that does not match them.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Files of token ids that cannot be opened, read or written.
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
     /// Why there is no output head.
     #[error(transparent)]
     LmHead(#[from] LmHeadError),

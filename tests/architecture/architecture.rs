@@ -43,7 +43,7 @@ const TABLES: Tables = Tables {
     ),
     launches: ("cuda", 1),
     facades: &["src/lib.rs", "src/kernel/mod.rs"],
-    may_be_unsafe: &["src/kernel/", "src/memory.rs", "src/rng/normal.rs", "src/checkpoint/mapped.rs"],
+    may_be_unsafe: &["src/kernel/", "src/memory.rs", "src/rng/normal.rs", "src/files/map.rs"],
     // A pre-release whose interface may still change, the network, the operating system.
     crates: &[("tokenizers", "tokenizer"), ("ureq", "hub"), ("ring", "hub"), ("libc", "memory"), ("rustix", "files")],
     programs: &["src/kernel/cuda/build.rs"],

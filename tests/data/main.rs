@@ -2,6 +2,7 @@
 
 // Long because every law of loaders is a short test on the same few texts.
 
+mod corpus;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -16,6 +16,7 @@ use std::fmt;
 
 use super::bytes::{ByteFile, Parse, ParseError, invalid};
 use super::stored::Contents;
+pub(super) use pickle::Pickle;
 
 /// Names a format of weights. [`Checkpoint::format`](super::Checkpoint::format) returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

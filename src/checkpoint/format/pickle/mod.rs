@@ -31,7 +31,7 @@ const MAX_CLASS_CHARS: usize = 100;
 
 /// All values of one pickle.
 #[derive(Debug)]
-pub(super) struct Pickle {
+pub(in super::super) struct Pickle {
     values: Vec<Value>,
     root: Id,
     n_taken: u64,
@@ -39,7 +39,7 @@ pub(super) struct Pickle {
 
 impl Pickle {
     /// Reads one pickle, up to its STOP; the next one may follow.
-    pub(super) fn read(header: &mut Header) -> Parse<Self> {
+    pub(in super::super) fn read(header: &mut Header) -> Parse<Self> {
         let budget = header.budget();
         let n_before = budget.n_taken();
         let mut machine = Machine::new(budget)?;
@@ -54,7 +54,7 @@ impl Pickle {
         self.n_taken
     }
 
-    pub(super) fn root(&self) -> Id {
+    pub(in super::super) fn root(&self) -> Id {
         self.root
     }
 
@@ -70,7 +70,7 @@ impl Pickle {
         if let Value::Str(text) = self.get(id) { Some(text) } else { None }
     }
 
-    pub(super) fn int(&self, id: Id) -> Option<i64> {
+    pub(in super::super) fn int(&self, id: Id) -> Option<i64> {
         if let Value::Int(number) = self.get(id) { Some(*number) } else { None }
     }
 
@@ -93,7 +93,7 @@ impl Pickle {
     }
 
     /// Returns the pairs whose keys are text.
-    pub(super) fn named(&self, id: Id) -> impl Iterator<Item = (&str, Id)> {
+    pub(in super::super) fn named(&self, id: Id) -> impl Iterator<Item = (&str, Id)> {
         let pairs = self.pairs(id).unwrap_or_default().iter();
         pairs.filter_map(|&(key, value)| Some((self.str(key)?, value)))
     }
