@@ -14,6 +14,8 @@
 #include <mutex>
 #include <string>
 
+#include "streams.h"
+
 namespace {
 
 enum Result {
@@ -25,6 +27,7 @@ enum Result {
     INVALID_PTX = 218,
     UNSUPPORTED_PTX_VERSION = 222,
     NOT_FOUND = 500,
+    NOT_READY = 600,
 };
 
 // Attributes that Candle asks for, by their numbers in the driver's header.
@@ -34,11 +37,15 @@ struct Dim3 {
     unsigned x, y, z;
 };
 
-using Launch = void (*)(Dim3 grid, Dim3 block, void **args);
+// Copies the arguments of a launch, and returns what runs all of its threads. That returns the longest chain of
+// dependent steps in one of them.
+using Launch = std::function<std::uint64_t()> *(*)(Dim3 grid, Dim3 block, void **args);
 
 // Live allocations by address: length in bytes.
 std::mutex allocations_mutex;
 std::map<std::uintptr_t, std::size_t> allocations;
+// Page-locked memory of the host.
+std::map<std::uintptr_t, std::size_t> pinned;
 
 int context;
 thread_local void *current_context = nullptr;
@@ -62,13 +69,24 @@ int release(std::uint64_t pointer) {
     return SUCCESS;
 }
 
-bool inside_one_allocation(std::uint64_t pointer, std::size_t n_bytes) {
+bool inside_one(const std::map<std::uintptr_t, std::size_t> &ranges, std::uint64_t pointer, std::size_t n_bytes) {
     if (n_bytes == 0) return true;
     const std::lock_guard<std::mutex> lock(allocations_mutex);
-    auto after = allocations.upper_bound(pointer);
-    if (after == allocations.begin()) return false;
+    auto after = ranges.upper_bound(pointer);
+    if (after == ranges.begin()) return false;
     const auto &[start, length] = *--after;
     return n_bytes <= length && pointer - start <= length - n_bytes;
+}
+
+bool inside_one_allocation(std::uint64_t pointer, std::size_t n_bytes) {
+    return inside_one(allocations, pointer, n_bytes);
+}
+
+// Work that was accepted and now meets freed memory cannot be refused any more.
+void *still_there(std::uint64_t pointer, std::size_t n_bytes) {
+    if (inside_one_allocation(pointer, n_bytes)) return reinterpret_cast<void *>(pointer);
+    std::fprintf(stderr, "stand-in driver: memory was freed before the stream was done with it\n");
+    std::abort();
 }
 
 bool fits_a_device(Dim3 grid, Dim3 block, unsigned shared_bytes) {
@@ -119,43 +137,80 @@ int cuDevicePrimaryCtxRetain(void **out, int) { return *out = &context, SUCCESS;
 int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 int cuCtxSetCurrent(void *wanted) { return current_context = wanted, SUCCESS; }
 int cuCtxGetCurrent(void **out) { return *out = current_context, SUCCESS; }
-int cuCtxSynchronize() { return SUCCESS; }
+int cuCtxSynchronize() { return streams::wait_for_all(), SUCCESS; }
 
-// Streams and events: every call is complete when it returns.
-int cuStreamSynchronize(void *) { return SUCCESS; }
-int cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
+// Streams and events.
+int cuStreamSynchronize(void *stream) { return streams::wait_for(stream), SUCCESS; }
+int cuStreamWaitEvent(void *, void *event, unsigned) { return static_cast<streams::Event *>(event)->run(), SUCCESS; }
 int cuStreamIsCapturing(void *, int *status) { return *status = 0, SUCCESS; }
-int cuEventCreate(void **event, unsigned) { return *event = std::malloc(1), SUCCESS; }
-int cuEventDestroy_v2(void *event) { return std::free(event), SUCCESS; }
-int cuEventRecord(void *, void *) { return SUCCESS; }
-int cuEventSynchronize(void *) { return SUCCESS; }
+int cuEventCreate(void **event, unsigned) { return *event = new streams::Event, SUCCESS; }
+int cuEventDestroy_v2(void *event) { return delete static_cast<streams::Event *>(event), SUCCESS; }
+int cuEventRecord(void *event, void *stream) { return static_cast<streams::Event *>(event)->record(stream), SUCCESS; }
+int cuEventQuery(void *event) { return static_cast<streams::Event *>(event)->is_complete() ? SUCCESS : NOT_READY; }
+int cuEventSynchronize(void *event) {
+    if (cuEventQuery(event) == SUCCESS) return SUCCESS;
+    streams::count(streams::WAITS);
+    return static_cast<streams::Event *>(event)->run(), SUCCESS;
+}
 
 // Memory.
 int cuMemAlloc_v2(std::uint64_t *pointer, std::size_t n_bytes) {
     return n_bytes ? allocate(pointer, n_bytes) : INVALID_VALUE;
 }
 int cuMemAllocAsync(std::uint64_t *pointer, std::size_t n_bytes, void *) { return allocate(pointer, n_bytes); }
-int cuMemFree_v2(std::uint64_t pointer) { return release(pointer); }
-int cuMemFreeAsync(std::uint64_t pointer, void *) { return release(pointer); }
-int cuMemcpyHtoDAsync_v2(std::uint64_t to, const void *from, std::size_t n_bytes, void *) {
+int cuMemFree_v2(std::uint64_t pointer) { return streams::wait_for_all(), release(pointer); }
+int cuMemFreeAsync(std::uint64_t pointer, void *stream) {
+    if (pointer && !inside_one_allocation(pointer, 1)) return INVALID_VALUE;
+    return streams::submit(stream, [=] { release(pointer); }), SUCCESS;
+}
+int cuMemHostAlloc(void **pointer, std::size_t n_bytes, unsigned) {
+    if (n_bytes == 0 || !(*pointer = std::malloc(n_bytes))) return n_bytes ? OUT_OF_MEMORY : INVALID_VALUE;
+    const std::lock_guard<std::mutex> lock(allocations_mutex);
+    return pinned[reinterpret_cast<std::uintptr_t>(*pointer)] = n_bytes, SUCCESS;
+}
+int cuMemFreeHost(void *pointer) {
+    const std::lock_guard<std::mutex> lock(allocations_mutex);
+    if (!pinned.erase(reinterpret_cast<std::uintptr_t>(pointer))) return INVALID_VALUE;
+    return std::free(pointer), SUCCESS;
+}
+int cuMemcpyHtoDAsync_v2(std::uint64_t to, const void *from, std::size_t n_bytes, void *stream) {
     if (!inside_one_allocation(to, n_bytes)) return INVALID_VALUE;
-    std::memcpy(reinterpret_cast<void *>(to), from, n_bytes);
+    streams::count(streams::COPIES_IN);
+    streams::count(streams::BYTES_IN, n_bytes);
+    if (inside_one(pinned, reinterpret_cast<std::uintptr_t>(from), n_bytes)) { // read when the stream comes to it
+        return streams::submit(stream, [=] { std::memcpy(still_there(to, n_bytes), from, n_bytes); }), SUCCESS;
+    }
+    const auto bytes = static_cast<const unsigned char *>(from);
+    const std::vector<unsigned char> copy(bytes, bytes + n_bytes);
+    streams::submit(stream, [=] { std::memcpy(still_there(to, n_bytes), copy.data(), n_bytes); });
+    if (n_bytes > streams::STAGED_BYTES) streams::wait_for(stream);
     return SUCCESS;
 }
-int cuMemcpyDtoHAsync_v2(void *to, std::uint64_t from, std::size_t n_bytes, void *) {
+int cuMemcpyDtoHAsync_v2(void *to, std::uint64_t from, std::size_t n_bytes, void *stream) {
     if (!inside_one_allocation(from, n_bytes)) return INVALID_VALUE;
-    std::memcpy(to, reinterpret_cast<void *>(from), n_bytes);
-    return SUCCESS;
+    streams::count(streams::COPIES_OUT);
+    streams::count(streams::BYTES_OUT, n_bytes);
+    streams::submit(stream, [=] { std::memcpy(to, still_there(from, n_bytes), n_bytes); });
+    return streams::wait_for(stream), SUCCESS;
 }
-int cuMemcpyDtoDAsync_v2(std::uint64_t to, std::uint64_t from, std::size_t n_bytes, void *) {
+int cuMemcpyDtoDAsync_v2(std::uint64_t to, std::uint64_t from, std::size_t n_bytes, void *stream) {
     if (!inside_one_allocation(to, n_bytes) || !inside_one_allocation(from, n_bytes)) return INVALID_VALUE;
-    std::memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), n_bytes);
+    streams::submit(stream, [=] { std::memmove(still_there(to, n_bytes), still_there(from, n_bytes), n_bytes); });
     return SUCCESS;
 }
-int cuMemsetD8Async(std::uint64_t to, unsigned char value, std::size_t n_bytes, void *) {
+int cuMemsetD8Async(std::uint64_t to, unsigned char value, std::size_t n_bytes, void *stream) {
     if (!inside_one_allocation(to, n_bytes)) return INVALID_VALUE;
-    std::memset(reinterpret_cast<void *>(to), value, n_bytes);
+    streams::count(streams::BYTES_SET, n_bytes);
+    streams::submit(stream, [=] { std::memset(still_there(to, n_bytes), value, n_bytes); });
     return SUCCESS;
+}
+
+// Copies the counts of the calling thread, all of whose work is run first, and begins again at zero.
+void cuda_host_take_counts(std::uint64_t *counts) {
+    const auto stream = streams::own();
+    stream->run();
+    std::copy_n(stream->counts, streams::N_COUNTS, counts);
+    std::fill_n(stream->counts, streams::N_COUNTS, 0);
 }
 
 // Modules: the "PTX" names a shared library, which stays loaded.
@@ -177,10 +232,13 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
     return *function ? SUCCESS : NOT_FOUND;
 }
 int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                   unsigned block_y, unsigned block_z, unsigned shared_bytes, void *, void **args, void **) {
+                   unsigned block_y, unsigned block_z, unsigned shared_bytes, void *stream, void **args, void **) {
     const Dim3 grid{grid_x, grid_y, grid_z}, block{block_x, block_y, block_z};
     if (!fits_a_device(grid, block, shared_bytes)) return INVALID_VALUE;
-    reinterpret_cast<Launch>(function)(grid, block, args);
+    const std::shared_ptr<std::function<std::uint64_t()>> run(reinterpret_cast<Launch>(function)(grid, block, args));
+    streams::count(streams::LAUNCHES);
+    auto &longest = streams::own()->counts[streams::LONGEST_CHAIN];
+    streams::submit(stream, [run, &longest] { longest = std::max(longest, (*run)()); });
     return SUCCESS;
 }
 

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -19,6 +21,10 @@ struct dim3 {
 };
 
 static thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
+
+// Steps of the thread that runs, each of which waits for the one before: a load, or the terms of a sum.
+static thread_local std::uint64_t cuda_host_steps;
+#define DEPENDENT_STEP() (cuda_host_steps++)
 
 // As `cvt.f32.f16` and `cvt.rn.f16.f32` do it: to nearest, ties to even, by the compiler's own half type.
 static inline float cuda_host_widen_half(unsigned short bits) {
@@ -69,24 +75,35 @@ template <class F> void each(dim3 size, dim3 &index, bool reverse, F body) {
 template <auto kernel> struct Entry;
 
 template <class... Args, void (*kernel)(Args...)> struct Entry<kernel> {
-    template <std::size_t... I> static void call(void **args, std::index_sequence<I...>) {
-        kernel(*static_cast<std::remove_const_t<Args> *>(args[I])...);
+    // The arguments are copied now, and each thread of the launch is called later.
+    static std::function<std::uint64_t()> *prepare(dim3 grid, dim3 block, void **args) {
+        return copied(grid, block, args, std::index_sequence_for<Args...>{});
     }
 
-    static void launch(dim3 grid, dim3 block, void **args) {
-        gridDim = grid;
-        blockDim = block;
-        const bool reverse = reversed();
-        each(grid, blockIdx, reverse, [&] {
-            each(block, threadIdx, reverse, [&] { call(args, std::index_sequence_for<Args...>{}); });
+    template <std::size_t... I>
+    static std::function<std::uint64_t()> *copied(dim3 grid, dim3 block, void **args, std::index_sequence<I...>) {
+        std::tuple<std::remove_const_t<Args>...> copy{*static_cast<std::remove_const_t<Args> *>(args[I])...};
+        return new std::function<std::uint64_t()>([=] {
+            gridDim = grid;
+            blockDim = block;
+            std::uint64_t longest = 0;
+            const bool reverse = reversed();
+            each(grid, blockIdx, reverse, [&] {
+                each(block, threadIdx, reverse, [&] {
+                    cuda_host_steps = 0;
+                    std::apply(kernel, copy);
+                    longest = cuda_host_steps > longest ? cuda_host_steps : longest;
+                });
+            });
+            return longest;
         });
     }
 };
 
 } // namespace cuda_host
 
-// The symbol that the driver looks up: `NAME` as `cuda_host_NAME`, launched over a whole grid.
+// The symbol that the driver looks up: `NAME` as `cuda_host_NAME`, which prepares a launch over a whole grid.
 #define CUDA_HOST_ENTRY(NAME)                                                                                         \
-    extern "C" __attribute__((visibility("default"))) void cuda_host_##NAME(dim3 grid, dim3 block, void **args) {     \
-        cuda_host::Entry<NAME>::launch(grid, block, args);                                                            \
+    extern "C" __attribute__((visibility("default"))) void *cuda_host_##NAME(dim3 grid, dim3 block, void **args) {    \
+        return cuda_host::Entry<NAME>::prepare(grid, block, args);                                                    \
     }
