@@ -10,6 +10,7 @@
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Module, Tensor};
 use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::data::PackedDocuments;
 use candle_gpt_input::dropout::dropout;
 use candle_gpt_input::input_layer::OpenOptions;
 use candle_gpt_input::nn::{self, Approximate, Attention, LayerNorm, Linear};
@@ -128,6 +129,16 @@ impl Room {
     }
 }
 
+/// Which tokens a query does not see, besides those after it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen<'a> {
+    /// `[B, M]`: 1 for a token, 0 for padding.
+    pub attention_mask: Option<&'a Tensor>,
+    /// The documents of packed rows, each of which sees itself alone. Their positions are
+    /// [`PackedDocuments::position_ids`].
+    pub documents: Option<&'a PackedDocuments>,
+}
+
 /// GPT-2: token ids in, logits out.
 #[derive(Clone, Debug)]
 pub struct Gpt2 {
@@ -214,7 +225,7 @@ impl Gpt2 {
             None => n_cached.into(),
         };
         let inputs_embeds = self.input.forward_at(input_ids, positions.clone())?; // wte[input_ids] + wpe[positions]
-        self.transform(inputs_embeds, positions, attention_mask, cache, false)
+        self.transform(inputs_embeds, positions, Seen { attention_mask, ..Seen::default() }, cache, false)
     }
 
     /// Runs the blocks and the final norm on embeddings of your own: `[B, T, C] -> [B, T, C]`.
@@ -225,7 +236,7 @@ impl Gpt2 {
         &self,
         inputs_embeds: Tensor,
         positions: Positions,
-        attention_mask: Option<&Tensor>,
+        seen: Seen<'_>,
         mut cache: Option<&mut KvCache>,
         train: bool,
     ) -> Result<Tensor> {
@@ -233,7 +244,10 @@ impl Gpt2 {
         let n_cached = cache.as_ref().map_or(0, |cache| cache.n_tokens);
         let encoding = self.input.positions();
         let mut attention = Attention::causal();
-        if let Some(attention_mask) = attention_mask {
+        if let Some(documents) = seen.documents {
+            attention = attention.with_documents(documents);
+        }
+        if let Some(attention_mask) = seen.attention_mask {
             encoding.check_mask(attention_mask)?;
             attention = attention.with_padding(attention_mask)?;
         }

@@ -13,7 +13,7 @@ use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead};
 use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap};
 
 use crate::freeze::Frozen;
-use crate::model::Gpt2;
+use crate::model::{Gpt2, Seen};
 use crate::settings::Settings;
 
 /// The prefix of the weights in a Hugging Face checkpoint.
@@ -81,7 +81,7 @@ impl Trainer {
             None => input.forward(&batch.input_ids)?,
         };
         let dropped = dropout(&embeds, input.config().embd_pdrop, input.generator())?;
-        let hidden_states = self.model.transform(dropped, 0.into(), None, None, true)?;
+        let hidden_states = self.model.transform(dropped, 0.into(), Seen::default(), None, true)?;
         let head = self.model.lm_head().loss_and_grads(&hidden_states, &batch.target_ids, &Default::default())?;
         let loss = head.loss.to_scalar::<f32>()?;
         ensure!(loss.is_finite(), "the loss is {loss}: {DIVERGED}");

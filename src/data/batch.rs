@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Ids, LoaderConfig, Tail, Window};
+use super::{Boundaries, Ids, LoaderConfig, PackedDocuments, Tail, Window, Windows};
 use crate::error::{DataError, Result};
 
 /// The id of padding in inputs and targets. Every vocabulary has it, so a lookup or a loss works there before it is
@@ -12,7 +12,7 @@ const PAD_ID: u32 = 0;
 /// Holds the windows of a training step, and their targets.
 ///
 /// Ids are `u32`, which Candle's lookups and `loss::cross_entropy` (on `target_ids.flatten_all()`) take. All tensors
-/// but `loss_mask` are views of one allocation, which one copy brings to the device. Row `b` holds `T + 1` ids:
+/// but `loss_mask` and the positions of marked documents are views of one allocation, which one copy brings to the device. Row `b` holds `T + 1` ids:
 /// `input_ids` is a view of the first `T`, `target_ids` of the last `T`. These views are not contiguous, so
 /// `flatten_all` copies.
 ///
@@ -39,32 +39,40 @@ pub struct Batch {
     /// `[B, T]`, `u32`: the token after each of `input_ids`.
     #[doc(alias = "labels")]
     pub target_ids: Tensor,
-    /// `[B, T]`, `u32`, with [`LoaderConfig::reset_positions_after`]; without it the positions of every row are `0..T`.
+    /// `[B, T]`, `u32`, with [`Boundaries::Mark`] or [`LoaderConfig::reset_positions_after`]; without them the positions
+    /// of every row are `0..T`.
     pub position_ids: Option<Tensor>,
-    /// `[B, T]`, `u8`, with [`Tail::Keep`]: 1 where there is a target, 0 at padding, which is on the right.
+    /// `[B, T]`, `u8`, with [`Tail::Keep`] or [`Boundaries::Mark`]: 1 where there is a target, 0 at padding, which is on
+    /// the right, and, with `Mark`, at the last token of a document, whose target is the first of another.
     ///
-    /// Without it every input has a target. The first masked input is the last token of the text, which nothing
-    /// follows.
+    /// Without it every input has a target. The first input masked for padding is the last token of the text, which
+    /// nothing follows.
     pub loss_mask: Option<Tensor>,
+    /// Where documents lie in each row, with [`Boundaries::Mark`]. Padding counts as a part of the last document, as in
+    /// Megatron.
+    pub documents: Option<PackedDocuments>,
 }
 
 impl Batch {
-    /// Makes a batch of at least one window, each padded to `config.max_length`.
+    /// Makes a batch of at least one of `windows`, each padded to `config.max_length`.
     pub(super) fn new<'a>(
-        windows: impl ExactSizeIterator<Item = Window<'a>>,
+        chosen: impl ExactSizeIterator<Item = Window<'a>>,
+        windows: &Windows,
         config: &LoaderConfig,
         device: &Device,
     ) -> Result<Self> {
-        let (n_rows, max_length) = (windows.len(), config.max_length);
+        let (n_rows, max_length) = (chosen.len(), config.max_length);
         let resets = config.reset_positions_after;
-        let masked = config.tail == Tail::Keep;
+        let marks = config.boundaries == Boundaries::Mark;
+        let masked = marks || config.tail == Tail::Keep;
         let too_large = || DataError::BatchTooLarge { n_rows, max_length };
         let n_parts = 1 + usize::from(resets.is_some()) + usize::from(masked);
         let row_length = n_parts.checked_mul(max_length).and_then(|ids| ids.checked_add(1)).ok_or_else(too_large)?;
         let mut rows: Vec<u32> = Vec::new();
         let n_ids = n_rows.checked_mul(row_length).ok_or_else(too_large)?;
         rows.try_reserve_exact(n_ids).map_err(|_| too_large())?;
-        for window in windows {
+        let mut documents = Vec::new();
+        for window in chosen {
             let n_padding = max_length - window.len();
             window.ids.append_to(&mut rows);
             rows.resize(rows.len() + n_padding, PAD_ID);
@@ -76,12 +84,24 @@ impl Batch {
                 rows.resize(rows.len() + window.len(), 1);
                 rows.resize(rows.len() + n_padding, 0);
             }
+            if marks {
+                let mask = rows.len() - max_length;
+                let mut ends: Vec<usize> = windows.ends_in(&window).collect();
+                ends.iter().for_each(|end| rows[mask + end - 1] = 0); // the next token begins another document
+                ends.retain(|&end| end < window.len());
+                ends.push(max_length);
+                documents.push(ends);
+            }
         }
         let rows = Tensor::from_vec(rows, (n_rows, row_length), device)?;
         let columns = |first: usize| rows.narrow(1, first, max_length);
-        let position_ids = resets.map(|_| columns(max_length + 1)).transpose()?;
+        let documents = marks.then(|| PackedDocuments { ends: documents.into() });
+        let position_ids = match &documents {
+            Some(documents) => Some(documents.position_ids(device)?),
+            None => resets.map(|_| columns(max_length + 1)).transpose()?,
+        };
         let loss_mask = masked.then(|| columns(row_length - max_length)?.to_dtype(DType::U8)).transpose()?;
-        Ok(Self { input_ids: columns(0)?, target_ids: columns(1)?, position_ids, loss_mask })
+        Ok(Self { input_ids: columns(0)?, target_ids: columns(1)?, position_ids, loss_mask, documents })
     }
 }
 

@@ -85,6 +85,11 @@ impl Documents {
         Self { numbers: 0..borders.len() - 1, borders: Borders::Held(borders), ids: self.ids.clone() }
     }
 
+    /// Iterates over the ends of documents that lie after `from`.
+    pub(super) fn ends_after(&self, from: usize) -> impl Iterator<Item = usize> {
+        (self.first(|range| range.end > from)..self.len()).map(|number| self.range(number).end)
+    }
+
     /// Splits off the first `n` ids, which must exist. A document on the border is cut in two; empty ones are left out.
     pub(super) fn split_at(&self, n: usize) -> (Self, Self) {
         let documents = self.without_empty();

@@ -8,7 +8,7 @@ use candle_core::Device;
 
 use super::order::{Order, Seeding};
 use super::state::{Identity, LoaderState, Stage};
-use super::{Batch, LoaderConfig, Tokens, Windows};
+use super::{Batch, Boundaries, LoaderConfig, Tokens, Windows};
 use crate::error::{DataError, Result};
 
 /// How many windows ahead to prefetch: each row of a shuffled batch lies somewhere else in a text that may exceed the
@@ -94,12 +94,22 @@ impl Loader {
     ///
     /// # Errors
     /// [`DataError::Zero`] if a length or size in `config` is 0, [`DataError::TooShort`] if no window fits into a
-    /// document, [`DataError::NoBatch`] if there are fewer windows than a batch has, with `drop_last`.
+    /// document, [`DataError::NoBatch`] if there are fewer windows than a batch has, with `drop_last`,
+    /// [`DataError::PositionsTwice`] for two settings that restart positions.
     pub fn new(tokens: &Tokens, config: LoaderConfig, seeding: Seeding, device: &Device) -> Result<Self> {
         if config.batch_size == 0 {
             return Err(DataError::Zero { name: "batch_size" }.into());
         }
-        let windows = Windows::new(tokens, config.max_length, config.stride, config.tail)?;
+        let separator = config.reset_positions_after.filter(|_| config.boundaries == Boundaries::Mark);
+        if let Some(separator) = separator {
+            return Err(DataError::PositionsTwice { separator }.into());
+        }
+        let windows = match config.boundaries {
+            Boundaries::Keep => Windows::new(tokens, config.max_length, config.stride, config.tail)?,
+            Boundaries::Mark | Boundaries::Ignore => {
+                Windows::across(tokens, config.max_length, config.stride, config.tail)?
+            }
+        };
         let progress = Progress { epoch: 0, n_samples: 0, stage: Stage::Between, order: None, resumed: false };
         let (rank, world_size) = (0, 1);
         let device = device.clone();
@@ -298,7 +308,7 @@ impl Loader {
     }
 
     fn identity(&self) -> Identity {
-        Identity::new(&self.windows, self.config.shuffle, self.seeding.kind())
+        Identity::new(&self.windows, &self.config, self.seeding.kind())
     }
 
     // Each statement leaves the progress consistent, so a panic while the lock is held does no harm.
@@ -438,7 +448,7 @@ impl<L: Deref<Target = Loader>> Iterator for Epoch<L> {
             }
             window(nth)
         });
-        let batch = Batch::new(windows, &loader.config, &loader.device);
+        let batch = Batch::new(windows, &loader.windows, &loader.config, &loader.device);
         match &batch {
             Ok(_) => {
                 self.n_samples += n_step;

@@ -31,6 +31,7 @@
 mod batch;
 #[cfg(feature = "tokenizer")]
 mod book;
+mod boundaries;
 pub mod corpus;
 mod documents;
 mod ids;
@@ -38,6 +39,7 @@ mod index;
 mod loader;
 mod mapped;
 mod order;
+mod packed;
 mod state;
 mod text;
 mod tokens;
@@ -51,9 +53,11 @@ pub use batch::Batch;
 #[cfg(feature = "tokenizer")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokenizer")))]
 pub use book::create_dataloader_v1;
+pub use boundaries::Boundaries;
 pub use ids::{Ids, IdsIter};
 pub use loader::{Epoch, Loader};
 pub use order::Seeding;
+pub use packed::PackedDocuments;
 pub use state::LoaderState;
 pub use text::read_text;
 pub use tokens::Tokens;
@@ -86,9 +90,12 @@ pub struct LoaderConfig {
     pub drop_last: bool,
     /// What happens to the targets after the last whole window.
     pub tail: Tail,
+    /// Whether windows may cross from one document into the next, and whether batches then say where.
+    pub boundaries: Boundaries,
     /// Gives batches `position_ids` that restart at 0 after this token, such as GPT-2's end of text.
     ///
-    /// Use it for [`joined`](Tokens::joined) documents. The token itself belongs to the document that it ends.
+    /// Use it for [`joined`](Tokens::joined) documents, of which the boundaries are forgotten; else
+    /// [`Boundaries::Mark`] does more and guesses nothing. The token itself belongs to the document that it ends.
     #[doc(alias = "document_separator")]
     pub reset_positions_after: Option<u32>,
 }
@@ -100,6 +107,7 @@ builders!(LoaderConfig {
     with_shuffle(shuffle: bool),
     with_drop_last(drop_last: bool),
     with_tail(tail: Tail),
+    with_boundaries(boundaries: Boundaries),
     with_reset_positions_after(reset_positions_after: u32, Some),
 });
 
@@ -114,6 +122,7 @@ impl Default for LoaderConfig {
             shuffle: true,
             drop_last: true,
             tail: Tail::Drop,
+            boundaries: Boundaries::Keep,
             reset_positions_after: None,
         }
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::order::{OrderSource, SeedingKind};
-use super::{Tail, Windows};
+use super::{Boundaries, LoaderConfig, Tail, Windows};
 use crate::error::{DataError, Result};
 use crate::rng::GeneratorState;
 
@@ -57,6 +57,7 @@ impl LoaderState {
         agree("max_length", saved.max_length, given.max_length)?;
         agree("stride", saved.stride, given.stride)?;
         agree("tail", saved.tail, given.tail)?;
+        agree("boundaries", saved.boundaries, given.boundaries)?;
         agree("n_windows", saved.n_windows, given.n_windows)?;
         agree("shuffle", saved.shuffle, given.shuffle)?;
         agree("seeding", saved.seeding, given.seeding)?;
@@ -90,12 +91,15 @@ pub(super) struct Identity {
     max_length: usize,
     stride: usize,
     tail: Tail,
+    /// States of earlier versions, in which no window crossed, do not say it.
+    #[serde(default)]
+    boundaries: Boundaries,
     shuffle: bool,
     seeding: SeedingKind,
 }
 
 impl Identity {
-    pub(super) fn new(windows: &Windows, shuffle: bool, seeding: SeedingKind) -> Self {
+    pub(super) fn new(windows: &Windows, config: &LoaderConfig, seeding: SeedingKind) -> Self {
         Self {
             n_tokens: windows.tokens().n_tokens(),
             n_documents: windows.tokens().n_documents(),
@@ -103,7 +107,8 @@ impl Identity {
             max_length: windows.max_length(),
             stride: windows.stride(),
             tail: windows.tail(),
-            shuffle,
+            boundaries: config.boundaries,
+            shuffle: config.shuffle,
             seeding,
         }
     }

@@ -16,7 +16,8 @@ const PIECE_IDS: usize = 1 << 20;
 
 /// Holds the token ids of one or more documents, in a buffer that all clones and splits share.
 ///
-/// No window crosses from one document into the next, nor from one split into the other.
+/// No window crosses from one split into the other, nor, unless [`Boundaries`](super::Boundaries) say so, from one
+/// document into the next.
 ///
 /// ```
 /// use candle_gpt_input::data::Tokens;
@@ -94,6 +95,16 @@ impl Tokens {
     /// Returns where a document, which must exist, lies among the ids of the buffer.
     pub(super) fn document_range(&self, number: usize) -> Range<usize> {
         self.documents.range(number)
+    }
+
+    /// Returns where all documents lie among the ids of the buffer.
+    pub(super) fn range(&self) -> Range<usize> {
+        self.documents.ids()
+    }
+
+    /// Iterates over the places in the buffer after `from` where documents end.
+    pub(super) fn ends_after(&self, from: usize) -> impl Iterator<Item = usize> {
+        self.documents.ends_after(from)
     }
 
     /// Returns ids by their place in the buffer, where documents lie one after the other.

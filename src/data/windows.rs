@@ -61,6 +61,8 @@ impl FromStr for Tail {
 pub struct Window<'a> {
     /// The input ids and the last target: at least two ids.
     pub(super) ids: Ids<'a>,
+    /// The place of the first id in the buffer.
+    pub(super) start: usize,
 }
 
 impl<'a> Window<'a> {
@@ -118,7 +120,9 @@ pub struct Windows {
     max_length: usize,
     stride: usize,
     tail: Tail,
-    /// The number of windows up to the end of each document.
+    /// Whether all documents are cut as one.
+    crosses: bool,
+    /// The number of windows up to the end of each document, or of the one of all.
     ends: Arc<[usize]>,
 }
 
@@ -128,12 +132,36 @@ impl Windows {
     /// # Errors
     /// [`DataError::Zero`] if `max_length` or `stride` is 0, [`DataError::TooShort`] if there is no window.
     pub fn new(tokens: &Tokens, max_length: usize, stride: usize, tail: Tail) -> Result<Self> {
+        Self::of_texts(tokens, max_length, stride, tail, false)
+    }
+
+    /// Finds windows as [`new`](Self::new) does, but in all documents one behind the other, as if they were one.
+    ///
+    /// ```
+    /// use candle_gpt_input::data::{Tail, Tokens, Windows};
+    ///
+    /// let tokens = Tokens::from_documents([[1, 2, 3], [4, 5, 6]]);
+    /// let windows = Windows::across(&tokens, 2, 2, Tail::Drop)?;
+    /// assert_eq!(windows.n_windows(), 2); // ceil((6 - 2) / 2)
+    /// assert_eq!(windows.get(1).unwrap().input_ids(), [3, 4]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn across(tokens: &Tokens, max_length: usize, stride: usize, tail: Tail) -> Result<Self> {
+        Self::of_texts(tokens, max_length, stride, tail, true)
+    }
+
+    fn of_texts(tokens: &Tokens, max_length: usize, stride: usize, tail: Tail, crosses: bool) -> Result<Self> {
         for (name, value) in [("max_length", max_length), ("stride", stride)] {
             if value == 0 {
                 return Err(DataError::Zero { name }.into());
             }
         }
-        let counts = tokens.documents().map(|document| count(document.len(), max_length, stride, tail));
+        let n_texts = if crosses { 1 } else { tokens.n_documents() };
+        let length = |text: usize| if crosses { tokens.n_tokens() } else { tokens.document_range(text).len() };
+        let counts = (0..n_texts).map(|text| count(length(text), max_length, stride, tail));
         let ends: Arc<[usize]> = counts
             .scan(0, |end, n_windows| {
                 *end += n_windows;
@@ -141,16 +169,14 @@ impl Windows {
             })
             .collect();
         if ends.last().is_none_or(|&n_windows| n_windows == 0) {
-            let n_tokens = tokens.documents().map(|ids| ids.len()).max().unwrap_or(0);
+            let (n_documents, n_tokens) = (n_texts, (0..n_texts).map(length).max().unwrap_or(0));
             let n_needed = match tail {
                 Tail::Drop => max_length.saturating_add(1),
                 Tail::Keep => 2,
             };
-            return Err(
-                DataError::TooShort { max_length, n_needed, n_documents: tokens.n_documents(), n_tokens }.into()
-            );
+            return Err(DataError::TooShort { max_length, n_needed, n_documents, n_tokens }.into());
         }
-        Ok(Self { tokens: tokens.clone(), max_length, stride, tail, ends })
+        Ok(Self { tokens: tokens.clone(), max_length, stride, tail, crosses, ends })
     }
 
     /// Returns the number of windows, `len(dataset)`.
@@ -168,7 +194,8 @@ impl Windows {
 
     /// Returns a window, which must exist.
     pub(super) fn window(&self, number: usize) -> Window<'_> {
-        Window { ids: self.tokens.ids_at(self.range(number)) }
+        let range = self.range(number);
+        Window { start: range.start, ids: self.tokens.ids_at(range) }
     }
 
     /// Holds the ids of a window, which must exist, against the vocabulary of a mapped corpus.
@@ -180,9 +207,17 @@ impl Windows {
     fn range(&self, number: usize) -> Range<usize> {
         let document = self.ends.partition_point(|&end| end <= number);
         let first = document.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let ids = self.tokens.document_range(document);
+        let ids = if self.crosses { self.tokens.range() } else { self.tokens.document_range(document) };
         let start = ids.start + (number - first) * self.stride;
         start..start.saturating_add(self.max_length).saturating_add(1).min(ids.end)
+    }
+
+    /// Iterates over the ends of documents inside a window, after which another of its ids follows.
+    pub(super) fn ends_in(&self, window: &Window<'_>) -> impl Iterator<Item = usize> {
+        let (start, n_ids) = (window.start, window.ids.len());
+        let ends = self.tokens.ends_after(start).map(move |end| end - start).take_while(move |&end| end < n_ids);
+        let mut last = 0;
+        ends.filter(move |&end| std::mem::replace(&mut last, end) != end) // empty documents end where another does
     }
 
     /// Returns the text.

@@ -74,6 +74,25 @@ pub enum DataError {
         /// The number of shards.
         world_size: usize,
     },
+    /// Rows of documents that are not equally long.
+    #[error("row {row} has documents of {got} tokens in all, but row 0 of {expected}: all rows need the same number")]
+    DocumentRows {
+        /// The row.
+        row: usize,
+        /// Its tokens.
+        got: usize,
+        /// Those of the first row.
+        expected: usize,
+    },
+    /// Two settings that both restart positions.
+    #[error(
+        "`boundaries` mark restarts positions at each document, and `reset_positions_after` {separator} after a token: \
+         choose one of them"
+    )]
+    PositionsTwice {
+        /// The token.
+        separator: u32,
+    },
     /// A batch too large to allocate.
     #[error("a batch of {n_rows} windows of {max_length} tokens does not fit in memory")]
     BatchTooLarge {

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::data::PackedDocuments;
 use crate::dropout::dropout;
 use crate::error::{Error, Result};
 use crate::kernel::{self, Scores, to_host, unravel};
@@ -37,6 +38,7 @@ pub struct Attention {
     bias: Option<Tensor>,
     /// `[B, 1, 1, M]`: 0 where a key counts, -∞ where it is padding.
     padding: Option<Tensor>,
+    documents: Option<PackedDocuments>,
     dropout: Option<(f64, Generator)>,
 }
 
@@ -44,7 +46,7 @@ impl Attention {
     /// Lets each query see its own key and the earlier ones.
     #[doc(alias = "is_causal")]
     pub fn causal() -> Self {
-        Self { is_causal: true, scale: None, bias: None, padding: None, dropout: None }
+        Self { is_causal: true, scale: None, bias: None, padding: None, documents: None, dropout: None }
     }
 
     /// Lets each query see all keys.
@@ -95,6 +97,30 @@ impl Attention {
         Ok(self)
     }
 
+    /// Hides the keys of other documents than the query's: those of a packed [`Batch`](crate::data::Batch).
+    ///
+    /// In f32, f16 and bf16 on the CPU a document then gets the output and gradients that it gets alone, to the bit.
+    /// Elsewhere sums run over whole rows, with zeros for other documents, so they may differ in their last bits.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_gpt_input::data::PackedDocuments;
+    /// use candle_gpt_input::nn::Attention;
+    ///
+    /// let tensor = |x: [f32; 3]| Tensor::from_vec(x.to_vec(), (1, 1, 3, 1), &Device::Cpu); // B = H = 1, T = 3, D = 1
+    /// let (zeros, v) = (tensor([0., 0., 0.])?, tensor([2., 4., 8.])?);
+    /// let documents = PackedDocuments::from_lengths([[2, 1]])?; // the third token begins another document
+    /// let y = Attention::causal().with_documents(&documents).forward(&zeros, &zeros, &v)?;
+    /// assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, [2., 3., 8.]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    #[doc(alias("cu_seqlens", "flash_attn_varlen", "block_causal"))]
+    #[must_use]
+    pub fn with_documents(mut self, documents: &PackedDocuments) -> Self {
+        self.documents = Some(documents.clone());
+        self
+    }
+
     /// Drops weights with probability `p`, by masks drawn from `generator`: for training only.
     ///
     /// The masks are those of transformers with `attn_implementation="eager"`.
@@ -116,7 +142,7 @@ impl Attention {
     /// - returns: `[B, H, T_q, D_v]`; `.transpose(1, 2)` and a reshape to `[B, T_q, H · D_v]` cost nothing after it
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] for other shapes, of the bias and the mask as well, [`Error::TableMismatch`] if dtypes
+    /// [`Error::ShapeMismatch`] for other shapes, of bias, mask and documents as well, [`Error::TableMismatch`] if dtypes
     /// or devices differ, [`Error::FloatDType`] for integers.
     pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         is_float("q", q.dtype())?;
@@ -214,8 +240,15 @@ impl Attention {
                 None => padding,
             });
         }
+        if let Some(documents) = &self.documents {
+            let given = (documents.n_rows(), documents.row_length());
+            if given != (b, t_k) {
+                return Err(wrong_shape("documents", given, format!("[{b}, {t_k}]: B rows of T_k tokens")));
+            }
+        }
         let scale = self.scale.unwrap_or(1.0 / (d as f64).sqrt());
-        Ok(Scores { scale, is_causal: self.is_causal, bias })
+        let documents = self.documents.as_ref().map(|documents| documents.ends.clone());
+        Ok(Scores { scale, is_causal: self.is_causal, bias, documents })
     }
 }
 

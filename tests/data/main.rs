@@ -3,6 +3,7 @@
 // Long because every law of loaders is a short test on the same few texts.
 
 mod corpus;
+mod documents;
 #[path = "../support/mod.rs"]
 mod support;
 

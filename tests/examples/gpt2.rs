@@ -15,10 +15,12 @@ use crate::support::{assert_bits_eq, assert_close, difference, error_text, golde
 use crate::{example, failure, stdout};
 use candle_core::{D, DType, Device, IndexOp, Tensor, Var};
 use candle_gpt_input::checkpoint::{Checkpoint, save_tensors};
+use candle_gpt_input::data::{PackedDocuments, Tokens};
+use candle_gpt_input::lm_head::{LossOptions, Reduction};
 use candle_gpt_input::rng::Generator;
-use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead};
+use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead, Positions};
 use candle_nn::{VarBuilder, VarMap};
-use model::{Gpt2, KvCache};
+use model::{Gpt2, KvCache, Seen};
 use tempfile::TempDir;
 
 /// f32 sums in another order than torch's. 1e-5 of the largest element is some hundred roundings, and far less than any
@@ -208,6 +210,25 @@ fn every_gradient_is_pytorchs() {
     }
 }
 
+/// Returns a model drawn from `seed`, and its parameters by name.
+fn drawn(config: &GptInputConfig, seed: u64, dtype: DType) -> (Gpt2, Vec<(String, Var)>) {
+    let (device, varmap) = (Device::Cpu, VarMap::new());
+    let vb = VarBuilder::from_varmap(&varmap, dtype, &device);
+    let generator = Generator::manual_seed(seed);
+    let input = GptInputLayer::load(vb.clone(), config).unwrap().with_generator(&generator);
+    let model = Gpt2::new(input, vb).unwrap();
+    let vars = varmap.data().lock().unwrap();
+    let mut vars: Vec<_> = vars.iter().map(|(name, var)| (name.clone(), var.clone())).collect();
+    vars.sort_by(|(left, _), (right, _)| left.cmp(right));
+    for (name, var) in &vars {
+        let mut values = vec![0.0; var.elem_count()];
+        generator.normal_f32(&mut values, if name.contains("ln_") { 1.0 } else { 0.0 }, 0.3).unwrap();
+        let values = Tensor::from_vec(values, var.shape(), &device).unwrap();
+        var.set(&values.to_dtype(dtype).unwrap()).unwrap();
+    }
+    (model, vars)
+}
+
 /// Returns the loss of a model drawn from `seed`, and all its gradients by name, in one dtype.
 fn loss_and_gradients(
     config: &GptInputConfig,
@@ -215,28 +236,93 @@ fn loss_and_gradients(
     seed: u64,
     dtype: DType,
 ) -> Vec<(String, Tensor)> {
-    let (device, varmap) = (Device::Cpu, VarMap::new());
-    let vb = VarBuilder::from_varmap(&varmap, dtype, &device);
-    let generator = Generator::manual_seed(seed);
-    let input = GptInputLayer::load(vb.clone(), config).unwrap().with_generator(&generator);
-    let model = Gpt2::new(input, vb).unwrap();
-    let vars = varmap.data().lock().unwrap();
-    let mut vars: Vec<_> = vars.iter().collect();
-    vars.sort_by_key(|(name, _)| *name);
-    for (name, var) in &vars {
-        let mut values = vec![0.0; var.elem_count()];
-        generator.normal_f32(&mut values, if name.contains("ln_") { 1.0 } else { 0.0 }, 0.3).unwrap();
-        let values = Tensor::from_vec(values, var.shape(), &device).unwrap();
-        var.set(&values.to_dtype(dtype).unwrap()).unwrap();
-    }
+    let (device, (model, vars)) = (Device::Cpu, drawn(config, seed, dtype));
     let ids: Vec<u32> = (0..b * (t + 1)).map(|i| (i * i * 7 % config.vocab_size) as u32).collect();
     let ids = Tensor::from_vec(ids, (b, t + 1), &device).unwrap();
     let embeds = model.input().forward(&ids.i((.., ..t)).unwrap()).unwrap();
-    let hidden_states = model.transform(embeds, 0.into(), None, None, true).unwrap();
+    let hidden_states = model.transform(embeds, 0.into(), Seen::default(), None, true).unwrap();
     let loss = model.lm_head().loss(&hidden_states, &ids.i((.., 1..)).unwrap(), &Default::default()).unwrap();
     let grads = loss.backward().unwrap();
     let named = vars.iter().map(|(name, var)| (name.to_string(), grads.get(var).expect(name).clone()));
     std::iter::once(("loss".to_string(), loss.clone())).chain(named).collect()
+}
+
+/// The hidden states of packed documents, or of rows without any.
+fn states(model: &Gpt2, ids: &Tensor, documents: Option<&PackedDocuments>) -> Tensor {
+    let positions = match documents {
+        Some(documents) => Positions::from(documents.position_ids(&Device::Cpu).unwrap()),
+        None => 0.into(),
+    };
+    let embeds = model.input().forward_at(ids, positions.clone()).unwrap();
+    model.transform(embeds, positions, Seen { documents, ..Seen::default() }, None, false).unwrap()
+}
+
+#[test]
+fn a_packed_document_is_a_document_alone() {
+    let lengths = [vec![5usize, 1, 34], vec![33, 7]];
+    let documents = PackedDocuments::from_lengths(&lengths).unwrap();
+    let t = documents.row_length();
+    let texts = Tokens::from_documents(
+        lengths
+            .concat()
+            .iter()
+            .enumerate()
+            .map(|(i, &length)| (0..length).map(|at| ((at * at * 7 + 13 * i) % 61) as u32).collect::<Vec<_>>()),
+    );
+    let packed: Vec<u32> = texts.documents().flat_map(|ids| ids.to_vec()).collect();
+    let packed = Tensor::from_vec(packed, (2, t), &Device::Cpu).unwrap();
+    let places = lengths.iter().enumerate().flat_map(|(row, lengths)| {
+        lengths.iter().scan(0, move |start, &length| {
+            *start += length;
+            Some((row, *start - length, length))
+        })
+    });
+    let places: Vec<(usize, usize, usize)> = places.collect();
+    let in_scores = ["shaw", "deberta", "transformer-xl"];
+    let fused = ["learned", "sinusoidal", "rope", "alibi", "t5", "none"].map(|scheme| (scheme, 16));
+    for (scheme, n_embd) in fused.into_iter().chain(in_scores.map(|scheme| (scheme, 16))).chain([("learned", 192)]) {
+        let config = GptInputConfig::new(61, t, n_embd).with_n_layer(2).with_n_head(2);
+        let config = config.with_position(scheme.parse().unwrap());
+        let (model, vars) = drawn(&config, 3, DType::F32);
+        let together = states(&model, &packed, Some(&documents));
+        let cut = |x: &Tensor, &(row, start, length): &(usize, usize, usize)| {
+            x.narrow(0, row, 1).unwrap().narrow(1, start, length).unwrap()
+        };
+        // The loss of all targets is the sum of the documents' losses, and so are its gradients.
+        let sum = LossOptions::default().with_reduction(Reduction::Sum);
+        let loss = |states: &Tensor, ids: &Tensor, mask: Option<&Tensor>| {
+            let n = ids.dim(1).unwrap() - 1;
+            let options = mask.map_or(sum.clone(), |mask| sum.clone().with_mask(mask));
+            let states = states.narrow(1, 0, n).unwrap().contiguous().unwrap();
+            model.lm_head().loss(&states, &ids.narrow(1, 1, n).unwrap().contiguous().unwrap(), &options).unwrap()
+        };
+        let mask = documents.position_ids(&Device::Cpu).unwrap().narrow(1, 1, t - 1).unwrap().ne(0u32).unwrap();
+        let all = loss(&together, &packed, Some(&mask.contiguous().unwrap()));
+        let all_grads = all.backward().unwrap();
+        let mut alone_losses = Vec::new();
+        for place in &places {
+            let ids = cut(&packed, place).contiguous().unwrap();
+            let alone = states(&model, &ids, None);
+            // Schemes that act in the scores sum over whole rows.
+            match in_scores.contains(&scheme) {
+                true => assert_close(scheme, &cut(&together, place), &alone, SUMS),
+                false => assert_bits_eq(&cut(&together, place), &alone),
+            }
+            if place.2 > 1 {
+                alone_losses.push(loss(&alone, &ids, None));
+            }
+        }
+        let alone = Tensor::stack(&alone_losses, 0).unwrap().sum_all().unwrap();
+        let alone_grads = alone.backward().unwrap();
+        assert_close(scheme, &all, &alone, SUMS);
+        for (name, var) in &vars {
+            if name.ends_with("pos_key_proj.bias") {
+                continue; // it moves all scores of a query alike, so its gradient is rounding alone
+            }
+            let (all, alone) = (all_grads.get(var).expect(name), alone_grads.get(var).expect(name));
+            assert_close(&format!("{scheme}, {name}"), all, alone, SUMS);
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod head;
 mod loss;
 mod nn;
 mod optim;
+mod packed;
 mod quantized_linear;
 mod resize;
 mod sharing;

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, Layout, Tensor};
 use half::{bf16, f16};
@@ -25,12 +26,22 @@ pub(crate) struct Scores {
     pub(crate) is_causal: bool,
     /// `[1 or B, 1 or H, 1 or T_q, T_k]`
     pub(crate) bias: Option<Tensor>,
+    /// For each of B rows the ends of its documents, of which the last is T_k: a query sees no key of another document.
+    pub(crate) documents: Option<Arc<[Vec<usize>]>>,
 }
 
 impl Scores {
-    /// Returns how many keys query `query` of `t_q` sees: the first ones.
-    pub(super) fn n_seen(&self, query: usize, t_q: usize, t_k: usize) -> usize {
+    /// Returns where the keys end that query `query` of `t_q` may see, documents aside.
+    pub(super) fn end_of_seen(&self, query: usize, t_q: usize, t_k: usize) -> usize {
         if self.is_causal { (query + 1 + t_k).saturating_sub(t_q) } else { t_k }
+    }
+
+    /// Returns the documents of row `b` as ranges of keys.
+    fn documents(&self, b: usize, t_k: usize) -> impl Iterator<Item = Range<usize>> {
+        let ends = self.documents.as_ref().map_or(&[][..], |rows| &rows[b]);
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        // Without documents there is one, of all keys.
+        starts.zip(ends.iter().copied().chain(ends.is_empty().then_some(t_k))).map(|(start, end)| start..end)
     }
 }
 
@@ -172,32 +183,44 @@ impl<'a> Job<'a> {
         Operands { b, h, q, k: self.k.head(b, kv_head), v: self.v.head(b, kv_head) }
     }
 
-    /// Returns the queries, a few at a time.
-    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
-        let t_q = self.t_q();
-        (0..t_q).step_by(ROWS).map(move |first| first..t_q.min(first + ROWS))
+    /// Returns the queries of a row, a few of one document at a time, with the keys of that document. Each document is
+    /// divided as if it were alone, so its bits are those that it has alone.
+    fn blocks(&self, b: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let (t_q, t_k) = (self.t_q(), self.t_k());
+        self.scores.documents(b, t_k).flat_map(move |keys| {
+            // The last query stands at the last key. Queries before the first key belong to the first document.
+            let query_at = |key: usize| if key == 0 { 0 } else { (key + t_q).saturating_sub(t_k) };
+            let (start, end) = (query_at(keys.start), query_at(keys.end));
+            (start..end).step_by(ROWS).map(move |first| (first..end.min(first + ROWS), keys.clone()))
+        })
     }
 
-    /// Computes the weights of `queries` over the keys that the last of them sees, and returns how many these are.
-    fn weights(&self, head: &Operands<'_>, queries: &Range<usize>, weights: &mut Vec<f32>) -> usize {
-        let n_seen = |query| self.scores.n_seen(query, self.t_q(), self.t_k());
-        let n = n_seen(queries.end - 1);
-        weights.resize(queries.len() * n, 0.0);
-        if n == 0 {
-            return 0;
+    /// Computes the weights of `queries` over the keys of their document that the last of them sees, and returns these.
+    fn weights(
+        &self,
+        head: &Operands<'_>,
+        queries: &Range<usize>,
+        keys: &Range<usize>,
+        weights: &mut Vec<f32>,
+    ) -> Range<usize> {
+        let seen = |query| keys.start..self.scores.end_of_seen(query, self.t_q(), self.t_k()).min(keys.end);
+        let keys = seen(queries.end - 1);
+        weights.resize(queries.len() * keys.len(), 0.0);
+        if keys.is_empty() {
+            return keys;
         }
         let d = head.k.width;
         let q = Matrix::new(&head.q[queries.start * d..], queries.len(), d);
-        matmul(weights, Update::Overwrite, q, head.k.rows(0..n).t());
-        for (row, query) in weights.chunks_mut(n).zip(queries.clone()) {
-            let (seen, later) = row.split_at_mut(n_seen(query));
+        matmul(weights, Update::Overwrite, q, head.k.rows(keys.clone()).t());
+        for (row, query) in weights.chunks_mut(keys.len()).zip(queries.clone()) {
+            let (seen, later) = row.split_at_mut(seen(query).len());
             if let Some(bias) = &self.bias {
-                add(seen, bias.row(head.b, head.h, query));
+                add(seen, &bias.row(head.b, head.h, query)[keys.start..]);
             }
             SOFTMAX.forward_row(seen);
             later.fill(0.0);
         }
-        n
+        keys
     }
 
     /// Computes the output `[T_q, D]` of one head.
@@ -205,11 +228,12 @@ impl<'a> Job<'a> {
         let (head, mut weights) = (self.operands(b, h), Vec::new());
         let d = head.v.width;
         let mut out = vec![0.0; self.t_q() * d];
-        for queries in self.blocks() {
-            let n = self.weights(&head, &queries, &mut weights);
-            if n > 0 {
+        for (queries, keys) in self.blocks(b) {
+            let keys = self.weights(&head, &queries, &keys, &mut weights);
+            if !keys.is_empty() {
                 let rows = &mut out[queries.start * d..queries.end * d];
-                matmul(rows, Update::Overwrite, Matrix::new(&weights, queries.len(), n), head.v.rows(0..n));
+                let weights = Matrix::new(&weights, queries.len(), keys.len());
+                matmul(rows, Update::Overwrite, weights, head.v.rows(keys));
             }
         }
         out
@@ -222,22 +246,23 @@ impl<'a> Job<'a> {
         let mut q_grad = vec![0.0; self.t_q() * d];
         let (mut k_grad, mut v_grad) = (vec![0.0; self.t_k() * d], vec![0.0; self.t_k() * d_v]);
         let (mut weights, mut scores_grad) = (Vec::new(), Vec::new());
-        for queries in self.blocks() {
-            let n = self.weights(&head, &queries, &mut weights);
+        for (queries, keys) in self.blocks(b) {
+            let keys = self.weights(&head, &queries, &keys, &mut weights);
+            let n = keys.len();
             if n == 0 {
                 continue;
             }
             let out_grad = out_grad.rows(queries.clone());
             scores_grad.resize(weights.len(), 0.0);
-            matmul(&mut scores_grad, Update::Overwrite, out_grad, head.v.rows(0..n).t());
+            matmul(&mut scores_grad, Update::Overwrite, out_grad, head.v.rows(keys.clone()).t());
             let rows = weights.chunks(n).zip(scores_grad.chunks_mut(n));
             rows.for_each(|(weights, grad)| Softmax::backward_row(weights, grad));
             let of = |values| Matrix::new(values, queries.len(), n);
             let q = Matrix::new(&head.q[queries.start * d..], queries.len(), d);
-            matmul(&mut v_grad, Update::Add, of(&weights).t(), out_grad);
-            matmul(&mut k_grad, Update::Add, of(&scores_grad).t(), q);
+            matmul(&mut v_grad[keys.start * d_v..keys.end * d_v], Update::Add, of(&weights).t(), out_grad);
+            matmul(&mut k_grad[keys.start * d..keys.end * d], Update::Add, of(&scores_grad).t(), q);
             let rows = &mut q_grad[queries.start * d..queries.end * d];
-            matmul(rows, Update::Overwrite, of(&scores_grad), head.k.rows(0..n));
+            matmul(rows, Update::Overwrite, of(&scores_grad), head.k.rows(keys));
             rows.iter_mut().for_each(|g| *g *= scale);
         }
         [q_grad, k_grad, v_grad]

@@ -87,7 +87,7 @@ pub(crate) fn attention_scores(q: &Tensor, k: &Tensor, scores: &Scores) -> Candl
     masked_scores(&found, scores)
 }
 
-/// Adds bias and causal mask to scores, in f32 at least.
+/// Adds bias and masks to scores, in f32 at least.
 pub(crate) fn masked_scores(found: &Tensor, scores: &Scores) -> CandleResult<Tensor> {
     let mut found = widened(found)?;
     let (_, _, t_q, t_k) = found.dims4()?;
@@ -96,13 +96,29 @@ pub(crate) fn masked_scores(found: &Tensor, scores: &Scores) -> CandleResult<Ten
     }
     if scores.is_causal && t_q > 1 {
         let row = |query| {
-            let n_seen = scores.n_seen(query, t_q, t_k);
-            (0..t_k).map(move |key| if key < n_seen { 0f32 } else { f32::NEG_INFINITY })
+            let end = scores.end_of_seen(query, t_q, t_k);
+            (0..t_k).map(move |key| if key < end { 0f32 } else { f32::NEG_INFINITY })
         };
         let mask = Tensor::from_vec((0..t_q).flat_map(row).collect(), (t_q, t_k), found.device())?;
         found = found.broadcast_add(&mask.to_dtype(found.dtype())?)?;
     }
+    if let Some(rows) = &scores.documents {
+        let (queries, keys) = (document_numbers(rows, t_q, t_k), document_numbers(rows, t_k, t_k));
+        let queries = Tensor::from_vec(queries, (rows.len(), 1, t_q, 1), found.device())?;
+        let keys = Tensor::from_vec(keys, (rows.len(), 1, 1, t_k), found.device())?;
+        let is_seen = queries.broadcast_eq(&keys)?;
+        found = found.broadcast_add(&is_seen.to_dtype(found.dtype())?.log()?)?; // the logarithms are 0 and -∞
+    }
     Ok(found)
+}
+
+/// Returns in which document of its row each of the last `t` of `t_k` tokens lies; before the first, in the first.
+fn document_numbers(rows: &[Vec<usize>], t: usize, t_k: usize) -> Vec<u32> {
+    let number = |ends: &Vec<usize>, token: usize| {
+        let key = (token + t_k).saturating_sub(t);
+        ends.partition_point(|&end| end <= key) as u32
+    };
+    rows.iter().flat_map(|ends| (0..t).map(move |token| number(ends, token))).collect()
 }
 
 /// Computes the sums of `v` by `weights`: `[B, H, T_q, T_k]` and `[B, H_kv, T_k, D]` make `[B, H, T_q, D]`.
