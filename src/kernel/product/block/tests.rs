@@ -84,7 +84,7 @@ fn assert_slopes(piece: Piece<'_>, inputs: &[Tensor]) {
 }
 
 fn scores(is_causal: bool, bias: Option<Tensor>) -> Scores {
-    Scores { scale: 0.4, is_causal, bias }
+    Scores { scale: 0.4, is_causal, bias, documents: None }
 }
 
 /// A bias that hides some keys from some queries, and query 1 of head 0 from all.
