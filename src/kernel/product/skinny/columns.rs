@@ -14,6 +14,7 @@ use super::sweep::{Take, Vectors};
 use super::x86;
 use crate::kernel::core::element::Element;
 use crate::kernel::core::parallel::{for_each_index, map_in_parallel};
+use crate::kernel::core::simd::vectorised;
 use crate::kernel::product::exp::FUSED_HERE;
 
 /// Rows of the weight that are summed on their own.
@@ -158,13 +159,17 @@ impl Groups {
     fn new<E: Element<Wide = f32>>(hidden: &Hidden<'_, E>, rows: Range<usize>, together: usize) -> Self {
         let (n_rows, n_columns) = (rows.len(), hidden.n_columns);
         let n_groups = n_rows.div_ceil(together);
-        let mut groups = Self { values: Vec::with_capacity(n_rows * n_columns), n_rows, n_columns, n_groups };
+        let mut groups = Self { values: vec![0.0; n_rows * n_columns], n_rows, n_columns, n_groups };
         let (by_row, by_column) = hidden.strides;
-        for group in 0..n_groups {
-            let in_group = groups.rows(group);
-            for column in 0..n_columns {
-                let value = |row: usize| hidden.values[(rows.start + row) * by_row + column * by_column].widen();
-                groups.values.extend(in_group.clone().map(value));
+        for in_group in (0..n_groups).map(|group| groups.rows(group)).collect::<Vec<_>>() {
+            for (n, row) in in_group.clone().enumerate() {
+                let from = &hidden.values[(rows.start + row) * by_row..];
+                let to = groups.values[in_group.start * n_columns + n..].iter_mut().step_by(in_group.len());
+                let to = to.take(n_columns);
+                match by_column {
+                    1 => vectorised(|| to.zip(from).for_each(|(to, x)| *to = x.widen())),
+                    _ => to.enumerate().for_each(|(i, to)| *to = from[i * by_column].widen()),
+                }
             }
         }
         groups

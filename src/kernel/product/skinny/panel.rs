@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::ints::LANES;
 use super::kind::Lanes;
 use crate::kernel::core::element::Element;
+use crate::kernel::core::simd::vectorised;
 
 /// Rows of hidden states, of any strides.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +15,11 @@ pub(in super::super) struct Hidden<'a, E> {
     pub(in super::super) n_rows: usize,
     pub(in super::super) n_columns: usize,
     pub(in super::super) strides: (usize, usize),
+}
+
+#[inline(always)]
+fn widen<E: Element<Wide = f32>>(from: &[E], to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, x)| *to = x.widen());
 }
 
 /// Some rows of hidden states in groups, and of each group lane after lane: sixteen elements of its first row, the same of
@@ -44,10 +50,15 @@ impl Panel {
             let rows = panel.rows(group);
             let to = &mut panel.lanes[(rows.start - panel.first) * n_lanes..];
             for (n, row) in rows.clone().enumerate() {
-                let value = |i: usize| values[row * by_row + i * by_column].widen();
-                for (step, start) in (0..n_columns).step_by(LANES).enumerate() {
-                    let to = &mut to[step * rows.len() + n].0;
-                    to.iter_mut().zip(start..n_columns).for_each(|(to, i)| *to = value(i));
+                let from = &values[row * by_row..];
+                if by_column == 1 {
+                    let steps = from[..n_columns].chunks(LANES).zip(to[n..].iter_mut().step_by(rows.len()));
+                    vectorised(|| steps.for_each(|(from, to)| widen(from, &mut to.0)));
+                } else {
+                    for (step, start) in (0..n_columns).step_by(LANES).enumerate() {
+                        let to = &mut to[step * rows.len() + n].0;
+                        to.iter_mut().zip(start..n_columns).for_each(|(to, i)| *to = from[i * by_column].widen());
+                    }
                 }
             }
         }
