@@ -18,6 +18,48 @@ use crate::kernel::ids::group;
 /// their rows stay cached.
 const TILE: usize = 16;
 
+/// Columns of `B × T` with the number of their places: some columns for the whole batch before the next ones, so that
+/// their rows of `wpe` are read once and stay in the cache.
+struct Tiles {
+    columns: Range<usize>,
+    batch: usize,
+    t: usize,
+    tile: Range<usize>,
+    row: usize,
+    column: usize,
+}
+
+impl Tiles {
+    fn new(columns: Range<usize>, batch: usize, t: usize) -> Self {
+        let tile = columns.start..columns.end.min(columns.start + TILE);
+        let columns = if batch == 0 { 0..0 } else { columns };
+        Self { column: columns.start, columns, batch, t, tile, row: 0 }
+    }
+}
+
+impl Iterator for Tiles {
+    type Item = (usize, usize);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<(usize, usize)> {
+        if self.column >= self.columns.end {
+            return None;
+        }
+        let item = (self.column, self.row * self.t + self.column);
+        self.column += 1;
+        if self.column == self.tile.end {
+            self.row += 1;
+            if self.row == self.batch {
+                self.row = 0;
+                self.tile = self.tile.end..self.columns.end.min(self.tile.end + TILE);
+            }
+            // Behind the last tile this is the end of the columns.
+            self.column = self.tile.start;
+        }
+        Some(item)
+    }
+}
+
 /// The position of each row of ids.
 #[derive(Clone, Copy)]
 pub(super) enum Places<'a> {
@@ -58,17 +100,9 @@ pub(super) fn gather_add(
     match places {
         Places::Counted { start, t } => {
             let batch = ids.len().checked_div(t).unwrap_or(0);
-            // A few positions for the whole batch before the next ones: their rows of `wpe` are read once and stay in
-            // the cache.
-            let order = |columns: Range<usize>| {
-                columns.clone().step_by(TILE).flat_map(move |first| {
-                    let tile = first..columns.end.min(first + TILE);
-                    (0..batch).flat_map(move |row| tile.clone().map(move |column| (column, row * t + column)))
-                })
-            };
             in_parallel(t, n_bytes, &|range| {
-                let mut ahead = order(range.start..t).skip(n_ahead);
-                for (column, n) in order(range) {
+                let mut ahead = Tiles::new(range.start..t, batch, t).skip(n_ahead);
+                for (column, n) in Tiles::new(range, batch, t) {
                     let next = wte.next(ahead.next().ok_or(Outside).and_then(|(_, next)| ids.row(next)));
                     // SAFETY: `n % t` is `column`, and the tasks' ranges of columns do not overlap.
                     let to = unsafe { out.row(n) };
