@@ -54,10 +54,9 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Makes a batch of at least one of `windows`, each padded to `config.max_length`.
+    /// Makes a batch of at least one window, each padded to `config.max_length`.
     pub(super) fn new<'a>(
-        chosen: impl ExactSizeIterator<Item = Window<'a>>,
-        windows: &Windows,
+        chosen: impl ExactSizeIterator<Item = (&'a Windows, Window<'a>)>,
         config: &LoaderConfig,
         device: &Device,
     ) -> Result<Self> {
@@ -72,7 +71,7 @@ impl Batch {
         let n_ids = n_rows.checked_mul(row_length).ok_or_else(too_large)?;
         rows.try_reserve_exact(n_ids).map_err(|_| too_large())?;
         let mut documents = Vec::new();
-        for window in chosen {
+        for (windows, window) in chosen {
             let n_padding = max_length - window.len();
             window.ids.append_to(&mut rows);
             rows.resize(rows.len() + n_padding, PAD_ID);

@@ -100,16 +100,7 @@ impl Loader {
         if config.batch_size == 0 {
             return Err(DataError::Zero { name: "batch_size" }.into());
         }
-        let separator = config.reset_positions_after.filter(|_| config.boundaries == Boundaries::Mark);
-        if let Some(separator) = separator {
-            return Err(DataError::PositionsTwice { separator }.into());
-        }
-        let windows = match config.boundaries {
-            Boundaries::Keep => Windows::new(tokens, config.max_length, config.stride, config.tail)?,
-            Boundaries::Mark | Boundaries::Ignore => {
-                Windows::across(tokens, config.max_length, config.stride, config.tail)?
-            }
-        };
+        let windows = windows(tokens, &config)?;
         let progress = Progress { epoch: 0, n_samples: 0, stage: Stage::Between, order: None, resumed: false };
         let (rank, world_size) = (0, 1);
         let device = device.clone();
@@ -317,6 +308,16 @@ impl Loader {
     }
 }
 
+/// Finds the windows that a configuration describes.
+pub(super) fn windows(tokens: &Tokens, config: &LoaderConfig) -> Result<Windows> {
+    let &LoaderConfig { max_length, stride, tail, boundaries, reset_positions_after, .. } = config;
+    match (boundaries, reset_positions_after) {
+        (Boundaries::Mark, Some(separator)) => Err(DataError::PositionsTwice { separator }.into()),
+        (Boundaries::Keep, _) => Windows::new(tokens, max_length, stride, tail),
+        _ => Windows::across(tokens, max_length, stride, tail),
+    }
+}
+
 impl IntoIterator for &Loader {
     type Item = Result<Batch>;
     type IntoIter = Epoch<Self>;
@@ -446,9 +447,9 @@ impl<L: Deref<Target = Loader>> Iterator for Epoch<L> {
             if nth + N_AHEAD < n_far {
                 window(nth + N_AHEAD).ids.prefetch();
             }
-            window(nth)
+            (&loader.windows, window(nth))
         });
-        let batch = Batch::new(windows, &loader.windows, &loader.config, &loader.device);
+        let batch = Batch::new(windows, &loader.config, &loader.device);
         match &batch {
             Ok(_) => {
                 self.n_samples += n_step;

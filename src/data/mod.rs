@@ -29,15 +29,19 @@
 //! ```
 
 mod batch;
+mod blend;
+mod blend_state;
 #[cfg(feature = "tokenizer")]
 mod book;
 mod boundaries;
 pub mod corpus;
+mod coverage;
 mod documents;
 mod ids;
 mod index;
 mod loader;
 mod mapped;
+mod mixture;
 mod order;
 mod packed;
 mod state;
@@ -50,10 +54,13 @@ use serde::{Deserialize, Serialize};
 use crate::config::builders;
 
 pub use batch::Batch;
+pub use blend::{Batches, Blend};
+pub use blend_state::BlendState;
 #[cfg(feature = "tokenizer")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokenizer")))]
 pub use book::create_dataloader_v1;
 pub use boundaries::Boundaries;
+pub use coverage::Coverage;
 pub use ids::{Ids, IdsIter};
 pub use loader::{Epoch, Loader};
 pub use order::Seeding;

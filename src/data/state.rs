@@ -52,15 +52,7 @@ impl LoaderState {
     /// Returns an error unless the state fits a loader.
     pub(super) fn check(&self, given: &Identity) -> Result<(), DataError> {
         let saved = &self.loader;
-        agree("n_tokens", saved.n_tokens, given.n_tokens)?;
-        agree("n_documents", saved.n_documents, given.n_documents)?;
-        agree("max_length", saved.max_length, given.max_length)?;
-        agree("stride", saved.stride, given.stride)?;
-        agree("tail", saved.tail, given.tail)?;
-        agree("boundaries", saved.boundaries, given.boundaries)?;
-        agree("n_windows", saved.n_windows, given.n_windows)?;
-        agree("shuffle", saved.shuffle, given.shuffle)?;
-        agree("seeding", saved.seeding, given.seeding)?;
+        saved.check(given)?;
         let source_fits = match &self.stage {
             Stage::Between | Stage::Begun => self.n_samples == 0 && self.generator.is_some(),
             Stage::Running { order: OrderSource::Sequential, .. } => !saved.shuffle && self.generator.is_some(),
@@ -112,6 +104,20 @@ impl Identity {
             seeding,
         }
     }
+
+    /// Returns an error unless these are the properties of a loader.
+    pub(super) fn check(&self, given: &Self) -> Result<(), DataError> {
+        agree("n_tokens", self.n_tokens, given.n_tokens)?;
+        agree("n_documents", self.n_documents, given.n_documents)?;
+        agree("max_length", self.max_length, given.max_length)?;
+        agree("stride", self.stride, given.stride)?;
+        agree("tail", self.tail, given.tail)?;
+        agree("boundaries", self.boundaries, given.boundaries)?;
+        agree("n_windows", self.n_windows, given.n_windows)?;
+        agree("shuffle", self.shuffle, given.shuffle)?;
+        agree("seeding", self.seeding, given.seeding)?;
+        Ok(())
+    }
 }
 
 /// The stage of an epoch.
@@ -130,7 +136,8 @@ pub(super) enum Stage {
     },
 }
 
-fn agree<T: PartialEq + std::fmt::Debug>(what: &'static str, saved: T, given: T) -> Result<(), DataError> {
+/// Returns an error unless a saved property is the given one.
+pub(super) fn agree<T: PartialEq + std::fmt::Debug>(what: &'static str, saved: T, given: T) -> Result<(), DataError> {
     if saved == given {
         return Ok(());
     }

@@ -93,6 +93,17 @@ pub enum DataError {
         /// The token.
         separator: u32,
     },
+    /// A weight of a blend that is not a positive number.
+    #[error(
+        "the weight of corpus {corpus} in the blend is {weight}: weights are positive and finite, and so is their sum",
+        weight = number(*weight)
+    )]
+    BlendWeight {
+        /// The number of the corpus, from 0.
+        corpus: usize,
+        /// Its weight.
+        weight: f64,
+    },
     /// A batch too large to allocate.
     #[error("a batch of {n_rows} windows of {max_length} tokens does not fit in memory")]
     BatchTooLarge {

@@ -2,6 +2,7 @@
 
 // Long because every law of loaders is a short test on the same few texts.
 
+mod blend;
 mod corpus;
 mod documents;
 #[path = "../support/mod.rs"]

@@ -1,0 +1,237 @@
+//! [`Blend`]: batches of several corpora, in shares.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::Device;
+
+use super::loader::windows;
+use super::mixture::Mixture;
+use super::order::{Order, OrderSource, SeedingKind};
+use super::state::Identity;
+use super::{Batch, BlendState, Coverage, LoaderConfig, Tokens, Windows};
+use crate::error::{DataError, Result};
+
+/// Makes batches whose windows come from several corpora in given shares, as Megatron's `BlendedDataset` does.
+///
+/// Weights are shares of the windows drawn, whatever the sizes of the corpora. Sample `s` comes from the corpus with the
+/// largest `weight · max(s, 1) - taken`, the first of several, so nothing is drawn at random.
+///
+/// Each corpus has epochs of its own: all its windows come once before any comes again. With `shuffle`, epoch `e` has the
+/// order of `DistributedSampler(corpus, num_replicas=1, rank=0, seed=seed)` after `set_epoch(e)`. A blend never ends, so
+/// it has no last batch, and `drop_last` changes nothing.
+///
+/// ```
+/// use candle_core::Device;
+/// use candle_gpt_input::data::{Blend, LoaderConfig, Tokens};
+///
+/// let (book, web) = (Tokens::new((0..4).collect()), Tokens::new((100..200).collect()));
+/// let config = LoaderConfig::default().with_batch_size(4).with_max_length(1).with_stride(1).with_shuffle(false);
+/// let blend = Blend::new(&[(book, 1.0), (web, 3.0)], config, 123, &Device::Cpu)?;
+/// let mut rows = Vec::new();
+/// for batch in blend.batches().take(4) {
+///     rows.push(batch?.input_ids.flatten_all()?.to_vec1::<u32>()?);
+/// }
+/// assert_eq!(rows[..2], [[100, 0, 101, 102], [103, 1, 104, 105]]);
+/// let coverage = blend.coverage();
+/// assert_eq!((coverage[0].n_taken, coverage[0].n_epochs), (4, 1)); // 3 windows, so the first came again
+/// assert_eq!((coverage[1].n_taken, coverage[1].n_unseen_windows), (12, 87));
+/// # Ok::<(), candle_gpt_input::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+#[doc(alias("BlendedDataset", "interleave_datasets", "proportion"))]
+pub struct Blend {
+    corpora: Vec<Windows>,
+    mixture: Mixture,
+    config: LoaderConfig,
+    seed: u64,
+    device: Device,
+    rank: usize,
+    world_size: usize,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Clone, Debug)]
+struct Progress {
+    /// The windows taken of each corpus.
+    taken: Vec<u64>,
+    /// The epoch of each corpus that was drawn last, and its order.
+    orders: Vec<Option<(u64, Arc<Order>)>>,
+}
+
+impl Blend {
+    /// Blends corpora with weights of any positive sum.
+    ///
+    /// # Errors
+    /// [`DataError::Zero`] without a corpus or if a size in `config` is 0, [`DataError::BlendWeight`] for a weight that
+    /// is not positive and finite, [`DataError::TooShort`] for a corpus without a window.
+    pub fn new(corpora: &[(Tokens, f64)], config: LoaderConfig, seed: u64, device: &Device) -> Result<Self> {
+        let weights: Vec<f64> = corpora.iter().map(|(_, weight)| *weight).collect();
+        let mixture = Mixture::weighted(&weights)?;
+        Self::of(corpora.iter().map(|(tokens, _)| tokens), |_| mixture, config, seed, device)
+    }
+
+    /// Blends corpora by their numbers of windows: each window comes once, then each again, in passes.
+    ///
+    /// This is Megatron's blend without weights and size.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn exhaustive(corpora: &[Tokens], config: LoaderConfig, seed: u64, device: &Device) -> Result<Self> {
+        Self::of(corpora.iter(), Mixture::exhaustive, config, seed, device)
+    }
+
+    fn of<'a>(
+        corpora: impl Iterator<Item = &'a Tokens>,
+        mixture: impl FnOnce(Vec<u64>) -> Mixture,
+        config: LoaderConfig,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
+        let corpora = corpora.map(|tokens| windows(tokens, &config)).collect::<Result<Vec<_>>>()?;
+        for (name, value) in [("batch_size", config.batch_size), ("number of corpora", corpora.len())] {
+            if value == 0 {
+                return Err(DataError::Zero { name }.into());
+            }
+        }
+        let mixture = mixture(corpora.iter().map(|windows| windows.n_windows() as u64).collect());
+        let progress = Progress { taken: vec![0; corpora.len()], orders: vec![None; corpora.len()] };
+        let (device, progress) = (device.clone(), Mutex::new(progress));
+        Ok(Self { corpora, mixture, config, seed, device, rank: 0, world_size: 1, progress })
+    }
+
+    /// Limits the blend to the share of process `rank` of `world_size`, as [`Loader::shard`](super::Loader::shard) does.
+    ///
+    /// The ranks' batches of a step, joined, are the batch of a single process with batch size
+    /// `world_size · batch_size`.
+    ///
+    /// # Errors
+    /// [`DataError::Shard`] unless `rank < world_size`.
+    pub fn shard(mut self, rank: usize, world_size: usize) -> Result<Self> {
+        if rank >= world_size {
+            return Err(DataError::Shard { rank, world_size }.into());
+        }
+        (self.rank, self.world_size) = (rank, world_size);
+        Ok(self)
+    }
+
+    /// Continues where `state` was taken. The blend may have another batch size, device, rank or number of ranks.
+    ///
+    /// # Errors
+    /// [`DataError::StateMismatch`] if the corpora, their windows or order, the weights or the seed differ,
+    /// [`DataError::InvalidState`] if no blend writes such a state.
+    #[doc(alias = "load_state_dict")]
+    pub fn resume(self, state: &BlendState) -> Result<Self> {
+        state.check(&self.state())?;
+        if state.taken.len() != self.corpora.len() || !self.mixture.is_reachable(&state.taken) {
+            return Err(DataError::InvalidState { reason: "a blend of these weights does not take such counts" }.into());
+        }
+        *self.lock() = Progress { taken: state.taken.clone(), orders: vec![None; self.corpora.len()] };
+        Ok(self)
+    }
+
+    /// Returns the blend's progress.
+    #[must_use]
+    #[doc(alias = "state_dict")]
+    pub fn state(&self) -> BlendState {
+        let identity = |windows: &Windows| Identity::new(windows, &self.config, SeedingKind::Explicit);
+        BlendState {
+            corpora: self.corpora.iter().map(identity).collect(),
+            weights: self.mixture.weights().iter().map(f64::to_string).collect(),
+            exhaustive: self.mixture.is_exhaustive(),
+            seed: self.seed,
+            taken: self.lock().taken.clone(),
+        }
+    }
+
+    /// Iterates over the batches from here on, without end. Batches that are not taken remain.
+    pub fn batches(&self) -> Batches<'_> {
+        Batches(self)
+    }
+
+    /// Returns the windows of each corpus.
+    pub fn corpora(&self) -> &[Windows] {
+        &self.corpora
+    }
+
+    /// Returns the share of each corpus; all together are 1.
+    #[must_use]
+    pub fn weights(&self) -> &[f64] {
+        self.mixture.weights()
+    }
+
+    /// Counts what all ranks have seen of each corpus so far. It takes a moment for each window there is.
+    #[must_use]
+    pub fn coverage(&self) -> Vec<Coverage> {
+        let mut progress = self.lock().clone(); // batches go on meanwhile
+        let coverage = |corpus: usize| {
+            let (windows, n_taken) = (&self.corpora[corpus], progress.taken[corpus]);
+            let is_whole = n_taken.is_multiple_of(windows.n_windows() as u64);
+            let order = (!is_whole).then(|| self.order(&mut progress, corpus));
+            Coverage::new(windows, self.config.boundaries, n_taken, order.as_deref())
+        };
+        (0..self.corpora.len()).map(coverage).collect()
+    }
+
+    /// Returns the order of the epoch that a corpus is in.
+    fn order(&self, progress: &mut Progress, corpus: usize) -> Arc<Order> {
+        let n_windows = self.corpora[corpus].n_windows();
+        let epoch = progress.taken[corpus] / n_windows as u64;
+        if let Some((_, order)) = progress.orders[corpus].as_ref().filter(|(drawn, _)| *drawn == epoch) {
+            return order.clone();
+        }
+        progress.orders[corpus] = None; // so that there is memory for the next
+        let source = match self.config.shuffle {
+            true => OrderSource::Seed(self.seed.wrapping_add(epoch)),
+            false => OrderSource::Sequential,
+        };
+        let order = Arc::new(Order::from_source(source, n_windows));
+        progress.orders[corpus] = Some((epoch, order.clone()));
+        order
+    }
+
+    /// Takes the next batch of this rank. After an error nothing is taken.
+    fn next_batch(&self) -> Result<Batch> {
+        let mut progress = self.lock();
+        let before = progress.taken.clone();
+        let step = self.config.batch_size.saturating_mul(self.world_size);
+        let LoaderConfig { batch_size: n_rows, max_length, .. } = self.config;
+        let of_rank = n_rows.saturating_mul(self.rank)..n_rows.saturating_mul(self.rank + 1);
+        let mut chosen = Vec::new();
+        chosen.try_reserve_exact(n_rows).map_err(|_| DataError::BatchTooLarge { n_rows, max_length })?;
+        for nth in 0..step {
+            let corpus = self.mixture.next(&progress.taken);
+            if of_rank.contains(&nth) {
+                let order = self.order(&mut progress, corpus);
+                let windows = &self.corpora[corpus];
+                chosen.push((windows, order.sample((progress.taken[corpus] % windows.n_windows() as u64) as usize)));
+            }
+            progress.taken[corpus] += 1;
+        }
+        let checked = chosen.iter().try_for_each(|(windows, number)| windows.check(*number));
+        let rows = chosen.into_iter().map(|(windows, number)| (windows, windows.window(number)));
+        let batch = checked.and_then(|()| Batch::new(rows, &self.config, &self.device));
+        if batch.is_err() {
+            progress.taken = before;
+        }
+        batch
+    }
+
+    // A panic while the lock is held may lose a batch, and nothing else.
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Iterates over the batches of a [`Blend`], without end.
+#[derive(Clone, Debug)]
+#[must_use = "batches are made only as they are iterated over"]
+pub struct Batches<'a>(&'a Blend);
+
+impl Iterator for Batches<'_> {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.0.next_batch())
+    }
+}
