@@ -2,10 +2,13 @@
 // to copy, and to launch the kernels that the stand-in nvcc has built. Every other function returns
 // CUDA_ERROR_NOT_SUPPORTED.
 //
-// It is stricter than a real one. Copies must lie inside one live allocation. It refuses a launch that any device from
-// compute capability 7.5 on would refuse.
+// It is stricter than a real one. Copies must lie inside one live allocation, and so must each load and store of a
+// kernel, at a multiple of its size. It refuses a launch that any device from compute capability 7.5 on would refuse.
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -37,15 +40,20 @@ struct Dim3 {
     unsigned x, y, z;
 };
 
-// Copies the arguments of a launch, and returns what runs all of its threads. That returns the longest chain of
-// dependent steps in one of them.
-using Launch = std::function<std::uint64_t()> *(*)(Dim3 grid, Dim3 block, void **args);
+// `Kernel` of shim.h.
+struct Kernel {
+    // Copies the arguments of a launch, and returns what runs all of its threads. That returns the longest chain of
+    // dependent steps in one of them.
+    std::function<std::uint64_t()> *(*prepare)(Dim3 grid, Dim3 block, void **args);
+    unsigned max_threads;
+};
 
 // Live allocations by address: length in bytes.
 std::mutex allocations_mutex;
 std::map<std::uintptr_t, std::size_t> allocations;
 // Page-locked memory of the host.
 std::map<std::uintptr_t, std::size_t> pinned;
+std::atomic<unsigned> n_releases = 0;
 
 int context;
 thread_local void *current_context = nullptr;
@@ -65,17 +73,30 @@ int release(std::uint64_t pointer) {
     if (pointer == 0) return SUCCESS;
     const std::lock_guard<std::mutex> lock(allocations_mutex);
     if (!allocations.erase(pointer)) return INVALID_VALUE;
+    n_releases++;
     std::free(reinterpret_cast<void *>(pointer));
     return SUCCESS;
 }
 
-bool inside_one(const std::map<std::uintptr_t, std::size_t> &ranges, std::uint64_t pointer, std::size_t n_bytes) {
-    if (n_bytes == 0) return true;
+struct Range {
+    std::uintptr_t start = 0, end = 0;
+
+    bool holds(std::uint64_t pointer, std::size_t n_bytes) const {
+        return pointer >= start && pointer <= end && n_bytes <= end - pointer;
+    }
+};
+
+// Returns the range that begins last before an address, or an empty one.
+Range range_of(const std::map<std::uintptr_t, std::size_t> &ranges, std::uint64_t pointer) {
     const std::lock_guard<std::mutex> lock(allocations_mutex);
     auto after = ranges.upper_bound(pointer);
-    if (after == ranges.begin()) return false;
+    if (after == ranges.begin()) return {};
     const auto &[start, length] = *--after;
-    return n_bytes <= length && pointer - start <= length - n_bytes;
+    return {start, start + length};
+}
+
+bool inside_one(const std::map<std::uintptr_t, std::size_t> &ranges, std::uint64_t pointer, std::size_t n_bytes) {
+    return n_bytes == 0 || range_of(ranges, pointer).holds(pointer, n_bytes);
 }
 
 bool inside_one_allocation(std::uint64_t pointer, std::size_t n_bytes) {
@@ -89,11 +110,37 @@ void *still_there(std::uint64_t pointer, std::size_t n_bytes) {
     std::abort();
 }
 
-bool fits_a_device(Dim3 grid, Dim3 block, unsigned shared_bytes) {
+// The frame below which the running kernel has its own variables. Zero: none is running.
+thread_local std::uintptr_t launch_frame = 0;
+
+// Ends the program unless a kernel may do this. Host memory is none of its business, and the device has no access that
+// is not aligned.
+void check(const char *what, std::uintptr_t pointer, std::size_t n_bytes, std::size_t alignment) {
+    if (launch_frame == 0) return;
+    thread_local std::array<Range, 8> recent;
+    thread_local unsigned next = 0, releases_seen = 0;
+    if (releases_seen != n_releases) recent = {}, releases_seen = n_releases;
+    const auto is_inside = [&](const Range &range) { return range.holds(pointer, n_bytes); };
+    const bool is_own = pointer >= reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)) && pointer < launch_frame;
+    if (is_own) return;
+    if (std::none_of(recent.begin(), recent.end(), is_inside)) {
+        recent[next++ % recent.size()] = range_of(allocations, pointer);
+        if (std::none_of(recent.begin(), recent.end(), is_inside)) {
+            std::fprintf(stderr, "stand-in driver: a kernel %s %zu bytes at %#zx, which is not device memory\n", what, n_bytes, pointer);
+            std::abort();
+        }
+    }
+    if (pointer % alignment) {
+        std::fprintf(stderr, "stand-in driver: a kernel %s %zu bytes at %#zx, which is not aligned\n", what, n_bytes, pointer);
+        std::abort();
+    }
+}
+
+bool fits_a_device(Dim3 grid, Dim3 block, unsigned max_threads, unsigned shared_bytes) {
     const bool none_empty = grid.x && grid.y && grid.z && block.x && block.y && block.z;
     const bool grid_fits = grid.x <= 0x7fffffffu && grid.y <= 65535 && grid.z <= 65535;
     const bool block_fits = block.x <= 1024 && block.y <= 1024 && block.z <= 64 &&
-                            std::uint64_t(block.x) * block.y * block.z <= 1024;
+                            std::uint64_t(block.x) * block.y * block.z <= max_threads;
     return none_empty && grid_fits && block_fits && shared_bytes <= 48 << 10;
 }
 
@@ -221,7 +268,7 @@ int cuModuleLoadData(void **module, const void *image) {
     if (at == std::string::npos) return INVALID_PTX;
     if (!loads_ptx_of(text)) return UNSUPPORTED_PTX_VERSION;
     const auto start = at + key.size();
-    const std::string path = text.substr(start, text.find('\n', start) - start) + (std::getenv("CUDA_HOST_ASAN") ? ".asan" : "");
+    const std::string path = text.substr(start, text.find('\n', start) - start);
     *module = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!*module) std::fprintf(stderr, "stand-in driver: %s\n", dlerror());
     return *module ? SUCCESS : INVALID_PTX;
@@ -234,13 +281,29 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
 int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                    unsigned block_y, unsigned block_z, unsigned shared_bytes, void *stream, void **args, void **) {
     const Dim3 grid{grid_x, grid_y, grid_z}, block{block_x, block_y, block_z};
-    if (!fits_a_device(grid, block, shared_bytes)) return INVALID_VALUE;
-    const std::shared_ptr<std::function<std::uint64_t()>> run(reinterpret_cast<Launch>(function)(grid, block, args));
+    const Kernel &kernel = *static_cast<const Kernel *>(function);
+    if (!fits_a_device(grid, block, kernel.max_threads, shared_bytes)) return INVALID_VALUE;
+    const std::shared_ptr<std::function<std::uint64_t()>> run(kernel.prepare(grid, block, args));
     streams::count(streams::LAUNCHES);
     auto &longest = streams::own()->counts[streams::LONGEST_CHAIN];
     streams::submit(stream, [run, &longest] { longest = std::max(longest, (*run)()); });
     return SUCCESS;
 }
+
+// shim.h runs the threads of a launch between two calls: the first with its own frame, the second with none.
+void cuda_host_check_from(void *frame) { launch_frame = reinterpret_cast<std::uintptr_t>(frame); }
+
+// What g++ calls before each load and store of a kernel, see nvcc.
+#define CUDA_HOST_ACCESS(BYTES)                                                                                       \
+    void __asan_load##BYTES##_noabort(std::uintptr_t pointer) { check("reads", pointer, BYTES, BYTES); }              \
+    void __asan_store##BYTES##_noabort(std::uintptr_t pointer) { check("writes", pointer, BYTES, BYTES); }
+CUDA_HOST_ACCESS(1)
+CUDA_HOST_ACCESS(2)
+CUDA_HOST_ACCESS(4)
+CUDA_HOST_ACCESS(8)
+CUDA_HOST_ACCESS(16)
+void __asan_loadN_noabort(std::uintptr_t pointer, std::size_t n_bytes) { check("reads", pointer, n_bytes, 1); }
+void __asan_storeN_noabort(std::uintptr_t pointer, std::size_t n_bytes) { check("writes", pointer, n_bytes, 1); }
 
 // Errors.
 int cuGetErrorName(int error, const char **name) {

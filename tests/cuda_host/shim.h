@@ -14,7 +14,11 @@
 #define __global__ __attribute__((visibility("default")))
 #define __device__
 #define __forceinline__ inline
+#ifdef CUDA_HOST_LIST // the stand-in nvcc reads names and bounds of kernels from the preprocessed text
+#define __launch_bounds__(n) cuda_host_bounds(n)
+#else
 #define __launch_bounds__(n)
+#endif
 
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;
@@ -61,7 +65,13 @@ inline bool reversed() {
     return order && std::strcmp(order, "reverse") == 0;
 }
 
-template <class F> void each(dim3 size, dim3 &index, bool reverse, F body) {
+// Tells the driver where the frames of a kernel begin, or that none is running.
+extern "C" void cuda_host_check_from(void *frame);
+
+// Numbers of threads are the host's, so what touches them is not checked as a kernel is.
+#define CUDA_HOST_UNCHECKED __attribute__((noinline, no_sanitize("kernel-address")))
+
+template <class F> CUDA_HOST_UNCHECKED void each(dim3 size, dim3 &index, bool reverse, F body) {
     const std::uint64_t count = std::uint64_t(size.x) * size.y * size.z;
     for (std::uint64_t i = 0; i < count; i++) {
         const std::uint64_t at = reverse ? count - 1 - i : i;
@@ -88,13 +98,16 @@ template <class... Args, void (*kernel)(Args...)> struct Entry<kernel> {
             blockDim = block;
             std::uint64_t longest = 0;
             const bool reverse = reversed();
+            const auto own = copy; // on the stack, where the driver lets a kernel read
+            cuda_host_check_from(__builtin_frame_address(0));
             each(grid, blockIdx, reverse, [&] {
                 each(block, threadIdx, reverse, [&] {
                     cuda_host_steps = 0;
-                    std::apply(kernel, copy);
+                    std::apply(kernel, own);
                     longest = cuda_host_steps > longest ? cuda_host_steps : longest;
                 });
             });
+            cuda_host_check_from(nullptr);
             return longest;
         });
     }
@@ -102,8 +115,15 @@ template <class... Args, void (*kernel)(Args...)> struct Entry<kernel> {
 
 } // namespace cuda_host
 
-// The symbol that the driver looks up: `NAME` as `cuda_host_NAME`, which prepares a launch over a whole grid.
-#define CUDA_HOST_ENTRY(NAME)                                                                                         \
-    extern "C" __attribute__((visibility("default"))) void *cuda_host_##NAME(dim3 grid, dim3 block, void **args) {    \
-        return cuda_host::Entry<NAME>::prepare(grid, block, args);                                                    \
-    }
+// What the driver looks up, `NAME` as `cuda_host_NAME`: how to prepare a launch over a whole grid, and how many threads a
+// block may have.
+namespace cuda_host {
+struct Kernel {
+    std::function<std::uint64_t()> *(*prepare)(dim3 grid, dim3 block, void **args);
+    unsigned max_threads;
+};
+} // namespace cuda_host
+
+#define CUDA_HOST_ENTRY(NAME, BOUND)                                                                                  \
+    extern "C" __attribute__((visibility("default"))) const cuda_host::Kernel cuda_host_##NAME = {                    \
+        cuda_host::Entry<NAME>::prepare, BOUND};

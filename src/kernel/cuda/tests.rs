@@ -166,6 +166,28 @@ fn more_rows_than_blocks() -> Result<()> {
     .check(&cuda)
 }
 
+/// A sum begins with zero, so that a gradient of -0.0 is 0.0, as on the CPU.
+#[test]
+fn sums_of_negative_zeros() -> Result<()> {
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
+    for dtype in TYPES {
+        for width in [16, 3] {
+            let grad = Tensor::full(-0f32, (4, width), &Device::Cpu)?.to_dtype(dtype)?;
+            let ids = Tensor::new(&[2u32, 0, 2, 5], &Device::Cpu)?;
+            let of_table = |device: &Device| -> Result<Option<Tensor>> {
+                let ids = CheckedIds::new(&ids, Table::Tokens, 6, device)?;
+                let (table, grad) = (Tensor::zeros((6, width), dtype, device)?, on(device, &grad)?);
+                Ok(Gather { ids: ids.clone() }.bwd(&table, ids.tensor(), &grad, &grad)?.0)
+            };
+            let (Some(here), Some(there)) = (of_table(&Device::Cpu)?, of_table(&cuda)?) else { panic!("no gradient") };
+            let zeros = Tensor::zeros((6, width), dtype, &Device::Cpu)?;
+            assert_eq!(bits(&here)?, bits(&zeros)?);
+            same(&there, &here, &format!("{dtype:?} {width}"))?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn nothing_is_launched_for_nothing() -> Result<()> {
     let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
@@ -255,6 +277,7 @@ fn positions_that_are_checked_later() -> Result<()> {
         let row = |values: [u32; 3]| Tensor::new(&values, &Device::Cpu);
         for (good, bad, at) in [
             (full([4, 0, 1, 2, 3, 1])?, full([4, 0, 1, 2, 5, -1])?, vec![4, 5]),
+            (full([4, 0, 1, 2, 3, 1])?, full([4, 1 << 32, 1, 2, (1 << 32) + 3, i64::MIN])?, vec![1, 4, 5]),
             (row([4, 1, 0])?, row([4, 1, u32::MAX])?, vec![2, 5]),
             (row([4, 1, 0])?.reshape((1, 3))?, row([4, 5, 0])?.reshape((1, 3))?, vec![1, 4]),
             (Tensor::new(&[3u8], &Device::Cpu)?, Tensor::new(&[255u8], &Device::Cpu)?, vec![0, 1, 2, 3, 4, 5]),
@@ -297,6 +320,15 @@ fn the_first_bad_id_of_the_first_bad_call() -> Result<()> {
     assert!(
         text(there.with_id_check(IdCheck::EveryCall)?.forward(&Tensor::new(&[6u32], &cuda)?)).contains("token id 6")
     );
+    // The call decides, whichever the table.
+    let [_, there] = deferred(16, DType::F32, &cuda)?;
+    let (good, bad) = (Tensor::new(&[1u32, 2], &cuda)?, Tensor::new(&[1u32, 9], &cuda)?);
+    there.forward_at(&good, &bad)?;
+    there.forward_at(&bad, &good)?;
+    assert!(text(there.check_ids()).starts_with("position id 9 at [1]"));
+    there.forward_at(&bad, &good)?;
+    there.forward_at(&good, &bad)?;
+    assert!(text(there.check_ids()).starts_with("token id 9 at [1]"));
     let [_, there] = deferred(16, DType::F32, &cuda)?;
     let clone = there.clone();
     let call = |dims: (usize, usize), bad: &[(usize, u32)]| -> Result<()> {
