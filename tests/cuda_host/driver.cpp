@@ -112,20 +112,22 @@ void *still_there(std::uint64_t pointer, std::size_t n_bytes) {
 
 // The frame below which the running kernel has its own variables. Zero: none is running.
 thread_local std::uintptr_t launch_frame = 0;
+// Allocations that it met last, until one is released.
+thread_local std::array<Range, 8> recent;
+thread_local unsigned next_recent = 0, releases_seen = 0;
 
 // Ends the program unless a kernel may do this. Host memory is none of its business, and the device has no access that
 // is not aligned.
 void check(const char *what, std::uintptr_t pointer, std::size_t n_bytes, std::size_t alignment) {
     if (launch_frame == 0) return;
-    thread_local std::array<Range, 8> recent;
-    thread_local unsigned next = 0, releases_seen = 0;
-    if (releases_seen != n_releases) recent = {}, releases_seen = n_releases;
-    const auto is_inside = [&](const Range &range) { return range.holds(pointer, n_bytes); };
     const bool is_own = pointer >= reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)) && pointer < launch_frame;
     if (is_own) return;
+    if (releases_seen != n_releases.load(std::memory_order_relaxed)) recent = {}, releases_seen = n_releases;
+    const auto is_inside = [&](const Range &range) { return range.holds(pointer, n_bytes); };
     if (std::none_of(recent.begin(), recent.end(), is_inside)) {
-        recent[next++ % recent.size()] = range_of(allocations, pointer);
-        if (std::none_of(recent.begin(), recent.end(), is_inside)) {
+        Range &oldest = recent[next_recent++ % recent.size()];
+        oldest = range_of(allocations, pointer);
+        if (!is_inside(oldest)) {
             std::fprintf(stderr, "stand-in driver: a kernel %s %zu bytes at %#zx, which is not device memory\n", what, n_bytes, pointer);
             std::abort();
         }
@@ -304,6 +306,7 @@ CUDA_HOST_ACCESS(8)
 CUDA_HOST_ACCESS(16)
 void __asan_loadN_noabort(std::uintptr_t pointer, std::size_t n_bytes) { check("reads", pointer, n_bytes, 1); }
 void __asan_storeN_noabort(std::uintptr_t pointer, std::size_t n_bytes) { check("writes", pointer, n_bytes, 1); }
+void __asan_handle_no_return() {}
 
 // Errors.
 int cuGetErrorName(int error, const char **name) {

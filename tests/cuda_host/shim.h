@@ -100,8 +100,8 @@ template <class... Args, void (*kernel)(Args...)> struct Entry<kernel> {
             const bool reverse = reversed();
             const auto own = copy; // on the stack, where the driver lets a kernel read
             cuda_host_check_from(__builtin_frame_address(0));
-            each(grid, blockIdx, reverse, [&] {
-                each(block, threadIdx, reverse, [&] {
+            each(gridDim, blockIdx, reverse, [&] {
+                each(blockDim, threadIdx, reverse, [&] {
                     cuda_host_steps = 0;
                     std::apply(kernel, own);
                     longest = cuda_host_steps > longest ? cuda_host_steps : longest;

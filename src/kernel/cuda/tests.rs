@@ -325,7 +325,7 @@ fn the_first_bad_id_of_the_first_bad_call() -> Result<()> {
     let (good, bad) = (Tensor::new(&[1u32, 2], &cuda)?, Tensor::new(&[1u32, 9], &cuda)?);
     there.forward_at(&good, &bad)?;
     there.forward_at(&bad, &good)?;
-    assert!(text(there.check_ids()).starts_with("position id 9 at [1]"));
+    assert!(text(there.check_ids()).starts_with("position 9 at [1]"));
     there.forward_at(&bad, &good)?;
     there.forward_at(&good, &bad)?;
     assert!(text(there.check_ids()).starts_with("token id 9 at [1]"));
