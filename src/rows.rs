@@ -5,8 +5,9 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::DType;
-use candle_core::quantized::GgmlDType;
+use candle_core::quantized::ggml_file::qtensor_from_ggml;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device};
 use memmap2::Mmap;
 
 /// Reads byte ranges of a random-access source, such as a remote file.
@@ -116,6 +117,16 @@ impl RowType {
             Self::Blocks(blocks) => width / blocks.block_size() * blocks.type_size(),
         }
     }
+}
+
+/// Returns Candle's own tensor of a copy of quantized blocks, on the host.
+pub(crate) fn to_qtensor(blocks: &[u8], block_type: GgmlDType, dims: Vec<usize>) -> candle_core::Result<QTensor> {
+    // Candle reads the bytes as a slice of blocks, whose alignment is at most that of a `u64`.
+    let mut copy = vec![0; blocks.len() + align_of::<u64>()];
+    let start = copy.as_ptr().align_offset(align_of::<u64>());
+    let aligned = &mut copy[start..start + blocks.len()];
+    aligned.copy_from_slice(blocks);
+    qtensor_from_ggml(block_type, aligned, dims, &Device::Cpu)
 }
 
 /// A table `[n_rows, width]` of little-endian elements or quantized blocks that begins at byte `start`.

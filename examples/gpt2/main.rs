@@ -51,7 +51,7 @@ const DEFAULT_PROMPT: &str = "In the beginning";
 /// Runs a GPT-2: prints the logits of prompts, or the text that continues them.
 #[derive(Parser)]
 struct Args {
-    /// A complete GPT-2 checkpoint of any format: a file, a folder, or an index of shards
+    /// A complete GPT-2 checkpoint of any format, GGUF too: a file, a folder, or an index of shards
     #[arg(long, value_name = "PATH", group = "model", default_value = DEFAULT_WEIGHTS)]
     weights: PathBuf,
     #[command(flatten)]
@@ -89,6 +89,9 @@ struct Args {
     /// The dtype to compute in: f32, f16 or bf16
     #[arg(long, default_value = "f32", value_parser = cli::parse_dtype)]
     dtype: DType,
+    /// Keep the quantized weights of a GGUF file in their blocks instead of dequantizing them to --dtype
+    #[arg(long)]
+    quantized: bool,
     /// Write the logits of the prompt [B, T, V] as f32, the input_ids and (if padded) the attention_mask to this file
     #[arg(long, value_name = "F.safetensors")]
     logits_output: Option<PathBuf>,
@@ -124,11 +127,13 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     }
 
     let start = Instant::now();
-    let model = Gpt2::from_checkpoint(&checkpoint, args.dtype, &device).with_context(origin)?;
+    let open = if args.quantized { Gpt2::quantized } else { Gpt2::from_checkpoint };
+    let model = open(&checkpoint, args.dtype, &device).with_context(origin)?;
     cli::note_heads(&checkpoint)?;
     let GptInputConfig { n_layer, n_head, n_embd, .. } = config;
     let loading = start.elapsed().as_secs_f64();
-    writeln!(out, "{n_layer} blocks, {n_head} heads, {n_embd} dimensions, {:?}, read in {loading:.2} s", args.dtype)?;
+    let dtype = format!("{:?}{}", args.dtype, if args.quantized { " on quantized weights" } else { "" });
+    writeln!(out, "{n_layer} blocks, {n_head} heads, {n_embd} dimensions, {dtype}, read in {loading:.2} s")?;
     writeln!(out, "device {chosen}")?;
 
     if let ([ids], true) = (&rows[..], args.perplexity.is_some()) {

@@ -1,11 +1,14 @@
 //! GPT-2 on top of [`GptInputLayer`]: pre-norm blocks, causal attention with a key/value cache, final norm, output
 //! head.
 //!
-//! One file to copy. The input layer is everything below the first block, and its table serves as the head: see
-//! [`Gpt2::hidden_states`] and [`Gpt2::forward`]. Everything can be trained: the norms, the attention and the linear
-//! layers are those of [`candle_gpt_input::nn`], which keep gradients.
+//! One file to copy, with its linear layers in `gguf.rs`. The input layer is everything below the first block, and its
+//! table serves as the head: see [`Gpt2::hidden_states`] and [`Gpt2::forward`]. Everything can be trained: the norms,
+//! the attention and the linear layers are those of [`candle_gpt_input::nn`], which keep gradients.
 //!
 //! The configuration chooses the positions: GPT-2's table, or any other scheme of the library (`config.position`).
+
+#[path = "gguf.rs"]
+mod gguf;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Module, Tensor};
@@ -13,11 +16,12 @@ use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::data::PackedDocuments;
 use candle_gpt_input::dropout::dropout;
 use candle_gpt_input::input_layer::OpenOptions;
-use candle_gpt_input::nn::{self, Approximate, Attention, LayerNorm, Linear};
+use candle_gpt_input::nn::{self, Approximate, Attention, LayerNorm};
 use candle_gpt_input::position::{PositionEncoding, PositionKind};
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead, Positions};
-use candle_nn::{Init, VarBuilder, ops};
+use candle_nn::{VarBuilder, ops};
+use gguf::{Projection, Stored};
 use serde::Deserialize;
 
 /// The settings of the blocks in a `config.json`; the defaults are those of `transformers.GPT2Config`.
@@ -151,11 +155,16 @@ pub struct Gpt2 {
 impl Gpt2 {
     /// Puts the blocks of `vb` (`h.0`, `h.1`, …, `ln_f`) on an input layer, whose head is the model's.
     pub fn new(input: GptInputLayer, vb: VarBuilder) -> Result<Self> {
+        Self::with_stored(input, vb, &|_, _| Ok(None))
+    }
+
+    /// Does the same with linear layers whose weights stay in blocks.
+    pub fn with_stored(input: GptInputLayer, vb: VarBuilder, stored: Stored) -> Result<Self> {
         let config = input.config();
         let block_config = BlockConfig::of(config)?;
         let (n_head, n_embd) = (config.n_head, config.n_embd);
         ensure!(n_head > 0 && n_embd % n_head == 0, "config: n_embd {n_embd} is not a multiple of n_head {n_head}");
-        let block = |i| Block::load(i, config, &block_config, vb.pp("h").pp(i));
+        let block = |i| Block::load(i, config, &block_config, vb.pp("h").pp(i), stored);
         let blocks = (0..config.n_layer).map(block).collect::<Result<_>>()?;
         let ln_f = LayerNorm::load(vb.pp("ln_f"), config.n_embd, block_config.layer_norm_epsilon)?;
         let lm_head = input.lm_head()?;
@@ -168,17 +177,30 @@ impl Gpt2 {
         BlockConfig::of(&config)?; // another architecture has other names
         let names: Vec<String> = checkpoint.tensors()?.iter().map(|entry| format!(".{}", entry.name)).collect();
         let has = |part: &str| names.iter().any(|name| name.contains(part));
-        let (is_whole, n_layer) = (has(".ln_f.weight"), config.n_layer);
-        ensure!(is_whole, "no ln_f.weight: not a whole GPT-2 of Hugging Face's names; embed takes input tables alone");
-        let is_all = !has(&format!(".h.{n_layer}."));
-        ensure!(is_all, "config: n_layer is {n_layer}, but the weights go on with h.{n_layer}: correct n_layer");
+        let (is_whole, n_layer) = (has(".ln_f.weight") || has(".output_norm.weight"), config.n_layer);
+        ensure!(is_whole, "no ln_f.weight or output_norm.weight: not a whole GPT-2; embed takes input tables alone");
+        for next in [format!("h.{n_layer}"), format!("blk.{n_layer}")] {
+            let is_all = !has(&format!(".{next}."));
+            ensure!(is_all, "config: n_layer is {n_layer}, but the weights go on with {next}: correct n_layer");
+        }
         Ok(())
     }
 
-    /// Reads a whole Hugging Face checkpoint: one file or shards, tied or untied, under any prefix.
+    /// Reads a whole checkpoint: Hugging Face's, one file or shards, tied or untied, under any prefix; or a GGUF file.
     pub fn from_checkpoint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<Self> {
         let (input, vb) = Self::parts(checkpoint, dtype, device)?;
         Self::new(input, vb)
+    }
+
+    /// Reads a GGUF file whose quantized weights stay in their blocks, in memory and while they are multiplied.
+    pub fn quantized(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<Self> {
+        Self::check(checkpoint)?;
+        let input = gguf::input_in_blocks(checkpoint, dtype, device)?;
+        let vb = gguf::var_builder(checkpoint, dtype, device);
+        let model = Self::with_stored(input, vb, &|module, dims| gguf::blocks(checkpoint, module, dims))?;
+        let is_quantized = model.input.wte().block_type().is_some() || model.blocks.iter().any(Block::is_quantized);
+        ensure!(is_quantized, "no weight of the file is quantized: read it without keeping blocks");
+        Ok(model)
     }
 
     /// Reads the input layer of a whole checkpoint, and returns what the blocks are read from.
@@ -189,6 +211,9 @@ impl Gpt2 {
     ) -> Result<(GptInputLayer, VarBuilder<'a>)> {
         Self::check(checkpoint)?;
         let (input, report) = GptInputLayer::open(checkpoint, &OpenOptions::new(dtype, device))?;
+        if report.wte.name == gguf::WTE {
+            return Ok((input, gguf::var_builder(checkpoint, dtype, device)));
+        }
         let root = checkpoint.var_builder(dtype, device);
         let prefix = report.wte.name.strip_suffix("wte.weight").context("the names are not Hugging Face's")?;
         Ok((input, prefix.strip_suffix('.').map_or(root.clone(), |prefix| root.pp(prefix))))
@@ -292,14 +317,14 @@ struct Block {
     ln_1: LayerNorm,
     attn: SelfAttention,
     ln_2: LayerNorm,
-    c_fc: Linear,
+    c_fc: Projection,
     activation: Activation,
-    c_proj: Linear,
+    c_proj: Projection,
     resid_pdrop: f64,
 }
 
 impl Block {
-    fn load(i: usize, config: &GptInputConfig, block: &BlockConfig, vb: VarBuilder) -> Result<Self> {
+    fn load(i: usize, config: &GptInputConfig, block: &BlockConfig, vb: VarBuilder, stored: Stored) -> Result<Self> {
         let (n_embd, eps) = (config.n_embd, block.layer_norm_epsilon);
         let n_inner = block.n_inner.unwrap_or(4 * n_embd);
         // GPT-2 draws the projections into the residual stream smaller, the deeper the model.
@@ -311,8 +336,8 @@ impl Block {
             scale /= (i + 1) as f64;
         }
         let attn = SelfAttention {
-            c_attn: conv1d(n_embd, 3 * n_embd, stdev, vb.pp("attn.c_attn"))?,
-            c_proj: conv1d(n_embd, n_embd, residual_stdev, vb.pp("attn.c_proj"))?,
+            c_attn: Projection::load((n_embd, 3 * n_embd, stdev), vb.pp("attn.c_attn"), stored)?,
+            c_proj: Projection::load((n_embd, n_embd, residual_stdev), vb.pp("attn.c_proj"), stored)?,
             n_head: config.n_head,
             scale,
             pdrop: block.attn_pdrop,
@@ -321,11 +346,15 @@ impl Block {
             ln_1: LayerNorm::load(vb.pp("ln_1"), n_embd, eps)?,
             attn,
             ln_2: LayerNorm::load(vb.pp("ln_2"), n_embd, eps)?,
-            c_fc: conv1d(n_embd, n_inner, stdev, vb.pp("mlp.c_fc"))?,
+            c_fc: Projection::load((n_embd, n_inner, stdev), vb.pp("mlp.c_fc"), stored)?,
             activation: block.activation_function,
-            c_proj: conv1d(n_inner, n_embd, residual_stdev, vb.pp("mlp.c_proj"))?,
+            c_proj: Projection::load((n_inner, n_embd, residual_stdev), vb.pp("mlp.c_proj"), stored)?,
             resid_pdrop: block.resid_pdrop,
         })
+    }
+
+    fn is_quantized(&self) -> bool {
+        [&self.attn.c_attn, &self.attn.c_proj, &self.c_fc, &self.c_proj].into_iter().any(Projection::is_quantized)
     }
 
     fn forward(&self, x: &Tensor, i: usize, call: &Call, past: Past) -> Result<Tensor> {
@@ -338,8 +367,8 @@ impl Block {
 
 #[derive(Clone, Debug)]
 struct SelfAttention {
-    c_attn: Linear,
-    c_proj: Linear,
+    c_attn: Projection,
+    c_proj: Projection,
     n_head: usize,
     scale: f64,
     pdrop: f64,
@@ -376,12 +405,6 @@ impl SelfAttention {
         };
         Ok(self.c_proj.forward(&heads.transpose(1, 2)?.reshape((b, t, c))?)?)
     }
-}
-
-/// Loads a linear layer whose weight is stored `[in, out]`, as GPT-2's are.
-fn conv1d(n_in: usize, n_out: usize, stdev: f64, vb: VarBuilder) -> Result<Linear> {
-    let weight = vb.get_with_hints((n_in, n_out), "weight", Init::Randn { mean: 0.0, stdev })?;
-    Ok(Linear::conv1d(weight, Some(vb.get_with_hints(n_out, "bias", Init::Const(0.0))?))?)
 }
 
 /// Applies dropout if there is a generator, that is, while training.

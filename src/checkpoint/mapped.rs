@@ -8,7 +8,8 @@ use memmap2::Mmap;
 
 use super::bytes::ByteFile;
 use super::locate::LocatedTable;
-use super::stored::{Kind, Place};
+use super::stored::{Kind, Place, StoredTensor};
+use super::weights::WeightsFile;
 use crate::error::CheckpointError;
 use crate::files;
 use crate::memory;
@@ -20,13 +21,20 @@ pub(super) fn hold(table: &LocatedTable) -> Result<StoredRows, CheckpointError> 
     let Kind::Blocks(blocks) = at.dtype.kind else {
         return Err(CheckpointError::NotQuantized { path, name: table.name.clone(), dtype: at.dtype.name.to_string() });
     };
+    let bytes = read_blocks(file, at)?;
+    let (n_rows, width) = (table.info.n_rows, table.info.width);
+    Ok(StoredRows { bytes: RowBytes::Held(bytes.into()), start: 0, n_rows, width, stored: RowType::Blocks(blocks) })
+}
+
+/// Reads the bytes of a tensor as they are stored.
+pub(super) fn read_blocks(file: &WeightsFile, at: &StoredTensor) -> Result<Vec<u8>, CheckpointError> {
+    let path = file.file_of(at);
     // A remote length is only a claim: no memory is reserved for it.
     let is_here = file.bytes_of(at).is_some_and(|file| file.source().is_none());
     let no_memory = CheckpointError::reading(&path);
     let mut bytes = if is_here { memory::try_with_capacity(at.n_bytes()).map_err(no_memory)? } else { Vec::new() };
     file.copy(at, &mut bytes, &path)?;
-    let (n_rows, width) = (table.info.n_rows, table.info.width);
-    Ok(StoredRows { bytes: RowBytes::Held(bytes.into()), start: 0, n_rows, width, stored: RowType::Blocks(blocks) })
+    Ok(bytes)
 }
 
 pub(super) fn map(table: &LocatedTable, maps: &mut HashMap<PathBuf, Arc<Mmap>>) -> Result<StoredRows, CheckpointError> {

@@ -39,6 +39,7 @@ mod pages;
 mod parse;
 mod plain_pickle;
 mod position_tables;
+mod qtensor;
 mod read;
 mod report;
 mod role;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device};
 use flate2::read::DeflateDecoder;
 use half::{bf16, f16};
@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use super::bytes::ByteFile;
 use super::stored::{Kind, Place, StoredTensor};
 use crate::memory;
+use crate::rows::to_qtensor;
 
 /// About how many bytes of a tensor are read before they are converted.
 const PIECE_BYTES: usize = 1 << 20;
@@ -100,12 +101,7 @@ pub(super) fn reader<'a>(files: &'a [ByteFile], tensor: &StoredTensor) -> io::Re
 
 /// Dequantizes `n` elements in whole blocks, with Candle's own code.
 fn dequantize(blocks: &[u8], dtype: GgmlDType, n: usize) -> io::Result<Vec<f32>> {
-    // Candle reads the bytes as a slice of blocks, whose alignment is at most that of a `u64`.
-    let mut copy = vec![0; blocks.len() + align_of::<u64>()];
-    let start = copy.as_ptr().align_offset(align_of::<u64>());
-    let aligned = &mut copy[start..start + blocks.len()];
-    aligned.copy_from_slice(blocks);
-    qtensor_from_ggml(dtype, aligned, vec![n], &Device::Cpu)
+    to_qtensor(blocks, dtype, vec![n])
         .and_then(|blocks| blocks.dequantize(&Device::Cpu)?.to_vec1::<f32>())
         .map_err(io::Error::other)
 }

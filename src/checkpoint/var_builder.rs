@@ -38,6 +38,20 @@ impl Checkpoint {
         let backend = Backend { checkpoint: self, shards: Mutex::default() };
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
+
+    /// Returns whether a tensor of this name is listed.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        match &self.weights {
+            Weights::File(file) => file.holds(name),
+            Weights::Shards(index) => index.shard_of(name).is_some(),
+        }
+    }
+
+    /// Returns the error of a name that no tensor has.
+    pub(super) fn missing_tensor(&self, name: &str) -> CheckpointError {
+        let closest = closest(&self.names(), Some(name));
+        CheckpointError::MissingTensor { path: self.path.clone(), name: name.to_string(), closest }
+    }
 }
 
 struct Backend<'a> {
@@ -51,30 +65,18 @@ impl Backend<'_> {
         let shard = self.file_of(name)?;
         let file = shard.get();
         let at = file.tensor(name)?;
-        match expected {
-            Some(expected) if expected.dims() != &*at.shape => Err(CheckpointError::TensorShape {
-                path: file.path().to_path_buf(),
-                name: name.to_string(),
-                shape: at.shape.to_vec(),
-                expected: expected.dims().to_vec(),
-            }
-            .into()),
-            _ => file.read(&at, dtype, device),
+        if let Some(expected) = expected {
+            file.must_have_shape(name, &at, expected)?;
         }
+        file.read(&at, dtype, device)
     }
 
     fn file_of(&self, name: &str) -> Result<Shard<'_>, CheckpointError> {
-        let Checkpoint { path, weights, .. } = self.checkpoint;
-        let missing = || {
-            let closest = closest(&self.checkpoint.names(), Some(name));
-            CheckpointError::MissingTensor { path: path.clone(), name: name.to_string(), closest }
-        };
-        match weights {
-            Weights::File(file) if file.holds(name) => Ok(Shard::Whole(file)),
-            Weights::File(_) => Err(missing()),
+        match &self.checkpoint.weights {
+            _ if !self.checkpoint.holds(name) => Err(self.checkpoint.missing_tensor(name)),
+            Weights::File(file) => Ok(Shard::Whole(file)),
             Weights::Shards(index) => {
-                let shard = index.shard_of(name).ok_or_else(missing)?;
-                let path = index.path_of(shard)?;
+                let path = index.path_of(index.shard_of(name).unwrap_or_default())?;
                 let id = file_id(&path).map_err(CheckpointError::reading(&path))?;
                 let mut opened = self.shards.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 if let Some(file) = opened.get(&id) {
@@ -98,9 +100,6 @@ impl SimpleBackend for Backend<'_> {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        match &self.checkpoint.weights {
-            Weights::File(file) => file.holds(name),
-            Weights::Shards(index) => index.shard_of(name).is_some(),
-        }
+        self.checkpoint.holds(name)
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
 use half::{bf16, f16};
 
 use super::budget::Budget;
@@ -225,6 +225,23 @@ impl WeightsFile {
                 None => Ok(tensor.clone()),
             },
             Some(tensor) => Ok(tensor.clone()),
+        }
+    }
+
+    /// Compares a tensor's shape with the one that is asked for.
+    pub(super) fn must_have_shape(
+        &self,
+        name: &str,
+        at: &StoredTensor,
+        expected: &Shape,
+    ) -> Result<(), CheckpointError> {
+        let (shape, expected) = (at.shape.to_vec(), expected.dims().to_vec());
+        match shape == expected {
+            true => Ok(()),
+            false => {
+                let (path, name) = (self.path().to_path_buf(), name.to_string());
+                Err(CheckpointError::TensorShape { path, name, shape, expected })
+            }
         }
     }
 

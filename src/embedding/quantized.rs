@@ -2,14 +2,13 @@
 
 use std::fmt;
 
-use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 
 use super::{Kind, TokenTable};
 use crate::error::{EmbeddingError, Error, Result};
 use crate::kernel::{StoredTable, Table, can_dequantize, map_in_parallel};
-use crate::rows::{RowBytes, RowType, StoredRows};
+use crate::rows::{RowBytes, RowType, StoredRows, to_qtensor};
 use crate::shape::wrong_shape;
 
 /// Rows that are quantized at a time.
@@ -208,13 +207,7 @@ impl TokenTable {
         let Kind::Quantized(table, block_type) = &self.kind else {
             return Err(EmbeddingError::NotQuantized.into());
         };
-        let blocks = table.bytes_here()?;
-        // Candle reads the bytes as a slice of blocks, whose alignment is that of an f16.
-        let mut copy = vec![0; blocks.len() + 1];
-        let start = copy.as_ptr().align_offset(align_of::<u16>());
-        let aligned = &mut copy[start..start + blocks.len()];
-        aligned.copy_from_slice(blocks);
-        Ok(qtensor_from_ggml(*block_type, aligned, vec![table.rows.n_rows, table.rows.width], &Device::Cpu)?)
+        Ok(to_qtensor(table.bytes_here()?, *block_type, vec![table.rows.n_rows, table.rows.width])?)
     }
 }
 

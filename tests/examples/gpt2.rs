@@ -5,7 +5,7 @@
 // Long because every comparison needs the same small models.
 
 #[path = "../../examples/gpt2/model.rs"]
-mod model;
+pub mod model;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 
 /// f32 sums in another order than torch's. 1e-5 of the largest element is some hundred roundings, and far less than any
 /// wrong weight, scale or formula causes (here 1e-3 and more, between the two forms of GELU).
-const SUMS: f64 = 1e-5;
+pub const SUMS: f64 = 1e-5;
 
 fn open(name: &str) -> Checkpoint {
     Checkpoint::open(golden(name)).unwrap()
@@ -98,7 +98,7 @@ fn half_types_stay_near_f32() {
 }
 
 /// Returns the logits of `n_new` greedy tokens after the prompt, computed with a cache, and the tokens.
-fn greedy(model: &Gpt2, input_ids: &Tensor, mask: Option<&Tensor>, n_new: usize) -> (Tensor, Tensor) {
+pub fn greedy(model: &Gpt2, input_ids: &Tensor, mask: Option<&Tensor>, n_new: usize) -> (Tensor, Tensor) {
     let (mut cache, mut ids) = (KvCache::default(), input_ids.clone());
     let (mut all_logits, mut tokens) = (Vec::new(), Vec::new());
     for _ in 0..n_new {
@@ -558,7 +558,7 @@ fn the_example_refuses_before_it_works() {
     .unwrap();
     let text = failure(gpt2(tables.path()).args(["--ids", "1"]), 1);
     assert!(
-        text.ends_with(": no ln_f.weight: not a whole GPT-2 of Hugging Face's names; embed takes input tables alone"),
+        text.ends_with(": no ln_f.weight or output_norm.weight: not a whole GPT-2; embed takes input tables alone"),
         "{text}"
     );
 }

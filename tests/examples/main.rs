@@ -5,6 +5,7 @@ mod documents;
 mod explore;
 mod finetuning;
 mod generation;
+mod gguf;
 mod gpt2;
 mod inspect;
 mod kills;

@@ -36,6 +36,9 @@ const OTHERS: [&str; 9] = [
     "rope.scaling.yarn_log_multiplier",
     "rope.scaling.alpha",
 ];
+/// Keys of GPT-2's blocks, and how they are called in its `config.json`.
+const OF_GPT2: [(&str, &str); 2] =
+    [("feed_forward_length", "n_inner"), ("attention.layer_norm_epsilon", "layer_norm_epsilon")];
 const ARCHITECTURE: &str = "general.architecture";
 pub(super) const ALIGNMENT: &str = "general.alignment";
 
@@ -99,7 +102,8 @@ const MAX_PAIRS: u64 = 1 << 16;
 
 /// Returns whether a key is read here.
 pub(super) fn is_wanted(key: &str) -> bool {
-    let of_architecture = |rest: &str| KEYS.iter().any(|(known, _)| *known == rest) || OTHERS.contains(&rest);
+    let mut renamed = KEYS.iter().chain(&OF_GPT2);
+    let mut of_architecture = |rest: &str| renamed.any(|(known, _)| *known == rest) || OTHERS.contains(&rest);
     [ARCHITECTURE, ALIGNMENT].contains(&key) || key.split_once('.').is_some_and(|(_, rest)| of_architecture(rest))
 }
 
@@ -161,6 +165,14 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
         }
     }
     match architecture {
+        "gpt2" => {
+            config.insert("model_type".to_string(), "gpt2".into());
+            for (key, name) in OF_GPT2 {
+                if let Some(value) = of(key) {
+                    config.insert(name.to_string(), decimal(value));
+                }
+            }
+        }
         // What llama.cpp takes for files that state no scales.
         "minicpm" => {
             config.entry("embedding_multiplier").or_insert(json!(12.0));
@@ -197,6 +209,14 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
         config.insert("tie_word_embeddings".to_string(), true.into());
     }
     Ok((!config.is_empty()).then(|| config.into()))
+}
+
+/// Returns the shortest decimal that rounds to a value of f32, as a `config.json` has it: 1e-5, not 9.99999974e-6.
+fn decimal(value: &Value) -> Value {
+    #[expect(clippy::cast_possible_truncation, reason = "the value was widened from f32")]
+    let narrow = value.as_f64().filter(|_| value.is_f64()).map(|wide| wide as f32);
+    let shortest = narrow.and_then(|narrow| narrow.to_string().parse::<f64>().ok());
+    shortest.map_or(value.clone(), Value::from)
 }
 
 /// Returns whether a key of the configuration is of a rotation.
