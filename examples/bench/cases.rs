@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::init::Init;
@@ -74,16 +75,18 @@ impl Case {
     /// Returns the shapes that it takes unless others are given.
     pub fn shapes(self, quick: bool) -> Vec<String> {
         match (self, quick) {
-            (Self::Head, true) => ["1x1x24", "3x1x24:bf16", "2x1x24:f16"].map(String::from).to_vec(),
+            (Self::Head, true) => ["1x1x24", "3x1x24:bf16", "2x1x24:f16", "2x1x64:q8_0"].map(String::from).to_vec(),
             (Self::Head, false) => {
                 let rows = (0..8).map(|power| 1 << power);
-                ["", ":bf16", ":f16"]
-                    .iter()
-                    .flat_map(|dtype| rows.clone().map(move |n| format!("{n}x1x768{dtype}")))
-                    .collect()
+                let of_numbers = ["", ":bf16", ":f16"];
+                let of_numbers =
+                    of_numbers.iter().flat_map(|dtype| rows.clone().map(move |n| format!("{n}x1x768{dtype}")));
+                of_numbers.chain([1, 4, 16, 64].map(|n| format!("{n}x1x768:q8_0"))).collect()
             }
-            (Self::Decode, true) => ["2x1x24"].map(String::from).to_vec(),
-            (Self::Decode, false) => ["1x1x768", "1x1x768:bf16", "1x1x768:f16"].map(String::from).to_vec(),
+            (Self::Decode, true) => ["2x1x24", "1x1x64:q8_0"].map(String::from).to_vec(),
+            (Self::Decode, false) => {
+                ["1x1x768", "1x1x768:bf16", "1x1x768:f16", "1x1x768:q8_0"].map(String::from).to_vec()
+            }
             (_, true) => ["1x1x16", "2x8x24", "2x8x24:bf16"].map(String::from).to_vec(),
             (_, false) => {
                 let all =
@@ -131,11 +134,31 @@ pub struct Shape {
     pub length: usize,
     pub n_embd: usize,
     pub vocab_size: usize,
+    /// Of hidden states, and of tables that are not in blocks.
     pub dtype: DType,
+    /// The type of the weights' blocks, if they are quantized.
+    pub blocks: Option<GgmlDType>,
     pub ids: Ids,
 }
 
+/// The block types that a shape may end in.
+const BLOCK_TYPES: [(&str, GgmlDType); 2] = [("q8_0", GgmlDType::Q8_0), ("q4_k", GgmlDType::Q4K)];
+
 impl Shape {
+    /// Returns the type of the weights.
+    pub fn stored(&self) -> &'static str {
+        let of_blocks = BLOCK_TYPES.iter().find(|(_, known)| Some(*known) == self.blocks);
+        of_blocks.map_or(self.dtype.as_str(), |(name, _)| name)
+    }
+
+    /// Returns the bytes of `n_weights` elements.
+    pub fn n_bytes(&self, n_weights: usize) -> usize {
+        match self.blocks {
+            Some(blocks) => n_weights / blocks.block_size() * blocks.type_size(),
+            None => n_weights * self.dtype.size_in_bytes(),
+        }
+    }
+
     pub fn n_tokens(&self) -> usize {
         self.batch * self.length
     }
@@ -143,7 +166,8 @@ impl Shape {
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}x{}{}", self.batch, self.length, self.n_embd, super::dtype_suffix(self.dtype))
+        write!(f, "{}x{}x{}", self.batch, self.length, self.n_embd)?;
+        if self.stored() == "f32" { Ok(()) } else { write!(f, ":{}", self.stored()) }
     }
 }
 
@@ -155,7 +179,20 @@ impl FromStr for Shape {
         let sizes: Vec<usize> =
             sizes.split('x').filter_map(|size| size.parse().ok()).filter(|&size| size > 0).collect();
         let [batch, length, n_embd] = sizes[..] else { return Err("use BxTxC or BxTxC:bf16".to_string()) };
-        Ok(Self { batch, length, n_embd, vocab_size: 0, dtype: super::cli::parse_dtype(dtype)?, ids: Ids::default() })
+        let blocks = BLOCK_TYPES.iter().find(|(name, _)| *name == dtype).map(|(_, blocks)| *blocks);
+        let dtype = match blocks {
+            Some(_) => DType::F32,
+            None => {
+                super::cli::parse_dtype(dtype).map_err(|advice| format!("{advice}; head, decode: q8_0 or q4_k too"))?
+            }
+        };
+        if let Some(blocks) = blocks.filter(|blocks| n_embd % blocks.block_size() != 0) {
+            return Err(format!(
+                "a width of {n_embd} is not a multiple of {}, the elements of a block",
+                blocks.block_size()
+            ));
+        }
+        Ok(Self { batch, length, n_embd, vocab_size: 0, dtype, blocks, ids: Ids::default() })
     }
 }
 
@@ -175,7 +212,7 @@ pub struct Inputs {
 
 impl Inputs {
     pub fn new(shape: &Shape, device: &Device) -> Result<Self> {
-        let &Shape { batch, length, n_embd, vocab_size, dtype, ids: kind } = shape;
+        let &Shape { batch, length, n_embd, vocab_size, dtype, ids: kind, .. } = shape;
         let generator = Generator::manual_seed(123);
         let table = |n_rows, std| Init::Gpt2 { std }.wte(n_rows, n_embd, &generator, dtype, device);
         let states = |std| Ok::<_, anyhow::Error>(table(batch * length, std)?.reshape((batch, length, n_embd))?);
@@ -201,6 +238,7 @@ pub struct Contender {
 }
 
 pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
+    ensure!(inputs.shape.blocks.is_none() || case.is_of_products(), "only head and decode take weights in blocks");
     if case.is_positional() {
         return super::positions::contenders(case, inputs);
     }
@@ -385,7 +423,7 @@ pub fn bytes_moved(case: Case, inputs: &Inputs) -> Result<Option<usize>> {
         Case::StepTied | Case::Rotate | Case::Alibi | Case::T5 | Case::Mapped | Case::Quantized => return Ok(None),
         Case::Forward | Case::ForwardInto => 2 * n_tokens,
         Case::Head | Case::Decode => {
-            return Ok(Some(super::products::n_weights(case, &inputs.shape) * dtype.size_in_bytes()));
+            return Ok(Some(inputs.shape.n_bytes(super::products::n_weights(case, &inputs.shape))));
         }
         // The gradient is read, and both tables' gradients are written.
         Case::Backward => n_tokens + vocab_size + length,

@@ -29,8 +29,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use candle_core::{DType, Device};
+use anyhow::{Context, Result, ensure};
+use candle_core::Device;
 use candle_gpt_input::DeviceSpec;
 use clap::Parser;
 use serde_json::{Value, json};
@@ -51,6 +51,7 @@ use torch::Torch;
 /// mapped         forward with tables left in their file (warm); `resident` is forward with them in memory
 /// head           logits of BATCH rows of given hidden states; `copy` reads the table once
 /// decode         one token for each of BATCH sequences through GPT-2; `copy` reads all of its weights once
+///                (with weights in blocks for shapes that end in :q8_0 or :q4_k, beside Candle's `QMatMul` for head)
 /// quantized      forward with a token table of Q8_0; Candle's time is that of `QTensor::embedding` alone
 ///
 /// All times are in milliseconds. `copy` copies as many bytes as the case must move, on all cores. `rows` copies the rows
@@ -61,7 +62,8 @@ struct Args {
     /// Only these cases
     #[arg(long, value_delimiter = ',', value_name = "CASE,..")]
     cases: Vec<Case>,
-    /// Only these shapes: BATCHxLENGTHxN_EMBD, followed by :f16 or :bf16 for half precision
+    /// Only these shapes: BATCHxLENGTHxN_EMBD, followed by :f16 or :bf16 for half precision; for
+    /// head and decode also by :q8_0 or :q4_k, GGUF's blocks
     #[arg(long, value_delimiter = ',', value_name = "BxTxC,..")]
     shapes: Vec<Shape>,
     /// Rows of the token table
@@ -114,6 +116,7 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     if let Some(path) = &args.large {
         let shape =
             args.shapes.first().cloned().map_or_else(|| "1x1024x1600".parse().map_err(anyhow::Error::msg), Ok)?;
+        ensure!(shape.blocks.is_none(), "--large {shape}: its tables are not in blocks");
         let shape = Shape { vocab_size: args.vocab_size, ids: args.ids, ..shape };
         return match &args.large_of {
             Some(contender) => Ok(writeln!(out, "{}", large::one(contender, path, &shape)?)?),
@@ -187,7 +190,8 @@ struct Rounds {
 fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch>, quick: bool) -> Result<Value> {
     let inputs = Inputs::new(shape, device)?;
     let n_bytes = cases::bytes_moved(case, &inputs)?;
-    torch = torch.filter(|_| !case.is_positional() && !case.is_of_tables() && case != Case::Decode);
+    let is_of_torch = !case.is_positional() && !case.is_of_tables() && case != Case::Decode && shape.blocks.is_none();
+    torch = torch.filter(|_| is_of_torch);
     let mut contenders = cases::contenders(case, &inputs)?;
     compare(&contenders, shape)?;
     if let Some(torch) = &mut torch {
@@ -239,7 +243,7 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
     let rows = ["rows_1", "rows_4"].into_iter().filter_map(median).reduce(f64::min);
     let mut row = json!({
         "case": case.name(), "batch": shape.batch, "length": shape.length, "n_embd": shape.n_embd,
-        "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(), "ids": shape.ids.to_string(),
+        "vocab_size": shape.vocab_size, "dtype": shape.stored(), "ids": shape.ids.to_string(),
         "n_bytes": n_bytes, "ours_ms": median("ours"), "candle_ms": median("candle"), "copy_ms": median("copy"),
         "resident_ms": median("resident"),
         "rows_ms": rows,
@@ -247,7 +251,7 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
     });
     if case.is_of_products() {
         let torch = ["torch_1", "torch_n"].into_iter().filter_map(least).reduce(f64::min);
-        row["n_weights"] = json!(n_bytes.map(|n| n / shape.dtype.size_in_bytes()));
+        row["n_weights"] = json!(products::n_weights(case, shape));
         row["ours_min_ms"] = json!(least("ours"));
         row["copy_min_ms"] = json!(least("copy"));
         row["torch_min_ms"] = json!(torch);
@@ -359,13 +363,4 @@ fn machine(device: &Device, torch: Option<&Torch>) -> String {
         let _ = write!(text, "; torch {}", torch.version);
     }
     text
-}
-
-/// Returns the suffix of a shape's text.
-fn dtype_suffix(dtype: DType) -> &'static str {
-    match dtype {
-        DType::BF16 => ":bf16",
-        DType::F16 => ":f16",
-        _ => "",
-    }
 }

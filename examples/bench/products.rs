@@ -5,15 +5,17 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, ensure};
-use candle_core::{CpuStorage, Storage, Tensor};
+use anyhow::{Context, Result, anyhow, ensure};
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::{CpuStorage, Device, Module, Storage, Tensor};
+use candle_gpt_input::embedding::TokenTable;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead};
 use candle_nn::{VarBuilder, VarMap};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::cases::{Case, Contender, Inputs, Shape, contender};
+use super::cases::{Case, Contender, Inputs, Shape, agree, contender};
 use super::model::{Gpt2, KvCache};
 
 pub fn contenders(case: Case, inputs: &Inputs) -> Result<Vec<Contender>> {
@@ -29,6 +31,9 @@ pub fn n_weights(case: Case, shape: &Shape) -> usize {
 
 /// Logits of `batch` rows: ours, Candle's product, and a sum over the table's bytes in the place of a copy.
 fn head(inputs: &Inputs) -> Result<Vec<Contender>> {
+    if let Some(blocks) = inputs.shape.blocks {
+        return head_in_blocks(inputs, blocks);
+    }
     let (wte, hidden) = (inputs.wte.clone(), inputs.hidden.clone());
     let head = LmHead::new(wte.clone())?;
     let mut all = vec![contender("ours", {
@@ -48,13 +53,37 @@ fn head(inputs: &Inputs) -> Result<Vec<Contender>> {
     Ok(all)
 }
 
+/// Logits of `batch` rows by a table in blocks: ours, Candle's product, which rounds the rows to 8 bits, and a sum over
+/// as many bytes.
+fn head_in_blocks(inputs: &Inputs, blocks: GgmlDType) -> Result<Vec<Contender>> {
+    let (table, hidden) = (QTensor::quantize(&inputs.wte.to_device(&Device::Cpu)?, blocks)?, inputs.hidden.clone());
+    let (dtype, device) = (inputs.shape.dtype, inputs.wte.device());
+    let head = LmHead::new(TokenTable::from_qtensor(&table, dtype, device)?)?;
+    let elements = table.dequantize(device)?;
+    let dense = hidden.flatten_to(1)?.matmul(&elements.t()?)?;
+    agree(&head.forward(&hidden)?.flatten_to(1)?, &dense, dtype).context("ours and the dequantized table")?;
+    let mut all = vec![contender("ours", {
+        let hidden = hidden.clone();
+        move || Ok((None, vec![head.forward(&hidden)?]))
+    })?];
+    if device.is_cpu() {
+        let product = QMatMul::from_qtensor(table)?;
+        all.push(contender("candle", move || {
+            black_box(product.forward(&hidden)?);
+            Ok((None, Vec::new()))
+        })?);
+        all.push(reading_bytes(inputs.shape.n_bytes(elements.elem_count()))?);
+    }
+    Ok(all)
+}
+
 /// How many tokens come before the one that is decoded.
 const N_CACHED: usize = 64;
 
 /// One token for each of `batch` sequences through a GPT-2 of the shape's width, and the largest logit: ours, and a sum over
 /// all of its weights in the place of a copy.
 fn decode(inputs: &Inputs) -> Result<Vec<Contender>> {
-    let Shape { batch, length, n_embd, vocab_size, dtype, .. } = inputs.shape;
+    let Shape { batch, length, n_embd, vocab_size, dtype, blocks, .. } = inputs.shape;
     ensure!(length == 1, "`decode` takes one token at a time: use {batch}x1x{n_embd}");
     let (config, device) = (gpt2_of_width(n_embd, vocab_size), inputs.wte.device());
     let gpt2 = |vb: VarBuilder| Gpt2::new(GptInputLayer::load(vb.clone(), &config)?, vb);
@@ -65,7 +94,17 @@ fn decode(inputs: &Inputs) -> Result<Vec<Contender>> {
     let weights: HashMap<String, Tensor> =
         drawn.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
     let read: Vec<Tensor> = weights.values().cloned().collect();
-    let gpt2 = gpt2(VarBuilder::from_tensors(weights, dtype, device))?;
+    let gpt2 = match blocks {
+        None => gpt2(VarBuilder::from_tensors(weights, dtype, device))?,
+        Some(blocks) => {
+            let vb = VarBuilder::from_tensors(weights.clone(), dtype, device);
+            let (input, _) = GptInputLayer::load(vb.clone(), &config)?.quantize(blocks)?;
+            Gpt2::with_stored(input, vb, &|module, _| {
+                let weight = weights[&format!("{module}.weight")].to_device(&Device::Cpu)?;
+                Ok(Some(QTensor::quantize(&weight.t()?.contiguous()?, blocks)?))
+            })?
+        }
+    };
     let n_tokens = batch * (N_CACHED + 1);
     let ids: Vec<u32> = (0..n_tokens).map(|i| (i * 7919 % vocab_size) as u32).collect();
     let ids = Tensor::from_vec(ids, (batch, N_CACHED + 1), device)?;
@@ -78,7 +117,10 @@ fn decode(inputs: &Inputs) -> Result<Vec<Contender>> {
         Ok((None, vec![gpt2.lm_head().argmax(&hidden_states)?]))
     })?];
     if device.is_cpu() {
-        all.push(reading(read)?);
+        all.push(match blocks {
+            Some(_) => reading_bytes(inputs.shape.n_bytes(n_weights(Case::Decode, &inputs.shape)))?,
+            None => reading(read)?,
+        });
     }
     Ok(all)
 }
@@ -115,6 +157,19 @@ fn reading(weights: Vec<Tensor>) -> Result<Contender> {
     })
 }
 
+/// Reads as many bytes once, on all cores, for weights in blocks.
+fn reading_bytes(n_bytes: usize) -> Result<Contender> {
+    let words = vec![1u32; n_bytes / size_of::<u32>()];
+    contender("copy", move || {
+        sum(&words, sum_of_u32);
+        Ok((None, Vec::new()))
+    })
+}
+
+fn sum_of_u32(part: &[u32]) -> u32 {
+    part.iter().fold(0, |sum: u32, &x| sum.wrapping_add(x))
+}
+
 fn sum_of_words(part: &[u16]) -> u32 {
     u32::from(part.iter().fold(0, |sum: u16, &x| sum.wrapping_add(x)))
 }
@@ -139,7 +194,7 @@ pub fn limits(quick: bool) -> Value {
     });
     let read = least(&mut || {
         let start = Instant::now();
-        sum(&words, |part| part.iter().fold(0, |sum: u32, &x| sum.wrapping_add(x)));
+        sum(&words, sum_of_u32);
         start.elapsed().as_secs_f64()
     });
     let flops = (n_threads * (n_steps / 7) * fused::FLOPS) as f64;

@@ -42,6 +42,7 @@ pub fn run(path: &Path, quick: bool, device: &Device, machine: &str, out: &mut i
         length: 1024,
         n_embd: width,
         vocab_size,
+        blocks: None,
         dtype: DType::F32,
         ids: Ids::Uniform,
     };

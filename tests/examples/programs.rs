@@ -68,6 +68,18 @@ fn bench_compares_and_times_every_case() {
     }
     let text = stdout(example("bench").args(["--cases", "quantized", "--shapes", "2x3x64", "--quick"]));
     assert!(text.contains(" x resident"), "{text}");
+    // A block of 32 elements takes 34 bytes; the table has 1000 rows, and a GPT-2 of width 64 has 1 block of 12 · 64².
+    for (case, shape, n_weights) in [("head", "2x1x64:q8_0", 64_000), ("decode", "1x1x64:q8_0", 64_000 + 12 * 64 * 64)]
+    {
+        let row = cases.iter().find(|row| row["case"] == case && row["dtype"] == "q8_0").unwrap();
+        assert_eq!((&row["n_weights"], &row["n_bytes"]), (&n_weights.into(), &(n_weights / 32 * 34).into()), "{shape}");
+        assert!(row["copy_min_ms"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    let text = stdout(example("bench").args(["--cases", "head,decode", "--shapes", "3x1x256:q4_k", "--quick"]));
+    assert!(text.contains("head 3 q4_k: ") && text.contains("decode 3 q4_k: "), "{text}");
+    let refused = failure(example("bench").args(["--cases", "forward", "--shapes", "1x1x64:q8_0", "--quick"]), 1);
+    assert!(refused.ends_with("only head and decode take weights in blocks"), "{refused}");
+    assert!(failure(example("bench").args(["--shapes", "1x1x48:q8_0"]), 2).contains("48 is not a multiple of 32"));
     assert!(failure(example("bench").args(["--shapes", "2x3"]), 2).contains("use BxTxC"));
     assert!(failure(example("bench").args(["--quick", "--torch", "no-such-python"]), 1).contains("no-such-python"));
 }
@@ -78,7 +90,7 @@ fn bench_reports() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("report.md");
     let text = stdout(example("bench").args(["--quick", "--device", "cpu", "--report"]).arg(&path));
-    assert!(text.contains("report.md: 9 checks passed, 26 cases timed"), "{text}");
+    assert!(text.contains("report.md: 9 checks passed, 28 cases timed"), "{text}");
     let report = std::fs::read_to_string(&path).unwrap();
     assert!(report.starts_with(concat!("# candle-gpt-input ", env!("CARGO_PKG_VERSION"), " on the CPU\n")), "{report}");
     let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_string()).collect::<Vec<_>>();
