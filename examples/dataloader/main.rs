@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::checkpoint::{save_tensors, write_file};
+use candle_gpt_input::data::corpus::{Corpus, CorpusOptions, IdBits};
 use candle_gpt_input::data::{Batch, Loader, LoaderConfig, LoaderState, Seeding, Tokens};
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::rng::Generator;
@@ -31,6 +32,15 @@ struct Args {
     /// The text to read
     #[arg(long, value_name = "F", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/genesis.txt"))]
     text_file: PathBuf,
+    /// Files of token ids instead: .bin files of nanoGPT or llm.c, a Megatron prefix, a folder, or a pattern
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "text_file")]
+    corpus: Vec<PathBuf>,
+    /// Width of the ids in files without a header, such as nanoGPT's: 16 or 32
+    #[arg(long, value_name = "N", requires = "corpus")]
+    id_bits: Option<IdBits>,
+    /// Check all ids and checksums before the first batch
+    #[arg(long, requires = "corpus")]
+    verify: bool,
     /// Windows in a batch
     #[arg(long, default_value_t = 8, value_parser = cli::count::<usize>)]
     batch_size: usize,
@@ -81,9 +91,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
-    let text = cli::read_text(&args.text_file)?;
     let tokenizer = Tokenizer::gpt2();
-    let tokens = Tokens::new(tokenizer.encode(&text)?);
+    let tokens = match args.corpus.is_empty() {
+        true => Tokens::new(tokenizer.encode(&cli::read_text(&args.text_file)?)?),
+        false => open_corpus(&args, out)?,
+    };
     let (rank, world_size) = args.shard;
     let mut loader = Loader::new(&tokens, config(&args), seeding(&args), &Device::Cpu)?.shard(rank, world_size)?;
     writeln!(
@@ -137,6 +149,23 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         writeln!(out, "wrote {}", Shown::path(path))?;
     }
     Ok(())
+}
+
+fn open_corpus(args: &Args, out: &mut impl Write) -> Result<Tokens> {
+    let options = CorpusOptions::default().with_verify(args.verify);
+    let options = args.id_bits.into_iter().fold(options, CorpusOptions::with_id_bits);
+    let start = Instant::now();
+    let corpus = Corpus::open(&args.corpus, &options)?;
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    writeln!(
+        out,
+        "corpus of {} files, format {}, {} bits an id, {} documents, opened in {milliseconds:.2} ms",
+        corpus.files().len(),
+        corpus.format(),
+        corpus.id_bits(),
+        corpus.n_documents()
+    )?;
+    Ok(corpus.tokens().clone())
 }
 
 fn config(args: &Args) -> LoaderConfig {

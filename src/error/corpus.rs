@@ -143,7 +143,7 @@ pub enum CorpusError {
     },
     /// A file of another kind.
     #[error(
-        "{path}: this is {}: the guide's page `corpora` says how to convert what is no corpus",
+        "{path}: this is {}",
         format.in_place_of_a_text(),
         path = Shown::path(path)
     )]
@@ -255,6 +255,44 @@ pub enum CorpusError {
         /// The file.
         path: PathBuf,
     },
+    /// A folder of shards that were written in another way, or from other texts.
+    #[error(
+        "{path} is of a corpus with {what} {stated}, not {given}: choose another folder, or remove it",
+        path = Shown::path(path),
+        stated = Shown::name(stated),
+        given = Shown::name(given)
+    )]
+    #[non_exhaustive]
+    OtherCorpus {
+        /// The file that says so.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// What the file states.
+        stated: String,
+        /// What was asked for.
+        given: String,
+    },
+    /// A shard of a size that its format does not have.
+    #[error("shards of {n_tokens} tokens are not supported in the format {format}: use 1 to {most}")]
+    #[non_exhaustive]
+    ShardTokens {
+        /// The number given.
+        n_tokens: u64,
+        /// The format.
+        format: &'static str,
+        /// The largest number.
+        most: u64,
+    },
+    /// An id that does not fit the vocabulary of the corpus that is written.
+    #[error("token id {id} is outside the vocabulary of {vocab_size} that the corpus states")]
+    #[non_exhaustive]
+    OtherId {
+        /// The id.
+        id: u32,
+        /// The size of the vocabulary.
+        vocab_size: usize,
+    },
     /// A text as a corpus in a build without the feature `tokenizer`.
     #[error("{path}: a text needs the feature `tokenizer`: turn it on, or name files of ids", path = Shown::path(path))]
     #[non_exhaustive]
@@ -268,5 +306,10 @@ impl CorpusError {
     /// Returns what makes an error of a file that cannot be read.
     pub(crate) fn reading(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
         move |source| Self::Io { action: "read", path: path.to_path_buf(), source }
+    }
+
+    /// Returns what makes an error of a file that cannot be written.
+    pub(crate) fn writing(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
+        move |source| Self::Io { action: "write", path: path.to_path_buf(), source }
     }
 }

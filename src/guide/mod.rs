@@ -4,6 +4,10 @@
 #[doc = include_str!("adopting.md")]
 pub mod adopting {}
 
+/// Opens token ids of nanoGPT, llm.c and Megatron, and says how to convert those of others.
+#[doc = include_str!("corpora.md")]
+pub mod corpora {}
+
 /// Names what equals PyTorch, transformers or plain Candle, how exactly, and the tests that hold it.
 #[doc = include_str!("exactness.md")]
 pub mod exactness {}

@@ -94,6 +94,15 @@ impl Encoder {
         Ok(draft)
     }
 
+    /// Returns a place from byte `from` on where the ids of both sides are those of the whole. GPT-2's one added token has
+    /// no space in it.
+    pub(super) fn cut(&self, text: &str, from: usize) -> Option<usize> {
+        match &self.plain {
+            Plain::Words(_) => self.words.next_start(text, from),
+            Plain::Library(_) => None,
+        }
+    }
+
     /// Encodes text that has no added tokens except those to be found after normalization.
     fn encode_segment(
         &self,
@@ -191,14 +200,17 @@ impl Words {
 
     /// Returns how many bytes of the text can be encoded separately: all of a short text.
     fn first_piece(self, text: &str) -> usize {
-        let Self::Cover { before } = self else {
-            return text.len();
-        };
+        self.next_start(text, PIECE_BYTES).unwrap_or(text.len())
+    }
+
+    /// Returns where a word begins from byte `from` on, if one is known to.
+    fn next_start(self, text: &str, from: usize) -> Option<usize> {
+        let Self::Cover { before } = self else { return None };
         let begins_word = |&at: &usize| {
             before.contains(&text.as_bytes()[at])
                 && text[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c.is_ascii_punctuation())
         };
-        (PIECE_BYTES..text.len()).find(begins_word).unwrap_or(text.len())
+        (from..text.len()).find(begins_word)
     }
 }
 

@@ -222,6 +222,25 @@ impl Tokenizer {
         encoded.into_iter().enumerate().map(document).collect()
     }
 
+    /// Returns a place from byte `from` on where a text can be cut: the ids of both parts, one after the other, are those
+    /// of the whole. So a text larger than memory can be encoded piece by piece.
+    ///
+    /// `None` if there is no such place, and for tokenizers other than [`gpt2`](Self::gpt2), of which it is not known.
+    ///
+    /// ```
+    /// use candle_gpt_input::tokenizer::Tokenizer;
+    ///
+    /// let (tokenizer, text) = (Tokenizer::gpt2(), "Hello, do you like tea?");
+    /// assert_eq!(tokenizer.cut(text, 7), Some(9)); // before " you"
+    /// let (left, right) = text.split_at(9);
+    /// assert_eq!([tokenizer.encode(left)?, tokenizer.encode(right)?].concat(), tokenizer.encode(text)?);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    #[must_use]
+    pub fn cut(&self, text: &str, from: usize) -> Option<usize> {
+        self.encoder().ok()?.cut(text, from)
+    }
+
     /// Returns the text of `ids`. Bytes that are not UTF-8, such as those of a cut character, become `U+FFFD`;
     /// [`decode_strict`](Self::decode_strict) refuses them.
     ///

@@ -21,6 +21,7 @@ fn every_example_has_help() {
         "chapter2",
         "init_table",
         "dataloader",
+        "tokenize",
         "gpt2",
         "train_minimal",
         "bench",

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::megatron::NARROW_BELOW;
 use super::{CorpusFormat, IdBits};
-use crate::error::CorpusError;
+use crate::error::{CheckpointError, CorpusError};
 use crate::files;
 
 /// The name of the file.
@@ -34,12 +35,19 @@ pub struct About {
     pub vocab_size: usize,
     /// What identifies the tokenizer, such as the SHA-256 of its tokens.
     pub tokenizer: String,
+    /// What identifies the texts and how they were read, so that a writer that was stopped can go on.
+    pub origin: String,
+    /// The ids of a shard, where the format has several.
+    pub shard_tokens: u64,
     /// The token at the end or beginning of each document, if there is one.
     pub end_of_text: Option<u32>,
     /// The number of ids in all files.
     pub n_tokens: u64,
     /// The number of documents in all files.
     pub n_documents: u64,
+    /// While the corpus is being written: the ids of the next document that are in complete files.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) n_taken: u64,
     /// The files, in their order. A Megatron corpus has two for each: `.bin` and `.idx`.
     pub files: Vec<AboutFile>,
 }
@@ -62,6 +70,10 @@ pub struct AboutFile {
     pub index_crc32: Option<u32>,
 }
 
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 impl AboutFile {
     /// Describes a file. A Megatron corpus has the checksum of its index too.
     pub fn new(name: impl Into<String>, n_bytes: u64, n_tokens: u64, crc32: u32, index_crc32: Option<u32>) -> Self {
@@ -70,44 +82,68 @@ impl AboutFile {
 }
 
 impl About {
-    /// Describes a corpus without files; [`files`](Self::files), [`n_tokens`](Self::n_tokens) and
-    /// [`n_documents`](Self::n_documents) are to be filled in.
+    /// Describes a corpus without files, for a [`CorpusWriter`](super::CorpusWriter). Ids have the width that the
+    /// format's own writer takes for a vocabulary of this size.
     pub fn new(
         format: CorpusFormat,
         vocab_size: usize,
         tokenizer: impl Into<String>,
         end_of_text: Option<u32>,
+        shard_tokens: u64,
     ) -> Self {
+        let id_bits = match format {
+            CorpusFormat::Megatron if vocab_size >= NARROW_BELOW => IdBits::ThirtyTwo,
+            _ => IdBits::of_vocabulary(vocab_size),
+        };
+        let (tokenizer, origin, files) = (tokenizer.into(), String::new(), Vec::new());
+        let (n_tokens, n_documents, version) = (0, 0, VERSION);
         Self {
-            version: VERSION,
+            version,
             format,
-            id_bits: super::write::id_bits(format, vocab_size),
+            id_bits,
             vocab_size,
-            tokenizer: tokenizer.into(),
+            tokenizer,
+            origin,
+            shard_tokens,
             end_of_text,
-            n_tokens: 0,
-            n_documents: 0,
-            files: Vec::new(),
+            n_tokens,
+            n_documents,
+            n_taken: 0,
+            files,
         }
+    }
+
+    /// Sets `origin`.
+    #[must_use]
+    pub fn with_origin(self, origin: impl Into<String>) -> Self {
+        Self { origin: origin.into(), ..self }
     }
 
     /// Reads the `corpus.json` of a folder, if there is one.
     pub(super) fn of_folder(folder: &Path) -> Result<Option<Self>, CorpusError> {
-        let path = folder.join(ABOUT_FILE);
-        let refused = |reason: String| CorpusError::About { path: path.clone(), reason };
-        match fs::metadata(&path) {
+        let Some(about) = Self::read(&folder.join(ABOUT_FILE))? else { return Ok(None) };
+        match about.files.is_empty() {
+            true => {
+                let (path, reason) = (folder.join(ABOUT_FILE), "it names no files".to_string());
+                Err(CorpusError::About { path, reason })
+            }
+            false => Ok(Some(about)),
+        }
+    }
+
+    /// Reads such a file, if there is one.
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, CorpusError> {
+        let refused = |reason: String| CorpusError::About { path: path.to_path_buf(), reason };
+        match fs::metadata(path) {
             Ok(about) if about.len() > MAX_BYTES => return Err(refused(format!("{} bytes are too many", about.len()))),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(CorpusError::reading(&path)(error)),
+            Err(error) => return Err(CorpusError::reading(path)(error)),
         }
-        let bytes = fs::read(&path).map_err(CorpusError::reading(&path))?;
+        let bytes = fs::read(path).map_err(CorpusError::reading(path))?;
         let about: Self = serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
         if about.version != VERSION {
             return Err(refused(format!("version {} is not supported: expected {VERSION}", about.version)));
-        }
-        if about.files.is_empty() {
-            return Err(refused("it names no files".to_string()));
         }
         let is_name = |name: &str| !name.is_empty() && Path::new(name).file_name().is_some_and(|last| last == name);
         if let Some(file) = about.files.iter().find(|file| !is_name(&file.name)) {
@@ -120,15 +156,31 @@ impl About {
         Ok(Some(about))
     }
 
-    /// Writes `corpus.json` to a folder, whole or not at all.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) if it cannot be written.
-    pub fn save(&self, folder: impl AsRef<Path>) -> crate::error::Result<()> {
-        files::write_file(&folder.as_ref().join(ABOUT_FILE), |out| {
+    /// Writes such a file, whole or not at all.
+    pub(super) fn save(&self, path: &Path) -> Result<(), CheckpointError> {
+        files::write_file(path, |out| {
             serde_json::to_writer_pretty(&mut *out, self)?;
             out.write_all(b"\n")
-        })?;
+        })
+    }
+
+    /// Refuses to go on with a corpus that was written in another way; `path` says so.
+    pub(super) fn must_continue(&self, stated: &Self, path: &Path) -> Result<(), CorpusError> {
+        let facts = |about: &Self| {
+            [
+                ("the format", about.format.to_string()),
+                ("a vocabulary of", about.vocab_size.to_string()),
+                ("the tokenizer", about.tokenizer.clone()),
+                ("the end of text", format!("{:?}", about.end_of_text)),
+                ("shards of", about.shard_tokens.to_string()),
+                ("texts", about.origin.clone()),
+            ]
+        };
+        for ((what, stated), (_, given)) in facts(stated).into_iter().zip(facts(self)) {
+            if stated != given {
+                return Err(CorpusError::OtherCorpus { path: path.to_path_buf(), what, stated, given });
+            }
+        }
         Ok(())
     }
 

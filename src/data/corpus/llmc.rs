@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::IdBits;
-use super::format::LLMC_WIDE;
+use super::format::{LLMC_NARROW, LLMC_WIDE};
 use crate::error::CorpusError;
 
 pub(super) const HEADER_BYTES: usize = 1024;
@@ -32,4 +32,15 @@ pub(super) fn parse(path: &Path, file: &[u8]) -> Result<(IdBits, usize), CorpusE
         Ok(n_ids) if n_needed == i128::from(n_bytes) => Ok((bits, n_ids)),
         _ => Err(CorpusError::Length { path, n_stated: n_stated.into(), n_needed, n_bytes }),
     }
+}
+
+/// Returns the header of a shard.
+pub(super) fn header(bits: IdBits, n_ids: u32) -> Vec<u8> {
+    let start = match bits {
+        IdBits::Sixteen => [LLMC_NARROW, 1, n_ids],
+        IdBits::ThirtyTwo => [LLMC_WIDE, 7, n_ids],
+    };
+    let mut header: Vec<u8> = start.iter().flat_map(|number| number.to_le_bytes()).collect();
+    header.resize(HEADER_BYTES, 0);
+    header
 }

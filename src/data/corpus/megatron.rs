@@ -13,12 +13,12 @@ use crate::data::index::IndexPart;
 use crate::error::CorpusError;
 
 /// The magic, version, dtype code, and two counts.
-pub(super) const HEADER_BYTES: usize = 34;
+const HEADER_BYTES: usize = 34;
 const VERSION: u64 = 1;
 /// The names of Megatron's codes of dtypes, from 1 on.
 const DTYPES: [&str; 8] = ["u8", "i8", "i16", "i32", "i64", "f64", "f32", "u16"];
-pub(super) const CODE_I32: u8 = 4;
-pub(super) const CODE_U16: u8 = 8;
+const CODE_I32: u8 = 4;
+const CODE_U16: u8 = 8;
 /// Megatron writes ids of 16 bits for vocabularies below this.
 pub(super) const NARROW_BELOW: usize = 65_500;
 
@@ -134,4 +134,22 @@ fn check_documents(documents: &[u8], n_sequences: usize) -> Result<(), String> {
         )),
         None => Err("it does not say where documents begin".to_string()),
     }
+}
+
+/// Returns an index of documents of one sequence each.
+pub(super) fn index(bits: IdBits, lengths: &[i32]) -> Vec<u8> {
+    let n = lengths.len() as u64;
+    let code = if bits == IdBits::Sixteen { CODE_U16 } else { CODE_I32 };
+    let mut bytes = MEGATRON_MAGIC.to_vec();
+    bytes.extend(VERSION.to_le_bytes());
+    bytes.push(code);
+    bytes.extend([n, n + 1].iter().flat_map(|count| count.to_le_bytes()));
+    bytes.extend(lengths.iter().flat_map(|length| length.to_le_bytes()));
+    let mut offset = 0i64;
+    for length in lengths {
+        bytes.extend(offset.to_le_bytes());
+        offset += i64::from(*length) * bits.n_bytes() as i64;
+    }
+    bytes.extend((0..=n).flat_map(|document| document.to_le_bytes()));
+    bytes
 }

@@ -34,6 +34,7 @@ mod llmc;
 mod megatron;
 mod open;
 mod options;
+mod shard;
 mod sources;
 mod write;
 
@@ -48,6 +49,7 @@ pub use format::CorpusFormat;
 pub use open::CorpusFile;
 use open::Parts;
 pub use options::{CorpusOptions, IdBits};
+pub use write::CorpusWriter;
 
 /// Opens files of token ids as one text, without reading them into memory.
 ///

@@ -1,12 +1,207 @@
-//! What the formats' writers decide.
+//! [`CorpusWriter`]: documents to shards.
 
-use super::megatron::NARROW_BELOW;
-use super::{CorpusFormat, IdBits};
+use std::fs;
+use std::path::{Path, PathBuf};
 
-/// Returns the width of ids that a format's own writer takes for a vocabulary.
-pub(super) fn id_bits(format: CorpusFormat, vocab_size: usize) -> IdBits {
-    match format {
-        CorpusFormat::Megatron if vocab_size >= NARROW_BELOW => IdBits::ThirtyTwo,
-        _ => IdBits::of_vocabulary(vocab_size),
+use super::about::{ABOUT_FILE, About};
+use super::shard::Shard;
+use super::{CorpusFormat, llmc};
+use crate::error::{CorpusError, Result};
+
+/// What is known while a corpus is being written: `corpus.json` of the shards that are complete.
+const RESUME_FILE: &str = "corpus.partial.json";
+
+/// Writes documents as a corpus that the format's own readers open, and `corpus.json` beside it.
+///
+/// - llm.c: `train_000000.bin`, `train_000001.bin`, … of [`shard_tokens`](About::shard_tokens) each, the last one
+///   excepted. The end of text begins each document, which may go on in the next shard.
+/// - Megatron: `train_000000.bin` and `.idx`, …; a document whose first part would exceed a shard begins the next. The end of text
+///   ends each document, and there are no empty ones.
+/// - nanoGPT: one `train.bin`. The end of text ends each document.
+///
+/// A file appears when it is complete. A writer that was killed goes on after the last complete shard, if it is created
+/// again with the same settings: [`n_done`](Self::n_done) documents need not be pushed again.
+///
+/// ```
+/// use candle_gpt_input::data::corpus::{About, Corpus, CorpusFormat, CorpusOptions, CorpusWriter};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let out = folder.path();
+/// let about = About::new(CorpusFormat::Llmc, 50257, "gpt2", Some(50256), 4);
+/// let mut writer = CorpusWriter::create(out, about)?;
+/// writer.push(&[15496, 8887])?; // "Hello tea"
+/// writer.push(&[40, 367, 2885])?;
+/// writer.finish()?;
+///
+/// let corpus = Corpus::open(&[out], &CorpusOptions::default().with_verify(true))?;
+/// assert_eq!(corpus.files().len(), 2); // shards of 4 and 3
+/// assert_eq!(corpus.ids(0..7).unwrap(), [50256, 15496, 8887, 50256, 40, 367, 2885]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the last shard and `corpus.json` are written by `finish`"]
+pub struct CorpusWriter {
+    folder: PathBuf,
+    about: About,
+    shard: Option<Shard>,
+    n_done: u64,
+    /// How many ids of the next document are in shards that are complete, and not yet given again.
+    n_taken: u64,
+    /// How many ids of this document were given.
+    n_given: u64,
+    is_complete: bool,
+}
+
+impl CorpusWriter {
+    /// Begins to write a corpus to a folder, which is created, or goes on with one that `about` describes.
+    ///
+    /// # Errors
+    /// [`CorpusError::OtherCorpus`] if the folder has a corpus of other settings, [`CorpusError::ShardTokens`] for
+    /// shards of a size that the format does not have, [`CorpusError::Io`] if the folder cannot be used.
+    pub fn create(folder: impl AsRef<Path>, about: About) -> Result<Self> {
+        let folder = folder.as_ref().to_path_buf();
+        let (format, most) = match about.format {
+            // llm.c's own reader finds ids by offsets of 32 bits.
+            CorpusFormat::Llmc => {
+                ("llmc", (i32::MAX as u64 - llmc::HEADER_BYTES as u64) / about.id_bits.n_bytes() as u64)
+            }
+            CorpusFormat::Megatron => ("megatron", i32::MAX as u64),
+            CorpusFormat::NanoGpt => ("nanogpt", u64::MAX),
+            CorpusFormat::Text => ("text", 0),
+        };
+        if about.shard_tokens == 0 || about.shard_tokens > most {
+            return Err(CorpusError::ShardTokens { n_tokens: about.shard_tokens, format, most }.into());
+        }
+        fs::create_dir_all(&folder).map_err(CorpusError::writing(&folder))?;
+        let mut writer = Self { folder, about, shard: None, n_done: 0, n_taken: 0, n_given: 0, is_complete: false };
+        for (name, is_complete) in [(ABOUT_FILE, true), (RESUME_FILE, false)] {
+            let path = writer.folder.join(name);
+            let Some(found) = About::read(&path)? else { continue };
+            writer.about.must_continue(&found, &path)?;
+            if !writer.is_complete {
+                (writer.about, writer.is_complete) = (found, is_complete);
+            }
+        }
+        writer.n_done = writer.about.n_documents;
+        writer.n_taken = std::mem::take(&mut writer.about.n_taken);
+        Ok(writer)
+    }
+
+    /// Returns how many documents need not be pushed, as they were before the writer was created. The next one must be
+    /// pushed whole, also if complete shards have a part of it.
+    #[must_use]
+    pub fn n_done(&self) -> u64 {
+        self.n_done
+    }
+
+    /// Returns whether the corpus was complete when the writer was created. Nothing is to be pushed then.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// Appends a document, to which the end of text is added.
+    ///
+    /// # Errors
+    /// [`CorpusError::OtherId`] for an id outside the vocabulary, [`CorpusError::Io`] if a shard cannot be written.
+    pub fn push(&mut self, ids: &[u32]) -> Result<()> {
+        self.push_part(ids, true)
+    }
+
+    /// Appends the next part of a document, which ends with the part of which `ends` is set. So a document need not be
+    /// in memory as a whole.
+    ///
+    /// # Errors
+    /// Those of [`push`](Self::push).
+    pub fn push_part(&mut self, ids: &[u32], ends: bool) -> Result<()> {
+        let About { vocab_size, format, end_of_text, shard_tokens: most, .. } = self.about;
+        if let Some(id) = ids.iter().copied().max().filter(|id| *id as usize >= vocab_size) {
+            return Err(CorpusError::OtherId { id, vocab_size }.into());
+        }
+        let (begins, is_llmc) = (self.n_given == 0, format == CorpusFormat::Llmc);
+        if format == CorpusFormat::Megatron && begins && ends && ids.is_empty() {
+            self.about.n_documents += 1;
+            return Ok(());
+        }
+        let before = end_of_text.filter(|_| is_llmc && begins);
+        let after = end_of_text.filter(|_| !is_llmc && ends);
+        let part: Vec<u32> = before.into_iter().chain(ids.iter().copied()).chain(after).collect();
+        self.n_given += part.len() as u64;
+        let n_skipped = self.n_taken.min(part.len() as u64);
+        self.n_taken -= n_skipped;
+        let mut rest = &part[n_skipped as usize..];
+        while !rest.is_empty() {
+            let n_there = self.shard.as_ref().map_or(0, |shard| shard.n_tokens);
+            let n_now = match format {
+                CorpusFormat::Megatron if begins && n_there > 0 && n_there + rest.len() as u64 > most => 0,
+                CorpusFormat::Megatron => rest.len(),
+                _ => rest.len().min(usize::try_from(most - n_there).unwrap_or(usize::MAX)),
+            };
+            let (now, later) = rest.split_at(n_now);
+            rest = later;
+            if now.is_empty() {
+                self.close_shard(0)?;
+                continue;
+            }
+            self.open_shard()?.push(now)?;
+            if format != CorpusFormat::Megatron && n_there + n_now as u64 >= most {
+                // A document that ends with its shard is done.
+                let is_done = ends && rest.is_empty();
+                let n_taken = if is_done { 0 } else { self.n_given - rest.len() as u64 };
+                self.about.n_documents += u64::from(is_done);
+                self.close_shard(n_taken)?;
+                self.about.n_documents -= u64::from(is_done);
+            }
+        }
+        if ends {
+            if let Some(shard) = &mut self.shard {
+                shard.end_document()?;
+            }
+            self.about.n_documents += 1;
+            self.n_given = 0;
+        }
+        Ok(())
+    }
+
+    /// Completes the last shard, and writes `corpus.json`.
+    ///
+    /// # Errors
+    /// [`CorpusError::Io`] or [`CheckpointError::Io`](crate::error::CheckpointError::Io) if a file cannot be written.
+    pub fn finish(mut self) -> Result<About> {
+        if !self.is_complete {
+            if self.shard.is_some() {
+                self.close_shard(0)?;
+            }
+            self.about.save(&self.folder.join(ABOUT_FILE))?;
+        }
+        let resume = self.folder.join(RESUME_FILE);
+        if resume.exists() {
+            fs::remove_file(&resume).map_err(CorpusError::writing(&resume))?;
+        }
+        Ok(self.about)
+    }
+
+    fn open_shard(&mut self) -> Result<&mut Shard, CorpusError> {
+        let shard = match self.shard.take() {
+            Some(shard) => shard,
+            None => {
+                let name = match self.about.format {
+                    CorpusFormat::NanoGpt => "train.bin".to_string(),
+                    _ => format!("train_{:06}.bin", self.about.files.len()),
+                };
+                Shard::create(self.about.format, self.about.id_bits, self.folder.join(name))?
+            }
+        };
+        Ok(self.shard.insert(shard))
+    }
+
+    /// Completes a shard. `n_taken` ids of the next document are in it.
+    fn close_shard(&mut self, n_taken: u64) -> Result<()> {
+        if let Some(shard) = self.shard.take() {
+            let file = shard.finish()?;
+            self.about.n_tokens += file.n_tokens;
+            self.about.files.push(file);
+        }
+        About { n_taken, ..self.about.clone() }.save(&self.folder.join(RESUME_FILE))?;
+        Ok(())
     }
 }
