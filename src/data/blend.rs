@@ -31,7 +31,7 @@ use crate::error::{DataError, Result};
 /// for batch in blend.batches().take(4) {
 ///     rows.push(batch?.input_ids.flatten_all()?.to_vec1::<u32>()?);
 /// }
-/// assert_eq!(rows[..2], [[100, 0, 101, 102], [103, 1, 104, 105]]);
+/// assert_eq!(rows[..2], [[100, 0, 101, 102], [1, 103, 104, 105]]);
 /// let coverage = blend.coverage();
 /// assert_eq!((coverage[0].n_taken, coverage[0].n_epochs), (4, 1)); // 3 windows, so the first came again
 /// assert_eq!((coverage[1].n_taken, coverage[1].n_unseen_windows), (12, 87));
