@@ -17,7 +17,7 @@ const RESUME_FILE: &str = "corpus.partial.json";
 ///   excepted. The end of text begins each document, which may go on in the next shard.
 /// - Megatron: `train_000000.bin` and `.idx`, …; a document whose first part would exceed a shard begins the next. The end of text
 ///   ends each document, and there are no empty ones.
-/// - nanoGPT: one `train.bin`. The end of text ends each document.
+/// - nanoGPT: one `train.bin`, whatever the size of a shard. The end of text ends each document.
 ///
 /// A file appears when it is complete. A writer that was killed goes on after the last complete shard, if it is created
 /// again with the same settings: [`n_done`](Self::n_done) documents need not be pushed again.
@@ -57,7 +57,10 @@ impl CorpusWriter {
     /// # Errors
     /// [`CorpusError::OtherCorpus`] if the folder has a corpus of other settings, [`CorpusError::ShardTokens`] for
     /// shards of a size that the format does not have, [`CorpusError::Io`] if the folder cannot be used.
-    pub fn create(folder: impl AsRef<Path>, about: About) -> Result<Self> {
+    pub fn create(folder: impl AsRef<Path>, mut about: About) -> Result<Self> {
+        if about.format == CorpusFormat::NanoGpt {
+            about.shard_tokens = u64::MAX; // one file
+        }
         let folder = folder.as_ref().to_path_buf();
         let (format, most) = match about.format {
             // llm.c's own reader finds ids by offsets of 32 bits.
