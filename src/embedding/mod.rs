@@ -10,7 +10,7 @@ use candle_nn::Embedding;
 
 use crate::error::{EmbeddingError, Error, Result};
 use crate::init::Init;
-use crate::kernel::{CheckedIds, DenseTable, IdChecks, RowGroups, StoredTable, Table, to_host};
+use crate::kernel::{CheckedIds, DenseTable, IdChecks, RowGroups, StoredTable, Table};
 use crate::rng::Generator;
 use crate::rows::RowType;
 
@@ -214,7 +214,7 @@ impl TokenTable {
     /// Groups the ids by the row that gets each one's gradient, as the options say.
     pub(crate) fn row_groups(&self, ids: &CheckedIds) -> Result<RowGroups> {
         let padding_row = self.options.padding_row(self.dims().0)?;
-        let groups = RowGroups::from_ids(&to_host(ids.tensor(), "input_ids")?, padding_row);
+        let groups = RowGroups::from_ids(&ids.values()?, padding_row);
         Ok(groups.by_frequency(self.options.scale_grad_by_freq))
     }
 

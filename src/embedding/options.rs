@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Device, Layout, Met
 use serde::{Deserialize, Serialize};
 
 use crate::error::{EmbeddingError, Result};
-use crate::kernel::{CheckedIds, note_change, to_host};
+use crate::kernel::{CheckedIds, note_change};
 
 /// The options of `torch.nn.Embedding`, with its defaults.
 ///
@@ -121,7 +121,7 @@ impl EmbeddingOptions {
 /// Scales the rows of `ids` whose norm exceeds `max_norm` down to it, in place, by torch's `embedding_renorm_` factor
 /// `max_norm / (norm + 1e-7)`. Each row is scaled once, however often it is looked up.
 pub(super) fn renormalize(weight: &Tensor, ids: &CheckedIds, max_norm: f64, norm_type: f64) -> Result<()> {
-    let mut unique = to_host(ids.tensor(), "input_ids")?;
+    let mut unique = ids.values()?;
     unique.sort_unstable();
     unique.dedup();
     if unique.is_empty() {
@@ -162,7 +162,7 @@ pub(super) fn shape_gradient(
     padding_row: Option<usize>,
     scale_grad_by_freq: bool,
 ) -> Result<Tensor> {
-    let ids = to_host(ids.tensor(), "input_ids")?;
+    let ids = ids.values()?;
     let mut counts = std::collections::HashMap::new();
     if scale_grad_by_freq {
         ids.iter().for_each(|id| *counts.entry(*id).or_insert(0u32) += 1);

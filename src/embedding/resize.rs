@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use super::{EmbeddingOptions, TokenTable};
 use crate::error::{EmbeddingError, Error, Result};
 use crate::init::Init;
-use crate::kernel::{new_var, to_host};
+use crate::kernel::new_var;
 use crate::memory::{copy_fits, fits_on};
 use crate::rng::Generator;
 use crate::shape::rows_of_ids;
@@ -137,7 +137,7 @@ impl TokenTable {
         let table = self.dense()?;
         let (_, n_embd) = table.dims();
         rows_of_ids("rows", (rows, table.outer_dims("rows", rows)?, n_embd), ids.dims())?;
-        let ids = to_host(self.check(ids)?.tensor(), "ids")?;
+        let ids = self.check(ids)?.values()?;
         let mut sorted = ids.clone();
         sorted.sort_unstable();
         if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {

@@ -6,7 +6,7 @@ use candle_nn::VarMap;
 use super::GptInputLayer;
 use crate::dropout::dropout;
 use crate::error::{Error, OptimError, Result};
-use crate::kernel::{DenseTable, IdChecks, new_var};
+use crate::kernel::{DenseTable, IdChecks, new_var, unwritten_var};
 use crate::memory::fits_on;
 use crate::optim::{RowGrad, RowOptimizer};
 use crate::position::Positions;
@@ -76,7 +76,7 @@ impl GptInputLayer {
         let mut dims = input_ids.dims().to_vec();
         dims.push(self.config.n_embd);
         fits_on(self.device(), "hidden states", &dims, self.dtype().size_in_bytes())?;
-        let leaf = Var::zeros(dims, self.dtype(), self.device())?;
+        let leaf = unwritten_var(&dims, self.dtype(), self.device())?;
         self.forward_into(input_ids, positions, &leaf)?;
         Ok(leaf)
     }
@@ -118,8 +118,9 @@ impl GptInputLayer {
         grad: &Tensor,
     ) -> Result<Vec<RowGrad>> {
         let (wte, dims) = (self.wte.dense()?, input_ids.dims());
-        let ids = wte.check(input_ids)?;
-        let places = self.places(&positions.into(), dims, &IdChecks::default())?;
+        let checks = IdChecks::on_host();
+        let ids = wte.check_as(input_ids, &checks)?;
+        let places = self.places(&positions.into(), dims, &checks)?;
         let mut rows = Vec::with_capacity(2);
         if let Some(var) = variable(wte.weight()) {
             let of_wte = RowGrad::checked(wte, var, grad, dims, || self.wte.row_groups(&ids))?;

@@ -20,10 +20,11 @@ pub(crate) use attention::{
     AngleRows, Angles, Columns, bias_in_runs, by_distance, distances, linear_bias, rotate, sum_by_distance,
 };
 pub(crate) use core::dequantize::can_dequantize;
+pub(crate) use core::kept::Kept;
 pub(crate) use core::locks::{apart, let_writers_pass, memory_of};
 pub(crate) use core::parallel::{map_in_parallel, rows_in_parallel};
 pub(crate) use core::simd::{extend_widened, prefetch};
-pub(crate) use core::storage::{copy_of, new_var, zeros_like};
+pub(crate) use core::storage::{copy_of, new_var, unwritten_var, zeros_like};
 pub(crate) use core::versions::note_change;
 pub(crate) use gather::{DenseTable, add_rows, copy_into, gather_add, gather_add_into, gather_into, load_kernels};
 pub use ids::IdCheck;

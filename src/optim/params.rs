@@ -9,7 +9,7 @@ use candle_nn::ParamsAdamW;
 use super::adam_state::AdamState;
 use super::{ParamGroup, RowGrad};
 use crate::error::{OptimError, Result};
-use crate::kernel::{AdamStep, Gradient, Moments, copy_of, memory_of, sum_of_squares, zeros_like};
+use crate::kernel::{AdamStep, Gradient, Kept, Moments, copy_of, memory_of, sum_of_squares, zeros_like};
 use crate::memory::counted;
 
 /// The complete settings of a group.
@@ -40,11 +40,12 @@ pub(super) struct Job<'a> {
     pub(super) param: usize,
     pub(super) dense: Option<Tensor>,
     pub(super) rows: Option<&'a RowGrad>,
+    kept: Kept,
 }
 
 impl Job<'_> {
     pub(super) fn gradient<'a>(&'a self, frozen: &'a [Range<usize>]) -> Gradient<'a> {
-        Gradient { dense: self.dense.as_ref(), rows: self.rows.map(RowGrad::batch), frozen }
+        Gradient { dense: self.dense.as_ref(), rows: self.rows.map(|rows| rows.batch(&self.kept)), frozen }
     }
 }
 
@@ -173,7 +174,7 @@ impl Params {
                 None => None,
             };
             if dense.is_some() || rows.is_some() {
-                jobs.push(Job { param: index, dense, rows });
+                jobs.push(Job { param: index, dense, rows, kept: Kept::default() });
             }
         }
         Ok(jobs)

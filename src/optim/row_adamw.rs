@@ -13,7 +13,7 @@ use crate::kernel::row_adam;
 /// `torch.optim.SparseAdam`: a step reads and writes only the rows of the batch, so its cost does not grow with the
 /// vocabulary. The state of a row does not change while the row is not used.
 ///
-/// For each row of the batch with gradient g (the sum over its occurrences, in their order), at the table's step t:
+/// For each row of the batch with gradient g (the sum over its occurrences), at the table's step t:
 ///
 /// ```text
 /// p ← p · (1 − lr·weight_decay)                    (not in PyTorch; 0 unless a group sets it)

@@ -3,7 +3,7 @@
 use candle_core::{Tensor, Var};
 
 use crate::error::Result;
-use crate::kernel::{BatchRows, DenseTable, RowGroups, Table, dense_gradient};
+use crate::kernel::{BatchRows, DenseTable, IdChecks, Kept, RowGroups, Table, dense_gradient};
 use crate::memory::copy_fits;
 use crate::shape::{rows_of_ids, same_device};
 
@@ -55,10 +55,8 @@ impl RowGrad {
     /// - [`Error::TableMismatch`](crate::Error::TableMismatch) if the rows' dtype or device is not the table's
     pub fn new(var: &Var, ids: &Tensor, rows: &Tensor) -> Result<Self> {
         let table = DenseTable::from_tensor(var.as_tensor().clone(), Table::Tokens)?;
-        let checked = table.check(ids)?;
-        Self::checked(&table, var.clone(), rows, ids.dims(), || {
-            Ok(RowGroups::from_ids(&crate::kernel::to_host(checked.tensor(), "input_ids")?, None))
-        })
+        let checked = table.check_as(ids, &IdChecks::on_host())?;
+        Self::checked(&table, var.clone(), rows, ids.dims(), || Ok(RowGroups::from_ids(&checked.values()?, None)))
     }
 
     /// Makes the gradient from ids that are grouped already.
@@ -109,11 +107,11 @@ impl RowGrad {
     /// # Errors
     /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for the table.
     pub fn to_dense(&self) -> Result<Tensor> {
-        Ok(dense_gradient(&self.var, self.batch())?)
+        Ok(dense_gradient(&self.var, self.batch(&Kept::default()))?)
     }
 
-    pub(super) fn batch(&self) -> BatchRows<'_> {
-        BatchRows { groups: &self.groups, rows: &self.rows, scale: self.scale }
+    pub(super) fn batch<'a>(&'a self, kept: &'a Kept) -> BatchRows<'a> {
+        BatchRows { groups: &self.groups, rows: &self.rows, scale: self.scale, kept }
     }
 }
 

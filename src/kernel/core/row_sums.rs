@@ -1,4 +1,5 @@
-//! Sums of two rows, chosen by dtype. Loops over rows handle bytes only, so that they are compiled once.
+//! Sums of rows: of two, chosen by dtype, whose loops handle bytes only, so that they are compiled once; and of the rows
+//! of a batch.
 
 use std::mem::MaybeUninit;
 
@@ -41,4 +42,29 @@ fn add<E: Element, O: Element<Wide = E::Wide>>(
     stream: bool,
 ) {
     simd::add::<E, O>(numbers_of_mut(to), numbers_of(left), numbers_of(right), next, stream);
+}
+
+/// Rows that are added one after the other. The sum of more is cut.
+pub(crate) const PART: usize = 256;
+
+/// Computes `sums` = Σ `row(place)` over places in order, in the wide type; `part` is scratch of the same length.
+///
+/// The order of additions is the same on every device: places are cut into parts of [`PART`]; each part is summed from
+/// zero, in order; then the sums of the parts are added, in order.
+pub(crate) fn sum_rows<'a, E: Element, X>(
+    (sums, part): (&mut [E::Wide], &mut [E::Wide]),
+    places: &[usize],
+    row: impl Fn(usize) -> Result<&'a [E], X>,
+) -> Result<(), X> {
+    let mut parts = places.chunks(PART);
+    let add = |sums: &mut [E::Wide], places: &[usize]| -> Result<(), X> {
+        sums.fill(E::Wide::default());
+        places.iter().try_for_each(|&place| Ok(simd::accumulate(sums, row(place)?)))
+    };
+    add(sums, parts.next().unwrap_or_default())?;
+    for places in parts {
+        add(part, places)?;
+        sums.iter_mut().zip(part.iter()).for_each(|(sum, &part)| *sum += part);
+    }
+    Ok(())
 }

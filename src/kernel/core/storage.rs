@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use candle_core::{CpuStorage, Layout, Storage, Tensor, Var, WithDType};
+use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, Var, WithDType};
 
 use super::element::{Element, by_dtype};
 use super::parallel::Outside;
@@ -90,6 +90,22 @@ pub(crate) fn zeros_like(tensor: &Tensor) -> CandleResult<Tensor> {
         return tensor.zeros_like();
     }
     by_dtype!(tensor, E => Tensor::from_vec(zeros::<E>(tensor.elem_count())?, tensor.shape(), tensor.device()))
+}
+
+/// Returns a variable for a kernel to write, all of whose elements the caller overwrites before anyone reads them. On
+/// the CPU new memory is zero at no cost; on CUDA zeros would be a pass over it.
+pub(crate) fn unwritten_var(dims: &[usize], dtype: DType, device: &Device) -> CandleResult<Var> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => {
+            use candle_core::backend::BackendDevice;
+            let shape = candle_core::Shape::from(dims);
+            // SAFETY: any bits are a number, and the caller promises to write them all.
+            let storage = Storage::Cuda(unsafe { cuda.alloc_uninit(&shape, dtype)? });
+            Var::from_tensor(&Tensor::from_storage(storage, shape, candle_core::op::BackpropOp::none(), true))
+        }
+        _ => Var::zeros(dims, dtype, device),
+    }
 }
 
 /// Returns a variable with the values of `tensor`; `tensor` itself if it is a variable already.

@@ -64,13 +64,14 @@ __device__ __forceinline__ void step_row(const Step<Rule> &job, u64 row, u64 gro
     typedef typename N::Wide Wide;
     typedef Lanes<N, C> Values;
     const u64 row_pieces = job.width / Values::COUNT;
-    const u64 rest = job.n / Values::COUNT - row * row_pieces;
+    const u64 rest = job.n / Values::COUNT - offset(row, row_pieces);
     const u64 n_pieces = rest < row_pieces ? rest : row_pieces;
-    C *const params = static_cast<C *>(job.param) + row * row_pieces;
-    C *const exp_avgs = static_cast<C *>(job.exp_avg) + row * row_pieces;
-    C *const exp_avg_sqs = static_cast<C *>(job.exp_avg_sq) + row * row_pieces;
+    C *const params = static_cast<C *>(job.param) + offset(row, row_pieces);
+    C *const exp_avgs = static_cast<C *>(job.exp_avg) + offset(row, row_pieces);
+    C *const exp_avg_sqs = static_cast<C *>(job.exp_avg_sq) + offset(row, row_pieces);
     const u64 stride = u64(gridDim.y) * blockDim.x;
     for (u64 piece = u64(blockIdx.y) * blockDim.x + threadIdx.x; piece < n_pieces; piece += stride) {
+        DEPENDENT_STEP();
         Values p = bits_as<Values>(params[piece]);
         Values m = bits_as<Values>(exp_avgs[piece]);
         Values v = bits_as<Values>(exp_avg_sqs[piece]);
@@ -99,18 +100,19 @@ template <class N, class C, class Rule> __device__ __forceinline__ void step_all
     }
 }
 
-// Steps the rows of the batch, from which the host has taken those that are frozen.
+// Steps the rows of the batch that are not frozen.
 template <class N, class C, class Rule> __device__ __forceinline__ void step_groups(const Step<Rule> &job) {
-    const Batch &batch = job.gradient.batch;
+    const Sums &batch = job.gradient.batch;
     const u64 groups_at_a_time = u64(gridDim.x) * blockDim.y;
     for (u64 group = u64(blockIdx.x) * blockDim.y + threadIdx.y; group < batch.n_groups; group += groups_at_a_time) {
-        step_row<N, C>(job, batch.rows[group], group);
+        const u64 row = batch.rows[group];
+        if (!is_frozen(job.gradient, row)) step_row<N, C>(job, row, group);
     }
 }
 
 template <class Rule> __device__ __forceinline__ bool all_in_chunks(const Step<Rule> &job, u64 number_bytes) {
     const u64 tensors = u64(job.param) | u64(job.exp_avg) | u64(job.exp_avg_sq);
-    const u64 gradients = u64(job.gradient.dense) | u64(job.gradient.batch.grad);
+    const u64 gradients = u64(job.gradient.dense) | u64(job.gradient.batch.values);
     return in_chunks(tensors | gradients, (job.n | job.width) * number_bytes);
 }
 

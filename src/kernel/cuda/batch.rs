@@ -2,111 +2,161 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop,
+    CudaSlice, CudaStream, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop,
 };
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Result, Shape, Storage, Tensor};
 
+use super::staging::upload;
 use super::{Module, Number, Operand, by_dtype, grid, launch, module, on_cuda, view};
+use crate::kernel::core::row_sums::PART;
 use crate::kernel::ids::RowGroups;
 use crate::kernel::step::BatchRows;
 
 const SCATTER_ADD: Module = module!("scatter_add");
 
-/// `Batch` of gradient.cuh, field by field.
+/// `Sums` of gradient.cuh, field by field.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub(crate) struct BatchArg {
-    pub(crate) grad: u64,
-    pub(crate) rows: u64,
-    pub(crate) starts: u64,
-    pub(crate) places: u64,
-    pub(crate) factors: u64,
-    pub(crate) n_groups: u64,
+pub(crate) struct SumsArg {
+    values: u64,
+    rows: u64,
+    n_groups: u64,
+}
+
+/// `Groups` of scatter_add.cu, field by field.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct GroupsArg {
+    rows: u64,
+    starts: u64,
+    places: u64,
+    parts: u64,
+    long_groups: u64,
+    first_parts: u64,
+    n_groups: u64,
+    n_parts: u64,
+    n_long: u64,
 }
 
 /// `Scatter` of scatter_add.cu, field by field.
 #[repr(C)]
 struct ScatterJob {
     out: u64,
-    batch: BatchArg,
+    grad: u64,
+    part_sums: u64,
+    groups: GroupsArg,
     width: u64,
+    part: u64,
+    scale: f64,
+    by_frequency: u64,
+    is_table: u64,
 }
 
-// SAFETY: addresses and counts of 64 bits each, in the order and layout of the struct in the kernel's source.
+// SAFETY: addresses, counts and a factor of 64 bits each, in the order and layout of the struct in the kernel's source.
 unsafe impl DeviceRepr for ScatterJob {}
 
-/// Groups of a batch and the rows that they sum, on the device.
-pub(crate) struct Batch<'a, E> {
-    grad: CudaView<'a, E>,
-    /// Rows, starts, places and factors, one after the other: one copy to the device.
-    table: CudaSlice<u64>,
+/// Groups of a batch on the device.
+struct Groups {
+    /// The parts of `GroupsArg`, one after the other: one copy to the device.
+    table: CudaSlice<u32>,
     n_groups: usize,
     n_places: usize,
+    n_parts: usize,
+    n_long: usize,
 }
 
-impl<'a, E: Number> Batch<'a, E> {
-    /// Copies the groups whose row `is_wanted` to the device. `scale` multiplies their sums too. Fails unless rows are
-    /// below `n_rows`.
-    pub(crate) fn new(
-        device: &CudaDevice,
-        grad: Operand<'a>,
-        (groups, scale): (&RowGroups, f64),
-        n_rows: usize,
-        is_wanted: impl Fn(usize) -> bool,
-    ) -> Result<Self> {
-        let (n_ids, _) = grad.1.shape().dims2()?;
-        let is_outside = |group: usize| groups.row(group) >= n_rows;
-        if groups.n_ids() != n_ids || groups.len().checked_sub(1).is_some_and(is_outside) {
+impl Groups {
+    /// Copies groups to the device. Fails unless they are of `n_ids` ids below `n_rows`.
+    fn new(device: &CudaDevice, groups: &RowGroups, n_ids: usize, n_rows: usize) -> Result<Self> {
+        let [rows, starts, places] = groups.parts();
+        if groups.n_ids() != n_ids || rows.last().is_some_and(|&row| row >= n_rows) {
             candle_core::bail!("gradients of {n_ids} rows do not belong to these ids");
         }
-        let wanted: Vec<usize> = (0..groups.len()).filter(|&group| is_wanted(groups.row(group))).collect();
-        let mut table: Vec<u64> = wanted.iter().map(|&group| groups.row(group) as u64).collect();
-        let mut n_places = 0;
-        for &group in &wanted {
-            table.push(n_places as u64);
-            n_places += groups.occurrences(group).len();
+        let last = rows.last().copied().unwrap_or(0);
+        if u32::try_from(n_ids).is_err() || u32::try_from(last).is_err() {
+            candle_core::bail!(
+                "gradients of {n_ids} ids up to {last} on CUDA: both must be below {}; split the batch or the table",
+                1_u64 << 32
+            );
         }
-        table.push(n_places as u64);
-        for &group in &wanted {
-            table.extend(groups.occurrences(group).iter().map(|&(_, place)| place as u64));
+        let (mut parts, mut long_groups, mut first_parts) = (Vec::new(), Vec::new(), vec![0]);
+        for group in (0..groups.len()).filter(|&group| groups.places(group).len() > PART) {
+            let (first, end) = (starts[group], starts[group + 1]);
+            parts.extend((first..end).step_by(PART).flat_map(|start| [start, end.min(start + PART)]));
+            long_groups.push(group);
+            first_parts.push(parts.len() / 2);
         }
-        table.extend(wanted.iter().map(|&group| (scale * groups.factor(group)).to_bits()));
-        Ok(Self { grad: view::<E>(grad)?, table: device.clone_htod(&table)?, n_groups: wanted.len(), n_places })
+        let all = [rows, starts, places, &parts, &long_groups, &first_parts];
+        let table: Vec<u32> = all.into_iter().flatten().map(|&number| number as u32).collect();
+        Ok(Self {
+            table: upload(device, &table)?,
+            n_groups: rows.len(),
+            n_places: places.len(),
+            n_parts: parts.len() / 2,
+            n_long: long_groups.len(),
+        })
     }
 
-    /// Returns how many groups there are.
+    fn argument<'b>(&'b self, stream: &'b CudaStream) -> (GroupsArg, SyncOnDrop<'b>) {
+        let (rows, used) = self.table.device_ptr(stream);
+        let behind = |address: u64, n: usize| address + (n * size_of::<u32>()) as u64;
+        let starts = behind(rows, self.n_groups);
+        let places = behind(starts, self.n_groups + 1);
+        let parts = behind(places, self.n_places);
+        let long_groups = behind(parts, 2 * self.n_parts);
+        let first_parts = behind(long_groups, self.n_long);
+        let [n_groups, n_parts, n_long] = [self.n_groups, self.n_parts, self.n_long].map(|n| n as u64);
+        (GroupsArg { rows, starts, places, parts, long_groups, first_parts, n_groups, n_parts, n_long }, used)
+    }
+}
+
+/// The sums of the rows of a batch: one row for each group, `[n_groups, C]`.
+pub(crate) struct Sums {
+    groups: Groups,
+    values: CudaStorage,
+}
+
+impl Sums {
+    /// Sums the rows `rows` of a batch by the row of a table of `n_rows` that they belong to.
+    pub(crate) fn new<E: Number>(device: &CudaDevice, rows: Operand, batch: BatchRows, n_rows: usize) -> Result<Self> {
+        let (n_ids, width) = rows.1.shape().dims2()?;
+        let groups = Groups::new(device, batch.groups, n_ids, n_rows)?;
+        // SAFETY: the kernel writes every row.
+        let mut values = unsafe { device.alloc::<E>(groups.n_groups * width)? };
+        let factors = (batch.scale, batch.groups.is_by_frequency());
+        launch_sums::<E>(device, (&mut values.as_view_mut(), false), rows, &groups, factors)?;
+        Ok(Self { groups, values: CudaStorage::wrap_cuda_slice(values, device.clone()) })
+    }
+
+    /// Returns how many there are.
     pub(crate) fn len(&self) -> usize {
-        self.n_groups
+        self.groups.n_groups
     }
 
     /// Returns a kernel's argument, and guards that tell the stream what the launch used when they are dropped.
-    pub(crate) fn argument<'b>(&'b self, stream: &'b CudaStream) -> (BatchArg, [SyncOnDrop<'b>; 2]) {
-        let (grad, grad_used) = self.grad.device_ptr(stream);
-        let (rows, table_used) = self.table.device_ptr(stream);
-        let behind = |address: u64, n: usize| address + (n * size_of::<u64>()) as u64;
-        let starts = behind(rows, self.n_groups);
-        let places = behind(starts, self.n_groups + 1);
-        let factors = behind(places, self.n_places);
-        let argument = BatchArg { grad, rows, starts, places, factors, n_groups: self.n_groups as u64 };
-        (argument, [grad_used, table_used])
+    pub(crate) fn argument<'b, E: Number>(&'b self, stream: &'b CudaStream) -> Result<(SumsArg, [SyncOnDrop<'b>; 2])> {
+        let (values, values_used) = self.values.as_cuda_slice::<E>()?.device_ptr(stream);
+        let (rows, rows_used) = self.groups.table.device_ptr(stream);
+        Ok((SumsArg { values, rows, n_groups: self.groups.n_groups as u64 }, [values_used, rows_used]))
     }
 }
 
-/// Computes `out[row] = Σ grad[place] · factor` over the places of each group, in order: `[n_rows, C]`, with zeros in
-/// rows of no group.
+/// Computes `out[row] = Σ grad[place] · factor` over the places of each group: `[n_rows, C]`, with zeros in rows of no
+/// group.
 pub(in crate::kernel) fn scatter_add(
     grad: Operand,
     groups: &RowGroups,
     scale: f64,
     n_rows: usize,
 ) -> Result<(CudaStorage, Shape)> {
-    let (_, width) = grad.1.shape().dims2()?;
+    let (n_ids, width) = grad.1.shape().dims2()?;
     let device = grad.0.device();
     by_dtype!(grad.0, E => {
         let mut out = device.alloc_zeros::<E>(n_rows * width)?;
-        let batch = Batch::<E>::new(device, grad, (groups, scale), n_rows, |_| true)?;
-        launch_scatter(device, &mut out.as_view_mut(), &batch, width)?;
+        let on_device = Groups::new(device, groups, n_ids, n_rows)?;
+        let factors = (scale, groups.is_by_frequency());
+        launch_sums::<E>(device, (&mut out.as_view_mut(), true), grad, &on_device, factors)?;
         Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), (n_rows, width).into()))
     })
 }
@@ -119,22 +169,46 @@ pub(in crate::kernel) fn dense_gradient(param: &Tensor, batch: BatchRows) -> Res
     Ok(Tensor::from_storage(Storage::Cuda(dense), shape, BackpropOp::none(), false))
 }
 
-fn launch_scatter<E: Number>(
+/// Writes the sum of each group to its row of `out`, a whole table or one row for each group.
+fn launch_sums<E: Number>(
     device: &CudaDevice,
-    out: &mut CudaViewMut<E>,
-    batch: &Batch<E>,
-    width: usize,
+    (out, is_table): (&mut CudaViewMut<E>, bool),
+    grad: Operand,
+    groups: &Groups,
+    (scale, by_frequency): (f64, bool),
 ) -> Result<()> {
-    if batch.len() == 0 || width == 0 {
+    let (_, width) = grad.1.shape().dims2()?;
+    if groups.n_groups == 0 || width == 0 {
         return Ok(());
     }
     let stream = device.cuda_stream();
+    let grad = view::<E>(grad)?;
+    // SAFETY: the first kernel writes every element, and the second one reads them.
+    let mut part_sums = unsafe { device.alloc::<u8>(groups.n_parts * width * size_of::<E::Wide>())? };
     let (out, _out) = out.device_ptr_mut(&stream);
-    let (argument, _batch) = batch.argument(&stream);
-    let job = ScatterJob { out, batch: argument, width: width as u64 };
-    let config = grid(batch.len(), width * size_of::<E>(), 1);
-    // SAFETY: the job is that of the kernel's source. By the checks of `Batch::new`, whose groups ascend, places are
-    // below the number of gradients and rows below that of the output, and no two groups have the same row. It writes
-    // the output alone.
-    unsafe { launch::<E, _>(device, SCATTER_ADD, "scatter_add", &job, config) }
+    let (grad, _grad) = grad.device_ptr(&stream);
+    let (part_sums, _part_sums) = part_sums.device_ptr_mut(&stream);
+    let (argument, _groups) = groups.argument(&stream);
+    let job = ScatterJob {
+        out,
+        grad,
+        part_sums,
+        groups: argument,
+        width: width as u64,
+        part: PART as u64,
+        scale,
+        by_frequency: by_frequency.into(),
+        is_table: is_table.into(),
+    };
+    let config = grid(groups.n_parts + groups.n_groups, width * size_of::<E>(), 1);
+    // SAFETY: the job is that of the kernel's source. By the checks of `Groups::new`, places are below the number of
+    // gradients and rows below that of the output, and no two groups have the same row. It writes the output, and the
+    // sums of parts, of which there are `n_parts` rows.
+    unsafe { launch::<E, _>(device, SCATTER_ADD, "scatter_add", &job, config)? };
+    if groups.n_long == 0 {
+        return Ok(());
+    }
+    let config = grid(groups.n_long, width * super::CHUNK_BYTES, 1);
+    // SAFETY: as above. It reads the sums that the first kernel has written, and writes the output.
+    unsafe { launch::<E, _>(device, SCATTER_ADD, "add_parts", &job, config) }
 }

@@ -88,6 +88,7 @@ template <class N, class C> __device__ __forceinline__ void write_row(C *to, con
     typedef Lanes<N, C> Values;
     const u64 span = PIECES * blockDim.x;
     for (u64 base = blockIdx.y * span + threadIdx.x; base < n_pieces; base += gridDim.y * span) {
+        DEPENDENT_STEP();
         C left[PIECES], right[PIECES];
 #pragma unroll
         for (unsigned piece = 0; piece < PIECES; piece++) {
@@ -129,7 +130,7 @@ __device__ __forceinline__ void write_rows(const Gather &job) {
         const u64 place = !ADD ? 0 : job.places.values ? read_id(job.places, at) : job.start + at;
         const bool bad_token = token >= job.wte_rows;
         const bool bad_place = ADD && place >= job.wpe_rows;
-        Stored *const to = out + n * job.width;
+        Stored *const to = out + offset(n, job.width);
         if (bad_token || bad_place) {
             // Reads nothing, and fills the row with NaN, which cannot pass for a result. One thread of the row writes a
             // note.
@@ -141,8 +142,8 @@ __device__ __forceinline__ void write_rows(const Gather &job) {
             for (u64 c = u64(blockIdx.y) * blockDim.x + threadIdx.x; c < job.width; c += step) to[c] = N::nan();
             continue;
         }
-        const Stored *const from = wte + token * job.width;
-        const Stored *const add = ADD ? wpe + place * job.width : nullptr;
+        const Stored *const from = wte + offset(token, job.width);
+        const Stored *const add = ADD ? wpe + offset(place, job.width) : nullptr;
         write_row<N, C>(reinterpret_cast<C *>(to), reinterpret_cast<const C *>(from), reinterpret_cast<const C *>(add),
                         n_pieces);
     }

@@ -1,8 +1,11 @@
 //! Launches the kernels on Candle's CUDA stream, and waits for nothing.
 
 mod batch;
+#[cfg(test)]
+mod costs;
 mod modules;
 mod notes;
+mod staging;
 mod step;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, SyncOnDrop};
 use candle_core::{CudaDevice, Result};
 
@@ -60,14 +61,19 @@ impl Notes {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the device and clears the notes. Returns the first bad id of the first call that had one as the error.
+    /// Waits for the work of all threads on the device and clears the notes. Returns the first bad id of the first call that had one as the error.
     pub(in crate::kernel) fn take(&self) -> error::Result<()> {
         let mut memory = self.lock();
+        // Each thread has a stream of its own: those who looked up may be others than the one who asks.
+        let context = self.device.cuda_stream().context().clone();
+        context.synchronize().w()?;
         let words = self.device.clone_dtoh(&*memory)?;
         // In one call positions come first, as they do if ids are checked at once.
         let noted = TABLES.iter().zip(words.chunks_exact(NOTE_WORDS)).filter(|(_, note)| note[0] > 0);
         let Some((&table, note)) = noted.min_by_key(|(_, note)| note[0]) else { return Ok(()) };
-        *memory = self.device.alloc_zeros::<u64>(words.len())?;
+        // In place, since kernels of others know the address; and done before any of them notes again.
+        self.device.cuda_stream().memset_zeros(&mut *memory).w()?;
+        context.synchronize().w()?;
         Err(read(table, note))
     }
 }

@@ -71,6 +71,16 @@ struct F16 {
     static __device__ __forceinline__ u16 nan() { return 0x7e00; }
 };
 
+// Returns where row `row` of a table begins, in elements or pieces of `width` to a row. Only in 64 bits: a table may have
+// more elements than fit 32.
+__device__ __forceinline__ constexpr u64 offset(u64 row, u64 width) { return row * width; }
+template <class Row, class Width> u64 offset(Row, Width) = delete;
+
+// Marks a step that waits for the one before it in its thread: a load, or the terms of a sum. The stand-in counts them.
+#ifdef __CUDACC__
+#define DEPENDENT_STEP() ((void)0)
+#endif
+
 // What one thread loads and stores at a time if alignment allows: one 128-bit instruction.
 struct alignas(16) Chunk {
     u32 words[4];

@@ -5,7 +5,7 @@
 namespace {
 
 // `LANES` of rules.rs, and the threads of a block along a row.
-const unsigned LANES = 8;
+const u64 LANES = 8;
 
 struct Squares {
     double *sums; // [n_rows, LANES]
@@ -27,16 +27,17 @@ template <class N> __device__ __forceinline__ void sum_of_squares(const Squares 
     const u64 rows_at_a_time = u64(gridDim.x) * blockDim.y;
     for (u64 row = u64(blockIdx.x) * blockDim.y + threadIdx.y; row < n_rows; row += rows_at_a_time) {
         const u64 group = group_of(job.gradient.batch, row);
-        const u64 rest = job.n - row * job.width;
+        const u64 rest = job.n - offset(row, job.width);
         u64 end = rest < job.width ? rest : job.width;
         if (is_frozen(job.gradient, row) || (group == NO_GROUP && !job.gradient.dense)) end = 0;
         double sum = 0;
 #pragma unroll 4
         for (u64 at = threadIdx.x; at < end; at += LANES) {
+            DEPENDENT_STEP();
             const double x = N::widen(gradient_of<N, Number>(job.gradient, row, group, job.width, at).values[0]);
             sum += x * x;
         }
-        job.sums[row * LANES + threadIdx.x] = sum;
+        job.sums[offset(row, LANES) + threadIdx.x] = sum;
     }
 }
 
@@ -57,7 +58,8 @@ extern "C" __global__ void __launch_bounds__(256) add_rows_f64(const Runs job) {
         double total = 0;
         for (u64 row = first; row < end; row++) {
             double sum = 0;
-            for (unsigned lane = 0; lane < LANES; lane++) sum += job.sums[row * LANES + lane];
+            DEPENDENT_STEP();
+            for (unsigned lane = 0; lane < LANES; lane++) sum += job.sums[offset(row, LANES) + lane];
             total += sum;
         }
         job.out[run] = total;

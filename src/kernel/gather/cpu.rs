@@ -9,10 +9,10 @@ use std::ops::Range;
 
 use crate::kernel::core::element::Element;
 use crate::kernel::core::parallel::{Out, Outside, in_parallel};
-use crate::kernel::core::row_sums::AddRows;
+use crate::kernel::core::row_sums::{AddRows, sum_rows};
 use crate::kernel::core::rows::{Ids, Rows};
 use crate::kernel::core::simd;
-use crate::kernel::ids::group;
+use crate::kernel::ids::RowGroups;
 
 /// Positions that are added to the whole batch before the next ones: enough for long runs of stores, few enough that
 /// their rows stay cached.
@@ -130,50 +130,47 @@ const HEAVY: usize = 64;
 /// Columns of such a task.
 const COLUMNS: usize = 256;
 
-/// Computes `out[id] = Σ grad[n]` over all n with ids[n] = id, in the order of n. Rows without an id stay as they are
-/// (zeros).
+/// Computes `out[id] = Σ grad[n]` over all n with ids[n] = id, in the order of [`sum_rows`]. Rows without an id
+/// stay as they are (zeros).
 ///
 /// Sums are taken in the wide type and rounded once.
 pub(super) fn scatter_add<E: Element>(out: &mut [MaybeUninit<E>], ids: Ids, grad: Rows<E>) -> Result<(), Outside> {
-    let groups = group(ids);
+    let groups = RowGroups::of(ids, |_| true);
     let width = grad.width;
     let out = Out::new(out, width);
-    if groups.last().is_some_and(|&(id, _)| id >= out.n_rows) {
+    if groups.len().checked_sub(1).is_some_and(|last| groups.row(last) >= out.n_rows) {
         return Err(Outside);
     }
-    // One task a run of equal ids, or several if it is long: (first of the run, one past its last, columns).
+    // One task a group, or several if it is long.
     let mut tasks = Vec::new();
-    let mut first = 0;
-    for run in groups.chunk_by(|left, right| left.0 == right.0) {
-        let end = first + run.len();
-        if run.len() < HEAVY {
-            tasks.push((first, end, 0..width));
+    for group in 0..groups.len() {
+        if groups.places(group).len() < HEAVY {
+            tasks.push((group, 0..width));
         } else {
-            tasks.extend((0..width).step_by(COLUMNS).map(|c| (first, end, c..(c + COLUMNS).min(width))));
+            tasks.extend((0..width).step_by(COLUMNS).map(|c| (group, c..(c + COLUMNS).min(width))));
         }
-        first = end;
     }
     in_parallel(tasks.len(), size_of_val(grad.values), &|range| {
-        let mut sums = vec![E::Wide::default(); width];
-        for (first, end, columns) in &tasks[range] {
-            let run = &groups[*first..*end];
-            let sums = &mut sums[columns.clone()];
-            sums.fill(E::Wide::default());
-            for &(_, n) in run {
-                simd::accumulate(sums, &grad.get(n)?[columns.clone()]);
-            }
-            // SAFETY: every run has a row of its own, and tasks of one run have columns of their own.
-            let to = unsafe { out.part(run[0].0, columns.clone()) };
-            for (to, &sum) in to.iter_mut().zip(sums.iter()) {
-                to.write(E::narrow(sum));
-            }
+        let (mut sums, mut part) = (vec![E::Wide::default(); width], vec![E::Wide::default(); width]);
+        for (group, columns) in &tasks[range] {
+            let (sums, part) = (&mut sums[columns.clone()], &mut part[columns.clone()]);
+            sum_rows((sums, part), groups.places(*group), |place| Ok(&grad.get(place)?[columns.clone()]))?;
+            // SAFETY: every group has a row of its own, and tasks of one group have columns of their own.
+            let to = unsafe { out.part(groups.row(*group), columns.clone()) };
+            narrow(to, sums);
         }
         Ok(())
     })
 }
 
-/// Computes `out[start + column] = Σ grad[row * t + column]` over the rows of the batch, in order. Other rows stay as
-/// they are.
+fn narrow<E: Element>(to: &mut [MaybeUninit<E>], sums: &[E::Wide]) {
+    for (to, &sum) in to.iter_mut().zip(sums) {
+        to.write(E::narrow(sum));
+    }
+}
+
+/// Computes `out[start + column] = Σ grad[row * t + column]` over the rows of the batch, in the order of
+/// [`sum_rows`]. Other rows stay as they are.
 pub(super) fn sum_batch<E: Element>(
     out: &mut [MaybeUninit<E>],
     start: usize,
@@ -187,17 +184,12 @@ pub(super) fn sum_batch<E: Element>(
         return Err(Outside);
     }
     in_parallel(t, size_of_val(grad.values), &|range| {
-        let mut sums = vec![E::Wide::default(); width];
+        let (mut sums, mut part) = (vec![E::Wide::default(); width], vec![E::Wide::default(); width]);
         for column in range {
-            sums.fill(E::Wide::default());
-            for row in 0..batch {
-                simd::accumulate(&mut sums, grad.get(row * t + column)?);
-            }
+            let places: Vec<usize> = (0..batch).map(|row| row * t + column).collect();
+            sum_rows((&mut sums, &mut part), &places, |place| grad.get(place))?;
             // SAFETY: the tasks' ranges of columns do not overlap.
-            let to = unsafe { out.row(start + column) };
-            for (to, &sum) in to.iter_mut().zip(&sums) {
-                to.write(E::narrow(sum));
-            }
+            narrow(unsafe { out.row(start + column) }, &sums);
         }
         Ok(())
     })

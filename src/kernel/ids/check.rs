@@ -6,7 +6,7 @@
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
-use super::contract::{MAX_RANK, Table, outside, unravel};
+use super::contract::{MAX_RANK, Table, outside, to_host, unravel};
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::kernel::cuda::Notes;
@@ -41,6 +41,8 @@ pub enum IdCheck {
 pub(crate) struct IdChecks {
     when: IdCheck,
     notes: Option<Notes>,
+    /// Leave the ids on the host: no kernel reads them.
+    stay_on_host: bool,
 }
 
 impl IdChecks {
@@ -50,7 +52,12 @@ impl IdChecks {
             (IdCheck::Deferred, Device::Cuda(device)) => Some(Notes::new(device)?),
             _ => None,
         };
-        Ok(Self { when, notes })
+        Ok(Self { when, notes, stay_on_host: false })
+    }
+
+    /// Checks in every call, for a caller that needs the ids on the host alone.
+    pub(crate) fn on_host() -> Self {
+        Self { stay_on_host: true, ..Self::default() }
     }
 
     pub(crate) fn when(&self) -> IdCheck {
@@ -68,7 +75,7 @@ impl IdChecks {
 }
 
 /// Ids that were checked against their table, or that the kernel checks while it reads them: contiguous, on the table's
-/// device.
+/// device unless [`IdChecks::on_host`] says otherwise.
 #[derive(Clone, Debug)]
 pub(crate) struct CheckedIds {
     ids: Tensor,
@@ -111,7 +118,7 @@ impl CheckedIds {
         if let Some((index, id)) = first_outside(&on_host, n_rows)? {
             return Err(outside(table, id, unravel(index, ids.dims()), n_rows));
         }
-        let ids = ids.to_device(device)?;
+        let ids = if checks.stay_on_host { on_host.clone() } else { ids.to_device(device)? };
         Ok(Self { ids, on_host: Some(on_host), table, n_rows, checks: IdChecks::default() })
     }
 
@@ -126,6 +133,11 @@ impl CheckedIds {
             Some(on_host) => Ok(on_host.clone()),
             None => self.ids.to_device(&Device::Cpu),
         }
+    }
+
+    /// Returns the ids in logical order.
+    pub(crate) fn values(&self) -> Result<Vec<i64>> {
+        to_host(&self.on_host()?, self.table.ids())
     }
 
     /// Returns where a kernel notes ids outside their table, or `None` if all are known to be inside.

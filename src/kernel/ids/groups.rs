@@ -6,52 +6,82 @@ use rayon::prelude::*;
 
 use crate::kernel::core::rows::Ids;
 
+/// Fewer ids are sorted by the calling thread.
+const PARALLEL_IDS: usize = 1 << 14;
+
 /// Which rows of a table a batch touched, and by which of its ids.
 #[derive(Clone, Debug)]
 pub(crate) struct RowGroups {
-    /// (row, place in the batch), sorted by row and then by place.
-    occurrences: Vec<(usize, usize)>,
-    /// Where each row's occurrences begin, and where the last one's end.
+    /// Each row once, ascending.
+    rows: Vec<usize>,
+    /// Where each row's places begin, and where the last one's end.
     starts: Vec<usize>,
+    /// Places in the batch, by row and then ascending.
+    places: Vec<usize>,
     /// How many ids the batch has, those left out included.
     n_ids: usize,
-    /// Divide each row's gradient by the number of its occurrences.
+    /// Divide each row's gradient by the number of its places.
     by_frequency: bool,
 }
 
 impl RowGroups {
     /// Groups ids that are known to be inside their table, leaving out those of `skipped_row`.
     pub(crate) fn from_ids(ids: &[i64], skipped_row: Option<usize>) -> Self {
-        let mut occurrences = group(Ids::I64(ids));
-        if let Some(skipped_row) = skipped_row {
-            occurrences.retain(|&(row, _)| row != skipped_row);
-        }
-        Self::of(occurrences, ids.len())
+        Self::of(Ids::I64(ids), |row| Some(row) != skipped_row)
     }
 
     /// Groups unchecked ids, leaving out those outside a table of `n_rows`.
     #[cfg(feature = "cuda")]
     pub(crate) fn inside(ids: &[i64], n_rows: usize) -> Self {
-        let mut occurrences = group(Ids::I64(ids));
-        occurrences.retain(|&(row, _)| row < n_rows);
-        Self::of(occurrences, ids.len())
+        Self::of(Ids::I64(ids), |row| row < n_rows)
     }
 
     /// Groups positions that count from `start` to `start + length` in each of `n_sequences` sequences.
     pub(crate) fn counted(start: usize, length: usize, n_sequences: usize) -> Self {
-        let places = |step| (0..n_sequences).map(move |sequence| (start + step, sequence * length + step));
-        Self::of((0..length).flat_map(places).collect(), length * n_sequences)
-    }
-
-    fn of(occurrences: Vec<(usize, usize)>, n_ids: usize) -> Self {
-        let mut starts = vec![0];
-        for run in occurrences.chunk_by(|left, right| left.0 == right.0) {
-            starts.push(starts.last().map_or(0, |start| start + run.len()));
+        let length = if n_sequences == 0 { 0 } else { length };
+        Self {
+            rows: (start..start + length).collect(),
+            starts: (0..=length).map(|step| step * n_sequences).collect(),
+            places: (0..length).flat_map(|step| (0..n_sequences).map(move |n| n * length + step)).collect(),
+            n_ids: length * n_sequences,
+            by_frequency: false,
         }
-        Self { occurrences, starts, n_ids, by_frequency: false }
     }
 
-    /// Divides each row's gradient by the number of its occurrences, as `scale_grad_by_freq` does.
+    /// Groups the ids whose row `is_wanted`.
+    pub(crate) fn of(ids: Ids, is_wanted: impl Fn(usize) -> bool) -> Self {
+        let row_of = |place: usize| ids.row(place).ok().filter(|&row| is_wanted(row)).map(|row| (row, place));
+        let pairs = || (0..ids.len()).filter_map(row_of);
+        // A key of 64 bits sorts in about half the time of a pair. Larger rows or places do not fit.
+        let packed = |(row, place): (usize, usize)| {
+            Some(u64::from(u32::try_from(row).ok()?) << 32 | u64::from(u32::try_from(place).ok()?))
+        };
+        match pairs().map(packed).collect::<Option<Vec<u64>>>() {
+            Some(keys) => Self::sorted(keys, ids.len(), |key| ((key >> 32) as usize, key as u32 as usize)),
+            None => Self::sorted(pairs().collect(), ids.len(), |pair| pair),
+        }
+    }
+
+    /// Makes the groups of keys in any order, each of which `split` parts into row and place.
+    fn sorted<K: Ord + Copy + Send>(mut keys: Vec<K>, n_ids: usize, split: impl Fn(K) -> (usize, usize)) -> Self {
+        if keys.len() < PARALLEL_IDS {
+            keys.sort_unstable()
+        } else {
+            keys.par_sort_unstable()
+        }
+        let (mut rows, mut starts, mut places) = (Vec::new(), Vec::new(), Vec::with_capacity(keys.len()));
+        for (row, place) in keys.into_iter().map(split) {
+            if rows.last() != Some(&row) {
+                rows.push(row);
+                starts.push(places.len());
+            }
+            places.push(place);
+        }
+        starts.push(places.len());
+        Self { rows, starts, places, n_ids, by_frequency: false }
+    }
+
+    /// Divides each row's gradient by the number of its places, as `scale_grad_by_freq` does.
     pub(crate) fn by_frequency(mut self, by_frequency: bool) -> Self {
         self.by_frequency = by_frequency;
         self
@@ -59,7 +89,7 @@ impl RowGroups {
 
     /// Returns how many rows were touched.
     pub(crate) fn len(&self) -> usize {
-        self.starts.len() - 1
+        self.rows.len()
     }
 
     pub(crate) fn n_ids(&self) -> usize {
@@ -68,27 +98,38 @@ impl RowGroups {
 
     /// Returns the row of group `i`. Rows ascend.
     pub(crate) fn row(&self, i: usize) -> usize {
-        self.occurrences[self.starts[i]].0
+        self.rows[i]
     }
 
-    /// Returns the row and the places in the batch of group `i`, ascending; at least one.
-    pub(crate) fn occurrences(&self, i: usize) -> &[(usize, usize)] {
-        &self.occurrences[self.starts[i]..self.starts[i + 1]]
+    /// Returns the places in the batch of group `i`, ascending; at least one.
+    pub(crate) fn places(&self, i: usize) -> &[usize] {
+        &self.places[self.starts[i]..self.starts[i + 1]]
     }
 
     /// Returns the factor of group `i`'s gradients.
     pub(crate) fn factor(&self, i: usize) -> f64 {
-        if self.by_frequency { 1.0 / self.occurrences(i).len() as f64 } else { 1.0 }
+        if self.by_frequency { 1.0 / self.places(i).len() as f64 } else { 1.0 }
+    }
+
+    /// Returns whether gradients are divided by the number of their places.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_by_frequency(&self) -> bool {
+        self.by_frequency
+    }
+
+    /// Returns the row of each group, where each begins in the places and the last one ends, and the places.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn parts(&self) -> [&[usize]; 3] {
+        [&self.rows, &self.starts, &self.places]
     }
 
     /// Returns the groups whose rows lie in `rows`.
     pub(crate) fn within(&self, rows: &Range<usize>) -> Range<usize> {
-        let starts = &self.starts[..self.len()];
-        let from = starts.partition_point(|&start| self.occurrences[start].0 < rows.start);
-        from..from + starts[from..].partition_point(|&start| self.occurrences[start].0 < rows.end)
+        let from = self.rows.partition_point(|&row| row < rows.start);
+        from..from + self.rows[from..].partition_point(|&row| row < rows.end)
     }
 
-    /// Cuts groups into two parts with about as many occurrences, neither empty. Returns `None` if they have fewer than
+    /// Cuts groups into two parts with about as many places, neither empty. Returns `None` if they have fewer than
     /// `n_worth`.
     pub(crate) fn halve(&self, groups: &Range<usize>, n_worth: usize) -> Option<usize> {
         let (from, to) = (self.starts[groups.start], self.starts[groups.end]);
@@ -101,29 +142,18 @@ impl RowGroups {
     }
 }
 
-/// Returns (id, n) of every id, sorted by id and then by n.
-pub(crate) fn group(ids: Ids) -> Vec<(usize, usize)> {
-    let mut groups: Vec<(usize, usize)> = (0..ids.len()).filter_map(|n| Some((ids.row(n).ok()?, n))).collect();
-    if groups.len() < 1 << 14 {
-        groups.sort_unstable();
-    } else {
-        groups.par_sort_unstable();
-    }
-    groups
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parts(groups: &RowGroups) -> Vec<(usize, Vec<usize>)> {
-        let places = |i| groups.occurrences(i).iter().map(|&(_, place)| place).collect();
-        (0..groups.len()).map(|i| (groups.row(i), places(i))).collect()
+        (0..groups.len()).map(|i| (groups.row(i), groups.places(i).to_vec())).collect()
     }
 
     #[test]
     fn groups_are_those_of_a_map() {
-        for (n_rows, n_ids) in [(1, 5), (7, 40), (5_000_000, 300), (300, 20_000), (3, 0)] {
+        // Rows of 40 bits do not fit beside their place in a key of 64.
+        for (n_rows, n_ids) in [(1, 5), (7, 40), (5_000_000, 300), (300, 20_000), (3, 0), (1 << 40, 3000)] {
             let ids: Vec<i64> =
                 (0..n_ids as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20) as i64 % n_rows).collect();
             for skipped_row in [None, Some(n_rows as usize / 2)] {

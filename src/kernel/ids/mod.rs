@@ -10,5 +10,5 @@ pub(crate) use check::{CheckedIds, IdChecks};
 #[cfg(feature = "cuda")]
 pub(crate) use contract::{MAX_RANK, outside};
 pub(crate) use contract::{Table, to_host, unravel};
-pub(crate) use groups::{RowGroups, group};
+pub(crate) use groups::RowGroups;
 pub(crate) use places::{Places, PlacesOf};

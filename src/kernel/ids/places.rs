@@ -37,7 +37,7 @@ impl Places {
                 Ok(RowGroups::counted(start, t, n_ids.checked_div(t).unwrap_or(0)))
             }
             Self::Given(ids) => {
-                Ok(RowGroups::from_ids(&to_host(&ids.tensor().broadcast_as(ids_dims)?, "position_ids")?, None))
+                Ok(RowGroups::from_ids(&to_host(&ids.on_host()?.broadcast_as(ids_dims)?, "position_ids")?, None))
             }
         }
     }

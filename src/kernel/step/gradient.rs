@@ -1,11 +1,13 @@
 //! The gradient that an optimizer step is given: dense, as rows of a batch, or both; and the frozen rows.
 
+use std::convert::Infallible;
 use std::ops::Range;
 
 use candle_core::{Tensor, WithDType};
 
 use crate::kernel::core::element::Element;
-use crate::kernel::core::simd;
+use crate::kernel::core::kept::Kept;
+use crate::kernel::core::row_sums::sum_rows;
 use crate::kernel::ids::RowGroups;
 
 /// Rows of a batch, `[n_ids, C]` and contiguous, grouped by the rows of the table that they are gradients of.
@@ -15,6 +17,8 @@ pub(crate) struct BatchRows<'a> {
     pub(crate) rows: &'a Tensor,
     /// The factor of their sums.
     pub(crate) scale: f64,
+    /// What a device keeps of this batch from one kernel of a step to the next.
+    pub(crate) kept: &'a Kept,
 }
 
 /// The gradient of a tensor: the sum of both parts, zero where neither is given.
@@ -100,15 +104,16 @@ impl<E: Element> Slices<'_, E> {
 /// Buffers for the sum of one row's gradients: in the type of the arithmetic, and rounded once to the table's dtype.
 pub(crate) struct RowSum<E: Element> {
     wide: Vec<E::Wide>,
+    part: Vec<E::Wide>,
     rounded: Vec<E>,
 }
 
 impl<E: Element> RowSum<E> {
     pub(crate) fn new() -> Self {
-        Self { wide: Vec::new(), rounded: Vec::new() }
+        Self { wide: Vec::new(), part: Vec::new(), rounded: Vec::new() }
     }
 
-    /// Returns the sum of a group's occurrences in order, rounded, and then plus `dense`, if given, rounded again.
+    /// Returns the sum of a group's rows in the order of [`sum_rows`], rounded, and then plus `dense`, if given, rounded again.
     /// These are the bits of adding a whole table of sums to a whole table `dense`.
     pub(crate) fn sum<'a>(
         &'a mut self,
@@ -117,19 +122,20 @@ impl<E: Element> RowSum<E> {
         width: usize,
         dense: Option<&'a [E]>,
     ) -> &'a [E] {
-        let row = |occurrence: usize| &batch.rows[occurrence * width..][..width];
+        let row = |place: usize| &batch.rows[place * width..][..width];
         let factor = batch.scale * batch.groups.factor(group);
-        let occurrences = batch.groups.occurrences(group);
-        if let (&[(_, only)], None, true) = (occurrences, dense, factor == 1.0) {
-            return row(only);
-        }
-        self.wide.clear();
-        self.wide.resize(width, E::Wide::default());
-        for &(_, occurrence) in occurrences {
-            simd::accumulate(&mut self.wide, row(occurrence));
-        }
-        let factor = E::Wide::from_f64(factor);
+        let places = batch.groups.places(group);
         self.rounded.clear();
+        if let (&[only], None, true) = (places, dense, factor == 1.0) {
+            let zero = E::Wide::default(); // its sum with -0 is 0, as that of more rows is
+            self.rounded.extend(row(only).iter().map(|&x| E::narrow(zero + x.widen())));
+            return &self.rounded;
+        }
+        for sums in [&mut self.wide, &mut self.part] {
+            sums.resize(width, E::Wide::default());
+        }
+        let Ok(()) = sum_rows((&mut self.wide, &mut self.part), places, |place| Ok::<_, Infallible>(row(place)));
+        let factor = E::Wide::from_f64(factor);
         self.rounded.extend(self.wide.iter().map(|&sum| E::narrow(sum * factor)));
         if let Some(dense) = dense {
             for (sum, dense) in self.rounded.iter_mut().zip(dense) {

@@ -14,7 +14,6 @@ pub(crate) use moments::Moments;
 pub(crate) use rules::AdamStep;
 #[cfg(feature = "cuda")]
 pub(crate) use {
-    gradient::is_frozen,
     norm::NormTasks,
     rules::{AdamWRule, LANES, RowRule, Rule},
 };

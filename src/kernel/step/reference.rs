@@ -93,8 +93,7 @@ fn sums(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
     let (device, (_, width)) = (param.device(), param.dims2()?);
     let (mut order, mut group_of, mut factors) = (Vec::new(), Vec::new(), Vec::new());
     for group in 0..groups.len() {
-        let occurrences = groups.occurrences(group);
-        order.extend(occurrences.iter().map(|&(_, place)| place as i64));
+        order.extend(groups.places(group).iter().map(|&place| place as i64));
         group_of.resize(order.len(), group as i64);
         factors.push(groups.factor(group) * batch.scale);
     }
@@ -127,6 +126,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
+    use crate::kernel::core::kept::Kept;
     use crate::kernel::ids::RowGroups;
     use crate::kernel::step::dispatch;
 
@@ -167,7 +167,7 @@ mod tests {
                     let (ours, plain) = (all(3)?, all(3)?);
                     let dense = numbers(n_rows * width, 9)?.to_dtype(dtype)?;
                     let rows = numbers(7 * width, 10)?.to_dtype(dtype)?;
-                    let batch = BatchRows { groups: &groups, rows: &rows, scale: 2.0 };
+                    let batch = BatchRows { groups: &groups, rows: &rows, scale: 2.0, kept: &Kept::default() };
                     let gradient = Gradient {
                         dense: with_dense.then_some(&dense),
                         rows: with_rows.then_some(batch),

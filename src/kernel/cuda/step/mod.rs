@@ -9,16 +9,14 @@ use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, SyncOnDrop,
 };
-use candle_core::{CudaDevice, CudaStorage, Result, Tensor};
+use candle_core::{CudaDevice, CudaStorage, Layout, Result, Tensor};
 
 use crate::kernel::core::element::Element;
-use crate::kernel::cuda::batch::{Batch, BatchArg};
+use crate::kernel::cuda::batch::{Sums, SumsArg};
 use crate::kernel::cuda::{
     MAX_BLOCKS_X, Module, Number, by_dtype, contiguous, grid, launch, module, on_cuda, too_short, view,
 };
-use crate::kernel::step::{
-    AdamStep, AdamWRule, BatchRows, Gradient, LANES, Moments, NormTasks, RowRule, Rule, is_frozen,
-};
+use crate::kernel::step::{AdamStep, AdamWRule, BatchRows, Gradient, LANES, Moments, NormTasks, RowRule, Rule};
 
 const SUM_OF_SQUARES: Module = module!("sum_of_squares");
 
@@ -32,7 +30,7 @@ const THREADS: usize = 256;
 #[derive(Clone, Copy)]
 struct GradientArg {
     dense: u64,
-    batch: BatchArg,
+    batch: SumsArg,
     frozen: u64,
     n_frozen: u64,
 }
@@ -80,7 +78,7 @@ type Used<'a> = (Option<SyncOnDrop<'a>>, Option<[SyncOnDrop<'a>; 2]>, Option<Syn
 /// All of a gradient on the device.
 struct OnDevice<'a, E> {
     dense: Option<CudaView<'a, E>>,
-    batch: Option<Batch<'a, E>>,
+    batch: Option<&'a Sums>,
     /// Where runs of frozen rows begin and end.
     frozen: Option<CudaSlice<u64>>,
 }
@@ -89,7 +87,7 @@ impl<'a, E: Number> OnDevice<'a, E> {
     fn new(
         device: &CudaDevice,
         dense: Option<(&'a CudaStorage, &'a Tensor)>,
-        batch: Option<Batch<'a, E>>,
+        batch: Option<&'a Sums>,
         frozen: &[Range<usize>],
     ) -> Result<Self> {
         let dense = dense.map(|(storage, tensor)| view::<E>((storage, tensor.layout()))).transpose()?;
@@ -98,9 +96,9 @@ impl<'a, E: Number> OnDevice<'a, E> {
         Ok(Self { dense, batch, frozen })
     }
 
-    fn argument<'b>(&'b self, stream: &'b CudaStream) -> (GradientArg, Used<'b>) {
+    fn argument<'b>(&'b self, stream: &'b CudaStream) -> Result<(GradientArg, Used<'b>)> {
         let (dense, dense_used) = self.dense.as_ref().map(|dense| dense.device_ptr(stream)).unzip();
-        let (batch, batch_used) = self.batch.as_ref().map(|batch| batch.argument(stream)).unzip();
+        let (batch, batch_used) = self.batch.map(|batch| batch.argument::<E>(stream)).transpose()?.unzip();
         let (frozen, frozen_used) = self.frozen.as_ref().map(|frozen| frozen.device_ptr(stream)).unzip();
         let argument = GradientArg {
             dense: dense.unwrap_or(0),
@@ -108,7 +106,7 @@ impl<'a, E: Number> OnDevice<'a, E> {
             frozen: frozen.unwrap_or(0),
             n_frozen: self.frozen.as_ref().map_or(0, |frozen| frozen.len() as u64),
         };
-        (argument, (dense_used, batch_used, frozen_used))
+        Ok((argument, (dense_used, batch_used, frozen_used)))
     }
 }
 
@@ -116,7 +114,7 @@ impl<'a, E: Number> OnDevice<'a, E> {
 pub(in crate::kernel) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
     by_dtype!(tensors.param, E => {
         let rule = AdamWRule::<<E as Element>::Wide>::new(step);
-        run::<E, _>(tensors, gradient, None, rule)
+        run::<E, _>(tensors, gradient, Steps::All, rule)
     })
 }
 
@@ -127,20 +125,23 @@ pub(in crate::kernel) fn row_adam(
     frozen: &[Range<usize>],
     step: &AdamStep,
 ) -> Result<()> {
-    let gradient = Gradient { dense: None, rows: Some(batch), frozen: &[] };
+    let gradient = Gradient { dense: None, rows: Some(batch), frozen };
     by_dtype!(tensors.param, E => {
         let rule = RowRule::<<E as Element>::Wide>::new(step);
-        run::<E, _>(tensors, gradient, Some(frozen), rule)
+        run::<E, _>(tensors, gradient, Steps::Rows, rule)
     })
 }
 
-/// Launches a step over all rows, or over those of the batch except the frozen ones, `rows_but`.
-fn run<E: Number, R: Copy>(
-    tensors: Moments,
-    gradient: Gradient,
-    rows_but: Option<&[Range<usize>]>,
-    rule: R,
-) -> Result<()> {
+/// Which rows a step is of, except the frozen ones.
+#[derive(Clone, Copy)]
+enum Steps {
+    All,
+    /// Those of the batch.
+    Rows,
+}
+
+/// Launches a step.
+fn run<E: Number, R: Copy>(tensors: Moments, gradient: Gradient, steps: Steps, rule: R) -> Result<()> {
     let Moments { param, exp_avg, exp_avg_sq } = tensors;
     let (n_rows, width) = cut(param, gradient);
     if param.elem_count() == 0 {
@@ -153,22 +154,18 @@ fn run<E: Number, R: Copy>(
         let mut storages = storages.iter().copied();
         let dense = gradient.dense.and_then(|dense| Some((storages.next()?, dense)));
         let batch = match gradient.rows.zip(storages.next()) {
-            Some((BatchRows { groups, rows, scale }, storage)) => {
-                let operand = (storage, rows.layout());
-                let is_live = |row| !is_frozen(rows_but.unwrap_or_default(), row);
-                Some(Batch::<E>::new(&device, operand, (groups, scale), n_rows, is_live)?)
-            }
+            Some((batch, storage)) => Some(sums::<E>(&device, (storage, batch.rows.layout()), batch, n_rows)?),
             None => None,
         };
-        let (name, n_steps) = match (&batch, rows_but) {
-            (Some(batch), Some(_)) => ("row_adam", batch.len()),
+        let (name, n_steps) = match (batch, steps) {
+            (Some(batch), Steps::Rows) => ("row_adam", batch.len()),
             _ => ("adamw", n_rows),
         };
         if n_steps == 0 {
             return Ok(());
         }
-        let gradient = OnDevice::new(&device, dense, batch, gradient.frozen)?;
-        let (gradient, _gradient) = gradient.argument(&stream);
+        let gradient = OnDevice::<E>::new(&device, dense, batch, gradient.frozen)?;
+        let (gradient, _gradient) = gradient.argument(&stream)?;
         let (mut p, mut m, mut v) =
             (view_mut::<E>(p, param)?, view_mut::<E>(m, exp_avg)?, view_mut::<E>(v, exp_avg_sq)?);
         let (param_at, _p) = p.device_ptr_mut(&stream);
@@ -179,9 +176,19 @@ fn run<E: Number, R: Copy>(
         // One row of threads takes a row, however long, so that it searches for the row's group only once.
         let config = grid(n_steps, size_of::<E>(), 1);
         // SAFETY: the job is that of the kernel's source. The three tensors and the dense gradient have `n` elements,
-        // which `Params` has checked; rows of groups are below `n_rows`, by `Batch::new`. It writes the three alone.
+        // which `Params` has checked; rows of groups are below `n_rows`, by `Sums::new`. It writes the three alone.
         unsafe { launch::<E, _>(&device, E::ADAM, name, &job, config) }
     })
+}
+
+/// Returns the sums of the rows of a batch, which the norm and the step share.
+fn sums<'a, E: Number>(
+    device: &CudaDevice,
+    rows: (&CudaStorage, &Layout),
+    batch: BatchRows<'a>,
+    n_rows: usize,
+) -> Result<&'a Sums> {
+    batch.kept.get(|| Sums::new::<E>(device, rows, batch, n_rows))
 }
 
 /// Returns rows and their width: those of the table if its rows matter.
@@ -239,16 +246,16 @@ fn launch_squares<E: Number>(
         _ => None,
     };
     let batch = match (&storages.1, gradient.rows) {
-        (Some((storage, layout)), Some(BatchRows { groups, scale, .. })) => {
-            Some(Batch::<E>::new(device, (on_cuda(storage)?, layout), (groups, scale), cut.n_rows, |_| true)?)
+        (Some((storage, layout)), Some(batch)) => {
+            Some(sums::<E>(device, (on_cuda(storage)?, layout), batch, cut.n_rows)?)
         }
         _ => None,
     };
-    let gradient = OnDevice::new(device, dense, batch, gradient.frozen)?;
+    let gradient = OnDevice::<E>::new(device, dense, batch, gradient.frozen)?;
     // SAFETY: the first kernel writes every element.
     let mut sums = unsafe { device.alloc::<f64>(cut.n_rows * LANES)? };
     let (sums_at, _sums) = sums.device_ptr_mut(&stream);
-    let (gradient, _gradient) = gradient.argument(&stream);
+    let (gradient, _gradient) = gradient.argument(&stream)?;
     let (n, width) = (param.elem_count() as u64, cut.width as u64);
     let rows_per_block = THREADS / LANES;
     let squares = SquaresJob { sums: sums_at, gradient, n, width };
@@ -256,7 +263,7 @@ fn launch_squares<E: Number>(
     let block_dim = (LANES as u32, rows_per_block as u32, 1);
     let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim, shared_mem_bytes: 0 };
     // SAFETY: the job is that of the kernel's source. The dense gradient has `n` elements, which `Params` has checked;
-    // rows of groups are below `n_rows`, by `Batch::new`. It writes `sums` alone, which has `LANES` elements for each
+    // rows of groups are below `n_rows`, by `Sums::new`. It writes `sums` alone, which has `LANES` elements for each
     // of `n_rows` rows.
     unsafe { launch::<E, _>(device, SUM_OF_SQUARES, "sum_of_squares", &squares, config)? };
 

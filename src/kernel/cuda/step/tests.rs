@@ -8,6 +8,7 @@ use super::super::{CHUNK_BYTES, THREADS_Y};
 use super::*;
 use crate::GptInputLayer;
 use crate::error::Result;
+use crate::kernel::core::kept::Kept;
 use crate::kernel::ids::RowGroups;
 use crate::kernel::step as update;
 use crate::optim::{AdamW, ParamGroup, RowAdamW, RowGrad, RowOptimizer};
@@ -75,7 +76,8 @@ fn matrix(dtype: DType, (n_rows, width): (usize, usize), n_ids: usize, leads: [u
                 let what = format!("{dtype:?} {n_rows} x {width} {leads:?} {with_dense} {with_rows} {frozen:?} {step}");
                 let mut norms = Vec::new();
                 for on in [&here, &there] {
-                    let batch = BatchRows { groups, rows: &on.rows, scale };
+                    let kept = Kept::default();
+                    let batch = BatchRows { groups, rows: &on.rows, scale, kept: &kept };
                     let dense = with_dense.then_some(&on.dense);
                     let gradient = Gradient { dense, rows: with_rows.then_some(batch), frozen };
                     norms.push(update::sum_of_squares(&[(&on.views[0], gradient), (&on.views[0], gradient)])?);
@@ -89,8 +91,10 @@ fn matrix(dtype: DType, (n_rows, width): (usize, usize), n_ids: usize, leads: [u
                 for (there, here) in there.memory.iter().zip(&here.memory) {
                     same(there, here, &what)?;
                 }
-                let of_table =
-                    |on: &Operands| update::dense_gradient(&on.views[0], BatchRows { groups, rows: &on.rows, scale });
+                let of_table = |on: &Operands| {
+                    let batch = BatchRows { groups, rows: &on.rows, scale, kept: &Kept::default() };
+                    update::dense_gradient(&on.views[0], batch)
+                };
                 same(&of_table(&there)?, &of_table(&here)?, &what)?;
             }
         }
