@@ -208,7 +208,7 @@ fn launch_sums<E: Number>(
     if groups.n_long == 0 {
         return Ok(());
     }
-    let config = grid(groups.n_long, width * super::CHUNK_BYTES, 1);
+    let config = grid(groups.n_long, width * size_of::<E>(), 1);
     // SAFETY: as above. It reads the sums that the first kernel has written, and writes the output.
     unsafe { launch::<E, _>(device, SCATTER_ADD, "add_parts", &job, config) }
 }

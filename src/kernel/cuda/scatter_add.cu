@@ -33,9 +33,14 @@ struct Scatter {
     u64 is_table;     // whether `out` has all rows of the table, or one row per group
 };
 
+// The sums of a piece in the wide type, loaded and stored in as few instructions as alignment allows.
+template <class N, class C> struct alignas(Lanes<N, C>::COUNT > 1 ? 16 : sizeof(typename N::Wide)) WideSums {
+    typename N::Wide values[Lanes<N, C>::COUNT];
+};
+
 // Adds one piece of the rows at places `first` to `end`, of `n_pieces` per row, to zeros.
 template <class N, class C>
-__device__ __forceinline__ void sum_places(const Scatter &job, u64 first, u64 end, u64 n_pieces, u64 piece, typename N::Wide *sums) {
+__device__ __forceinline__ void sum_places(const Scatter &job, u64 first, u64 end, u64 n_pieces, u64 piece, WideSums<N, C> &sums) {
     typedef Lanes<N, C> Values;
     const C *const grad = static_cast<const C *>(job.grad);
     // The loads of several places are under way at a time; the additions keep their order.
@@ -44,13 +49,13 @@ __device__ __forceinline__ void sum_places(const Scatter &job, u64 first, u64 en
         DEPENDENT_STEP();
         const Values values = bits_as<Values>(grad[offset(u64(job.groups.places[at]), n_pieces) + piece]);
 #pragma unroll
-        for (unsigned lane = 0; lane < Values::COUNT; lane++) sums[lane] += N::widen(values.values[lane]);
+        for (unsigned lane = 0; lane < Values::COUNT; lane++) sums.values[lane] += N::widen(values.values[lane]);
     }
 }
 
 // Multiplies one piece of the sum of a group, rounds once, and writes it.
 template <class N, class C>
-__device__ __forceinline__ void write_sum(const Scatter &job, u64 group, u64 n_pieces, u64 piece, const typename N::Wide *sums) {
+__device__ __forceinline__ void write_sum(const Scatter &job, u64 group, u64 n_pieces, u64 piece, const WideSums<N, C> &sums) {
     typedef Lanes<N, C> Values;
     const Groups &groups = job.groups;
     const u64 n_places = groups.starts[group + 1] - groups.starts[group];
@@ -58,7 +63,7 @@ __device__ __forceinline__ void write_sum(const Scatter &job, u64 group, u64 n_p
     Values rounded;
 #pragma unroll
     for (unsigned lane = 0; lane < Values::COUNT; lane++) {
-        rounded.values[lane] = N::narrow(sums[lane] * static_cast<typename N::Wide>(factor));
+        rounded.values[lane] = N::narrow(sums.values[lane] * static_cast<typename N::Wide>(factor));
     }
     const u64 row = job.is_table ? groups.rows[group] : group;
     static_cast<C *>(job.out)[offset(row, n_pieces) + piece] = bits_as<C>(rounded);
@@ -66,10 +71,8 @@ __device__ __forceinline__ void write_sum(const Scatter &job, u64 group, u64 n_p
 
 // The parts of long groups come first, as they take longest.
 template <class N, class C> __device__ __forceinline__ void sum_groups(const Scatter &job) {
-    typedef typename N::Wide Wide;
-    const unsigned COUNT = Lanes<N, C>::COUNT;
     const Groups &groups = job.groups;
-    const u64 n_pieces = job.width / COUNT;
+    const u64 n_pieces = job.width / Lanes<N, C>::COUNT;
     const u64 stride = u64(gridDim.y) * blockDim.x;
     const u64 tasks_at_a_time = u64(gridDim.x) * blockDim.y;
     const u64 n_tasks = groups.n_parts + groups.n_groups;
@@ -80,12 +83,10 @@ template <class N, class C> __device__ __forceinline__ void sum_groups(const Sca
         const u64 end = is_part ? groups.parts[2 * task + 1] : groups.starts[group + 1];
         if (!is_part && end - first > job.part) continue;
         for (u64 piece = u64(blockIdx.y) * blockDim.x + threadIdx.x; piece < n_pieces; piece += stride) {
-            Wide sums[COUNT] = {};
+            WideSums<N, C> sums = {};
             sum_places<N, C>(job, first, end, n_pieces, piece, sums);
             if (is_part) {
-                Wide *const to = static_cast<Wide *>(job.part_sums) + offset(task, job.width) + piece * COUNT;
-#pragma unroll
-                for (unsigned lane = 0; lane < COUNT; lane++) to[lane] = sums[lane];
+                static_cast<WideSums<N, C> *>(job.part_sums)[offset(task, n_pieces) + piece] = sums;
             } else {
                 write_sum<N, C>(job, group, n_pieces, piece, sums);
             }
@@ -93,32 +94,47 @@ template <class N, class C> __device__ __forceinline__ void sum_groups(const Sca
     }
 }
 
+// Adds the sums of the parts of each long group, in order.
+template <class N, class C> __device__ __forceinline__ void add_sums(const Scatter &job) {
+    typedef WideSums<N, C> Values;
+    const Groups &groups = job.groups;
+    const u64 n_pieces = job.width / Lanes<N, C>::COUNT;
+    const Values *const part_sums = static_cast<const Values *>(job.part_sums);
+    const u64 stride = u64(gridDim.y) * blockDim.x;
+    const u64 groups_at_a_time = u64(gridDim.x) * blockDim.y;
+    for (u64 at = u64(blockIdx.x) * blockDim.y + threadIdx.y; at < groups.n_long; at += groups_at_a_time) {
+        const u64 first = groups.first_parts[at], end = groups.first_parts[at + 1];
+        for (u64 piece = u64(blockIdx.y) * blockDim.x + threadIdx.x; piece < n_pieces; piece += stride) {
+            Values sums = part_sums[offset(first, n_pieces) + piece];
+#pragma unroll 4
+            for (u64 part = first + 1; part < end; part++) {
+                DEPENDENT_STEP();
+                const Values values = part_sums[offset(part, n_pieces) + piece];
+#pragma unroll
+                for (unsigned lane = 0; lane < Lanes<N, C>::COUNT; lane++) sums.values[lane] += values.values[lane];
+            }
+            write_sum<N, C>(job, groups.long_groups[at], n_pieces, piece, sums);
+        }
+    }
+}
+
+template <class N> __device__ __forceinline__ bool is_in_chunks(const Scatter &job) {
+    return in_chunks(u64(job.out) | u64(job.grad), job.width * sizeof(typename N::Stored));
+}
+
 template <class N> __device__ __forceinline__ void scatter_add(const Scatter &job) {
-    if (in_chunks(u64(job.out) | u64(job.grad), job.width * sizeof(typename N::Stored))) {
+    if (is_in_chunks<N>(job)) {
         sum_groups<N, Chunk>(job);
     } else {
         sum_groups<N, Single<N>>(job);
     }
 }
 
-// Adds the sums of the parts of each long group, in order, one element to a thread.
 template <class N> __device__ __forceinline__ void add_parts(const Scatter &job) {
-    typedef typename N::Wide Wide;
-    const Groups &groups = job.groups;
-    const Wide *const part_sums = static_cast<const Wide *>(job.part_sums);
-    const u64 stride = u64(gridDim.y) * blockDim.x;
-    const u64 groups_at_a_time = u64(gridDim.x) * blockDim.y;
-    for (u64 at = u64(blockIdx.x) * blockDim.y + threadIdx.y; at < groups.n_long; at += groups_at_a_time) {
-        const u64 first = groups.first_parts[at], end = groups.first_parts[at + 1];
-        for (u64 column = u64(blockIdx.y) * blockDim.x + threadIdx.x; column < job.width; column += stride) {
-            Wide sum = part_sums[offset(first, job.width) + column];
-#pragma unroll 8
-            for (u64 part = first + 1; part < end; part++) {
-                DEPENDENT_STEP();
-                sum += part_sums[offset(part, job.width) + column];
-            }
-            write_sum<N, Single<N>>(job, groups.long_groups[at], job.width, column, &sum);
-        }
+    if (is_in_chunks<N>(job)) {
+        add_sums<N, Chunk>(job);
+    } else {
+        add_sums<N, Single<N>>(job);
     }
 }
 
