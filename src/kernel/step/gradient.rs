@@ -18,6 +18,7 @@ pub(crate) struct BatchRows<'a> {
     /// The factor of their sums.
     pub(crate) scale: f64,
     /// What a device keeps of this batch from one kernel of a step to the next.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only kernels of CUDA keep something"))]
     pub(crate) kept: &'a Kept,
 }
 
