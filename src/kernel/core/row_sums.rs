@@ -59,7 +59,10 @@ pub(crate) fn sum_rows<'a, E: Element, X>(
     let mut parts = places.chunks(PART);
     let add = |sums: &mut [E::Wide], places: &[usize]| -> Result<(), X> {
         sums.fill(E::Wide::default());
-        places.iter().try_for_each(|&place| Ok(simd::accumulate(sums, row(place)?)))
+        for &place in places {
+            simd::accumulate(sums, row(place)?);
+        }
+        Ok(())
     };
     add(sums, parts.next().unwrap_or_default())?;
     for places in parts {
