@@ -31,6 +31,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
+use candle_core::quantized::GgmlDType;
 use candle_gpt_input::DeviceSpec;
 use clap::Parser;
 use serde_json::{Value, json};
@@ -78,6 +79,9 @@ struct Args {
     /// Time PyTorch as well, run by this Python (CPU only)
     #[arg(long, value_name = "PYTHON")]
     torch: Option<PathBuf>,
+    /// Time llama.cpp as well, in `decode`, run by this Python with llama-cpp-python, gguf and torch (CPU only)
+    #[arg(long, value_name = "PYTHON")]
+    llama_cpp: Option<PathBuf>,
     /// Use small shapes and few rounds: checks only that everything runs and agrees
     #[arg(long)]
     quick: bool,
@@ -89,7 +93,7 @@ struct Args {
     #[arg(long, value_name = "F.md", conflicts_with = "json")]
     report: Option<PathBuf>,
     /// Draw time against tokens, vocabulary and threads into this PNG instead
-    #[arg(long, value_name = "F.png", conflicts_with_all = ["cases", "shapes", "torch", "json", "report"])]
+    #[arg(long, value_name = "F.png", conflicts_with_all = ["cases", "shapes", "torch", "llama_cpp", "json", "report"])]
     scaling: Option<PathBuf>,
     /// Instead, open a checkpoint of GPT-2 XL's size with the first of the shapes (1x1024x1600 unless given) and embed
     /// one batch: time and memory, each contender in a process of its own. The file (6.4 GB, most of it a hole) is made
@@ -111,7 +115,7 @@ fn main() -> ExitCode {
 fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     let device = args.device.resolve()?;
     if let Some(path) = &args.scaling {
-        return scaling::run(path, args.quick, &device, &machine(&device, None), out);
+        return scaling::run(path, args.quick, &device, &machine(&device, &Peers::default()), out);
     }
     if let Some(path) = &args.large {
         let shape =
@@ -130,15 +134,18 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     if let Some(contender) = &args.peak_of {
         return Ok(writeln!(out, "{}", memory::peak_of(contender, &chosen[0].1, chosen[0].0, &device)?)?);
     }
-    let mut torch = args.torch.as_deref().map(Torch::start).transpose()?;
-    let machine = machine(&device, torch.as_ref());
+    let mut peers = Peers {
+        torch: args.torch.as_deref().map(Torch::start).transpose()?,
+        llama: args.llama_cpp.as_deref().map(Torch::start_llama).transpose()?,
+    };
+    let machine = machine(&device, &peers);
     if !args.json {
         writeln!(out, "{machine}\n\n{}", header())?;
     }
     let (mut rows, mut timed) = (Vec::new(), Vec::new());
     for (case, shape) in &chosen {
         let row =
-            time(*case, shape, &device, torch.as_mut(), args.quick).with_context(|| format!("{} {shape}", case.name()));
+            time(*case, shape, &device, &mut peers, args.quick).with_context(|| format!("{} {shape}", case.name()));
         if args.report.is_some() {
             // A report states what fails, and goes on: its sender cannot fix it.
             if let Ok(row) = &row {
@@ -187,20 +194,36 @@ struct Rounds {
     seconds: f64,
 }
 
-fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch>, quick: bool) -> Result<Value> {
+/// The other programs that take turns.
+#[derive(Default)]
+struct Peers {
+    torch: Option<Torch>,
+    llama: Option<Torch>,
+}
+
+fn time(case: Case, shape: &Shape, device: &Device, peers: &mut Peers, quick: bool) -> Result<Value> {
     let inputs = Inputs::new(shape, device)?;
     let n_bytes = cases::bytes_moved(case, &inputs)?;
-    let is_of_torch = !case.is_positional() && !case.is_of_tables() && case != Case::Decode && shape.blocks.is_none();
-    torch = torch.filter(|_| is_of_torch);
+    let is_of_torch = !case.is_positional() && !case.is_of_tables() && shape.blocks.is_none();
+    let mut torch = peers.torch.as_mut().filter(|_| is_of_torch);
+    let is_of_llama = case == Case::Decode && shape.batch == 1 && shape.blocks != Some(GgmlDType::Q4K);
+    let mut llama = peers.llama.as_mut().filter(|_| is_of_llama);
     let mut contenders = cases::contenders(case, &inputs)?;
     compare(&contenders, shape)?;
     if let Some(torch) = &mut torch {
         let theirs = torch.start_case(case, shape)?;
-        cases::compare_with_torch(&contenders[0], &inputs, &theirs)?;
+        cases::compare_with_torch(case, &contenders[0], &inputs, &theirs)?;
+    }
+    if let Some(llama) = &mut llama {
+        let theirs = llama.start_case(case, shape)?;
+        cases::compare_with_llama(&contenders[0], &inputs, &theirs)?;
     }
     let mut names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
     if torch.is_some() {
         names.extend(torch::variants(case));
+    }
+    if llama.is_some() {
+        names.push("llama");
     }
     // Turns are short, so that other load on the machine disturbs all contenders alike.
     let rounds = match case.is_of_products() {
@@ -219,9 +242,10 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
             if round > 3 && spent[index] > 2.0 {
                 continue; // three rounds, or two seconds, are enough for slow cases
             }
-            let seconds = match (contenders.get_mut(index), &mut torch) {
+            let peer = if *name == "llama" { &mut llama } else { &mut torch };
+            let seconds = match (contenders.get_mut(index), peer) {
                 (Some(contender), _) => turn(contender, n, device)?,
-                (None, Some(torch)) => torch.time(name, n)?,
+                (None, Some(peer)) => peer.time(name, n)?,
                 (None, None) => continue,
             };
             spent[index] += seconds;
@@ -255,6 +279,8 @@ fn time(case: Case, shape: &Shape, device: &Device, mut torch: Option<&mut Torch
         row["ours_min_ms"] = json!(least("ours"));
         row["copy_min_ms"] = json!(least("copy"));
         row["torch_min_ms"] = json!(torch);
+        row["llama_ms"] = json!(median("llama"));
+        row["llama_min_ms"] = json!(least("llama"));
     }
     if case == Case::StepTied && device.is_cpu() && !quick {
         let peak = |contender| memory::ask(contender, case, shape);
@@ -296,7 +322,7 @@ fn compare(contenders: &[Contender], shape: &Shape) -> Result<()> {
     Ok(())
 }
 
-const COLUMNS: [(&str, &str); 7] = [
+const COLUMNS: [(&str, &str); 8] = [
     ("ours", "ours_ms"),
     ("candle", "candle_ms"),
     ("copy", "copy_ms"),
@@ -304,6 +330,7 @@ const COLUMNS: [(&str, &str); 7] = [
     ("resident", "resident_ms"),
     ("torch", "torch_ms"),
     ("torch sparse", "torch_sparse_ms"),
+    ("llama.cpp", "llama_ms"),
 ];
 
 fn header() -> String {
@@ -342,7 +369,7 @@ fn line(row: &Value) -> String {
 }
 
 /// Describes processor, threads and versions.
-fn machine(device: &Device, torch: Option<&Torch>) -> String {
+fn machine(device: &Device, peers: &Peers) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
         let line = info.lines().find(|line| line.starts_with(name))?;
@@ -359,8 +386,9 @@ fn machine(device: &Device, torch: Option<&Torch>) -> String {
     if !device.is_cpu() {
         let _ = write!(text, "; {:?}", device.location());
     }
-    if let Some(torch) = torch {
-        let _ = write!(text, "; torch {}", torch.version);
+    for (name, peer) in [("torch", &peers.torch), ("llama-cpp-python", &peers.llama)] {
+        let Some(peer) = peer else { continue };
+        let _ = write!(text, "; {name} {}", peer.version);
     }
     text
 }

@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{CpuStorage, Device, Module, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, Module, Storage, Tensor};
 use candle_gpt_input::embedding::TokenTable;
+use candle_gpt_input::init::Init;
+use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead};
-use candle_nn::{VarBuilder, VarMap};
+use candle_nn::VarBuilder;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -87,12 +89,8 @@ fn decode(inputs: &Inputs) -> Result<Vec<Contender>> {
     ensure!(length == 1, "`decode` takes one token at a time: use {batch}x1x{n_embd}");
     let (config, device) = (gpt2_of_width(n_embd, vocab_size), inputs.wte.device());
     let gpt2 = |vb: VarBuilder| Gpt2::new(GptInputLayer::load(vb.clone(), &config)?, vb);
-    let drawn = VarMap::new();
-    gpt2(VarBuilder::from_varmap(&drawn, dtype, device))?;
     // Nothing is trained, so nothing is recorded.
-    let drawn = drawn.data().lock().map_err(|_| anyhow!("a lock is poisoned"))?;
-    let weights: HashMap<String, Tensor> =
-        drawn.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+    let weights = weights(&config, dtype, device)?;
     let read: Vec<Tensor> = weights.values().cloned().collect();
     let gpt2 = match blocks {
         None => gpt2(VarBuilder::from_tensors(weights, dtype, device))?,
@@ -111,11 +109,17 @@ fn decode(inputs: &Inputs) -> Result<Vec<Contender>> {
     let (before, last) = (ids.narrow(1, 0, N_CACHED)?, ids.narrow(1, N_CACHED, 1)?);
     let mut cache = KvCache::default();
     gpt2.hidden_states(&before, None, Some(&mut cache))?;
-    let mut all = vec![contender("ours", move || {
+    let logits = {
+        cache.truncate(N_CACHED);
+        gpt2.lm_head().forward(&gpt2.hidden_states(&last, None, Some(&mut cache))?)?
+    };
+    let mut ours = contender("ours", move || {
         cache.truncate(N_CACHED);
         let hidden_states = gpt2.hidden_states(&last, None, Some(&mut cache))?;
         Ok((None, vec![gpt2.lm_head().argmax(&hidden_states)?]))
-    })?];
+    })?;
+    ours.results = Box::new(move || Ok(vec![logits.clone()]));
+    let mut all = vec![ours];
     if device.is_cpu() {
         all.push(match blocks {
             Some(_) => reading_bytes(inputs.shape.n_bytes(n_weights(Case::Decode, &inputs.shape)))?,
@@ -125,8 +129,33 @@ fn decode(inputs: &Inputs) -> Result<Vec<Contender>> {
     Ok(all)
 }
 
+/// Draws the weights of a GPT-2 as the programs of the other contenders do. Biases are 0.
+fn weights(config: &GptInputConfig, dtype: DType, device: &Device) -> Result<HashMap<String, Tensor>> {
+    let (c, generator) = (config.n_embd, Generator::manual_seed(123));
+    let draw = |rows, columns| Init::Gpt2 { std: 0.02 }.wte(rows, columns, &generator, dtype, device);
+    let mut weights = HashMap::new();
+    let mut add = |name: String, weight| weights.insert(name, weight);
+    add("wte.weight".to_string(), draw(config.vocab_size, c)?);
+    add("wpe.weight".to_string(), draw(config.n_positions, c)?);
+    let (ones, zeros) = (Tensor::ones(c, dtype, device)?, Tensor::zeros(4 * c, dtype, device)?);
+    for block in (0..config.n_layer).map(|i| format!("h.{i}")) {
+        for (name, n_in, n_out) in
+            [("attn.c_attn", 1, 3), ("attn.c_proj", 1, 1), ("mlp.c_fc", 1, 4), ("mlp.c_proj", 4, 1)]
+        {
+            add(format!("{block}.{name}.weight"), draw(n_in * c, n_out * c)?);
+            add(format!("{block}.{name}.bias"), zeros.narrow(0, 0, n_out * c)?);
+        }
+    }
+    let blocks = (0..config.n_layer).flat_map(|i| ["ln_1", "ln_2"].map(|norm| format!("h.{i}.{norm}")));
+    for norm in blocks.chain(["ln_f".to_string()]) {
+        add(format!("{norm}.weight"), ones.clone());
+        add(format!("{norm}.bias"), zeros.narrow(0, 0, c)?);
+    }
+    Ok(weights)
+}
+
 /// Returns the published size of this width; other widths have one block for each head.
-fn gpt2_of_width(n_embd: usize, vocab_size: usize) -> GptInputConfig {
+pub fn gpt2_of_width(n_embd: usize, vocab_size: usize) -> GptInputConfig {
     let n_head = if n_embd.is_multiple_of(64) { n_embd / 64 } else { 1 };
     let n_layer = match n_embd {
         1024 => 24,

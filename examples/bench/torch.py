@@ -1,4 +1,4 @@
-"""PyTorch's side of the bench: answers one JSON line for each on standard input. Run by the example, not by hand."""
+"""PyTorch's and transformers' cases of the bench. Run by the example, with `answers.py` behind it, not by hand."""
 import json
 import os
 import sys
@@ -12,6 +12,8 @@ from torch.nn.functional import cross_entropy
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 N_THREADS = torch.get_num_threads()
+N_SAMPLES = 256
+VERSION = torch.__version__
 
 
 def distribute(kind, ids, vocab_size):
@@ -25,8 +27,59 @@ def distribute(kind, ids, vocab_size):
     return ids
 
 
+def gpt2_weights(n_embd, n_layer, vocab_size, dtype):
+    """The weights of the example's GPT-2, by Hugging Face's names, `[in, out]`; biases are 0."""
+    torch.manual_seed(123)
+    draw = lambda *dims: torch.empty(*dims, dtype=dtype).normal_(0, 0.02)
+    weights = {"wte": draw(vocab_size, n_embd), "wpe": draw(1024, n_embd)}
+    for i in range(n_layer):
+        for name, n_in, n_out in [("attn.c_attn", 1, 3), ("attn.c_proj", 1, 1), ("mlp.c_fc", 1, 4), ("mlp.c_proj", 4, 1)]:
+            weights[f"h.{i}.{name}"] = draw(n_in * n_embd, n_out * n_embd)
+    return weights
+
+
+def decoded_ids(batch, vocab_size):
+    """Of each sequence 64 tokens, and the one that is decoded."""
+    return (torch.arange(batch * 65) * 7919 % vocab_size).view(batch, 65)
+
+
+class Decode:
+    """transformers: one token behind 64, for each of `batch` sequences."""
+
+    case = "decode"
+
+    def __init__(self, batch, n_embd, n_layer, n_head, vocab_size, dtype, **_):
+        from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
+
+        dtype = DTYPES[dtype]
+        sizes = dict(vocab_size=vocab_size, n_positions=1024, n_embd=n_embd, n_layer=n_layer, n_head=n_head)
+        config = GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+        self.model = GPT2LMHeadModel(config).to(dtype).eval()
+        with torch.no_grad():
+            for name, weight in gpt2_weights(n_embd, n_layer, vocab_size, dtype).items():
+                self.model.get_parameter(f"transformer.{name}.weight").copy_(weight)
+            ids = decoded_ids(batch, vocab_size)
+            self.last, self.cache = ids[:, 64:], DynamicCache(config=config)
+            self.model(ids[:, :64], past_key_values=self.cache, use_cache=True)
+
+    def run(self):
+        with torch.no_grad():
+            self.result = self.model(self.last, past_key_values=self.cache, use_cache=True).logits
+            self.result.argmax(-1)
+            self.cache.crop(-1)
+
+    def samples(self):
+        return [sampled(self.result, torch.arange(N_SAMPLES) * 7919 % len(self.last))]
+
+
+def sampled(result, rows):
+    rows = result.detach().flatten(0, -2)[rows].float()
+    columns = torch.arange(len(rows)) * 31 % rows.shape[1]
+    return rows[torch.arange(len(rows)), columns].tolist()
+
+
 class Bench:
-    def __init__(self, case, batch, length, n_embd, vocab_size, dtype, ids, sparse=False):
+    def __init__(self, case, batch, length, n_embd, vocab_size, dtype, ids, sparse=False, **_):
         dtype = DTYPES[dtype]
         self.case = case
         torch.manual_seed(123)
@@ -99,13 +152,11 @@ class Bench:
         n_tokens = self.ids.numel()
         taken = []
         for index, result in enumerate(self.results()):
-            at = torch.arange(min(256, n_tokens)) * 7919 % n_tokens
+            at = torch.arange(N_SAMPLES) * 7919 % n_tokens
             if result.dim() == 2:
                 is_wte = len(result) == self.wte.num_embeddings and index == 0
                 at = self.ids.flatten()[at] if is_wte else at % len(result)
-            rows = result.detach().flatten(0, -2)[at].float()
-            columns = torch.arange(len(rows)) * 31 % rows.shape[1]
-            taken.append(rows[torch.arange(len(rows)), columns].tolist())
+            taken.append(sampled(result, at))
         return taken
 
 
@@ -113,43 +164,3 @@ def memory(field):
     for line in open("/proc/self/status"):
         if line.startswith(field):
             return int(line.split()[1]) / 1000
-
-
-def answer(request, state):
-    what = request.pop("do")
-    if what == "version":
-        return torch.__version__
-    if what == "start":
-        state.clear()
-        state["all"] = Bench(**request)
-        state["all"].run()
-        samples = state["all"].samples()
-        if request["case"] == "step_rows":  # what ours computes is SparseAdam's
-            state["sparse"] = Bench(**request, sparse=True)
-            state["sparse"].run()
-            samples = state["sparse"].samples()
-        return samples
-    if what == "time":
-        variant = request["variant"]
-        torch.set_num_threads(1 if variant == "torch_1" else N_THREADS)
-        bench = state["sparse" if variant == "torch_sparse" else "all"]
-        if request["n"] > 1:
-            bench.run()  # not counted, as for the others
-        if bench.case != "backward":
-            start = time.perf_counter()
-            for _ in range(request["n"]):
-                bench.run()
-            return time.perf_counter() - start
-        return sum(bench.run() for _ in range(request["n"]))
-    if what == "peak":
-        torch.zeros(100).add(1).sum()
-        before = memory("VmRSS")
-        bench = Bench(**request)
-        bench.run()
-        bench.run()
-        return memory("VmHWM") - before
-
-
-state = {}
-for line in sys.stdin:
-    print(json.dumps(answer(json.loads(line), state)))

@@ -1,4 +1,4 @@
-//! Runs PyTorch as a child process, one turn at a time.
+//! Runs PyTorch or llama.cpp as a child process, one turn at a time.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::cases::{Case, Shape};
+use super::products::gpt2_of_width;
 use candle_gpt_input::error::Shown;
 
 /// PyTorch's variants in a case: on one thread, on all, with sparse gradients.
@@ -17,6 +18,10 @@ pub fn variants(case: Case) -> &'static [&'static str] {
         _ => &["torch_1", "torch_n"],
     }
 }
+
+/// The Python programs of both.
+const TORCH: &str = concat!(include_str!("torch.py"), include_str!("answers.py"));
+const LLAMA: &str = concat!(include_str!("torch.py"), include_str!("llama.py"), include_str!("answers.py"));
 
 pub struct Torch {
     child: Child,
@@ -28,11 +33,17 @@ pub struct Torch {
 
 impl Torch {
     pub fn start(python: &Path) -> Result<Self> {
-        let started = Command::new(python)
-            .args(["-u", "-c", include_str!("torch.py")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
+        Self::run(python, TORCH)
+    }
+
+    /// Starts llama.cpp, which has the case `decode` alone.
+    pub fn start_llama(python: &Path) -> Result<Self> {
+        Self::run(python, LLAMA)
+    }
+
+    fn run(python: &Path, program: &str) -> Result<Self> {
+        let started =
+            Command::new(python).args(["-u", "-c", program]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = started.with_context(|| Shown::path(python).to_string())?;
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("no pipes to {}", Shown::path(python));
@@ -62,7 +73,7 @@ impl Torch {
         writeln!(self.requests, "{request}")?;
         let mut answer = String::new();
         self.answers.read_line(&mut answer)?;
-        serde_json::from_str(&answer).context("PyTorch's process has ended; its error is above")
+        serde_json::from_str(&answer).context("the process of Python has ended; its error is above")
     }
 }
 
@@ -75,8 +86,10 @@ impl Drop for Torch {
 }
 
 fn request(what: &str, case: Case, shape: &Shape) -> Value {
+    let gpt2 = gpt2_of_width(shape.n_embd, shape.vocab_size);
     json!({
         "do": what, "case": case.name(), "batch": shape.batch, "length": shape.length, "n_embd": shape.n_embd,
-        "vocab_size": shape.vocab_size, "dtype": shape.dtype.as_str(), "ids": shape.ids.to_string(),
+        "vocab_size": shape.vocab_size, "dtype": shape.stored(), "ids": shape.ids.to_string(),
+        "n_layer": gpt2.n_layer, "n_head": gpt2.n_head,
     })
 }
