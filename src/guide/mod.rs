@@ -37,6 +37,10 @@ pub mod hub {}
 #[doc = include_str!("id_contract.md")]
 pub mod id_contract {}
 
+/// Names the limit of each operation, what holds to the bit, and what threads and memory do.
+#[doc = include_str!("performance.md")]
+pub mod performance {}
+
 /// Chooses a position scheme, calls it in attention, and handles padding.
 #[doc = include_str!("positions.md")]
 pub mod positions {}
