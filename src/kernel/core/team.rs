@@ -161,7 +161,7 @@ mod tests {
     /// Whichever thread has the share, the caller gets the panic, and the next work finds everything in order.
     #[test]
     fn a_panic_is_the_callers() {
-        for at in 0..4 {
+        for at in [0, 3] {
             let caught = catch_unwind(|| for_each_index(4, &|index| assert!(index != at, "share {index}")));
             let text = caught.unwrap_err().downcast::<String>().unwrap();
             assert_eq!(*text, format!("share {at}"));
