@@ -15,6 +15,7 @@ type Vector = (__m256, __m256);
 loops!(
     "avx2,f16c,fma",
     rows: 1 => 4, 2 => 2, 3 => 1, 4 => 1, 5 => 1, most 6 => 1;
+    rows in blocks:;
     columns: 1 => 2, 2 => 1, most 3 => 1
 );
 

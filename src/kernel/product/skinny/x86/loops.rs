@@ -9,6 +9,7 @@ macro_rules! loops {
     (
         $features:literal,
         rows: $($n_hidden:literal => $n_rows:literal,)+ most $most:literal => $most_rows:literal;
+        rows in blocks: $($block_hidden:literal => $block_rows:literal),*;
         columns: $($columns_hidden:literal => $n_units:literal,)+ most $columns_most:literal => $most_units:literal
     ) => {
         /// Hidden rows that are multiplied together.
@@ -26,6 +27,8 @@ macro_rules! loops {
                 // Of rows in halves more are read at once than the core's prefetchers follow.
                 1 if !K::IS_WHOLE && K::UNIT_BYTES < 128 => each_block::<K, 1, 1>(chunk, hidden, sums),
                 2 if !K::IS_WHOLE && K::UNIT_BYTES < 128 => each_block::<K, 2, 2>(chunk, hidden, sums),
+                // The scales of blocks need registers too.
+                $($block_hidden if K::IS_WHOLE => each_block::<K, $block_rows, $block_hidden>(chunk, hidden, sums),)*
                 $($n_hidden => each_block::<K, $n_rows, $n_hidden>(chunk, hidden, sums),)+
                 _ => each_block::<K, $most_rows, $most>(chunk, hidden, sums),
             }

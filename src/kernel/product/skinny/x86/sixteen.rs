@@ -14,6 +14,7 @@ type Vector = __m512;
 loops!(
     "avx512f,avx512vl,avx2,f16c,fma",
     rows: 1 => 8, 2 => 8, 3 => 6, 4 => 6, 5 => 4, 6 => 4, 7 => 3, most 8 => 3;
+    rows in blocks: 2 => 6, 3 => 5, 4 => 4;
     columns: 1 => 4, 2 => 4, 3 => 2, 4 => 2, 5 => 2, 6 => 2, 7 => 1, most 8 => 1
 );
 
