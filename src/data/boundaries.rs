@@ -63,14 +63,6 @@ impl FromStr for Boundaries {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "keep" => Ok(Self::Keep),
-            "mark" => Ok(Self::Mark),
-            "ignore" => Ok(Self::Ignore),
-            _ => {
-                let (key, expected) = ("boundaries".to_string(), "keep, mark or ignore");
-                Err(ConfigError::FieldType { key, got: text.to_string(), expected }.into())
-            }
-        }
+        Ok(ConfigError::one_of("boundaries", [Self::Keep, Self::Mark, Self::Ignore], "keep, mark or ignore", text)?)
     }
 }

@@ -45,14 +45,7 @@ impl FromStr for Tail {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "drop" => Ok(Self::Drop),
-            "keep" => Ok(Self::Keep),
-            _ => {
-                let (key, expected) = ("tail".to_string(), "drop or keep");
-                Err(ConfigError::FieldType { key, got: text.to_string(), expected }.into())
-            }
-        }
+        Ok(ConfigError::one_of("tail", [Self::Drop, Self::Keep], "drop or keep", text)?)
     }
 }
 

@@ -1,5 +1,7 @@
 //! [`ConfigError`]: why a configuration cannot be used.
 
+use std::fmt;
+
 use super::cause::Cause;
 use super::shown::{Shown, number};
 
@@ -119,4 +121,17 @@ pub enum ConfigError {
         /// The names that exist.
         known: String,
     },
+}
+
+impl ConfigError {
+    /// Returns the one of `all` that is written as `text`, the value of `key`.
+    pub(crate) fn one_of<T: fmt::Display>(
+        key: &str,
+        all: impl IntoIterator<Item = T>,
+        expected: &'static str,
+        text: &str,
+    ) -> Result<T, Self> {
+        let found = all.into_iter().find(|value| value.to_string() == text);
+        found.ok_or_else(|| Self::FieldType { key: key.to_string(), got: text.to_string(), expected })
+    }
 }

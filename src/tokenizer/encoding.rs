@@ -58,15 +58,12 @@ impl FromStr for SpecialTokens {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "recognize" => Ok(Self::Recognize),
-            "as-text" => Ok(Self::AsText),
-            "refuse" => Ok(Self::Refuse),
-            _ => {
-                let (key, expected) = ("special_tokens".to_string(), "recognize, as-text or refuse");
-                Err(ConfigError::FieldType { key, got: text.to_string(), expected }.into())
-            }
-        }
+        Ok(ConfigError::one_of(
+            "special_tokens",
+            [Self::Recognize, Self::AsText, Self::Refuse],
+            "recognize, as-text or refuse",
+            text,
+        )?)
     }
 }
 

@@ -196,9 +196,7 @@ impl FromStr for SinusoidalLayout {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let layout = Self::ALL.into_iter().find(|layout| layout.to_string() == text);
-        let (key, got, expected) = (Self::KEY.to_string(), text.to_string(), Self::EXPECTED);
-        layout.ok_or_else(|| ConfigError::FieldType { key, got, expected }.into())
+        Ok(ConfigError::one_of(Self::KEY, Self::ALL, Self::EXPECTED, text)?)
     }
 }
 

@@ -57,16 +57,12 @@ impl FromStr for CorpusFormat {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "nanogpt" => Ok(Self::NanoGpt),
-            "llmc" => Ok(Self::Llmc),
-            "megatron" => Ok(Self::Megatron),
-            "text" => Ok(Self::Text),
-            _ => {
-                let (key, expected) = ("format".to_string(), "nanogpt, llmc, megatron or text");
-                Err(ConfigError::FieldType { key, got: text.to_string(), expected }.into())
-            }
-        }
+        Ok(ConfigError::one_of(
+            "format",
+            [Self::NanoGpt, Self::Llmc, Self::Megatron, Self::Text],
+            "nanogpt, llmc, megatron or text",
+            text,
+        )?)
     }
 }
 
