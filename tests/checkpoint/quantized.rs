@@ -6,20 +6,9 @@ use candle_gpt_input::embedding::{EmbeddingOptions, NewRows, TokenTable};
 use proptest::prelude::*;
 
 use super::mapped::{assert_ids_are_checked, assert_same_rows};
+use super::support::BLOCK_TYPES;
 use super::*;
 
-const TYPES: [GgmlDType; 10] = [
-    GgmlDType::Q4_0,
-    GgmlDType::Q4_1,
-    GgmlDType::Q5_0,
-    GgmlDType::Q5_1,
-    GgmlDType::Q8_0,
-    GgmlDType::Q2K,
-    GgmlDType::Q3K,
-    GgmlDType::Q4K,
-    GgmlDType::Q5K,
-    GgmlDType::Q6K,
-];
 const DTYPES: [DType; 4] = [DType::F32, DType::BF16, DType::F16, DType::F64];
 
 /// Makes a table of positive and negative values of several magnitudes.
@@ -60,7 +49,7 @@ proptest! {
         start in 0usize..3,
         seed: u64,
     ) {
-        let (block_type, dtype) = (TYPES[block_type], DTYPES[dtype]);
+        let (block_type, dtype) = (BLOCK_TYPES[block_type], DTYPES[dtype]);
         let width = n_blocks * block_type.block_size();
         let blocks = QTensor::quantize(&numbers(n_rows, width, seed), block_type).unwrap();
         let wpe = numbers(53, width, !seed).to_dtype(dtype).unwrap();
@@ -86,7 +75,7 @@ fn blocks_of_every_type_are_read_from_files() -> Result<()> {
     let path = folder.path().join("x.gguf");
     let ids: Vec<u32> = (0..300).map(|i| (i * 17 + i / 7) % 41).collect();
     let ids = Tensor::from_vec(ids, (6, 50), &Device::Cpu)?;
-    for block_type in TYPES {
+    for block_type in BLOCK_TYPES {
         gguf(&path, &QTensor::quantize(&numbers(41, 512, 3), block_type)?, &numbers(50, 512, 4));
         for dtype in DTYPES {
             let dense = GptInputLayer::from_pretrained(&path, dtype, &Device::Cpu)?;
@@ -248,8 +237,8 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let check = || -> Result<()> {
-            let width = n_blocks * TYPES[block_type].block_size();
-            let blocks = QTensor::quantize(&numbers(n_rows + padding, width, seed), TYPES[block_type])?;
+            let width = n_blocks * BLOCK_TYPES[block_type].block_size();
+            let blocks = QTensor::quantize(&numbers(n_rows + padding, width, seed), BLOCK_TYPES[block_type])?;
             let wte = TokenTable::from_qtensor(&blocks, DType::F32, &Device::Cpu)?;
             let head = LmHead::new(wte.clone())?.with_vocab_size(n_rows)?;
             let dense = LmHead::new(wte.to_dense()?)?.with_vocab_size(n_rows)?;

@@ -14,21 +14,8 @@ use tempfile::TempDir;
 
 use crate::gpt2::model::Gpt2;
 use crate::gpt2::{SUMS, greedy};
-use crate::support::{assert_bits_eq, assert_close};
+use crate::support::{BLOCK_TYPES, assert_bits_eq, assert_close};
 use crate::{example, failure, load, stdout};
-
-const BLOCK_TYPES: [GgmlDType; 10] = [
-    GgmlDType::Q4_0,
-    GgmlDType::Q4_1,
-    GgmlDType::Q5_0,
-    GgmlDType::Q5_1,
-    GgmlDType::Q8_0,
-    GgmlDType::Q2K,
-    GgmlDType::Q3K,
-    GgmlDType::Q4K,
-    GgmlDType::Q5K,
-    GgmlDType::Q6K,
-];
 
 /// Returns llama.cpp's name of a tensor of Hugging Face's, and whether its converter transposes it.
 fn theirs(name: &str, n_layer: usize) -> (String, bool) {

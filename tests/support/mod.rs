@@ -12,11 +12,26 @@ mod shared;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::checkpoint::{Checkpoint, LoadReport};
 use candle_gpt_input::input_layer::{OpenOptions, TableStorage};
 pub use shared::properties;
+
+/// The types of quantized blocks that are read.
+pub const BLOCK_TYPES: [GgmlDType; 10] = [
+    GgmlDType::Q4_0,
+    GgmlDType::Q4_1,
+    GgmlDType::Q5_0,
+    GgmlDType::Q5_1,
+    GgmlDType::Q8_0,
+    GgmlDType::Q2K,
+    GgmlDType::Q3K,
+    GgmlDType::Q4K,
+    GgmlDType::Q5K,
+    GgmlDType::Q6K,
+];
 
 /// Returns the CPU, and in a build with CUDA its first device.
 pub fn devices() -> Vec<Device> {
