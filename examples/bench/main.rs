@@ -7,13 +7,13 @@ mod cases;
 mod checks;
 mod large;
 mod memory;
+mod peer;
 mod positions;
 mod products;
 mod report;
 mod rows;
 mod scaling;
 mod tables;
-mod torch;
 
 #[path = "../chart/mod.rs"]
 mod chart;
@@ -37,7 +37,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use cases::{Case, Contender, Inputs, Shape};
-use torch::Torch;
+use peer::Peer;
 
 /// Times forward, backward and training steps of the input layer beside Candle, PyTorch and a plain copy
 ///
@@ -135,8 +135,8 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
         return Ok(writeln!(out, "{}", memory::peak_of(contender, &chosen[0].1, chosen[0].0, &device)?)?);
     }
     let mut peers = Peers {
-        torch: args.torch.as_deref().map(Torch::start).transpose()?,
-        llama: args.llama_cpp.as_deref().map(Torch::start_llama).transpose()?,
+        torch: args.torch.as_deref().map(Peer::start_torch).transpose()?,
+        llama: args.llama_cpp.as_deref().map(Peer::start_llama).transpose()?,
     };
     let machine = machine(&device, &peers);
     if !args.json {
@@ -197,8 +197,8 @@ struct Rounds {
 /// The other programs that take turns.
 #[derive(Default)]
 struct Peers {
-    torch: Option<Torch>,
-    llama: Option<Torch>,
+    torch: Option<Peer>,
+    llama: Option<Peer>,
 }
 
 fn time(case: Case, shape: &Shape, device: &Device, peers: &mut Peers, quick: bool) -> Result<Value> {
@@ -220,7 +220,7 @@ fn time(case: Case, shape: &Shape, device: &Device, peers: &mut Peers, quick: bo
     }
     let mut names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
     if torch.is_some() {
-        names.extend(torch::variants(case));
+        names.extend(peer::variants(case));
     }
     if llama.is_some() {
         names.push("llama");

@@ -23,7 +23,7 @@ pub fn variants(case: Case) -> &'static [&'static str] {
 const TORCH: &str = concat!(include_str!("torch.py"), include_str!("answers.py"));
 const LLAMA: &str = concat!(include_str!("torch.py"), include_str!("llama.py"), include_str!("answers.py"));
 
-pub struct Torch {
+pub struct Peer {
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -31,8 +31,8 @@ pub struct Torch {
     python: std::path::PathBuf,
 }
 
-impl Torch {
-    pub fn start(python: &Path) -> Result<Self> {
+impl Peer {
+    pub fn start_torch(python: &Path) -> Result<Self> {
         Self::run(python, TORCH)
     }
 
@@ -49,9 +49,9 @@ impl Torch {
             bail!("no pipes to {}", Shown::path(python));
         };
         let answers = BufReader::new(answers);
-        let mut torch = Self { child, requests, answers, version: String::new(), python: python.to_path_buf() };
-        torch.version = torch.ask(json!({ "do": "version" }))?.as_str().unwrap_or_default().to_string();
-        Ok(torch)
+        let mut peer = Self { child, requests, answers, version: String::new(), python: python.to_path_buf() };
+        peer.version = peer.ask(json!({ "do": "version" }))?.as_str().unwrap_or_default().to_string();
+        Ok(peer)
     }
 
     /// Makes the inputs, runs the case once, and returns samples of its results.
@@ -66,7 +66,7 @@ impl Torch {
 
     /// Returns the peak memory in MB of a process of its own in this case, less what it had before.
     pub fn peak(&self, case: Case, shape: &Shape) -> Result<f64> {
-        Self::start(&self.python)?.ask(request("peak", case, shape))?.as_f64().context("no number")
+        Self::start_torch(&self.python)?.ask(request("peak", case, shape))?.as_f64().context("no number")
     }
 
     fn ask(&mut self, request: Value) -> Result<Value> {
@@ -77,7 +77,7 @@ impl Torch {
     }
 }
 
-impl Drop for Torch {
+impl Drop for Peer {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();
