@@ -102,8 +102,8 @@ const MAX_PAIRS: u64 = 1 << 16;
 
 /// Returns whether a key is read here.
 pub(super) fn is_wanted(key: &str) -> bool {
-    let mut renamed = KEYS.iter().chain(&OF_GPT2);
-    let mut of_architecture = |rest: &str| renamed.any(|(known, _)| *known == rest) || OTHERS.contains(&rest);
+    let is_renamed = |rest: &str| KEYS.iter().chain(&OF_GPT2).any(|(known, _)| *known == rest);
+    let of_architecture = |rest: &str| is_renamed(rest) || OTHERS.contains(&rest);
     [ARCHITECTURE, ALIGNMENT].contains(&key) || key.split_once('.').is_some_and(|(_, rest)| of_architecture(rest))
 }
 

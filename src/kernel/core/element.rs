@@ -149,6 +149,12 @@ impl Element for f16 {
     }
 }
 
+/// Widens each of a row's elements.
+#[inline(always)]
+pub(crate) fn widen_row<E: Element>(to: &mut [E::Wide], from: &[E]) {
+    to.iter_mut().zip(from).for_each(|(to, x)| *to = x.widen());
+}
+
 /// Returns the bytes of elements.
 pub(crate) fn bytes_of<E: Element>(numbers: &[E]) -> &[u8] {
     // SAFETY: an element has no gaps, so all its bytes are initialized.

@@ -10,7 +10,7 @@ use half::{bf16, f16};
 
 use super::rows::{ROWS, add};
 use super::softmax_op::Softmax;
-use crate::kernel::core::element::Element;
+use crate::kernel::core::element::{Element, widen_row};
 use crate::kernel::core::simd::vectorised;
 use crate::kernel::product::matmul::{Matrix, Update, matmul};
 
@@ -105,7 +105,7 @@ fn widened<E: Element<Wide = f32>>(values: &[E], (n, width): (usize, usize), str
     let mut wide = vec![0.0; n * width];
     vectorised(|| {
         for (i, row) in wide.chunks_mut(width.max(1)).enumerate() {
-            row.iter_mut().zip(&values[i * stride..][..width]).for_each(|(to, x)| *to = x.widen());
+            widen_row(row, &values[i * stride..][..width]);
         }
     });
     Cow::Owned(wide)

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::ints::LANES;
 use super::kind::Lanes;
-use crate::kernel::core::element::Element;
+use crate::kernel::core::element::{Element, widen_row};
 use crate::kernel::core::simd::vectorised;
 
 /// Rows of hidden states, of any strides.
@@ -15,11 +15,6 @@ pub(in super::super) struct Hidden<'a, E> {
     pub(in super::super) n_rows: usize,
     pub(in super::super) n_columns: usize,
     pub(in super::super) strides: (usize, usize),
-}
-
-#[inline(always)]
-fn widen<E: Element<Wide = f32>>(from: &[E], to: &mut [f32]) {
-    to.iter_mut().zip(from).for_each(|(to, x)| *to = x.widen());
 }
 
 /// Some rows of hidden states in groups, and of each group lane after lane: sixteen elements of its first row, the same of
@@ -53,7 +48,7 @@ impl Panel {
                 let from = &values[row * by_row..];
                 if by_column == 1 {
                     let steps = from[..n_columns].chunks(LANES).zip(to[n..].iter_mut().step_by(rows.len()));
-                    vectorised(|| steps.for_each(|(from, to)| widen(from, &mut to.0)));
+                    vectorised(|| steps.for_each(|(from, to)| widen_row(&mut to.0, from)));
                 } else {
                     for (step, start) in (0..n_columns).step_by(LANES).enumerate() {
                         let to = &mut to[step * rows.len() + n].0;
