@@ -124,6 +124,11 @@ pub fn seed(text: &str) -> Result<u64, String> {
     seed.map_err(|_| "use a whole number from -2^63 to 2^64 - 1".to_string())
 }
 
+/// Returns two hexadecimal digits for each byte.
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Reads a text file. A byte order mark at its front is kept, and said on standard error.
 pub fn read_text(path: &Path) -> Result<String> {
     let text = candle_gpt_input::data::read_text(path)?;

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, ensure};
 use candle_gpt_input::error::Shown;
 use sha2::{Digest, Sha256};
 
+use crate::cli;
+
 /// Returns the line of these bytes under a name.
 pub fn line(name: &str, bytes: &[u8]) -> String {
     of(name, Sha256::new().chain_update(bytes))
@@ -26,7 +28,7 @@ pub fn lines(folder: &Path, names: &[&str]) -> Result<Vec<String>> {
 }
 
 fn of(name: &str, hash: Sha256) -> String {
-    let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = cli::hex(hash.finalize());
     let escaped = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
     let mark = if escaped == name { "" } else { "\\" };
     format!("{mark}{hash}  {escaped}")

@@ -79,7 +79,8 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let inputs = args.files.iter().map(|path| Input::open(path, &args.key)).collect::<Result<Vec<_>>>()?;
     let n_bytes = inputs.iter().map(|input| input.n_bytes).sum();
     let folder = args.out.unwrap_or_else(|| std::env::temp_dir().join("shards"));
-    let vocab_size = (0..).take_while(|id| tokenizer.unused_rows(*id as usize).is_err()).count();
+    let most = u32::MAX as usize;
+    let vocab_size = most - tokenizer.unused_rows(most)?; // ids may have gaps
     let about = About::new(
         args.format,
         vocab_size,
@@ -153,7 +154,7 @@ fn hash_of(tokenizer: &Tokenizer, vocab_size: usize) -> String {
         hash.update((token.len() as u64).to_le_bytes());
         hash.update(token);
     }
-    hex(hash)
+    cli::hex(hash.finalize())
 }
 
 /// Identifies texts by their names and lengths, and by how they are read.
@@ -163,11 +164,7 @@ fn origin(inputs: &[Input], key: &str) -> String {
         hash.update(part);
     }
     hash.update(format!("{key:?}"));
-    hex(hash)
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    cli::hex(hash.finalize())
 }
 
 /// A bar, or without a terminal a plain line now and then.

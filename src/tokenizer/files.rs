@@ -208,9 +208,14 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::TableTooSmall`] if an id has no row: the tokenizer is not the model's.
     pub fn unused_rows(&self, n_rows: usize) -> Result<usize> {
-        let end = self.tokens.end();
-        let too_small = || TokenizerError::TableTooSmall { largest_id: end.saturating_sub(1), n_rows }.into();
-        n_rows.checked_sub(end as usize).ok_or_else(too_small)
+        let end = self.end_of_ids();
+        let largest_id = end.saturating_sub(1) as u32;
+        n_rows.checked_sub(end).ok_or_else(|| TokenizerError::TableTooSmall { largest_id, n_rows }.into())
+    }
+
+    /// Returns one more than the largest id: the rows of the smallest table. Ids may have gaps.
+    pub(crate) fn end_of_ids(&self) -> usize {
+        self.tokens.end() as usize
     }
 }
 

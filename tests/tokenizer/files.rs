@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use candle_gpt_input::Result;
-use candle_gpt_input::tokenizer::Tokenizer;
+use candle_gpt_input::data::corpus::{Corpus, CorpusOptions};
+use candle_gpt_input::tokenizer::{SpecialTokens, Tokenizer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -228,5 +229,12 @@ fn a_table_has_a_row_for_every_id() -> Result<()> {
         "the tokenizer has ids up to 450, but the table only 450 rows: it is another model's tokenizer"
     );
     assert_eq!(Tokenizer::gpt2().unused_rows(50257)?, 0);
+    // A text as a corpus may hold every one of the ids.
+    let folder = TempDir::new().unwrap();
+    let text = folder.path().join("text.txt");
+    fs::write(&text, "[PAD]").unwrap();
+    let tokenizer = tokenizer.with_special_tokens(SpecialTokens::Recognize);
+    let corpus = Corpus::open(&[text], &CorpusOptions::default().with_tokenizer(tokenizer))?;
+    assert_eq!((corpus.ids(0..1).unwrap().to_vec(), corpus.vocab_size()), (vec![450], Some(451)));
     Ok(())
 }

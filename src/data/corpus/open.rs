@@ -121,13 +121,18 @@ impl HasPath for Opened {
     }
 }
 
-/// Returns the `corpus.json` of each folder that has one.
-fn abouts(sources: &[Source]) -> Result<Vec<(PathBuf, About)>, CorpusError> {
+/// Returns each folder of the files once.
+fn folders(sources: &[Source]) -> Vec<&Path> {
     let mut folders: Vec<_> = sources.iter().map(|source| folder_of(&source.path)).collect();
     folders.sort();
     folders.dedup();
+    folders
+}
+
+/// Returns the `corpus.json` of each folder that has one.
+fn abouts(sources: &[Source]) -> Result<Vec<(PathBuf, About)>, CorpusError> {
     let mut found = Vec::new();
-    for folder in folders {
+    for folder in folders(sources) {
         found.extend(About::of_folder(folder)?.map(|about| (folder.to_path_buf(), about)));
     }
     Ok(found)
@@ -214,9 +219,7 @@ fn vocabulary(
 ) -> Result<Option<usize>, CorpusError> {
     let mut stated: Vec<usize> = options.vocab_size.into_iter().collect();
     stated.extend(abouts.iter().map(|(_, about)| about.vocab_size));
-    let mut folders: Vec<_> = sources.iter().map(|source| folder_of(&source.path)).collect();
-    folders.dedup();
-    for folder in folders {
+    for folder in folders(sources) {
         let path = folder.join(META_FILE);
         if sources[0].format == CorpusFormat::NanoGpt && path.exists() {
             stated.push(vocabulary_of_meta(&path)?);
@@ -288,7 +291,7 @@ fn open_texts(sources: &[Source], options: &CorpusOptions) -> Result<Parts> {
     }
     let files = sources.iter().zip(&documents);
     let files = files.map(|(source, ids)| CorpusFile { path: source.path.clone(), n_tokens: ids.len() }).collect();
-    let vocab_size = tokenizer.vocab_size();
+    let vocab_size = tokenizer.end_of_ids();
     let vocab_size = options.vocab_size.map_or(vocab_size, |given| given.min(vocab_size));
     let tokens = Tokens::from_documents(&documents);
     tokens.check_ids(vocab_size)?;
