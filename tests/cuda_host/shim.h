@@ -1,4 +1,5 @@
-// Just enough CUDA for g++ to compile a kernel for the CPU: each thread of each block runs in turn, to its end.
+// Just enough CUDA for g++ to compile a kernel for the CPU: each thread of each block runs in turn, to its end (in races/,
+// several at the same time).
 // There are no barriers, no shared memory and no warp operations: a kernel that needs them does not compile here.
 #pragma once
 #include <cmath>
@@ -13,7 +14,7 @@
 
 #define __global__ __attribute__((visibility("default")))
 #define __device__
-#define __forceinline__ inline
+#define __forceinline__ inline __attribute__((always_inline))
 #ifdef CUDA_HOST_LIST // the stand-in nvcc reads names and bounds of kernels from the preprocessed text
 #define __launch_bounds__(n) cuda_host_bounds(n)
 #else
@@ -44,16 +45,16 @@ static inline unsigned short cuda_host_narrow_half(float value) {
     return bits;
 }
 
-// Threads run one after another, so nothing can come between.
 static inline unsigned long long atomicCAS(unsigned long long *at, unsigned long long expected, unsigned long long wanted) {
-    const unsigned long long found = *at;
-    if (found == expected) *at = wanted;
-    return found;
+    __atomic_compare_exchange_n(at, &expected, wanted, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    return expected;
 }
 
 static inline unsigned long long atomicMax(unsigned long long *at, unsigned long long value) {
-    const unsigned long long found = *at;
-    if (found < value) *at = value;
+    unsigned long long found = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (found < value &&
+           !__atomic_compare_exchange_n(at, &found, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
     return found;
 }
 
