@@ -7,7 +7,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DeviceError, Error, Result};
-use crate::kernel::load_kernels;
+use crate::kernel::{keep_freed_memory, load_kernels};
 
 /// Names a device as a user writes it: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, `metal:1`. Serde writes the same text.
 ///
@@ -90,6 +90,30 @@ impl DeviceSpec {
             return Ok((Device::Cpu, DeviceReport { chosen: Self::Cpu, rejected }));
         }
         Ok((self.open()?, DeviceReport { chosen: self, rejected }))
+    }
+
+    /// Opens the device as [`resolve_with_report`](Self::resolve_with_report) does, and lets a CUDA device keep up to
+    /// `n_bytes` of freed memory for the next tensors; `u64::MAX` keeps all.
+    ///
+    /// Otherwise the driver gives freed memory back to the system whenever a stream is waited for, and the next large
+    /// tensor waits for it. Kept memory serves all tensors of this process on the device, those of Candle too, and no
+    /// other process. Other devices have no such setting, and ignore it.
+    ///
+    /// ```
+    /// # use candle_gpt_input::DeviceSpec;
+    /// let (device, report) = DeviceSpec::Cpu.resolve_keeping(u64::MAX)?;
+    /// assert!(device.is_cpu() && report.chosen == DeviceSpec::Cpu);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - those of [`resolve_with_report`](Self::resolve_with_report)
+    /// - [`Error::Candle`] if the CUDA device has no memory pool
+    #[doc(alias("release threshold", "cudaMemPoolAttrReleaseThreshold"))]
+    pub fn resolve_keeping(self, n_bytes: u64) -> Result<(Device, DeviceReport)> {
+        let (device, report) = self.resolve_with_report()?;
+        keep_freed_memory(&device, n_bytes)?;
+        Ok((device, report))
     }
 
     fn open(self) -> std::result::Result<Device, DeviceError> {

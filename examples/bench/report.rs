@@ -82,23 +82,32 @@ fn table_of_times(text: &mut String, timed: &[Timed], copy: Result<f64>) {
             None
         }
     };
-    let _ = writeln!(text, "\n| case | B x T x C | ours, ms | candle, ms | ours, GB/s | of the copy |");
-    let _ = writeln!(text, "| --- | --- | --- | --- | --- | --- |");
+    let _ = writeln!(
+        text,
+        "\n| case | B x T x C | ids | ours, ms | host ids, ms | deferred, ms | candle, ms | best of ours, GB/s | of the copy |"
+    );
+    let _ = writeln!(text, "|{}", " --- |".repeat(9));
     for Timed { case, shape, row } in timed {
         let row = match row {
             Ok(row) => row,
             Err(error) => {
-                let _ = writeln!(text, "| `{case}` | {shape} | **failed**: {} | | | |", in_cell(error));
+                let _ = writeln!(text, "| `{case}` | {shape} | | **failed**: {} | | | | | |", in_cell(error));
                 continue;
             }
         };
         let number = |key: &str| row[key].as_f64();
         let milliseconds = |key: &str| number(key).map(|ms| format!("{ms:.5}")).unwrap_or_default();
-        let speed = number("n_bytes").zip(number("ours_ms")).map(|(n_bytes, ms)| n_bytes / ms / 1e6);
+        let ours = ["ours_ms", "ours_host_ids_ms", "ours_deferred_ms"];
+        let best = ours.into_iter().filter_map(number).reduce(f64::min);
+        let speed = number("n_bytes").zip(best).map(|(n_bytes, ms)| n_bytes / ms / 1e6);
         let share = speed.zip(copy).map(|(speed, copy)| format!("{:.3}", speed / copy)).unwrap_or_default();
         let speed = speed.map(|speed| format!("{speed:.2}")).unwrap_or_default();
-        let (ours, candle) = (milliseconds("ours_ms"), milliseconds("candle_ms"));
-        let _ = writeln!(text, "| `{case}` | {shape} | {ours} | {candle} | {speed} | {share} |");
+        let ([ours, host_ids, deferred], candle) = (ours.map(milliseconds), milliseconds("candle_ms"));
+        let ids = row["ids"].as_str().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "| `{case}` | {shape} | {ids} | {ours} | {host_ids} | {deferred} | {candle} | {speed} | {share} |"
+        );
     }
 }
 

@@ -26,7 +26,9 @@ pub(crate) use core::parallel::{map_in_parallel, rows_in_parallel};
 pub(crate) use core::simd::{extend_widened, prefetch};
 pub(crate) use core::storage::{copy_of, new_var, unwritten_var, zeros_like};
 pub(crate) use core::versions::note_change;
-pub(crate) use gather::{DenseTable, add_rows, copy_into, gather_add, gather_add_into, gather_into, load_kernels};
+pub(crate) use gather::{
+    DenseTable, add_rows, copy_into, gather_add, gather_add_into, gather_into, keep_freed_memory, load_kernels,
+};
 pub use ids::IdCheck;
 pub(crate) use ids::{CheckedIds, IdChecks, Places, RowGroups, Table, to_host, unravel};
 pub use product::Approximate;

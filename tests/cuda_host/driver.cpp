@@ -31,10 +31,12 @@ enum Result {
     UNSUPPORTED_PTX_VERSION = 222,
     NOT_FOUND = 500,
     NOT_READY = 600,
+    NOT_SUPPORTED = 801,
 };
 
 // Attributes that Candle asks for, by their numbers in the driver's header.
 enum Attribute { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
+enum PoolAttribute { RELEASE_THRESHOLD = 4 };
 
 struct Dim3 {
     unsigned x, y, z;
@@ -56,6 +58,7 @@ std::map<std::uintptr_t, std::size_t> pinned;
 std::atomic<unsigned> n_releases = 0;
 
 int context;
+std::uint64_t release_threshold = 0;
 thread_local void *current_context = nullptr;
 
 int allocate(std::uint64_t *pointer, std::size_t n_bytes) {
@@ -207,6 +210,20 @@ int cuMemAlloc_v2(std::uint64_t *pointer, std::size_t n_bytes) {
     return n_bytes ? allocate(pointer, n_bytes) : INVALID_VALUE;
 }
 int cuMemAllocAsync(std::uint64_t *pointer, std::size_t n_bytes, void *) { return allocate(pointer, n_bytes); }
+// The memory pool, of which only the release threshold is kept. It frees at once, whatever that says.
+// CUDA_HOST_POOLS=0 stands for a device without one.
+int cuDeviceGetMemPool(void **pool, int) {
+    const char *n_pools = std::getenv("CUDA_HOST_POOLS");
+    return *pool = &release_threshold, n_pools && std::strcmp(n_pools, "0") == 0 ? NOT_SUPPORTED : SUCCESS;
+}
+int cuMemPoolSetAttribute(void *pool, int attribute, void *value) {
+    if (attribute != RELEASE_THRESHOLD) return INVALID_VALUE;
+    return *static_cast<std::uint64_t *>(pool) = *static_cast<std::uint64_t *>(value), SUCCESS;
+}
+int cuMemPoolGetAttribute(void *pool, int attribute, void *value) {
+    if (attribute != RELEASE_THRESHOLD) return INVALID_VALUE;
+    return *static_cast<std::uint64_t *>(value) = *static_cast<std::uint64_t *>(pool), SUCCESS;
+}
 int cuMemFree_v2(std::uint64_t pointer) { return streams::wait_for_all(), release(pointer); }
 int cuMemFreeAsync(std::uint64_t pointer, void *stream) {
     if (pointer && !inside_one_allocation(pointer, 1)) return INVALID_VALUE;

@@ -5,6 +5,7 @@ mod batch;
 mod costs;
 mod modules;
 mod notes;
+mod pool;
 mod staging;
 mod step;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use notes::ShapeArg;
 pub(in crate::kernel) use batch::{dense_gradient, scatter_add};
 pub(in crate::kernel) use modules::load_kernels;
 pub(crate) use notes::Notes;
+pub(in crate::kernel) use pool::keep_freed_memory;
 pub(in crate::kernel) use step::{adamw, row_adam, sums_of_squares};
 
 /// Threads along a row: a warp.

@@ -9,7 +9,7 @@ mod table;
 mod tests;
 
 pub(crate) use look_up::{copy_into, gather_add, gather_add_into, gather_into};
-pub(crate) use op::load_kernels;
+pub(crate) use op::{keep_freed_memory, load_kernels};
 pub(crate) use reference::add_rows;
 pub(crate) use table::DenseTable;
 #[cfg(all(test, feature = "cuda"))]

@@ -30,6 +30,16 @@ pub(crate) fn load_kernels(device: &Device) -> CandleResult<()> {
     }
 }
 
+/// Lets the memory pool of a CUDA device keep up to `n_bytes` of freed memory. Other devices have none.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+pub(crate) fn keep_freed_memory(device: &Device, n_bytes: u64) -> CandleResult<()> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::keep_freed_memory(device, n_bytes),
+        _ => Ok(()),
+    }
+}
+
 /// `table[ids]`: arguments table `[N, C]` and ids `[..]`, both contiguous.
 pub(crate) struct Gather {
     /// The ids again, with what is known of them.
