@@ -211,8 +211,8 @@ fn token_ids(
         return Ok((vec![args.ids.clone()], None, start.elapsed()));
     }
     let own = || match args.remote {
-        true => Ok(Tokenizer::beside(hub::tokenizer_folder(&args.source)?)?),
-        false => input::beside(weights, checkpoint),
+        true => input::own(&hub::tokenizer_folder(&args.source)?, checkpoint),
+        false => input::own(weights, checkpoint),
     };
     let tokenizer = input::tokenizer(args.tokenizer.as_deref(), own, checkpoint)?;
     let mut texts = args.texts.clone();

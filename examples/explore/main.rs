@@ -104,7 +104,7 @@ fn explore(args: Args, out: &mut impl Write) -> Result<()> {
         }
     };
     let (before, after) = (Tables::of(&fresh)?, Tables::of(&layer)?);
-    let own = || input::beside(&args.weights, &checkpoint);
+    let own = || input::own(&args.weights, &checkpoint);
     let words = Words { tokenizer: input::tokenizer(args.tokenizer.as_deref(), own, &checkpoint)? };
 
     for word in &args.near {

@@ -156,7 +156,7 @@ fn prompts(args: &Args, weights: &Path, checkpoint: &Checkpoint) -> Result<(Vec<
     if !args.ids.is_empty() {
         return Ok((vec![args.ids.clone()], None));
     }
-    let own = || input::beside(weights, checkpoint);
+    let own = || input::own(weights, checkpoint);
     let tokenizer = input::tokenizer(args.tokenizer.as_deref(), own, checkpoint)?;
     if let Some(path) = &args.perplexity {
         let ids = tokenizer.encode(&cli::read_text(path)?)?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::tokenizer::{END_OF_TEXT_ID, Tokenizer};
 
 /// Returns the tokenizer at the path of `--tokenizer`, or else `own`: the model's, or GPT-2's where it has none.
@@ -43,14 +44,19 @@ fn fitting(tokenizer: Tokenizer, whose: &str, n_rows: usize, advice: &str) -> Re
 /// A table may have rows that no token uses, up to a multiple of this (nanoGPT, llm.c, Megatron).
 const PADDED_TO: usize = 128;
 
-/// Returns the tokenizer beside the weights that were opened at `weights`, perhaps in a folder inside.
-pub fn beside(weights: &Path, checkpoint: &Checkpoint) -> Result<Option<Tokenizer>> {
-    Ok(found_beside(weights, checkpoint)?.map(|(tokenizer, _)| tokenizer))
+/// Returns the tokenizer of the weights that were opened at `weights`, inside their file or beside it.
+pub fn own(weights: &Path, checkpoint: &Checkpoint) -> Result<Option<Tokenizer>> {
+    Ok(find_own(weights, checkpoint)?.map(|(tokenizer, _)| tokenizer))
 }
 
-/// Returns that tokenizer and the folder, or a file in it, that [`Tokenizer::beside`] found it by.
-pub fn found_beside<'a>(weights: &'a Path, checkpoint: &'a Checkpoint) -> Result<Option<(Tokenizer, &'a Path)>> {
-    for path in [checkpoint.file(), weights] {
+/// Returns that tokenizer and the folder, or a file in it, that it was found by.
+pub fn find_own<'a>(weights: &'a Path, checkpoint: &'a Checkpoint) -> Result<Option<(Tokenizer, &'a Path)>> {
+    let file = checkpoint.file();
+    if let Some(text) = checkpoint.tokenizer_json()? {
+        let tokenizer = Tokenizer::from_json(&text).with_context(|| format!("inside {}", Shown::path(file)))?;
+        return Ok(Some((tokenizer, file)));
+    }
+    for path in [file, weights] {
         if let Some(tokenizer) = Tokenizer::beside(path)? {
             return Ok(Some((tokenizer, path)));
         }

@@ -31,7 +31,7 @@ impl Start {
         Ok(Self { varmap, config, tokenizer: Tokenizer::gpt2().clone(), tokenizer_files: Vec::new() })
     }
 
-    /// Reads a whole GPT-2 and the tokenizer beside it.
+    /// Reads a whole GPT-2 and its tokenizer, inside or beside it.
     pub fn read(weights: &Path, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(weights)?;
         Self::of(&checkpoint, weights, device).with_context(|| Shown::path(weights).to_string())
@@ -40,9 +40,10 @@ impl Start {
     fn of(checkpoint: &Checkpoint, weights: &Path, device: &Device) -> Result<Self> {
         let (varmap, config) = initial::read(checkpoint, device)?;
         cli::note_heads(checkpoint)?;
-        let found = input::found_beside(weights, checkpoint);
-        let tokenizer_files = match &found {
-            Ok(Some((_, path))) => read_tokenizer_files(path)?,
+        let found = input::find_own(weights, checkpoint);
+        let tokenizer_files = match (&found, checkpoint.tokenizer_json()) {
+            (Ok(Some(_)), Ok(Some(inside))) => vec![("tokenizer.json", inside.into_bytes())],
+            (Ok(Some((_, path))), _) => read_tokenizer_files(path)?,
             _ => Vec::new(),
         };
         let advice = "put its own tokenizer.json beside the weights";

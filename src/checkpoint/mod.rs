@@ -51,6 +51,7 @@ mod stored;
 mod stored_tables;
 mod switch;
 mod tables;
+mod tokenizer_json;
 mod var_builder;
 mod weight_map;
 mod weights;

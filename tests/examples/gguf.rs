@@ -46,6 +46,16 @@ struct Both {
 impl Both {
     /// Writes matrices, but that of positions, as the type that `quantized` gives for their name in GGUF.
     fn new(tensors: &HashMap<String, Tensor>, config: &Json, quantized: impl Fn(&str) -> GgmlDType) -> Self {
+        Self::with_keys(tensors, config, quantized, &[])
+    }
+
+    /// Writes more keys beside those of the configuration.
+    fn with_keys(
+        tensors: &HashMap<String, Tensor>,
+        config: &Json,
+        quantized: impl Fn(&str) -> GgmlDType,
+        more: &[(&str, Value)],
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let count = |name: &str| u32::try_from(config[name].as_u64().unwrap()).unwrap();
         let (mut stored, mut elements) = (Vec::new(), Vec::new());
@@ -72,7 +82,7 @@ impl Both {
             keys.push((key, Value::U32(count(name))));
         }
         keys.push(("gpt2.attention.layer_norm_epsilon", Value::F32(eps(config) as f32)));
-        let keys: Vec<_> = keys.iter().map(|(key, value)| (*key, value)).collect();
+        let keys: Vec<_> = keys.iter().chain(more).map(|(key, value)| (*key, value)).collect();
         let stored: Vec<_> = stored.iter().map(|(name, blocks)| (name.as_str(), blocks)).collect();
         gguf_file::write(&mut File::create(folder.path().join("model.gguf")).unwrap(), &keys, &stored).unwrap();
         let under = folder.path().join("elements");
@@ -211,11 +221,15 @@ fn what_cannot_stay_quantized_is_said() {
 }
 
 fn tiny_gpt2(block_type: GgmlDType) -> Both {
+    tiny_gpt2_with(block_type, &[])
+}
+
+fn tiny_gpt2_with(block_type: GgmlDType, more: &[(&str, Value)]) -> Both {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/tiny-gpt2");
     let mut config: Json = serde_json::from_slice(&fs::read(path.join("config.json")).unwrap()).unwrap();
     config["n_inner"] = 256.into();
     config.as_object_mut().unwrap().retain(|key, _| !key.ends_with("_pdrop")); // GGUF has no keys for them
-    Both::new(&load(&path.join("model.safetensors")), &config, |_| block_type)
+    Both::with_keys(&load(&path.join("model.safetensors")), &config, |_| block_type, more)
 }
 
 /// Returns what a run prints, but not its first two lines, of the model and the machine, and its last, of times.
@@ -260,4 +274,33 @@ fn pretrain_begins_from_the_elements_of_blocks() {
     for (name, tensor) in &of_blocks {
         assert_bits_eq(tensor, &of_elements[name]);
     }
+}
+
+/// As many tokens as the table has rows, in another order than GPT-2's: its ids would be other words.
+#[test]
+fn the_tokenizer_inside_a_file_is_used_and_kept() {
+    let mut tokens: Vec<String> = (0..50257).map(|i| format!("t{i}")).collect();
+    (tokens[7], tokens[8], tokens[9]) = ("a".to_string(), "b".to_string(), "ab".to_string());
+    let texts = |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
+    let keys = [
+        ("tokenizer.ggml.model", Value::String("gpt2".to_string())),
+        ("tokenizer.ggml.tokens", texts(&tokens)),
+        ("tokenizer.ggml.merges", texts(&["a b".to_string()])),
+    ];
+    let both = tiny_gpt2_with(GgmlDType::Q8_0, &keys);
+    let weights = both.folder.path().join("model.gguf");
+    let mut command = example("embed");
+    let printed = stdout(command.arg("--weights").arg(&weights).arg("abba"));
+    assert!(printed.contains("ids[0] [9, 8, 7]"), "{printed}");
+    let text = both.folder.path().join("text.txt");
+    fs::write(&text, "abba".repeat(40)).unwrap();
+    let out = both.folder.path().join("out");
+    let mut command = example("pretrain");
+    command.arg("--out").arg(&out).arg("--init-from").arg(&weights).arg("--text-file").arg(&text);
+    stdout(command.args("--batch-size 1 --max-length 8 --steps 1".split(' ')));
+    let kept = candle_gpt_input::tokenizer::Tokenizer::beside(&out).unwrap().expect("a tokenizer.json");
+    assert_eq!(kept.encode("abba").unwrap(), [9, 8, 7]);
+    let mut command = example("gpt2");
+    let printed = stdout(command.arg("--weights").arg(&weights).args(["--prompt", "ab", "--max-new-tokens", "2"]));
+    assert!(printed.lines().any(|line| line.starts_with('t')), "{printed}");
 }

@@ -3,6 +3,7 @@
 // Long because each promise of the tokenizer is a short test.
 
 mod files;
+mod gguf;
 mod hostile;
 mod normalizers;
 mod sha256;

@@ -1,7 +1,8 @@
 //! GGUF: llama.cpp's format. <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 1 to 3.
 //!
 //! Candle's own reader keeps all metadata, including a vocabulary of 50 000 texts, and refuses a file with a tensor of
-//! an unknown block type. This one keeps only the keys of a configuration, and lists such tensors.
+//! an unknown block type. This one keeps only the keys of a configuration, lists such tensors, and reads the tokenizer
+//! when it is asked for.
 
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;
@@ -11,7 +12,7 @@ use super::super::budget::{MAX_DIMS, MAX_NESTING, MAX_TEXT_BYTES};
 use super::super::bytes::{ByteFile, Header, Parse, invalid};
 use super::super::names::CONFIG_METADATA;
 use super::super::stored::{Contents, Kind, Place, StoredDType, StoredTensor};
-use super::gguf_config;
+use super::{gguf_config, gguf_tokenizer};
 
 pub(in super::super) const MAGIC: &[u8; 4] = b"GGUF";
 /// Where tensors begin, unless the file says otherwise.
@@ -25,16 +26,7 @@ const MAX_VALUE_BYTES: u64 = 64;
 
 /// Reads the header (keys, values and the tensors' entries); reads no data.
 pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
-    let mut header = Header::new(file, MAGIC.len() as u64, file.n_bytes);
-    let version = header.u32()?;
-    if version & 0xffff == 0 {
-        return invalid("it is big-endian, which is not supported: convert it with `gguf_convert_endian.py`");
-    }
-    if !(1..=3).contains(&version) {
-        return invalid(format!("version {version} is not supported: expected 1 to 3"));
-    }
-    let mut reader = Reader { header, wide: version > 1 };
-    let (n_tensors, n_pairs) = (reader.count(MIN_TENSOR_BYTES)?, reader.count(MIN_PAIR_BYTES)?);
+    let (mut reader, n_tensors, n_pairs) = Reader::begin(file)?;
     let mut keys = Map::new();
     for _ in 0..n_pairs {
         let key = reader.string()?;
@@ -68,13 +60,44 @@ pub(in super::super) fn parse(file: &ByteFile) -> Parse<Contents> {
     Ok(contents)
 }
 
+/// Reads the keys and values that say something of the tokenizer, whole.
+pub(in super::super) fn tokenizer_keys(file: &ByteFile) -> Parse<Map<String, Value>> {
+    let (mut reader, _, n_pairs) = Reader::begin(file)?;
+    let mut keys = Map::new();
+    for _ in 0..n_pairs {
+        let key = reader.string()?;
+        reader.keeps_all = gguf_tokenizer::is_wanted(&key);
+        if let Some(value) = reader.value(0)?.filter(|_| reader.keeps_all) {
+            keys.insert(key, value);
+        }
+    }
+    Ok(keys)
+}
+
 struct Reader<'a> {
     header: Header<'a>,
     /// Whether lengths have 64 bits; in version 1 they have 32.
     wide: bool,
+    /// Whether lists and long texts are kept.
+    keeps_all: bool,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// Reads the beginning of a file; returns how many tensors it has, and how many pairs of a key and a value.
+    fn begin(file: &'a ByteFile) -> Parse<(Self, u64, u64)> {
+        let mut header = Header::new(file, MAGIC.len() as u64, file.n_bytes);
+        let version = header.u32()?;
+        if version & 0xffff == 0 {
+            return invalid("it is big-endian, which is not supported: convert it with `gguf_convert_endian.py`");
+        }
+        if !(1..=3).contains(&version) {
+            return invalid(format!("version {version} is not supported: expected 1 to 3"));
+        }
+        let mut reader = Self { header, wide: version > 1, keeps_all: false };
+        let (n_tensors, n_pairs) = (reader.count(MIN_TENSOR_BYTES)?, reader.count(MIN_PAIR_BYTES)?);
+        Ok((reader, n_tensors, n_pairs))
+    }
+
     fn length(&mut self) -> Parse<u64> {
         if self.wide { self.header.u64() } else { self.header.u32().map(u64::from) }
     }
@@ -99,9 +122,16 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads a value; returns it if it is a number, a flag or a short text.
+    /// Reads a value; returns it if it is a number, a flag or a short text, or if all are kept.
     fn value(&mut self, depth: usize) -> Parse<Option<Value>> {
         let kind = self.header.u32()?;
+        match kind {
+            9 => self.array(depth),
+            _ => self.single(kind),
+        }
+    }
+
+    fn single(&mut self, kind: u32) -> Parse<Option<Value>> {
         match kind {
             4 => Ok(Some(self.header.u32()?.into())),
             5 => Ok(Some(i32::from_le_bytes(self.header.u32()?.to_le_bytes()).into())),
@@ -112,36 +142,45 @@ impl Reader<'_> {
             12 => Ok(Some(f64::from_bits(self.header.u64()?).into())),
             8 => {
                 let n_bytes = self.length()?;
-                if n_bytes > MAX_VALUE_BYTES {
+                if n_bytes > MAX_VALUE_BYTES && !self.keeps_all {
                     return self.header.skip(n_bytes).map(|()| None);
                 }
                 Ok(String::from_utf8(self.header.bytes(n_bytes)?).ok().map(Value::from))
             }
-            9 => self.array(depth).map(|()| None),
             _ => self.header.skip(scalar_bytes(kind)?).map(|()| None),
         }
     }
 
-    fn array(&mut self, depth: usize) -> Parse<()> {
+    /// Reads a list; returns it if all are kept. What is neither a number, a flag nor a text is `null` there.
+    fn array(&mut self, depth: usize) -> Parse<Option<Value>> {
         if depth >= MAX_NESTING {
             return invalid(format!("arrays nested deeper than {MAX_NESTING}"));
         }
         let kind = self.header.u32()?;
         let count = self.count(1)?;
+        let mut kept = self.keeps_all.then(Vec::new);
         for _ in 0..count {
-            match kind {
-                8 => {
+            let value = match (kind, &kept) {
+                (9, _) => self.array(depth + 1)?,
+                (_, Some(_)) => self.single(kind)?,
+                (8, None) => {
                     let n_bytes = self.length()?;
                     self.header.skip(n_bytes)?;
+                    None
                 }
-                9 => self.array(depth + 1)?,
-                _ => {
+                (_, None) => {
                     let n_bytes = count.saturating_mul(scalar_bytes(kind)?);
-                    return self.header.skip(n_bytes);
+                    self.header.skip(n_bytes)?;
+                    break;
                 }
+            };
+            if let Some(kept) = &mut kept {
+                let value = value.unwrap_or_default();
+                self.header.budget().take_text(size_of::<Value>() + value.as_str().map_or(0, str::len))?;
+                kept.push(value);
             }
         }
-        Ok(())
+        Ok(kept.map(Value::from))
     }
 
     /// Reads a tensor's entry. Its place counts from the start of the data, which is not known yet.

@@ -3,6 +3,7 @@
 pub(super) mod foreign;
 pub(super) mod gguf;
 mod gguf_config;
+pub(super) mod gguf_tokenizer;
 pub(super) mod llmc;
 mod npz;
 mod pickle;
