@@ -104,9 +104,9 @@ pub(crate) fn try_grow<E>(values: &mut Vec<E>, n: usize) -> std::io::Result<()> 
     })
 }
 
-/// Smaller allocations hardly contain a whole huge page.
+/// Smaller allocations hold no whole huge page.
 #[cfg(target_os = "linux")]
-const HUGE_PAGES_FROM: usize = 8 << 20;
+const HUGE_PAGES_FROM: usize = 2 << 20;
 
 /// Asks for 2 MB pages for new memory, if the system grants them on request (`madvise`, the default of most
 /// distributions).

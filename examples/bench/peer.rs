@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -22,6 +23,9 @@ pub fn variants(case: Case) -> &'static [&'static str] {
 /// The Python programs of both.
 const TORCH: &str = concat!(include_str!("torch.py"), include_str!("answers.py"));
 const LLAMA: &str = concat!(include_str!("torch.py"), include_str!("llama.py"), include_str!("answers.py"));
+
+/// How long threads of OpenMP and of llama.cpp ask for more work at most: the cores are not free meanwhile.
+const UNTIL_ASLEEP: Duration = Duration::from_millis(20);
 
 pub struct Peer {
     child: Child,
@@ -59,9 +63,11 @@ impl Peer {
         Ok(serde_json::from_value(self.ask(request("start", case, shape))?)?)
     }
 
-    /// Returns the seconds of `n` runs.
+    /// Returns the seconds of `n` runs, when the peer's threads are asleep.
     pub fn time(&mut self, variant: &str, n: usize) -> Result<f64> {
-        self.ask(json!({ "do": "time", "variant": variant, "n": n }))?.as_f64().context("no number")
+        let seconds = self.ask(json!({ "do": "time", "variant": variant, "n": n }))?.as_f64().context("no number")?;
+        std::thread::sleep(UNTIL_ASLEEP);
+        Ok(seconds)
     }
 
     /// Returns the peak memory in MB of a process of its own in this case, less what it had before.
