@@ -108,11 +108,11 @@ fn copy(shapes: &[([usize; 4], usize)]) -> Result<Contender> {
 /// From this size on threads pay, as in the library.
 const PARALLEL_WORDS: usize = 1 << 16;
 
-/// Allocates room for `n_words`, on huge pages from 8 MB on, as the library does.
+/// Allocates room for `n_words`, on huge pages from 2 MB on, as the library does.
 fn room(n_words: usize) -> Vec<u32> {
     let room = Vec::<u32>::with_capacity(n_words);
     #[cfg(target_os = "linux")]
-    if n_words >= 2 << 20 {
+    if n_words >= 512 << 10 {
         let head = room.as_ptr().addr() % 4096;
         // SAFETY: the pages hold this allocation, and the advice changes nothing that a program can read.
         unsafe {
