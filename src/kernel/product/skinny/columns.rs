@@ -20,7 +20,7 @@ use crate::kernel::product::exp::FUSED_HERE;
 /// Rows of the weight that are summed on their own.
 const SEGMENT: usize = 128;
 /// Bytes of the weight's rows that are used by one tile of columns after the other, while as many are prefetched.
-const BLOCK_BYTES: usize = 96 << 10;
+const BLOCK_BYTES: usize = 48 << 10;
 /// Columns of a task: at least, at most where it takes a segment, and at most where it takes all of them.
 const FEWEST_COLUMNS: usize = 64;
 const SEGMENT_COLUMNS: usize = 4096;
