@@ -47,7 +47,7 @@ use peer::Peer;
 /// step_dense     forward, backward, AdamW over both tables
 /// step_rows      forward, backward, Adam over the rows of the batch (PyTorch: the dense step, and SparseAdam)
 /// step_tied      forward, the tied head's loss on given hidden states, all gradients, AdamW
-/// rotate         rotary positions of queries and keys, heads of 64 (no PyTorch here and below)
+/// rotate         rotary positions of queries and keys, heads of 64 (from here on PyTorch has only head and decode)
 /// alibi, t5      the bias [1, H, T, T] of scores; at length 1 that of a query behind 1023 keys, [1, H, 1, 1024]
 /// mapped         forward with tables left in their file (warm); `resident` is forward with them in memory
 /// head           logits of BATCH rows of given hidden states; `copy` reads the table once

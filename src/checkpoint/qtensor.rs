@@ -39,7 +39,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`CheckpointError::MissingTensor`] for a name that is not there, [`CheckpointError::TensorShape`] for a tensor of
-    /// another shape, [`CheckpointError::Io`] if its bytes cannot be read.
+    /// another shape, [`CheckpointError::TableDType`] for blocks that Candle does not dequantize, such as MXFP4,
+    /// [`CheckpointError::Io`] if its bytes cannot be read.
     #[doc(alias = "GGUFReader")]
     pub fn qtensor(&self, shape: impl Into<Shape>, name: &str) -> Result<Option<QTensor>> {
         if !self.holds(name) {

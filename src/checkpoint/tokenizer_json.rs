@@ -14,7 +14,9 @@ impl Checkpoint {
     ///
     /// It is a byte-level BPE (`tokenizer.ggml.model` is `gpt2`) that cuts words as GPT-2, StarCoder, Llama 3, Qwen 2 or
     /// GPT-4o does, by llama.cpp's names in `tokenizer.ggml.pre`; without that key as GPT-2 does, if the model is one.
-    /// Control tokens are special, unused ones are left out.
+    /// Control tokens and those that begin and end a text are special; unused ones are left out. A text gets such a token
+    /// where the file says so, and by default at the beginning for Llama 3's kind. A `tokenizer.huggingface.json` in the
+    /// file is returned as it is.
     ///
     /// ```
     /// use candle_core::quantized::gguf_file::{Value, write};
@@ -46,7 +48,8 @@ impl Checkpoint {
     /// ```
     ///
     /// # Errors
-    /// - [`TokenizerError::Unsupported`] for a tokenizer of another kind, such as SentencePiece
+    /// - [`TokenizerError::Unsupported`] for a tokenizer of another kind, such as SentencePiece, and for an unknown
+    ///   `tokenizer.ggml.pre`
     /// - [`CheckpointError::InvalidFile`] for keys that contradict each other
     /// - [`CheckpointError::Io`] if the file cannot be read
     #[doc(alias = "GGUFReader")]

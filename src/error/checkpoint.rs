@@ -283,10 +283,10 @@ pub enum CheckpointError {
         /// Its shape.
         shape: Vec<usize>,
     },
-    /// A table whose dtype is not one of the supported floating-point dtypes.
+    /// A table whose dtype is none of the supported floats and blocks.
     #[error(
-        "{path}: `{name}` holds {dtype}, expected F32, F16, BF16, F64 or F8: convert it with the library that wrote \
-         it",
+        "{path}: `{name}` holds {dtype}, expected F32, F16, BF16, F64, F8 or blocks of Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, \
+         Q2_K to Q6_K: convert it with the library that wrote it",
         path = Shown::path(path),
         name = Shown::name(name),
         dtype = Shown::name(dtype)

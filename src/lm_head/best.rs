@@ -26,7 +26,7 @@ impl LmHead {
     ///
     /// It is that of [`forward`](Self::forward) without a history, of equal logits the lowest id, as in `torch.argmax`.
     /// Where `forward` reads a table once, row by row, this does it in the same pass and keeps no logits `[.., V]`;
-    /// elsewhere (a table that is transposed in memory, another device) it goes through them.
+    /// where `forward` takes another way (f64, another device, …) it goes through them.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -52,8 +52,8 @@ impl LmHead {
     /// Returns the `k` largest logits of each row of hidden states, and their tokens.
     ///
     /// They are those of [`forward`](Self::forward), of equal logits the lowest ids, in this order. (`torch.topk` leaves
-    /// open which of equal ones it takes.) Memory is that of [`argmax`](Self::argmax), and at most 48 bytes for each
-    /// logit that is returned.
+    /// open which of equal ones it takes.) It keeps no logits where [`argmax`](Self::argmax) keeps none,
+    /// but at most 48 bytes for each one that is returned.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};

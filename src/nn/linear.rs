@@ -14,8 +14,8 @@ use crate::shape::{is_float, like_weight, outer_dims, same_device, wrong_shape};
 /// takes GPT-2's weights as they lie in its files.
 ///
 /// On the CPU a weight in f32, f16 or bf16 is read once for up to 128 rows, in its own dtype, by all cores. The output of
-/// a row is the same, bit for bit, alone and in any batch, as with [`LmHead::forward`](crate::LmHead::forward), and ends
-/// to be so where that does.
+/// a row is the same, bit for bit, alone and in any batch, with the exceptions of
+/// [`LmHead::forward`](crate::LmHead::forward). The same weight in the other layout is summed in another order.
 ///
 /// ```
 /// use candle_core::{Device, Module, Tensor};

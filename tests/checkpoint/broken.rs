@@ -51,7 +51,7 @@ fn tables_that_do_not_lie_in_the_data_are_refused() {
 fn tensors_that_are_no_tables_are_refused() {
     let alone = |name: &str, shape: &str, to: u64| format!("{{{}}}", tensor(name, "F32", shape, 0, to));
     assert_refused(&[
-        (header("I32", "[3,4]", 32, 80), 80, "`wte.weight` holds I32, expected F32, F16, BF16, F64 or F8: convert it"),
+        (header("I32", "[3,4]", 32, 80), 80, "`wte.weight` holds I32, expected F32, F16, BF16, F64, F8 or blocks of"),
         (header("F32", "[12]", 32, 80), 80, "`wte.weight` has shape [12], expected two dimensions"),
         (header("F32", "[3,2,2]", 32, 80), 80, "`wte.weight` has shape [3, 2, 2], expected"),
         (header("F32", "[0,4]", 32, 32), 32, "`wte.weight` has shape [0, 4], expected"),

@@ -49,7 +49,7 @@ fn a_var_builder_gives_scalars_and_blocks_and_no_integers() -> Result<()> {
     assert_bits_eq(&vb.get((3, 2, 2), "block")?, &block);
     assert_eq!(vb.get((), "scalar")?.to_scalar::<f32>()?, 0.5);
     assert_eq!(vb.get((0, 3), "empty")?.dims(), [0, 3]);
-    assert!(error_text(vb.get(1, "mask")).contains("`mask` holds U8, expected F32, F16, BF16, F64 or F8"));
+    assert!(error_text(vb.get(1, "mask")).contains("`mask` holds U8, expected F32, F16, BF16, F64, F8 or blocks of"));
     assert!(error_text(checkpoint.config()).contains("no token table found"));
     Ok(())
 }
