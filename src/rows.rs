@@ -56,7 +56,9 @@ pub trait ByteRanges: fmt::Debug + Send + Sync {
     /// Returns the bytes of each range, in order. The ranges are ascending, non-empty and disjoint.
     ///
     /// # Errors
-    /// Any I/O error. It reaches the caller together with the [`name`](Self::name).
+    /// Any I/O error. It reaches the caller together with the [`name`](Self::name). A failed read changes nothing in
+    /// the library, so the same call can be repeated. A source that must not block can therefore note the ranges that
+    /// it lacks, fail with [`WouldBlock`](io::ErrorKind::WouldBlock), and succeed once they have come.
     fn read(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Vec<u8>>>;
 }
 

@@ -225,16 +225,29 @@ impl GptInputLayer {
         Ok((rows.to_dtype(wide)? * scale)?.to_dtype(rows.dtype())?)
     }
 
-    /// Asks the system to load the rows of `input_ids` into memory soon, for example those of the next batch.
+    /// Asks the system to load the rows that [`forward`](Self::forward) will read, for example those of the next batch.
     ///
-    /// Does nothing for tables in memory. Remote rows are fetched and discarded, to fill the source's own cache.
+    /// Does nothing for tables in memory. Remote rows are fetched and discarded, to fill the source's own cache. Both
+    /// tables are asked, even if one fails: a source that notes what it lacks (see
+    /// [`ByteRanges`](crate::checkpoint::ByteRanges)) learns all of it at once.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`] if an id is not below V, [`Error::IdDType`] if the ids have another dtype, and
-    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) if remote rows cannot be fetched.
+    /// Those of [`forward`](Self::forward), and [`CheckpointError::Io`](crate::error::CheckpointError::Io) if remote
+    /// rows cannot be fetched.
     pub fn prefetch(&self, input_ids: &Tensor) -> Result<()> {
+        self.prefetch_at(input_ids, 0)
+    }
+
+    /// Asks for the rows that [`forward_at`](Self::forward_at) will read, as [`prefetch`](Self::prefetch) does.
+    ///
+    /// # Errors
+    /// Those of [`forward_at`](Self::forward_at) and [`prefetch`](Self::prefetch).
+    pub fn prefetch_at(&self, input_ids: &Tensor, positions: impl Into<Positions>) -> Result<()> {
         let ids = self.wte.check(input_ids)?;
-        self.wte.stored().map_or(Ok(()), |table| table.prefetch(&ids))
+        let places = self.places(&positions.into(), input_ids.dims(), &self.id_checks)?;
+        let tokens = self.wte.stored().map_or(Ok(()), |table| table.prefetch(&ids));
+        let positions = places.and_then(|(wpe, places)| Some(wpe.stored()?.prefetch_places(&places)));
+        tokens.and(positions.unwrap_or(Ok(())))
     }
 
     /// Sets when ids on a CUDA device are checked. Other ids are checked in every call. Clones share pending errors.

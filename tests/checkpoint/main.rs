@@ -24,6 +24,7 @@ mod pickles;
 mod quantized;
 #[cfg(feature = "hub")]
 mod remote;
+mod repeated;
 mod saves;
 mod saving;
 mod sources;

@@ -49,8 +49,12 @@ impl StoredTable {
 
     /// Returns rows `start..start + t`.
     pub(crate) fn narrow(&self, start: usize, t: usize) -> Result<Tensor> {
+        self.gather(&self.counted(start, t)?)
+    }
+
+    fn counted(&self, start: usize, t: usize) -> Result<CheckedIds> {
         let ids: Vec<i64> = (start..start + t).map(|row| row as i64).collect();
-        self.gather(&self.check(&Tensor::new(ids, &Device::Cpu)?)?)
+        self.check(&Tensor::new(ids, &Device::Cpu)?)
     }
 
     /// Returns all bytes of the table, if they are on this machine.
@@ -74,6 +78,14 @@ impl StoredTable {
             let _ = (range, map);
         }
         Ok(())
+    }
+
+    /// Prefetches the rows of `places`, as [`prefetch`](Self::prefetch) does those of ids.
+    pub(crate) fn prefetch_places(&self, places: &Places) -> Result<()> {
+        match places {
+            &Places::Counted { start, t } => self.prefetch(&self.counted(start, t)?),
+            Places::Given(ids) => self.prefetch(ids),
+        }
     }
 
     fn run(&self, ids: &CheckedIds, wpe: Option<(Wpe<'_>, &Places)>) -> Result<Tensor> {
