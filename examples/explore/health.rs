@@ -5,8 +5,8 @@ use std::io::Write;
 use anyhow::Result;
 use indicatif::ProgressBar;
 
-use crate::Words;
 use crate::rows::{Rows, dot};
+use crate::words::Words;
 
 /// Rows with a larger cosine count as equal.
 const DUPLICATE: f32 = 0.99;
@@ -99,7 +99,7 @@ fn duplicates(rows: &Rows) -> Result<Vec<(f32, usize, usize)>> {
 
 /// Returns the position up to which neighbours are alike. Training makes them so; chance does not.
 fn trained_positions(wpe: &Rows) -> Result<usize> {
-    let pairs = (1..wpe.len()).map(|position| Ok(dot(wpe.unit(position - 1)?, wpe.unit(position)?)));
+    let pairs = (1..wpe.len()).map(|position| Ok(dot(&wpe.unit(position - 1)?, &wpe.unit(position)?)));
     let cosines = pairs.collect::<Result<Vec<f32>>>()?;
     let chance = ALIKE / ((wpe.width * N_PAIRS) as f32).sqrt();
     let mean = |pairs: &[f32]| pairs.iter().sum::<f32>() / N_PAIRS as f32;

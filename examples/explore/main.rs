@@ -13,6 +13,7 @@ mod chart;
 #[path = "../cli/mod.rs"]
 mod cli;
 mod health;
+mod html;
 #[path = "../input/mod.rs"]
 #[allow(dead_code)] // this example makes no batches
 mod input;
@@ -20,23 +21,25 @@ mod labels;
 mod map;
 mod pictures;
 mod rows;
+mod words;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
-use candle_gpt_input::checkpoint::Checkpoint;
+use candle_gpt_input::checkpoint::{Checkpoint, write_file};
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::init::Init;
 use candle_gpt_input::input_layer::OpenOptions;
 use candle_gpt_input::position::PositionTable;
 use candle_gpt_input::rng::Generator;
-use candle_gpt_input::tokenizer::Tokenizer;
 use candle_gpt_input::{Error, GptInputLayer};
 use clap::Parser;
 use rows::Rows;
+use words::Words;
 
 /// Shows what a GPT-2's token and position tables have learned.
 #[derive(Parser)]
@@ -69,6 +72,9 @@ struct Args {
     /// The text whose tokens count as seen by the model, for the report
     #[arg(long, value_name = "F", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/genesis.txt"))]
     text_file: PathBuf,
+    /// Write a page to send: `examples/web` as one file, with the rows of the text's tokens and of those above inside
+    #[arg(long, value_name = "F.html")]
+    html: Option<PathBuf>,
     /// The folder of the pictures
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/explore"))]
     out: PathBuf,
@@ -106,13 +112,15 @@ fn explore(args: Args, out: &mut impl Write) -> Result<()> {
     let (before, after) = (Tables::of(&fresh)?, Tables::of(&layer)?);
     let own = || input::own(&args.weights, &checkpoint);
     let words = Words { tokenizer: input::tokenizer(args.tokenizer.as_deref(), own, &checkpoint)? };
+    let mut shown = BTreeSet::new();
 
     for word in &args.near {
         let id = words.id(word)?;
         writeln!(out, "nearest to {}", words.show(id))?;
         for (when, tables) in [("before", &before), ("after", &after)] {
-            let nearest = tables.wte.nearest(tables.wte.unit(id)?, &[id], args.n);
+            let nearest = tables.wte.nearest(&tables.wte.unit(id)?, &[id], args.n)?;
             writeln!(out, "  {when:<7}{}", words.list(&nearest))?;
+            shown.extend(nearest.into_iter().map(|(_, id)| id).chain([id]));
         }
     }
     for analogy in &args.analogy {
@@ -120,8 +128,10 @@ fn explore(args: Args, out: &mut impl Write) -> Result<()> {
         writeln!(out, "{} is to {} as {} is to", words.show(a), words.show(b), words.show(c))?;
         for (when, tables) in [("before", &before), ("after", &after)] {
             let (from, to, start) = (tables.wte.unit(a)?, tables.wte.unit(b)?, tables.wte.unit(c)?);
-            let wanted: Vec<f32> = from.iter().zip(to).zip(start).map(|((a, b), c)| b - a + c).collect();
-            writeln!(out, "  {when:<7}{}", words.list(&tables.wte.nearest(&wanted, &[a, b, c], args.n)))?;
+            let wanted: Vec<f32> = from.iter().zip(&to).zip(&start).map(|((a, b), c)| b - a + c).collect();
+            let nearest = tables.wte.nearest(&wanted, &[a, b, c], args.n)?;
+            writeln!(out, "  {when:<7}{}", words.list(&nearest))?;
+            shown.extend(nearest.into_iter().map(|(_, id)| id).chain([a, b, c]));
         }
     }
 
@@ -136,7 +146,16 @@ fn explore(args: Args, out: &mut impl Write) -> Result<()> {
     let groups = args.map.iter().map(|group| words.group(group)).collect::<Result<Vec<_>>>()?;
     let path = args.out.join("tokens.png");
     pictures::tokens(&path, &before.wte, &after.wte, &groups)?;
-    Ok(writeln!(out, "wrote {}", Shown::path(&path))?)
+    writeln!(out, "wrote {}", Shown::path(&path))?;
+    if let Some(path) = &args.html {
+        shown.extend(groups.into_iter().flatten().map(|(_, id)| id));
+        let ids = shown.into_iter().filter_map(|id| u32::try_from(id).ok()).chain(seen).collect();
+        let name = args.weights.file_name().unwrap_or(args.weights.as_os_str()).to_string_lossy();
+        let page = html::page(&name, &fresh, &layer, &ids)?;
+        write_file(path, |out| out.write_all(page.as_bytes()))?;
+        writeln!(out, "wrote {}", Shown::path(path))?;
+    }
+    Ok(())
 }
 
 fn load(path: &Path) -> Result<(Checkpoint, GptInputLayer)> {
@@ -146,44 +165,4 @@ fn load(path: &Path) -> Result<(Checkpoint, GptInputLayer)> {
         Ok::<_, Error>((checkpoint, layer))
     };
     load().with_context(|| Shown::path(path).to_string())
-}
-
-/// Words and their tokens.
-struct Words {
-    tokenizer: Tokenizer,
-}
-
-impl Words {
-    /// Returns the token of a word inside a sentence (with a space before it), or else of the bare word.
-    fn id(&self, word: &str) -> Result<usize> {
-        let written = self.tokenizer.encode(word)?;
-        match (&self.tokenizer.encode(&format!(" {word}"))?[..], &written[..]) {
-            (&[id], _) | (_, &[id]) => Ok(id as usize),
-            _ => anyhow::bail!("{word:?} is {} tokens: {}", written.len(), self.list_ids(&written)),
-        }
-    }
-
-    fn analogy(&self, text: &str) -> Result<[usize; 3]> {
-        let parts = text.split_once("::").and_then(|(known, c)| Some((known.split_once(':')?, c)));
-        let ((a, b), c) = parts.with_context(|| format!("{text:?}: write an analogy as A:B::C"))?;
-        Ok([self.id(a)?, self.id(b)?, self.id(c)?])
-    }
-
-    fn group(&self, words: &str) -> Result<Vec<(String, usize)>> {
-        words.split(',').map(|word| Ok((word.to_string(), self.id(word)?))).collect()
-    }
-
-    fn show(&self, id: usize) -> String {
-        let bytes = u32::try_from(id).ok().and_then(|id| self.tokenizer.token_bytes(id));
-        bytes.map_or_else(|| format!("token {id}"), |bytes| format!("{:?}", String::from_utf8_lossy(bytes)))
-    }
-
-    fn list(&self, found: &[(f32, usize)]) -> String {
-        let shown: Vec<String> = found.iter().map(|&(cosine, id)| format!("{} {cosine:.2}", self.show(id))).collect();
-        shown.join("  ")
-    }
-
-    fn list_ids(&self, ids: &[u32]) -> String {
-        ids.iter().map(|&id| self.show(id as usize)).collect::<Vec<_>>().join(" ")
-    }
 }

@@ -24,9 +24,9 @@ pub struct Flat {
 }
 
 /// Returns the coordinates of each vector.
-pub fn flat(vectors: &[&[f32]]) -> Flat {
+pub fn flat(vectors: &[Vec<f32>]) -> Flat {
     let n = vectors.len();
-    let Some(width) = vectors.first().map(|vector| vector.len()) else { return Flat::default() };
+    let Some(width) = vectors.first().map(Vec::len) else { return Flat::default() };
     let mean: Vec<f32> = (0..width).map(|c| vectors.iter().map(|v| v[c]).sum::<f32>() / n as f32).collect();
     let centred: Vec<Vec<f32>> =
         vectors.iter().map(|v| v.iter().zip(&mean).map(|(x, mean)| x - mean).collect()).collect();

@@ -43,7 +43,7 @@ pub fn positions(path: &Path, before: &Rows, after: &Rows) -> Result<()> {
     let panel = |area: &Area, rows: &Rows, when: &str| {
         let n = rows.len();
         let units = (0..n).map(|i| rows.unit(i)).collect::<Result<Vec<_>>>()?;
-        let cosine = |i: usize, j: usize| Some(dot(units[i], units[j]));
+        let cosine = |i: usize, j: usize| Some(dot(&units[i], &units[j]));
         let title = format!("wpe {when} training: how alike the vectors of two positions are");
         chart::matrix(area, &title, ("position j", "position i"), n, cosine)
     };

@@ -80,6 +80,29 @@ fn explore_finds_what_is_there() {
     assert!(fails(&["--weights", "/no/such"]).ends_with("no such file or folder"));
 }
 
+/// The page to send needs what `examples/web/build` makes, which `.ci/web` opens in a browser.
+#[test]
+fn explore_writes_a_page_or_says_what_to_build() {
+    let (folder, out) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    save(&folder, &[("man", [1.0, 0.0, 0.0, 0.0]), ("woman", [1.0, 0.5, 0.0, 0.0])], vec![1.0; 8 * WIDTH]);
+    let path = out.path().join("page.html");
+    let mut command = example("explore");
+    command.args(["--near", "man", "--analogy", "man:woman::man", "--map", "man,woman", "-n", "1", "--weights"]);
+    command.arg(folder.path()).arg("--out").arg(out.path()).arg("--html").arg(&path);
+    let is_built = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/web/www/pkg/web_bg.wasm").exists();
+    if !is_built {
+        assert!(failure(&mut command, 1).contains("the page is not built; run examples/web/build"));
+        assert!(!path.exists());
+        return;
+    }
+    assert!(stdout(&mut command).contains("page.html"));
+    let page = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        page.contains("id=\"embedded\"") && page.contains("class Strips") && !page.contains("src=\""),
+        "not one file"
+    );
+}
+
 /// Fifty dots in a square that has no room for fifty labels.
 #[test]
 fn no_two_labels_overlap() {

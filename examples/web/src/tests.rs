@@ -1,0 +1,202 @@
+//! What the page shows, on the host: the numbers of `embed` and `explore`, as their pages print them.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use candle_gpt_input::GptInputLayer;
+use candle_gpt_input::checkpoint::{ByteRanges, save_tensors};
+use candle_gpt_input::tokenizer::Tokenizer;
+
+use crate::fetched::Fetched;
+use crate::remote::Remote;
+use crate::tables::{CHOSEN, Tables};
+use crate::words::Words;
+
+const SENTENCE: &str = "Every effort moves you, one token at a time.";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn file() -> PathBuf {
+    root().join("weights/tiny-gpt2/model.safetensors")
+}
+
+fn whole(path: impl AsRef<Path>) -> Vec<Arc<dyn ByteRanges>> {
+    vec![Arc::new(Fetched::whole("x".to_string(), fs::read(path).unwrap()))]
+}
+
+fn tiny() -> Tables {
+    let config = fs::read_to_string(root().join("weights/tiny-gpt2/config.json")).unwrap();
+    Tables::open(whole(file()), Some(config)).unwrap()
+}
+
+fn words() -> Words {
+    Words { tokenizer: Tokenizer::gpt2().clone() }
+}
+
+fn ids(text: &str) -> Vec<u32> {
+    Tokenizer::gpt2().encode(text).unwrap()
+}
+
+fn counted(n: usize) -> Vec<u32> {
+    (0..n as u32).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn vectors_are_those_that_embed_prints() {
+    let page = fs::read_to_string(root().join("README.md")).unwrap();
+    let (ids, width) = (ids(SENTENCE), 64);
+    let values = tiny().vectors(&ids, &counted(ids.len())).unwrap();
+    let sums = values.chunks(width).skip(2 * ids.len());
+    for (t, (&id, sum)) in ids.iter().zip(sums).enumerate() {
+        let numbers: Vec<String> = sum[..4].iter().map(|&x| crate::decimal(x, 4)).collect();
+        let line = format!("{t} {id} {} {}", words().show(id as usize), numbers.join(" "));
+        let is_there = |printed: &str| printed.split_whitespace().collect::<Vec<_>>().join(" ") == line;
+        assert!(page.lines().any(is_there), "{line}");
+    }
+}
+
+#[test]
+fn neighbours_are_those_that_explore_prints() {
+    let page = fs::read_to_string(root().join("examples/explore/README.md")).unwrap();
+    let (tables, words) = (tiny(), words());
+    let fresh = tables.fresh(123).unwrap();
+    for word in ["king", "father", "seven", "Egypt", "said"] {
+        let id = words.id(word).unwrap();
+        let heading = format!("nearest to {}", words.show(id));
+        let (_, printed) = page.split_once(&heading).unwrap();
+        for (tables, line) in [&fresh, &tables].into_iter().zip(printed.lines().skip(1)) {
+            let found = tables.nearest(id as u32, 6).unwrap();
+            let found: Vec<(f32, usize)> = found.into_iter().map(|(cosine, id)| (cosine, id as usize)).collect();
+            assert!(line.ends_with(&words.list(&found)), "{word}: {line}");
+        }
+    }
+}
+
+#[test]
+fn what_follows_is_the_same_with_keys_from_before() {
+    let (typed, fresh) = (tiny(), tiny());
+    for text in ["In the", "In the beginning", "In the beginning God", "In the end", "In the"] {
+        let (left, right) = (typed.next(&ids(text), 5).unwrap(), tiny().next(&ids(text), 5).unwrap());
+        let shown = |found: Vec<(f32, u32)>| -> Vec<_> {
+            found.into_iter().map(|(p, id)| (crate::decimal(100.0 * p, 1), id)).collect()
+        };
+        assert_eq!(shown(left), shown(right), "{text}");
+    }
+    let [(p, id), ..] = fresh.next(&ids("And he"), 50257).unwrap()[..] else { panic!() };
+    assert!(p > 0.05 && words().show(id as usize).starts_with("\" "), "{p} {id}");
+    let sum: f32 = fresh.next(&ids("And he"), 50257).unwrap().iter().map(|(p, _)| p).sum();
+    assert!((sum - 1.0).abs() < 1e-3, "{sum}");
+}
+
+#[test]
+fn tokens_without_training_are_marked() {
+    let tables = tiny();
+    let unseen = tables.unseen().unwrap();
+    let is_unseen = |word: &str| unseen.contains(&(words().id(word).unwrap() as u32));
+    for word in ["king", "father", "seven", "Egypt", "said", "the", "brother"] {
+        assert!(!is_unseen(word), "{word}");
+    }
+    for word in ["effort", "software", "Microsoft", "Recreation"] {
+        assert!(is_unseen(word), "{word}");
+    }
+    assert!(tables.fresh(1).unwrap().unseen().unwrap().is_empty(), "rows drawn at random are not alike");
+}
+
+/// Fetches whatever is missing until the question is answered; returns the ranges of each round.
+fn ask<T>(
+    remote: &mut Remote,
+    bytes: &[u8],
+    question: impl Fn(&mut Remote) -> anyhow::Result<T>,
+) -> (T, Vec<Vec<Range<u64>>>) {
+    let mut rounds = Vec::new();
+    loop {
+        let answer = question(remote);
+        let missing = remote.source.take_missing();
+        if missing.is_empty() {
+            return (answer.unwrap(), rounds);
+        }
+        for range in &missing {
+            remote.source.put(range.start, bytes[range.start as usize..range.end as usize].to_vec());
+        }
+        rounds.push(missing);
+    }
+}
+
+#[test]
+fn remote_rows_have_the_bits_of_those_in_memory_and_take_one_round() {
+    let bytes = fs::read(file()).unwrap();
+    let mut remote = Remote::new("x".to_string(), bytes.len() as u64);
+    let (_, rounds) = ask(&mut remote, &bytes, |remote| remote.open().map(|_| ()));
+    assert_eq!(rounds.len(), 1);
+    let tables = tiny();
+    let mut ask_rows = |text: &str| {
+        let ids = ids(text);
+        let positions = counted(ids.len());
+        let (values, rounds) = ask(&mut remote, &bytes, |remote| remote.vectors(&ids, &positions));
+        assert_eq!(bits(&values), bits(&tables.vectors(&ids, &positions).unwrap()), "{text}");
+        rounds
+    };
+    let n_bytes =
+        |rounds: &[Vec<Range<u64>>]| -> u64 { rounds.concat().iter().map(|range| range.end - range.start).sum() };
+    let rounds = ask_rows("Every effort moves you");
+    assert_eq!((rounds.len(), n_bytes(&rounds)), (1, 8 * 128), "four rows of each table, 64 halves each");
+    let rounds = ask_rows("Every effort moves you forward");
+    assert_eq!((rounds.len(), n_bytes(&rounds)), (1, 2 * 128));
+    assert!(ask_rows("Every effort moves you forward").is_empty());
+}
+
+#[test]
+fn chosen_rows_are_those_of_the_whole_table() {
+    let tables = tiny();
+    let (layer, chosen) = (tables.layer(), [257u32, 262, 5822, 2802, 3339]);
+    let path = std::env::temp_dir().join(format!("chosen-{}.safetensors", std::process::id()));
+    let chosen = {
+        let mut chosen = chosen;
+        chosen.sort_unstable();
+        chosen
+    };
+    let ids = Tensor::new(&chosen, &Device::Cpu).unwrap();
+    let wte = layer.wte_embedding().unwrap().embeddings().index_select(&ids, 0).unwrap();
+    let wpe = layer.wpe_embedding().unwrap().embeddings().clone();
+    save_tensors(&path, [("wte.weight", &wte), ("wpe.weight", &wpe), (CHOSEN, &ids)], []).unwrap();
+    let few = Tables::open(whole(&path), None);
+    fs::remove_file(&path).unwrap();
+    let few = few.unwrap();
+    let asked = [3339, 257];
+    assert_eq!(few.vectors(&asked, &[0, 9]).unwrap(), tables.vectors(&asked, &[0, 9]).unwrap());
+    assert!(few.row(258).is_none() && few.vectors(&[258], &[0]).unwrap_err().to_string().contains("no row here"));
+    let near = few.nearest(257, 9).unwrap();
+    assert_eq!(near.len(), 4);
+    let all = tables.nearest(257, 50256).unwrap();
+    assert!(near.iter().all(|found| all.contains(found)), "{near:?}");
+    assert!(few.next(&asked, 3).is_err() && few.fresh(1).is_err());
+}
+
+#[test]
+fn what_is_no_checkpoint_is_one_sentence() {
+    let error = |bytes: &[u8]| {
+        let shards = vec![Arc::new(Fetched::whole("x.txt".to_string(), bytes.to_vec())) as Arc<dyn ByteRanges>];
+        format!("{:#}", Tables::open(shards, None).err().unwrap())
+    };
+    let mut cut = fs::read(file()).unwrap();
+    cut.truncate(100_000);
+    for bytes in [&b""[..], b"hello", &cut] {
+        let text = error(bytes);
+        assert!(text.contains("x.txt") && text.lines().count() == 1, "{text}");
+    }
+}
+
+#[test]
+fn labels_without_room_have_no_place() {
+    let corners = crate::place_labels(&[50, 50, 50, 50], 3, &[20, 10, 500, 10], 100, 100);
+    assert!(corners[0] > 50.0 && corners[1] == 45.0 && corners[2].is_nan(), "{corners:?}");
+}
