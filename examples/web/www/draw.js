@@ -30,9 +30,9 @@ function paint(pixels, i, x) {
   pixels[4 * i + 3] = 255;
 }
 
-/** A canvas with one pixel a number. */
-function picture(values, width, height, max) {
-  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+/** Gives a canvas one pixel for each number; CSS stretches it. */
+function paintAll(canvas, values, width, height, max) {
+  Object.assign(canvas, { width, height });
   const image = new ImageData(width, height);
   for (let i = 0; i < width * height; i++) paint(image.data, i, values[i] / max);
   canvas.getContext("2d").putImageData(image, 0, 0);
@@ -45,17 +45,15 @@ function largest(values) {
   return max;
 }
 
-/** Gives a canvas a height in CSS pixels, and returns its context in these and its width. */
-function prepared(canvas, height) {
-  const scale = window.devicePixelRatio || 1,
-    width = canvas.clientWidth;
-  canvas.width = Math.round(width * scale);
-  canvas.height = Math.round(height * scale);
-  canvas.style.height = `${height}px`;
+/** Gives a canvas a size in CSS pixels, and returns its context in these. */
+function prepared(canvas, width, height) {
+  const scale = window.devicePixelRatio || 1;
+  Object.assign(canvas, { width: Math.round(width * scale), height: Math.round(height * scale) });
+  Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
   const context = canvas.getContext("2d");
   context.scale(scale, scale);
   context.imageSmoothingEnabled = false;
-  return [context, width];
+  return context;
 }
 
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
@@ -84,75 +82,51 @@ const KINDS = ["wte", "wpe", "sum"];
 /** Strips of [3, T, C]: three for each token, all in one scale. */
 class Strips {
   constructor(canvas, output) {
-    this.canvas = canvas;
+    this.canvas = canvas; // a pixel wide for each element; CSS stretches it
+    this.labels = Object.assign(document.createElement("canvas"), { className: "labels" });
+    this.labels.setAttribute("aria-hidden", "true");
+    this.frame = Object.assign(document.createElement("div"), { className: "strips", hidden: true });
+    canvas.replaceWith(this.frame);
+    this.frame.append(this.labels, canvas);
     this.shown = { values: [], names: [], width: 0 };
-    const line = 8,
-      gap = 7;
-    Object.assign(this, { line, gap, step: 3 * line + gap });
-    if (output)
-      readable(
-        canvas,
-        output,
-        (x, y) => this.at(x, y),
-        () => [3 * this.shown.names.length, this.shown.width],
-        (row, c) => this.text(row, c),
-      );
-  }
-
-  get label() {
-    return this.canvas.clientWidth < 500 ? 92 : 150;
+    const [line, gap] = [8, 7];
+    Object.assign(this, { line, step: 3 * line + gap });
+    const size = () => [3 * this.shown.names.length, this.shown.width];
+    const at = (x, y) => this.at(x, y);
+    readable(canvas, output, at, size, (row, c) => this.text(row, c));
   }
 
   at(x, y) {
-    const { names, width } = this.shown,
-      t = Math.floor(y / this.step),
+    const t = Math.floor(y / this.step),
       k = Math.floor((y % this.step) / this.line);
-    const c = Math.floor(((x - this.label) / (this.canvas.clientWidth - this.label)) * width);
-    return t < names.length && k < 3 && c >= 0 ? [3 * t + k, c] : undefined;
-  }
-
-  value(row, c) {
-    const { values, names, width } = this.shown,
-      t = Math.floor(row / 3),
-      k = row % 3;
-    return values[(k * names.length + t) * width + c];
+    const c = Math.floor((x / this.canvas.clientWidth) * this.shown.width);
+    return t < this.shown.names.length && k < 3 ? [3 * t + k, c] : undefined;
   }
 
   text(row, c) {
-    const t = Math.floor(row / 3);
-    return `${KINDS[row % 3]} of ${this.shown.names[t]}, element ${c}: ${wasm_bindgen.decimal(this.value(row, c), 4)}`;
+    const { values, names, width } = this.shown,
+      [t, k] = [Math.floor(row / 3), row % 3];
+    const value = wasm_bindgen.decimal(values[(k * names.length + t) * width + c], 4);
+    return `${KINDS[k]} of ${names[t]}, element ${c}: ${value}`;
   }
 
   draw(values, names, width) {
     this.shown = { values, names, width };
-    const n = names.length,
-      max = largest(values),
-      label = this.label;
-    const [context, full] = prepared(this.canvas, Math.max(1, n * this.step - this.gap));
-    if (!n) return max;
-    context.drawImage(this.picture(max), 0, 0, width, n * this.step, label, 0, full - label, n * this.step);
-    context.textBaseline = "middle";
-    context.font = "12px ui-monospace, 'DejaVu Sans Mono', monospace";
-    context.fillStyle = ink("--ink");
-    names.forEach((name, t) =>
-      context.fillText(shortened(name, label < 100 ? 8 : 15), 0, t * this.step + 1.5 * this.line),
-    );
-    context.font = "8px system-ui, sans-serif";
-    context.fillStyle = ink("--soft");
-    for (let row = 0; row < 3 * n; row++) {
-      context.fillText(KINDS[row % 3], label - 20, Math.floor(row / 3) * this.step + ((row % 3) + 0.55) * this.line);
+    this.frame.hidden = !names.length;
+    const max = largest(values);
+    if (names.length) {
+      this.drawCells(max);
+      this.drawLabels();
     }
     return max;
   }
 
-  /** All strips, a pixel wide for each element, with the gaps between them. */
-  picture(max) {
+  drawCells(max) {
     const { values, names, width } = this.shown,
+      { line, step } = this,
       n = names.length,
-      { line, step } = this;
-    const canvas = Object.assign(document.createElement("canvas"), { width, height: n * step });
-    const image = new ImageData(width, n * step),
       n_bytes = 4 * width;
+    const image = new ImageData(width, n * step);
     for (let t = 0; t < n; t++) {
       for (let k = 0; k < 3; k++) {
         const first = (t * step + k * line) * width,
@@ -162,12 +136,31 @@ class Strips {
           image.data.copyWithin(4 * first + y * n_bytes, 4 * first, 4 * first + n_bytes);
       }
     }
-    canvas.getContext("2d").putImageData(image, 0, 0);
-    return canvas;
+    Object.assign(this.canvas, { width, height: n * step });
+    this.canvas.style.height = `${n * step}px`;
+    this.canvas.getContext("2d").putImageData(image, 0, 0);
+  }
+
+  drawLabels() {
+    const { names } = this.shown,
+      { line, step } = this,
+      width = this.frame.clientWidth < 500 ? 92 : 150;
+    const context = prepared(this.labels, width, names.length * step);
+    context.textBaseline = "middle";
+    context.font = "12px ui-monospace, 'DejaVu Sans Mono', monospace";
+    context.fillStyle = ink("--ink");
+    const n_letters = width < 100 ? 8 : 15;
+    names.forEach((name, t) => context.fillText(shortened(name, n_letters), 0, t * step + 1.5 * line));
+    context.font = "8px system-ui, sans-serif";
+    context.fillStyle = ink("--soft");
+    for (let row = 0; row < 3 * names.length; row++) {
+      context.fillText(KINDS[row % 3], width - 20, Math.floor(row / 3) * step + ((row % 3) + 0.55) * line);
+    }
   }
 
   redraw() {
-    if (this.shown.width) this.draw(this.shown.values, this.shown.names, this.shown.width);
+    const { values, names, width } = this.shown;
+    this.draw(values, names, width);
   }
 }
 
@@ -196,9 +189,7 @@ class HeatMap {
 
   draw(values, rows, columns, max) {
     this.shown = { values, rows, columns, max };
-    const height = Math.min(300, this.canvas.clientWidth);
-    const [context, width] = prepared(this.canvas, height);
-    context.drawImage(picture(values, columns, rows, max), 0, 0, width, height);
+    paintAll(this.canvas, values, columns, rows, max);
   }
 
   redraw() {
@@ -209,10 +200,10 @@ class HeatMap {
 
 /** Shows which colour is which number. */
 function drawLegend(canvas, max) {
-  const [context, width] = prepared(canvas, 26),
-    n = 101;
+  const [n, width] = [101, 220],
+    context = prepared(canvas, width, 26);
   const ramp = Float32Array.from({ length: n }, (_, i) => (2 * i) / (n - 1) - 1);
-  context.drawImage(picture(ramp, n, 1, 1), 0, 0, width, 10);
+  context.drawImage(paintAll(document.createElement("canvas"), ramp, n, 1, 1), 0, 0, width, 10);
   context.font = "11px system-ui, sans-serif";
   context.fillStyle = ink("--soft");
   context.textBaseline = "top";

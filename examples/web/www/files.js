@@ -21,7 +21,6 @@ async function showRemote(file) {
   );
   const [requests, bytes, rounds] = ["requests", "bytes", "rounds"].map((what) => remote.cost[what] - before[what]);
   state.fetched = { values, ids, width, requests, bytes, rounds, ms: performance.now() - start };
-  $("remote-strips").hidden = false;
   remoteStrips.draw(values, ids.map(visible), width);
   $("fetched").textContent =
     `${numbers(vocab_size)} × ${numbers(width)}, ${numbers(n_positions)} positions. ` +
@@ -35,7 +34,7 @@ async function fetchRows(file) {
     await showRemote(file);
   } catch (error) {
     remotes.delete(file.name);
-    $("remote-strips").hidden = true;
+    remoteStrips.frame.hidden = true;
     $("fetched").textContent = error.message ?? `${error}`;
   }
   $("fetch").disabled = false;
@@ -61,7 +60,7 @@ async function openFiles(files) {
       throw new Error(
         `${numbers(n_bytes)} bytes are too many to read whole: drop only the file that holds the input tables.`,
       );
-    $("remote-strips").scrollIntoView({ block: "center" });
+    $("remote").scrollIntoView({ block: "center" });
     return fetchRows(new LocalFile(weights[0]));
   }
   const [config, tokenizer] = await Promise.all([named("config.json"), named("tokenizer.json")]);

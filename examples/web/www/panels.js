@@ -137,7 +137,7 @@ function showPlaces() {
   const values = tables().vectors(new Uint32Array([id, id]), new Uint32Array(places));
   twoPlaces.draw(
     values,
-    places.map((p) => `${visible(id)} at ${p}`),
+    places.map((p) => `${p}: ${visible(id)}`),
     width,
   );
   const alike = (kind) => wasm_bindgen.decimal(cosine(values, 2 * kind, 2 * kind + 1, width), 2);

@@ -96,7 +96,7 @@ const tests = {
     type(SENTENCE);
     const canvas = $("strips"),
       [, , width] = tables().dims();
-    const x = strips.label + (0.5 * (canvas.clientWidth - strips.label)) / width;
+    const x = (0.5 * canvas.clientWidth) / width;
     canvas.onpointermove({ offsetX: x, offsetY: 2.5 * strips.line });
     same($("cell").textContent, "sum of Every, element 0: 0.1562", "under the pointer");
     canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
