@@ -14,8 +14,6 @@ mod remote;
 #[allow(dead_code)] // all rows as a matrix
 mod rows;
 mod tables;
-#[cfg(test)]
-mod tests;
 #[path = "../../explore/words.rs"]
 #[allow(dead_code)] // analogies and lists
 mod words;

@@ -24,7 +24,8 @@ async function showRemote(file) {
   remoteStrips.draw(values, ids.map(visible), width);
   $("fetched").textContent =
     `${numbers(vocab_size)} × ${numbers(width)}, ${numbers(n_positions)} positions. ` +
-    `${numbers(bytes)} of ${numbers(remote.n_bytes)} bytes came, in ${requests} requests and ${rounds} rounds.`;
+    `${numbers(bytes)} of ${numbers(remote.n_bytes)} bytes came, ` +
+    `in ${counted(requests, "request")} and ${counted(rounds, "round")}.`;
 }
 
 async function fetchRows(file) {
@@ -116,7 +117,7 @@ ondragleave = (event) => {
 ondrop = (event) => {
   event.preventDefault();
   $("drop").hidden = true;
-  return attempt(() => openFiles([...event.dataTransfer.files]));
+  if (!$("page").inert) return attempt(() => openFiles([...event.dataTransfer.files]));
 };
 
 // The start
@@ -193,6 +194,7 @@ async function start() {
       update();
     });
   $("first").ontoggle = () => attempt(showRows);
+  for (const part of ["page", "model-choice"]) $(part).inert = false;
 }
 
 function redraw() {

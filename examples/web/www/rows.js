@@ -4,6 +4,7 @@
 const FIRST_BYTES = 16384; // the header of GPT-2's file
 
 const numbers = (n) => n.toLocaleString("en");
+const counted = (n, what) => `${numbers(n)} ${what}${n === 1 ? "" : "s"}`;
 
 async function answerOf(url, options) {
   try {
