@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::GptInputLayer;
 use candle_gpt_input::checkpoint::save_tensors;
 use candle_gpt_input::error::Shown;
@@ -59,6 +59,7 @@ fn rows(layer: &GptInputLayer, ids: &[u32]) -> Result<Vec<u8>> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("rows.safetensors");
     let wpe = layer.wpe_embedding()?.embeddings();
+    let ids = ids.to_dtype(DType::F64)?; // a checkpoint is floats
     save_tensors(&path, [("wte.weight", &wte), ("wpe.weight", wpe), ("chosen_ids", &ids)], [])?;
     Ok(std::fs::read(path)?)
 }

@@ -24,7 +24,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::checkpoint::{ByteRanges, save_tensors};
 use candle_gpt_input::tokenizer::Tokenizer;
 
@@ -97,6 +97,33 @@ fn neighbours_are_those_that_explore_prints() {
             assert!(line.ends_with(&words.list(&found)), "{word}: {line}");
         }
     }
+}
+
+#[test]
+fn positions_are_rows_of_the_table_and_their_cosines() {
+    let tables = tiny();
+    let (rows, cosines) = tables.positions(&[0, 5, 127]).unwrap();
+    let values = tables.vectors(&[11; 3], &[0, 5, 127]).unwrap();
+    assert_eq!(rows, values[3 * 64..6 * 64], "the middle third of the vectors is `wpe`");
+    let product = |left: usize, right: usize| -> f32 {
+        let row = |at: usize| &rows[at * 64..][..64];
+        row(left).iter().zip(row(right)).map(|(x, y)| x * y).sum()
+    };
+    for (at, cosine) in cosines.iter().enumerate() {
+        let (left, right) = (at / 3, at % 3);
+        let expected = product(left, right) / (product(left, left) * product(right, right)).sqrt();
+        assert!((cosine - expected).abs() < 1e-5, "{left} {right}: {cosine} {expected}");
+    }
+}
+
+#[test]
+fn words_of_one_kind_are_near_each_other_on_the_map() {
+    let words = words();
+    let ids = ["six", "seven", "five", "father", "mother", "brother"].map(|word| words.id(word).unwrap() as u32);
+    let flat = tiny().flat(&ids).unwrap();
+    let far = |i: usize, j: usize| (flat.points[i].0 - flat.points[j].0).hypot(flat.points[i].1 - flat.points[j].1);
+    assert!(far(0, 1) < far(0, 3) && far(3, 4) < far(3, 1), "{:?}", flat.points);
+    assert!(flat.shares[0] >= flat.shares[1] && flat.shares[0] + flat.shares[1] <= 1.0);
 }
 
 #[test]
@@ -179,6 +206,7 @@ fn chosen_rows_are_those_of_the_whole_table() {
     let ids = Tensor::new(&chosen, &Device::Cpu).unwrap();
     let wte = layer.wte_embedding().unwrap().embeddings().index_select(&ids, 0).unwrap();
     let wpe = layer.wpe_embedding().unwrap().embeddings().clone();
+    let ids = ids.to_dtype(DType::F64).unwrap();
     save_tensors(&path, [("wte.weight", &wte), ("wpe.weight", &wpe), (CHOSEN, &ids)], []).unwrap();
     let few = Tables::open(whole(&path), None).unwrap();
     let asked = [3339, 257];

@@ -15,7 +15,8 @@ use crate::gpt2::{Gpt2, KvCache};
 use crate::map::{self, Flat};
 use crate::rows::{Rows, dot};
 
-/// The tokens of a file that holds only chosen rows, in the order of the rows.
+/// The tokens of a file that holds only chosen rows, in the order of the rows: whole numbers in f64, since a checkpoint
+/// is floats.
 pub const CHOSEN: &str = "chosen_ids";
 
 const ONLY_CHOSEN: &str = "this page holds only chosen rows of the model";
@@ -180,8 +181,8 @@ fn layer(checkpoint: &Checkpoint) -> Result<GptInputLayer> {
 }
 
 fn chosen(checkpoint: &Checkpoint, n_rows: usize) -> Result<Vec<u32>> {
-    let ids = checkpoint.var_builder(DType::F32, &Device::Cpu).get_unchecked_dtype(CHOSEN, DType::U32)?;
-    let ids: Vec<u32> = ids.flatten_all()?.to_vec1()?;
+    let ids = checkpoint.var_builder(DType::F64, &Device::Cpu).get_unchecked_dtype(CHOSEN, DType::F64)?;
+    let ids: Vec<u32> = ids.to_dtype(DType::U32)?.flatten_all()?.to_vec1()?;
     ensure!(ids.len() == n_rows && ids.is_sorted_by(|a, b| a < b), "`{CHOSEN}` does not fit the {n_rows} rows");
     Ok(ids)
 }

@@ -74,7 +74,8 @@ async function openFiles(files) {
       `${weights[0].name}: its ${numbers(vocab_size)} rows are not for GPT-2's tokenizer. Drop its tokenizer.json too.`,
     );
   }
-  show(weights.map((file) => file.name).join(", "), words, { trained });
+  const names = weights.map((file) => file.name).join(", ");
+  show(`${names} with ${tokenizer ? "the tokenizer.json" : "GPT-2's tokenizer"}`, words, { trained });
 }
 
 function filesOf(read) {

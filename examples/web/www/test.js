@@ -167,7 +167,8 @@ const tests = {
     const before = items("next");
     await drop([new File([bytes], "mine.safetensors"), new File([config], "config.json")]);
     check(
-      $("model").textContent.startsWith("mine.safetensors: 50,257 tokens") && $("problem").hidden,
+      $("model").textContent.startsWith("mine.safetensors with GPT-2's tokenizer: 50,257 tokens") &&
+        $("problem").hidden,
       $("model").textContent,
     );
     same(items("next"), before, "the same model predicts the same");
