@@ -216,6 +216,7 @@ fn chosen_rows_are_those_of_the_whole_table() {
     assert_eq!(near.len(), 4);
     let all = tables.nearest(257, 50256).unwrap();
     assert!(near.iter().all(|found| all.contains(found)), "{near:?}");
+    assert!(tiny().take_tokenizer_json().unwrap().is_none(), "safetensors files have no tokenizer inside");
     assert!(few.next(&asked, 3).is_err() && few.fresh(1).is_err());
 }
 

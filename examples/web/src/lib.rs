@@ -139,6 +139,11 @@ impl Tables {
         js(self.0.fresh(seed.into()).map(Self))
     }
 
+    /// The `tokenizer.json` that a GGUF file has inside; the first call takes it.
+    pub fn tokenizer_json(&mut self) -> Result<Option<String>, JsError> {
+        js(self.0.take_tokenizer_json())
+    }
+
     /// Rows of `wte`, rows of `wpe`, width.
     pub fn dims(&self) -> Vec<usize> {
         let config = self.0.layer().config();

@@ -35,6 +35,8 @@ pub struct Tables {
     model: Result<Gpt2, String>,
     /// The tokens that have a row, ascending; `None` if all have.
     chosen: Option<Vec<u32>>,
+    /// The `tokenizer.json` inside the file, until it is taken.
+    tokenizer_json: Result<Option<String>>,
     /// The text whose keys and values are kept.
     cache: RefCell<(Vec<u32>, KvCache)>,
 }
@@ -48,16 +50,22 @@ impl Tables {
             let chosen = chosen(&checkpoint, layer.config().vocab_size)?;
             return Self::new(layer, Err(ONLY_CHOSEN.to_string()), Some(chosen));
         }
-        match Gpt2::from_checkpoint(&checkpoint, DType::F32, &Device::Cpu) {
+        let tables = match Gpt2::from_checkpoint(&checkpoint, DType::F32, &Device::Cpu) {
             Ok(model) => Self::new(model.input().clone(), Ok(model), None),
             Err(error) => Self::new(layer(&checkpoint)?, Err(format!("{error:#}")), None),
-        }
+        };
+        Ok(Self { tokenizer_json: checkpoint.tokenizer_json().map_err(Into::into), ..tables? })
+    }
+
+    /// Takes the `tokenizer.json` that a GGUF file has inside.
+    pub fn take_tokenizer_json(&mut self) -> Result<Option<String>> {
+        std::mem::replace(&mut self.tokenizer_json, Ok(None))
     }
 
     fn new(layer: GptInputLayer, model: Result<Gpt2, String>, chosen: Option<Vec<u32>>) -> Result<Self> {
         let wte = Rows::new(layer.wte_embedding()?.embeddings())?;
         let wpe = layer.wpe().map(|wpe| Rows::new(wpe.embedding()?.embeddings())).transpose()?;
-        Ok(Self { layer, wte, wpe, model, chosen, cache: RefCell::default() })
+        Ok(Self { layer, wte, wpe, model, chosen, tokenizer_json: Ok(None), cache: RefCell::default() })
     }
 
     /// Returns tables of the same shape before any training, N(0, 0.02²), as `explore` and `pretrain` draw them.

@@ -66,16 +66,18 @@ async function openFiles(files) {
   }
   const [config, tokenizer] = await Promise.all([named("config.json"), named("tokenizer.json")]);
   const read = await Promise.all(weights.map(async (file) => [file.name, new Uint8Array(await file.arrayBuffer())]));
-  const words = new wasm_bindgen.Words(tokenizer);
   const trained = new wasm_bindgen.Tables(filesOf(read), config);
+  const inside = tokenizer ? undefined : trained.tokenizer_json();
+  const words = new wasm_bindgen.Words(tokenizer ?? inside);
   const [vocab_size] = trained.dims();
-  if (!tokenizer && !words.encode("a b").some((id) => id < vocab_size)) {
+  if (!tokenizer && !inside && !words.encode("a b").some((id) => id < vocab_size)) {
     throw new Error(
       `${weights[0].name}: its ${numbers(vocab_size)} rows are not for GPT-2's tokenizer. Drop its tokenizer.json too.`,
     );
   }
   const names = weights.map((file) => file.name).join(", ");
-  show(`${names} with ${tokenizer ? "the tokenizer.json" : "GPT-2's tokenizer"}`, words, { trained });
+  const whose = tokenizer ? "the tokenizer.json" : inside ? "the tokenizer inside" : "GPT-2's tokenizer";
+  show(`${names} with ${whose}`, words, { trained });
 }
 
 function filesOf(read) {
