@@ -9,6 +9,8 @@
 
 #[path = "../cli/mod.rs"]
 mod cli;
+#[path = "../corpora/mod.rs"]
+mod corpora;
 
 use std::fs;
 use std::io::Write;
@@ -20,13 +22,13 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::checkpoint::{save_tensors, write_file};
 use candle_gpt_input::data::corpus::{Corpus, CorpusOptions, IdBits};
-use candle_gpt_input::data::{Batch, Loader, LoaderConfig, LoaderState, Seeding, Tokens};
+use candle_gpt_input::data::{Batch, Boundaries, Coverage, Loader, LoaderConfig, LoaderState, Seeding, Tokens};
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::rng::Generator;
 use candle_gpt_input::tokenizer::Tokenizer;
 use clap::Parser;
 
-/// Cuts a text into windows of GPT-2 tokens and their targets, in batches.
+/// Cuts a text, or files of token ids, into windows and their targets, in batches.
 #[derive(Parser)]
 struct Args {
     /// The text to read
@@ -41,6 +43,13 @@ struct Args {
     /// Check all ids and checksums before the first batch
     #[arg(long, requires = "corpus")]
     verify: bool,
+    /// What happens between the documents of a corpus: no window crosses (keep), windows cross and batches say where
+    /// (mark), or nothing (ignore) [default: keep, where there is an index]
+    #[arg(long, value_name = "B", requires = "corpus")]
+    boundaries: Option<Boundaries>,
+    /// A tokenizer.json, or a folder with one, instead of GPT-2's or the corpus's own
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
     /// Windows in a batch
     #[arg(long, default_value_t = 8, value_parser = cli::count::<usize>)]
     batch_size: usize,
@@ -75,7 +84,7 @@ struct Args {
     #[arg(long, value_name = "K", value_parser = cli::count::<usize>)]
     stop_after: Option<usize>,
     /// Write all batches of this run to this file, as i64: input_ids.N and target_ids.N, numbered from 0 through all
-    /// epochs
+    /// epochs; with `--boundaries mark` also position_ids.N and loss_mask.N
     #[arg(long, value_name = "F.safetensors")]
     output: Option<PathBuf>,
 }
@@ -91,9 +100,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args, out: &mut impl Write) -> Result<()> {
-    let tokenizer = Tokenizer::gpt2();
-    let tokens = match args.corpus.is_empty() {
-        true => Tokens::new(tokenizer.encode(&cli::read_text(&args.text_file)?)?),
+    let (tokens, tokenizer) = match args.corpus.is_empty() {
+        true => {
+            let tokenizer = given(&args)?.unwrap_or_else(|| Tokenizer::gpt2().clone());
+            (Tokens::new(tokenizer.encode(&cli::read_text(&args.text_file)?)?), Ok(Some(tokenizer)))
+        }
         false => open_corpus(&args, out)?,
     };
     let (rank, world_size) = args.shard;
@@ -119,25 +130,40 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let n_wanted = args.stop_after.unwrap_or(usize::MAX);
     let mut n_batches = 0;
     let mut tensors = Vec::new();
+    let mut times = vec![0u64; if args.corpus.is_empty() { 0 } else { loader.windows().n_windows() }];
     let mut printing = Duration::ZERO;
     let start = Instant::now();
     while n_batches < n_wanted && loader.state().epoch() < args.epochs {
-        for batch in loader.epoch().take(n_wanted - n_batches) {
+        let mut epoch = loader.epoch();
+        while n_batches < n_wanted
+            && let Some(batch) = epoch.next()
+        {
             let batch = batch?;
             if n_batches == 0 {
                 let start = Instant::now();
-                print_batch(out, &batch, tokenizer)?;
+                print_batch(out, &batch, &tokenizer)?;
                 printing = start.elapsed();
             }
+            if !times.is_empty() {
+                epoch.window_numbers().for_each(|window| times[window] += 1);
+            }
             if args.output.is_some() {
-                tensors.push((format!("input_ids.{n_batches}"), batch.input_ids.to_dtype(DType::I64)?));
-                tensors.push((format!("target_ids.{n_batches}"), batch.target_ids.to_dtype(DType::I64)?));
+                let ids = [("input_ids", Some(batch.input_ids)), ("target_ids", Some(batch.target_ids))];
+                let of_documents = [("position_ids", batch.position_ids), ("loss_mask", batch.loss_mask)];
+                for (name, tensor) in ids.into_iter().chain(of_documents) {
+                    let tensor = tensor.map(|tensor| tensor.to_dtype(DType::I64)).transpose()?;
+                    tensors.extend(tensor.map(|tensor| (format!("{name}.{n_batches}"), tensor)));
+                }
             }
             n_batches += 1;
         }
     }
     let milliseconds = (start.elapsed() - printing).as_secs_f64() * 1e3;
     writeln!(out, "{n_batches} batches in this run, in {milliseconds:.2} ms")?;
+    if !times.is_empty() {
+        let coverage = Coverage::new(loader.windows(), loader.config().boundaries, |window| times[window]);
+        writeln!(out, "coverage of this run: {coverage}")?;
+    }
 
     if let Some(path) = &args.output {
         save_tensors(path, tensors.iter().map(|(name, tensor)| (name, tensor)), [])?;
@@ -151,11 +177,22 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-fn open_corpus(args: &Args, out: &mut impl Write) -> Result<Tokens> {
+/// Returns the tokenizer of `--tokenizer`.
+fn given(args: &Args) -> Result<Option<Tokenizer>> {
+    Ok(args.tokenizer.as_ref().map(Tokenizer::open).transpose()?)
+}
+
+/// Opens `--corpus`, and looks for its tokenizer, without which its ids are not decoded.
+fn open_corpus(args: &Args, out: &mut impl Write) -> Result<(Tokens, Result<Option<Tokenizer>>)> {
     let options = CorpusOptions::default().with_verify(args.verify);
     let options = args.id_bits.into_iter().fold(options, CorpusOptions::with_id_bits);
+    let given = given(args)?;
+    let options = given.iter().cloned().fold(options, CorpusOptions::with_tokenizer);
     let start = Instant::now();
-    let corpus = Corpus::open(&args.corpus, &options)?;
+    let mut corpus = Corpus::open(&args.corpus, &options)?;
+    if let Some(Boundaries::Keep | Boundaries::Mark) = args.boundaries {
+        corpus = corpora::with_documents(corpus, &args.corpus, options.with_verify(false), None)?;
+    }
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
     writeln!(
         out,
@@ -165,7 +202,11 @@ fn open_corpus(args: &Args, out: &mut impl Write) -> Result<Tokens> {
         corpus.id_bits(),
         corpus.n_documents()
     )?;
-    Ok(corpus.tokens().clone())
+    if let Some(given) = &given {
+        corpus.check_fits(&corpora::hash_of(given)?, usize::MAX)?;
+    }
+    let tokenizer = given.map_or_else(|| corpora::tokenizer_of(&corpus), |given| Ok(Some(given)));
+    Ok((corpus.tokens().clone(), tokenizer))
 }
 
 fn config(args: &Args) -> LoaderConfig {
@@ -175,6 +216,7 @@ fn config(args: &Args) -> LoaderConfig {
         .with_stride(args.stride)
         .with_shuffle(args.shuffle)
         .with_drop_last(args.drop_last)
+        .with_boundaries(args.boundaries.unwrap_or_default())
 }
 
 fn seeding(args: &Args) -> Seeding {
@@ -187,9 +229,16 @@ fn seeding(args: &Args) -> Seeding {
 /// At most this many lines of text → next token are printed.
 const N_SHOWN: usize = 8;
 
-fn print_batch(out: &mut impl Write, batch: &Batch, tokenizer: &Tokenizer) -> Result<()> {
+fn print_batch(out: &mut impl Write, batch: &Batch, tokenizer: &Result<Option<Tokenizer>>) -> Result<()> {
     writeln!(out, "Inputs:\n {}", torch_style(&batch.input_ids)?)?;
     writeln!(out, "\nTargets:\n {}\n", torch_style(&batch.target_ids)?)?;
+    let tokenizer = match tokenizer {
+        Ok(Some(tokenizer)) => tokenizer,
+        Ok(None) => {
+            return Ok(writeln!(out, "not decoded: the corpus has no tokenizer; --tokenizer PATH gives one\n")?);
+        }
+        Err(error) => return Ok(writeln!(out, "not decoded: {}\n", cli::first_line(error))?),
+    };
     let (input_ids, target_ids) = (batch.input_ids.get(0)?.to_vec1()?, batch.target_ids.get(0)?.to_vec1()?);
     let decode = |ids: &[u32]| Ok::<_, anyhow::Error>(tokenizer.decode(ids)?.replace('\n', "\\n"));
     for n_tokens in 1..=input_ids.len().min(N_SHOWN) {

@@ -32,7 +32,7 @@ pub fn own_or_gpt2(own: Result<Option<Tokenizer>>, n_rows: usize, advice: &str) 
 
 /// Returns a tokenizer whose ids all have a row of the table. Says how many rows have none, if these are more than
 /// padding.
-fn fitting(tokenizer: Tokenizer, whose: &str, n_rows: usize, advice: &str) -> Result<Tokenizer> {
+pub fn fitting(tokenizer: Tokenizer, whose: &str, n_rows: usize, advice: &str) -> Result<Tokenizer> {
     let n_unused = tokenizer.unused_rows(n_rows).with_context(|| format!("{whose} does not fit: {advice}"))?;
     if n_rows > (n_rows - n_unused).next_multiple_of(PADDED_TO) {
         let n_used = n_rows - n_unused;

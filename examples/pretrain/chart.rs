@@ -1,22 +1,24 @@
-//! The loss over the steps, drawn.
+//! The loss over the steps and what was seen of corpora, drawn.
 
 use std::path::Path;
 
 use anyhow::Result;
 use plotters::prelude::*;
 
+use crate::feed::Seen;
 use crate::history::Record;
-use crate::mean;
+use crate::{coverage, mean};
 
 #[path = "../chart/mod.rs"]
-mod shared;
+pub mod shared;
 
 const BATCH: RGBColor = RGBColor(174, 199, 232);
 const MEAN: RGBColor = RGBColor(31, 119, 180);
 const VALIDATION: RGBColor = RGBColor(214, 39, 40);
 
-/// Draws the loss of each batch, its running mean, and the validation loss, where they are finite.
-pub fn draw(path: &Path, records: &[Record]) -> Result<()> {
+/// Draws the loss of each batch, its running mean, and the validation loss, where they are finite; below them what was
+/// seen of corpora.
+pub fn draw(path: &Path, records: &[Record], seen: &[Seen]) -> Result<()> {
     let finite = |points: Vec<(f64, f64)>| points.into_iter().filter(|point| point.1.is_finite()).collect::<Vec<_>>();
     let batch = finite(records.iter().map(|record| (record.step as f64, f64::from(record.loss))).collect());
     let at_step = |record: &Record| Some((record.step as f64, f64::from(record.validation_loss?)));
@@ -33,8 +35,12 @@ pub fn draw(path: &Path, records: &[Record]) -> Result<()> {
         [("batch", batch, BATCH, 2), ("running mean", mean, MEAN, 4), ("validation", validation, VALIDATION, 4)];
 
     // Twice the size of the file.
-    shared::save(path, (900, 520), |area| {
-        let mut chart = ChartBuilder::on(area)
+    shared::save(path, (900, 520 + coverage::height(seen) as u32 / 2), |area| {
+        let (curves, bars) = area.split_vertically(1040);
+        if !seen.is_empty() {
+            coverage::draw(&bars, seen)?;
+        }
+        let mut chart = ChartBuilder::on(&curves)
             .margin(32)
             .x_label_area_size(92)
             .y_label_area_size(120)

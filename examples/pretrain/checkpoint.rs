@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
 use candle_gpt_input::checkpoint::{save_pretrained, write_file};
-use candle_gpt_input::data::{Loader, LoaderState};
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::tokenizer::TOKENIZER_FILES;
 
+use crate::feed::{Feed, read_json};
 use crate::hashes;
 use crate::history::{self, Record};
 use crate::run::{BEST, Run};
@@ -33,6 +33,7 @@ const LOADER: &str = "loader.json";
 const SETTINGS: &str = "settings.json";
 pub const HISTORY: &str = "loss.csv";
 pub const PICTURE: &str = "loss.png";
+pub const COVERAGE: &str = "coverage.json";
 const PARTS: [&str; 6] = [WEIGHTS, CONFIG, OPTIMIZER, LOADER, SETTINGS, HISTORY];
 const HASHES: &str = "SHA256SUMS";
 
@@ -52,7 +53,7 @@ fn all(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
 /// Checks that a folder without a checkpoint has nothing that a run would replace: perhaps the model it begins from.
 pub fn check_no_model(out: &Path) -> Result<()> {
     let index = format!("{WEIGHTS}.index.json");
-    let replaced = TOKENIZER_FILES.into_iter().chain([CONFIG, WEIGHTS, &index, BEST, HISTORY, PICTURE]);
+    let replaced = TOKENIZER_FILES.into_iter().chain([CONFIG, WEIGHTS, &index, BEST, HISTORY, PICTURE, COVERAGE]);
     for path in replaced.map(|name| out.join(name)) {
         ensure!(
             !path.exists(),
@@ -95,15 +96,15 @@ impl Checkpoint {
 
     /// Checks that the texts are those of the run.
     pub fn check_texts(&self, texts: &Texts) -> Result<()> {
-        texts.files.iter().try_for_each(|(path, line)| hashes::check(&self.hashes, line, path))
+        texts.files.iter().try_for_each(|(path, line)| hashes::check(&self.hashes, line, path))?;
+        hashes::check_all(&self.hashes, &texts.files.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>())
     }
 
     /// Restores optimizer, loader and generator, and returns the loader and the history. The weights are read before,
     /// as those of any model.
-    pub fn load(self, trainer: &mut Trainer, loader: Loader) -> Result<(Loader, Vec<Record>)> {
+    pub fn load(self, trainer: &mut Trainer, feed: Feed) -> Result<(Feed, Vec<Record>)> {
         trainer.adamw.load(self.path.join(OPTIMIZER))?;
-        let state: LoaderState = read_json(&self.path.join(LOADER))?;
-        Ok((loader.resume(&state)?, self.records))
+        Ok((feed.resume(&self.path.join(LOADER))?, self.records))
     }
 }
 
@@ -146,7 +147,7 @@ fn remove_partial(out: &Path) -> Result<()> {
 fn save_parts(run: &Run, folder: &Path) -> Result<()> {
     save_model(folder, run, DType::F32)?;
     run.trainer.adamw.save(folder.join(OPTIMIZER))?;
-    write(&folder.join(LOADER), serde_json::to_string(&run.loader.state())?)?;
+    write(&folder.join(LOADER), run.feed.state()?)?;
     write(&folder.join(SETTINGS), serde_json::to_string_pretty(&run.settings)?)?;
     write(&folder.join(HISTORY), history::to_csv(&run.records))?;
     let parts: Vec<&str> = PARTS.into_iter().chain(run.tokenizer_files.iter().map(|(name, _)| *name)).collect();
@@ -177,11 +178,6 @@ pub fn save_model(folder: &Path, run: &Run, dtype: DType) -> Result<()> {
         write(&folder.join(name), bytes)?;
     }
     Ok(save_pretrained(folder, weights.iter().map(|(name, tensor)| (name, tensor)), &config)?)
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).with_context(|| Shown::path(path).to_string())?;
-    serde_json::from_str(&text).with_context(|| Shown::path(path).to_string())
 }
 
 fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {

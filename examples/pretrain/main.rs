@@ -1,9 +1,10 @@
-//! Pretrains a GPT-2 of any size on any text files, or fine-tunes one. A run can be watched, stopped, killed, and
+//! Pretrains a GPT-2 of any size on any text files or corpora of token ids, or fine-tunes one. A run can be watched, stopped, killed, and
 //! resumed to the bit.
 //!
 //! cargo run --release --example pretrain -- --out /tmp/genesis
 //! cargo run --release --example pretrain -- --out /tmp/genesis --resume --steps 400
 //! cargo run --release --example gpt2 -- --weights /tmp/genesis --prompt "In the beginning"
+//! cargo run --release --example pretrain -- --out /tmp/blend --corpus web:3 --corpus books:1 --validation-corpus held
 //! cargo run --release --example pretrain -- --out /tmp/tuned --init-from path/to/gpt2 --freeze wte,wpe --patience 3
 //!
 //! `--out` holds the newest checkpoint (`step-N`), the weights with the lowest validation loss (`best`), the loss as
@@ -15,6 +16,10 @@ mod chart;
 mod checkpoint;
 #[path = "../cli/mod.rs"]
 mod cli;
+#[path = "../corpora/mod.rs"]
+mod corpora;
+mod coverage;
+mod feed;
 mod freeze;
 mod hashes;
 mod history;
@@ -34,6 +39,7 @@ mod report;
 mod run;
 mod schedule;
 mod settings;
+mod share;
 mod signals;
 mod start;
 mod texts;
@@ -51,15 +57,16 @@ use candle_gpt_input::rng::Generator;
 use checkpoint::Checkpoint;
 use clap::parser::ValueSource;
 use clap::{FromArgMatches, Parser};
+use feed::{Feed, Seen, validation_loader};
 use history::Evaluations;
 use report::Report;
 use run::Run;
 use settings::Settings;
 use start::Start;
 use texts::Texts;
-use trainer::{Trainer, training_loader, validation_loader};
+use trainer::Trainer;
 
-/// Trains a GPT-2 on text files, from scratch or from a model that is there.
+/// Trains a GPT-2 on text files or on corpora of token ids, from scratch or from a model that is there.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
@@ -89,13 +96,7 @@ fn main() -> ExitCode {
 fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -> Result<()> {
     let (device, chosen) = args.device.resolve_with_report()?;
     let mut settings = args.settings;
-    for path in settings.text_file.iter_mut().chain(&mut settings.validation_file) {
-        // The run may be resumed in another folder.
-        *path = path.canonicalize().with_context(|| Shown::path(path).to_string())?;
-    }
-    if let Some(path) = &mut settings.init_from {
-        *path = std::path::absolute(&path).with_context(|| Shown::path(path).to_string())?; // it may be gone by then
-    }
+    settings.resolve()?;
     let _lock = lock::lock(&args.out)?;
     let newest = Checkpoint::newest(&args.out)?;
     if let Some(path) = &newest {
@@ -113,38 +114,39 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     let mut start;
     let mut begins_with = String::new();
     if let Some(checkpoint) = &checkpoint {
-        start = Start::read(&checkpoint.path, &device)?;
+        start = Start::read(&checkpoint.path, None, &device)?;
     } else if let Some((weights, name)) = start::model(&settings)? {
-        start = Start::read(&weights, &device)?;
+        start = Start::read(&weights, settings.tokenizer.as_deref(), &device)?;
         (settings, start.config) = settings.of_model(start.config, is_given).with_context(|| name.clone())?;
         begins_with = format!("begins with {name}: ");
     } else {
         start = Start::fresh(&settings, &generator, &device)?;
     }
     let Start { varmap, config, tokenizer, tokenizer_files } = start;
-    let texts = Texts::read(&settings, &tokenizer)?;
-    let evaluated_on = match settings.validation_file.is_empty() {
-        true => "the last tenth of the text, for evaluation",
-        false => "the text of --validation-file",
-    };
-    let _ = validation_loader(&texts.validation, &settings, &device).context(evaluated_on)?;
+    let texts = Texts::read(&settings, &tokenizer, config.vocab_size)?;
+    for part in &texts.validation {
+        let evaluated_on = match (settings.validation_corpus.is_some(), settings.validation_file.is_empty()) {
+            (true, _) => part.name.clone(),
+            _ if !settings.corpus.is_empty() => format!("the last tenth of {}, for evaluation", part.name),
+            (_, true) => "the last tenth of the text, for evaluation".to_string(),
+            (_, false) => "the text of --validation-file".to_string(),
+        };
+        let _ = validation_loader(&part.tokens, &settings, &device).context(evaluated_on)?;
+    }
     let trainer = Trainer::new(&varmap, &config, &settings, &generator, &device)?;
-    let loader = training_loader(&texts.training, &settings, &generator, &device).context("the text to train on")?;
+    let feed = Feed::new(&texts, &settings, &generator, &device)?;
     let n_parameters: usize = trainer.weights().values().map(|var| var.elem_count()).sum();
     let mut report = Report::new(out);
     if args.resume && checkpoint.is_none() {
         report.line(format_args!("no checkpoint in {}: the run begins", Shown::path(&args.out)));
     }
     report.line(format_args!("{begins_with}{n_parameters} parameters, device {chosen}"));
-    let (n_training, n_validation) = (texts.training.n_tokens(), texts.validation.n_tokens());
-    report.line(format_args!(
-        "{n_training} tokens, {} steps an epoch; {n_validation} for evaluation",
-        loader.n_batches()
-    ));
+    let n_validation = texts.validation.iter().map(|part| part.tokens.n_tokens()).sum();
+    feed.lines(n_validation).iter().for_each(|line| report.line(line));
 
     let (records, evaluations) = (Vec::new(), Evaluations::default());
     let (out, saved) = (args.out, None);
-    let mut run = Run { out, settings, texts, config, tokenizer_files, trainer, loader, records, evaluations, saved };
+    let mut run = Run { out, settings, texts, config, tokenizer_files, trainer, feed, records, evaluations, saved };
     if let Some(checkpoint) = checkpoint {
         let path = Shown::path(&checkpoint.path).to_string();
         checkpoint.check_texts(&run.texts)?;
@@ -153,6 +155,9 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
     }
     run.train(&stop, &mut report)?;
     run.draw()?; // a run that was killed may have saved a checkpoint alone
+    for Seen { corpus, coverage, .. } in run.feed.seen() {
+        report.line(format_args!("{corpus}: {coverage}"));
+    }
     checkpoint::save_model(&run.out, &run, args.save_dtype)?;
     report.line(format_args!("wrote model.safetensors, loss.csv and loss.png to {}", Shown::path(&run.out)));
     let best = run.out.join(run::BEST);

@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use candle_core::DType;
 use candle_gpt_input::GptInputConfig;
 use candle_gpt_input::checkpoint::write_file;
-use candle_gpt_input::data::Loader;
 use candle_gpt_input::error::Shown;
 
-use crate::checkpoint::{Checkpoint, HISTORY, PICTURE};
+use crate::checkpoint::{COVERAGE, Checkpoint, HISTORY, PICTURE};
+use crate::feed::Feed;
 use crate::history::{self, Evaluations, Record};
 use crate::progress::Progress;
 use crate::report::Report;
@@ -31,7 +31,7 @@ pub struct Run {
     pub config: GptInputConfig,
     pub tokenizer_files: Vec<(&'static str, Vec<u8>)>,
     pub trainer: Trainer,
-    pub loader: Loader,
+    pub feed: Feed,
     pub records: Vec<Record>,
     pub evaluations: Evaluations,
     /// The step of the newest checkpoint.
@@ -41,7 +41,7 @@ pub struct Run {
 impl Run {
     /// Moves the run to where a checkpoint was taken.
     pub fn resumed(mut self, checkpoint: Checkpoint) -> Result<Self> {
-        (self.loader, self.records) = checkpoint.load(&mut self.trainer, self.loader)?;
+        (self.feed, self.records) = checkpoint.load(&mut self.trainer, self.feed)?;
         self.evaluations = Evaluations::of(&self.records);
         self.saved = Some(self.step());
         checkpoint::tidy(&self.out, self.step())?; // perhaps nothing is left to save
@@ -67,7 +67,7 @@ impl Run {
         let Settings { steps, batch_size, max_length, eval_every, save_every, .. } = settings;
         let mut progress = Progress::new(self.step(), steps, batch_size * max_length);
         while self.step() < steps && !self.is_out_of_patience() && !stop.load(Ordering::Relaxed) {
-            for batch in self.loader.epoch() {
+            for batch in self.feed.batches() {
                 let batch = batch?;
                 let step = self.step() + 1;
                 let learning_rate = schedule::learning_rate(&settings, step - 1);
@@ -126,10 +126,14 @@ impl Run {
         checkpoint::save_model(&folder, self, DType::F32).with_context(|| Shown::path(&folder).to_string())
     }
 
-    /// Writes the losses as a table and as a picture.
+    /// Writes the losses as a table and, with what was seen of corpora, as a picture.
     pub fn draw(&self) -> Result<()> {
         let (table, picture) = (self.out.join(HISTORY), self.out.join(PICTURE));
         write_file(&table, |out| out.write_all(history::to_csv(&self.records).as_bytes()))?;
-        chart::draw(&picture, &self.records)
+        let seen = self.feed.seen();
+        if !seen.is_empty() {
+            write_file(&self.out.join(COVERAGE), |out| Ok(serde_json::to_writer_pretty(out, &seen)?))?;
+        }
+        chart::draw(&picture, &self.records, &seen)
     }
 }

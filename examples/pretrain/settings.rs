@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use candle_gpt_input::GptInputConfig;
+use candle_gpt_input::data::Boundaries;
+use candle_gpt_input::data::corpus::IdBits;
+use candle_gpt_input::error::Shown;
 use candle_gpt_input::position::PositionScheme;
-use candle_gpt_input::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::hub::Source;
+use crate::share::Share;
 
 /// The text to train on when no other is given.
 const DEFAULT_TEXT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/genesis.txt");
@@ -30,6 +33,33 @@ pub struct Settings {
     #[arg(long, value_name = "F", num_args = 1..)]
     #[serde(default)]
     pub validation_file: Vec<PathBuf>,
+    /// Train on files of token ids instead: .bin files of nanoGPT or llm.c, a Megatron prefix, a folder, or a pattern,
+    /// each a corpus with its share of the windows [default: the shares of their sizes]
+    #[arg(long, value_name = "PATH[:WEIGHT]", num_args = 1.., conflicts_with_all = ["text_file", "validation_file"])]
+    #[serde(default)]
+    pub corpus: Vec<Share>,
+    /// A corpus to evaluate on instead of the last tenth of each, which is then trained on
+    #[arg(long, value_name = "PATH", requires = "corpus")]
+    #[serde(default)]
+    pub validation_corpus: Option<PathBuf>,
+    /// Width of the ids in files without a header, such as nanoGPT's: 16 or 32
+    #[arg(long, value_name = "N", requires = "corpus")]
+    #[serde(default)]
+    pub id_bits: Option<IdBits>,
+    /// What happens between documents: attention, positions and targets stay in one (mark), no window crosses (keep),
+    /// or nothing (ignore)
+    #[arg(long, value_name = "B", default_value = "mark", requires = "corpus")]
+    #[serde(default)]
+    pub boundaries: Boundaries,
+    /// The token by which documents are found where no index and no corpus.json says it: it begins one in llm.c's
+    /// files, and ends one in bare ids
+    #[arg(long, value_name = "TOKEN", requires = "corpus")]
+    #[serde(default)]
+    pub end_of_text: Option<String>,
+    /// A tokenizer.json, or a folder with one, instead of GPT-2's or the model's own
+    #[arg(long, value_name = "FILE")]
+    #[serde(default)]
+    pub tokenizer: Option<PathBuf>,
     /// Begin with the weights, configuration and tokenizer of a GPT-2: a file, a folder, or an index of shards
     #[arg(long, value_name = "PATH", group = "model")]
     #[serde(default)]
@@ -109,9 +139,25 @@ fn learned() -> String {
 }
 
 impl Settings {
+    /// Makes paths absolute: the run may be resumed in another folder. Texts that are not used are not named.
+    pub fn resolve(&mut self) -> Result<()> {
+        if !self.corpus.is_empty() {
+            self.text_file.clear();
+        }
+        for path in self.text_file.iter_mut().chain(&mut self.validation_file).chain(&mut self.tokenizer) {
+            *path = path.canonicalize().with_context(|| Shown::path(path).to_string())?;
+        }
+        // Patterns and Megatron's prefixes are the names of no files, and a model may be gone by then.
+        let corpora = self.corpus.iter_mut().map(|share| &mut share.path).chain(&mut self.validation_corpus);
+        for path in corpora.chain(&mut self.init_from) {
+            *path = std::path::absolute(&path).with_context(|| Shown::path(path).to_string())?;
+        }
+        Ok(())
+    }
+
     /// Returns the configuration of a fresh model.
-    pub fn config(&self) -> Result<GptInputConfig> {
-        let config = GptInputConfig::new(Tokenizer::gpt2().vocab_size(), self.max_length, self.n_embd)
+    pub fn config(&self, vocab_size: usize) -> Result<GptInputConfig> {
+        let config = GptInputConfig::new(vocab_size, self.max_length, self.n_embd)
             .with_n_layer(self.n_layer)
             .with_n_head(self.n_head)
             .with_position(self.position.parse()?)

@@ -12,7 +12,7 @@ use candle_gpt_input::tokenizer::{TOKENIZER_FILES, Tokenizer};
 use candle_nn::VarMap;
 
 use crate::settings::Settings;
-use crate::{cli, initial, input};
+use crate::{cli, corpora, initial, input};
 
 /// Weights, configuration and tokenizer.
 pub struct Start {
@@ -24,22 +24,31 @@ pub struct Start {
 }
 
 impl Start {
-    /// Draws a new model, whose tokenizer is GPT-2's.
+    /// Draws a new model, whose tokenizer is GPT-2's or that of the settings.
     pub fn fresh(settings: &Settings, generator: &Generator, device: &Device) -> Result<Self> {
-        let config = settings.config()?;
+        let (tokenizer, tokenizer_files) = match &settings.tokenizer {
+            Some(path) => (Tokenizer::open(path)?, given_tokenizer_files(path)?),
+            None => (Tokenizer::gpt2().clone(), Vec::new()),
+        };
+        let config = settings.config(corpora::n_ids(&tokenizer)?)?;
         let varmap = initial::draw(&config, generator, device)?;
-        Ok(Self { varmap, config, tokenizer: Tokenizer::gpt2().clone(), tokenizer_files: Vec::new() })
+        Ok(Self { varmap, config, tokenizer, tokenizer_files })
     }
 
-    /// Reads a whole GPT-2 and its tokenizer, inside or beside it.
-    pub fn read(weights: &Path, device: &Device) -> Result<Self> {
+    /// Reads a whole GPT-2, and the given tokenizer or its own, inside or beside it.
+    pub fn read(weights: &Path, tokenizer: Option<&Path>, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(weights)?;
-        Self::of(&checkpoint, weights, device).with_context(|| Shown::path(weights).to_string())
+        Self::of(&checkpoint, weights, tokenizer, device).with_context(|| Shown::path(weights).to_string())
     }
 
-    fn of(checkpoint: &Checkpoint, weights: &Path, device: &Device) -> Result<Self> {
+    fn of(checkpoint: &Checkpoint, weights: &Path, tokenizer: Option<&Path>, device: &Device) -> Result<Self> {
         let (varmap, config) = initial::read(checkpoint, device)?;
         cli::note_heads(checkpoint)?;
+        if let Some(path) = tokenizer {
+            let whose = Shown::path(path).to_string();
+            let tokenizer = input::fitting(Tokenizer::open(path)?, &whose, config.vocab_size, "choose another --tokenizer")?;
+            return Ok(Self { varmap, config, tokenizer, tokenizer_files: given_tokenizer_files(path)? });
+        }
         let found = input::find_own(weights, checkpoint);
         let tokenizer_files = match (&found, checkpoint.tokenizer_json()) {
             (Ok(Some(_)), Ok(Some(inside))) => vec![("tokenizer.json", inside.into_bytes())],
@@ -51,6 +60,15 @@ impl Start {
         let tokenizer = input::own_or_gpt2(own, config.vocab_size, advice)?;
         Ok(Self { varmap, config, tokenizer, tokenizer_files })
     }
+}
+
+/// Returns the files of `--tokenizer`: a `tokenizer.json` of any name by that name, or all of a folder or of two files.
+fn given_tokenizer_files(path: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if path.is_dir() || (name != "tokenizer.json" && TOKENIZER_FILES.contains(&name)) {
+        return read_tokenizer_files(path);
+    }
+    Ok(vec![("tokenizer.json", std::fs::read(path).with_context(|| Shown::path(path).to_string())?)])
 }
 
 /// Returns the files beside `path` that may belong to a tokenizer, but not `config.json`, which is the model's.

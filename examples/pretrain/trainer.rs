@@ -4,24 +4,26 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
-use candle_gpt_input::data::{Batch, Loader, LoaderConfig, Seeding, Tail, Tokens};
+use candle_gpt_input::data::Batch;
 use candle_gpt_input::dropout::dropout;
 use candle_gpt_input::lm_head::{LossOptions, Reduction};
 use candle_gpt_input::optim::{AdamW, ParamGroup};
 use candle_gpt_input::rng::Generator;
-use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead};
+use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead, Positions};
 use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap};
 
+use crate::feed::validation_loader;
 use crate::freeze::Frozen;
 use crate::model::{Gpt2, Seen};
 use crate::settings::Settings;
+use crate::texts::Part;
 
 /// The prefix of the weights in a Hugging Face checkpoint.
 pub const PREFIX: &str = "transformer";
 /// The weights of an output head that is not the token table, and its bias.
 pub const HEAD: &str = "lm_head.weight";
 const HEAD_BIAS: &str = "lm_head.bias";
-/// The most batches of the validation split that are evaluated.
+/// The most batches of a text or corpus that are evaluated.
 const N_EVALUATED: usize = 16;
 
 /// What to do when numbers are no longer finite. Checkpoints are never written with such.
@@ -73,23 +75,25 @@ impl Trainer {
 
     /// Makes one step and returns the loss before it.
     pub fn step(&mut self, batch: &Batch, learning_rate: f64) -> Result<f32> {
-        let input = self.model.input();
+        let (input, positions, seen) = (self.model.input(), positions(batch), seen(batch));
         // The embeddings are a leaf: the few rows of the batch need no gradient of the whole table.
-        let leaf = self.trains_tables.then(|| input.forward_leaf(&batch.input_ids)).transpose()?;
+        let leaf =
+            self.trains_tables.then(|| input.forward_leaf_at(&batch.input_ids, positions.clone())).transpose()?;
         let embeds = match &leaf {
             Some(leaf) => leaf.as_tensor().clone(),
-            None => input.forward(&batch.input_ids)?,
+            None => input.forward_at(&batch.input_ids, positions.clone())?,
         };
         let dropped = dropout(&embeds, input.config().embd_pdrop, input.generator())?;
-        let hidden_states = self.model.transform(dropped, 0.into(), Seen::default(), None, true)?;
-        let head = self.model.lm_head().loss_and_grads(&hidden_states, &batch.target_ids, &Default::default())?;
+        let hidden_states = self.model.transform(dropped, positions.clone(), seen, None, true)?;
+        let head = self.model.lm_head().loss_and_grads(&hidden_states, &batch.target_ids, &counted(batch))?;
+        ensure!(head.n_counted > 0, "no document of the batch has a second token to predict: use --boundaries ignore");
         let loss = head.loss.to_scalar::<f32>()?;
         ensure!(loss.is_finite(), "the loss is {loss}: {DIVERGED}");
         let mut grads = (hidden_states * head.hidden_grad)?.sum_all()?.backward()?;
         let rows = match &leaf {
             Some(leaf) => {
                 let grad = grads.remove(leaf).context("the embeddings have a gradient")?;
-                input.row_grads(&batch.input_ids, 0, &grad)?
+                input.row_grads(&batch.input_ids, positions, &grad)?
             }
             None => Vec::new(),
         };
@@ -109,24 +113,36 @@ impl Trainer {
         Ok(loss)
     }
 
-    /// Computes the mean loss over windows of `validation`: all of them, or the same few in every evaluation if there
-    /// are many.
-    pub fn evaluate(&self, validation: &Tokens, settings: &Settings) -> Result<f32> {
-        let loader = validation_loader(validation, settings, self.evaluated.input().device())?;
+    /// Computes the mean of the losses of texts or corpora, by their weights.
+    pub fn evaluate(&self, validation: &[Part], settings: &Settings) -> Result<f32> {
+        let weights: f64 = validation.iter().map(|part| part.weight).sum();
+        let mut loss = 0.0;
+        for part in validation {
+            loss += part.weight / weights * self.evaluate_one(part, settings)?;
+        }
+        let loss = loss as f32;
+        ensure!(loss.is_finite(), "the validation loss is {loss}: {DIVERGED}");
+        Ok(loss)
+    }
+
+    /// Computes the mean loss over windows: all of them, or the same few in every evaluation if there are many.
+    fn evaluate_one(&self, part: &Part, settings: &Settings) -> Result<f64> {
+        let input = self.evaluated.input();
+        let loader = validation_loader(&part.tokens, settings, input.device())?;
         let (mut sum, mut n_targets) = (0.0, 0.0);
         for batch in loader.epoch().take(N_EVALUATED) {
             let batch = batch?;
             let mask = batch.loss_mask.as_ref().context("tails that are kept are masked")?;
-            let hidden_states = self.evaluated.hidden_states(&batch.input_ids, None, None)?;
-            let options = LossOptions::default().with_mask(mask).with_reduction(Reduction::Sum);
+            let embeds = input.forward_at(&batch.input_ids, positions(&batch))?;
+            let hidden_states = self.evaluated.transform(embeds, positions(&batch), seen(&batch), None, false)?;
+            let options = counted(&batch).with_reduction(Reduction::Sum);
             sum += f64::from(
                 self.evaluated.lm_head().loss(&hidden_states, &batch.target_ids, &options)?.to_scalar::<f32>()?,
             );
             n_targets += f64::from(mask.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?);
         }
-        let loss = (sum / n_targets) as f32;
-        ensure!(loss.is_finite(), "the validation loss is {loss}: {DIVERGED}");
-        Ok(loss)
+        ensure!(n_targets > 0.0, "{}: no document that is evaluated has a second token to predict", part.name);
+        Ok(sum / n_targets)
     }
 
     /// Checks that all weights and the state of the optimizer are finite, as a run needs them to go on.
@@ -145,6 +161,21 @@ impl Trainer {
     pub fn weights(&self) -> &BTreeMap<String, Var> {
         &self.weights
     }
+}
+
+/// Returns the positions of a batch, which restart at each document that it marks.
+fn positions(batch: &Batch) -> Positions {
+    batch.position_ids.as_ref().map_or(0.into(), Positions::from)
+}
+
+/// Returns what the tokens of a batch see.
+fn seen(batch: &Batch) -> Seen<'_> {
+    Seen { documents: batch.documents.as_ref(), ..Seen::default() }
+}
+
+/// Returns which targets of a batch count.
+fn counted(batch: &Batch) -> LossOptions {
+    batch.loss_mask.iter().fold(LossOptions::default(), LossOptions::with_mask)
 }
 
 /// Checks that weights are finite. An error gives `advice`.
@@ -190,20 +221,4 @@ fn assembled(
         input = input.with_lm_head(tied)?;
     }
     Gpt2::new(input, vb)
-}
-
-/// Makes a loader of whole windows, side by side, in a new order each epoch.
-pub fn training_loader(tokens: &Tokens, settings: &Settings, generator: &Generator, device: &Device) -> Result<Loader> {
-    let &Settings { batch_size, max_length, .. } = settings;
-    let config =
-        LoaderConfig::default().with_batch_size(batch_size).with_max_length(max_length).with_stride(max_length);
-    Ok(Loader::new(tokens, config, Seeding::Global(generator.clone()), device)?)
-}
-
-/// Makes a loader in which every token but the first is a target once.
-pub fn validation_loader(tokens: &Tokens, settings: &Settings, device: &Device) -> Result<Loader> {
-    let &Settings { batch_size, max_length, .. } = settings;
-    let whole = LoaderConfig::default().with_drop_last(false).with_tail(Tail::Keep);
-    let config = whole.with_batch_size(batch_size).with_max_length(max_length).with_stride(max_length);
-    Ok(Loader::new(tokens, config, Seeding::Explicit(Generator::manual_seed(0)), device)?)
 }

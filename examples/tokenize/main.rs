@@ -7,6 +7,8 @@
 
 #[path = "../cli/mod.rs"]
 mod cli;
+#[path = "../corpora/mod.rs"]
+mod corpora;
 mod read;
 
 use std::io::Write;
@@ -79,12 +81,10 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     let inputs = args.files.iter().map(|path| Input::open(path, &args.key)).collect::<Result<Vec<_>>>()?;
     let n_bytes = inputs.iter().map(|input| input.n_bytes).sum();
     let folder = args.out.unwrap_or_else(|| std::env::temp_dir().join("shards"));
-    let most = u32::MAX as usize;
-    let vocab_size = most - tokenizer.unused_rows(most)?; // ids may have gaps
     let about = About::new(
         args.format,
-        vocab_size,
-        hash_of(&tokenizer, vocab_size),
+        corpora::n_ids(&tokenizer)?,
+        corpora::hash_of(&tokenizer)?,
         Some(end_of_text),
         args.shard_tokens.unwrap_or(default),
     );
@@ -144,17 +144,6 @@ fn encode(tokenizer: &Tokenizer, inputs: &[Input], batch: &[Piece]) -> Result<Ve
         Ok((ids?, piece.ends))
     };
     batch.par_iter().map(encode).collect()
-}
-
-/// Identifies a tokenizer by its tokens, in order.
-fn hash_of(tokenizer: &Tokenizer, vocab_size: usize) -> String {
-    let mut hash = Sha256::new();
-    for id in 0..vocab_size as u32 {
-        let token = tokenizer.token_bytes(id).unwrap_or_default();
-        hash.update((token.len() as u64).to_le_bytes());
-        hash.update(token);
-    }
-    cli::hex(hash.finalize())
 }
 
 /// Identifies texts by their names and lengths, and by how they are read.

@@ -166,9 +166,14 @@ impl Blend {
         let mut progress = self.lock().clone(); // batches go on meanwhile
         let coverage = |corpus: usize| {
             let (windows, n_taken) = (&self.corpora[corpus], progress.taken[corpus]);
-            let is_whole = n_taken.is_multiple_of(windows.n_windows() as u64);
-            let order = (!is_whole).then(|| self.order(&mut progress, corpus));
-            Coverage::new(windows, self.config.boundaries, n_taken, order.as_deref())
+            let n_windows = windows.n_windows();
+            let (n_epochs, n_begun) = (n_taken / n_windows as u64, (n_taken % n_windows as u64) as usize);
+            let mut is_begun = vec![false; n_windows];
+            if n_begun > 0 {
+                let order = self.order(&mut progress, corpus);
+                (0..n_begun).for_each(|nth| is_begun[order.sample(nth)] = true);
+            }
+            Coverage::new(windows, self.config.boundaries, |window| n_epochs + u64::from(is_begun[window]))
         };
         (0..self.corpora.len()).map(coverage).collect()
     }

@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::order::Order;
 use super::{Boundaries, Windows};
 
-/// Says how much of a corpus was trained on: by [`Blend::coverage`](super::Blend::coverage).
+/// Says how much of a corpus was trained on: by [`Blend::coverage`](super::Blend::coverage), or from the
+/// [`window_numbers`](super::Epoch::window_numbers) of a loader's batches.
 ///
 /// Its text is one line for people; serde writes the numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct Coverage {
     pub n_windows: u64,
     /// Windows taken, each as often as it was.
     pub n_taken: u64,
-    /// Whole epochs.
+    /// Whole epochs: how often each window was taken at least.
     pub n_epochs: u64,
     /// Targets in the windows taken, each as often as it was one: the tokens trained on.
     pub n_targets: u64,
@@ -45,16 +45,27 @@ impl fmt::Display for Coverage {
 }
 
 impl Coverage {
-    /// Counts after `n_taken` windows: whole epochs, and the first of `order`, if another has begun.
-    pub(super) fn new(windows: &Windows, boundaries: Boundaries, n_taken: u64, order: Option<&Order>) -> Self {
+    /// Counts from how often each window was taken.
+    ///
+    /// `boundaries` are those of the loader that made the batches.
+    ///
+    /// ```
+    /// use candle_gpt_input::data::{Boundaries, Coverage, Tail, Tokens, Windows};
+    ///
+    /// let windows = Windows::new(&Tokens::new((0..11).collect()), 3, 3, Tail::Drop)?; // 1 2 3, 4 5 6, 7 8 9; not 10
+    /// let coverage = Coverage::new(&windows, Boundaries::Keep, |window| [2, 0, 1][window]);
+    /// assert_eq!((coverage.n_taken, coverage.n_epochs, coverage.n_targets), (3, 0, 9));
+    /// assert_eq!((coverage.n_unseen_windows, coverage.n_never_targets, coverage.n_without_target), (1, 5, 2));
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    #[must_use]
+    pub fn new(windows: &Windows, boundaries: Boundaries, times: impl Fn(usize) -> u64) -> Self {
         let n_windows = windows.n_windows();
-        let (n_epochs, n_begun) = (n_taken / n_windows as u64, (n_taken % n_windows as u64) as usize);
-        let mut is_begun = vec![false; n_windows];
-        (0..n_begun).for_each(|nth| is_begun[order.map_or(nth, |order| order.sample(nth))] = true);
+        let (mut n_taken, mut n_epochs) = (0, u64::MAX);
         let (mut n_targets, mut n_seen, mut n_possible, mut n_seen_windows) = (0, 0, 0, 0);
         let (mut end_of_possible, mut end_of_seen) = (0, 0);
-        for (number, is_begun) in is_begun.into_iter().enumerate() {
-            let window = windows.window(number);
+        for number in 0..n_windows {
+            let (window, times) = (windows.window(number), times(number));
             let (first, end) = (window.start + 1, window.start + 1 + window.len());
             let of_others: Vec<usize> = match boundaries {
                 Boundaries::Mark => windows.ends_in(&window).map(|end| window.start + end).collect(),
@@ -65,10 +76,11 @@ impl Coverage {
                 let first = first.max(reached).min(end);
                 (end - first - of_others.iter().filter(|&&other| other >= first).count()) as u64
             };
-            n_targets += count(0) * (n_epochs + u64::from(is_begun));
+            (n_taken, n_epochs) = (n_taken + times, times.min(n_epochs));
+            n_targets += count(0) * times;
             n_possible += count(end_of_possible);
             end_of_possible = end_of_possible.max(end);
-            if n_epochs > 0 || is_begun {
+            if times > 0 {
                 n_seen_windows += 1;
                 n_seen += count(end_of_seen);
                 end_of_seen = end_of_seen.max(end);

@@ -338,6 +338,8 @@ pub struct Epoch<L> {
     number: u64,
     n_samples: usize,
     order: Option<Arc<Order>>,
+    /// Where the windows of the last batch lie in the order.
+    last: std::ops::Range<usize>,
     ran_out: bool,
     done: bool,
 }
@@ -355,13 +357,36 @@ impl<L: Deref<Target = Loader>> Epoch<L> {
         let ran_out = matches!(progress.stage, Stage::Running { ran_out: true, .. });
         let (number, n_samples, order) = (progress.epoch, progress.n_samples, progress.order.clone());
         drop(progress);
-        Self { loader, number, n_samples, order, ran_out, done: false }
+        Self { loader, number, n_samples, order, last: 0..0, ran_out, done: false }
     }
 
     /// Returns which epoch this is, from 0.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Iterates over the numbers of the windows in the batch that came last, as
+    /// [`Loader::windows`](Loader::windows) counts them.
+    ///
+    /// ```
+    /// use candle_core::Device;
+    /// use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
+    /// use candle_gpt_input::rng::Generator;
+    ///
+    /// let config = LoaderConfig::default().with_batch_size(2).with_max_length(1).with_stride(1);
+    /// let seeding = Seeding::Global(Generator::manual_seed(123));
+    /// let loader = Loader::new(&Tokens::new((0..6).collect()), config, seeding, &Device::Cpu)?;
+    /// let mut epoch = loader.epoch();
+    /// while let Some(batch) = epoch.next() {
+    ///     let ids: Vec<usize> = batch?.input_ids.flatten_all()?.to_vec1::<u32>()?.iter().map(|&id| id as usize).collect();
+    ///     assert_eq!(epoch.window_numbers().collect::<Vec<_>>(), ids); // window j is the token j
+    /// }
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    #[doc(alias = "sampler")]
+    pub fn window_numbers(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.last.clone().map(|nth| self.order.as_ref().map_or(nth, |order| order.sample(nth)))
     }
 
     /// Returns the order, which is drawn at the first batch, as PyTorch's sampler does it.
@@ -443,7 +468,8 @@ impl<L: Deref<Target = Loader>> Iterator for Epoch<L> {
             }
         }
         let n_far = if loader.windows.tokens().n_bytes() > N_BYTES_NEAR { loader.windows.n_windows() } else { 0 };
-        let windows = share.map(|nth| self.n_samples + nth).map(|nth| {
+        let last = self.n_samples + share.start..self.n_samples + share.end;
+        let windows = last.clone().map(|nth| {
             if nth + N_AHEAD < n_far {
                 window(nth + N_AHEAD).ids.prefetch();
             }
@@ -452,6 +478,7 @@ impl<L: Deref<Target = Loader>> Iterator for Epoch<L> {
         let batch = Batch::new(windows, &loader.config, &loader.device);
         match &batch {
             Ok(_) => {
+                self.last = last;
                 self.n_samples += n_step;
                 self.report(|progress| progress.n_samples = self.n_samples);
             }

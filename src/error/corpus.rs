@@ -293,6 +293,38 @@ pub enum CorpusError {
         /// The size of the vocabulary.
         vocab_size: usize,
     },
+    /// Ids of another tokenizer.
+    #[error(
+        "{path}: the ids are those of the tokenizer {stated}, but {given} is given: choose the one that wrote them \
+         (`--tokenizer`), or, if both are the same, write its name here",
+        path = Shown::path(path),
+        stated = Shown::name(stated),
+        given = Shown::name(given)
+    )]
+    #[non_exhaustive]
+    OtherTokenizer {
+        /// The `corpus.json` that states the tokenizer.
+        path: PathBuf,
+        /// What identifies it there.
+        stated: String,
+        /// What identifies the given one.
+        given: String,
+    },
+    /// A vocabulary with more ids than a table has rows.
+    #[error(
+        "{path}: the ids are of a vocabulary of {vocab_size}, but the model's table has {n_rows} rows: choose the \
+         tokenizer and the model that belong to the corpus",
+        path = Shown::path(path)
+    )]
+    #[non_exhaustive]
+    OtherVocabulary {
+        /// The first file of the corpus.
+        path: PathBuf,
+        /// The size that is stated beside it.
+        vocab_size: usize,
+        /// The rows of the table.
+        n_rows: usize,
+    },
     /// A text as a corpus in a build without the feature `tokenizer`.
     #[error("{path}: a text needs the feature `tokenizer`: turn it on, or name files of ids", path = Shown::path(path))]
     #[non_exhaustive]

@@ -12,6 +12,7 @@ use candle_core::DType;
 use candle_gpt_input::checkpoint::Checkpoint;
 use tempfile::TempDir;
 
+use crate::corpora;
 use crate::finetuning::{model, tuned};
 use crate::pretrain::{assert_same_end, checkpoints, small, wait_for_a_checkpoint};
 use crate::stdout;
@@ -96,6 +97,22 @@ fn a_run_that_is_killed_ends_with_the_same_bits() {
         command
     };
     killed(folder.path(), run("whole", "100000"), || run("killed", "1"));
+}
+
+/// Two corpora in shares, with documents marked and dropout.
+#[test]
+fn a_blend_that_is_killed_ends_with_the_same_bits() {
+    let folder = TempDir::new().unwrap();
+    corpora::tokenized(folder.path(), "a", "llmc", &corpora::lines(40, 'a'));
+    corpora::tokenized(folder.path(), "b", "megatron", &corpora::lines(30, 'b'));
+    let run = |out: &str, save_every: &str| {
+        let mut command = corpora::run(folder.path(), &["a:1", "b:2.5"], out, (12 * n_kills(), 2));
+        command.args(["--dropout", "0.1", "--eval-every", "7", "--resume", "--save-every", save_every]);
+        command
+    };
+    killed(folder.path(), run("whole", "100000"), || run("killed", "1"));
+    let seen = |out: &str| fs::read(folder.path().join(out).join("coverage.json")).unwrap();
+    assert_eq!(seen("whole"), seen("killed"));
 }
 
 /// Every step is evaluated, and often the best so far; all has a tokenizer of its own.

@@ -1,5 +1,6 @@
 //! Runs the examples as programs, and tests the GPT-2 among them as a model.
 
+mod corpora;
 mod dataloader;
 mod documents;
 mod explore;

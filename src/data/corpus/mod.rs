@@ -42,8 +42,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::{Ids, Tokens};
-use crate::error::Result;
+use crate::error::{CorpusError, Result};
 
+use about::ABOUT_FILE;
 pub use about::{About, AboutFile};
 pub use format::CorpusFormat;
 pub use open::CorpusFile;
@@ -138,6 +139,45 @@ impl Corpus {
     #[must_use]
     pub fn vocab_size(&self) -> Option<usize> {
         self.0.vocab_size
+    }
+
+    /// Checks that the ids are those of a tokenizer, and that a table of `n_rows` rows has one for each of them, as far
+    /// as files beside the ids state it.
+    ///
+    /// `tokenizer` is what identifies it in `corpus.json`: [`About::tokenizer`]. Ids that nothing describes are held
+    /// against [`CorpusOptions::vocab_size`] when a batch takes them.
+    ///
+    /// ```
+    /// use candle_gpt_input::data::corpus::{About, Corpus, CorpusFormat, CorpusOptions, CorpusWriter};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let out = folder.path();
+    /// let mut writer = CorpusWriter::create(out, About::new(CorpusFormat::Llmc, 50257, "gpt2", Some(50256), 100))?;
+    /// writer.push(&[15496, 8887])?;
+    /// writer.finish()?;
+    ///
+    /// let corpus = Corpus::open(&[out], &CorpusOptions::default())?;
+    /// corpus.check_fits("gpt2", 50304)?; // a table may have more rows
+    /// assert!(corpus.check_fits("gpt2", 50256).is_err());
+    /// assert!(corpus.check_fits("llama", 50257).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`CorpusError::OtherTokenizer`] with the `corpus.json` that names another tokenizer,
+    /// [`CorpusError::OtherVocabulary`] for a vocabulary of more than `n_rows`.
+    pub fn check_fits(&self, tokenizer: &str, n_rows: usize) -> Result<()> {
+        for (folder, about) in self.0.abouts.iter().filter(|(_, about)| about.tokenizer != tokenizer) {
+            let (path, stated, given) = (folder.join(ABOUT_FILE), about.tokenizer.clone(), tokenizer.to_string());
+            return Err(CorpusError::OtherTokenizer { path, stated, given }.into());
+        }
+        match self.vocab_size().filter(|&vocab_size| vocab_size > n_rows) {
+            Some(vocab_size) => {
+                let path = self.0.files[0].path.clone();
+                Err(CorpusError::OtherVocabulary { path, vocab_size, n_rows }.into())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Returns what `corpus.json` states, if all files lie beside one.

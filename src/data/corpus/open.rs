@@ -28,6 +28,8 @@ pub(super) struct Parts {
     pub(super) id_bits: IdBits,
     pub(super) vocab_size: Option<usize>,
     pub(super) about: Option<About>,
+    /// What each folder of the files states.
+    pub(super) abouts: Vec<(PathBuf, About)>,
 }
 
 /// Describes one file of a corpus.
@@ -87,7 +89,7 @@ pub(super) fn open(paths: &[impl AsRef<Path>], options: &CorpusOptions) -> Resul
     if let Some(vocab_size) = vocab_size.filter(|_| options.verify) {
         tokens.check_ids(vocab_size)?;
     }
-    Ok(Parts { tokens, files, format, id_bits, vocab_size, about })
+    Ok(Parts { tokens, files, format, id_bits, vocab_size, about, abouts })
 }
 
 /// Refuses things of unequal kinds.
@@ -296,7 +298,15 @@ fn open_texts(sources: &[Source], options: &CorpusOptions) -> Result<Parts> {
     let tokens = Tokens::from_documents(&documents);
     tokens.check_ids(vocab_size)?;
     let id_bits = IdBits::of_vocabulary(vocab_size);
-    Ok(Parts { tokens, files, format: CorpusFormat::Text, id_bits, vocab_size: Some(vocab_size), about: None })
+    Ok(Parts {
+        tokens,
+        files,
+        format: CorpusFormat::Text,
+        id_bits,
+        vocab_size: Some(vocab_size),
+        about: None,
+        abouts: Vec::new(),
+    })
 }
 
 #[cfg(not(feature = "tokenizer"))]
