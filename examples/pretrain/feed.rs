@@ -4,7 +4,7 @@ use std::path::Path;
 use std::slice::from_ref;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::data::{
     Batch, Blend, BlendState, Boundaries, Coverage, Loader, LoaderConfig, Seeding, Tail, Tokens, Windows,
 };
@@ -103,7 +103,7 @@ impl Feed {
     pub fn batches(&self) -> Box<dyn Iterator<Item = candle_gpt_input::Result<Batch>> + '_> {
         match self {
             Self::Texts(loader) => Box::new(loader.epoch()),
-            Self::Corpora { blend, .. } => Box::new(blend.batches()),
+            Self::Corpora { blend, .. } => Box::new(with_targets(blend.batches())),
         }
     }
 
@@ -138,10 +138,35 @@ impl Feed {
     }
 }
 
-/// Makes a loader in which every token but the first is a target once.
+/// Makes a loader in which every token is a target once, but the first of each document.
 pub fn validation_loader(tokens: &Tokens, settings: &Settings, device: &Device) -> Result<Loader> {
     let config = windows_of(settings).with_drop_last(false).with_tail(Tail::Keep);
     Ok(Loader::new(tokens, config, Seeding::Explicit(Generator::manual_seed(0)), device)?)
+}
+
+/// Checks that there is something to predict.
+pub fn check_validation(tokens: &Tokens, settings: &Settings, device: &Device) -> Result<()> {
+    let loader = validation_loader(tokens, settings, device)?;
+    ensure!(
+        with_targets(loader.epoch()).next().is_some(),
+        "none of its {} documents has a second token to predict: use --boundaries ignore",
+        tokens.n_documents()
+    );
+    Ok(())
+}
+
+/// Leaves out batches in which nothing is predicted, as of documents of one token: they have no mean loss.
+pub fn with_targets(
+    batches: impl Iterator<Item = candle_gpt_input::Result<Batch>>,
+) -> impl Iterator<Item = candle_gpt_input::Result<Batch>> {
+    let has_none = |mask: &Tensor| {
+        let n_targets = mask.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+        Ok::<_, candle_core::Error>(n_targets == 0.0)
+    };
+    batches.filter(move |batch| {
+        let mask = batch.as_ref().ok().and_then(|batch| batch.loss_mask.as_ref());
+        !mask.is_some_and(|mask| has_none(mask).is_ok_and(|has_none| has_none))
+    })
 }
 
 /// Texts have no boundaries: the end of text is among their tokens.

@@ -57,7 +57,7 @@ use candle_gpt_input::rng::Generator;
 use checkpoint::Checkpoint;
 use clap::parser::ValueSource;
 use clap::{FromArgMatches, Parser};
-use feed::{Feed, Seen, validation_loader};
+use feed::{Feed, Seen};
 use history::Evaluations;
 use report::Report;
 use run::Run;
@@ -131,7 +131,7 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
             (_, true) => "the last tenth of the text, for evaluation".to_string(),
             (_, false) => "the text of --validation-file".to_string(),
         };
-        let _ = validation_loader(&part.tokens, &settings, &device).context(evaluated_on)?;
+        feed::check_validation(&part.tokens, &settings, &device).context(evaluated_on)?;
     }
     let trainer = Trainer::new(&varmap, &config, &settings, &generator, &device)?;
     let feed = Feed::new(&texts, &settings, &generator, &device)?;

@@ -19,6 +19,7 @@ impl FromStr for Share {
 
     /// Takes what follows the last colon as the weight if it is a number, and not if the whole is the path of a file.
     fn from_str(text: &str) -> Result<Self> {
+        ensure!(!text.is_empty(), "name a file, a folder or a pattern");
         let whole = PathBuf::from(text);
         let split = text.rsplit_once(':').filter(|_| !whole.exists());
         let Some((path, weight)) = split.and_then(|(path, weight)| Some((path, weight.parse::<f64>().ok()?))) else {

@@ -12,7 +12,7 @@ use candle_gpt_input::rng::Generator;
 use candle_gpt_input::{GptInputConfig, GptInputLayer, LmHead, Positions};
 use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap};
 
-use crate::feed::validation_loader;
+use crate::feed::{validation_loader, with_targets};
 use crate::freeze::Frozen;
 use crate::model::{Gpt2, Seen};
 use crate::settings::Settings;
@@ -86,7 +86,6 @@ impl Trainer {
         let dropped = dropout(&embeds, input.config().embd_pdrop, input.generator())?;
         let hidden_states = self.model.transform(dropped, positions.clone(), seen, None, true)?;
         let head = self.model.lm_head().loss_and_grads(&hidden_states, &batch.target_ids, &counted(batch))?;
-        ensure!(head.n_counted > 0, "no document of the batch has a second token to predict: use --boundaries ignore");
         let loss = head.loss.to_scalar::<f32>()?;
         ensure!(loss.is_finite(), "the loss is {loss}: {DIVERGED}");
         let mut grads = (hidden_states * head.hidden_grad)?.sum_all()?.backward()?;
@@ -130,7 +129,7 @@ impl Trainer {
         let input = self.evaluated.input();
         let loader = validation_loader(&part.tokens, settings, input.device())?;
         let (mut sum, mut n_targets) = (0.0, 0.0);
-        for batch in loader.epoch().take(N_EVALUATED) {
+        for batch in with_targets(loader.epoch()).take(N_EVALUATED) {
             let batch = batch?;
             let mask = batch.loss_mask.as_ref().context("tails that are kept are masked")?;
             let embeds = input.forward_at(&batch.input_ids, positions(&batch))?;
@@ -141,7 +140,6 @@ impl Trainer {
             );
             n_targets += f64::from(mask.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?);
         }
-        ensure!(n_targets > 0.0, "{}: no document that is evaluated has a second token to predict", part.name);
         Ok(sum / n_targets)
     }
 

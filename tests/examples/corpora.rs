@@ -345,12 +345,22 @@ fn a_corpus_that_does_not_fit_is_refused() {
     refused(&["a"], &["--validation-corpus", "a"], "evaluate on others than are trained on");
     refused(&["a", "short"], &[], "/short, for evaluation: no window of max_length 16 fits");
     refused(&["a", "short"], &["--validation-corpus", "b"], "/short: no window of max_length 16 fits");
-    refused(&["single"], &[], "has a second token to predict: use --boundaries ignore");
-    refused(&["a"], &["--validation-corpus", "single"], "no document that is evaluated has a second token");
+    refused(&["single"], &[], "single, for evaluation: none of its 20 documents has a second token to predict: use");
+    refused(&["single"], &["--validation-corpus", "a"], "single: none of its 200 documents has a second token to");
+    refused(&["a"], &["--validation-corpus", "single"], "single: none of its 200 documents has a second token to");
+    // A batch of single tokens is left out.
+    let mut mostly_single = vec![vec![1]; 400];
+    mostly_single.extend(vec![vec![1, 2]; 40]);
+    write("mostly", own, 97, &mostly_single);
+    stdout(run(folder, &["mostly"], "trained", (8, 1)).args(["--validation-corpus", "a"]));
+    let seen: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("trained/coverage.json")).unwrap()).unwrap();
+    assert!(seen[0]["n_taken"].as_u64().unwrap() > 8 && column(&folder.join("trained"), 2).len() == 8, "{seen}");
     refused(&["other"], &[], "other/corpus.json: the ids are those of the tokenizer llama, but ");
     refused(&["large"], &[], "a vocabulary of 98, but the model's table has 97 rows");
     refused(&["wild.bin"], &["--id-bits", "16"], "is outside the vocabulary of 97");
     refused(&["wild.bin"], &["--id-bits", "16", "--end-of-text", "<eot>"], "--end-of-text <eot>: the tokenizer has no");
+    usage(&[""], &[], "name a file, a folder or a pattern");
     usage(&["a"], &["--text-file", "a.jsonl"], "cannot be used with");
     usage(&[], &["--validation-corpus", "a"], "--corpus");
     let other =
