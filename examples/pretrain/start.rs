@@ -46,7 +46,8 @@ impl Start {
         cli::note_heads(checkpoint)?;
         if let Some(path) = tokenizer {
             let whose = Shown::path(path).to_string();
-            let tokenizer = input::fitting(Tokenizer::open(path)?, &whose, config.vocab_size, "choose another --tokenizer")?;
+            let tokenizer =
+                input::fitting(Tokenizer::open(path)?, &whose, config.vocab_size, "choose another --tokenizer")?;
             return Ok(Self { varmap, config, tokenizer, tokenizer_files: given_tokenizer_files(path)? });
         }
         let found = input::find_own(weights, checkpoint);
