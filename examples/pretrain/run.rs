@@ -132,7 +132,7 @@ impl Run {
         write_file(&table, |out| out.write_all(history::to_csv(&self.records).as_bytes()))?;
         let seen = self.feed.seen();
         if !seen.is_empty() {
-            write_file(&self.out.join(COVERAGE), |out| Ok(serde_json::to_writer_pretty(out, &seen)?))?;
+            write_file(self.out.join(COVERAGE), |out| Ok(serde_json::to_writer_pretty(out, &seen)?))?;
         }
         chart::draw(&picture, &self.records, &seen)
     }

@@ -167,7 +167,7 @@ impl Corpus {
     /// [`CorpusError::OtherTokenizer`] with the `corpus.json` that names another tokenizer,
     /// [`CorpusError::OtherVocabulary`] for a vocabulary of more than `n_rows`.
     pub fn check_fits(&self, tokenizer: &str, n_rows: usize) -> Result<()> {
-        for (folder, about) in self.0.abouts.iter().filter(|(_, about)| about.tokenizer != tokenizer) {
+        if let Some((folder, about)) = self.0.abouts.iter().find(|(_, about)| about.tokenizer != tokenizer) {
             let (path, stated, given) = (folder.join(ABOUT_FILE), about.tokenizer.clone(), tokenizer.to_string());
             return Err(CorpusError::OtherTokenizer { path, stated, given }.into());
         }
