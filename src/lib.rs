@@ -16,6 +16,7 @@
 //! - `tokenizer` (default): builds [`tokenizer`], with GPT-2's merges compiled in (456 kB).
 //! - `hub`: builds `hub`, which downloads files of the Hugging Face Hub, or opens them by ranges. Nothing else in the
 //!   crate touches the network.
+//! - `mpi`: builds `ranks::Mpi`, for training on several machines. Needs an MPI library, such as Open MPI.
 //! - `cuda`: runs on NVIDIA GPUs, by Candle's kernels and those of this crate. Needs `nvcc`.
 //! - `metal`: runs on Apple GPUs, by Candle's kernels.
 //! - `accelerate`: computes matrix products on Apple CPUs by Apple's library.
@@ -51,6 +52,7 @@
 //! | [`optim`] | AdamW, Adam over rows, clipping, saved state |
 //! | [`data`] | ids to windows to batches |
 //! | [`init`], [`dropout`] | tensors drawn from a generator |
+//! | [`ranks`] | the processes of a job on several machines |
 //! | [`rng`] | torch's generator |
 //! | [`checkpoint`] | files of weights: read, converted, saved |
 //! | `hub` (feature) | repositories of the Hugging Face Hub, downloaded or by ranges |
@@ -84,6 +86,7 @@ mod memory;
 pub mod nn;
 pub mod optim;
 pub mod position;
+pub mod ranks;
 pub mod rng;
 mod rows;
 mod shape;

@@ -102,6 +102,49 @@ impl Batch {
         let loss_mask = masked.then(|| columns(row_length - max_length)?.to_dtype(DType::U8)).transpose()?;
         Ok(Self { input_ids: columns(0)?, target_ids: columns(1)?, position_ids, loss_mask, documents })
     }
+
+    /// Cuts the batch into micro-batches of `n_rows` rows, views of it; the last may have fewer. Their gradients are
+    /// added up by [`GradSum`](crate::optim::GradSum).
+    ///
+    /// ```
+    /// use candle_core::Device;
+    /// use candle_gpt_input::data::{Loader, LoaderConfig, Seeding, Tokens};
+    /// use candle_gpt_input::rng::Generator;
+    ///
+    /// let config = LoaderConfig::default().with_batch_size(3).with_max_length(2).with_stride(2).with_shuffle(false);
+    /// let tokens = Tokens::new((0..7).collect());
+    /// let loader = Loader::new(&tokens, config, Seeding::Global(Generator::default()), &Device::Cpu)?;
+    /// let parts = loader.epoch().next().unwrap()?.split(2)?;
+    /// assert_eq!(parts[0].input_ids.to_vec2::<u32>()?, [[0, 1], [2, 3]]);
+    /// assert_eq!(parts[1].target_ids.to_vec2::<u32>()?, [[5, 6]]);
+    /// # Ok::<(), candle_gpt_input::Error>(())
+    /// ```
+    ///
+    /// # Shapes
+    /// Of each part: `[n_rows, T]`, in every field.
+    ///
+    /// # Errors
+    /// [`DataError::Zero`] if `n_rows` is 0.
+    #[doc(alias("micro_batch", "chunk"))]
+    pub fn split(&self, n_rows: usize) -> Result<Vec<Self>> {
+        if n_rows == 0 {
+            return Err(DataError::Zero { name: "n_rows" }.into());
+        }
+        let all = self.input_ids.dim(0)?;
+        let part = |start: usize| {
+            let n = n_rows.min(all - start);
+            let narrow = |tensor: &Tensor| tensor.narrow(0, start, n);
+            let documents = |all: &PackedDocuments| PackedDocuments { ends: all.ends[start..start + n].into() };
+            Ok(Self {
+                input_ids: narrow(&self.input_ids)?,
+                target_ids: narrow(&self.target_ids)?,
+                position_ids: self.position_ids.as_ref().map(narrow).transpose()?,
+                loss_mask: self.loss_mask.as_ref().map(narrow).transpose()?,
+                documents: self.documents.as_ref().map(documents),
+            })
+        };
+        (0..all).step_by(n_rows).map(part).collect()
+    }
 }
 
 impl From<Batch> for (Tensor, Tensor) {

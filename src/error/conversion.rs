@@ -8,7 +8,7 @@ use super::HubError;
 use super::cause::Cause;
 use super::{
     CheckpointError, ConfigError, CorpusError, DataError, DeviceError, EmbeddingError, Error, LmHeadError, OptimError,
-    PositionError, RngError, TextError, TokenizerError,
+    PositionError, RanksError, RngError, TextError, TokenizerError,
 };
 
 impl From<Error> for candle_core::Error {
@@ -103,6 +103,7 @@ families!(
     LmHeadError,
     OptimError,
     PositionError,
+    RanksError,
     RngError,
     TextError,
     TokenizerError

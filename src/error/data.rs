@@ -18,7 +18,7 @@ pub enum DataError {
     /// A length or count of zero.
     #[error("`{name}` must be at least 1")]
     Zero {
-        /// `max_length`, `stride` or `batch_size`.
+        /// `max_length`, `stride`, `batch_size` or `n_rows`.
         name: &'static str,
     },
     /// No document is long enough for one window.

@@ -16,6 +16,7 @@ mod lm_head;
 mod optim;
 mod paths;
 mod position;
+mod ranks;
 mod recognise;
 mod rng;
 mod shown;
@@ -39,6 +40,7 @@ pub use hub::{FetchError, HubError};
 pub use lm_head::LmHeadError;
 pub use optim::OptimError;
 pub use position::PositionError;
+pub use ranks::RanksError;
 pub(crate) use recognise::{N_HEAD, foreign_head, foreign_json};
 pub use rng::RngError;
 pub use shown::Shown;
@@ -264,6 +266,9 @@ pub enum Error {
     /// A call or an argument that a position scheme does not support.
     #[error(transparent)]
     Position(#[from] PositionError),
+    /// Ranks that cannot go on together.
+    #[error(transparent)]
+    Ranks(#[from] RanksError),
     /// Files of a repository that cannot be fetched. Needs the feature `hub`.
     #[cfg(feature = "hub")]
     #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]

@@ -138,6 +138,17 @@ pub enum OptimError {
         /// The parameter.
         name: String,
     },
+    /// Row gradients of one table with and without `scale_grad_by_freq`.
+    #[error(
+        "optimizer: row gradients of a table of shape {shape:?} with scale_grad_by_freq and without: make all in one way"
+    )]
+    MixedRows {
+        /// The shape of the table.
+        shape: Shape,
+    },
+    /// A step in which no target counted on any rank, whose mean gradient is not a number.
+    #[error("optimizer: no target of the step counted, on no rank: leave the step out")]
+    NoTargets,
     /// A layer without a table that is a variable.
     #[error("neither table of the layer is a variable: make one with `GptInputLayer::trainable`")]
     NotTrainable,

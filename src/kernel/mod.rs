@@ -24,7 +24,7 @@ pub(crate) use core::kept::Kept;
 pub(crate) use core::locks::{apart, let_writers_pass, memory_of};
 pub(crate) use core::parallel::{map_in_parallel, rows_in_parallel};
 pub(crate) use core::simd::{extend_widened, prefetch};
-pub(crate) use core::storage::{copy_of, new_var, unwritten_var, zeros_like};
+pub(crate) use core::storage::{copy_of, new_var, on_host, slice, unwritten_var, zeros_like};
 pub(crate) use core::versions::note_change;
 pub(crate) use gather::{
     DenseTable, add_rows, copy_into, gather_add, gather_add_into, gather_into, keep_freed_memory, load_kernels,

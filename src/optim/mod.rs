@@ -39,6 +39,8 @@
 //! # Ok::<(), candle_gpt_input::Error>(())
 //! ```
 //!
+//! [`GradSum`] adds up the gradients of several micro-batches, on one machine or many, in between.
+//!
 //! Sums have a fixed order: a step has the same bits on any number of threads. On the CPU a step works in place and
 //! allocates nothing but, at a parameter's first step, its state. On other devices the same formulas run as plain
 //! Candle operations, with temporaries and, for rows in [`AdamW`], a whole table of gradients.
@@ -53,6 +55,7 @@ mod row_adamw;
 mod row_grad;
 mod rows;
 mod state;
+mod sum;
 
 pub use adam_state::AdamState;
 pub use adamw::AdamW;
@@ -61,3 +64,4 @@ pub use group::ParamGroup;
 pub use missing::missing_gradients;
 pub use row_adamw::RowAdamW;
 pub use row_grad::{RowGrad, RowOptimizer};
+pub use sum::{GradSum, Summed};

@@ -2,7 +2,7 @@
 
 use candle_core::{Tensor, Var};
 
-use crate::error::Result;
+use crate::error::{OptimError, Result};
 use crate::kernel::{BatchRows, DenseTable, IdChecks, Kept, RowGroups, Table, dense_gradient};
 use crate::memory::copy_fits;
 use crate::shape::{rows_of_ids, same_device};
@@ -108,6 +108,45 @@ impl RowGrad {
     /// [`Error::Candle`](crate::Error::Candle) if the device has no memory for the table.
     pub fn to_dense(&self) -> Result<Tensor> {
         Ok(dense_gradient(&self.var, self.batch(&Kept::default()))?)
+    }
+
+    /// Returns the gradient of several batches of one table: as of one batch with all their ids, in this order. Their
+    /// scales are 1.
+    pub(super) fn union(parts: Vec<Self>) -> Result<Option<Self>> {
+        let [first, others @ ..] = parts.as_slice() else { return Ok(None) };
+        if others.is_empty() {
+            return Ok(parts.into_iter().next());
+        }
+        let by_frequency = first.is_by_frequency();
+        if others.iter().any(|part| part.is_by_frequency() != by_frequency) {
+            return Err(OptimError::MixedRows { shape: first.var.shape().clone() }.into());
+        }
+        let ids = parts.iter().flat_map(Self::ids).collect::<Vec<_>>();
+        let rows = parts.iter().map(|part| &part.rows).collect::<Vec<_>>();
+        Ok(Some(Self::from_ids(&first.var, &ids, &Tensor::cat(&rows, 0)?, by_frequency)))
+    }
+
+    /// Makes a gradient of ids that are known to be inside their table, or -1 where there is none.
+    pub(super) fn from_ids(var: &Var, ids: &[i64], rows: &Tensor, by_frequency: bool) -> Self {
+        let groups = RowGroups::from_ids(ids, None).by_frequency(by_frequency);
+        Self { var: var.clone(), groups, rows: rows.clone(), scale: 1.0 }
+    }
+
+    /// Returns the row of the table that each row of the gradient belongs to; -1 where it belongs to none.
+    pub(super) fn ids(&self) -> Vec<i64> {
+        self.groups.ids()
+    }
+
+    pub(super) fn is_by_frequency(&self) -> bool {
+        self.groups.is_by_frequency()
+    }
+
+    /// Multiplies the rows by their scale, which is 1 then.
+    pub(super) fn unscaled(mut self) -> Result<Self> {
+        if self.scale != 1.0 {
+            (self.rows, self.scale) = ((&self.rows * self.scale)?, 1.0);
+        }
+        Ok(self)
     }
 
     pub(super) fn batch<'a>(&'a self, kept: &'a Kept) -> BatchRows<'a> {

@@ -18,6 +18,7 @@ const TABLES: Tables = Tables {
         ("config", 1),
         ("files", 1),
         ("memory", 1),
+        ("ranks", 1),
         ("rows", 1),
         ("shape", 1),
         ("checkpoint", 2),
@@ -45,7 +46,14 @@ const TABLES: Tables = Tables {
     facades: &["src/lib.rs", "src/kernel/mod.rs"],
     may_be_unsafe: &["src/kernel/", "src/memory.rs", "src/rng/normal.rs", "src/files/map.rs"],
     // A pre-release whose interface may still change, the network, the operating system.
-    crates: &[("tokenizers", "tokenizer"), ("ureq", "hub"), ("ring", "hub"), ("libc", "memory"), ("rustix", "files")],
+    crates: &[
+        ("tokenizers", "tokenizer"),
+        ("ureq", "hub"),
+        ("ring", "hub"),
+        ("libc", "memory"),
+        ("rustix", "files"),
+        ("ferrompi", "ranks"),
+    ],
     programs: &["src/kernel/cuda/build.rs"],
     root: &[
         "Cargo.toml",

@@ -1,6 +1,6 @@
 //! Windows across documents: positions, loss masks and lengths against a plain loop, and what is refused.
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::data::{Batch, Boundaries, Loader, LoaderState, PackedDocuments, Tail, Tokens, Windows};
 use proptest::prelude::*;
 
@@ -154,4 +154,29 @@ fn what_contradicts_boundaries_is_an_error() {
     for boundaries in ["keep", "mark", "ignore"] {
         assert_eq!(boundaries.parse::<Boundaries>().unwrap().to_string(), boundaries);
     }
+}
+
+#[test]
+fn parts_of_a_batch_are_its_rows() {
+    let tokens = Tokens::from_documents([vec![1, 2, 3], vec![4, 5, 6, 7, 8], vec![9, 10, 11, 12, 13, 14]]);
+    let config = config(3, 4, 4, false, false).with_boundaries(Boundaries::Mark).with_tail(Tail::Keep);
+    let loader = Loader::new(&tokens, config, global(1), &Device::Cpu).unwrap();
+    let batch = loader.epoch().next().unwrap().unwrap();
+    for n_rows in 1..5 {
+        let parts = batch.split(n_rows).unwrap();
+        assert_eq!(parts.len(), 3usize.div_ceil(n_rows));
+        let whole = |of: &dyn Fn(&Batch) -> Tensor| {
+            let parts: Vec<Tensor> = parts.iter().map(of).collect();
+            assert_eq!(
+                Tensor::cat(&parts, 0).unwrap().to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap(),
+                of(&batch).to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap()
+            );
+        };
+        whole(&|batch| batch.input_ids.clone());
+        whole(&|batch| batch.target_ids.clone());
+        whole(&|batch| batch.position_ids.clone().unwrap());
+        whole(&|batch| batch.loss_mask.clone().unwrap());
+        whole(&|batch| batch.documents.as_ref().unwrap().position_ids(&Device::Cpu).unwrap());
+    }
+    assert_eq!(error_text(batch.split(0)), "`n_rows` must be at least 1");
 }

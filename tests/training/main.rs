@@ -6,10 +6,13 @@ use std::cell::Cell;
 mod adoptions;
 mod head;
 mod loss;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod nn;
 mod optim;
 mod packed;
 mod quantized_linear;
+mod ranks;
 mod resize;
 mod sharing;
 #[path = "../support/mod.rs"]

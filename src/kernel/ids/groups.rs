@@ -87,6 +87,20 @@ impl RowGroups {
         self
     }
 
+    /// Returns the row of each place; -1 where the id was left out. [`from_ids`](Self::from_ids) makes the groups again.
+    pub(crate) fn ids(&self) -> Vec<i64> {
+        let mut ids = vec![-1; self.n_ids];
+        for (i, &row) in self.rows.iter().enumerate() {
+            self.places(i).iter().for_each(|&place| ids[place] = row as i64);
+        }
+        ids
+    }
+
+    /// Returns whether each row's gradient is divided by the number of its places.
+    pub(crate) fn is_by_frequency(&self) -> bool {
+        self.by_frequency
+    }
+
     /// Returns how many rows were touched.
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
@@ -109,12 +123,6 @@ impl RowGroups {
     /// Returns the factor of group `i`'s gradients.
     pub(crate) fn factor(&self, i: usize) -> f64 {
         if self.by_frequency { 1.0 / self.places(i).len() as f64 } else { 1.0 }
-    }
-
-    /// Returns whether gradients are divided by the number of their places.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn is_by_frequency(&self) -> bool {
-        self.by_frequency
     }
 
     /// Returns the row of each group, where each begins in the places and the last one ends, and the places.
@@ -164,6 +172,7 @@ mod tests {
                     }
                 }
                 let groups = RowGroups::from_ids(&ids, skipped_row);
+                assert_eq!(parts(&RowGroups::from_ids(&groups.ids(), None)), parts(&groups));
                 assert_eq!(parts(&groups), expected.into_iter().collect::<Vec<_>>(), "{n_rows} {n_ids}");
                 assert_eq!(groups.within(&(0..n_rows as usize)), 0..groups.len());
                 assert!(groups.within(&(0..0)).is_empty());

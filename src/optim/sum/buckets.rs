@@ -1,0 +1,152 @@
+//! The sum of whole gradients over ranks, bucket by bucket.
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use super::cascade::Cascade;
+use super::element::{Element, by_dtype, write_from};
+use crate::error::Result;
+use crate::memory::room_for;
+use crate::ranks::{Parts, Ranks};
+
+/// The most bytes that a rank sends at once. Smaller ones wait for each other more often, and larger ones are new pages
+/// each time.
+const BUCKET_BYTES: usize = 16 << 20;
+
+/// The whole gradient of one variable on this rank, before the sum; `None` if this rank has none.
+pub(super) struct Dense<'a> {
+    pub(super) var: &'a Var,
+    pub(super) grad: Option<Tensor>,
+}
+
+/// Returns the sums of gradients over all ranks, in order, on the devices of their variables. `counts` has the
+/// micro-batches of each rank.
+pub(super) fn sums(ranks: &dyn Ranks, counts: &[usize], all: Vec<Dense>) -> Result<Vec<Tensor>> {
+    sums_in(ranks, counts, all, BUCKET_BYTES)
+}
+
+fn sums_in(ranks: &dyn Ranks, counts: &[usize], mut all: Vec<Dense>, bucket_bytes: usize) -> Result<Vec<Tensor>> {
+    let mut sums: Vec<Option<Tensor>> = vec![None; all.len()];
+    for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+        let of_dtype = all.iter_mut().zip(&mut sums).filter(|(dense, _)| dense.var.dtype() == dtype).collect();
+        by_dtype!(dtype, E => sums_of::<E>(ranks, counts, of_dtype, bucket_bytes))?;
+    }
+    Ok(sums.into_iter().flatten().collect())
+}
+
+fn sums_of<E: Element>(
+    ranks: &dyn Ranks,
+    counts: &[usize],
+    mut all: Vec<(&mut Dense, &mut Option<Tensor>)>,
+    bucket_bytes: usize,
+) -> Result<()> {
+    let n_bytes = size_of::<E>();
+    let lengths: Vec<usize> = all.iter().map(|(dense, _)| dense.var.elem_count()).collect();
+    let n_all: usize = lengths.iter().sum();
+    let (mut sent, mut received) = (Parts::default(), Parts::default());
+    // Where the gradients go on that are not yet sent, and not yet received: which variable, and which of its elements.
+    let (mut next, mut at) = (0, 0);
+    let (mut done, mut values) = (0, Vec::new());
+    let bucket = bucket_bytes / n_bytes;
+    for start in (0..n_all).step_by(bucket) {
+        let n = bucket.min(n_all - start);
+        let each = n.div_ceil(ranks.size());
+        sent.resize((0..ranks.size()).map(|rank| (n.min((rank + 1) * each) - n.min(rank * each)) * n_bytes));
+        let mut bytes = sent.bytes_mut();
+        while !bytes.is_empty() {
+            let n = (lengths[next] - at).min(bytes.len() / n_bytes);
+            let (head, rest) = bytes.split_at_mut(n * n_bytes);
+            let dense = &mut all[next].0;
+            match &dense.grad {
+                Some(grad) => write_from::<E>(grad, at, head)?,
+                // The only number that changes no other, whichever side it is added on.
+                None => E::write(&vec![E::from_f64(-0.0); n], head),
+            }
+            (bytes, at) = (rest, at + n);
+            if at == lengths[next] {
+                dense.grad = None; // makes room for the sum
+                (next, at) = (next + 1, 0);
+            }
+        }
+        ranks.all_to_all(&sent, &mut received)?;
+        let sum = add_up::<E>(&mut received, counts)?;
+        ranks.all_gather(received.get(sum), &mut sent)?;
+        let mut bytes = sent.bytes();
+        while !bytes.is_empty() {
+            if values.is_empty() {
+                values = room_for("a sum of gradients", lengths[done])?;
+            }
+            let n = (lengths[done] - values.len()).min(bytes.len() / n_bytes);
+            E::read(&bytes[..n * n_bytes], &mut values);
+            bytes = &bytes[n * n_bytes..];
+            if values.len() == lengths[done] {
+                let (dense, sum) = &mut all[done];
+                let values = std::mem::take(&mut values);
+                **sum = Some(Tensor::from_vec(values, dense.var.shape(), &Device::Cpu)?.to_device(dense.var.device())?);
+                done += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds up the parts of all ranks in place, as a cascade; returns which part holds the sum.
+fn add_up<E: Element>(parts: &mut Parts, counts: &[usize]) -> Result<usize> {
+    let ranges: Vec<_> = (0..counts.len()).map(|rank| parts.range(rank)).collect();
+    let bytes = parts.bytes_mut();
+    let mut add = |left: usize, right: usize| {
+        let (head, tail) = bytes.split_at_mut(ranges[right].start);
+        E::add_to(&mut head[ranges[left].clone()], &tail[..ranges[right].len()]);
+        Ok(left)
+    };
+    let mut cascade = Cascade::default();
+    for (rank, &count) in counts.iter().enumerate() {
+        cascade.push(count, rank, &mut add)?;
+    }
+    Ok(cascade.finish(add)?.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ranks::Threads;
+
+    #[test]
+    fn buckets_of_any_size_give_the_sums() {
+        // Variables of 5, 1, 12 and 3 elements of two dtypes; rank 1 has no gradient of the second, rank 2 of the last.
+        let value = |rank: usize, var: usize, at: usize| (1 + rank * 64 + var * 16 + at) as f32 / 8.0;
+        let shapes = [(5, DType::F32), (1, DType::F32), (12, DType::BF16), (3, DType::F32)];
+        for bucket_bytes in [4, 12, 20, 1 << 20] {
+            let all = Threads::run(3, |ranks| {
+                let var = |(n, dtype)| Var::zeros(n, dtype, &Device::Cpu).unwrap();
+                let vars: Vec<Var> = shapes.into_iter().map(var).collect();
+                let dense = vars.iter().enumerate().map(|(index, var)| {
+                    let values: Vec<f32> = (0..var.elem_count()).map(|at| value(ranks.rank(), index, at)).collect();
+                    let grad = Tensor::new(values, &Device::Cpu).unwrap().to_dtype(var.dtype()).unwrap();
+                    let has = ![(1, 1), (2, 3)].contains(&(ranks.rank(), index));
+                    Dense { var, grad: has.then_some(grad) }
+                });
+                let sums = sums_in(ranks, &[1, 1, 1], dense.collect(), bucket_bytes).unwrap();
+                sums.iter().map(|sum| sum.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap()).collect::<Vec<_>>()
+            });
+            for (index, (n, _)) in shapes.into_iter().enumerate() {
+                let ranks: &[usize] = [&[0, 1, 2][..], &[0, 2], &[0, 1, 2], &[0, 1]][index];
+                let expected: Vec<f32> =
+                    (0..n).map(|at| ranks.iter().map(|&rank| value(rank, index, at)).sum()).collect();
+                assert!(all.iter().all(|sums| sums[index] == expected), "{bucket_bytes}: {all:?}, {expected:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_rank_lacks_changes_no_bit() {
+        for value in [0.0f32, -0.0, f32::MIN_POSITIVE / 2.0, f32::INFINITY, -1.5] {
+            let all = Threads::run(2, |ranks| {
+                let var = Var::zeros(1, DType::F32, &Device::Cpu).unwrap();
+                let grad = Tensor::new(&[value], &Device::Cpu).unwrap();
+                let own = Dense { var: &var, grad: (ranks.rank() == 1).then_some(grad) };
+                sums(ranks, &[1, 1], vec![own]).unwrap()[0].to_vec1::<f32>().unwrap()[0].to_bits()
+            });
+            assert_eq!(all, [value.to_bits(); 2]);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! [`Element`]: elements of gradients as bytes, and their sum.
+
+use candle_core::{DType, Tensor, WithDType};
+
+use crate::error::Result;
+use crate::kernel::{on_host, slice};
+
+/// An element that ranks send: little-endian.
+pub(super) trait Element: WithDType {
+    fn write(values: &[Self], bytes: &mut [u8]);
+
+    /// Appends the elements of `bytes` to `values`.
+    fn read(bytes: &[u8], values: &mut Vec<Self>);
+
+    /// Adds `right` to `left`, element by element, rounding each sum once.
+    fn add_to(left: &mut [u8], right: &[u8]);
+}
+
+macro_rules! element {
+    ($($element:ty, $n_bytes:literal;)+) => {$(
+        impl Element for $element {
+            fn write(values: &[Self], bytes: &mut [u8]) {
+                let (bytes, _) = bytes.as_chunks_mut::<$n_bytes>();
+                values.iter().zip(bytes).for_each(|(value, bytes)| *bytes = value.to_le_bytes());
+            }
+
+            fn read(bytes: &[u8], values: &mut Vec<Self>) {
+                values.extend(bytes.as_chunks::<$n_bytes>().0.iter().map(|bytes| Self::from_le_bytes(*bytes)));
+            }
+
+            fn add_to(left: &mut [u8], right: &[u8]) {
+                let (left, right) = (left.as_chunks_mut::<$n_bytes>().0, right.as_chunks::<$n_bytes>().0);
+                for (left, right) in left.iter_mut().zip(right) {
+                    *left = (Self::from_le_bytes(*left) + Self::from_le_bytes(*right)).to_le_bytes();
+                }
+            }
+        }
+    )+};
+}
+
+element!(f32, 4; f64, 8; half::f16, 2; half::bf16, 2;);
+
+/// Runs `$body` with the element type of gradients of `$dtype`, which is one of the four that an optimizer takes.
+macro_rules! by_dtype {
+    ($dtype:expr, $E:ident => $body:expr) => {
+        match $dtype {
+            candle_core::DType::F64 => {
+                type $E = f64;
+                $body
+            }
+            candle_core::DType::F16 => {
+                type $E = half::f16;
+                $body
+            }
+            candle_core::DType::BF16 => {
+                type $E = half::bf16;
+                $body
+            }
+            _ => {
+                type $E = f32;
+                $body
+            }
+        }
+    };
+}
+pub(super) use by_dtype;
+
+/// Writes elements of a contiguous tensor on the CPU, from `start` on, until `bytes` is full.
+pub(super) fn write_from<E: Element>(tensor: &Tensor, start: usize, bytes: &mut [u8]) -> Result<()> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let values = slice::<E>(on_host(&storage)?, layout)?;
+    E::write(&values[start..start + bytes.len() / size_of::<E>()], bytes);
+    Ok(())
+}
+
+/// Returns all elements of a contiguous tensor on the CPU as bytes.
+pub(super) fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; tensor.elem_count() * tensor.dtype().size_in_bytes()];
+    by_dtype!(tensor.dtype(), E => write_from::<E>(tensor, 0, &mut bytes))?;
+    Ok(bytes)
+}
+
+/// Makes a tensor `[n, width]` on the CPU of the bytes of its elements.
+pub(super) fn from_bytes(bytes: &[u8], width: usize, dtype: DType) -> Result<Tensor> {
+    by_dtype!(dtype, E => {
+        let mut values: Vec<E> = Vec::with_capacity(bytes.len() / size_of::<E>());
+        E::read(bytes, &mut values);
+        let n = values.len() / width.max(1);
+        Ok(Tensor::from_vec(values, (n, width), &candle_core::Device::Cpu)?)
+    })
+}
