@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::{Parts, Ranks};
-use crate::error::{RanksError, Result};
+use crate::error::{Error, RanksError, Result};
 
 /// Makes an error on one rank an error on every rank: returns `own` if no rank has an error, else the error of the
 /// lowest rank that has one. A collective call.
@@ -28,7 +28,7 @@ use crate::error::{RanksError, Result};
 ///
 /// # Errors
 /// The error of the lowest rank that has one, or of the call itself ([`Ranks::all_gather`]).
-pub fn agree<T, E: Display + From<crate::Error>>(ranks: &dyn Ranks, own: Result<T, E>) -> Result<T, E> {
+pub fn agree<T, E: Display + From<Error>>(ranks: &dyn Ranks, own: Result<T, E>) -> Result<T, E> {
     let message = match &own {
         Ok(_) => Vec::new(),
         Err(error) => format!("!{error:#}").into_bytes(), // of anyhow, with its causes

@@ -4,10 +4,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_gpt_input::Result;
+use candle_gpt_input::embedding::{EmbeddingOptions, TokenTable};
 use candle_gpt_input::error::{Error, OptimError, RanksError};
 use candle_gpt_input::optim::{AdamW, GradSum, RowGrad};
 use candle_gpt_input::ranks::{self, Alone, Parts, Ranks, Threads, share};
+use candle_gpt_input::{GptInputLayer, Result};
 use candle_nn::{Optimizer, ParamsAdamW};
 use proptest::prelude::*;
 
@@ -242,4 +243,56 @@ fn gradients_that_do_not_fit_are_refused() {
     assert!(matches!(error, Error::Optim(OptimError::Gradient { property: "shape", .. })), "{error}");
     sum.add(Default::default(), vec![rows(0)], 0.0, 1).unwrap(); // the refused ones were not added
     assert_eq!(sum.finish(&Alone).unwrap().n_counted, 1);
+}
+
+#[test]
+fn rows_of_a_table_with_options_are_those_of_one_batch() {
+    let ids = |range: std::ops::Range<usize>| Tensor::new(&[0u32, 2, 1, 2, 0, 2, 2, 1][range], &Device::Cpu).unwrap();
+    let rows = values(5, &[8, WIDTH], DType::F32);
+    for (padding_idx, by_frequency) in [(None, true), (Some(0), false), (Some(2), true)] {
+        let options = EmbeddingOptions::default().with_padding_idx(padding_idx).with_scale_grad_by_freq(by_frequency);
+        let var = Var::ones((3, WIDTH), DType::F32, &Device::Cpu).unwrap();
+        let table = TokenTable::try_from(var.as_tensor().clone()).unwrap().with_options(options).unwrap();
+        let wpe = Tensor::zeros((8, WIDTH), DType::F32, &Device::Cpu).unwrap();
+        let layer = GptInputLayer::new(table, wpe).unwrap();
+        let row_grads = |range: std::ops::Range<usize>| {
+            let rows = rows.narrow(0, range.start, range.len()).unwrap();
+            layer.row_grads(&ids(range), 0, &rows).unwrap()
+        };
+        let bits = |rows: &[RowGrad]| rows[0].to_dense().unwrap().to_vec2::<f32>().unwrap();
+        let whole = bits(&row_grads(0..8));
+        for size in [1, 2] {
+            let all = Threads::run(size, |ranks| {
+                let mut sum = GradSum::new(vec![var.clone()]).unwrap();
+                let n = 4 / size;
+                for m in n * ranks.rank()..n * (ranks.rank() + 1) {
+                    sum.add(Default::default(), row_grads(2 * m..2 * m + 2), 0.0, usize::from(m == 0)).unwrap();
+                }
+                bits(&sum.finish(ranks).unwrap().rows)
+            });
+            assert!(all.iter().all(|rows| *rows == whole), "{padding_idx:?} {by_frequency}: {all:?}, {whole:?}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_two_kinds_are_refused() {
+    let var = Var::ones((3, 1), DType::F32, &Device::Cpu).unwrap();
+    let ids = Tensor::new(&[0u32], &Device::Cpu).unwrap();
+    let rows = |by_frequency: bool| {
+        let options = EmbeddingOptions::default().with_scale_grad_by_freq(by_frequency);
+        let table = TokenTable::try_from(var.as_tensor().clone()).unwrap().with_options(options).unwrap();
+        let layer = GptInputLayer::new(table, Tensor::zeros((1, 1), DType::F32, &Device::Cpu).unwrap()).unwrap();
+        layer.row_grads(&ids, 0, &Tensor::ones((1, 1), DType::F32, &Device::Cpu).unwrap()).unwrap()
+    };
+    let mut sum = GradSum::new(vec![var.clone()]).unwrap();
+    [false, true].into_iter().for_each(|kind| sum.add(Default::default(), rows(kind), 0.0, 1).unwrap());
+    assert!(matches!(sum.finish(&Alone), Err(Error::Optim(OptimError::MixedRows { .. }))));
+    for error in Threads::run(2, |ranks| {
+        let mut sum = GradSum::new(vec![var.clone()]).unwrap();
+        sum.add(Default::default(), rows(ranks.rank() == 1), 0.0, 1).unwrap();
+        sum.finish(ranks).unwrap_err()
+    }) {
+        assert!(matches!(error, Error::Ranks(RanksError::Differ { rank: 1, .. })), "{error}");
+    }
 }

@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernel::core::rows::Ids;
+use crate::kernel::core::rows::{Ids, row_of};
 
 /// Fewer ids are sorted by the calling thread.
 const PARALLEL_IDS: usize = 1 << 14;
+/// Stands for an id that was left out.
+const LEFT_OUT: i64 = -1;
 
 /// Which rows of a table a batch touched, and by which of its ids.
 #[derive(Clone, Debug)]
@@ -87,9 +89,14 @@ impl RowGroups {
         self
     }
 
-    /// Returns the row of each place; -1 where the id was left out. [`from_ids`](Self::from_ids) makes the groups again.
+    /// Makes the groups of which [`ids`](Self::ids) returned these.
+    pub(crate) fn again(ids: &[i64]) -> Self {
+        Self::of(Ids::I64(ids), |row| row != row_of(LEFT_OUT))
+    }
+
+    /// Returns the row of each place; -1 where the id was left out.
     pub(crate) fn ids(&self) -> Vec<i64> {
-        let mut ids = vec![-1; self.n_ids];
+        let mut ids = vec![LEFT_OUT; self.n_ids];
         for (i, &row) in self.rows.iter().enumerate() {
             self.places(i).iter().for_each(|&place| ids[place] = row as i64);
         }
@@ -172,7 +179,7 @@ mod tests {
                     }
                 }
                 let groups = RowGroups::from_ids(&ids, skipped_row);
-                assert_eq!(parts(&RowGroups::from_ids(&groups.ids(), None)), parts(&groups));
+                assert_eq!(parts(&RowGroups::again(&groups.ids())), parts(&groups));
                 assert_eq!(parts(&groups), expected.into_iter().collect::<Vec<_>>(), "{n_rows} {n_ids}");
                 assert_eq!(groups.within(&(0..n_rows as usize)), 0..groups.len());
                 assert!(groups.within(&(0..0)).is_empty());

@@ -46,7 +46,7 @@ fn sums_of<E: Element>(
     // Where the gradients go on that are not yet sent, and not yet received: which variable, and which of its elements.
     let (mut next, mut at) = (0, 0);
     let (mut done, mut values) = (0, Vec::new());
-    let bucket = bucket_bytes / n_bytes;
+    let bucket = (bucket_bytes / n_bytes).max(1);
     for start in (0..n_all).step_by(bucket) {
         let n = bucket.min(n_all - start);
         let each = n.div_ceil(ranks.size());
