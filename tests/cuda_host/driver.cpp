@@ -192,6 +192,9 @@ int cuCtxGetCurrent(void **out) { return *out = current_context, SUCCESS; }
 int cuCtxSynchronize() { return streams::wait_for_all(), SUCCESS; }
 
 // Streams and events.
+// A stream stays, like a module: whoever destroys it may have left work there.
+int cuStreamCreate(void **stream, unsigned) { return *stream = streams::create(), SUCCESS; }
+int cuStreamDestroy_v2(void *) { return SUCCESS; }
 int cuStreamSynchronize(void *stream) { return streams::wait_for(stream), SUCCESS; }
 int cuStreamWaitEvent(void *, void *event, unsigned) { return static_cast<streams::Event *>(event)->run(), SUCCESS; }
 int cuStreamIsCapturing(void *, int *status) { return *status = 0, SUCCESS; }

@@ -1,4 +1,5 @@
-// Streams of the stand-in: one for each thread of the host, as Candle uses them, and the old default stream.
+// Streams of the stand-in: one for each thread of the host, as Candle uses them, those that somebody creates, and the
+// old default stream.
 //
 // Work runs as late as a device may run it: when somebody waits for it. So who forgets to wait reads what was there
 // before, in every run.
@@ -33,9 +34,11 @@ struct Stream {
         n_submitted++;
     }
 
-    void run() {
+    void run() { run_up_to(~std::uint64_t(0)); }
+
+    void run_up_to(std::uint64_t n) {
         const std::lock_guard<std::mutex> lock(mutex);
-        for (; !tasks.empty(); tasks.pop_front(), n_done++) tasks.front()();
+        for (; !tasks.empty() && n_done < n; tasks.pop_front(), n_done++) tasks.front()();
     }
 
     bool has_done(std::uint64_t n) {
@@ -45,7 +48,7 @@ struct Stream {
 };
 
 inline std::mutex all_mutex;
-inline std::vector<std::shared_ptr<Stream>> all;
+inline std::vector<std::shared_ptr<Stream>> of_threads, created;
 
 // The stream of the calling thread. What it has not run outlives the thread.
 inline std::shared_ptr<Stream> own() {
@@ -53,39 +56,54 @@ inline std::shared_ptr<Stream> own() {
     if (!stream) {
         stream = std::make_shared<Stream>();
         const std::lock_guard<std::mutex> lock(all_mutex);
-        all.push_back(stream);
+        of_threads.push_back(stream);
     }
     return stream;
 }
 
 inline void count(Count what, std::uint64_t n = 1) { own()->counts[what] += n; }
 
-inline void run_all() {
+inline void run_each(const std::vector<std::shared_ptr<Stream>> &streams) {
     std::vector<std::shared_ptr<Stream>> each;
     {
         const std::lock_guard<std::mutex> lock(all_mutex);
-        each = all;
+        each = streams;
     }
     for (const auto &stream : each) stream->run();
 }
 
-inline bool is_own(const void *handle) { return reinterpret_cast<std::uintptr_t>(handle) == 2; }
+// Makes a stream that waits for no other. Its handle is its address.
+inline void *create() {
+    const std::lock_guard<std::mutex> lock(all_mutex);
+    return created.emplace_back(std::make_shared<Stream>()).get();
+}
 
-// The old default stream waits for all others.
+// Returns the stream of a handle, or none for the old default stream.
+inline std::shared_ptr<Stream> find(const void *handle) {
+    if (reinterpret_cast<std::uintptr_t>(handle) == 2) return own();
+    const std::lock_guard<std::mutex> lock(all_mutex);
+    const auto is_it = [&](const auto &stream) { return stream.get() == handle; };
+    const auto found = std::find_if(created.begin(), created.end(), is_it);
+    return found == created.end() ? nullptr : *found;
+}
+
+// The old default stream waits for those of threads, and for no created ones.
 inline void submit(const void *handle, Task task) {
-    if (is_own(handle)) return own()->submit(std::move(task));
-    run_all();
+    if (const auto stream = find(handle)) return stream->submit(std::move(task));
+    run_each(of_threads);
     task();
 }
 
 inline void wait_for(const void *handle) {
     count(WAITS);
-    is_own(handle) ? own()->run() : run_all();
+    if (const auto stream = find(handle)) return stream->run();
+    run_each(of_threads);
 }
 
 inline void wait_for_all() {
     count(WAITS);
-    run_all();
+    run_each(of_threads);
+    run_each(created);
 }
 
 // A point in a stream.
@@ -94,7 +112,7 @@ struct Event {
     std::uint64_t n = 0;
 
     void record(const void *handle) {
-        stream = is_own(handle) ? own() : nullptr;
+        stream = find(handle);
         if (stream) {
             const std::lock_guard<std::mutex> lock(stream->mutex);
             n = stream->n_submitted;
@@ -104,7 +122,7 @@ struct Event {
     bool is_complete() const { return !stream || stream->has_done(n); }
 
     void run() const {
-        if (stream) stream->run();
+        if (stream) stream->run_up_to(n);
     }
 };
 

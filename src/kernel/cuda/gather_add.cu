@@ -86,13 +86,13 @@ __device__ __forceinline__ void write_note(const Ids &ids, u64 call, u64 n_rows,
 // Writes one row, in pieces of type C. `add` is null for a plain gather.
 template <class N, class C> __device__ __forceinline__ void write_row(C *to, const C *from, const C *add, u64 n_pieces) {
     typedef Lanes<N, C> Values;
-    const u64 span = PIECES * blockDim.x;
+    const u64 span = u64(PIECES) * blockDim.x;
     for (u64 base = blockIdx.y * span + threadIdx.x; base < n_pieces; base += gridDim.y * span) {
         DEPENDENT_STEP();
         C left[PIECES], right[PIECES];
 #pragma unroll
         for (unsigned piece = 0; piece < PIECES; piece++) {
-            const u64 at = base + piece * blockDim.x;
+            const u64 at = base + u64(piece) * blockDim.x;
             if (at < n_pieces) {
                 left[piece] = from[at];
                 if (add) right[piece] = add[at];
@@ -100,7 +100,7 @@ template <class N, class C> __device__ __forceinline__ void write_row(C *to, con
         }
 #pragma unroll
         for (unsigned piece = 0; piece < PIECES; piece++) {
-            const u64 at = base + piece * blockDim.x;
+            const u64 at = base + u64(piece) * blockDim.x;
             if (at >= n_pieces) break;
             if (add) {
                 Values sum = bits_as<Values>(left[piece]);

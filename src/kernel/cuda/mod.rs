@@ -3,6 +3,8 @@
 mod batch;
 #[cfg(test)]
 mod costs;
+#[cfg(test)]
+mod events;
 mod modules;
 mod notes;
 mod pool;

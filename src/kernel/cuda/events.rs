@@ -1,0 +1,88 @@
+//! Other streams of the context wait for the kernels by Candle's events: whoever reads a result waits for the launch, and
+//! whoever overwrites an operand, too.
+
+use std::sync::Arc;
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream};
+use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+use candle_nn::{Optimizer, ParamsAdamW};
+
+use super::on_cuda;
+use super::tests::{on, shifted};
+use crate::GptInputLayer;
+use crate::error::Result;
+use crate::kernel::core::samples::bits;
+use crate::optim::{AdamW, RowAdamW, RowGrad, RowOptimizer};
+
+/// Overwrites f32 memory, on a device by a copy on another stream.
+struct Overwrite(Arc<CudaStream>);
+
+impl InplaceOp1 for Overwrite {
+    fn name(&self) -> &'static str {
+        "overwrite"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> candle_core::Result<()> {
+        let CpuStorage::F32(values) = storage else { candle_core::bail!("not f32") };
+        values.fill(7.0);
+        Ok(())
+    }
+
+    fn cuda_fwd(&self, storage: &mut CudaStorage, _: &Layout) -> candle_core::Result<()> {
+        let memory: &mut CudaSlice<f32> = storage.as_cuda_slice_mut()?;
+        self.0.memcpy_htod(&vec![7.0; memory.len()], memory).w()?;
+        self.0.synchronize().w()
+    }
+}
+
+/// Reads f32 memory by a copy on another stream.
+fn read(other: &Arc<CudaStream>, tensor: &Tensor) -> Result<Tensor> {
+    let (storage, _) = tensor.storage_and_layout();
+    let values = other.clone_dtoh(on_cuda(&storage)?.as_cuda_slice::<f32>()?).w()?;
+    Ok(Tensor::from_vec(values, tensor.shape(), &Device::Cpu)?)
+}
+
+#[test]
+fn other_streams_wait_for_the_kernels() -> Result<()> {
+    if crate::tests::cuda().is_none() {
+        return Ok(());
+    }
+    let device = Device::new_cuda_with_stream(0)?;
+    let other = device.as_cuda_device()?.cuda_stream().context().new_stream().w()?;
+    let (n_rows, width, n) = (40, 24, 600);
+    // One id comes up more often than one part of a sum has places.
+    let ids: Vec<u32> = (0..n).map(|i| if i % 2 == 0 { 3 } else { (i * 7 % n_rows) as u32 }).collect();
+    let ids = Tensor::from_vec(ids, n, &Device::Cpu)?;
+    let over = |tensor: &Tensor| tensor.inplace_op1(&Overwrite(other.clone()));
+    let run = |device: &Device, read: &dyn Fn(&Tensor) -> Result<Tensor>| {
+        let table = |n_rows, seed| on(device, &shifted(n_rows, width, 0, DType::F32, seed)?);
+        let mut results = Vec::new();
+        let (wte, wpe) = (table(n_rows, 1)?, table(n, 2)?);
+        let layer = GptInputLayer::new(wte.clone(), wpe.clone())?;
+        let sum = layer.forward(&ids)?;
+        over(&wte)?;
+        results.push(read(&sum)?);
+        let sum = layer.forward(&ids)?;
+        over(&wpe)?;
+        results.push(read(&sum)?);
+
+        let var = Var::from_tensor(&table(n_rows, 3)?)?;
+        let rows = table(n, 4)?;
+        let dense = RowGrad::new(&var, &ids, &rows)?.to_dense()?;
+        over(&rows)?;
+        results.push(read(&dense)?);
+        let rows = || RowGrad::new(&var, &ids, &table(n, 5)?);
+        AdamW::new(vec![var.clone()], ParamsAdamW::default())?.step_rows(&[rows()?])?;
+        results.push(read(&var)?);
+        RowAdamW::new(vec![var.clone()], 1e-2)?.step_rows(&[rows()?])?;
+        results.push(read(&var)?);
+        Ok::<_, crate::Error>(results)
+    };
+    let there = run(&device, &|tensor| read(&other, tensor))?;
+    let here = run(&Device::Cpu, &|tensor| Ok(tensor.copy()?))?;
+    for (i, (there, here)) in there.iter().zip(&here).enumerate() {
+        assert_eq!(bits(there)?, bits(here)?, "{i}");
+    }
+    Ok(())
+}
