@@ -196,7 +196,10 @@ int cuCtxSynchronize() { return streams::wait_for_all(), SUCCESS; }
 int cuStreamCreate(void **stream, unsigned) { return *stream = streams::create(), SUCCESS; }
 int cuStreamDestroy_v2(void *) { return SUCCESS; }
 int cuStreamSynchronize(void *stream) { return streams::wait_for(stream), SUCCESS; }
-int cuStreamWaitEvent(void *, void *event, unsigned) { return static_cast<streams::Event *>(event)->run(), SUCCESS; }
+int cuStreamWaitEvent(void *stream, void *event, unsigned) {
+    const streams::Event at = *static_cast<streams::Event *>(event); // it may be recorded again
+    return streams::submit(stream, [at] { at.run(); }), SUCCESS;
+}
 int cuStreamIsCapturing(void *, int *status) { return *status = 0, SUCCESS; }
 int cuEventCreate(void **event, unsigned) { return *event = new streams::Event, SUCCESS; }
 int cuEventDestroy_v2(void *event) { return delete static_cast<streams::Event *>(event), SUCCESS; }

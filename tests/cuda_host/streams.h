@@ -5,6 +5,7 @@
 // before, in every run.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -25,7 +26,8 @@ using Task = std::function<void()>;
 struct Stream {
     std::mutex mutex;
     std::deque<Task> tasks;
-    std::uint64_t n_submitted = 0, n_done = 0;
+    std::uint64_t n_submitted = 0;
+    std::atomic<std::uint64_t> n_done = 0;
     std::uint64_t counts[N_COUNTS] = {};
 
     void submit(Task task) {
@@ -41,10 +43,7 @@ struct Stream {
         for (; !tasks.empty() && n_done < n; tasks.pop_front(), n_done++) tasks.front()();
     }
 
-    bool has_done(std::uint64_t n) {
-        const std::lock_guard<std::mutex> lock(mutex);
-        return n_done >= n;
-    }
+    bool has_done(std::uint64_t n) const { return n_done >= n; }
 };
 
 inline std::mutex all_mutex;
@@ -122,7 +121,8 @@ struct Event {
     bool is_complete() const { return !stream || stream->has_done(n); }
 
     void run() const {
-        if (stream) stream->run_up_to(n);
+        // What has run is asked for without a lock: a task may wait for the stream that waits for its own.
+        if (!is_complete()) stream->run_up_to(n);
     }
 };
 

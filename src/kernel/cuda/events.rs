@@ -60,6 +60,7 @@ fn other_streams_wait_for_the_kernels() -> Result<()> {
         let mut results = Vec::new();
         let (wte, wpe) = (table(n_rows, 1)?, table(n, 2)?);
         let layer = GptInputLayer::new(wte.clone(), wpe.clone())?;
+        results.push(read(&layer.forward(&ids)?)?);
         let sum = layer.forward(&ids)?;
         over(&wte)?;
         results.push(read(&sum)?);
@@ -69,6 +70,7 @@ fn other_streams_wait_for_the_kernels() -> Result<()> {
 
         let var = Var::from_tensor(&table(n_rows, 3)?)?;
         let rows = table(n, 4)?;
+        results.push(read(&RowGrad::new(&var, &ids, &rows)?.to_dense()?)?);
         let dense = RowGrad::new(&var, &ids, &rows)?.to_dense()?;
         over(&rows)?;
         results.push(read(&dense)?);

@@ -7,6 +7,7 @@ use candle_core::{Tensor, WithDType};
 
 use crate::kernel::core::element::Element;
 use crate::kernel::core::kept::Kept;
+use crate::kernel::core::parallel::join;
 use crate::kernel::core::row_sums::sum_rows;
 use crate::kernel::ids::RowGroups;
 
@@ -102,6 +103,31 @@ impl<E: Element> Slices<'_, E> {
     }
 }
 
+/// Sums of this many elements are shared by threads.
+const SHARED_ELEMENTS: usize = 1 << 16;
+/// Columns that a thread takes at least.
+const COLUMNS: usize = 128;
+
+/// Computes the sums of [`sum_rows`] of columns from `first` on. Gives halves to other threads if there are many columns
+/// of many rows.
+fn sum_columns<'a, E: Element>(
+    (sums, part): (&mut [E::Wide], &mut [E::Wide]),
+    places: &[usize],
+    first: usize,
+    row: &(impl Fn(usize) -> &'a [E] + Sync),
+) {
+    let n = sums.len();
+    if n < 2 * COLUMNS || n * places.len() < SHARED_ELEMENTS {
+        let Ok(()) = sum_rows((sums, part), places, |place| Ok::<_, Infallible>(&row(place)[first..first + n]));
+        return;
+    }
+    let middle = n / 2;
+    let ((sums, more_sums), (part, more_part)) = (sums.split_at_mut(middle), part.split_at_mut(middle));
+    join(&mut || sum_columns((&mut *sums, &mut *part), places, first, row), &mut || {
+        sum_columns((&mut *more_sums, &mut *more_part), places, first + middle, row)
+    });
+}
+
 /// Buffers for the sum of one row's gradients: in the type of the arithmetic, and rounded once to the table's dtype.
 pub(crate) struct RowSum<E: Element> {
     wide: Vec<E::Wide>,
@@ -135,7 +161,7 @@ impl<E: Element> RowSum<E> {
         for sums in [&mut self.wide, &mut self.part] {
             sums.resize(width, E::Wide::default());
         }
-        let Ok(()) = sum_rows((&mut self.wide, &mut self.part), places, |place| Ok::<_, Infallible>(row(place)));
+        sum_columns((&mut self.wide, &mut self.part), places, 0, &row);
         let factor = E::Wide::from_f64(factor);
         self.rounded.extend(self.wide.iter().map(|&sum| E::narrow(sum * factor)));
         if let Some(dense) = dense {
@@ -144,5 +170,36 @@ impl<E: Element> RowSum<E> {
             }
         }
         &self.rounded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::error::Result;
+    use crate::kernel::core::samples::table;
+
+    /// A row that comes up often, at widths with and without columns for several threads: the bits of one thread.
+    #[test]
+    fn threads_share_a_long_sum() -> Result<()> {
+        let n = 700;
+        for width in [3, 255, 256, 257, 1031] {
+            let rows: Vec<f32> = table(n, width, DType::F32, 3)?.flatten_all()?.to_vec1()?;
+            let ids: Vec<i64> = (0..n as i64).map(|i| if i % 9 == 4 { 2 } else { 5 }).collect();
+            let (groups, kept) = (RowGroups::from_ids(&ids, None), Kept::default());
+            let tensor = Tensor::new(0f32, &candle_core::Device::Cpu)?;
+            let batch = BatchRows { groups: &groups, rows: &tensor, scale: 0.5, kept: &kept };
+            let batch = SliceRows::new(batch, &rows);
+            let (mut sums, mut part) = (vec![0f32; width], vec![0f32; width]);
+            let row = |place: usize| Ok::<_, Infallible>(&rows[place * width..][..width]);
+            let Ok(()) = sum_rows((&mut sums, &mut part), groups.places(1), row);
+            let expected: Vec<u32> = sums.iter().map(|sum| (sum * 0.5).to_bits()).collect();
+            let mut summed = RowSum::new();
+            let found: Vec<u32> = summed.sum(batch, 1, width, None).iter().map(|sum| sum.to_bits()).collect();
+            assert_eq!(found, expected, "{width}");
+        }
+        Ok(())
     }
 }

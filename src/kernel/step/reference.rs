@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::gradient::{BatchRows, Gradient, is_frozen};
 use super::moments::Moments;
@@ -69,7 +69,8 @@ pub(super) fn grad_sum_of_squares(param: &Tensor, gradient: Gradient) -> Result<
     if let Some(live) = live_rows(param, gradient.frozen)? {
         g = live.broadcast_as(g.shape())?.where_cond(&g, &g.zeros_like()?)?;
     }
-    g.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()
+    // Metal has no f64.
+    g.sqr()?.sum_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()
 }
 
 /// Returns the whole gradient, in the dtype of the parameter.
@@ -100,8 +101,8 @@ fn sums(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
     let rows = wide(&batch.rows.index_select(&Tensor::new(order, device)?, 0)?)?;
     let sums = Tensor::zeros((groups.len(), width), rows.dtype(), device)?;
     let sums = sums.index_add(&Tensor::new(group_of, device)?, &rows, 0)?;
-    let factors = Tensor::new(factors, device)?.to_dtype(rows.dtype())?.unsqueeze(1)?;
-    sums.broadcast_mul(&factors)?.to_dtype(param.dtype())
+    let factors = Tensor::new(factors, &Device::Cpu)?.to_dtype(rows.dtype())?.unsqueeze(1)?; // Metal has no f64
+    sums.broadcast_mul(&factors.to_device(device)?)?.to_dtype(param.dtype())
 }
 
 /// Returns `[V, 1]`, 1 where a row is not frozen, or `None` if no row is frozen.
@@ -123,7 +124,7 @@ fn overwrite(tensor: &Tensor, new: &Tensor) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::Var;
 
     use super::*;
     use crate::kernel::core::kept::Kept;

@@ -1,7 +1,7 @@
 //! Records losses in Candle's graph, with gradients that are known already or computed by the same pass again.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp3, DType, Layout, MetalStorage, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp3, DType, Device, Layout, MetalStorage, Shape, Storage, Tensor};
 
 use super::cross_entropy::CrossEntropy;
 use super::parts::{Counted, HeadTable, LossParts, Wanted};
@@ -59,7 +59,7 @@ impl HeadLoss {
 
     /// Computes the gradients of the sum of the losses, each times the element of `grad` `[N]` at its row.
     fn gradients(&self, grad: &Tensor, wanted: Wanted) -> Result<[Option<Tensor>; 3]> {
-        let factors = grad.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let factors = grad.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?; // Metal has no f64
         let weighted = |counted: &Counted| Counted { weight: factors[counted.row], ..*counted };
         let counted: Vec<Counted> = self.counted.iter().map(weighted).collect();
         let parts = self.run_on(&counted, 1.0, wanted)?;
