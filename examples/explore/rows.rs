@@ -19,7 +19,8 @@ impl Rows {
         let (n_rows, width) = table.dims2()?;
         let table = table.to_dtype(DType::F32)?.contiguous()?;
         let mut rows = Self { table, width, norms: Vec::with_capacity(n_rows) };
-        rows.norms = rows.read(|values| values.chunks(width).map(|row| dot(row, row).sqrt()).collect())?;
+        let norm = |row: &[f32]| row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        rows.norms = rows.read(|values| values.chunks(width).map(norm).collect())?;
         Ok(rows)
     }
 
