@@ -1,5 +1,6 @@
 //! What all folders of the kernel use: element types, memory of tensors, parallel output, SIMD, stored rows.
 
+mod cache;
 pub(crate) mod dequantize;
 pub(crate) mod element;
 pub(crate) mod in_place;

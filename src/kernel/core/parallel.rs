@@ -9,12 +9,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::cache::last_level_bytes;
 use super::team;
 
 /// A smaller output is done by one thread before others are awake.
 const PARALLEL_BYTES: usize = 1 << 18;
-/// A larger output bypasses the caches, which would keep nothing useful of its rows.
-const STREAM_BYTES: usize = 1 << 23;
 /// Values that one task computes, where each takes a while.
 const VALUES_TOGETHER: usize = 1 << 10;
 /// Tasks per thread, so that others can take over from a slow one.
@@ -30,6 +29,7 @@ pub(crate) struct Out<'a, O> {
     start: *mut MaybeUninit<O>,
     pub(crate) n_rows: usize,
     width: usize,
+    /// Whether it is larger than the caches, which would keep nothing useful of its rows: it bypasses them.
     pub(crate) stream: bool,
     lifetime: PhantomData<&'a mut [MaybeUninit<O>]>,
 }
@@ -45,7 +45,7 @@ impl<'a, O> Out<'a, O> {
             start: out.as_mut_ptr(),
             n_rows: out.len().checked_div(width).unwrap_or(0),
             width,
-            stream: size_of_val(out) >= STREAM_BYTES,
+            stream: size_of_val(out) >= last_level_bytes(),
             lifetime: PhantomData,
         }
     }
