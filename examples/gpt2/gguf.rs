@@ -40,11 +40,13 @@ pub fn blocks(checkpoint: &Checkpoint, module: &str, (n_in, n_out): (usize, usiz
     Ok(checkpoint.qtensor((n_out, n_in), &theirs(&name).unwrap_or(name))?)
 }
 
-/// Opens the input layer of a GGUF file, with a quantized token table in its blocks.
+/// Opens the input layer of a GGUF file, with a quantized token table and head in their blocks.
 pub fn input_in_blocks(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<GptInputLayer> {
     let dense = OpenOptions::new(dtype, device);
     let (input, report) = match GptInputLayer::open(checkpoint, &dense.clone().with_storage(TableStorage::Quantized)) {
-        Err(Error::Checkpoint(CheckpointError::NotQuantized { .. })) => GptInputLayer::open(checkpoint, &dense)?,
+        Err(Error::Checkpoint(CheckpointError::NotQuantized { .. })) => {
+            GptInputLayer::open(checkpoint, &dense.with_head_storage(TableStorage::Quantized))?
+        }
         opened => opened?,
     };
     ensure!(report.wte.name == WTE, "only a GGUF file of llama.cpp's names can stay quantized");

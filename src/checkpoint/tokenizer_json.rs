@@ -14,9 +14,10 @@ impl Checkpoint {
     ///
     /// It is a byte-level BPE (`tokenizer.ggml.model` is `gpt2`) that cuts words as GPT-2, StarCoder, Llama 3, Qwen 2 or
     /// GPT-4o does, by llama.cpp's names in `tokenizer.ggml.pre`; without that key as GPT-2 does, if the model is one.
-    /// Control tokens and those that begin and end a text are special; unused ones are left out. A text gets such a token
-    /// where the file says so, and by default at the beginning for Llama 3's kind. A `tokenizer.huggingface.json` in the
-    /// file is returned as it is.
+    /// Control tokens are special, and in a file without types of tokens those that begin and end a text; unused ones are
+    /// left out. A text begins or ends with such a token where the file says so, and by default begins with one for
+    /// Llama 3's kind. Hugging Face's library reads the text too. A `tokenizer.huggingface.json` in the file is returned as
+    /// it is.
     ///
     /// ```
     /// use candle_core::quantized::gguf_file::{Value, write};

@@ -108,14 +108,14 @@ impl Unread {
         let (dtype, device) = (options.dtype, &options.device);
         let bias = || stored.bias(dtype, device);
         // A remote table is refused before anything is fetched to compare it.
-        let mapped = match options.storage {
+        let mapped = match options.head_storage {
             TableStorage::Mapped => stored.mapped()?.map(|table| own(table, dtype, device)).transpose()?,
             TableStorage::Dense | TableStorage::Quantized => None,
         };
         if *is_tied && (!stored.has_weight()? || stored.is_copy_of_wte()?) {
             return Ok(Head::Tied(bias()?));
         }
-        let head = match (mapped, options.storage) {
+        let head = match (mapped, options.head_storage) {
             (Some(head), _) => head,
             (None, TableStorage::Quantized) => match stored.quantized(dtype, device)? {
                 Some(table) => own(table, dtype, device)?,

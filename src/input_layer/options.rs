@@ -35,18 +35,28 @@ pub struct OpenOptions {
     pub device: Device,
     /// How the tables are stored.
     pub storage: TableStorage,
+    /// How a head of its own is stored. A quantized one that is not in blocks in its file is dense.
+    pub head_storage: TableStorage,
 }
 
 impl OpenOptions {
     /// Makes options that read the tables into memory, as `dtype`, on `device`.
     pub fn new(dtype: DType, device: &Device) -> Self {
-        Self { dtype, device: device.clone(), storage: TableStorage::Dense }
+        let storage = TableStorage::Dense;
+        Self { dtype, device: device.clone(), storage, head_storage: storage }
     }
 
-    /// Sets how the tables are stored.
+    /// Sets how the tables are stored, that of the head too.
     #[must_use]
     pub fn with_storage(mut self, storage: TableStorage) -> Self {
-        self.storage = storage;
+        (self.storage, self.head_storage) = (storage, storage);
+        self
+    }
+
+    /// Sets how a head of its own is stored: [`TableStorage::Quantized`] keeps its blocks beside a dense token table.
+    #[must_use]
+    pub fn with_head_storage(mut self, storage: TableStorage) -> Self {
+        self.head_storage = storage;
         self
     }
 }

@@ -181,10 +181,13 @@ fn weights_that_are_not_quantized_are_read_as_they_are() {
         let expected = both.elements().forward(&ids, None).unwrap();
         assert_bits_eq(&dense.forward(&ids, None).unwrap(), &expected);
         // Some in blocks, and the token table not among them.
-        let of = |name: &str| if name.contains("ffn") { GgmlDType::Q8_0 } else { dtype };
+        let of = |name: &str| {
+            if ["ffn", "output."].iter().any(|part| name.contains(part)) { GgmlDType::Q8_0 } else { dtype }
+        };
         let mixed = Both::new(&drawn(true), &config(true), of);
         let quantized = Gpt2::quantized(&mixed.gguf(), DType::F32, &Device::Cpu).unwrap();
         assert!(quantized.input().wte().as_embedding().is_some());
+        assert_eq!(quantized.lm_head().table().block_type(), Some(GgmlDType::Q8_0));
         let expected = mixed.elements().forward(&ids, None).unwrap();
         assert_close(&format!("{dtype:?}"), &quantized.forward(&ids, None).unwrap(), &expected, SUMS);
     }
@@ -198,7 +201,16 @@ fn what_cannot_stay_quantized_is_said() {
     };
     let plain = text(&Both::new(&drawn(false), &config(false), |_| GgmlDType::F16));
     assert_eq!(plain, "no weight of the file is quantized: read it without keeping blocks");
+    let of_head = Both::new(&drawn(true), &config(true), |name: &str| match name {
+        "output.weight" => GgmlDType::Q8_0,
+        _ => GgmlDType::F16,
+    });
+    assert!(Gpt2::quantized(&of_head.gguf(), DType::F32, &Device::Cpu).is_ok());
     let mut tensors = drawn(false);
+    let positions = tensors.remove("transformer.wpe.weight").unwrap();
+    let error = text(&Both::new(&tensors, &config(false), |_| GgmlDType::Q8_0));
+    assert!(error.contains("position"), "{error}");
+    tensors.insert("transformer.wpe.weight".to_string(), positions);
     let missing = tensors.remove("transformer.h.1.mlp.c_fc.weight").unwrap();
     let text = text(&Both::new(&tensors, &config(false), |_| GgmlDType::Q8_0));
     assert!(text.contains("no tensor `blk.1.ffn_up.weight` (closest: "), "{text}");

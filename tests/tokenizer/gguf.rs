@@ -198,3 +198,19 @@ fn what_cannot_be_read_is_an_error_that_says_why() {
     let error = Tokenizer::from_json(&read(&keys).unwrap().unwrap()).unwrap_err().to_string();
     assert!(error.contains('c'), "{error}");
 }
+
+/// llama.cpp ends a text with such a token, and it stays one that text consists of.
+#[test]
+fn a_token_that_ends_texts_may_be_an_ordinary_one() {
+    let with_end = |keys: &mut Keys, id: u32| keys.push(("tokenizer.ggml.eos_token_id", Value::U32(id)));
+    let mut keys = small();
+    with_end(&mut keys, 1);
+    assert_eq!(encoder(&keys).encode("abab<|endoftext|>").unwrap(), [2, 2, 3]);
+    // Without types it is special: "b" is cut out of the text before words are.
+    keys.retain(|(key, _)| *key != "tokenizer.ggml.token_type");
+    let error = Tokenizer::from_json(&read(&keys).unwrap().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("needs the token"), "{error}");
+    // The end of text is known by its name.
+    keys.retain(|(key, _)| *key != "tokenizer.ggml.eos_token_id");
+    assert_eq!(encoder(&keys).encode("ab<|endoftext|>").unwrap(), [2, 3]);
+}

@@ -153,7 +153,8 @@ pub(super) fn config(keys: &Map<String, Value>, contents: &Contents, file: &Byte
             config.insert("rope_scaling".to_string(), scaling);
         }
     } else if config.keys().any(|key| is_of_rotation(key))
-        || !architecture.is_empty() && !contents.tensors.keys().any(|name| names::is_known_position_table(name))
+        || !["", "gpt2"].contains(&architecture)
+            && !contents.tensors.keys().any(|name| names::is_known_position_table(name))
     {
         // What its positions are is not known: refused where they are asked for.
         config.insert(ARCHITECTURE.to_string(), architecture.into());

@@ -1,8 +1,6 @@
 //! What GGUF's keys say of a tokenizer, as a `tokenizer.json` says it.
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer>
 
-use std::collections::BTreeSet;
-
 use serde_json::{Map, Value, json};
 
 /// A whole `tokenizer.json`, which few files have.
@@ -17,10 +15,15 @@ const BEGIN: [&str; 2] = ["tokenizer.ggml.bos_token_id", "tokenizer.ggml.add_bos
 const END: [&str; 2] = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.add_eos_token"];
 const ARCHITECTURE: &str = "general.architecture";
 
-/// Types of tokens: those that only a program writes, those that a text may hold, and those that fill the table.
+/// Types of tokens: those that text consists of, those that only a program writes, those that a text may hold as they
+/// are, and those that fill the table.
+const NORMAL: u64 = 1;
+const UNKNOWN: u64 = 2;
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 const UNUSED: u64 = 5;
+/// GPT-2's only special token.
+const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// llama.cpp's names of the ways to cut a text into words, by the pattern that they stand for.
 /// <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp>
@@ -61,18 +64,22 @@ pub(in super::super) fn tokenizer(keys: &Map<String, Value>) -> Result<Option<St
     }
     let words = words(keys)?;
     let (tokens, merges) = (texts(keys, TOKENS)?, texts(keys, MERGES)?);
-    let types = match keys.get(TYPES) {
-        None => vec![0; tokens.len()],
+    let (begin, end) = (around(keys, BEGIN, &tokens, words.begins)?, around(keys, END, &tokens, false)?);
+    let types: Vec<u64> = match keys.get(TYPES) {
+        // Old files say only by these what a text does not consist of.
+        None => {
+            let special = |id, token: &str| token == END_OF_TEXT || [begin.id, end.id].contains(&Some(id));
+            let kind = |(id, token): (usize, &&str)| if special(id, token) { CONTROL } else { NORMAL };
+            tokens.iter().enumerate().map(kind).collect()
+        }
         Some(types) => types.as_array().into_iter().flatten().map(|kind| kind.as_u64().unwrap_or_default()).collect(),
     };
     if types.len() != tokens.len() {
         return Err(Reason::Invalid(format!("`{TYPES}` has {} entries, `{TOKENS}` {}", types.len(), tokens.len())));
     }
-    let (begin, end) = (around(keys, BEGIN, &tokens, words.begins)?, around(keys, END, &tokens, false)?);
-    let special: BTreeSet<usize> = [&begin, &end].into_iter().filter_map(|token| token.id).collect();
     let (mut vocab, mut added) = (Map::new(), Vec::new());
     for (id, (&token, &kind)) in tokens.iter().zip(&types).enumerate() {
-        let is_special = kind == CONTROL || special.contains(&id);
+        let is_special = [UNKNOWN, CONTROL].contains(&kind);
         if is_special || kind == USER_DEFINED {
             let flags = json!({"id": id, "content": token, "special": is_special, "normalized": false,
                 "single_word": false, "lstrip": false, "rstrip": false});
@@ -106,7 +113,7 @@ pub(in super::super) fn tokenizer(keys: &Map<String, Value>) -> Result<Option<St
         "added_tokens": added,
         "pre_tokenizer": words.pre_tokenizer,
         "post_processor": processor,
-        "decoder": {"type": "ByteLevel"},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": words.whole_first},
     });
     Ok(Some(file.to_string()))
@@ -125,9 +132,9 @@ fn words(keys: &Map<String, Value>) -> Result<Words, Reason> {
     let by = |pattern: &str| {
         json!({"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
-            {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]})
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]})
     };
-    let gpt2 = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true});
+    let gpt2 = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let pre = keys.get(PRE).and_then(Value::as_str);
     let is_gpt2 = keys.get(ARCHITECTURE).is_some_and(|architecture| architecture == "gpt2");
     let (pre_tokenizer, like_llama3) = match pre {
