@@ -198,9 +198,8 @@ impl Gpt2 {
         let input = gguf::input_in_blocks(checkpoint, dtype, device)?;
         let vb = gguf::var_builder(checkpoint, dtype, device);
         let model = Self::with_stored(input, vb, &|module, dims| gguf::blocks(checkpoint, module, dims))?;
-        let mut tables = [model.input.wte(), model.lm_head.table()].into_iter();
-        let is_quantized =
-            tables.any(|table| table.block_type().is_some()) || model.blocks.iter().any(Block::is_quantized);
+        let tables = [model.input.wte(), model.lm_head.table()].map(|table| table.block_type().is_some());
+        let is_quantized = tables.contains(&true) || model.blocks.iter().any(Block::is_quantized);
         ensure!(is_quantized, "no weight of the file is quantized: read it without keeping blocks");
         Ok(model)
     }
