@@ -1,5 +1,5 @@
-//! Pretrains a GPT-2 of any size on any text files or corpora of token ids, or fine-tunes one. A run can be watched, stopped, killed, and
-//! resumed to the bit.
+//! Pretrains a GPT-2 of any size on any text files or corpora of token ids, or fine-tunes one. A run can be watched,
+//! stopped, killed, and resumed to the bit.
 //!
 //! cargo run --release --example pretrain -- --out /tmp/genesis
 //! cargo run --release --example pretrain -- --out /tmp/genesis --resume --steps 400

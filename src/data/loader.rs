@@ -379,8 +379,8 @@ impl<L: Deref<Target = Loader>> Epoch<L> {
     /// let loader = Loader::new(&Tokens::new((0..6).collect()), config, seeding, &Device::Cpu)?;
     /// let mut epoch = loader.epoch();
     /// while let Some(batch) = epoch.next() {
-    ///     let ids: Vec<usize> = batch?.input_ids.flatten_all()?.to_vec1::<u32>()?.iter().map(|&id| id as usize).collect();
-    ///     assert_eq!(epoch.window_numbers().collect::<Vec<_>>(), ids); // window j is the token j
+    ///     let ids = batch?.input_ids.flatten_all()?.to_vec1::<u32>()?;
+    ///     assert!(epoch.window_numbers().eq(ids.iter().map(|&id| id as usize))); // window j is the token j
     /// }
     /// # Ok::<(), candle_gpt_input::Error>(())
     /// ```

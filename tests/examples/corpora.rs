@@ -264,7 +264,8 @@ fn two_corpora_come_in_their_shares_and_what_was_seen_is_said() {
     for (name, seen) in ["a", "b"].into_iter().zip(seen.as_array().unwrap()) {
         let number = |name: &str| seen[name].as_u64().unwrap();
         let line = format!(
-            "/{name}: {} tokens trained on in {:.2} epochs; never seen: {} of {} windows; never a target: {} of {} tokens\n",
+            "/{name}: {} tokens trained on in {:.2} epochs; never seen: {} of {} windows; never a target: {} of \
+             {} tokens\n",
             number("n_targets"),
             number("n_taken") as f64 / number("n_windows") as f64,
             number("n_unseen_windows"),
