@@ -51,7 +51,8 @@ struct Args {
     /// The field of JSON lines that has the text
     #[arg(long, default_value = "text")]
     key: String,
-    /// A tokenizer.json, or a folder with one, instead of GPT-2's
+    /// A tokenizer.json, or a folder with one, instead of GPT-2's; if it changes texts or puts tokens around them, each
+    /// document is in memory as a whole
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     /// The token that begins (llmc) or ends each document

@@ -166,7 +166,8 @@ fn read_text(number: usize, input: &Input, tokenizer: &Tokenizer, sender: &mut S
     let mut reader = input.reader()?;
     let (mut bytes, mut n_before) = (Vec::new(), 0usize);
     while sender.is_open {
-        let n_wanted = (PIECE_BYTES + AHEAD_BYTES).saturating_sub(bytes.len()).max(PIECE_BYTES);
+        // A text that cannot be cut is read in ever larger parts, so that none is looked at often.
+        let n_wanted = (PIECE_BYTES + AHEAD_BYTES).saturating_sub(bytes.len()).max(bytes.len());
         let n_now = reader.by_ref().take(n_wanted as u64).read_to_end(&mut bytes)?;
         let at_end = n_now < n_wanted;
         // The last character may be cut.

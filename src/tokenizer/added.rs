@@ -49,6 +49,14 @@ impl AddedTokens {
         self.tokens.iter().find(|added| added.token.special && added.token.content == content).map(|added| added.id)
     }
 
+    /// Returns whether no token has or takes a space that follows something else.
+    pub(super) fn are_in_words(&self) -> bool {
+        let has_space = |text: &str| text.contains(char::is_whitespace);
+        self.tokens
+            .iter()
+            .all(|Added { token, form, .. }| !token.rstrip && !has_space(&token.content) && !has_space(form))
+    }
+
     /// Finds the first added token in `text` from byte `from` on, including the spaces that it absorbs.
     ///
     /// `normalized` selects the tokens to be found after normalization, or else those before it. `policy` applies to

@@ -94,13 +94,10 @@ impl Encoder {
         Ok(draft)
     }
 
-    /// Returns a place from byte `from` on where the ids of both sides are those of the whole. GPT-2's one added token has
-    /// no space in it.
+    /// Returns a place from byte `from` on where the ids of both sides are those of the whole.
     pub(super) fn cut(&self, text: &str, from: usize) -> Option<usize> {
-        match &self.plain {
-            Plain::Words(_) => self.words.next_start(text, from),
-            Plain::Library(_) => None,
-        }
+        let cuts = !self.prefix_space && self.frame.keeps_words() && self.added.are_in_words();
+        if cuts { self.words.next_start(text, from) } else { None }
     }
 
     /// Encodes text that has no added tokens except those to be found after normalization.
@@ -208,7 +205,7 @@ impl Words {
         let Self::Cover { before } = self else { return None };
         let begins_word = |&at: &usize| {
             before.contains(&text.as_bytes()[at])
-                && text[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c.is_ascii_punctuation())
+                && text[..at].chars().next_back().is_some_and(|c| !c.is_whitespace() && !c.is_control())
         };
         (from..text.len()).find(begins_word)
     }

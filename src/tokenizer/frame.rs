@@ -135,6 +135,13 @@ impl Frame {
         }
     }
 
+    /// Returns whether the parts of a text that is cut before a space or a line feed become those of the whole. NFC
+    /// composes neither with what is before it.
+    pub(super) fn keeps_words(&self) -> bool {
+        let composes = |step: &Step| matches!(step, Step::Unicode(Form::Nfc));
+        self.steps.iter().all(composes) && self.around().into_iter().all(<[_]>::is_empty)
+    }
+
     /// Returns the tokens before and after every text.
     pub(super) fn around(&self) -> [&[(PipelineToken, u8)]; 2] {
         match &self.library {

@@ -225,7 +225,9 @@ impl Tokenizer {
     /// Returns a place from byte `from` on where a text can be cut: the ids of both parts, one after the other, are those
     /// of the whole. So a text larger than memory can be encoded piece by piece.
     ///
-    /// `None` if there is no such place, and for tokenizers other than [`gpt2`](Self::gpt2), of which it is not known.
+    /// `None` if there is no such place: there is one only before a space (or a line feed, under GPT-2's pattern) that
+    /// follows something else. Also `None` for all texts if a `tokenizer.json` puts tokens around them, has a normalizer
+    /// other than NFC, added tokens with spaces or `rstrip`, or another pre-tokenizer than a pattern alone.
     ///
     /// ```
     /// use candle_gpt_input::tokenizer::Tokenizer;

@@ -10,6 +10,7 @@ use candle_gpt_input::data::{Loader, Tokens};
 use candle_gpt_input::rng::Generator;
 use tempfile::TempDir;
 
+use crate::support::{golden, golden_json};
 use crate::{config, explicit, global, rows};
 
 /// Writes ids as `np.array(ids, dtype=..).tofile(path)` does.
@@ -116,6 +117,27 @@ fn each_format_opens() {
             assert_eq!(documents(corpus.tokens()), [vec![1, 2, 3], vec![], vec![4, 5, 6]]);
             assert_eq!(documents(&corpus.tokens().joined(&[])), [[1, 2, 3, 4, 5, 6]]);
         }
+    }
+}
+
+/// Files that the formats' own writers wrote: `generate_corpora.py`.
+#[test]
+fn files_of_the_peers_open() {
+    let expected = golden_json("corpora/expected.json");
+    for (name, path, bits) in [
+        ("nanogpt", "train.bin", IdBits::Sixteen),
+        ("llmc", "text_train_*.bin", IdBits::Sixteen),
+        ("llmc_wide", "", IdBits::ThirtyTwo),
+        ("megatron", "text_document", IdBits::Sixteen),
+        ("megatron_wide", "text_document.idx", IdBits::ThirtyTwo),
+    ] {
+        let expected = &expected[name];
+        let mut options = CorpusOptions::default().with_id_bits(bits).with_verify(true);
+        options.end_of_text = expected["end_of_text"].as_u64().map(|id| id as u32);
+        let corpus = Corpus::open(&[golden("corpora").join(name).join(path)], &options).unwrap();
+        let expected_documents: Vec<Vec<u32>> = serde_json::from_value(expected["documents"].clone()).unwrap();
+        assert_eq!((corpus.id_bits(), documents(corpus.tokens())), (bits, expected_documents), "{name}");
+        assert_eq!(corpus.vocab_size(), expected["vocab_size"].as_u64().map(|size| size as usize), "{name}");
     }
 }
 
@@ -431,6 +453,8 @@ fn writers_write_the_layouts_of_the_formats() {
         }
         let folder = &folders[0];
         let corpus = Corpus::open(&[folder.0.path()], &CorpusOptions::default().with_verify(true)).unwrap();
+        let n_documents = documents.len() - usize::from(format == CorpusFormat::Megatron); // the empty one
+        assert_eq!(corpus.about().unwrap().n_documents, n_documents as u64);
         assert_eq!((corpus.format(), corpus.id_bits(), corpus.vocab_size()), (format, bits, Some(vocab_size)));
         let file = |name: &str| fs::read(folder.at(name)).unwrap();
         match format {
@@ -463,6 +487,13 @@ fn writers_write_the_layouts_of_the_formats() {
         assert!(error(open(folder.0.path())).contains("corpus.json states a length of"));
         fs::remove_file(folder.at(name)).unwrap();
         assert!(open(folder.0.path()).is_err());
+    }
+    let folder = Folder::new();
+    for format in [CorpusFormat::Llmc, CorpusFormat::Megatron] {
+        let mut writer = CorpusWriter::create(folder.0.path(), About::new(format, 500, "test", None, 4)).unwrap();
+        writer.push(&[]).unwrap();
+        assert!(writer.finish().unwrap_err().to_string().ends_with("it holds no ids"));
+        assert_eq!(fs::read_dir(folder.0.path()).unwrap().count(), 0);
     }
     let too_long = About::new(CorpusFormat::Llmc, 500, "test", None, 1 << 31);
     let error = CorpusWriter::create(Folder::new().0.path(), too_long).err().unwrap().to_string();

@@ -22,6 +22,7 @@ mod programs;
 mod runs;
 #[path = "../support/mod.rs"]
 mod support;
+mod tokenize;
 mod tokenizers;
 
 use std::collections::{BTreeSet, HashMap};

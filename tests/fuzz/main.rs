@@ -12,6 +12,7 @@
 mod bounds;
 mod bounds_of_formats;
 mod broken_formats;
+mod corpora;
 #[cfg(feature = "hub")]
 mod hub;
 mod limits;

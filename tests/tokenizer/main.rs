@@ -339,6 +339,40 @@ fn long_texts_have_the_ids_of_their_words() -> Result<()> {
     Ok(())
 }
 
+/// Reads a tokenizer of Llama 3's pattern, with added tokens and NFC, that puts nothing around a text.
+fn of_pattern() -> &'static Tokenizer {
+    static PATTERN: LazyLock<Tokenizer> = LazyLock::new(|| {
+        let mut file = golden_json("tokenizer/llama3_style.json");
+        file["post_processor"] = Value::Null;
+        file["normalizer"] = serde_json::json!({ "type": "NFC" });
+        let mut added = byte_level()["added_tokens"].as_array().unwrap().clone();
+        added.retain(|token| token["rstrip"] == false);
+        file["added_tokens"] = added.into();
+        Tokenizer::from_json(&file.to_string()).unwrap()
+    });
+    &PATTERN
+}
+
+/// A text is cut only where the ids of both parts are known to be those of the whole.
+#[test]
+fn texts_are_cut_before_spaces_or_not_at_all() -> Result<()> {
+    let text = "是。\nHello world";
+    assert_eq!([gpt2().cut(text, 0), gpt2().cut(text, 7), gpt2().cut(text, 13)], [Some(6), Some(12), None]);
+    assert_eq!(gpt2_files().cut(text, 0), Some(6));
+    assert_eq!(of_pattern().cut(text, 0), Some(12)); // its pattern has line feeds in words
+    for name in ["byte_level", "llama3_style", "lowercase"] {
+        let tokenizer = Tokenizer::from_file(golden("tokenizer").join(format!("{name}.json")))?;
+        assert_eq!(tokenizer.cut(text, 0), None, "{name}: rstrip, tokens around a text, another normalizer");
+    }
+    let mut file = golden_json("tokenizer/no_alphabet.json");
+    assert_eq!(Tokenizer::from_json(&file.to_string())?.cut(text, 0), Some(6));
+    let mut added = file["added_tokens"][0].clone();
+    (added["id"], added["content"]) = (76.into(), "a b".into());
+    file["added_tokens"].as_array_mut().unwrap().push(added);
+    assert_eq!(Tokenizer::from_json(&file.to_string())?.cut(text, 0), None, "an added token with a space");
+    Ok(())
+}
+
 /// A quadratic step would take hours for these texts of a megabyte, in one word where possible.
 #[test]
 fn a_megabyte_of_anything_takes_linear_time() {
@@ -434,6 +468,20 @@ proptest! {
                     }
                     (own, library) => prop_assert_eq!(error_text(own), error_text(library)),
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_cut_text_have_its_ids(text in texts(), long in words(), from in 0..200usize) {
+        let text = [long.as_str(), &text, " 。 de\u{301}s\n", &text].concat();
+        for tokenizer in [gpt2(), gpt2_files(), of_pattern()] {
+            for policy in [SpecialTokens::Recognize, SpecialTokens::AsText] {
+                let tokenizer = tokenizer.with_special_tokens(policy);
+                let Some(cut) = tokenizer.cut(&text, from) else { continue };
+                let (left, right) = text.split_at(cut);
+                let parts = [tokenizer.encode(left).unwrap(), tokenizer.encode(right).unwrap()].concat();
+                prop_assert!(cut >= from && parts == tokenizer.encode(&text).unwrap(), "{:?} | {:?}", left, right);
             }
         }
     }

@@ -45,6 +45,9 @@ pub struct About {
     pub n_tokens: u64,
     /// The number of documents in all files.
     pub n_documents: u64,
+    /// While the corpus is being written: the documents given that are in no file, because they have no ids.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) n_left_out: u64,
     /// While the corpus is being written: the ids of the next document that are in complete files.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) n_taken: u64,
@@ -108,6 +111,7 @@ impl About {
             end_of_text,
             n_tokens,
             n_documents,
+            n_left_out: 0,
             n_taken: 0,
             files,
         }

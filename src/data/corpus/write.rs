@@ -84,7 +84,7 @@ impl CorpusWriter {
                 (writer.about, writer.is_complete) = (found, is_complete);
             }
         }
-        writer.n_done = writer.about.n_documents;
+        writer.n_done = writer.about.n_documents + writer.about.n_left_out;
         writer.n_taken = std::mem::take(&mut writer.about.n_taken);
         Ok(writer)
     }
@@ -122,7 +122,7 @@ impl CorpusWriter {
         }
         let (begins, is_llmc) = (self.n_given == 0, format == CorpusFormat::Llmc);
         if format == CorpusFormat::Megatron && begins && ends && ids.is_empty() {
-            self.about.n_documents += 1;
+            self.about.n_left_out += 1;
             return Ok(());
         }
         let before = end_of_text.filter(|_| is_llmc && begins);
@@ -168,12 +168,17 @@ impl CorpusWriter {
     /// Completes the last shard, and writes `corpus.json`.
     ///
     /// # Errors
-    /// [`CorpusError::Io`] or [`CheckpointError::Io`](crate::error::CheckpointError::Io) if a file cannot be written.
+    /// [`CorpusError::Empty`] if no document had ids, [`CorpusError::Io`] or
+    /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) if a file cannot be written.
     pub fn finish(mut self) -> Result<About> {
         if !self.is_complete {
             if self.shard.is_some() {
                 self.close_shard(0)?;
             }
+            if self.about.files.is_empty() {
+                return Err(CorpusError::Empty { path: self.folder }.into());
+            }
+            self.about.n_left_out = 0;
             self.about.save(&self.folder.join(ABOUT_FILE))?;
         }
         let resume = self.folder.join(RESUME_FILE);
