@@ -6,7 +6,8 @@ use candle_core::Device;
 
 use super::loader::windows;
 use super::mixture::Mixture;
-use super::order::{Order, OrderSource, SeedingKind};
+use super::order::{NextOrder, Order, OrderSource, SeedingKind};
+use super::read_ahead::ReadAhead;
 use super::state::Identity;
 use super::{Batch, BlendState, Coverage, LoaderConfig, Tokens, Windows};
 use crate::error::{DataError, Result};
@@ -49,6 +50,9 @@ pub struct Blend {
     rank: usize,
     world_size: usize,
     progress: Mutex<Progress>,
+    /// The order of the next epoch of each corpus.
+    next: Mutex<Vec<Option<NextOrder>>>,
+    ahead: Mutex<ReadAhead>,
 }
 
 #[derive(Clone, Debug)]
@@ -64,7 +68,8 @@ impl Blend {
     ///
     /// # Errors
     /// [`DataError::Zero`] without a corpus or if a size in `config` is 0, [`DataError::BlendWeight`] for a weight that
-    /// is not positive and finite, [`DataError::TooShort`] for a corpus without a window.
+    /// is not positive and finite, [`DataError::TooShort`] for a corpus without a window,
+    /// [`DataError::TooManyWindows`] for one of whose windows no shuffled order fits in memory.
     pub fn new(corpora: &[(Tokens, f64)], config: LoaderConfig, seed: u64, device: &Device) -> Result<Self> {
         let weights: Vec<f64> = corpora.iter().map(|(_, weight)| *weight).collect();
         let mixture = Mixture::weighted(&weights)?;
@@ -96,8 +101,9 @@ impl Blend {
         }
         let mixture = mixture(corpora.iter().map(|windows| windows.n_windows() as u64).collect());
         let progress = Progress { taken: vec![0; corpora.len()], orders: vec![None; corpora.len()] };
-        let (device, progress) = (device.clone(), Mutex::new(progress));
-        Ok(Self { corpora, mixture, config, seed, device, rank: 0, world_size: 1, progress })
+        let next = Mutex::new(corpora.iter().map(|_| None).collect());
+        let (device, progress, ahead) = (device.clone(), Mutex::new(progress), Mutex::new(ReadAhead::new()));
+        Ok(Self { corpora, mixture, config, seed, device, rank: 0, world_size: 1, progress, next, ahead })
     }
 
     /// Limits the blend to the share of process `rank` of `world_size`, as [`Loader::shard`](super::Loader::shard) does.
@@ -170,7 +176,7 @@ impl Blend {
             let (n_epochs, n_begun) = (n_taken / n_windows as u64, (n_taken % n_windows as u64) as usize);
             let mut is_begun = vec![false; n_windows];
             if n_begun > 0 {
-                let order = self.order(&mut progress, corpus);
+                let order = self.order(&mut progress.orders, corpus, n_taken);
                 (0..n_begun).for_each(|nth| is_begun[order.sample(nth)] = true);
             }
             Coverage::new(windows, self.config.boundaries, |window| n_epochs + u64::from(is_begun[window]))
@@ -178,54 +184,100 @@ impl Blend {
         (0..self.corpora.len()).map(coverage).collect()
     }
 
-    /// Returns the order of the epoch that a corpus is in.
-    fn order(&self, progress: &mut Progress, corpus: usize) -> Arc<Order> {
+    /// Returns the order of the epoch that a corpus is in after so many samples.
+    fn order(&self, orders: &mut [Option<(u64, Arc<Order>)>], corpus: usize, n_taken: u64) -> Arc<Order> {
         let n_windows = self.corpora[corpus].n_windows();
-        let epoch = progress.taken[corpus] / n_windows as u64;
-        if let Some((_, order)) = progress.orders[corpus].as_ref().filter(|(drawn, _)| *drawn == epoch) {
+        let epoch = n_taken / n_windows as u64;
+        if let Some((_, order)) = orders[corpus].as_ref().filter(|(drawn, _)| *drawn == epoch) {
             return order.clone();
         }
-        progress.orders[corpus] = None; // so that there is memory for the next
-        let source = match self.config.shuffle {
+        orders[corpus] = None; // so that there is memory for the next
+        let source = |epoch: u64| match self.config.shuffle {
             true => OrderSource::Seed(self.seed.wrapping_add(epoch)),
             false => OrderSource::Sequential,
         };
-        let order = Arc::new(Order::from_source(source, n_windows));
-        progress.orders[corpus] = Some((epoch, order.clone()));
+        let next = &mut lock(&self.next)[corpus];
+        let order = Arc::new(NextOrder::or_make(next.take(), source(epoch), n_windows));
+        if self.config.shuffle {
+            let source = source(epoch + 1);
+            *next = NextOrder::begin(n_windows, move || Order::from_source(source, n_windows));
+        }
+        orders[corpus] = Some((epoch, order.clone()));
         order
     }
 
     /// Takes the next batch of this rank. After an error nothing is taken.
     fn next_batch(&self) -> Result<Batch> {
         let mut progress = self.lock();
-        let before = progress.taken.clone();
-        let step = self.config.batch_size.saturating_mul(self.world_size);
         let LoaderConfig { batch_size: n_rows, max_length, .. } = self.config;
-        let of_rank = n_rows.saturating_mul(self.rank)..n_rows.saturating_mul(self.rank + 1);
         let mut chosen = Vec::new();
         chosen.try_reserve_exact(n_rows).map_err(|_| DataError::BatchTooLarge { n_rows, max_length })?;
-        for nth in 0..step {
-            let corpus = self.mixture.next(&progress.taken);
-            if of_rank.contains(&nth) {
-                let order = self.order(&mut progress, corpus);
-                let windows = &self.corpora[corpus];
-                chosen.push((windows, order.sample((progress.taken[corpus] % windows.n_windows() as u64) as usize)));
+        let mut taken = progress.taken.clone();
+        self.take_step(&mut taken, |corpus, nth| {
+            let order = self.order(&mut progress.orders, corpus, nth);
+            let windows = &self.corpora[corpus];
+            chosen.push((windows, order.sample((nth % windows.n_windows() as u64) as usize)));
+        });
+        let make = || {
+            chosen.iter().try_for_each(|(windows, number)| windows.check(*number))?;
+            let rows = chosen.iter().map(|(windows, number)| (*windows, windows.window(*number)));
+            Batch::new(rows, &self.config, &self.device)
+        };
+        let batch = match self.corpora.iter().any(|windows| windows.tokens().are_mapped()) {
+            false => make(),
+            true => {
+                let (mut n_steps, mut after) = (0, taken.clone());
+                let ask = |later: usize| match later {
+                    0 => chosen.iter().for_each(|(windows, number)| windows.read_ahead(*number)),
+                    _ => (n_steps..later).for_each(|step| {
+                        self.take_step(&mut after, |corpus, nth| {
+                            if step + 1 == later {
+                                self.read_ahead(&progress.orders, corpus, nth);
+                            }
+                        });
+                        n_steps = later;
+                    }),
+                };
+                lock(&self.ahead).around((n_rows, max_length), ask, make)
             }
-            progress.taken[corpus] += 1;
-        }
-        let checked = chosen.iter().try_for_each(|(windows, number)| windows.check(*number));
-        let rows = chosen.into_iter().map(|(windows, number)| (windows, windows.window(number)));
-        let batch = checked.and_then(|()| Batch::new(rows, &self.config, &self.device));
-        if batch.is_err() {
-            progress.taken = before;
+        };
+        if batch.is_ok() {
+            progress.taken = taken;
         }
         batch
     }
 
-    // A panic while the lock is held may lose a batch, and nothing else.
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes a step of all ranks. Calls `take` with the corpus of each sample of this rank, and with how many samples of it
+    /// came before.
+    fn take_step(&self, taken: &mut [u64], mut take: impl FnMut(usize, u64)) {
+        let n_rows = self.config.batch_size;
+        let of_rank = n_rows.saturating_mul(self.rank)..n_rows.saturating_mul(self.rank + 1);
+        for nth in 0..n_rows.saturating_mul(self.world_size) {
+            let corpus = self.mixture.next(taken);
+            if of_rank.contains(&nth) {
+                take(corpus, taken[corpus]);
+            }
+            taken[corpus] += 1;
+        }
     }
+
+    /// Asks the system for a sample to come, if its epoch has begun.
+    fn read_ahead(&self, orders: &[Option<(u64, Arc<Order>)>], corpus: usize, nth: u64) {
+        let windows = &self.corpora[corpus];
+        let n_windows = windows.n_windows() as u64;
+        if let Some((_, order)) = orders[corpus].as_ref().filter(|(epoch, _)| *epoch == nth / n_windows) {
+            windows.read_ahead(order.sample((nth % n_windows) as usize));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        lock(&self.progress)
+    }
+}
+
+/// A panic while a lock is held may lose a batch, and nothing else.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Iterates over the batches of a [`Blend`], without end.

@@ -1,12 +1,13 @@
 //! [`Loader`]: makes batches, epoch after epoch.
 
 use std::iter::FusedIterator;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Device;
 
-use super::order::{Order, Seeding};
+use super::order::{self, NextOrder, Order, Seeding};
+use super::read_ahead::ReadAhead;
 use super::state::{Identity, LoaderState, Stage};
 use super::{Batch, Boundaries, LoaderConfig, Tokens, Windows};
 use crate::error::{DataError, Result};
@@ -20,6 +21,10 @@ const N_BYTES_NEAR: usize = 4 << 20;
 /// Makes batches of a text, epoch after epoch, in the order of `torch.utils.data.DataLoader` (PyTorch 2.15).
 ///
 /// A seed gives the same shuffled order as in PyTorch, by the same draws at the same moments; [`Seeding`] lists them.
+/// An order takes 4 bytes a window (8 from 2³² windows on). Of many windows, a thread makes that of the next epoch while
+/// one runs, which is used if nobody else has drawn from the generator until then. Ids in files are read ahead while
+/// batches wait for the disk.
+///
 /// The loader keeps its progress, so [`state`](Self::state) can be saved in the middle of a loop:
 ///
 /// ```
@@ -71,6 +76,7 @@ struct Progress {
     n_samples: usize,
     stage: Stage,
     order: Option<Arc<Order>>,
+    next: Option<NextOrder>,
     /// Whether the next epoch is the rest of the one in which the state was saved.
     resumed: bool,
 }
@@ -95,13 +101,15 @@ impl Loader {
     /// # Errors
     /// [`DataError::Zero`] if a length or size in `config` is 0, [`DataError::TooShort`] if no window fits into a
     /// document, [`DataError::NoBatch`] if there are fewer windows than a batch has, with `drop_last`,
-    /// [`DataError::PositionsTwice`] for two settings that restart positions.
+    /// [`DataError::PositionsTwice`] for two settings that restart positions, [`DataError::TooManyWindows`] if there is
+    /// no memory for a shuffled order.
     pub fn new(tokens: &Tokens, config: LoaderConfig, seeding: Seeding, device: &Device) -> Result<Self> {
         if config.batch_size == 0 {
             return Err(DataError::Zero { name: "batch_size" }.into());
         }
         let windows = windows(tokens, &config)?;
-        let progress = Progress { epoch: 0, n_samples: 0, stage: Stage::Between, order: None, resumed: false };
+        let progress =
+            Progress { epoch: 0, n_samples: 0, stage: Stage::Between, order: None, next: None, resumed: false };
         let (rank, world_size) = (0, 1);
         let device = device.clone();
         let progress = Mutex::new(progress);
@@ -196,6 +204,7 @@ impl Loader {
             n_samples: state.n_samples,
             stage: state.stage.clone(),
             order,
+            next: None,
             resumed: state.stage != Stage::Between,
         };
         Ok(self)
@@ -286,13 +295,27 @@ impl Loader {
         n_left / self.step() + usize::from(!self.config.drop_last && !self.share(rest).is_empty())
     }
 
+    /// Makes a batch of samples of an order.
+    fn batch(&self, share: Range<usize>, order: &Order) -> Result<Batch> {
+        share.clone().try_for_each(|nth| self.windows.check(order.sample(nth)))?;
+        let window = |nth| self.windows.window(order.sample(nth));
+        let n_far = if self.windows.tokens().n_bytes() > N_BYTES_NEAR { self.windows.n_windows() } else { 0 };
+        let windows = share.map(|nth| {
+            if nth + N_AHEAD < n_far {
+                window(nth + N_AHEAD).ids.prefetch();
+            }
+            (&self.windows, window(nth))
+        });
+        Batch::new(windows, &self.config, &self.device)
+    }
+
     /// Returns the samples that all ranks consume together in a step.
     fn step(&self) -> usize {
         self.config.batch_size.saturating_mul(self.world_size)
     }
 
     /// Returns which of `n_samples` consecutive samples are this rank's.
-    fn share(&self, n_samples: usize) -> std::ops::Range<usize> {
+    fn share(&self, n_samples: usize) -> Range<usize> {
         let (each, rest) = (n_samples / self.world_size, n_samples % self.world_size);
         let start = self.rank * each + self.rank.min(rest);
         start..start + each + usize::from(self.rank < rest)
@@ -311,11 +334,15 @@ impl Loader {
 /// Finds the windows that a configuration describes.
 pub(super) fn windows(tokens: &Tokens, config: &LoaderConfig) -> Result<Windows> {
     let &LoaderConfig { max_length, stride, tail, boundaries, reset_positions_after, .. } = config;
-    match (boundaries, reset_positions_after) {
-        (Boundaries::Mark, Some(separator)) => Err(DataError::PositionsTwice { separator }.into()),
-        (Boundaries::Keep, _) => Windows::new(tokens, max_length, stride, tail),
-        _ => Windows::across(tokens, max_length, stride, tail),
+    let windows = match (boundaries, reset_positions_after) {
+        (Boundaries::Mark, Some(separator)) => return Err(DataError::PositionsTwice { separator }.into()),
+        (Boundaries::Keep, _) => Windows::new(tokens, max_length, stride, tail)?,
+        _ => Windows::across(tokens, max_length, stride, tail)?,
+    };
+    if config.shuffle {
+        order::fits(windows.n_windows())?;
     }
+    Ok(windows)
 }
 
 impl IntoIterator for &Loader {
@@ -339,7 +366,8 @@ pub struct Epoch<L> {
     n_samples: usize,
     order: Option<Arc<Order>>,
     /// Where the windows of the last batch lie in the order.
-    last: std::ops::Range<usize>,
+    last: Range<usize>,
+    ahead: Option<ReadAhead>,
     ran_out: bool,
     done: bool,
 }
@@ -357,7 +385,8 @@ impl<L: Deref<Target = Loader>> Epoch<L> {
         let ran_out = matches!(progress.stage, Stage::Running { ran_out: true, .. });
         let (number, n_samples, order) = (progress.epoch, progress.n_samples, progress.order.clone());
         drop(progress);
-        Self { loader, number, n_samples, order, last: 0..0, ran_out, done: false }
+        let ahead = loader.windows.tokens().are_mapped().then(ReadAhead::new);
+        Self { loader, number, n_samples, order, last: 0..0, ahead, ran_out, done: false }
     }
 
     /// Returns which epoch this is, from 0.
@@ -395,11 +424,14 @@ impl<L: Deref<Target = Loader>> Epoch<L> {
             return order.clone();
         }
         let Loader { windows, config, seeding, .. } = &*self.loader;
-        let order = Arc::new(Order::draw(seeding, config.shuffle, windows.n_windows()));
+        let (n_windows, next) = (windows.n_windows(), self.loader.lock().next.take());
+        let order = Arc::new(Order::draw(seeding, config.shuffle, n_windows, next));
+        let next = order.begin_next(seeding, n_windows);
         self.order = Some(order.clone());
         self.report(|progress| {
             progress.stage = Stage::Running { order: order.source.clone(), ran_out: false };
             progress.order = Some(order.clone());
+            progress.next = next;
         });
         order
     }
@@ -417,13 +449,11 @@ impl<L: Deref<Target = Loader>> Epoch<L> {
         self.run_out(order);
         self.done = true;
         self.report(|progress| {
-            *progress = Progress {
-                epoch: progress.epoch + 1,
-                n_samples: 0,
-                stage: Stage::Between,
-                order: None,
-                resumed: false,
-            };
+            progress.epoch += 1;
+            progress.n_samples = 0;
+            progress.stage = Stage::Between;
+            progress.order = None;
+            progress.resumed = false;
         });
     }
 
@@ -459,26 +489,24 @@ impl<L: Deref<Target = Loader>> Iterator for Epoch<L> {
         if n_step < loader.step() {
             self.run_out(&order);
         }
+        let share = self.n_samples + share.start..self.n_samples + share.end;
         let loader = &*self.loader;
-        let window = |nth| loader.windows.window(order.sample(nth));
-        for nth in share.clone() {
-            if let Err(error) = loader.windows.check(order.sample(self.n_samples + nth)) {
-                self.done = true;
-                return Some(Err(error));
+        let make = || loader.batch(share.clone(), &order);
+        let batch = match &mut self.ahead {
+            None => make(),
+            Some(ahead) => {
+                let n_windows = loader.windows.n_windows();
+                let ask = |later: usize| {
+                    let start = later.saturating_mul(loader.step()).saturating_add(share.start);
+                    let end = start.saturating_add(share.len()).min(n_windows);
+                    (start..end).for_each(|nth| loader.windows.read_ahead(order.sample(nth)));
+                };
+                ahead.around((share.len(), loader.config.max_length), ask, make)
             }
-        }
-        let n_far = if loader.windows.tokens().n_bytes() > N_BYTES_NEAR { loader.windows.n_windows() } else { 0 };
-        let last = self.n_samples + share.start..self.n_samples + share.end;
-        let windows = last.clone().map(|nth| {
-            if nth + N_AHEAD < n_far {
-                window(nth + N_AHEAD).ids.prefetch();
-            }
-            (&loader.windows, window(nth))
-        });
-        let batch = Batch::new(windows, &loader.config, &loader.device);
+        };
         match &batch {
             Ok(_) => {
-                self.last = last;
+                self.last = share;
                 self.n_samples += n_step;
                 self.report(|progress| progress.n_samples = self.n_samples);
             }

@@ -136,6 +136,24 @@ impl MappedIds {
         (segment, at - (self.ends[number] - segment.n_ids))
     }
 
+    /// Asks the system to read a range, which must exist, as far as one file holds it. Advice may be ignored, and so may
+    /// its failure.
+    pub(super) fn read_ahead(&self, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        let (segment, first) = self.place(range.start);
+        let n_ids = range.len().min(segment.n_ids - first);
+        #[cfg(unix)]
+        let _ = segment.map.advise_range(
+            memmap2::Advice::WillNeed,
+            segment.start + first * segment.id_bytes(),
+            n_ids * segment.id_bytes(),
+        );
+        #[cfg(not(unix))]
+        let _ = n_ids;
+    }
+
     /// Returns the ids of a range, which must exist, as far as one file holds them: at least one, if the range has any.
     #[inline]
     pub(super) fn first_piece(&self, range: Range<usize>) -> Piece<'_> {

@@ -44,6 +44,7 @@ mod mapped;
 mod mixture;
 mod order;
 mod packed;
+mod read_ahead;
 mod state;
 mod text;
 mod tokens;

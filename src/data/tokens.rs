@@ -179,6 +179,18 @@ impl Tokens {
         starts.par_iter().find_map_first(|start| checked(start).err()).map_or(Ok(()), Err)
     }
 
+    /// Returns whether the ids stay in files.
+    pub(super) fn are_mapped(&self) -> bool {
+        matches!(*self.ids, IdBuffer::Mapped(_))
+    }
+
+    /// Asks the system to read a range of the buffer from its files.
+    pub(super) fn read_ahead(&self, range: Range<usize>) {
+        if let IdBuffer::Mapped(ids) = &*self.ids {
+            ids.read_ahead(range);
+        }
+    }
+
     /// Holds a range of the buffer against the vocabulary of a mapped corpus, if one was stated.
     pub(super) fn check_touched(&self, range: impl FnOnce() -> Range<usize>) -> Result<()> {
         self.vocab_size.map_or(Ok(()), |vocab_size| self.check_range(range(), vocab_size))

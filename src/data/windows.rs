@@ -196,6 +196,11 @@ impl Windows {
         self.tokens.check_touched(|| self.range(number))
     }
 
+    /// Asks the system to read a window, which must exist, from its files.
+    pub(super) fn read_ahead(&self, number: usize) {
+        self.tokens.read_ahead(self.range(number));
+    }
+
     /// Returns where the input ids and the last target of a window, which must exist, lie.
     fn range(&self, number: usize) -> Range<usize> {
         let document = self.ends.partition_point(|&end| end <= number);

@@ -104,6 +104,17 @@ pub enum DataError {
         /// Its weight.
         weight: f64,
     },
+    /// A shuffled order too large to allocate.
+    #[error(
+        "the order of {n_windows} shuffled windows needs {n_bytes} bytes, more than this machine's memory holds: choose \
+         a larger stride, or set shuffle to false"
+    )]
+    TooManyWindows {
+        /// The number of windows.
+        n_windows: usize,
+        /// The bytes of their order.
+        n_bytes: u128,
+    },
     /// A batch too large to allocate.
     #[error("a batch of {n_rows} windows of {max_length} tokens does not fit in memory")]
     BatchTooLarge {

@@ -30,19 +30,28 @@ impl Generator {
     /// [`Error::TooLarge`](crate::Error::TooLarge) for more values than memory holds.
     pub fn randperm(&self, n: usize) -> Result<Vec<i64>> {
         fits("a permutation", &[n], size_of::<i64>())?;
-        Ok(self.permutation(n))
+        Ok(self.permutation(n, |i| i as i64))
     }
 
-    /// Draws [`randperm`](Self::randperm) of things that are in memory already.
-    pub(crate) fn permutation(&self, n: usize) -> Vec<i64> {
+    /// Draws [`randperm`](Self::randperm) of `n` values, for which there is memory.
+    pub(crate) fn permutation<V: Copy>(&self, n: usize, value: impl Fn(usize) -> V) -> Vec<V> {
         let engine = &mut self.lock().engine;
-        if n < TWO_WORDS_FROM { shuffle_down(engine, n) } else { shuffle_up(engine, n) }
+        if n < TWO_WORDS_FROM { shuffle_down(engine, n, value) } else { shuffle_up(engine, n, value) }
+    }
+
+    /// Draws what a permutation of `n` draws.
+    pub(crate) fn skip_permutation(&self, n: usize) {
+        let engine = &mut self.lock().engine;
+        let n_words = if n < TWO_WORDS_FROM { n.saturating_sub(1) } else { 2 * n };
+        for _ in 0..n_words {
+            engine.next_u32();
+        }
     }
 }
 
 /// Shuffles a finished row by Fisher-Yates: each place takes one of the values not yet placed.
-fn shuffle_down(engine: &mut Mt19937, n: usize) -> Vec<i64> {
-    let mut order: Vec<i64> = (0..n as i64).collect();
+fn shuffle_down<V: Copy>(engine: &mut Mt19937, n: usize, value: impl Fn(usize) -> V) -> Vec<V> {
+    let mut order: Vec<V> = (0..n).map(value).collect();
     for i in 0..n.saturating_sub(1) {
         let ahead = engine.next_u32() as usize % (n - i);
         order.swap(i, i + ahead);
@@ -51,11 +60,11 @@ fn shuffle_down(engine: &mut Mt19937, n: usize) -> Vec<i64> {
 }
 
 /// Shuffles by Fisher-Yates inside out: each new value goes anywhere among those before it.
-fn shuffle_up(engine: &mut Mt19937, n: usize) -> Vec<i64> {
+fn shuffle_up<V: Copy>(engine: &mut Mt19937, n: usize, value: impl Fn(usize) -> V) -> Vec<V> {
     let mut order = Vec::with_capacity(n);
     for i in 0..n {
         let place = (engine.next_u64() % (i as u64 + 1)) as usize;
-        order.push(i as i64);
+        order.push(value(i));
         order.swap(place, i);
     }
     order

@@ -5,6 +5,7 @@
 mod blend;
 mod corpus;
 mod documents;
+mod large;
 #[path = "../support/mod.rs"]
 mod support;
 
