@@ -5,6 +5,7 @@
 mod blend;
 mod corpus;
 mod documents;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod large;
 #[path = "../support/mod.rs"]
 mod support;

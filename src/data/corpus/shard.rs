@@ -46,10 +46,16 @@ impl Shard {
 
     /// Appends ids of a document, which fit the width.
     pub(super) fn push(&mut self, ids: &[u32]) -> Result<(), CorpusError> {
-        self.buffer.clear();
+        self.buffer.resize(ids.len() * self.bits.n_bytes(), 0);
         match self.bits {
-            IdBits::Sixteen => self.buffer.extend(ids.iter().flat_map(|id| (*id as u16).to_le_bytes())),
-            IdBits::ThirtyTwo => self.buffer.extend(ids.iter().flat_map(|id| id.to_le_bytes())),
+            IdBits::Sixteen => {
+                let places = self.buffer.as_chunks_mut().0.iter_mut();
+                places.zip(ids).for_each(|(place, id)| *place = (*id as u16).to_le_bytes());
+            }
+            IdBits::ThirtyTwo => {
+                let places = self.buffer.as_chunks_mut().0.iter_mut();
+                places.zip(ids).for_each(|(place, id)| *place = id.to_le_bytes());
+            }
         }
         self.body.update(&self.buffer);
         self.out.write_all(&self.buffer).map_err(CorpusError::writing(&self.path))?;
