@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Device;
 
-use super::loader::windows;
+use super::cut::windows;
 use super::mixture::Mixture;
 use super::order::{NextOrder, Order, OrderSource, SeedingKind};
 use super::read_ahead::ReadAhead;

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Device;
 
-use super::order::{self, NextOrder, Order, Seeding};
+use super::cut::windows;
+use super::order::{Order, Seeding};
+use super::progress::Progress;
 use super::read_ahead::ReadAhead;
 use super::state::{Identity, LoaderState, Stage};
-use super::{Batch, Boundaries, LoaderConfig, Tokens, Windows};
+use super::{Batch, LoaderConfig, Tokens, Windows};
 use crate::error::{DataError, Result};
 
 /// How many windows ahead to prefetch: each row of a shuffled batch lies somewhere else in a text that may exceed the
@@ -70,17 +72,6 @@ pub struct Loader {
     progress: Mutex<Progress>,
 }
 
-#[derive(Debug)]
-struct Progress {
-    epoch: u64,
-    n_samples: usize,
-    stage: Stage,
-    order: Option<Arc<Order>>,
-    next: Option<NextOrder>,
-    /// Whether the next epoch is the rest of the one in which the state was saved.
-    resumed: bool,
-}
-
 impl Loader {
     /// Makes a loader that puts its batches on `device`; draws nothing yet.
     ///
@@ -108,11 +99,8 @@ impl Loader {
             return Err(DataError::Zero { name: "batch_size" }.into());
         }
         let windows = windows(tokens, &config)?;
-        let progress =
-            Progress { epoch: 0, n_samples: 0, stage: Stage::Between, order: None, next: None, resumed: false };
         let (rank, world_size) = (0, 1);
-        let device = device.clone();
-        let progress = Mutex::new(progress);
+        let (device, progress) = (device.clone(), Mutex::default());
         Self { windows, config, seeding, device, rank, world_size, progress }.with_batches()
     }
 
@@ -331,20 +319,6 @@ impl Loader {
     }
 }
 
-/// Finds the windows that a configuration describes.
-pub(super) fn windows(tokens: &Tokens, config: &LoaderConfig) -> Result<Windows> {
-    let &LoaderConfig { max_length, stride, tail, boundaries, reset_positions_after, .. } = config;
-    let windows = match (boundaries, reset_positions_after) {
-        (Boundaries::Mark, Some(separator)) => return Err(DataError::PositionsTwice { separator }.into()),
-        (Boundaries::Keep, _) => Windows::new(tokens, max_length, stride, tail)?,
-        _ => Windows::across(tokens, max_length, stride, tail)?,
-    };
-    if config.shuffle {
-        order::fits(windows.n_windows())?;
-    }
-    Ok(windows)
-}
-
 impl IntoIterator for &Loader {
     type Item = Result<Batch>;
     type IntoIter = Epoch<Self>;
@@ -448,13 +422,7 @@ impl<L: Deref<Target = Loader>> Epoch<L> {
     fn finish(&mut self, order: &Order) {
         self.run_out(order);
         self.done = true;
-        self.report(|progress| {
-            progress.epoch += 1;
-            progress.n_samples = 0;
-            progress.stage = Stage::Between;
-            progress.order = None;
-            progress.resumed = false;
-        });
+        self.report(Progress::finish);
     }
 
     /// Changes the loader's progress, unless a later epoch has begun.
