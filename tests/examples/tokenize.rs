@@ -92,6 +92,9 @@ fn tokenizers_of_files_give_their_ids() {
     for (name, cuts) in [("byte_level", true), ("llama3_style", false)] {
         let mut file = golden_json(&format!("tokenizer/{name}.json"));
         file["added_tokens"].as_array_mut().unwrap().retain(|token| token["rstrip"] == false);
+        if let Some(template) = file["post_processor"].get_mut("single").and_then(Value::as_array_mut) {
+            template.pop(); // the end of text, by which documents are found below
+        }
         let path = folder.path().join("tokenizer.json");
         fs::write(&path, file.to_string()).unwrap();
         let tokenizer = Tokenizer::from_file(&path).unwrap();
