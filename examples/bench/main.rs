@@ -173,7 +173,7 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     if args.json {
         let all = json!({ "machine": machine, "limits": limits, "cases": rows });
         writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
-    } else if !args.quick && chosen.iter().any(|(case, _)| case.is_of_products()) {
+    } else if chosen.iter().any(|(case, _)| case.is_of_products()) {
         writeln!(out, "\n{}", products::summary(&limits, &rows))?;
     }
     Ok(())
