@@ -9,6 +9,7 @@ use candle_gpt_input::data::{
     Batch, Blend, BlendState, Boundaries, Coverage, Loader, LoaderConfig, Seeding, Tail, Tokens, Windows,
 };
 use candle_gpt_input::error::Shown;
+use candle_gpt_input::ranks::{Ranks, share};
 use candle_gpt_input::rng::{Generator, GeneratorState};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -45,11 +46,21 @@ pub struct Seen {
 
 impl Feed {
     /// Makes batches of whole windows, side by side, in a new order each epoch.
-    pub fn new(texts: &Texts, settings: &Settings, generator: &Generator, device: &Device) -> Result<Self> {
-        let config = windows_of(settings);
+    ///
+    /// A batch has the micro-batches of this rank; those of all ranks, joined, are what one process would have.
+    pub fn new(
+        texts: &Texts,
+        settings: &Settings,
+        generator: &Generator,
+        device: &Device,
+        ranks: &dyn Ranks,
+    ) -> Result<Self> {
+        let n_micro = share(settings.micro_batches, ranks.size())?;
+        let config = windows_of(settings).with_batch_size(settings.batch_size.saturating_mul(n_micro));
         if settings.corpus.is_empty() {
             let text = texts.training.first().context("there is no text to train on")?;
-            let loader = Loader::new(&text.tokens, config, Seeding::Global(generator.clone()), device);
+            let loader = Loader::new(&text.tokens, config, Seeding::Global(generator.clone()), device)
+                .and_then(|loader| loader.shard(ranks.rank(), ranks.size()));
             return Ok(Self::Texts(loader.context("the text to train on")?));
         }
         let (seed, parts) = (settings.seed, &texts.training);
@@ -75,7 +86,8 @@ impl Feed {
             }
         };
         let names = parts.iter().map(|part| part.name.clone()).collect();
-        Ok(Self::Corpora { blend: blend?, names, generator: generator.clone() })
+        let blend = blend?.shard(ranks.rank(), ranks.size())?;
+        Ok(Self::Corpora { blend, names, generator: generator.clone() })
     }
 
     /// Says what there is to train on.
@@ -103,7 +115,8 @@ impl Feed {
     pub fn batches(&self) -> Box<dyn Iterator<Item = candle_gpt_input::Result<Batch>> + '_> {
         match self {
             Self::Texts(loader) => Box::new(loader.epoch()),
-            Self::Corpora { blend, .. } => Box::new(with_targets(blend.batches())),
+            // Batches in which nothing is predicted are no steps.
+            Self::Corpora { blend, .. } => Box::new(blend.batches()),
         }
     }
 

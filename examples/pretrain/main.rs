@@ -29,6 +29,7 @@ mod initial;
 #[allow(dead_code)] // it can also make batches of prompts
 #[path = "../input/mod.rs"]
 mod input;
+mod job;
 mod lock;
 mod mean;
 #[allow(dead_code)] // it can also generate
@@ -50,9 +51,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::DType;
+use candle_core::{DType, Var};
 use candle_gpt_input::DeviceSpec;
 use candle_gpt_input::error::Shown;
+use candle_gpt_input::ranks::{self, Ranks, agree};
 use candle_gpt_input::rng::Generator;
 use checkpoint::Checkpoint;
 use clap::parser::ValueSource;
@@ -90,22 +92,65 @@ fn main() -> ExitCode {
     let matches = cli::matches::<Args>();
     let is_given = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    cli::exit(pretrain(args, is_given, &mut std::io::stdout()))
+    cli::exit(start(args, is_given))
 }
 
-fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -> Result<()> {
+fn start(args: Args, is_given: impl Fn(&str) -> bool) -> Result<()> {
+    let ranks = job::start()?;
+    match ranks.rank() {
+        0 => pretrain(args, is_given, &*ranks, &mut std::io::stdout()),
+        _ => pretrain(args, is_given, &*ranks, &mut std::io::sink()),
+    }
+}
+
+fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, ranks: &dyn Ranks, out: &mut impl Write) -> Result<()> {
+    let mut report = Report::new(out);
+    let (save_dtype, stop) = (args.save_dtype, signals::stop()?);
+    let mut run = agree(ranks, prepare(args, is_given, ranks, &mut report))?;
+    ranks::same(ranks, "the settings", &serde_json::to_vec(&run.settings)?)?;
+    let texts: Vec<&str> = run.texts.files.iter().map(|(_, line)| line.as_str()).collect();
+    ranks::same(ranks, "the texts", texts.join("\n").as_bytes())?;
+    job::same_weights(ranks, run.trainer.weights().values().map(Var::as_tensor))?;
+    run.train(&stop, &mut report)?;
+    job::first(ranks, || {
+        run.draw()?; // a run that was killed may have saved a checkpoint alone
+        checkpoint::save_model(&run.out, &run, save_dtype)
+    })?;
+    for Seen { corpus, coverage, .. } in run.feed.seen() {
+        report.line(format_args!("{corpus}: {coverage}"));
+    }
+    report.line(format_args!("wrote model.safetensors, loss.csv and loss.png to {}", Shown::path(&run.out)));
+    let best = run.out.join(run::BEST);
+    // A run that began with an older version has none before there is a better one.
+    if let Some((step, loss)) = run.evaluations.best.filter(|_| best.exists()) {
+        report.line(format_args!("best: step {step}, validation loss {loss:.4}, in {}", Shown::path(&best)));
+    }
+    report.end()
+}
+
+/// Makes the run, or moves it to its newest checkpoint.
+fn prepare<'a>(
+    args: Args,
+    is_given: impl Fn(&str) -> bool,
+    ranks: &'a dyn Ranks,
+    report: &mut Report<impl Write>,
+) -> Result<Run<'a>> {
     let (device, chosen) = args.device.resolve_with_report()?;
     let mut settings = args.settings;
     settings.resolve()?;
-    let _lock = lock::lock(&args.out)?;
-    let newest = Checkpoint::newest(&args.out)?;
-    if let Some(path) = &newest {
-        ensure!(args.resume, "{} already exists: add --resume, or choose another --out", Shown::path(path));
-    } else {
-        checkpoint::check_no_model(&args.out)?;
-    }
+    let lock = job::first(ranks, || lock::lock(&args.out).map(Some))?;
+    let newest = job::first(ranks, || {
+        let newest = Checkpoint::newest(&args.out)?;
+        match &newest {
+            Some(path) => {
+                ensure!(args.resume, "{} already exists: add --resume, or choose another --out", Shown::path(path))
+            }
+            None => checkpoint::check_no_model(&args.out)?,
+        }
+        Ok(newest)
+    })?;
+    let newest = job::shared_path(ranks, newest)?;
     let checkpoint = newest.map(Checkpoint::open).transpose()?;
-    let stop = signals::stop()?;
 
     if let Some(checkpoint) = &checkpoint {
         settings = Settings::resumed(&checkpoint.settings, &settings, &is_given)?;
@@ -134,36 +179,43 @@ fn pretrain(args: Args, is_given: impl Fn(&str) -> bool, out: &mut impl Write) -
         feed::check_validation(&part.tokens, &settings, &device).context(evaluated_on)?;
     }
     let trainer = Trainer::new(&varmap, &config, &settings, &generator, &device)?;
-    let feed = Feed::new(&texts, &settings, &generator, &device)?;
+    let feed = Feed::new(&texts, &settings, &generator, &device, ranks)?;
     let n_parameters: usize = trainer.weights().values().map(|var| var.elem_count()).sum();
-    let mut report = Report::new(out);
     if args.resume && checkpoint.is_none() {
         report.line(format_args!("no checkpoint in {}: the run begins", Shown::path(&args.out)));
     }
     report.line(format_args!("{begins_with}{n_parameters} parameters, device {chosen}"));
+    if let Settings { micro_batches: m @ 2.., batch_size, .. } = settings {
+        let on_ranks = match ranks.size() {
+            1 => String::new(),
+            size => format!(", {} on each of {size} ranks", m / size),
+        };
+        report.line(format_args!("{m} micro-batches of {batch_size} windows a step{on_ranks}"));
+    }
     let n_validation = texts.validation.iter().map(|part| part.tokens.n_tokens()).sum();
     feed.lines(n_validation).iter().for_each(|line| report.line(line));
 
     let (records, evaluations) = (Vec::new(), Evaluations::default());
     let (out, saved) = (args.out, None);
-    let mut run = Run { out, settings, texts, config, tokenizer_files, trainer, feed, records, evaluations, saved };
+    let mut run = Run {
+        out,
+        settings,
+        texts,
+        config,
+        tokenizer_files,
+        trainer,
+        feed,
+        records,
+        evaluations,
+        saved,
+        ranks,
+        _lock: lock,
+    };
     if let Some(checkpoint) = checkpoint {
         let path = Shown::path(&checkpoint.path).to_string();
         checkpoint.check_texts(&run.texts)?;
         run = run.resumed(checkpoint).with_context(|| path.clone())?;
         report.line(format_args!("resumed from {path}"));
     }
-    run.train(&stop, &mut report)?;
-    run.draw()?; // a run that was killed may have saved a checkpoint alone
-    for Seen { corpus, coverage, .. } in run.feed.seen() {
-        report.line(format_args!("{corpus}: {coverage}"));
-    }
-    checkpoint::save_model(&run.out, &run, args.save_dtype)?;
-    report.line(format_args!("wrote model.safetensors, loss.csv and loss.png to {}", Shown::path(&run.out)));
-    let best = run.out.join(run::BEST);
-    // A run that began with an older version has none before there is a better one.
-    if let Some((step, loss)) = run.evaluations.best.filter(|_| best.exists()) {
-        report.line(format_args!("best: step {step}, validation loss {loss:.4}, in {}", Shown::path(&best)));
-    }
-    report.end()
+    Ok(run)
 }

@@ -1,15 +1,17 @@
 //! Runs steps, evaluation and checkpoints, until the last step or a signal.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use candle_core::DType;
+use candle_core::{DType, Var};
 use candle_gpt_input::GptInputConfig;
 use candle_gpt_input::checkpoint::write_file;
 use candle_gpt_input::error::Shown;
+use candle_gpt_input::ranks::{self, Ranks};
 
 use crate::checkpoint::{COVERAGE, Checkpoint, HISTORY, PICTURE};
 use crate::feed::Feed;
@@ -19,12 +21,12 @@ use crate::report::Report;
 use crate::settings::Settings;
 use crate::texts::Texts;
 use crate::trainer::Trainer;
-use crate::{chart, checkpoint, schedule};
+use crate::{chart, checkpoint, job, schedule};
 
 /// The folder of the weights with the lowest validation loss.
 pub const BEST: &str = "best";
 
-pub struct Run {
+pub struct Run<'a> {
     pub out: PathBuf,
     pub settings: Settings,
     pub texts: Texts,
@@ -36,15 +38,21 @@ pub struct Run {
     pub evaluations: Evaluations,
     /// The step of the newest checkpoint.
     pub saved: Option<u64>,
+    /// Rank 0 alone writes.
+    pub ranks: &'a dyn Ranks,
+    /// That of the folder, on rank 0, until the run ends.
+    pub _lock: Option<File>,
 }
 
-impl Run {
+impl Run<'_> {
     /// Moves the run to where a checkpoint was taken.
     pub fn resumed(mut self, checkpoint: Checkpoint) -> Result<Self> {
         (self.feed, self.records) = checkpoint.load(&mut self.trainer, self.feed)?;
         self.evaluations = Evaluations::of(&self.records);
         self.saved = Some(self.step());
-        checkpoint::tidy(&self.out, self.step())?; // perhaps nothing is left to save
+        if self.ranks.rank() == 0 {
+            checkpoint::tidy(&self.out, self.step())?; // perhaps nothing is left to save
+        }
         if self.evaluations.best.is_some_and(|(step, _)| step == self.step()) {
             self.save_best()?; // it may have been killed before that
         }
@@ -64,24 +72,32 @@ impl Run {
     /// Trains until the last step, until `stop`, or until patience is at an end, and saves a checkpoint then, too.
     pub fn train(&mut self, stop: &AtomicBool, report: &mut Report<impl Write>) -> Result<()> {
         let settings = self.settings.clone();
-        let Settings { steps, batch_size, max_length, eval_every, save_every, .. } = settings;
-        let mut progress = Progress::new(self.step(), steps, batch_size * max_length);
-        while self.step() < steps && !self.is_out_of_patience() && !stop.load(Ordering::Relaxed) {
+        let Settings { steps, batch_size, micro_batches, max_length, eval_every, save_every, .. } = settings;
+        let mut progress = Progress::new(self.step(), steps, batch_size * micro_batches * max_length);
+        let is_first = self.ranks.rank() == 0;
+        // A signal that reaches one rank stops all of them after the same step.
+        let is_stopped = |ranks: &dyn Ranks| ranks::any(ranks, stop.load(Ordering::Relaxed));
+        let mut is_last = is_stopped(self.ranks)?;
+        while self.step() < steps && !self.is_out_of_patience() && !is_last {
             for batch in self.feed.batches() {
-                let batch = batch?;
                 let step = self.step() + 1;
                 let learning_rate = schedule::learning_rate(&settings, step - 1);
                 let start = Instant::now();
-                let loss = self.trainer.step(&batch, learning_rate).with_context(|| format!("step {step}"))?;
-                progress.step(step, loss, start.elapsed().as_secs_f64());
+                let ranks = self.ranks;
+                let loss = self.trainer.step(batch, learning_rate, &settings, ranks);
+                let Some(loss) = loss.with_context(|| format!("step {step}"))? else { continue };
+                if is_first {
+                    progress.step(step, loss, start.elapsed().as_secs_f64());
+                }
                 let is_evaluated = step.is_multiple_of(eval_every) || step == steps;
-                let validation_loss = is_evaluated.then(|| self.trainer.evaluate(&self.texts.validation, &settings));
+                let evaluate = || self.trainer.evaluate(&self.texts.validation, &settings, ranks);
+                let validation_loss = is_evaluated.then(evaluate);
                 let validation_loss = validation_loss.transpose().with_context(|| format!("step {step}"))?;
                 let grad_norm = self.trainer.adamw.grad_norm();
                 self.records.push(Record { step, learning_rate, loss, grad_norm, validation_loss });
 
                 let is_best = validation_loss.is_some_and(|loss| self.evaluations.add(step, loss));
-                let is_last = step == steps || self.is_out_of_patience() || stop.load(Ordering::Relaxed);
+                is_last = step == steps || self.is_out_of_patience() || is_stopped(self.ranks)?;
                 if is_last || is_best || step.is_multiple_of(save_every) {
                     self.save()?;
                     self.saved = Some(step);
@@ -117,13 +133,17 @@ impl Run {
     }
 
     fn save(&self) -> Result<()> {
-        checkpoint::save(self).with_context(|| format!("saving step {}", self.step()))?;
-        self.draw()
+        job::same_weights(self.ranks, self.trainer.weights().values().map(Var::as_tensor))?;
+        job::first(self.ranks, || {
+            checkpoint::save(self).with_context(|| format!("saving step {}", self.step()))?;
+            self.draw()
+        })
     }
 
     fn save_best(&self) -> Result<()> {
         let folder = self.out.join(BEST);
-        checkpoint::save_model(&folder, self, DType::F32).with_context(|| Shown::path(&folder).to_string())
+        let save = || checkpoint::save_model(&folder, self, DType::F32);
+        job::first(self.ranks, || save().with_context(|| Shown::path(&folder).to_string()))
     }
 
     /// Writes the losses as a table and, with what was seen of corpora, as a picture.

@@ -86,6 +86,10 @@ pub struct Settings {
     /// Windows in a batch
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = crate::cli::at_least_1::<usize>)]
     pub batch_size: usize,
+    /// Batches in a step, over all ranks: their gradients are added up
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = crate::cli::at_least_1::<usize>)]
+    #[serde(default = "one")]
+    pub micro_batches: usize,
     /// Steps of the optimizer in all; 0 saves the fresh weights
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = crate::cli::count::<u64>)]
     pub steps: u64,
@@ -131,6 +135,11 @@ pub struct Settings {
 /// Returns the name if a scheme has it.
 fn known_scheme(name: &str) -> Result<String, candle_gpt_input::Error> {
     name.parse::<PositionScheme>().map(|_| name.to_string())
+}
+
+/// Returns the batches in a step of checkpoints written before there was a choice.
+fn one() -> usize {
+    1
 }
 
 /// Returns the scheme of checkpoints written before there was a choice.

@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 #[cfg(unix)]
-use signal_hook::consts::SIGHUP;
+use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// Returns a flag that Ctrl-C, SIGTERM or the end of the terminal sets. A second Ctrl-C or SIGTERM ends the program at
+/// Returns a flag that Ctrl-C, SIGTERM, SIGUSR1 or the end of the terminal sets. A second Ctrl-C or SIGTERM ends the program at
 /// once.
 pub fn stop() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -20,9 +20,10 @@ pub fn stop() -> Result<Arc<AtomicBool>> {
         flag::register(signal, stop.clone())?;
     }
     // A terminal that ends sends it twice: for the shell's jobs, and as the shell ends. Beside SIGTERM it may come first.
+    // mpirun passes SIGUSR1 on at once; after SIGTERM it leaves its ranks a second.
     #[cfg(unix)]
-    if !is_ignored(SIGHUP) {
-        flag::register(SIGHUP, stop.clone())?;
+    for signal in [SIGHUP, SIGUSR1].into_iter().filter(|&signal| !is_ignored(signal)) {
+        flag::register(signal, stop.clone())?;
     }
     Ok(stop)
 }

@@ -37,6 +37,10 @@ pub mod hub {}
 #[doc = include_str!("id_contract.md")]
 pub mod id_contract {}
 
+/// Trains on several machines with the same bits as on one.
+#[doc = include_str!("machines.md")]
+pub mod machines {}
+
 /// Names the limit of each operation, what holds to the bit, and what threads and memory do.
 #[doc = include_str!("performance.md")]
 pub mod performance {}
