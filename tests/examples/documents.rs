@@ -18,6 +18,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo test", "is what runs this"),
     ("--features", "needs another build, and the network or a device"),
     ("--hub", "needs the network"),
+    ("mpirun ", "needs another build; `.ci/mpi` runs it"),
     ("examples/web/", "takes minutes; `.ci/web` runs it"),
     ("path/to/", "needs a file that the reader has"),
     ("/tmp/genesis", "trains for a quarter of a minute; `pretrain` has tests of its own"),

@@ -36,7 +36,7 @@ use crate::ranks::{Parts, Ranks, agree};
 /// largest variable. Gradients on other devices pass through the host.
 ///
 /// ```
-/// use candle_core::{Tensor, Var};
+/// use candle_core::{Device, Tensor, Var};
 /// use candle_gpt_input::optim::GradSum;
 /// use candle_gpt_input::ranks::{Alone, Ranks, Threads, share};
 ///
