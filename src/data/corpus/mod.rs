@@ -77,7 +77,7 @@ impl Corpus {
     /// The module's documentation says what must not happen to the files.
     ///
     /// # Errors
-    /// [`CorpusError`](crate::error::CorpusError) says which file is damaged, of another kind, or not what its
+    /// [`CorpusError`] says which file is damaged, of another kind, or not what its
     /// `corpus.json` states; with [`verify`](CorpusOptions::verify) also which id lies outside the vocabulary.
     pub fn open(paths: &[impl AsRef<Path>], options: &CorpusOptions) -> Result<Self> {
         open::open(paths, options).map(Self)
