@@ -25,8 +25,8 @@ pub struct Coverage {
     pub n_targets: u64,
     /// Windows never taken.
     pub n_unseen_windows: u64,
-    /// Tokens that never were a target: those of windows not yet taken, the first of each document, tails that are
-    /// dropped, and gaps between windows.
+    /// Tokens that never were a target: those of windows not yet taken, the first of each document (unless
+    /// boundaries are ignored), tails that are dropped, and gaps between windows.
     pub n_never_targets: u64,
     /// Those of them that never will be, however long training goes on.
     pub n_without_target: u64,
