@@ -205,7 +205,7 @@ macro_rules! by_dtype {
                 type $E = half::bf16;
                 $call
             }
-            dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "table of rows").bt()),
+            dtype => Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "table of rows").bt().into()),
         }
     };
 }

@@ -3,8 +3,9 @@
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::cascade::Cascade;
-use super::element::{Element, by_dtype, write_from};
+use super::element::{Element, write_from};
 use crate::error::Result;
+use crate::kernel::{AsIf, by_dtype};
 use crate::memory::room_for;
 use crate::ranks::{Parts, Ranks};
 
@@ -28,7 +29,7 @@ fn sums_in(ranks: &dyn Ranks, counts: &[usize], mut all: Vec<Dense>, bucket_byte
     let mut sums: Vec<Option<Tensor>> = vec![None; all.len()];
     for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
         let of_dtype = all.iter_mut().zip(&mut sums).filter(|(dense, _)| dense.var.dtype() == dtype).collect();
-        by_dtype!(dtype, E => sums_of::<E>(ranks, counts, of_dtype, bucket_bytes))?;
+        by_dtype!(AsIf(dtype), E => sums_of::<E>(ranks, counts, of_dtype, bucket_bytes))?;
     }
     Ok(sums.into_iter().flatten().collect())
 }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor, WithDType};
 
 use crate::error::Result;
-use crate::kernel::{on_host, slice};
+use crate::kernel::{AsIf, by_dtype, on_host, slice};
 
 /// An element that ranks send: little-endian.
 pub(super) trait Element: WithDType {
@@ -40,31 +40,6 @@ macro_rules! element {
 
 element!(f32, 4; f64, 8; half::f16, 2; half::bf16, 2;);
 
-/// Runs `$body` with the element type of gradients of `$dtype`, which is one of the four that an optimizer takes.
-macro_rules! by_dtype {
-    ($dtype:expr, $E:ident => $body:expr) => {
-        match $dtype {
-            candle_core::DType::F64 => {
-                type $E = f64;
-                $body
-            }
-            candle_core::DType::F16 => {
-                type $E = half::f16;
-                $body
-            }
-            candle_core::DType::BF16 => {
-                type $E = half::bf16;
-                $body
-            }
-            _ => {
-                type $E = f32;
-                $body
-            }
-        }
-    };
-}
-pub(super) use by_dtype;
-
 /// Writes elements of a contiguous tensor on the CPU, from `start` on, until `bytes` is full.
 pub(super) fn write_from<E: Element>(tensor: &Tensor, start: usize, bytes: &mut [u8]) -> Result<()> {
     let (storage, layout) = tensor.storage_and_layout();
@@ -76,13 +51,13 @@ pub(super) fn write_from<E: Element>(tensor: &Tensor, start: usize, bytes: &mut 
 /// Returns all elements of a contiguous tensor on the CPU as bytes.
 pub(super) fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     let mut bytes = vec![0; tensor.elem_count() * tensor.dtype().size_in_bytes()];
-    by_dtype!(tensor.dtype(), E => write_from::<E>(tensor, 0, &mut bytes))?;
+    by_dtype!(tensor, E => write_from::<E>(tensor, 0, &mut bytes))?;
     Ok(bytes)
 }
 
 /// Makes a tensor `[n, width]` on the CPU of the bytes of its elements.
 pub(super) fn from_bytes(bytes: &[u8], width: usize, dtype: DType) -> Result<Tensor> {
-    by_dtype!(dtype, E => {
+    by_dtype!(AsIf(dtype), E => {
         let mut values: Vec<E> = Vec::with_capacity(bytes.len() / size_of::<E>());
         E::read(bytes, &mut values);
         let n = values.len() / width.max(1);
