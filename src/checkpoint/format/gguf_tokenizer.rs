@@ -90,17 +90,11 @@ pub(in super::super) fn tokenizer(keys: &Map<String, Value>) -> Result<Option<St
             return Err(Reason::Invalid(format!("`{TOKENS}` has `{token}` twice, as {first} and as {id}")));
         }
     }
-    let named: Map<_, _> = [&begin, &end]
-        .into_iter()
-        .filter_map(|token| token.id.filter(|_| token.is_put))
-        .map(|id| (tokens[id].to_string(), json!({"id": tokens[id], "ids": [id], "tokens": [tokens[id]]})))
-        .collect();
-    let piece = |token: &Around| {
-        let put = token.id.filter(|_| token.is_put);
-        put.map(|id| json!({"SpecialToken": {"id": tokens[id], "type_id": 0}}))
-    };
+    let named = |id: usize| (tokens[id].to_string(), json!({"id": tokens[id], "ids": [id], "tokens": [tokens[id]]}));
+    let named: Map<_, _> = begin.put.into_iter().chain(end.put).map(named).collect();
+    let piece = |id: usize| json!({"SpecialToken": {"id": tokens[id], "type_id": 0}});
     let text = json!({"Sequence": {"id": "A", "type_id": 0}});
-    let single: Vec<_> = piece(&begin).into_iter().chain([text]).chain(piece(&end)).collect();
+    let single: Vec<_> = begin.put.map(piece).into_iter().chain([text]).chain(end.put.map(piece)).collect();
     let processor = match single.len() {
         1 => Value::Null,
         _ => {
@@ -159,7 +153,8 @@ fn words(keys: &Map<String, Value>) -> Result<Words, Reason> {
 /// A token that may be put before or after each text.
 struct Around {
     id: Option<usize>,
-    is_put: bool,
+    /// The same, if it is put there.
+    put: Option<usize>,
 }
 
 fn around(keys: &Map<String, Value>, [id, put]: [&str; 2], tokens: &[&str], default: bool) -> Result<Around, Reason> {
@@ -170,7 +165,7 @@ fn around(keys: &Map<String, Value>, [id, put]: [&str; 2], tokens: &[&str], defa
             Err(Reason::Invalid(format!("`{id}` is {found}, but `{TOKENS}` has {} entries", tokens.len())))
         }
         None if keys.get(put).is_some() && is_put => Err(Reason::Invalid(format!("`{put}` is set without `{id}`"))),
-        found => Ok(Around { id: found, is_put }),
+        found => Ok(Around { id: found, put: found.filter(|_| is_put) }),
     }
 }
 
