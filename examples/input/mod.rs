@@ -46,17 +46,22 @@ const PADDED_TO: usize = 128;
 
 /// Returns the tokenizer of the weights that were opened at `weights`, inside their file or beside it.
 pub fn own(weights: &Path, checkpoint: &Checkpoint) -> Result<Option<Tokenizer>> {
-    Ok(find_own(weights, checkpoint)?.map(|(tokenizer, _)| tokenizer))
+    match inside(checkpoint)? {
+        Some((tokenizer, _)) => Ok(Some(tokenizer)),
+        None => Ok(beside(weights, checkpoint)?.map(|(tokenizer, _)| tokenizer)),
+    }
 }
 
-/// Returns that tokenizer and the folder, or a file in it, that it was found by.
-pub fn find_own<'a>(weights: &'a Path, checkpoint: &'a Checkpoint) -> Result<Option<(Tokenizer, &'a Path)>> {
-    let file = checkpoint.file();
-    if let Some(text) = checkpoint.tokenizer_json()? {
-        let tokenizer = Tokenizer::from_json(&text).with_context(|| format!("inside {}", Shown::path(file)))?;
-        return Ok(Some((tokenizer, file)));
-    }
-    for path in [file, weights] {
+/// Returns the tokenizer inside the file of weights, and its text as a `tokenizer.json`.
+pub fn inside(checkpoint: &Checkpoint) -> Result<Option<(Tokenizer, String)>> {
+    let Some(text) = checkpoint.tokenizer_json()? else { return Ok(None) };
+    let fault = || format!("inside {}", Shown::path(checkpoint.file()));
+    Ok(Some((Tokenizer::from_json(&text).with_context(fault)?, text)))
+}
+
+/// Returns the tokenizer beside the weights, and the folder, or a file in it, that [`Tokenizer::beside`] found it by.
+pub fn beside<'a>(weights: &'a Path, checkpoint: &'a Checkpoint) -> Result<Option<(Tokenizer, &'a Path)>> {
+    for path in [checkpoint.file(), weights] {
         if let Some(tokenizer) = Tokenizer::beside(path)? {
             return Ok(Some((tokenizer, path)));
         }

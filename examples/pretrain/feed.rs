@@ -115,7 +115,6 @@ impl Feed {
     pub fn batches(&self) -> Box<dyn Iterator<Item = candle_gpt_input::Result<Batch>> + '_> {
         match self {
             Self::Texts(loader) => Box::new(loader.epoch()),
-            // Batches in which nothing is predicted are no steps.
             Self::Corpora { blend, .. } => Box::new(blend.batches()),
         }
     }

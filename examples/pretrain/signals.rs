@@ -9,8 +9,8 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// Returns a flag that Ctrl-C, SIGTERM, SIGUSR1 or the end of the terminal sets. A second Ctrl-C or SIGTERM ends the program at
-/// once.
+/// Returns a flag that Ctrl-C, SIGTERM, SIGUSR1 or the end of the terminal sets. A second Ctrl-C or SIGTERM ends the
+/// program at once.
 pub fn stop() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let is_asked = Arc::new(AtomicBool::new(false));

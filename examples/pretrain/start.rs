@@ -14,13 +14,16 @@ use candle_nn::VarMap;
 use crate::settings::Settings;
 use crate::{cli, corpora, initial, input};
 
+/// The names of files and their bytes.
+type Files = Vec<(&'static str, Vec<u8>)>;
+
 /// Weights, configuration and tokenizer.
 pub struct Start {
     pub varmap: VarMap,
     pub config: GptInputConfig,
     pub tokenizer: Tokenizer,
-    /// The names and bytes of the tokenizer's files, if the model has one of its own.
-    pub tokenizer_files: Vec<(&'static str, Vec<u8>)>,
+    /// The tokenizer's files, if the model has one of its own.
+    pub tokenizer_files: Files,
 }
 
 impl Start {
@@ -50,21 +53,30 @@ impl Start {
                 input::fitting(Tokenizer::open(path)?, &whose, config.vocab_size, "choose another --tokenizer")?;
             return Ok(Self { varmap, config, tokenizer, tokenizer_files: given_tokenizer_files(path)? });
         }
-        let found = input::find_own(weights, checkpoint);
-        let tokenizer_files = match (&found, checkpoint.tokenizer_json()) {
-            (Ok(Some(_)), Ok(Some(inside))) => vec![("tokenizer.json", inside.into_bytes())],
-            (Ok(Some((_, path))), _) => read_tokenizer_files(path)?,
-            _ => Vec::new(),
-        };
         let advice = "put its own tokenizer.json beside the weights";
-        let own = found.map(|found| found.map(|(tokenizer, _)| tokenizer));
+        let mut tokenizer_files = Vec::new();
+        let own = own(checkpoint, weights).map(|found| {
+            found.map(|(tokenizer, files)| {
+                tokenizer_files = files;
+                tokenizer
+            })
+        });
         let tokenizer = input::own_or_gpt2(own, config.vocab_size, advice)?;
         Ok(Self { varmap, config, tokenizer, tokenizer_files })
     }
 }
 
+/// Returns a model's own tokenizer, inside its file or beside it, and its files.
+fn own(checkpoint: &Checkpoint, weights: &Path) -> Result<Option<(Tokenizer, Files)>> {
+    if let Some((tokenizer, text)) = input::inside(checkpoint)? {
+        return Ok(Some((tokenizer, vec![("tokenizer.json", text.into_bytes())])));
+    }
+    let Some((tokenizer, path)) = input::beside(weights, checkpoint)? else { return Ok(None) };
+    Ok(Some((tokenizer, read_tokenizer_files(path)?)))
+}
+
 /// Returns the files of `--tokenizer`: a `tokenizer.json` of any name by that name, or all of a folder or of two files.
-fn given_tokenizer_files(path: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
+fn given_tokenizer_files(path: &Path) -> Result<Files> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if path.is_dir() || (name != "tokenizer.json" && TOKENIZER_FILES.contains(&name)) {
         return read_tokenizer_files(path);
@@ -73,7 +85,7 @@ fn given_tokenizer_files(path: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
 }
 
 /// Returns the files beside `path` that may belong to a tokenizer, but not `config.json`, which is the model's.
-fn read_tokenizer_files(path: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
+fn read_tokenizer_files(path: &Path) -> Result<Files> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
     let read = |name: &'static str| -> Result<(&'static str, Vec<u8>)> {
         let file = folder.join(name);

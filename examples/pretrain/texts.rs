@@ -58,7 +58,8 @@ impl Texts {
             let path = Shown::path(&settings.corpus[without].path);
             bail!("{path} has no weight, but other corpora do: give each one a weight (PATH:WEIGHT), or none");
         }
-        let mut opened = Opened { settings, tokenizer, n_rows, files: BTreeMap::new() };
+        let of_tokenizer = corpora::hash_of(tokenizer)?;
+        let mut opened = Opened { settings, tokenizer, of_tokenizer, n_rows, files: BTreeMap::new() };
         let (mut training, mut validation) = (Vec::new(), Vec::new());
         for (share, weight) in settings.corpus.iter().zip(weights) {
             let tokens = opened.corpus(&share.path)?;
@@ -85,6 +86,8 @@ impl Texts {
 struct Opened<'a> {
     settings: &'a Settings,
     tokenizer: &'a Tokenizer,
+    /// The hash of its tokens.
+    of_tokenizer: String,
     n_rows: usize,
     /// Each file, and the corpus that it is of.
     files: BTreeMap<PathBuf, PathBuf>,
@@ -93,11 +96,10 @@ struct Opened<'a> {
 impl Opened<'_> {
     /// Opens a corpus, and refuses one that is not of the tokenizer and the model, or that shares files with another.
     fn corpus(&mut self, path: &Path) -> Result<Tokens> {
-        let of_tokenizer = corpora::hash_of(self.tokenizer)?;
         let options = CorpusOptions::default().with_tokenizer(self.tokenizer.clone());
         let options = self.settings.id_bits.into_iter().fold(options, CorpusOptions::with_id_bits);
         let corpus = Corpus::open(&[path], &options)?;
-        corpus.check_fits(&of_tokenizer, self.n_rows)?;
+        corpus.check_fits(&self.of_tokenizer, self.n_rows)?;
         if corpus.about().is_none() && corpus.format() != CorpusFormat::Text {
             let path = Shown::path(path);
             cli::note(format_args!("note: nothing states the tokenizer of {path}: its ids are taken as the run's"));
