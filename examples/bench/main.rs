@@ -169,12 +169,12 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     if let Some(path) = &args.report {
         writeln!(out, "{}", report::write(path, &machine, &device, &timed, args.quick)?)?;
     }
-    let limits = products::limits(args.quick);
+    let limits = || products::limits(args.quick);
     if args.json {
-        let all = json!({ "machine": machine, "limits": limits, "cases": rows });
+        let all = json!({ "machine": machine, "limits": limits(), "cases": rows });
         writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
     } else if chosen.iter().any(|(case, _)| case.is_of_products()) {
-        writeln!(out, "\n{}", products::summary(&limits, &rows))?;
+        writeln!(out, "\n{}", products::summary(&limits(), &rows))?;
     }
     Ok(())
 }

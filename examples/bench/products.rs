@@ -211,7 +211,7 @@ fn sum<T: Sync>(values: &[T], of_part: fn(&[T]) -> u32) {
 
 /// Measures the machine's two limits: multiplications and additions in f32, and reading memory, on all cores.
 pub fn limits(quick: bool) -> Value {
-    let (n_steps, n_words) = if quick { (2_000_000, 1 << 25) } else { (20_000_000, 1 << 25) };
+    let (n_steps, n_words) = (if quick { 2_000_000 } else { 20_000_000 }, 1 << 25);
     let words = vec![1u32; n_words];
     let least = |run: &mut dyn FnMut() -> f64| (0..7).map(|_| run()).fold(f64::INFINITY, f64::min);
     let n_threads = rayon::current_num_threads();
