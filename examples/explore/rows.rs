@@ -63,16 +63,20 @@ impl Rows {
 
     /// Returns the `n` rows with the largest cosines to `vector`, and the cosines, largest first.
     pub fn nearest(&self, vector: &[f32], without: &[usize], n: usize) -> Result<Vec<(f32, usize)>> {
-        let mut found: Vec<(f32, usize)> =
-            self.cosines(vector)?.into_iter().zip(0..).filter(|(_, id)| !without.contains(id)).collect();
-        let order = |left: &(f32, usize), right: &(f32, usize)| right.0.total_cmp(&left.0).then(left.1.cmp(&right.1));
-        if n < found.len() {
-            found.select_nth_unstable_by(n, order);
-            found.truncate(n);
-        }
-        found.sort_by(order);
-        Ok(found)
+        let others = self.cosines(vector)?.into_iter().zip(0..).filter(|(_, id)| !without.contains(id));
+        Ok(largest(others.collect(), n))
     }
+}
+
+/// Returns the `n` largest numbers with their ids, largest first, of equal ones the lowest id.
+pub fn largest<I: Ord>(mut found: Vec<(f32, I)>, n: usize) -> Vec<(f32, I)> {
+    let order = |left: &(f32, I), right: &(f32, I)| right.0.total_cmp(&left.0).then(left.1.cmp(&right.1));
+    if n < found.len() {
+        found.select_nth_unstable_by(n, order);
+        found.truncate(n);
+    }
+    found.sort_by(order);
+    found
 }
 
 pub fn dot(left: &[f32], right: &[f32]) -> f32 {

@@ -13,7 +13,7 @@ use candle_gpt_input::rng::Generator;
 
 use crate::gpt2::{Gpt2, KvCache};
 use crate::map::{self, Flat};
-use crate::rows::{Rows, dot};
+use crate::rows::{Rows, dot, largest};
 
 /// The tokens of a file that holds only chosen rows, in the order of the rows: whole numbers in f64, since a checkpoint
 /// is floats.
@@ -163,14 +163,7 @@ impl Tables {
 fn likeliest(logits: &[f32], n: usize) -> Vec<(f32, u32)> {
     let max = logits.iter().copied().fold(f32::MIN, f32::max);
     let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
-    let mut found: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
-    let n = n.min(found.len());
-    let order = |left: &(f32, u32), right: &(f32, u32)| right.0.total_cmp(&left.0);
-    if n < found.len() {
-        found.select_nth_unstable_by(n, order);
-        found.truncate(n);
-    }
-    found.sort_by(order);
+    let found = largest(logits.iter().copied().zip(0..).collect(), n);
     found.into_iter().map(|(logit, id)| ((logit - max).exp() / sum, id)).collect()
 }
 
