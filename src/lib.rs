@@ -9,7 +9,8 @@
 //! The pages of [`guide`] go on from here: [from PyTorch](guide::from_pytorch), [adopting](guide::adopting) the layer
 //! in an existing model, [the id contract](guide::id_contract), [what is exact](guide::exactness),
 //! [positions](guide::positions), [formats](guide::formats), [the hub](guide::hub),
-//! [corpora](guide::corpora), [training](guide::training), [more than one machine](guide::machines), [GPU](guide::gpu) and [from 0.1](guide::from_0_1).
+//! [corpora](guide::corpora), [training](guide::training), [more than one machine](guide::machines), [GPU](guide::gpu)
+//! and [from 0.1](guide::from_0_1).
 //!
 //! # Features
 //!

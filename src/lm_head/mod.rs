@@ -182,17 +182,17 @@ impl LmHead {
     /// Computes the logits.
     ///
     /// On the CPU a dense table in f32, f16 or bf16 is read once for up to 128 rows of hidden states, in its own dtype, by
-    /// all cores. Sums are in f32 and rounded once, and with a bias in f16 or bf16 once more after it is added. The logits of a
-    /// row are the same, bit for bit, alone and in any batch, for any number of rows and threads. On a CPU without AVX2 and
-    /// FMA they may depend on the number of rows above 16: there Candle's product is taken, as for f64, for tables that are
-    /// contiguous in neither dimension, and on other devices. AVX-512 and AVX2 give the same bits; other CPUs may differ in
-    /// the last ones.
+    /// all cores. Sums are in f32 and rounded once, and with a bias in f16 or bf16 once more after it is added. The logits
+    /// of a row are the same, bit for bit, alone and in any batch, for any number of rows and threads. On a CPU without
+    /// AVX2 and FMA they may depend on the number of rows above 16: there Candle's product is taken, as for f64, for tables
+    /// that are contiguous in neither dimension, and on other devices. AVX-512 and AVX2 give the same bits; other CPUs may
+    /// differ in the last ones.
     ///
     /// Mapped and quantized tables are read the same way and widened in registers: the logits are those of
-    /// [`to_dense`](TokenTable::to_dense), bit for bit. Only in an f16 or bf16 layer a quantized table is
-    /// nearer to the exact logits, for elements of blocks are then not rounded to halves. Rows that a dense table would have
-    /// rounded (f32 or f64 in the file, halves in the layer) are converted in 16 MB pieces on each call; so are all rows
-    /// for hidden states with a history, whose gradient needs them.
+    /// [`to_dense`](TokenTable::to_dense), bit for bit. Only in an f16 or bf16 layer a quantized table is nearer to
+    /// the exact logits, for elements of blocks are then not rounded to halves. Rows that a dense table would have rounded
+    /// (f32 or f64 in the file, halves in the layer) are converted in 16 MB pieces on each call; so are all rows for hidden
+    /// states with a history, whose gradient needs them.
     ///
     /// # Shapes
     /// - `hidden_states`: `[.., C]`, usually `[B, T, C]`

@@ -13,10 +13,11 @@ use crate::shape::{is_float, outer_dims, same_device, same_dtype, wrong_shape};
 /// A linear layer `x · weightᵀ + bias` whose weight stays in GGUF's blocks, in memory and while it is multiplied.
 ///
 /// On the CPU it reads the blocks once for up to 128 rows, on all cores, and dequantizes them in registers. A row has the
-/// same result alone and in any batch, on any number of threads, and in f32 the bits of [`Linear::new`](super::Linear::new) on
-/// the dequantized weight. (Candle's `QMatMul` rounds `x` to 8 bits first.) In an f16 or bf16 layer weights are widened to
-/// f32 and not rounded to halves. On a CPU without AVX2 and FMA this holds up to 16 rows. Beyond them, on other devices, and where `x` or the
-/// bias has a history, whose gradient it keeps, the weight is dequantized to the layer's dtype in each call.
+/// same result alone and in any batch, on any number of threads, and in f32 the bits of
+/// [`Linear::new`](super::Linear::new) on the dequantized weight. (Candle's `QMatMul` rounds `x` to 8 bits first.) In an
+/// f16 or bf16 layer weights are widened to f32 and not rounded to halves. On a CPU without AVX2 and FMA this holds up to
+/// 16 rows. Beyond them, on other devices, and where `x` or the bias has a history, whose gradient it keeps, the weight is
+/// dequantized to the layer's dtype in each call.
 ///
 /// ```
 /// use candle_core::quantized::{GgmlDType, QTensor};
