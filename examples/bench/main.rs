@@ -6,6 +6,7 @@
 mod cases;
 mod checks;
 mod large;
+mod loader;
 mod memory;
 mod peer;
 mod positions;
@@ -106,6 +107,10 @@ struct Args {
     /// Run one contender of `--large`, which then names the file; for the bench's own processes
     #[arg(long, hide = true, value_name = "ours|candle")]
     large_of: Option<String>,
+    /// Instead, time shuffled batches of the first of the shapes (8x1024x768 unless given) out of 10^9 tokens: in memory
+    /// (which takes 6 GB meanwhile), and in files. The files (2 GB) are made in FOLDER and stay
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["cases", "json", "scaling", "large"])]
+    loader: Option<PathBuf>,
     /// Print the peak memory of one contender instead; for the bench's own processes
     #[arg(long, hide = true, value_name = "ours|candle")]
     peak_of: Option<String>,
@@ -121,11 +126,16 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     if let Some(path) = &args.scaling {
         return scaling::run(path, args.quick, &device, &machine(&device, &Peers::default()), out);
     }
+    let first_shape = |default: &str| -> Result<Shape> {
+        let shape = args.shapes.first().cloned().map_or_else(|| default.parse().map_err(anyhow::Error::msg), Ok)?;
+        Ok(Shape { vocab_size: args.vocab_size, ids: args.ids, ..shape })
+    };
+    if let Some(path) = &args.loader {
+        return loader::run(path, &first_shape("8x1024x768")?, args.quick, out);
+    }
     if let Some(path) = &args.large {
-        let shape =
-            args.shapes.first().cloned().map_or_else(|| "1x1024x1600".parse().map_err(anyhow::Error::msg), Ok)?;
+        let shape = first_shape("1x1024x1600")?;
         ensure!(shape.blocks.is_none(), "--large {shape}: its tables are not in blocks");
-        let shape = Shape { vocab_size: args.vocab_size, ids: args.ids, ..shape };
         return match &args.large_of {
             Some(contender) => Ok(writeln!(out, "{}", large::one(contender, path, &shape)?)?),
             None => large::run(path, &shape, args.torch.as_deref(), out),

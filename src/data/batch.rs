@@ -73,7 +73,8 @@ impl Batch {
         let mut documents = Vec::new();
         for (windows, window) in chosen {
             let n_padding = max_length - window.len();
-            window.ids.append_to(&mut rows);
+            let largest = window.ids.append_to(&mut rows);
+            windows.check(&window, largest)?;
             rows.resize(rows.len() + n_padding, PAD_ID);
             if let Some(separator) = resets {
                 push_positions(&mut rows, window.input_ids(), separator);

@@ -141,13 +141,15 @@ impl<'a> Ids<'a> {
         }
     }
 
-    pub(super) fn append_to(&self, to: &mut Vec<u32>) {
-        for piece in self.pieces() {
-            match piece {
+    /// Copies the ids to the end of `to`. Returns the largest one, 0 without any.
+    pub(super) fn append_to(&self, to: &mut Vec<u32>) -> u32 {
+        let append = |largest: u32, piece| {
+            largest.max(match piece {
                 Piece::Narrow(ids) => kernel::extend_widened(to, ids),
-                Piece::Wide(ids) => to.extend_from_slice(ids),
-            }
-        }
+                Piece::Wide(ids) => kernel::extend_widened(to, ids),
+            })
+        };
+        self.pieces().fold(0, append)
     }
 
     /// Returns the largest id.

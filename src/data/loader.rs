@@ -285,7 +285,6 @@ impl Loader {
 
     /// Makes a batch of samples of an order.
     fn batch(&self, share: Range<usize>, order: &Order) -> Result<Batch> {
-        share.clone().try_for_each(|nth| self.windows.check(order.sample(nth)))?;
         let window = |nth| self.windows.window(order.sample(nth));
         let n_far = if self.windows.tokens().n_bytes() > N_BYTES_NEAR { self.windows.n_windows() } else { 0 };
         let windows = share.map(|nth| {

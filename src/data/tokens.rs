@@ -191,9 +191,10 @@ impl Tokens {
         }
     }
 
-    /// Holds a range of the buffer against the vocabulary of a mapped corpus, if one was stated.
-    pub(super) fn check_touched(&self, range: impl FnOnce() -> Range<usize>) -> Result<()> {
-        self.vocab_size.map_or(Ok(()), |vocab_size| self.check_range(range(), vocab_size))
+    /// Holds the largest id of a range of the buffer against the vocabulary of a mapped corpus, if one was stated.
+    pub(super) fn check_largest(&self, largest: u32, range: Range<usize>) -> Result<()> {
+        let exceeded = self.vocab_size.filter(|&vocab_size| largest as usize >= vocab_size);
+        exceeded.map_or(Ok(()), |vocab_size| self.check_range(range, vocab_size))
     }
 
     fn check_range(&self, range: Range<usize>, vocab_size: usize) -> Result<()> {

@@ -191,9 +191,9 @@ impl Windows {
         Window { start: range.start, ids: self.tokens.ids_at(range) }
     }
 
-    /// Holds the ids of a window, which must exist, against the vocabulary of a mapped corpus.
-    pub(super) fn check(&self, number: usize) -> Result<()> {
-        self.tokens.check_touched(|| self.range(number))
+    /// Holds the largest id of a window against the vocabulary of a mapped corpus.
+    pub(super) fn check(&self, window: &Window<'_>, largest: u32) -> Result<()> {
+        self.tokens.check_largest(largest, window.start..window.start + window.ids.len())
     }
 
     /// Asks the system to read a window, which must exist, from its files.

@@ -127,6 +127,16 @@ fn bench_opens_a_large_file() {
 }
 
 #[test]
+fn bench_times_a_loader() {
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        // The second run finds the files of the first.
+        let text = stdout(example("bench").args(["--quick", "--loader"]).arg(folder.path()));
+        assert!(text.contains("1000000 tokens in 10 files") && text.matches("batches/s").count() == 2, "{text}");
+    }
+}
+
+#[test]
 fn bench_draws() {
     let folder = TempDir::new().unwrap();
     let picture = folder.path().join("scaling.png");

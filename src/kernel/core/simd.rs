@@ -79,19 +79,25 @@ fn accumulate_portable<E: Element>(sums: &mut [E::Wide], row: &[E]) {
     }
 }
 
-/// Appends `ids`, widened to `u32`.
-pub(crate) fn extend_widened(to: &mut Vec<u32>, ids: &[u16]) {
+/// Appends `ids` as `u32`. Returns the largest one, 0 without any.
+pub(crate) fn extend_widened<I: Copy + Into<u32>>(to: &mut Vec<u32>, ids: &[I]) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if x86::has_avx2() {
         // SAFETY: the CPU has AVX2 (and the other features), as just checked.
         return unsafe { x86::extend_widened(to, ids) };
     }
-    extend_widened_portable(to, ids);
+    extend_widened_portable(to, ids)
 }
 
 #[inline(always)]
-fn extend_widened_portable(to: &mut Vec<u32>, ids: &[u16]) {
-    to.extend(ids.iter().map(|&id| u32::from(id)));
+fn extend_widened_portable<I: Copy + Into<u32>>(to: &mut Vec<u32>, ids: &[I]) -> u32 {
+    let mut largest = 0;
+    to.extend(ids.iter().map(|&id| {
+        let id = id.into();
+        largest = id.max(largest);
+        id
+    }));
+    largest
 }
 
 /// Fills `to` with runs of one value each, one after the other.
@@ -319,8 +325,8 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2")]
-    pub(crate) fn extend_widened(to: &mut Vec<u32>, ids: &[u16]) {
-        super::extend_widened_portable(to, ids);
+    pub(crate) fn extend_widened<I: Copy + Into<u32>>(to: &mut Vec<u32>, ids: &[I]) -> u32 {
+        super::extend_widened_portable(to, ids)
     }
 
     #[target_feature(enable = "avx2")]
