@@ -18,10 +18,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::checkpoint::{save_tensors, write_file};
-use candle_gpt_input::data::corpus::{Corpus, CorpusOptions, IdBits};
+use candle_gpt_input::data::corpus::{Corpus, CorpusFormat, CorpusOptions, IdBits};
 use candle_gpt_input::data::{Batch, Boundaries, Coverage, Loader, LoaderConfig, LoaderState, Seeding, Tokens};
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::rng::Generator;
@@ -44,9 +44,13 @@ struct Args {
     #[arg(long, requires = "corpus")]
     verify: bool,
     /// What happens between the documents of a corpus: no window crosses (keep), windows cross and batches say where
-    /// (mark), or nothing (ignore) [default: keep, where there is an index]
-    #[arg(long, value_name = "B", requires = "corpus")]
-    boundaries: Option<Boundaries>,
+    /// (mark), or nothing (ignore)
+    #[arg(long, value_name = "B", default_value = "keep", requires = "corpus")]
+    boundaries: Boundaries,
+    /// The token by which documents are found where no index and no corpus.json says it: it begins one in llm.c's
+    /// files, and ends one in bare ids; it is put after each text [default for texts: <|endoftext|>]
+    #[arg(long, value_name = "TOKEN", requires = "corpus")]
+    end_of_text: Option<String>,
     /// A tokenizer.json, or a folder with one, instead of GPT-2's or the corpus's own
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
@@ -190,8 +194,22 @@ fn open_corpus(args: &Args, out: &mut impl Write) -> Result<(Tokens, Result<Opti
     let options = given.iter().cloned().fold(options, CorpusOptions::with_tokenizer);
     let start = Instant::now();
     let mut corpus = Corpus::open(&args.corpus, &options)?;
-    if let Some(Boundaries::Keep | Boundaries::Mark) = args.boundaries {
-        corpus = corpora::with_documents(corpus, &args.corpus, options.with_verify(false), None)?;
+    if let Some(given) = &given {
+        corpora::check_fits(&corpus, given, usize::MAX)?;
+    }
+    let tokenizer = match given {
+        Some(given) => Ok(Some(given)),
+        None => corpora::tokenizer_of(&corpus).map(|found| found.map(|(tokenizer, _)| tokenizer)),
+    };
+    if args.boundaries != Boundaries::Ignore || corpus.format() == CorpusFormat::Text {
+        let end_of_text = match (&args.end_of_text, &tokenizer) {
+            (None, _) => None,
+            (Some(token), Ok(found)) => {
+                Some(corpora::end_of_text(found.as_ref().unwrap_or_else(|| Tokenizer::gpt2()), token)?)
+            }
+            (Some(_), Err(error)) => bail!("--end-of-text: {}", cli::first_line(error)),
+        };
+        corpus = corpora::with_documents(corpus, &args.corpus, options.with_verify(false), end_of_text)?;
     }
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
     writeln!(
@@ -202,10 +220,6 @@ fn open_corpus(args: &Args, out: &mut impl Write) -> Result<(Tokens, Result<Opti
         corpus.id_bits(),
         corpus.n_documents()
     )?;
-    if let Some(given) = &given {
-        corpus.check_fits(&corpora::hash_of(given)?, usize::MAX)?;
-    }
-    let tokenizer = given.map_or_else(|| corpora::tokenizer_of(&corpus), |given| Ok(Some(given)));
     Ok((corpus.tokens().clone(), tokenizer))
 }
 
@@ -216,7 +230,7 @@ fn config(args: &Args) -> LoaderConfig {
         .with_stride(args.stride)
         .with_shuffle(args.shuffle)
         .with_drop_last(args.drop_last)
-        .with_boundaries(args.boundaries.unwrap_or_default())
+        .with_boundaries(args.boundaries)
 }
 
 fn seeding(args: &Args) -> Seeding {

@@ -15,12 +15,12 @@ use candle_gpt_input::checkpoint::{save_pretrained, write_file};
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::tokenizer::TOKENIZER_FILES;
 
+use crate::corpora;
 use crate::feed::{Feed, read_json};
 use crate::hashes;
 use crate::history::{self, Record};
 use crate::run::{BEST, Run};
 use crate::settings::Settings;
-use crate::start;
 use crate::texts::Texts;
 use crate::trainer::{Trainer, all_finite};
 
@@ -83,7 +83,7 @@ impl Checkpoint {
         let list = path.join(HASHES);
         let hashes = fs::read_to_string(&list).with_context(|| Shown::path(&list).to_string())?;
         let is_there = |name: &&str| hashes::names(&hashes, name) || path.join(name).exists();
-        let parts: Vec<&str> = PARTS.into_iter().chain(start::tokenizer_files().filter(is_there)).collect();
+        let parts: Vec<&str> = PARTS.into_iter().chain(corpora::names().filter(is_there)).collect();
         for (name, line) in parts.iter().zip(hashes::lines(&path, &parts)?) {
             hashes::check(&hashes, &line, &path.join(name))?;
         }

@@ -79,6 +79,9 @@ struct Args {
     /// Continue from the newest checkpoint in --out with its settings, or begin if there is none
     #[arg(long)]
     resume: bool,
+    /// Check all ids and the checksums of corpora before the first step
+    #[arg(long)]
+    verify: bool,
     /// auto, cpu, cuda, cuda:N, metal or metal:N
     #[arg(long, default_value = "auto")]
     device: DeviceSpec,
@@ -168,7 +171,7 @@ fn prepare<'a>(
         start = Start::fresh(&settings, &generator, &device)?;
     }
     let Start { varmap, config, tokenizer, tokenizer_files } = start;
-    let texts = Texts::read(&settings, &tokenizer, config.vocab_size)?;
+    let texts = Texts::read(&settings, &tokenizer, config.vocab_size, args.verify)?;
     for part in &texts.validation {
         let evaluated_on = match (settings.validation_corpus.is_some(), settings.validation_file.is_empty()) {
             (true, _) => part.name.clone(),

@@ -52,11 +52,11 @@ pub struct Settings {
     #[serde(default)]
     pub boundaries: Boundaries,
     /// The token by which documents are found where no index and no corpus.json says it: it begins one in llm.c's
-    /// files, and ends one in bare ids
+    /// files, and ends one in bare ids; it is put after each text [default for texts: <|endoftext|>]
     #[arg(long, value_name = "TOKEN", requires = "corpus")]
     #[serde(default)]
     pub end_of_text: Option<String>,
-    /// A tokenizer.json, or a folder with one, instead of GPT-2's or the model's own
+    /// A tokenizer.json, or a folder with one, instead of the model's own, that of the first corpus, or GPT-2's
     #[arg(long, value_name = "FILE")]
     #[serde(default)]
     pub tokenizer: Option<PathBuf>,

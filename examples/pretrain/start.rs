@@ -8,14 +8,12 @@ use candle_gpt_input::GptInputConfig;
 use candle_gpt_input::checkpoint::Checkpoint;
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::rng::Generator;
-use candle_gpt_input::tokenizer::{TOKENIZER_FILES, Tokenizer};
+use candle_gpt_input::tokenizer::Tokenizer;
 use candle_nn::VarMap;
 
+use crate::corpora::{self, Files};
 use crate::settings::Settings;
-use crate::{cli, corpora, initial, input};
-
-/// The names of files and their bytes.
-type Files = Vec<(&'static str, Vec<u8>)>;
+use crate::{cli, initial, input, texts};
 
 /// Weights, configuration and tokenizer.
 pub struct Start {
@@ -27,11 +25,11 @@ pub struct Start {
 }
 
 impl Start {
-    /// Draws a new model, whose tokenizer is GPT-2's or that of the settings.
+    /// Draws a new model, whose tokenizer is that of the settings, of the first corpus, or GPT-2's.
     pub fn fresh(settings: &Settings, generator: &Generator, device: &Device) -> Result<Self> {
         let (tokenizer, tokenizer_files) = match &settings.tokenizer {
-            Some(path) => (Tokenizer::open(path)?, given_tokenizer_files(path)?),
-            None => (Tokenizer::gpt2().clone(), Vec::new()),
+            Some(path) => (Tokenizer::open(path)?, corpora::files_of(path)?),
+            None => texts::tokenizer(settings)?.unwrap_or_else(|| (Tokenizer::gpt2().clone(), Files::new())),
         };
         let config = settings.config(corpora::n_ids(&tokenizer)?)?;
         let varmap = initial::draw(&config, generator, device)?;
@@ -51,7 +49,7 @@ impl Start {
             let whose = Shown::path(path).to_string();
             let tokenizer =
                 input::fitting(Tokenizer::open(path)?, &whose, config.vocab_size, "choose another --tokenizer")?;
-            return Ok(Self { varmap, config, tokenizer, tokenizer_files: given_tokenizer_files(path)? });
+            return Ok(Self { varmap, config, tokenizer, tokenizer_files: corpora::files_of(path)? });
         }
         let advice = "put its own tokenizer.json beside the weights";
         let mut tokenizer_files = Vec::new();
@@ -72,31 +70,7 @@ fn own(checkpoint: &Checkpoint, weights: &Path) -> Result<Option<(Tokenizer, Fil
         return Ok(Some((tokenizer, vec![("tokenizer.json", text.into_bytes())])));
     }
     let Some((tokenizer, path)) = input::beside(weights, checkpoint)? else { return Ok(None) };
-    Ok(Some((tokenizer, read_tokenizer_files(path)?)))
-}
-
-/// Returns the files of `--tokenizer`: a `tokenizer.json` of any name by that name, or all of a folder or of two files.
-fn given_tokenizer_files(path: &Path) -> Result<Files> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if path.is_dir() || (name != "tokenizer.json" && TOKENIZER_FILES.contains(&name)) {
-        return read_tokenizer_files(path);
-    }
-    Ok(vec![("tokenizer.json", std::fs::read(path).with_context(|| Shown::path(path).to_string())?)])
-}
-
-/// Returns the files beside `path` that may belong to a tokenizer, but not `config.json`, which is the model's.
-fn read_tokenizer_files(path: &Path) -> Result<Files> {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
-    let read = |name: &'static str| -> Result<(&'static str, Vec<u8>)> {
-        let file = folder.join(name);
-        Ok((name, std::fs::read(&file).with_context(|| Shown::path(&file).to_string())?))
-    };
-    tokenizer_files().filter(|name| folder.join(name).is_file()).map(read).collect()
-}
-
-/// Returns the names of files that may belong to a tokenizer alone.
-pub fn tokenizer_files() -> impl Iterator<Item = &'static str> {
-    TOKENIZER_FILES.into_iter().filter(|name| *name != "config.json")
+    Ok(Some((tokenizer, corpora::files_at(path)?)))
 }
 
 /// Returns the folder or file of the model that these settings begin from, which may be downloaded first, and what it

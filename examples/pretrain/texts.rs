@@ -9,8 +9,9 @@ use candle_gpt_input::data::corpus::{Corpus, CorpusFormat, CorpusOptions};
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::tokenizer::{END_OF_TEXT, Tokenizer};
 
+use crate::corpora::{self, Files};
 use crate::settings::Settings;
-use crate::{cli, corpora, hashes};
+use crate::{cli, hashes};
 
 /// The share of the text that is trained on, if none is given for evaluation.
 const TRAINING_SHARE: f64 = 0.9;
@@ -35,9 +36,9 @@ pub struct Texts {
 
 impl Texts {
     /// Reads the texts of a run, or opens its corpora, for a table of `n_rows` rows.
-    pub fn read(settings: &Settings, tokenizer: &Tokenizer, n_rows: usize) -> Result<Self> {
+    pub fn read(settings: &Settings, tokenizer: &Tokenizer, n_rows: usize, verify: bool) -> Result<Self> {
         if !settings.corpus.is_empty() {
-            return Self::open(settings, tokenizer, n_rows);
+            return Self::open(settings, tokenizer, n_rows, verify);
         }
         let mut files = Vec::new();
         let (training, validation) = match &settings.validation_file[..] {
@@ -51,15 +52,14 @@ impl Texts {
         Ok(Self { files, training, validation })
     }
 
-    fn open(settings: &Settings, tokenizer: &Tokenizer, n_rows: usize) -> Result<Self> {
+    fn open(settings: &Settings, tokenizer: &Tokenizer, n_rows: usize, verify: bool) -> Result<Self> {
         let weights = settings.corpus.iter().map(|share| share.weight()).collect::<Result<Vec<_>>>()?;
         if let Some(without) = weights.iter().position(Option::is_none).filter(|_| weights.iter().any(Option::is_some))
         {
             let path = Shown::path(&settings.corpus[without].path);
             bail!("{path} has no weight, but other corpora do: give each one a weight (PATH:WEIGHT), or none");
         }
-        let of_tokenizer = corpora::hash_of(tokenizer)?;
-        let mut opened = Opened { settings, tokenizer, of_tokenizer, n_rows, files: BTreeMap::new() };
+        let mut opened = Opened { settings, tokenizer, n_rows, verify, files: BTreeMap::new() };
         let (mut training, mut validation) = (Vec::new(), Vec::new());
         for (share, weight) in settings.corpus.iter().zip(weights) {
             let tokens = opened.corpus(&share.path)?;
@@ -82,13 +82,25 @@ impl Texts {
     }
 }
 
+/// Returns the tokenizer that the first corpus is known to be of, and its files.
+pub fn tokenizer(settings: &Settings) -> Result<Option<(Tokenizer, Files)>> {
+    match settings.corpus.first() {
+        Some(share) => corpora::tokenizer_of(&Corpus::open(&[&share.path], &options(settings))?),
+        None => Ok(None),
+    }
+}
+
+fn options(settings: &Settings) -> CorpusOptions {
+    settings.id_bits.into_iter().fold(CorpusOptions::default(), CorpusOptions::with_id_bits)
+}
+
 /// The corpora that were opened so far.
 struct Opened<'a> {
     settings: &'a Settings,
     tokenizer: &'a Tokenizer,
-    /// The hash of its tokens.
-    of_tokenizer: String,
     n_rows: usize,
+    /// Whether all ids and checksums are checked.
+    verify: bool,
     /// Each file, and the corpus that it is of.
     files: BTreeMap<PathBuf, PathBuf>,
 }
@@ -96,20 +108,17 @@ struct Opened<'a> {
 impl Opened<'_> {
     /// Opens a corpus, and refuses one that is not of the tokenizer and the model, or that shares files with another.
     fn corpus(&mut self, path: &Path) -> Result<Tokens> {
-        let options = CorpusOptions::default().with_tokenizer(self.tokenizer.clone());
-        let options = self.settings.id_bits.into_iter().fold(options, CorpusOptions::with_id_bits);
+        let options = options(self.settings).with_tokenizer(self.tokenizer.clone());
         let corpus = Corpus::open(&[path], &options)?;
-        corpus.check_fits(&self.of_tokenizer, self.n_rows)?;
-        if corpus.about().is_none() && corpus.format() != CorpusFormat::Text {
+        corpora::check_fits(&corpus, self.tokenizer, self.n_rows)?;
+        if corpus.about().is_none() && corpus.vocab_size().is_none() {
             let path = Shown::path(path);
             cli::note(format_args!("note: nothing states the tokenizer of {path}: its ids are taken as the run's"));
         }
-        let end_of_text = self.settings.end_of_text.as_ref().map(|token| {
-            let advice = || format!("--end-of-text {}: the tokenizer has no such special token", Shown::name(token));
-            self.tokenizer.special_token_id(token).with_context(advice)
-        });
+        let end_of_text = self.settings.end_of_text.as_ref();
+        let end_of_text = end_of_text.map(|token| corpora::end_of_text(self.tokenizer, token));
         // Ids that nothing describes are held against the table.
-        let options = options.with_vocab_size(self.n_rows);
+        let options = options.with_vocab_size(self.n_rows).with_verify(self.verify);
         let corpus = corpora::with_documents(corpus, &[path], options, end_of_text.transpose()?)?;
         self.claim(&corpus, path)?;
         Ok(corpus.tokens().clone())

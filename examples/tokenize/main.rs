@@ -9,6 +9,8 @@
 mod cli;
 #[path = "../corpora/mod.rs"]
 mod corpora;
+mod field;
+mod packed;
 mod read;
 
 use std::io::Write;
@@ -43,7 +45,7 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// llmc, megatron, or nanogpt: one train.bin
-    #[arg(long, default_value = "llmc")]
+    #[arg(long, default_value = "llmc", value_parser = written)]
     format: CorpusFormat,
     /// Tokens in a shard [default: 100000000]; nanogpt has one
     #[arg(long, value_name = "N", value_parser = cli::at_least_1::<u64>)]
@@ -60,6 +62,12 @@ struct Args {
     end_of_text: String,
 }
 
+/// Parses a format that is written.
+fn written(text: &str) -> Result<CorpusFormat, String> {
+    let format = text.parse().ok().filter(|format| *format != CorpusFormat::Text);
+    format.ok_or_else(|| "use llmc, megatron or nanogpt".to_string())
+}
+
 fn main() -> ExitCode {
     cli::exit(run(cli::args(), &mut cli::Output::default()))
 }
@@ -71,10 +79,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
     };
     // A text that spells the end of text does not end a document.
     let tokenizer = tokenizer.with_special_tokens(SpecialTokens::AsText);
-    let end_of_text = tokenizer.special_token_id(&args.end_of_text).ok_or_else(|| {
-        let token = Shown::name(&args.end_of_text);
-        anyhow!("the tokenizer has no special token `{token}`: choose another with --end-of-text")
-    })?;
+    let end_of_text = corpora::end_of_text(&tokenizer, &args.end_of_text)?;
     if args.format == CorpusFormat::NanoGpt && args.shard_tokens.is_some() {
         return Err(anyhow!("nanoGPT's train.bin is one file: leave --shard-tokens out, or choose another --format"));
     }
@@ -90,6 +95,9 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         args.shard_tokens.unwrap_or(default),
     );
     let mut writer = CorpusWriter::create(&folder, about.with_origin(origin(&inputs, &args.key)))?;
+    if let Some(path) = &args.tokenizer {
+        corpora::keep_beside(&folder, &corpora::files_of(path)?)?;
+    }
     if writer.is_complete() {
         let about = writer.finish()?;
         writeln!(out, "{} is complete: {} tokens", Shown::path(&folder), about.n_tokens)?;

@@ -11,12 +11,17 @@ use anyhow::{Context, Result, anyhow};
 use candle_gpt_input::error::Shown;
 use candle_gpt_input::tokenizer::Tokenizer;
 
+use crate::field::{self, Field};
+use crate::packed;
+
 /// About how much text a batch has.
 const BATCH_BYTES: usize = 8 << 20;
 /// About how much of a long text is encoded at once.
 const PIECE_BYTES: usize = 1 << 20;
 /// How far a place to cut a text is searched.
 const AHEAD_BYTES: usize = 1 << 12;
+/// U+FEFF in UTF-8, which editors on Windows put before a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 pub struct Input {
     pub path: PathBuf,
@@ -61,18 +66,19 @@ impl Input {
         }
     }
 
-    fn reader(&self) -> io::Result<Box<dyn BufRead + '_>> {
-        let mut reader = BufReader::with_capacity(1 << 20, Counted { file: File::open(&self.path)?, input: self });
-        let head = reader.fill_buf()?;
-        Ok(match () {
-            () if head.starts_with(b"\x1f\x8b") => {
-                Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(reader)))
-            }
-            () if head.starts_with(b"\x28\xb5\x2f\xfd") => {
-                Box::new(BufReader::new(zstd::stream::read::Decoder::with_buffer(reader)?))
-            }
-            () => Box::new(reader),
-        })
+    /// Returns what reads the text. A byte order mark at its start is left out.
+    fn reader(&self) -> Result<Box<dyn BufRead + '_>> {
+        let file = Counted { file: File::open(&self.path)?, input: self };
+        let mut reader = packed::unpacked(BufReader::with_capacity(1 << 20, file))?;
+        let mut head = Vec::new();
+        reader.by_ref().take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut head)?;
+        if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
+            return Err(anyhow!("the text is UTF-16, not UTF-8: convert it with `iconv -f UTF-16 -t UTF-8`"));
+        }
+        if head == BYTE_ORDER_MARK {
+            head.clear();
+        }
+        Ok(Box::new(io::Cursor::new(head).chain(reader)))
     }
 }
 
@@ -95,11 +101,12 @@ impl Piece {
         let Some(key) = &input.key else {
             return Ok(Cow::Borrowed(std::str::from_utf8(&self.bytes).with_context(name)?));
         };
-        let mut line: serde_json::Value = serde_json::from_slice(&self.bytes).with_context(name)?;
-        match line.get_mut(key).map(serde_json::Value::take) {
-            Some(serde_json::Value::String(text)) => Ok(Cow::Owned(text)),
-            Some(_) => Err(anyhow!("{}: `{}` is not a text", name(), Shown::name(key))),
-            None => Err(anyhow!("{}: there is no `{}`: choose the field with --key", name(), Shown::name(key))),
+        match field::of(&self.bytes, key).with_context(name)? {
+            Field::Text(text) => Ok(text),
+            Field::Other => Err(anyhow!("{}: `{}` is not a text", name(), Shown::name(key))),
+            Field::Missing => {
+                Err(anyhow!("{}: there is no `{}`: choose the field with --key", name(), Shown::name(key)))
+            }
         }
     }
 }
@@ -174,7 +181,13 @@ fn read_text(number: usize, input: &Input, tokenizer: &Tokenizer, sender: &mut S
         let n_valid = match std::str::from_utf8(&bytes) {
             Ok(text) => text.len(),
             Err(error) if error.error_len().is_none() && !at_end => error.valid_up_to(),
-            Err(error) => return Err(anyhow!("byte {} is not UTF-8", n_before + error.valid_up_to())),
+            Err(_) if bytes.contains(&0) => {
+                return Err(anyhow!("it looks binary, not text: ids are opened as they are (`dataloader --corpus`)"));
+            }
+            Err(error) => {
+                let at = n_before + error.valid_up_to();
+                return Err(anyhow!("byte {at} is not UTF-8: convert it, for example with `iconv -f CP1252 -t UTF-8`"));
+            }
         };
         let text = std::str::from_utf8(&bytes[..n_valid])?;
         let mut start = 0;

@@ -73,7 +73,7 @@ pub(crate) use keys::{SAVED, listed, names_among};
 #[cfg(feature = "hub")]
 pub(crate) use names::{CONFIG_FILE, WEIGHTS_NAMES};
 pub use options::CheckpointOptions;
-pub(crate) use plain_pickle::pickled_integer;
+pub(crate) use plain_pickle::PlainPickle;
 pub(crate) use position_tables::{TableSpec, position_tables};
 pub use report::{Choice, ConfigSource, LeftOut, LoadReport, LoadedTable, PaddedVocab, PickleReport, Unreadable};
 pub use role::Role;

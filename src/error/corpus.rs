@@ -154,6 +154,17 @@ pub enum CorpusError {
         /// What it is.
         format: ForeignFormat,
     },
+    /// A file that is neither of a known format nor a text.
+    #[error(
+        "{path}: this looks binary, not text: name a file of bare token ids .bin, .u16 or .u32, and state their width \
+         (`--id-bits 16`)",
+        path = Shown::path(path)
+    )]
+    #[non_exhaustive]
+    Binary {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file for evaluations, whose ids are those of examples.
     #[error("{path}: holds examples for llm.c's evaluation, not a corpus", path = Shown::path(path))]
     #[non_exhaustive]
@@ -217,10 +228,13 @@ pub enum CorpusError {
         reason: String,
     },
     /// A file that is not the one that `corpus.json` describes.
-    #[error("{path}: corpus.json states {what} {stated}, but it has {found}: copy or write it again",
+    #[error(
+        "{path}: its corpus states {what} {stated}, but it has {found}: copy it again, or empty the folder and write \
+         the corpus again",
         path = Shown::path(path),
         stated = Shown::name(stated),
-        found = Shown::name(found))]
+        found = Shown::name(found)
+    )]
     #[non_exhaustive]
     Differs {
         /// The file.
@@ -231,6 +245,52 @@ pub enum CorpusError {
         stated: String,
         /// The value found.
         found: String,
+    },
+    /// A file that is stated, and is not there.
+    #[error(
+        "{path} is missing, but its corpus states it: put it back, or empty the folder and write the corpus again",
+        path = Shown::path(path)
+    )]
+    #[non_exhaustive]
+    Missing {
+        /// The missing file.
+        path: PathBuf,
+    },
+    /// A corpus whose writing has not ended.
+    #[error(
+        "{path} is of a corpus that is not written to its end: write it again with the same options (`tokenize` goes \
+         on where it was), or empty the folder",
+        path = Shown::path(path)
+    )]
+    #[non_exhaustive]
+    Unfinished {
+        /// The file that says so.
+        path: PathBuf,
+    },
+    /// A corpus that another process is writing.
+    #[error("{path}: another process writes this corpus: wait for it, or choose another folder",
+        path = Shown::path(path))]
+    #[non_exhaustive]
+    InUse {
+        /// The file that the other process holds.
+        path: PathBuf,
+    },
+    /// A file with a name that a writer gives, which no `corpus.json` states.
+    #[error(
+        "{path} is there, and is of no corpus that could be gone on with: choose another folder, or empty this one",
+        path = Shown::path(path)
+    )]
+    #[non_exhaustive]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A format that is read only.
+    #[error("a corpus is not written in the format {format}: use nanogpt, llmc or megatron")]
+    #[non_exhaustive]
+    NotWritten {
+        /// The format.
+        format: &'static str,
     },
     /// An id outside the vocabulary, in a file.
     #[error(
@@ -257,7 +317,7 @@ pub enum CorpusError {
     },
     /// A folder of shards that were written in another way, or from other texts.
     #[error(
-        "{path} is of a corpus with {what} {stated}, not {given}: choose another folder, or remove it",
+        "{path} is of a corpus with {what} {stated}, not {given}: choose another folder, or empty this one",
         path = Shown::path(path),
         stated = Shown::name(stated),
         given = Shown::name(given)

@@ -61,6 +61,8 @@ pub(crate) fn foreign_head(head: &[u8], is_cut: bool) -> Option<Foreign> {
     let at = |start: usize, bytes: &[u8]| head.get(start..).is_some_and(|rest| rest.starts_with(bytes));
     match head {
         _ if at(4, b"TFL3") => Some(Foreign::TfLite),
+        // A frame that is skipped, before others; LZ4's frames have the same one.
+        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Foreign::Archive { kind: "zstd" }),
         _ if at(257, b"ustar") => Some(Foreign::Archive { kind: "tar" }),
         // HDF5 may begin after a block of the user's, of 512 bytes or a power of two times that.
         _ if at(512, b"\x89HDF\r\n\x1a\n") => Some(Foreign::Hdf5),

@@ -74,6 +74,16 @@ pub enum NotUtf8 {
         /// Its character in the line, from 1.
         column: usize,
     },
+    /// A file with zeros and bytes that UTF-8 does not have.
+    #[error(
+        "byte {at} begins no character, and there are zeros: this looks binary, not text (bare token ids are a \
+         corpus, in a file named .bin, .u16 or .u32, with `--id-bits`)"
+    )]
+    #[non_exhaustive]
+    Binary {
+        /// The number of bytes before the first wrong one.
+        at: usize,
+    },
     /// A text in another encoding of Unicode.
     #[error("the text is {encoding}, not UTF-8: convert it with `iconv -f {encoding} -t UTF-8`")]
     #[non_exhaustive]
@@ -112,6 +122,9 @@ pub(crate) fn utf8(bytes: Vec<u8>) -> Result<String, NotUtf8> {
         match foreign_head(&bytes[..bytes.len().min(N_HEAD)], bytes.len() > N_HEAD) {
             Some(ForeignFormat::Text { .. }) | None => {}
             Some(format) => return NotUtf8::Foreign { format },
+        }
+        if bytes.contains(&0) {
+            return NotUtf8::Binary { at };
         }
         let before = std::str::from_utf8(&bytes[..at]).unwrap_or_default();
         let line = before.rsplit('\n').next().unwrap_or_default();

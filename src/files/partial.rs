@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::CheckpointError;
@@ -17,7 +17,12 @@ pub(crate) fn write_file(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {
-    whole(path, |file| write(file)).map_err(CheckpointError::writing(path))
+    let buffered = |file: &mut File| {
+        let mut out = BufWriter::new(file);
+        write(&mut out)?;
+        out.flush()
+    };
+    whole(path, buffered).map_err(CheckpointError::writing(path))
 }
 
 /// Writes a file as [`write_file`] does. `write` gets the file itself, which the system can copy others to.

@@ -138,6 +138,10 @@ fn files_of_the_peers_open() {
         let expected_documents: Vec<Vec<u32>> = serde_json::from_value(expected["documents"].clone()).unwrap();
         assert_eq!((corpus.id_bits(), documents(corpus.tokens())), (bits, expected_documents), "{name}");
         assert_eq!(corpus.vocab_size(), expected["vocab_size"].as_u64().map(|size| size as usize), "{name}");
+        let text = corpus.characters().map(|characters| {
+            corpus.ids(0..corpus.n_tokens()).unwrap().iter().map(|id| characters[id as usize]).collect::<String>()
+        });
+        assert_eq!(text.as_deref(), (name == "nanogpt").then_some("To be, or not to be: that is the question.\n"));
     }
 }
 
@@ -289,6 +293,12 @@ fn damaged_files_are_one_error_each() {
     says("a.bin", &llmc(&[], IdBits::Sixteen), "it holds no ids");
     says("a.gz", b"\x1f\x8b\x08", "packed with gzip");
     says("a.parquet", b"PAR1\x15\x04", "a Parquet file");
+    says("a.zst", b"\x50\x2a\x4d\x18\x04\0\0\0", "packed with zstd");
+    let ids = bare(&[464, 3290, 318, 0], IdBits::Sixteen);
+    says("ids.dat", &ids, "this looks binary, not text: name a file of bare token ids .bin, .u16 or .u32, and state");
+    let binary = open(folder.write("ids.txt", [&b"The dog ".repeat(200)[..], &ids].concat())).unwrap_err();
+    let text = std::error::Error::source(&binary).unwrap().to_string();
+    assert!(text.starts_with("byte 1600 begins no character") && text.contains("this looks binary"), "{text}");
 
     let documents = vec![vec![vec![1, 2], vec![3]], vec![vec![4, 5, 6]]];
     let index = index(&documents, IdBits::Sixteen); // 34 bytes, 3 lengths, 3 offsets from 46 on, 3 borders from 70 on
@@ -389,7 +399,8 @@ fn ids_are_held_against_the_vocabulary() {
     folder.write("meta.pkl", meta);
     let bare_ids = folder.write("train.bin", bare(&[64, 65], IdBits::Sixteen));
     let options = CorpusOptions::default().with_id_bits(IdBits::Sixteen);
-    assert_eq!(Corpus::open(&[&bare_ids], &options).unwrap().vocab_size(), Some(65));
+    let corpus = Corpus::open(&[&bare_ids], &options).unwrap();
+    assert_eq!((corpus.vocab_size(), corpus.characters()), (Some(65), None));
     assert!(error(Corpus::open(&[&bare_ids], &options.clone().with_verify(true))).contains("token id 65 at [1]"));
     folder.write("meta.pkl", b"\x80\x04N.");
     assert!(error(Corpus::open(&[&bare_ids], &options)).contains("meta.pkl: it has no vocab_size"));
@@ -405,6 +416,10 @@ fn texts_are_tokenized() {
     folder.write("a.txt", "Hello");
     let corpus = open(folder.0.path()).unwrap();
     assert_eq!((corpus.format(), documents(corpus.tokens())), (CorpusFormat::Text, vec![vec![15496], vec![8887]]));
+    let options = CorpusOptions::default().with_end_of_text(50256);
+    let corpus = Corpus::open(&[folder.0.path()], &options).unwrap();
+    assert_eq!(documents(corpus.tokens()), [[15496, 50256], [8887, 50256]]);
+    assert_eq!(corpus.files().iter().map(|file| file.n_tokens).collect::<Vec<_>>(), [2, 2]);
 }
 
 /// What the writer writes opens here, and has the layouts of the formats' own writers.
@@ -482,9 +497,9 @@ fn writers_write_the_layouts_of_the_formats() {
         fs::write(folder.at(name), with(&bytes, bytes.len() - 1, &[bytes[bytes.len() - 1] ^ 8])).unwrap();
         let verified = || Corpus::open(&[folder.0.path()], &CorpusOptions::default().with_verify(true));
         assert!(open(folder.0.path()).is_ok());
-        assert!(error(verified()).contains("corpus.json states a CRC-32 of"));
+        assert!(error(verified()).contains("its corpus states a CRC-32 of"));
         fs::write(folder.at(name), &bytes[..bytes.len() - 2]).unwrap();
-        assert!(error(open(folder.0.path())).contains("corpus.json states a length of"));
+        assert!(error(open(folder.0.path())).contains("its corpus states a length of"));
         fs::remove_file(folder.at(name)).unwrap();
         assert!(open(folder.0.path()).is_err());
     }

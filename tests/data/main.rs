@@ -9,6 +9,7 @@ mod documents;
 mod large;
 #[path = "../support/mod.rs"]
 mod support;
+mod writing;
 
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::data::{Batch, Loader, LoaderConfig, LoaderState, Seeding, Tail, Tokens, Windows};

@@ -6,14 +6,14 @@ use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
 use candle_gpt_input::checkpoint::Checkpoint;
-use candle_gpt_input::data::corpus::{About, Corpus, CorpusFormat, CorpusOptions, CorpusWriter};
+use candle_gpt_input::data::corpus::{About, Corpus, CorpusFormat, CorpusOptions, CorpusWriter, IdBits};
 use candle_gpt_input::tokenizer::Tokenizer;
 use tempfile::TempDir;
 
 use crate::gpt2::SUMS;
 use crate::gpt2::model::Gpt2;
 use crate::pretrain::checkpoints;
-use crate::support::copy_files;
+use crate::support::{copy_files, golden};
 use crate::tokenizers::small_tokenizer;
 use crate::{example, failure, load, stdout};
 
@@ -71,9 +71,8 @@ fn every_format_gives_its_ids_and_its_text() {
             _ => documents.iter().map(|text| [encode(text), vec![96]].concat()).collect(),
         };
         let whole = ids.concat();
-        // Windows of 4 tokens, as a plain loop cuts them: inside documents where there is an index.
-        let parts = if format == "megatron" { ids } else { vec![whole.clone()] };
-        let windows: Vec<&[u32]> = parts
+        // Windows of 4 tokens inside documents, as a plain loop cuts them.
+        let windows: Vec<&[u32]> = ids
             .iter()
             .flat_map(|part| (0..part.len().saturating_sub(4)).step_by(4).map(|at| &part[at..at + 5]))
             .collect();
@@ -96,11 +95,12 @@ fn every_format_gives_its_ids_and_its_text() {
             whole.len()
         );
         assert!(text.contains(&covered), "{text}, not {covered}");
-        // The tokenizer does not lie beside the ids, and GPT-2's is another.
-        assert!(text.contains("not decoded: the corpus has no tokenizer; --tokenizer PATH gives one"), "{text}");
-        let text = stdout(&mut loader(folder, &format!("--corpus {format} --tokenizer vocab.json")));
+        // `tokenize` has copied the tokenizer.
         let first = tokenizer.decode(&windows[0][..1]).unwrap();
         assert!(text.contains(&format!("\n{first} ----> ")), "{text}");
+        assert_eq!(fs::read(path.join("vocab.json")).unwrap(), fs::read(folder.join("vocab.json")).unwrap());
+        let given = stdout(&mut loader(folder, &format!("--corpus {format} --tokenizer vocab.json")));
+        assert!(given.contains(&format!("\n{first} ----> ")), "{given}");
         fs::copy(path.join("corpus.json"), folder.join("corpus.json")).unwrap();
         let marked =
             stdout(&mut loader(folder, &format!("--corpus {format} --boundaries mark --output out.safetensors")));
@@ -123,7 +123,21 @@ fn every_format_gives_its_ids_and_its_text() {
     let text = stdout(&mut loader(folder, "--corpus bare --id-bits 16"));
     assert!(text.contains("format nanogpt, 16 bits an id, 1 documents") && text.contains("not decoded"), "{text}");
     assert!(failure(&mut loader(folder, "--corpus bare --id-bits 24"), 2).contains("use 16 or 32"));
-    // A text is encoded by the tokenizer that is given.
+    // Nor do they state where documents end.
+    let with_end = "--corpus bare --id-bits 16 --tokenizer vocab.json --end-of-text";
+    assert!(stdout(&mut loader(folder, &format!("{with_end} <|endoftext|>"))).contains(" 12 documents"));
+    let text = failure(&mut loader(folder, &format!("{with_end} <eot>")), 1);
+    assert!(text.contains("--end-of-text <eot>: the tokenizer has no such special token"), "{text}");
+    let text = failure(&mut loader(folder, "--corpus bare --id-bits 16 --end-of-text <eot>"), 1);
+    assert!(text.contains("--end-of-text <eot>: the tokenizer has no such special token"), "{text}");
+    // A text is encoded by the tokenizer that is given, and ends with its end of text.
+    fs::write(folder.join("b.txt"), "he").unwrap();
+    fs::write(folder.join("c.txt"), "hehe").unwrap();
+    for boundaries in ["mark", "ignore"] {
+        let arguments = format!("--corpus b.txt c.txt --tokenizer vocab.json --boundaries {boundaries}");
+        let text = stdout(&mut loader(folder, &arguments));
+        assert!(text.contains("[[95, 96, 95, 95]]") && text.contains("[[96, 95, 95, 96]]"), "{text}");
+    }
     fs::write(folder.join("a.txt"), "hehehehehe").unwrap();
     let text = stdout(&mut loader(folder, "--corpus a.txt --tokenizer vocab.json"));
     assert!(text.contains("he ----> he\n") && text.contains("95,    95,    95") || text.contains("[95, 95, 95, 95]"));
@@ -364,9 +378,29 @@ fn a_corpus_that_does_not_fit_is_refused() {
     usage(&[""], &[], "name a file, a folder or a pattern");
     usage(&["a"], &["--text-file", "a.jsonl"], "cannot be used with");
     usage(&[], &["--validation-corpus", "a"], "--corpus");
-    let other =
-        failure(example("pretrain").current_dir(folder).args(["--corpus", "a", "--out", "refused", "--steps", "1"]), 1);
-    assert!(other.contains("a/corpus.json: the ids are those of the tokenizer "), "GPT-2's: {other}");
+    // Without a tokenizer the run takes that of the first corpus, which others must be of too.
+    let without = |corpora: &[&str], out: &str| {
+        let mut command = example("pretrain");
+        command
+            .current_dir(folder)
+            .args("--n-layer 1 --n-head 2 --n-embd 4 --max-length 16 --steps 1 --out".split(' '));
+        command.arg(out).arg("--verify").arg("--corpus").args(corpora);
+        command
+    };
+    stdout(&mut without(&["a", "b"], "own"));
+    assert_eq!(load(&folder.join("own/model.safetensors"))["transformer.wte.weight"].dims(), [97, 4]);
+    assert_eq!(fs::read(folder.join("own/vocab.json")).unwrap(), fs::read(folder.join("vocab.json")).unwrap());
+    stdout(example("tokenize").current_dir(folder).args(["--out", "gpt2", "--shard-tokens", "100"]));
+    for corpora in [["a", "gpt2"], ["gpt2", "a"]] {
+        let text = failure(&mut without(&corpora, "refused"), 1);
+        assert!(text.contains(&format!("{}/corpus.json: the ids are those of the tokenizer ", corpora[1])), "{text}");
+    }
+    // A byte that has changed is found with --verify.
+    let shard = folder.join("a/train_000000.bin");
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[1030] ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    assert!(failure(&mut without(&["a"], "refused"), 1).contains("its corpus states a CRC-32 of "));
 }
 
 #[test]
@@ -391,7 +425,7 @@ fn a_corpus_that_has_changed_is_refused_by_name() {
     fs::write(&path, &changed).unwrap();
     refused("a/train_000000.bin is not as it was when this checkpoint was saved");
     fs::write(&path, &shard[..shard.len() - 2]).unwrap();
-    refused("a/train_000000.bin: corpus.json states a length of");
+    refused("a/train_000000.bin: its corpus states a length of");
     fs::write(&path, &shard).unwrap();
     fs::write(shards.join("3.bin"), &shard).unwrap();
     refused("shards/3.bin is not as it was when");
@@ -404,4 +438,52 @@ fn a_corpus_that_has_changed_is_refused_by_name() {
     let mut resumed = example("pretrain");
     stdout(resumed.args(["--resume", "--steps", "3", "--out"]).arg(folder.join("out")));
     assert!(checkpoints(&folder.join("out"))[0].ends_with("step-000003"));
+}
+
+/// nanoGPT's `shakespeare_char`: the vocabulary of `meta.pkl` is the model's, and its characters are sampled.
+#[test]
+fn characters_of_nanogpt_are_trained_on_and_sampled() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    let corpus = folder.join("char");
+    copy_files(golden("corpora/nanogpt"), &corpus);
+    let ids = fs::read(corpus.join("train.bin")).unwrap();
+    fs::write(corpus.join("train.bin"), ids.repeat(20)).unwrap();
+    let text = stdout(&mut loader(folder, "--corpus char --id-bits 16"));
+    assert!(text.contains("\nT ----> o\nTo ---->  \nTo  ----> b\nTo b ----> e\n"), "{text}");
+    let pretrain = |more: &[&str]| {
+        let mut command = example("pretrain");
+        command.current_dir(folder).args("--n-layer 1 --n-head 2 --n-embd 4 --max-length 16".split(' '));
+        command.args(["--corpus", "char", "--id-bits", "16"]).args(more);
+        command
+    };
+    stdout(&mut pretrain(&["--out", "out", "--steps", "2"]));
+    let rows = load(&folder.join("out/model.safetensors"))["transformer.wte.weight"].dims()[0];
+    let meta = Corpus::open(&[&corpus], &CorpusOptions::default().with_id_bits(IdBits::Sixteen)).unwrap();
+    assert_eq!(Some(rows), meta.vocab_size());
+    stdout(&mut pretrain(&["--out", "out", "--resume", "--steps", "3"]));
+    let mut gpt2 = example("gpt2");
+    gpt2.current_dir(folder).args(["--weights", "out", "--prompt", "To be", "--max-new-tokens", "8"]);
+    let sampled = stdout(&mut gpt2);
+    assert!(sampled.contains("\n8 tokens in "), "{sampled}");
+    // Another tokenizer is refused, and so is the vocabulary where it says no characters.
+    for (name, text) in small_tokenizer() {
+        fs::write(folder.join(name), text).unwrap();
+    }
+    let text = failure(&mut pretrain(&["--out", "refused", "--tokenizer", "vocab.json"]), 1);
+    assert!(
+        text.contains("train.bin: meta.pkl states ids of ") && text.contains("choose the tokenizer that"),
+        "{text}"
+    );
+    // pickle.dump({"vocab_size": 65}, f, protocol=0)
+    fs::write(corpus.join("meta.pkl"), b"(dp0\nVvocab_size\np1\nI65\ns.").unwrap();
+    let text = failure(&mut pretrain(&["--out", "refused"]), 1);
+    assert!(text.contains("meta.pkl states a vocabulary of 65, but the tokenizer has 50257 tokens"), "{text}");
+    // pickle.dump({"vocab_size": 1, "stoi": {"é": 0}}, f, protocol=0)
+    fs::write(corpus.join("meta.pkl"), b"(dp0\nVvocab_size\np1\nI1\nsVstoi\np2\n(dp3\nV\xe9\np4\nI0\nss.").unwrap();
+    let text = failure(&mut pretrain(&["--out", "refused"]), 1);
+    assert!(text.contains("meta.pkl: its character 'é' is more than one byte"), "{text}");
+    fs::write(corpus.join("train.bin"), [0; 100]).unwrap();
+    let text = stdout(&mut loader(folder, "--corpus char --id-bits 16"));
+    assert!(text.contains("not decoded: char/meta.pkl: its character 'é' is more than one byte"), "{text}");
 }

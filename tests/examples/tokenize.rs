@@ -34,6 +34,12 @@ fn write_lines(path: &Path, texts: &[String]) {
     fs::write(path, texts.iter().map(line).collect::<String>()).unwrap();
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
 /// Checks the documents of a corpus: the ids of the texts, and the end of text by the rule of the format.
 fn assert_holds(folder: &Path, format: CorpusFormat, tokenizer: &Tokenizer, end: u32, texts: &[String]) {
     let tokenizer = tokenizer.with_special_tokens(SpecialTokens::AsText);
@@ -100,8 +106,11 @@ fn tokenizers_of_files_give_their_ids() {
         let tokenizer = Tokenizer::from_file(&path).unwrap();
         assert_eq!(tokenizer.cut(&texts[0], 1 << 20).is_some(), cuts, "{name}");
         let end = tokenizer.special_token_id("<|endoftext|>").unwrap();
-        stdout(tokenize(folder.path(), &format!("{names} --out {name} --tokenizer")).arg(path));
+        stdout(tokenize(folder.path(), &format!("{names} --out {name} --tokenizer")).arg(&path));
         assert_holds(&folder.path().join(name), CorpusFormat::Llmc, &tokenizer, end, &texts);
+        // It goes with the corpus.
+        let beside = folder.path().join(name).join("tokenizer.json");
+        assert_eq!(fs::read(beside).unwrap(), file.to_string().as_bytes());
     }
 }
 
@@ -110,11 +119,16 @@ fn tokenizers_of_files_give_their_ids() {
 fn packed_json_lines_are_read() {
     let folder = TempDir::new().unwrap();
     let texts: Vec<String> = serde_json::from_value(golden_json("corpora/expected.json")["packed"].clone()).unwrap();
-    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packed.write_all(texts[2].as_bytes()).unwrap();
-    fs::write(folder.path().join("c.txt.gz"), packed.finish().unwrap()).unwrap();
+    fs::write(folder.path().join("c.txt.gz"), gzip(texts[2].as_bytes())).unwrap();
     for name in ["packed.jsonl.gz", "packed.jsonl.zst"] {
-        fs::copy(golden("corpora").join(name), folder.path().join(name)).unwrap();
+        let whole = fs::read(golden("corpora").join(name)).unwrap();
+        // As pzstd and tapes have them: frames that are skipped, and zeros at the end.
+        let skipped = |magic: u8| [&[magic, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"any"].concat();
+        let padded = match name.ends_with(".zst") {
+            true => [skipped(0x50), whole.clone(), skipped(0x5f)].concat(),
+            false => [whole.clone(), vec![0; 70_000]].concat(),
+        };
+        fs::write(folder.path().join(name), padded).unwrap();
         stdout(&mut tokenize(folder.path(), &format!("{name} c.txt.gz --key content --out {name}.d")));
         let all: Vec<String> = texts.iter().chain([&texts[2]]).cloned().collect();
         assert_holds(
@@ -125,12 +139,30 @@ fn packed_json_lines_are_read() {
             &all,
         );
 
-        let whole = fs::read(golden("corpora").join(name)).unwrap();
         fs::write(folder.path().join(name), &whole[..whole.len() - 5]).unwrap();
         let text = failure(&mut tokenize(folder.path(), &format!("{name} --key content --out cut.{name}")), 1);
         assert!(text.starts_with(&format!("error: {name}")), "{text}");
         assert!(!folder.path().join(format!("cut.{name}/corpus.json")).exists());
     }
+}
+
+/// Zeros after gzip, byte order marks, and lines whose other fields hold anything.
+#[test]
+fn odd_files_give_their_texts() {
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+    let texts = [" tea", "a", "b", "é😀", "last"].map(str::to_string);
+    write("b.txt.gz", &[gzip(b" "), vec![0; 5000], gzip(b"tea"), vec![0; 100_000]].concat());
+    write("c.txt", b"\xef\xbb\xbfa");
+    let (deep, digits) = (["[".repeat(100_000), "]".repeat(100_000)].concat(), "7".repeat(400));
+    let lines = format!(
+        "\u{feff}{{\"n\": 1e999, \"text\": \"b\", \"m\": -{digits}, \"{digits}\": 1.{digits}e-{digits}}}\r\n\
+         {{\"text\": 1, \"deep\": {deep}, \"half \\ud800\": \"\\udfff\", \"t\\u0065xt\": \"\\u00e9\\ud83d\\ude00\"}}\n"
+    );
+    write("d.jsonl", lines.as_bytes());
+    write("e.jsonl.gz", &gzip(b"\xef\xbb\xbf{\"text\": \"last\"}"));
+    stdout(&mut tokenize(folder.path(), "b.txt.gz c.txt d.jsonl e.jsonl.gz --out out"));
+    assert_holds(&folder.path().join("out"), CorpusFormat::Llmc, Tokenizer::gpt2(), END_OF_TEXT_ID, &texts);
 }
 
 #[test]
@@ -156,6 +188,10 @@ fn a_run_that_is_killed_writes_the_same_bytes() {
             }
             child.kill().unwrap();
             n_killed += usize::from(!child.wait().unwrap().success());
+            if out.join("corpus.partial.json").exists() && !out.join("corpus.json").exists() {
+                let text = Corpus::open(&[&out], &CorpusOptions::default()).unwrap_err().to_string();
+                assert!(text.contains("not written to its end"), "{text}");
+            }
             // What has a name is complete.
             for entry in
                 fs::read_dir(&out).unwrap().map(Result::unwrap).filter(|e| e.file_name() != "corpus.partial.json")
@@ -188,6 +224,14 @@ fn what_cannot_be_tokenized_is_one_line() {
     write("other.jsonl", b"{\"body\": \"a\"}\n");
     write("broken.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"b\"\n");
     write("latin.jsonl", b"{\"text\": \"caf\xe9\"}\n");
+    write("half.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"a \\ud83d b\"}\n");
+    write("second_half.jsonl", b"{\"text\": \"a \\ude00 b\"}\n");
+    write("huge.jsonl", b"{\"text\": 1}\n");
+    write("list.jsonl", b"[{\"text\": \"a\"}]\n");
+    write("wide.txt", b"\xff\xfeH\0e\0");
+    write("wide.jsonl", b"\xff\xfe{\0");
+    write("ids.dat", &[464u16, 3290, 318, 0].map(u16::to_le_bytes).concat());
+    write("garbage.txt.gz", &[gzip(b"a"), b"\0\0garbage".to_vec()].concat());
     write("fake.txt.gz", b"\x1f\x8b\x08no gzip");
     write("empty.jsonl", b"\n");
     write("a.txt", b"a");
@@ -201,13 +245,26 @@ fn what_cannot_be_tokenized_is_one_line() {
         ("other.jsonl", "other.jsonl, line 1: there is no `text`: choose the field with --key"),
         ("broken.jsonl", "broken.jsonl, line 2: EOF while parsing"),
         ("latin.jsonl", "latin.jsonl, line 1: invalid unicode"),
+        (
+            "half.jsonl",
+            "half.jsonl, line 2: unexpected end of hex escape (column 19): half of a surrogate pair, such as",
+        ),
+        ("second_half.jsonl", "second_half.jsonl, line 1: lone leading surrogate in hex escape (column "),
+        ("huge.jsonl", "huge.jsonl, line 1: `text` is not a text"),
+        ("list.jsonl", "list.jsonl, line 1: invalid type: sequence, expected an object"),
+        ("wide.txt", "wide.txt: the text is UTF-16, not UTF-8: convert it with `iconv"),
+        ("wide.jsonl", "wide.jsonl: the text is UTF-16, not UTF-8"),
+        ("ids.dat", "ids.dat: it looks binary, not text: ids are opened as they are (`dataloader --corpus`)"),
+        ("garbage.txt.gz", "garbage.txt.gz: "),
         ("fake.txt.gz", "fake.txt.gz: "),
         ("empty.jsonl", "out: it holds no ids"),
-        ("a.txt --end-of-text <|end|>", "no special token `<|end|>`: choose another with --end-of-text"),
+        (
+            "a.txt --end-of-text <|end|>",
+            "--end-of-text <|end|>: the tokenizer has no such special token: choose another",
+        ),
         ("a.txt --tokenizer none.json", "cannot read none.json"),
         ("a.txt --tokenizer a.txt", "a.txt"),
         ("a.txt --format nanogpt --shard-tokens 5", "nanoGPT's train.bin is one file"),
-        ("a.txt --format text", "shards of 100000000 tokens are not supported in the format text"),
         ("a.txt --shard-tokens 2000000000", "use 1 to 1073741311"),
     ] {
         let text = failure(&mut tokenize(folder.path(), &format!("{arguments} --out out")), 1);
@@ -215,8 +272,12 @@ fn what_cannot_be_tokenized_is_one_line() {
         assert!(!folder.path().join("out/corpus.json").exists());
         let _ = fs::remove_dir_all(folder.path().join("out"));
     }
-    let text = failure(&mut tokenize(folder.path(), "a.txt --out out --shard-tokens 0"), 2);
-    assert!(text.contains("--shard-tokens"), "{text}");
+    for (arguments, expected) in
+        [("--shard-tokens 0", "--shard-tokens"), ("--format text", "use llmc, megatron or nanogpt")]
+    {
+        let text = failure(&mut tokenize(folder.path(), &format!("a.txt --out out {arguments}")), 2);
+        assert!(text.contains(expected), "{text}");
+    }
 }
 
 /// Settings that a corpus was not begun with.
@@ -235,6 +296,37 @@ fn another_corpus_in_the_folder_is_refused() {
         ("--key other", "with texts "),
     ] {
         let text = failure(&mut tokenize(folder.path(), &format!("00.txt --out out {arguments}")), 1);
-        assert!(text.contains(what) && text.ends_with("choose another folder, or remove it"), "{text}");
+        assert!(text.contains(what) && text.ends_with("choose another folder, or empty this one"), "{text}");
     }
+}
+
+/// Nothing of others is written over, and a shard that is gone is not passed over.
+#[test]
+fn files_that_are_there_stay() {
+    let folder = TempDir::new().unwrap();
+    write_texts(folder.path(), &["Hello tea ".repeat(20)]);
+    copy_files(golden("tokenizer"), folder.path());
+    fs::copy(folder.path().join("00.txt"), folder.path().join("train.bin")).unwrap();
+    let own = folder.path().join("own");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("tokenizer.json"), "of others").unwrap();
+    for (arguments, name) in [
+        ("--out . --format nanogpt", "./train.bin is there, and is of no corpus"),
+        ("--out . --format llmc", "./train.bin is there"),
+        ("--out own --tokenizer byte_level.json", "own/tokenizer.json is not of this tokenizer"),
+    ] {
+        let text = failure(&mut tokenize(folder.path(), &format!("train.bin {arguments}")), 1);
+        assert!(text.contains(name), "{arguments}: {text}");
+    }
+    assert_eq!(fs::read(folder.path().join("train.bin")).unwrap(), fs::read(folder.path().join("00.txt")).unwrap());
+    assert_eq!(fs::read(own.join("tokenizer.json")).unwrap(), b"of others");
+    assert_eq!(fs::read_dir(&own).unwrap().count(), 1);
+    let run = || tokenize(folder.path(), "00.txt --out out --shard-tokens 10");
+    stdout(&mut run());
+    fs::remove_file(folder.path().join("out/train_000001.bin")).unwrap();
+    let text = failure(&mut run(), 1);
+    assert!(
+        text.contains("out/train_000001.bin is missing, but its corpus states it: put it back, or empty"),
+        "{text}"
+    );
 }

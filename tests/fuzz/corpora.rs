@@ -1,4 +1,4 @@
-//! Damaged corpora: llm.c's shards, Megatron's indices, `corpus.json` and nanoGPT's `meta.pkl`.
+//! Damaged corpora: llm.c's shards, Megatron's indices, `corpus.json`, that of a writer, and nanoGPT's `meta.pkl`.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -100,5 +100,33 @@ fn fuzz_corpus_meta() {
         fs::copy(golden("corpora/nanogpt/train.bin"), folder.join("train.bin")).unwrap();
         fs::write(folder.join("meta.pkl"), bytes).unwrap();
         folder.join("train.bin")
+    });
+}
+
+/// A damaged `corpus.partial.json` beside shards that are whole: a writer goes on to the same bytes, or refuses it.
+#[test]
+fn fuzz_corpus_journal() {
+    let create = |folder: &Path| {
+        let about = About::new(CorpusFormat::Megatron, 500, "test", Some(499), 4);
+        CorpusWriter::create(folder, about).map_err(one_line)
+    };
+    let push = |writer: &mut CorpusWriter| (writer.n_done()..5).try_for_each(|id| writer.push(&[id as u32; 6]));
+    let made = tempfile::tempdir().unwrap();
+    push(&mut create(made.path()).unwrap()).unwrap();
+    let seeds = [fs::read(made.path().join("corpus.partial.json")).unwrap()];
+    fuzz_with("corpus.partial.json", &seeds, &[Field::Json], |bytes, _| {
+        let folder = folder_in_memory();
+        copy_files(made.path(), folder.path());
+        fs::write(folder.path().join("corpus.partial.json"), bytes).unwrap();
+        let go_on = || {
+            let mut writer = create(folder.path())?;
+            push(&mut writer).and_then(|()| writer.finish()).map_err(one_line)
+        };
+        let (result, spent) = measured(|| catch_unwind(AssertUnwindSafe(go_on)));
+        let checked = spent.check(n_there(folder.path()), 0);
+        match result.map_err(|_| "going on panicked".to_string()).and_then(|went| checked.map(|()| went)) {
+            Ok(went) => Ok(went.is_ok()),
+            Err(finding) => Err(format!("{finding}; kept as {}", folder.keep().display())),
+        }
     });
 }

@@ -1,7 +1,7 @@
 //! [`About`]: `corpus.json`, which states what the files of a corpus hold.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,8 @@ use crate::files;
 
 /// The name of the file.
 pub(super) const ABOUT_FILE: &str = "corpus.json";
+/// What is there instead while the corpus is being written.
+pub(super) const JOURNAL_FILE: &str = "corpus.partial.json";
 /// The largest one that is read.
 const MAX_BYTES: u64 = 256 << 20;
 const VERSION: u32 = 1;
@@ -45,12 +47,6 @@ pub struct About {
     pub n_tokens: u64,
     /// The number of documents in all files.
     pub n_documents: u64,
-    /// While the corpus is being written: the documents given that are in no file, because they have no ids.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(super) n_left_out: u64,
-    /// While the corpus is being written: the ids of the next document that are in complete files.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(super) n_taken: u64,
     /// The files, in their order. A Megatron corpus has two for each: `.bin` and `.idx`.
     pub files: Vec<AboutFile>,
 }
@@ -73,14 +69,21 @@ pub struct AboutFile {
     pub index_crc32: Option<u32>,
 }
 
-fn is_zero(n: &u64) -> bool {
-    *n == 0
-}
-
 impl AboutFile {
     /// Describes a file. A Megatron corpus has the checksum of its index too.
     pub fn new(name: impl Into<String>, n_bytes: u64, n_tokens: u64, crc32: u32, index_crc32: Option<u32>) -> Self {
         Self { name: name.into(), n_bytes, n_tokens, crc32, index_crc32 }
+    }
+
+    /// Checks that the file lies beside the one at `path`, which states it.
+    pub(super) fn check_name(&self, path: &Path) -> Result<(), CorpusError> {
+        match Path::new(&self.name).file_name().is_some_and(|last| *last == *self.name) {
+            true => Ok(()),
+            false => {
+                let reason = format!("{:?} is not the name of a file", self.name);
+                Err(CorpusError::About { path: path.to_path_buf(), reason })
+            }
+        }
     }
 }
 
@@ -111,8 +114,6 @@ impl About {
             end_of_text,
             n_tokens,
             n_documents,
-            n_left_out: 0,
-            n_taken: 0,
             files,
         }
     }
@@ -123,41 +124,46 @@ impl About {
         Self { origin: origin.into(), ..self }
     }
 
-    /// Reads the `corpus.json` of a folder, if there is one.
+    /// Reads the `corpus.json` of a folder, if there is one. A corpus that is not written to its end has none.
     pub(super) fn of_folder(folder: &Path) -> Result<Option<Self>, CorpusError> {
-        let Some(about) = Self::read(&folder.join(ABOUT_FILE))? else { return Ok(None) };
+        let path = folder.join(ABOUT_FILE);
+        let Some(about) = Self::read(&path)? else {
+            let journal = folder.join(JOURNAL_FILE);
+            return if journal.exists() { Err(CorpusError::Unfinished { path: journal }) } else { Ok(None) };
+        };
         match about.files.is_empty() {
-            true => {
-                let (path, reason) = (folder.join(ABOUT_FILE), "it names no files".to_string());
-                Err(CorpusError::About { path, reason })
-            }
+            true => Err(CorpusError::About { path, reason: "it names no files".to_string() }),
             false => Ok(Some(about)),
         }
     }
 
     /// Reads such a file, if there is one.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, CorpusError> {
+        match File::open(path) {
+            Ok(mut file) => Self::parse(&read_whole(&mut file, path)?, path)?.checked(path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(CorpusError::reading(path)(error)),
+        }
+    }
+
+    pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Self, CorpusError> {
         let refused = |reason: String| CorpusError::About { path: path.to_path_buf(), reason };
-        match fs::metadata(path) {
-            Ok(about) if about.len() > MAX_BYTES => return Err(refused(format!("{} bytes are too many", about.len()))),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(CorpusError::reading(path)(error)),
+        let about: Self = serde_json::from_slice(bytes).map_err(|error| refused(error.to_string()))?;
+        match about.version {
+            VERSION => Ok(about),
+            other => Err(refused(format!("version {other} is not supported: expected {VERSION}"))),
         }
-        let bytes = fs::read(path).map_err(CorpusError::reading(path))?;
-        let about: Self = serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
-        if about.version != VERSION {
-            return Err(refused(format!("version {} is not supported: expected {VERSION}", about.version)));
+    }
+
+    /// Checks that it agrees with itself.
+    pub(super) fn checked(self, path: &Path) -> Result<Self, CorpusError> {
+        let refused = |reason: String| CorpusError::About { path: path.to_path_buf(), reason };
+        self.files.iter().try_for_each(|file| file.check_name(path))?;
+        let n_tokens = self.files.iter().map(|file| u128::from(file.n_tokens)).sum::<u128>();
+        if n_tokens != u128::from(self.n_tokens) {
+            return Err(refused(format!("its files have {n_tokens} ids, but it states {}", self.n_tokens)));
         }
-        let is_name = |name: &str| !name.is_empty() && Path::new(name).file_name().is_some_and(|last| last == name);
-        if let Some(file) = about.files.iter().find(|file| !is_name(&file.name)) {
-            return Err(refused(format!("{:?} is not the name of a file", file.name)));
-        }
-        let n_tokens = about.files.iter().map(|file| u128::from(file.n_tokens)).sum::<u128>();
-        if n_tokens != u128::from(about.n_tokens) {
-            return Err(refused(format!("its files have {n_tokens} ids, but it states {}", about.n_tokens)));
-        }
-        Ok(Some(about))
+        Ok(self)
     }
 
     /// Writes such a file, whole or not at all.
@@ -187,9 +193,17 @@ impl About {
         }
         Ok(())
     }
+}
 
-    /// Returns what is stated of a file.
-    pub(super) fn file(&self, path: &Path) -> Option<&AboutFile> {
-        self.files.iter().find(|file| path.file_name().is_some_and(|name| *name == *file.name))
+/// Reads a file that describes a corpus.
+pub(super) fn read_whole(file: &mut File, path: &Path) -> Result<Vec<u8>, CorpusError> {
+    let mut bytes = Vec::new();
+    let n_bytes = file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(CorpusError::reading(path))?;
+    match n_bytes as u64 <= MAX_BYTES {
+        true => Ok(bytes),
+        false => {
+            let reason = format!("more than {MAX_BYTES} bytes are too many");
+            Err(CorpusError::About { path: path.to_path_buf(), reason })
+        }
     }
 }

@@ -38,7 +38,8 @@ pub enum CorpusFormat {
     Llmc,
     /// Megatron's `.bin` and `.idx`: ids, and where documents begin.
     Megatron,
-    /// Texts in UTF-8, which are tokenized on opening and stay in memory. Each file is a document.
+    /// Texts in UTF-8, which are tokenized on opening and stay in memory. Each file is a document, and ends with the
+    /// end of text if one is stated.
     Text,
 }
 
@@ -92,6 +93,7 @@ impl CorpusFormat {
             return Ok(Self::NanoGpt);
         }
         match foreign_head(&head[..n_read.min(N_HEAD)], n_read > N_HEAD) {
+            None if head.contains(&0) => Err(CorpusError::Binary { path }),
             None | Some(ForeignFormat::Text { .. } | ForeignFormat::Config | ForeignFormat::Json) => Ok(Self::Text),
             Some(format) => Err(CorpusError::Foreign { path, format }),
         }

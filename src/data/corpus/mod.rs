@@ -30,12 +30,16 @@
 
 mod about;
 mod format;
+mod journal;
 mod llmc;
 mod megatron;
+mod meta;
+mod names;
 mod open;
 mod options;
 mod shard;
 mod sources;
+mod stated;
 mod write;
 
 use std::ops::Range;
@@ -72,7 +76,7 @@ impl Corpus {
     /// - a pattern such as `data/fineweb_train_*.bin`: the files that match, in the order of names
     ///
     /// A folder or a pattern that has files for training as well as for validation (`train.bin`, `val.bin`) is refused.
-    /// A corpus has files of one format and one width.
+    /// A corpus has files of one format and one width. One that is not written to its end is refused.
     ///
     /// The module's documentation says what must not happen to the files.
     ///
@@ -87,7 +91,7 @@ impl Corpus {
     ///
     /// Its documents are those of a Megatron index, or those that
     /// [`end_of_text`](CorpusOptions::end_of_text) separates. Otherwise all shards of llm.c are one document, and each
-    /// other file is one. [`Tokens::joined`] makes one document of all, without copying.
+    /// other file is one, as is each text. [`Tokens::joined`] makes one document of all, without copying.
     pub fn tokens(&self) -> &Tokens {
         &self.0.tokens
     }
@@ -139,6 +143,27 @@ impl Corpus {
     #[must_use]
     pub fn vocab_size(&self) -> Option<usize> {
         self.0.vocab_size
+    }
+
+    /// Returns the characters that nanoGPT's `meta.pkl` beside bare ids states, each at the place of its id; `None`
+    /// where ids are not characters.
+    ///
+    /// ```
+    /// use candle_gpt_input::data::corpus::{Corpus, CorpusOptions, IdBits};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("train.bin");
+    /// // pickle.dump({"vocab_size": 2, "stoi": {"a": 0, "b": 1}}, f, protocol=0)
+    /// let meta = b"(dp0\nVvocab_size\np1\nI2\nsVstoi\np2\n(dp3\nVa\np4\nI0\nsVb\np5\nI1\nss.";
+    /// std::fs::write(folder.path().join("meta.pkl"), meta)?;
+    /// std::fs::write(&path, [0, 0, 1, 0])?;
+    /// let corpus = Corpus::open(&[&path], &CorpusOptions::default().with_id_bits(IdBits::Sixteen))?;
+    /// assert_eq!(corpus.characters(), Some(&['a', 'b'][..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn characters(&self) -> Option<&[char]> {
+        self.0.characters.as_deref()
     }
 
     /// Checks that the ids are those of a tokenizer, and that a table of `n_rows` rows has one for each of them, as far

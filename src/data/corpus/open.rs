@@ -9,9 +9,10 @@ use rayon::prelude::*;
 
 use super::about::About;
 use super::format::CorpusFormat;
-use super::sources::{self, META_FILE, Source};
+use super::meta::Meta;
+use super::sources::{self, Source};
+use super::stated::{ByPath, Stated, key};
 use super::{CorpusOptions, IdBits, llmc, megatron};
-use crate::checkpoint::pickled_integer;
 use crate::data::Tokens;
 use crate::data::documents::Borders;
 use crate::data::index::{DocumentIndex, IndexPart};
@@ -27,6 +28,7 @@ pub(super) struct Parts {
     pub(super) format: CorpusFormat,
     pub(super) id_bits: IdBits,
     pub(super) vocab_size: Option<usize>,
+    pub(super) characters: Option<Vec<char>>,
     pub(super) about: Option<About>,
     /// What each folder of the files states.
     pub(super) abouts: Vec<(PathBuf, About)>,
@@ -50,14 +52,19 @@ pub(super) fn open(paths: &[impl AsRef<Path>], options: &CorpusOptions) -> Resul
         return open_texts(&sources, options);
     }
     let abouts = abouts(&sources)?;
+    let stated = Stated::by_path(&abouts);
     let mut opened: Vec<Opened> = Vec::with_capacity(sources.len());
     for source in &sources {
-        let about = abouts.iter().find(|(folder, _)| folder == folder_of(&source.path)).map(|(_, about)| about);
-        opened.push(Opened::new(source, about, options)?);
+        opened.push(Opened::new(source, stated.get(&key(&source.path)).copied(), options)?);
     }
     same_kind(&opened, |file| format!("ids of {} bits", file.bits))?;
     let id_bits = opened[0].bits;
-    let vocab_size = vocabulary(&sources, &abouts, options)?;
+    let mut metas = metas(&sources)?;
+    let of_abouts = abouts.iter().map(|(_, about)| about.vocab_size);
+    let vocab_size =
+        options.vocab_size.into_iter().chain(of_abouts).chain(metas.iter().map(|meta| meta.vocab_size)).min();
+    let characters = metas.pop().and_then(|meta| meta.characters);
+    let characters = characters.filter(|these| metas.iter().all(|other| other.characters.as_ref() == Some(these)));
     let files: Vec<_> = opened
         .iter()
         .map(|file| CorpusFile { path: file.segment.path.clone(), n_tokens: file.segment.n_ids() })
@@ -83,13 +90,13 @@ pub(super) fn open(paths: &[impl AsRef<Path>], options: &CorpusOptions) -> Resul
         _ => None,
     };
     if options.verify {
-        abouts.iter().try_for_each(|(folder, about)| verify(&ids, folder, about))?;
+        verify(&ids, &stated)?;
     }
     let tokens = Tokens::of_files(ids, borders, vocab_size);
     if let Some(vocab_size) = vocab_size.filter(|_| options.verify) {
         tokens.check_ids(vocab_size)?;
     }
-    Ok(Parts { tokens, files, format, id_bits, vocab_size, about, abouts })
+    Ok(Parts { tokens, files, format, id_bits, vocab_size, characters, about, abouts })
 }
 
 /// Refuses things of unequal kinds.
@@ -140,6 +147,14 @@ fn abouts(sources: &[Source]) -> Result<Vec<(PathBuf, About)>, CorpusError> {
     Ok(found)
 }
 
+/// Holds the files that a corpus states against it: that they are there, their lengths and counts.
+pub(super) fn check(folder: &Path, about: &About) -> Result<(), CorpusError> {
+    let sources = sources::stated(folder, about)?;
+    sources.iter().zip(&about.files).try_for_each(|(source, file)| {
+        Opened::new(source, Some(Stated { about, file }), &CorpusOptions::default()).map(drop)
+    })
+}
+
 /// A file of ids that was checked.
 struct Opened {
     bits: IdBits,
@@ -148,13 +163,12 @@ struct Opened {
 }
 
 impl Opened {
-    fn new(source: &Source, about: Option<&About>, options: &CorpusOptions) -> Result<Self, CorpusError> {
+    fn new(source: &Source, stated: Option<Stated>, options: &CorpusOptions) -> Result<Self, CorpusError> {
         let path = &source.path;
         let map = map(path)?;
         let n_bytes = map.len() as u64;
-        let stated = about.and_then(|about| Some((about, about.file(path)?)));
-        if let Some((_, file)) = stated {
-            must_be(path, "a length of", file.n_bytes, n_bytes)?;
+        if let Some(stated) = stated {
+            stated.must_be(path, "a length of", stated.file.n_bytes, n_bytes)?;
         }
         let (bits, start, n_ids, index) = match source.format {
             CorpusFormat::Llmc => {
@@ -167,7 +181,7 @@ impl Opened {
                 (bits, 0, index.n_ids, Some(index))
             }
             CorpusFormat::NanoGpt | CorpusFormat::Text => {
-                let bits = stated.map(|(about, _)| about.id_bits).or(options.id_bits);
+                let bits = stated.map(|stated| stated.about.id_bits).or(options.id_bits);
                 let bits = bits.ok_or_else(|| CorpusError::NoWidth { path: path.clone() })?;
                 if !n_bytes.is_multiple_of(bits.n_bytes() as u64) {
                     let path = path.clone();
@@ -176,10 +190,10 @@ impl Opened {
                 (bits, 0, map.len() / bits.n_bytes(), None)
             }
         };
-        if let Some((about, file)) = stated {
-            must_be(path, "the format", about.format, source.format)?;
-            must_be(path, "a width of", about.id_bits, bits)?;
-            must_be(path, "ids:", file.n_tokens, n_ids as u64)?;
+        if let Some(stated) = stated {
+            stated.must_be(path, "the format", stated.about.format, source.format)?;
+            stated.must_be(path, "a width of", stated.about.id_bits, bits)?;
+            stated.must_be(path, "ids:", stated.file.n_tokens, n_ids as u64)?;
         }
         if let Some(given) = options.id_bits {
             let wrong = |found: IdBits| CorpusError::Mixed {
@@ -196,48 +210,20 @@ impl Opened {
     }
 }
 
-fn must_be<T: PartialEq + ToString>(path: &Path, what: &'static str, stated: T, found: T) -> Result<(), CorpusError> {
-    match stated == found {
-        true => Ok(()),
-        false => Err(CorpusError::Differs {
-            path: path.to_path_buf(),
-            what,
-            stated: stated.to_string(),
-            found: found.to_string(),
-        }),
-    }
-}
-
 fn map(path: &Path) -> Result<Arc<Mmap>, CorpusError> {
     let io = CorpusError::reading(path);
     Ok(Arc::new(files::map(&File::open(path).map_err(io)?).map_err(io)?))
 }
 
-/// Returns the smallest vocabulary that is stated.
-fn vocabulary(
-    sources: &[Source],
-    abouts: &[(PathBuf, About)],
-    options: &CorpusOptions,
-) -> Result<Option<usize>, CorpusError> {
-    let mut stated: Vec<usize> = options.vocab_size.into_iter().collect();
-    stated.extend(abouts.iter().map(|(_, about)| about.vocab_size));
-    for folder in folders(sources) {
-        let path = folder.join(META_FILE);
-        if sources[0].format == CorpusFormat::NanoGpt && path.exists() {
-            stated.push(vocabulary_of_meta(&path)?);
+/// Returns nanoGPT's `meta.pkl` of each folder that has one.
+fn metas(sources: &[Source]) -> Result<Vec<Meta>, CorpusError> {
+    let mut found = Vec::new();
+    if sources[0].format == CorpusFormat::NanoGpt {
+        for folder in folders(sources) {
+            found.extend(Meta::of_folder(folder)?);
         }
     }
-    Ok(stated.into_iter().min())
-}
-
-fn vocabulary_of_meta(path: &Path) -> Result<usize, CorpusError> {
-    let refused = |reason: String| CorpusError::About { path: path.to_path_buf(), reason };
-    let stated = pickled_integer(path, "vocab_size").map_err(|error| refused(error.to_string()))?;
-    match stated.map(usize::try_from) {
-        Some(Ok(vocab_size)) if vocab_size > 0 => Ok(vocab_size),
-        Some(_) => Err(refused("its vocab_size is not a positive number".to_string())),
-        None => Err(refused("it has no vocab_size, as nanoGPT's prepare.py writes it".to_string())),
-    }
+    Ok(found)
 }
 
 /// Returns where documents begin in files without an index, and where the last ends.
@@ -263,22 +249,15 @@ fn borders_in(ids: &MappedIds, format: CorpusFormat, end_of_text: Option<u32>) -
 }
 
 /// Holds the checksums against the bytes.
-fn verify(ids: &MappedIds, folder: &Path, about: &About) -> Result<(), CorpusError> {
-    let here = |segment: &&Segment| folder_of(&segment.path) == folder;
+fn verify(ids: &MappedIds, stated: &ByPath) -> Result<(), CorpusError> {
     let check = |segment: &Segment| {
-        let Some(stated) = about.file(&segment.path) else { return Ok(()) };
-        checksum(&segment.path, stated.crc32, segment.file())?;
-        let Some(crc32) = stated.index_crc32 else { return Ok(()) };
+        let Some(stated) = stated.get(&key(&segment.path)) else { return Ok(()) };
+        stated.checksum(&segment.path, stated.file.crc32, segment.file())?;
+        let Some(crc32) = stated.file.index_crc32 else { return Ok(()) };
         let path = segment.path.with_extension("idx");
-        checksum(&path, crc32, &map(&path)?)
+        stated.checksum(&path, crc32, &map(&path)?)
     };
-    let segments: Vec<_> = ids.segments().iter().filter(here).collect();
-    segments.into_par_iter().find_map_first(|segment| check(segment).err()).map_or(Ok(()), Err)
-}
-
-fn checksum(path: &Path, stated: u32, bytes: &[u8]) -> Result<(), CorpusError> {
-    let hex = |crc: u32| format!("{crc:08x}");
-    must_be(path, "a CRC-32 of", hex(stated), hex(crc32fast::hash(bytes)))
+    ids.segments().par_iter().find_map_first(|segment| check(segment).err()).map_or(Ok(()), Err)
 }
 
 #[cfg(feature = "tokenizer")]
@@ -289,7 +268,9 @@ fn open_texts(sources: &[Source], options: &CorpusOptions) -> Result<Parts> {
     let tokenizer = options.tokenizer.as_ref().unwrap_or_else(|| Tokenizer::gpt2());
     let mut documents = Vec::new();
     for source in sources {
-        documents.push(tokenizer.encode(&read_text(&source.path)?)?);
+        let mut ids = tokenizer.encode(&read_text(&source.path)?)?;
+        ids.extend(options.end_of_text);
+        documents.push(ids);
     }
     let files = sources.iter().zip(&documents);
     let files = files.map(|(source, ids)| CorpusFile { path: source.path.clone(), n_tokens: ids.len() }).collect();
@@ -304,6 +285,7 @@ fn open_texts(sources: &[Source], options: &CorpusOptions) -> Result<Parts> {
         format: CorpusFormat::Text,
         id_bits,
         vocab_size: Some(vocab_size),
+        characters: None,
         about: None,
         abouts: Vec::new(),
     })

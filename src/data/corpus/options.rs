@@ -98,7 +98,7 @@ pub struct CorpusOptions {
     /// takes them.
     pub vocab_size: Option<usize>,
     /// The token by which documents are found in files without an index: it begins a document in llm.c's files, and
-    /// ends one in bare ids. Opening then reads all ids.
+    /// ends one in bare ids. Opening then reads all ids. It is put after each text.
     pub end_of_text: Option<u32>,
     /// Checks all ids and the checksums of `corpus.json` on opening.
     pub verify: bool,

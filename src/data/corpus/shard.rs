@@ -1,13 +1,13 @@
 //! [`Shard`]: one file of ids that is being written, with its index if the format has one.
 
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crc32fast::Hasher;
 
-use super::{AboutFile, CorpusFormat, IdBits, llmc, megatron};
-use crate::error::{CheckpointError, CorpusError};
-use crate::files::{self, Partial};
+use super::{AboutFile, CorpusFormat, IdBits, llmc, megatron, names};
+use crate::error::CorpusError;
+use crate::files::Partial;
 
 pub(super) struct Shard {
     format: CorpusFormat,
@@ -35,6 +35,7 @@ impl Write for Partial {
 
 impl Shard {
     pub(super) fn create(format: CorpusFormat, bits: IdBits, path: PathBuf) -> Result<Self, CorpusError> {
+        names::must_be_free(&path)?;
         let io = CorpusError::writing(&path);
         let mut partial = Partial::create(&path).map_err(io)?;
         if format == CorpusFormat::Llmc {
@@ -74,37 +75,62 @@ impl Shard {
         Ok(())
     }
 
-    /// Completes the file, and then its index. Returns what `corpus.json` is to state.
-    pub(super) fn finish(self) -> Result<AboutFile, CorpusError> {
+    /// Completes the file and its index, which have no names yet.
+    pub(super) fn close(self) -> Result<Closed, CorpusError> {
         let Self { format, bits, path, out, body, n_tokens, lengths, .. } = self;
         let io = CorpusError::writing(&path);
-        let mut partial = out.into_inner().map_err(|error| io(error.into_error()))?;
+        let mut ids = out.into_inner().map_err(|error| io(error.into_error()))?;
         let mut n_bytes = n_tokens * bits.n_bytes() as u64;
         let mut hash = Hasher::new();
         if format == CorpusFormat::Llmc {
             let n_ids = u32::try_from(n_tokens).map_err(|_| CorpusError::TooLarge { path: path.clone() })?;
             let header = llmc::header(bits, n_ids);
-            let file = partial.file();
+            let file = ids.file();
             file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).map_err(io)?;
             hash.update(&header);
             n_bytes += header.len() as u64;
         }
         hash.combine(&body);
-        partial.complete().and_then(|()| partial.install()).map_err(io)?;
-        let index_crc32 = match format {
-            CorpusFormat::Megatron => Some(write_index(&path, &megatron::index(bits, &lengths))?),
-            _ => None,
-        };
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Ok(AboutFile::new(name, n_bytes, n_tokens, hash.finalize(), index_crc32))
+        ids.file().sync_all().map_err(io)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (mut parts, mut index_crc32) = (Vec::new(), None);
+        if format == CorpusFormat::Megatron {
+            let (path, bytes) = (path.with_extension("idx"), megatron::index(bits, &lengths));
+            index_crc32 = Some(crc32fast::hash(&bytes));
+            parts.push(written(path, &bytes)?);
+        }
+        parts.push((path, ids));
+        let file = AboutFile::new(name, n_bytes, n_tokens, hash.finalize(), index_crc32);
+        Ok(Closed { file, parts })
     }
 }
 
-fn write_index(path: &Path, index: &[u8]) -> Result<u32, CorpusError> {
-    let path = path.with_extension("idx");
-    files::write_file(&path, |out| out.write_all(index)).map_err(|error| match error {
-        CheckpointError::Io { source, .. } => CorpusError::writing(&path)(source),
-        other => CorpusError::writing(&path)(io::Error::other(other)),
-    })?;
-    Ok(crc32fast::hash(index))
+/// A shard whose files are complete and on disk, but have no names.
+pub(super) struct Closed {
+    /// What `corpus.json` is to state.
+    pub(super) file: AboutFile,
+    /// An index comes first, so the ids are there only if it is.
+    parts: Vec<(PathBuf, Partial)>,
+}
+
+impl Closed {
+    /// Gives the files their names.
+    pub(super) fn install(self) -> Result<(), CorpusError> {
+        for (path, mut part) in self.parts {
+            names::must_be_free(&path)?;
+            part.complete().and_then(|()| part.install()).map_err(CorpusError::writing(&path))?;
+        }
+        Ok(())
+    }
+}
+
+fn written(path: PathBuf, bytes: &[u8]) -> Result<(PathBuf, Partial), CorpusError> {
+    let write = || -> io::Result<Partial> {
+        let mut part = Partial::create(&path)?;
+        part.file().write_all(bytes)?;
+        part.file().sync_all()?;
+        Ok(part)
+    };
+    let part = write().map_err(CorpusError::writing(&path))?;
+    Ok((path, part))
 }

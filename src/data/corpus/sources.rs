@@ -1,14 +1,13 @@
 //! Finds the files of a corpus: those named, in a folder, by a pattern, or by a Megatron prefix.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::about::{ABOUT_FILE, About};
+use super::about::{ABOUT_FILE, About, AboutFile, JOURNAL_FILE};
 use super::format::CorpusFormat;
+use super::meta::META_FILE;
 use crate::error::CorpusError;
-
-/// The file beside nanoGPT's ids of characters that has their vocabulary.
-pub(super) const META_FILE: &str = "meta.pkl";
 
 /// A file of ids, or a text.
 #[derive(Debug)]
@@ -41,7 +40,7 @@ pub(super) fn find(paths: &[impl AsRef<Path>]) -> Result<Vec<Source>, CorpusErro
 
 fn in_folder(folder: &Path) -> Result<Vec<Source>, CorpusError> {
     if let Some(about) = About::of_folder(folder)? {
-        return about.files.iter().map(|file| source(&folder.join(&file.name))).collect();
+        return stated(folder, &about);
     }
     let io = CorpusError::reading(folder);
     let mut files = Vec::new();
@@ -61,6 +60,19 @@ fn in_folder(folder: &Path) -> Result<Vec<Source>, CorpusError> {
     together(folder, if ids.is_empty() { with(&["txt"]) } else { ids })
 }
 
+/// Takes the files that a corpus states.
+pub(super) fn stated(folder: &Path, about: &About) -> Result<Vec<Source>, CorpusError> {
+    let source_of = |file: &AboutFile| {
+        let path = folder.join(&file.name);
+        let index = (about.format == CorpusFormat::Megatron).then(|| path.with_extension("idx"));
+        match [&path].into_iter().chain(&index).find(|path| !path.exists()) {
+            Some(missing) => Err(CorpusError::Missing { path: missing.clone() }),
+            None => source(&path),
+        }
+    };
+    about.files.iter().map(source_of).collect()
+}
+
 fn by_pattern(pattern: &str) -> Result<Vec<Source>, CorpusError> {
     let malformed = |error: glob::PatternError| CorpusError::Pattern {
         pattern: pattern.to_string(),
@@ -73,7 +85,8 @@ fn by_pattern(pattern: &str) -> Result<Vec<Source>, CorpusError> {
             let path = error.path().to_path_buf();
             CorpusError::Io { action: "read", path, source: error.into() }
         })?;
-        if found.is_file() && found.file_name().is_none_or(|name| name != ABOUT_FILE && name != META_FILE) {
+        let is_beside = |name: &OsStr| [ABOUT_FILE, JOURNAL_FILE, META_FILE].iter().any(|beside| name == *beside);
+        if found.is_file() && !found.file_name().is_some_and(is_beside) {
             files.push(found);
         }
     }

@@ -4,12 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::about::{ABOUT_FILE, About};
+use super::journal::{Journal, Step};
 use super::shard::Shard;
-use super::{CorpusFormat, llmc};
+use super::{CorpusFormat, llmc, names, open};
 use crate::error::{CorpusError, Result};
-
-/// What is known while a corpus is being written: `corpus.json` of the shards that are complete.
-const RESUME_FILE: &str = "corpus.partial.json";
 
 /// Writes documents as a corpus that the format's own readers open, and `corpus.json` beside it.
 ///
@@ -20,7 +18,9 @@ const RESUME_FILE: &str = "corpus.partial.json";
 /// - nanoGPT: one `train.bin`, whatever the size of a shard. The end of text ends each document.
 ///
 /// A file appears when it is complete. A writer that was killed goes on after the last complete shard, if it is created
-/// again with the same settings: [`n_done`](Self::n_done) documents need not be pushed again.
+/// again with the same settings: [`n_done`](Self::n_done) documents need not be pushed again. Until
+/// [`finish`](Self::finish) a `corpus.partial.json` says how far it is, and [`Corpus::open`](super::Corpus::open)
+/// refuses the folder. One process at a time writes to it, and no file of others is replaced.
 ///
 /// ```
 /// use candle_gpt_input::data::corpus::{About, Corpus, CorpusFormat, CorpusOptions, CorpusWriter};
@@ -42,8 +42,11 @@ const RESUME_FILE: &str = "corpus.partial.json";
 pub struct CorpusWriter {
     folder: PathBuf,
     about: About,
+    journal: Option<Journal>,
     shard: Option<Shard>,
     n_done: u64,
+    /// How many documents are in no file, because they have no ids.
+    n_left_out: u64,
     /// How many ids of the next document are in shards that are complete, and not yet given again.
     n_taken: u64,
     /// How many ids of this document were given.
@@ -52,11 +55,18 @@ pub struct CorpusWriter {
 }
 
 impl CorpusWriter {
-    /// Begins to write a corpus to a folder, which is created, or goes on with one that `about` describes.
+    /// Begins to write a corpus to a folder, which is created, or goes on with one that `about` describes. The shards
+    /// that are there are held against what is stated of them: their lengths and counts.
     ///
     /// # Errors
-    /// [`CorpusError::OtherCorpus`] if the folder has a corpus of other settings, [`CorpusError::ShardTokens`] for
-    /// shards of a size that the format does not have, [`CorpusError::Io`] if the folder cannot be used.
+    /// - [`CorpusError::OtherCorpus`] if the folder has a corpus of other settings
+    /// - [`CorpusError::Missing`] or [`CorpusError::Differs`] if a shard is not as it was
+    /// - [`CorpusError::Occupied`] if the folder has other files of the names that a writer gives, such as `train.bin`,
+    ///   or those of a corpus whose `corpus.json` is gone
+    /// - [`CorpusError::InUse`] if another process writes to it
+    /// - [`CorpusError::ShardTokens`] for shards of a size that the format does not have,
+    ///   [`CorpusError::NotWritten`] for texts
+    /// - [`CorpusError::Io`] if the folder cannot be used
     pub fn create(folder: impl AsRef<Path>, mut about: About) -> Result<Self> {
         if about.format == CorpusFormat::NanoGpt {
             about.shard_tokens = u64::MAX; // one file
@@ -69,24 +79,81 @@ impl CorpusWriter {
             }
             CorpusFormat::Megatron => ("megatron", i32::MAX as u64),
             CorpusFormat::NanoGpt => ("nanogpt", u64::MAX),
-            CorpusFormat::Text => ("text", 0),
+            CorpusFormat::Text => return Err(CorpusError::NotWritten { format: "text" }.into()),
         };
         if about.shard_tokens == 0 || about.shard_tokens > most {
             return Err(CorpusError::ShardTokens { n_tokens: about.shard_tokens, format, most }.into());
         }
         fs::create_dir_all(&folder).map_err(CorpusError::writing(&folder))?;
-        let mut writer = Self { folder, about, shard: None, n_done: 0, n_taken: 0, n_given: 0, is_complete: false };
-        for (name, is_complete) in [(ABOUT_FILE, true), (RESUME_FILE, false)] {
-            let path = writer.folder.join(name);
-            let Some(found) = About::read(&path)? else { continue };
-            writer.about.must_continue(&found, &path)?;
-            if !writer.is_complete {
-                (writer.about, writer.is_complete) = (found, is_complete);
-            }
-        }
-        writer.n_done = writer.about.n_documents + writer.about.n_left_out;
-        writer.n_taken = std::mem::take(&mut writer.about.n_taken);
+        let mut writer = Self {
+            folder,
+            about,
+            journal: None,
+            shard: None,
+            n_done: 0,
+            n_left_out: 0,
+            n_taken: 0,
+            n_given: 0,
+            is_complete: false,
+        };
+        writer.take_up()?;
         Ok(writer)
+    }
+
+    /// Goes on with what an earlier writer left in the folder.
+    fn take_up(&mut self) -> Result<(), CorpusError> {
+        let path = self.folder.join(ABOUT_FILE);
+        let complete = About::read(&path)?;
+        if let Some(found) = &complete {
+            self.about.must_continue(found, &path)?;
+        } else {
+            names::must_be_free(&path)?;
+        }
+        if let Some((mut journal, mut written)) = Journal::open(&self.folder)? {
+            self.about.must_continue(&written.begun, journal.path())?;
+            if complete.is_none() {
+                if let Some(step) = written.steps.last()
+                    && !self.is_installed(step)?
+                {
+                    journal.forget_last(&mut written);
+                }
+                if let Some(step) = written.steps.last() {
+                    (self.about.n_documents, self.n_left_out, self.n_taken) =
+                        (step.n_documents, step.n_left_out, step.n_taken);
+                }
+                self.about.files = written.steps.into_iter().map(|step| step.file).collect();
+                let n_tokens = self.about.files.iter().map(|file| file.n_tokens);
+                self.about.n_tokens = n_tokens.fold(0, u64::saturating_add);
+                self.about = self.about.clone().checked(journal.path())?;
+            }
+            self.journal = Some(journal);
+        }
+        if let Some(found) = complete {
+            (self.about, self.is_complete) = (found, true);
+        }
+        self.n_done = self.about.n_documents.saturating_add(self.n_left_out);
+        open::check(&self.folder, &self.about)?;
+        names::only_stated(&self.folder, &self.about)
+    }
+
+    /// Returns whether the last shard got its name before its writer was stopped. If only its index did, that is
+    /// removed.
+    fn is_installed(&self, step: &Step) -> Result<bool, CorpusError> {
+        let path = self.folder.join(&step.file.name);
+        let index = path.with_extension("idx");
+        if names::is_there(&path)? {
+            return Ok(true);
+        }
+        if let Some(crc32) = step.file.index_crc32
+            && names::is_there(&index)?
+        {
+            let bytes = fs::read(&index).map_err(CorpusError::reading(&index))?;
+            if crc32fast::hash(&bytes) != crc32 {
+                return Err(CorpusError::Occupied { path: index });
+            }
+            fs::remove_file(&index).map_err(CorpusError::writing(&index))?;
+        }
+        Ok(false)
     }
 
     /// Returns how many documents need not be pushed, as they were before the writer was created. The next one must be
@@ -122,7 +189,7 @@ impl CorpusWriter {
         }
         let (begins, is_llmc) = (self.n_given == 0, format == CorpusFormat::Llmc);
         if format == CorpusFormat::Megatron && begins && ends && ids.is_empty() {
-            self.about.n_left_out += 1;
+            self.n_left_out += 1;
             return Ok(());
         }
         let before = end_of_text.filter(|_| is_llmc && begins);
@@ -142,7 +209,7 @@ impl CorpusWriter {
             let (now, later) = rest.split_at(n_now);
             rest = later;
             if now.is_empty() {
-                self.close_shard(0)?;
+                self.close_shard(self.about.n_documents, 0)?;
                 continue;
             }
             self.open_shard()?.push(now)?;
@@ -150,9 +217,7 @@ impl CorpusWriter {
                 // A document that ends with its shard is done.
                 let is_done = ends && rest.is_empty();
                 let n_taken = if is_done { 0 } else { self.n_given - rest.len() as u64 };
-                self.about.n_documents += u64::from(is_done);
-                self.close_shard(n_taken)?;
-                self.about.n_documents -= u64::from(is_done);
+                self.close_shard(self.about.n_documents + u64::from(is_done), n_taken)?;
             }
         }
         if ends {
@@ -172,18 +237,16 @@ impl CorpusWriter {
     /// [`CheckpointError::Io`](crate::error::CheckpointError::Io) if a file cannot be written.
     pub fn finish(mut self) -> Result<About> {
         if !self.is_complete {
-            if self.shard.is_some() {
-                self.close_shard(0)?;
-            }
+            self.close_shard(self.about.n_documents, 0)?;
             if self.about.files.is_empty() {
                 return Err(CorpusError::Empty { path: self.folder }.into());
             }
-            self.about.n_left_out = 0;
-            self.about.save(&self.folder.join(ABOUT_FILE))?;
+            let path = self.folder.join(ABOUT_FILE);
+            names::must_be_free(&path)?;
+            self.about.save(&path)?;
         }
-        let resume = self.folder.join(RESUME_FILE);
-        if resume.exists() {
-            fs::remove_file(&resume).map_err(CorpusError::writing(&resume))?;
+        if let Some(journal) = self.journal {
+            journal.remove()?;
         }
         Ok(self.about)
     }
@@ -192,24 +255,27 @@ impl CorpusWriter {
         let shard = match self.shard.take() {
             Some(shard) => shard,
             None => {
-                let name = match self.about.format {
-                    CorpusFormat::NanoGpt => "train.bin".to_string(),
-                    _ => format!("train_{:06}.bin", self.about.files.len()),
-                };
+                let name = names::of_shard(self.about.format, self.about.files.len());
                 Shard::create(self.about.format, self.about.id_bits, self.folder.join(name))?
             }
         };
         Ok(self.shard.insert(shard))
     }
 
-    /// Completes a shard. `n_taken` ids of the next document are in it.
-    fn close_shard(&mut self, n_taken: u64) -> Result<()> {
-        if let Some(shard) = self.shard.take() {
-            let file = shard.finish()?;
-            self.about.n_tokens += file.n_tokens;
-            self.about.files.push(file);
-        }
-        About { n_taken, ..self.about.clone() }.save(&self.folder.join(RESUME_FILE))?;
+    /// Completes the shard, if there is one. With it `n_documents` are in files, and `n_taken` ids of the next one.
+    fn close_shard(&mut self, n_documents: u64, n_taken: u64) -> Result<()> {
+        let Some(shard) = self.shard.take() else { return Ok(()) };
+        let closed = shard.close()?;
+        let file = closed.file.clone();
+        let mut journal = match self.journal.take() {
+            Some(journal) => journal,
+            None => Journal::create(&self.folder, &self.about)?,
+        };
+        journal.append(&Step { file: file.clone(), n_documents, n_left_out: self.n_left_out, n_taken })?;
+        self.journal = Some(journal);
+        closed.install()?;
+        self.about.n_tokens += file.n_tokens;
+        self.about.files.push(file);
         Ok(())
     }
 }
