@@ -76,7 +76,7 @@ fn write_corpus(folder: &Path, n_documents: u64, vocab_size: usize) -> Result<()
         let numbers = (0..TOKENS_PER_DOCUMENT).map(|nth| document * TOKENS_PER_DOCUMENT + nth);
         // The high bits of multiples of an odd number, scaled to the vocabulary.
         let high = numbers.map(|number| number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32);
-        writer.push(&high.map(|bits| (bits * vocab_size as u64 >> 32) as u32).collect::<Vec<_>>())?;
+        writer.push(&high.map(|bits| ((bits * vocab_size as u64) >> 32) as u32).collect::<Vec<_>>())?;
     }
     Ok(writer.finish().map(drop)?)
 }
