@@ -1,5 +1,5 @@
-// Each kernel, in each type, on rows behind the 2^32th element of its tables. Memory that nobody touches is never there,
-// so the tables are as large as they claim, and only the blocks of their last rows run.
+// Each kernel, in each type, on rows behind the 2^32th element of its tables, and on early rows of such tables. Memory
+// that nobody touches is never there, so the tables are as large as they claim, and only a few of their blocks run.
 #include <sys/mman.h>
 
 #include <cstdio>
@@ -134,12 +134,13 @@ template <class N> void step(u64 width) {
     Sparse<u32> rows(n_rows);
     u32 only_row[] = {u32(last)};
     dense.fill(at, width, stored<N>(2));
+    dense.fill(8 * width, width, stored<N>(2));
     sums.fill(0, width, stored<N>(1));
     sums.fill(at, width, stored<N>(5));
     rows.values[last] = last;
     // The first moment becomes the gradient, the second one its square.
     typedef typename N::Wide Wide;
-    const auto holds = [&](int p, int m, int v) {
+    const auto holds = [&](u64 at, int p, int m, int v) {
         return param.is(at, width, stored<N>(p)) && exp_avg.is(at, width, stored<N>(m)) &&
                exp_avg_sq.is(at, width, stored<N>(v));
     };
@@ -148,12 +149,15 @@ template <class N> void step(u64 width) {
     const Step<AdamWRule<Wide>> all_rows = {param.values, exp_avg.values, exp_avg_sq.values, both, n, width,
                                             {1, 1, false, 0, 0, 1, 1, 0, -1}};
     launch_last(n_rows, BLOCK, [&] { adamw<N>(all_rows); });
-    expect(holds(-1, 3, 9), "AdamW", width);
+    expect(holds(at, -1, 3, 9), "AdamW", width);
+    // An early row, behind which 2^32 elements and a few more are left.
+    launch_one(8, n_rows, BLOCK, [&] { adamw<N>(all_rows); });
+    expect(holds(8 * width, -1, 2, 4), "AdamW of an early row", width);
     const Gradient batch = {nullptr, {sums.values, rows.values, n_rows}, nullptr, 0};
     const Step<RowRule<Wide>> batch_rows = {param.values, exp_avg.values, exp_avg_sq.values, batch, n, width,
                                             {1, 1, 1, 1, 0, -1}};
     launch_last(n_rows, BLOCK, [&] { row_adam<N>(batch_rows); });
-    expect(holds(-2, 5, 25), "RowAdam", width);
+    expect(holds(at, -2, 5, 25), "RowAdam", width);
 }
 
 // Eight sums for each row.
@@ -162,9 +166,12 @@ template <class N> void norm() {
     Sparse<double> squares(n_short_rows * LANES), runs(n_short_rows);
     Table<N> gradient(n_short_rows * LANES);
     gradient.fill(last_sums, LANES, stored<N>(3));
+    gradient.fill(9 * LANES, LANES, stored<N>(2));
     const Squares job = {squares.values, {gradient.values, {}, nullptr, 0}, n_short_rows * LANES, LANES};
     launch_last(n_short_rows, {LANES, 32, 1}, [&] { sum_of_squares<N>(job); });
     expect(squares.is(last_sums, LANES, 9), "the norm of a row", LANES);
+    launch_one(9, n_short_rows, {LANES, 32, 1}, [&] { sum_of_squares<N>(job); });
+    expect(squares.is(9 * LANES, LANES, 4), "the norm of an early row", LANES);
     const Runs add = {runs.values, squares.values, n_short_rows, 1};
     launch_last(n_short_rows, {1, 1, 1}, [&] { add_rows_f64(add); });
     expect(runs.is(n_short_rows - 1, 1, 72), "the norm of rows", LANES);
