@@ -20,7 +20,8 @@ pub(crate) use attention::{
     AngleRows, Angles, Columns, bias_in_runs, by_distance, distances, linear_bias, rotate, sum_by_distance,
 };
 pub(crate) use core::dequantize::can_dequantize;
-pub(crate) use core::element::{AsIf, by_dtype};
+pub(crate) use core::element::{AsIf, Element, by_dtype};
+pub(crate) use core::in_place::update;
 pub(crate) use core::kept::Kept;
 pub(crate) use core::locks::{apart, let_writers_pass, memory_of};
 pub(crate) use core::parallel::{map_in_parallel, rows_in_parallel};

@@ -3,7 +3,10 @@
 use std::any::Any;
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, CudaStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, Error, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
+
+use super::element::Element;
+use super::storage::{inside_mut, slice};
 
 /// Calls `f` with the storage of `dst` to write to, and those of `srcs` (at most two) to read from, all of type `S`.
 pub(crate) fn write_in_place<S: 'static>(
@@ -25,6 +28,19 @@ pub(crate) fn write_in_place<S: 'static>(
         [a, b] => dst.inplace_op3(a, b, &op),
         _ => candle_core::bail!("an in-place operation reads at most two tensors, not {}", srcs.len()),
     }
+}
+
+/// Calls `f` with the elements of `dst` to write, and those of `src` to read: contiguous tensors on the CPU.
+pub(crate) fn update<E: Element>(dst: &Tensor, src: Option<&Tensor>, f: &mut dyn FnMut(&mut [E], &[E])) -> Result<()> {
+    write_in_place::<CpuStorage>(dst, src.as_slice(), &mut |storage, others| {
+        let others = match (others, src) {
+            ([other], Some(src)) => slice::<E>(other, src.layout())?,
+            _ => &[],
+        };
+        let values = E::slice_mut(storage).ok_or_else(|| Error::UnsupportedDTypeForOp(dst.dtype(), NAME).bt())?;
+        f(inside_mut(values, dst.layout())?, others);
+        Ok(())
+    })
 }
 
 /// One type for all writes: Candle's machinery is large and compiled anew for each type of operation.

@@ -1,16 +1,16 @@
 //! [`Element`]: elements of gradients as bytes, and their sum.
 
-use candle_core::{DType, Tensor, WithDType};
+use candle_core::{DType, Tensor};
 
 use crate::error::Result;
-use crate::kernel::{AsIf, by_dtype, on_host, slice};
+use crate::kernel::{self, AsIf, by_dtype, on_host, slice};
+use crate::memory::zeros;
 
 /// An element that ranks send: little-endian.
-pub(super) trait Element: WithDType {
+pub(super) trait Element: kernel::Element {
     fn write(values: &[Self], bytes: &mut [u8]);
 
-    /// Appends the elements of `bytes` to `values`.
-    fn read(bytes: &[u8], values: &mut Vec<Self>);
+    fn read(bytes: &[u8], values: &mut [Self]);
 
     /// Adds `right` to `left`, element by element, rounding each sum once.
     fn add_to(left: &mut [u8], right: &[u8]);
@@ -24,8 +24,9 @@ macro_rules! element {
                 values.iter().zip(bytes).for_each(|(value, bytes)| *bytes = value.to_le_bytes());
             }
 
-            fn read(bytes: &[u8], values: &mut Vec<Self>) {
-                values.extend(bytes.as_chunks::<$n_bytes>().0.iter().map(|bytes| Self::from_le_bytes(*bytes)));
+            fn read(bytes: &[u8], values: &mut [Self]) {
+                let (bytes, _) = bytes.as_chunks::<$n_bytes>();
+                values.iter_mut().zip(bytes).for_each(|(value, bytes)| *value = Self::from_le_bytes(*bytes));
             }
 
             fn add_to(left: &mut [u8], right: &[u8]) {
@@ -58,7 +59,7 @@ pub(super) fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
 /// Makes a tensor `[n, width]` on the CPU of the bytes of its elements.
 pub(super) fn from_bytes(bytes: &[u8], width: usize, dtype: DType) -> Result<Tensor> {
     by_dtype!(AsIf(dtype), E => {
-        let mut values: Vec<E> = Vec::with_capacity(bytes.len() / size_of::<E>());
+        let mut values = zeros::<E>(bytes.len() / size_of::<E>())?;
         E::read(bytes, &mut values);
         let n = values.len() / width.max(1);
         Ok(Tensor::from_vec(values, (n, width), &candle_core::Device::Cpu)?)

@@ -4,13 +4,14 @@ mod buckets;
 mod cascade;
 mod element;
 mod rows;
+mod whole;
 
+use candle_core::Var;
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
 use candle_nn::ParamsAdamW;
 
-use buckets::Dense;
 use cascade::Cascade;
+use whole::Whole;
 
 use super::params::{Params, check_gradient};
 use super::{ParamGroup, RowGrad};
@@ -31,9 +32,12 @@ use crate::ranks::{Parts, Ranks, agree};
 /// 2·(W − 1)/W of the gradients.
 ///
 /// Gradients of rows are not added but put one behind the other, as if of one batch. For a table that has a whole
-/// gradient too (`wte` tied to the head) they are added to that one first, and do not travel. Beside the gradients,
-/// memory holds log2(M/W) + 1 sums on a rank, and, with several ranks, two buckets of 16 MB and one more gradient of the
-/// largest variable. Gradients on other devices pass through the host.
+/// gradient too (`wte` tied to the head) they are added to that one first, and do not travel.
+///
+/// **Memory.** Of M/W micro-batches at most log2(M/W) + 1 sums are held at once, the gradients of the last micro-batch
+/// included. Several ranks need two buckets of 16 MB beside them. A sum is written over its parts, but never over a tensor
+/// of the caller, who may have kept a clone: a variable needs as much again while the first two such tensors are added, or
+/// the only one is summed over ranks. Gradients on other devices pass through the host.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -90,9 +94,9 @@ struct Micro {
 }
 
 /// The gradient of one variable: the sum of both.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Grad {
-    dense: Option<Tensor>,
+    dense: Option<Whole>,
     rows: Vec<RowGrad>,
 }
 
@@ -119,7 +123,7 @@ impl GradSum {
         let grad_of = |param: &super::params::Param| -> Result<Grad> {
             let grad = grads.remove(&param.var);
             let dense = grad.map(|grad| check_gradient(&param.name, &param.var, &grad.detach())).transpose()?;
-            Ok(Grad { dense, rows: Vec::new() })
+            Ok(Grad { dense: dense.map(Whole::of_caller), rows: Vec::new() })
         };
         let mut grads = self.params.params.iter().map(grad_of).collect::<Result<Vec<_>>>()?;
         for rows in rows {
@@ -139,7 +143,7 @@ impl GradSum {
         let n_own = self.sums.count();
         let own = self.sums.finish(Micro::add);
         let own = agree(ranks, own)?
-            .unwrap_or_else(|| Micro { grads: vec![Grad::default(); vars.len()], ..Default::default() });
+            .unwrap_or_else(|| Micro { grads: vars.iter().map(|_| Grad::default()).collect(), ..Default::default() });
         let heads = Head::gather(ranks, &Head::new(n_own, &own), &self.params)?;
         let counts: Vec<usize> = heads.iter().map(|head| head.n_micro).collect();
         let n_counted: usize = heads.iter().map(|head| head.n_counted).sum();
@@ -161,7 +165,7 @@ impl GradSum {
                 if !is_alone {
                     grad.fold()?;
                 }
-                dense.push(Dense { var, grad: grad.dense.take() });
+                dense.push((var, grad.dense.take()));
             }
             if !is_dense(index) || is_alone {
                 let own = RowGrad::union(grad.rows)?;
@@ -169,15 +173,15 @@ impl GradSum {
                 rows.extend(if is_sent { rows::gather(ranks, var, own)? } else { own });
             }
         }
-        let vars: Vec<&Var> = dense.iter().map(|dense| dense.var).collect();
+        let vars: Vec<&Var> = dense.iter().map(|(var, _)| *var).collect();
         let sums = match ranks.size() {
-            1 => dense.into_iter().filter_map(|dense| dense.grad).collect(),
+            1 => dense.into_iter().filter_map(|(_, grad)| grad).collect(),
             _ => buckets::sums(ranks, &counts, dense)?,
         };
         let mean = 1.0 / n_counted as f64;
         let mut grads = GradStore::default();
         for (var, sum) in vars.into_iter().zip(sums) {
-            grads.insert(var, if n_counted == 1 { sum } else { (sum * mean)? });
+            grads.insert(var, if n_counted == 1 { sum } else { sum.scaled(mean)? }.into_tensor());
         }
         let rows = rows.into_iter().map(|rows| rows.with_scale(mean)).collect();
         Ok(Summed { grads, rows, loss: loss * mean, n_counted })
@@ -204,7 +208,7 @@ impl Grad {
         self.fold()?;
         other.fold()?;
         let dense = match (self.dense, other.dense) {
-            (Some(left), Some(right)) => Some((left + right)?),
+            (Some(left), Some(right)) => Some(left.add(right)?),
             (left, right) => left.or(right),
         };
         Ok(Self { dense, rows: Vec::new() })
@@ -213,9 +217,9 @@ impl Grad {
     /// Adds the rows to the whole gradient.
     fn fold(&mut self) -> Result<()> {
         if let Some(rows) = RowGrad::union(std::mem::take(&mut self.rows))? {
-            let rows = rows.to_dense()?;
+            let rows = Whole::own(rows.to_dense()?);
             self.dense = Some(match self.dense.take() {
-                Some(dense) => (dense + rows)?,
+                Some(dense) => dense.add(rows)?,
                 None => rows,
             });
         }
