@@ -27,6 +27,8 @@
 
 mod agreement;
 mod alone;
+#[cfg(any(test, feature = "mpi"))]
+mod calls;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod parts;
@@ -36,6 +38,10 @@ use std::fmt;
 
 pub use agreement::{agree, any, same, share};
 pub use alone::Alone;
+/// The binding to MPI: [`Mpi::communicator`] is of it.
+#[cfg(feature = "mpi")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mpi")))]
+pub use ferrompi;
 #[cfg(feature = "mpi")]
 #[cfg_attr(docsrs, doc(cfg(feature = "mpi")))]
 pub use mpi::Mpi;

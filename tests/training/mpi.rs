@@ -3,8 +3,11 @@
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use candle_core::DType;
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor, Var};
 use candle_gpt_input::Result;
+use candle_gpt_input::optim::GradSum;
+use candle_gpt_input::ranks::ferrompi::ReduceOp;
 use candle_gpt_input::ranks::{self, Alone, Mpi, Parts, Ranks, share};
 
 use crate::ranks::step;
@@ -49,6 +52,7 @@ fn a_rank_does_its_job() {
     let done = match job.as_str() {
         "law" => law(&ranks),
         "pieces" => pieces(&ranks),
+        "sums" => sums(&ranks),
         "agree" => ranks::agree(&ranks, if ranks.rank() == 1 { share(4, 3) } else { Ok(1) }).map(drop),
         "leave" if ranks.rank() == 1 => share(4, 3).map(drop),
         "panic" if ranks.rank() == 1 => panic!("a rank panics"),
@@ -91,6 +95,75 @@ fn pieces(ranks: &Mpi) -> Result<()> {
         assert!(received == expected.collect(), "{n}");
     }
     Ok(())
+}
+
+/// A gradient of GPT-2's token table is summed as by `MPI_Allreduce`, to rounding. Prints the medians of `SUM_ROUNDS`
+/// rounds in which they take turns.
+fn sums(ranks: &Mpi) -> Result<()> {
+    const SHAPE: (usize, usize) = (50257, 768);
+    let n_rounds = std::env::var("SUM_ROUNDS").map_or(0, |n| n.parse().unwrap());
+    let n = SHAPE.0 * SHAPE.1;
+    let own: Vec<f32> = (0..n).map(|i| ((i * 7919 + ranks.rank() * 104_729) % 10_007) as f32 * 1e-3 - 5.0).collect();
+    let (mut all, mut scratch) = (vec![0f32; n], vec![0f32; n]);
+    let var = Var::zeros(SHAPE, DType::F32, &Device::Cpu)?;
+    let world = ranks.communicator();
+    let timed = |f: &mut dyn FnMut()| {
+        world.barrier().unwrap();
+        let start = Instant::now();
+        f();
+        world.barrier().unwrap();
+        1e3 * start.elapsed().as_secs_f64()
+    };
+    // Of one micro-batch a rank the sum goes to new memory; of two, over the sum of both.
+    let ordered = |n_micro: usize| -> Result<_> {
+        let mut sum = GradSum::new(vec![var.clone()])?;
+        for micro in 0..n_micro {
+            let mut grads = GradStore::default();
+            let grad = Tensor::from_slice(&own, SHAPE, &Device::Cpu)?;
+            grads.insert(&var, if micro == 0 { grad } else { grad.zeros_like()? });
+            sum.add(grads, Vec::new(), 0.0, usize::from(micro + ranks.rank() == 0))?; // divided by 1
+        }
+        let (mut sum, mut step) = (Some(sum), None);
+        let time = timed(&mut || step = sum.take().map(|sum| sum.finish(ranks)));
+        Ok((time, step.unwrap()?.grads.remove(&var).unwrap()))
+    };
+    let mut times: [Vec<f64>; 4] = Default::default();
+    for round in 0..=n_rounds {
+        let copied = timed(&mut || scratch.copy_from_slice(&own));
+        let reduced = timed(&mut || world.allreduce(&own, &mut all, ReduceOp::Sum).unwrap());
+        let (fresh, _) = ordered(1)?;
+        let (in_place, sum) = ordered(2)?;
+        let sum = sum.flatten_all()?.to_vec1::<f32>()?;
+        let apart = sum.iter().zip(&all).map(|(ours, theirs)| (ours - theirs).abs()).fold(0.0, f32::max);
+        assert!(apart < 1e-5, "{apart} from MPI's sum");
+        if round > 0 {
+            times.iter_mut().zip([copied, reduced, fresh, in_place]).for_each(|(times, time)| times.push(time));
+        }
+    }
+    if ranks.rank() == 0 && n_rounds > 0 {
+        let [copied, reduced, fresh, in_place] = times.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
+        });
+        println!(
+            "{} ranks, {n_rounds} rounds: copy {copied:.0} ms, MPI_Allreduce {reduced:.0} ms, ordered sum {fresh:.0} ms, in \
+             place {in_place:.0} ms: {:.2} and {:.2} of MPI's",
+            ranks.size(),
+            fresh / reduced,
+            in_place / reduced,
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn sums_are_those_of_mpi_to_rounding() {
+    for size in [2, 4] {
+        let output = run("sums", size);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{size} ranks: {said}");
+        said.lines().filter(|line| line.contains("MPI_Allreduce")).for_each(|line| println!("{line}"));
+    }
 }
 
 #[test]
