@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 mod adoptions;
 mod head;
+mod links;
 mod loss;
 #[cfg(feature = "mpi")]
 mod mpi;
