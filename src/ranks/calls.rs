@@ -52,6 +52,11 @@ impl<E: Engine> Calls<E> {
         &self.engine
     }
 
+    #[cfg(all(test, feature = "nccl"))]
+    pub(super) fn engine_mut(&mut self) -> &mut E {
+        &mut self.engine
+    }
+
     fn move_bytes(&self, sent: &[u8], from: &[Range<usize>], received: &mut [u8], to: &[Range<usize>]) -> Result<()> {
         let moved = self.engine.move_bytes(sent, from, received, to);
         Ok(moved.inspect_err(|error| drop(self.over.set(error.clone())))?)

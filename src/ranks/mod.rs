@@ -9,6 +9,7 @@
 //! | [`Alone`] | this process alone |
 //! | [`Threads`] | threads of this process, for tests and for trying out |
 //! | `Mpi` (feature `mpi`) | processes that `mpirun` started, on any number of machines |
+//! | `Nccl` (feature `nccl`) | threads or processes with a GPU each; has never run on one |
 //!
 //! Every rank makes the same collective calls in the same order. Nothing hangs if one cannot: a rank that ends, by an
 //! error or a panic, takes part in the next call of the others just to say so, and their call returns
@@ -27,10 +28,12 @@
 
 mod agreement;
 mod alone;
-#[cfg(any(test, feature = "mpi"))]
+#[cfg(any(test, feature = "mpi", feature = "nccl"))]
 mod calls;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod parts;
 mod threads;
 
@@ -45,6 +48,9 @@ pub use ferrompi;
 #[cfg(feature = "mpi")]
 #[cfg_attr(docsrs, doc(cfg(feature = "mpi")))]
 pub use mpi::Mpi;
+#[cfg(feature = "nccl")]
+#[cfg_attr(docsrs, doc(cfg(feature = "nccl")))]
+pub use nccl::{Nccl, UniqueId};
 pub use parts::Parts;
 pub use threads::Threads;
 

@@ -24,7 +24,8 @@ const std::size_t STAGED_BYTES = 64 << 10;
 using Task = std::function<void()>;
 
 struct Stream {
-    std::mutex mutex;
+    // Of the queue, and of whoever runs it: a task may wait for a long time, and more be submitted meanwhile.
+    std::mutex mutex, running;
     std::deque<Task> tasks;
     std::uint64_t n_submitted = 0;
     std::atomic<std::uint64_t> n_done = 0;
@@ -39,8 +40,17 @@ struct Stream {
     void run() { run_up_to(~std::uint64_t(0)); }
 
     void run_up_to(std::uint64_t n) {
-        const std::lock_guard<std::mutex> lock(mutex);
-        for (; !tasks.empty() && n_done < n; tasks.pop_front(), n_done++) tasks.front()();
+        const std::lock_guard<std::mutex> alone(running);
+        for (; n_done < n; n_done++) {
+            Task task;
+            {
+                const std::lock_guard<std::mutex> lock(mutex);
+                if (tasks.empty()) return;
+                task = std::move(tasks.front());
+                tasks.pop_front();
+            }
+            task();
+        }
     }
 
     bool has_done(std::uint64_t n) const { return n_done >= n; }
