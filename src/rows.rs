@@ -67,7 +67,7 @@ pub(crate) fn read_all(source: &dyn ByteRanges, ranges: &[Range<u64>]) -> io::Re
     if ranges.is_empty() {
         return Ok(Vec::new());
     }
-    let pieces = source.read(ranges)?;
+    let mut pieces = source.read(ranges)?;
     let wrong = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
     if pieces.len() != ranges.len() {
         return Err(wrong(format!("asked for {} ranges, got {}", ranges.len(), pieces.len())));
@@ -77,7 +77,8 @@ pub(crate) fn read_all(source: &dyn ByteRanges, ranges: &[Range<u64>]) -> io::Re
             return Err(wrong(format!("asked for bytes {start}..{end}, got {} bytes", piece.len())));
         }
     }
-    Ok(pieces.concat())
+    // A large piece is not copied once more.
+    Ok(if pieces.len() == 1 { pieces.remove(0) } else { pieces.concat() })
 }
 
 /// Where the rows of a table are stored.

@@ -14,6 +14,8 @@ use crate::rows::ByteRanges;
 
 /// How much of a remote header is fetched at first. Then each piece is as long as all before it.
 const PIECE_ELSEWHERE: usize = 4 << 20;
+/// From here on it costs more to copy bytes than to fetch those again that a page of the header holds already.
+const UNCOPIED_FROM: usize = 1 << 20;
 
 /// An open file of known length, read at any offset by any number of threads.
 #[derive(Debug)]
@@ -68,6 +70,21 @@ impl ByteFile {
     /// Fills `bytes` from `start` on, without moving the file's own position.
     pub(super) fn read_exact_at(&self, bytes: &mut [u8], start: u64) -> io::Result<()> {
         self.reader(start, u64::MAX).read_exact(bytes)
+    }
+
+    /// Puts `n` bytes from `start` on into `bytes`, in place of what it holds. Many bytes of a remote source are taken as
+    /// they come, without a copy.
+    pub(super) fn replace(&self, bytes: &mut Vec<u8>, start: u64, n: usize) -> io::Result<()> {
+        if let Bytes::Elsewhere(pages) = &self.bytes
+            && n >= UNCOPIED_FROM
+        {
+            *bytes = Vec::new();
+            *bytes = pages.piece(start, n as u64)?;
+            self.budget.came(n as u64);
+            return Ok(());
+        }
+        bytes.resize(n, 0);
+        self.read_exact_at(bytes, start)
     }
 
     /// Reads `n` bytes of a header from `start` on; allocates only after checking that they exist.

@@ -56,6 +56,14 @@ impl Pages {
         Ok(n)
     }
 
+    /// Fetches `n` bytes from `start` on.
+    pub(super) fn piece(&self, start: u64, n: u64) -> io::Result<Vec<u8>> {
+        match start.checked_add(n).filter(|end| *end <= self.source.n_bytes()) {
+            Some(end) => read_all(&*self.source, std::slice::from_ref(&(start..end))),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
     fn page(&self, first: u64) -> Option<Arc<Vec<u8>>> {
         self.pages.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&first).cloned()
     }

@@ -24,16 +24,25 @@ const MAX_GAPS: u64 = 2;
 ///
 /// A tensor that is not stored row-major is first read from its first element to its last.
 pub(super) fn read_elements<T: Element>(files: &[ByteFile], tensor: &StoredTensor) -> io::Result<Vec<T>> {
-    let mut bytes = reader(files, tensor)?;
     let elsewhere = files.iter().any(|file| file.source().is_some());
     let element = tensor.dtype.block_bytes;
+    if let (Place::Plain { file, start: mut at }, None) = (tensor.place, &tensor.strides)
+        && let Some(file) = files.get(file)
+    {
+        return convert(tensor, elsewhere, &mut |piece, n_bytes| {
+            let before = at;
+            at += n_bytes as u64;
+            file.replace(piece, before, n_bytes)
+        });
+    }
+    let mut bytes = reader(files, tensor)?;
     if let Some(strides) = &tensor.strides {
         let n_bytes = tensor.extent().unwrap_or(0);
         if let Place::Plain { file, start } = tensor.place
             && n_bytes > MAX_GAPS.saturating_mul(tensor.n_bytes() as u64).saturating_add(PIECE_BYTES as u64)
             && let Some(file) = files.get(file)
         {
-            return convert(tensor, &mut gather(file, start, tensor, strides)?.as_slice(), elsewhere);
+            return convert(tensor, elsewhere, &mut filled(&mut gather(file, start, tensor, strides)?.as_slice()));
         }
         let mut span = Vec::new();
         (&mut bytes).take(n_bytes).read_to_end(&mut span)?;
@@ -42,13 +51,24 @@ pub(super) fn read_elements<T: Element>(files: &[ByteFile], tensor: &StoredTenso
         }
         let gathered =
             strided(&tensor.shape, strides).flat_map(|i| span[i * element..(i + 1) * element].iter().copied());
-        return convert(tensor, &mut Gathered(gathered), elsewhere);
+        return convert(tensor, elsewhere, &mut filled(&mut Gathered(gathered)));
     }
-    convert(tensor, &mut bytes, elsewhere)
+    convert(tensor, elsewhere, &mut filled(&mut bytes))
 }
 
-/// Converts a stream of elements stored as `tensor.dtype`.
-fn convert<T: Element>(tensor: &StoredTensor, bytes: &mut dyn Read, elsewhere: bool) -> io::Result<Vec<T>> {
+/// Puts so many bytes that come next into a vector, in place of what it holds.
+type Next<'a> = dyn FnMut(&mut Vec<u8>, usize) -> io::Result<()> + 'a;
+
+/// Takes the bytes that come next from a stream.
+fn filled(bytes: &mut dyn Read) -> impl FnMut(&mut Vec<u8>, usize) -> io::Result<()> {
+    |piece, n_bytes| {
+        piece.resize(n_bytes, 0);
+        bytes.read_exact(piece)
+    }
+}
+
+/// Converts elements stored as `tensor.dtype`, piece by piece.
+fn convert<T: Element>(tensor: &StoredTensor, elsewhere: bool, next: &mut Next<'_>) -> io::Result<Vec<T>> {
     let mut left = tensor.n_bytes();
     // Plain bytes of a file are known to exist, and the result is at most a small multiple of them. A deflated stream
     // or a server may claim more than it holds, so there the result grows with what arrives.
@@ -59,11 +79,11 @@ fn convert<T: Element>(tensor: &StoredTensor, bytes: &mut dyn Read, elsewhere: b
     };
     let piece_bytes = if elsewhere { PIECE_BYTES_ELSEWHERE } else { PIECE_BYTES };
     let whole_blocks = (piece_bytes / tensor.dtype.block_bytes).max(1) * tensor.dtype.block_bytes;
-    let mut piece = vec![0; whole_blocks.min(left)];
+    let mut piece = Vec::new();
     while left > 0 {
         let n_bytes = whole_blocks.min(left);
-        let piece = &mut piece[..n_bytes];
-        bytes.read_exact(piece)?;
+        next(&mut piece, n_bytes)?;
+        let piece = &mut piece[..];
         let n_after = elements.len() + n_bytes / tensor.dtype.block_bytes * tensor.dtype.block;
         if n_after > elements.capacity() {
             let n_room = n_after.max(2 * elements.len()).min(n_elements);
