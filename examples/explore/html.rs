@@ -1,6 +1,6 @@
 //! The page of `examples/web` as one file, with the rows of chosen tokens inside.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -15,19 +15,25 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::json;
 
+use crate::corpora::Files;
+
 /// What `examples/web/build` makes.
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/web/www");
 const STYLE: &str = "<link rel=\"stylesheet\" href=\"style.css\" />";
 
-/// Returns the page, with the rows of `ids` before training and after.
-pub fn page(name: &str, before: &GptInputLayer, after: &GptInputLayer, ids: &BTreeSet<u32>) -> Result<String> {
+/// Returns the page, with the rows of `ids` before training and after, and the files of the tokenizer if it is not
+/// GPT-2's.
+pub fn page(name: &str, [before, after]: [&GptInputLayer; 2], ids: &BTreeSet<u32>, tokenizer: Files) -> Result<String> {
     let n_rows = after.config().vocab_size;
     let ids: Vec<u32> = ids.iter().copied().filter(|&id| (id as usize) < n_rows).collect();
     ensure!(!ids.is_empty(), "none of the tokens has a row in the table");
+    let text_of = |(name, bytes)| Some((name, String::from_utf8(bytes).ok()?));
+    let texts: BTreeMap<&str, String> = tokenizer.into_iter().filter_map(text_of).collect();
     let mut packed = GzEncoder::new(Vec::new(), Compression::best());
     packed.write_all(&read("pkg/web_bg.wasm")?)?;
     let embedded = json!({
         "name": name,
+        "tokenizer": texts,
         "wasm": STANDARD.encode(packed.finish()?),
         "trained": STANDARD.encode(rows(after, &ids)?),
         "before": STANDARD.encode(rows(before, &ids)?),

@@ -12,6 +12,8 @@
 mod chart;
 #[path = "../cli/mod.rs"]
 mod cli;
+#[path = "../corpora/mod.rs"]
+mod corpora;
 mod health;
 mod html;
 #[path = "../input/mod.rs"]
@@ -19,6 +21,8 @@ mod html;
 mod input;
 mod labels;
 mod map;
+#[path = "../input/own_files.rs"]
+mod own_files;
 mod pictures;
 mod rows;
 mod words;
@@ -151,7 +155,11 @@ fn explore(args: Args, out: &mut impl Write) -> Result<()> {
         shown.extend(groups.into_iter().flatten().map(|(_, id)| id));
         let ids = shown.into_iter().filter_map(|id| u32::try_from(id).ok()).chain(seen).collect();
         let name = args.weights.file_name().unwrap_or(args.weights.as_os_str()).to_string_lossy();
-        let page = html::page(&name, &fresh, &layer, &ids)?;
+        let tokenizer = match &args.tokenizer {
+            Some(path) => corpora::files_of(path)?,
+            None => own_files::own(&checkpoint, &args.weights)?.map(|(_, files)| files).unwrap_or_default(),
+        };
+        let page = html::page(&name, [&fresh, &layer], &ids, tokenizer)?;
         write_file(path, |out| out.write_all(page.as_bytes()))?;
         writeln!(out, "wrote {}", Shown::path(path))?;
     }

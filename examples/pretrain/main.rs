@@ -35,6 +35,8 @@ mod mean;
 #[allow(dead_code)] // it can also generate
 #[path = "../gpt2/model.rs"]
 mod model;
+#[path = "../input/own_files.rs"]
+mod own_files;
 mod progress;
 mod report;
 mod run;

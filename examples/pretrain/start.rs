@@ -12,6 +12,7 @@ use candle_gpt_input::tokenizer::Tokenizer;
 use candle_nn::VarMap;
 
 use crate::corpora::{self, Files};
+use crate::own_files::own;
 use crate::settings::Settings;
 use crate::{cli, initial, input, texts};
 
@@ -62,15 +63,6 @@ impl Start {
         let tokenizer = input::own_or_gpt2(own, config.vocab_size, advice)?;
         Ok(Self { varmap, config, tokenizer, tokenizer_files })
     }
-}
-
-/// Returns a model's own tokenizer, inside its file or beside it, and its files.
-fn own(checkpoint: &Checkpoint, weights: &Path) -> Result<Option<(Tokenizer, Files)>> {
-    if let Some((tokenizer, text)) = input::inside(checkpoint)? {
-        return Ok(Some((tokenizer, vec![("tokenizer.json", text.into_bytes())])));
-    }
-    let Some((tokenizer, path)) = input::beside(weights, checkpoint)? else { return Ok(None) };
-    Ok(Some((tokenizer, corpora::files_at(path)?)))
 }
 
 /// Returns the folder or file of the model that these settings begin from, which may be downloaded first, and what it
