@@ -44,7 +44,14 @@ fn file() -> PathBuf {
 }
 
 fn whole(path: impl AsRef<Path>) -> Vec<Arc<dyn ByteRanges>> {
-    vec![Arc::new(Fetched::whole("x".to_string(), fs::read(path).unwrap()))]
+    held("x", &fs::read(path).unwrap())
+}
+
+/// A file of which all bytes are there.
+fn held(name: &str, bytes: &[u8]) -> Vec<Arc<dyn ByteRanges>> {
+    let file = Fetched::new(name.to_string(), bytes.len() as u64);
+    file.put(0, bytes.to_vec());
+    vec![Arc::new(file)]
 }
 
 fn tiny() -> Tables {
@@ -222,10 +229,7 @@ fn chosen_rows_are_those_of_the_whole_table() {
 
 #[test]
 fn what_is_no_checkpoint_is_one_sentence() {
-    let error = |bytes: &[u8]| {
-        let shards = vec![Arc::new(Fetched::whole("x.txt".to_string(), bytes.to_vec())) as Arc<dyn ByteRanges>];
-        format!("{:#}", Tables::open(shards, None).err().unwrap())
-    };
+    let error = |bytes: &[u8]| format!("{:#}", Tables::open(held("x.txt", bytes), None).err().unwrap());
     let mut cut = fs::read(file()).unwrap();
     cut.truncate(100_000);
     for bytes in [&b""[..], b"hello", &cut] {

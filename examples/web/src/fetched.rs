@@ -22,13 +22,6 @@ impl Fetched {
         Self { name, n_bytes, pieces: Mutex::default(), missing: Mutex::default() }
     }
 
-    /// Has all bytes from the start.
-    pub fn whole(name: String, bytes: Vec<u8>) -> Self {
-        let fetched = Self::new(name, bytes.len() as u64);
-        fetched.put(0, bytes);
-        fetched
-    }
-
     /// Adds a piece that came.
     pub fn put(&self, start: u64, bytes: Vec<u8>) {
         lock(&self.pieces).insert(start, bytes);

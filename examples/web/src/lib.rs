@@ -4,6 +4,7 @@ mod fetched;
 #[path = "../../gpt2/model.rs"]
 #[allow(dead_code)] // no training here
 mod gpt2;
+mod held;
 #[path = "../../explore/labels.rs"]
 #[allow(dead_code)] // pixels come as numbers
 mod labels;
@@ -24,7 +25,7 @@ use candle_gpt_input::checkpoint::ByteRanges;
 use candle_gpt_input::tokenizer::Tokenizer;
 use wasm_bindgen::prelude::*;
 
-use fetched::Fetched;
+use held::Held;
 use labels::Frame;
 
 #[wasm_bindgen]
@@ -71,37 +72,46 @@ pub fn place_labels(dots: &[i32], radius: i32, sizes: &[i32], width: i32, height
 
 /// A tokenizer.
 #[wasm_bindgen]
-pub struct Words(words::Words);
+pub struct Words {
+    words: words::Words,
+    #[wasm_bindgen(readonly)]
+    pub is_gpt2: bool,
+}
 
 #[wasm_bindgen]
 impl Words {
-    /// GPT-2's, or that of a `tokenizer.json`.
+    /// That of a model's files, of which `names` and `texts` are given, or else GPT-2's.
     #[wasm_bindgen(constructor)]
-    pub fn new(tokenizer_json: Option<String>) -> Result<Words, JsError> {
-        let tokenizer = match tokenizer_json {
-            Some(text) => js(Tokenizer::from_json(&text).map_err(Into::into))?,
-            None => Tokenizer::gpt2().clone(),
-        };
-        Ok(Self(words::Words { tokenizer }))
+    pub fn new(names: Vec<String>, texts: Vec<String>) -> Result<Words, JsError> {
+        let text = |name: &str| names.iter().zip(&texts).find(|(file, _)| *file == name).map(|(_, text)| text.clone());
+        let own = js(Tokenizer::from_files("", |name| Ok(text(name))).map_err(Into::into))?;
+        let is_gpt2 = own.is_none();
+        let tokenizer = own.unwrap_or_else(|| Tokenizer::gpt2().clone());
+        Ok(Self { words: words::Words { tokenizer }, is_gpt2 })
+    }
+
+    /// Fails if a token has no row in a table.
+    pub fn check(&self, n_rows: usize) -> Result<(), JsError> {
+        js(self.words.tokenizer.unused_rows(n_rows).map(|_| ()).map_err(Into::into))
     }
 
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, JsError> {
-        js(self.0.tokenizer.encode(text).map_err(Into::into))
+        js(self.words.tokenizer.encode(text).map_err(Into::into))
     }
 
     /// What a token stands for; bytes that are no text are U+FFFD.
     pub fn text(&self, id: u32) -> String {
-        String::from_utf8_lossy(self.0.tokenizer.token_bytes(id).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(self.words.tokenizer.token_bytes(id).unwrap_or_default()).into_owned()
     }
 
     /// A token as `embed` and `explore` print it.
     pub fn quoted(&self, id: u32) -> String {
-        self.0.show(id as usize)
+        self.words.show(id as usize)
     }
 
     /// The token of a word inside a sentence, or else of the bare word.
     pub fn find(&self, word: &str) -> Result<u32, JsError> {
-        js(self.0.id(word).map(|id| id as u32))
+        js(self.words.id(word).map(|id| id as u32))
     }
 }
 
@@ -117,8 +127,9 @@ impl Files {
         Self::default()
     }
 
-    pub fn add(&mut self, name: String, bytes: Vec<u8>) {
-        self.0.push(Arc::new(Fetched::whole(name, bytes)));
+    /// Adds the file that is next among those that the page holds.
+    pub fn add(&mut self, name: String, n_bytes: f64) {
+        self.0.push(Arc::new(Held { name, n_bytes: n_bytes as u64, at: self.0.len() }));
     }
 }
 
@@ -128,7 +139,7 @@ pub struct Tables(tables::Tables);
 
 #[wasm_bindgen]
 impl Tables {
-    /// Uses the files up, so that their bytes are freed.
+    /// Reads the files, which the page need not hold afterwards.
     #[wasm_bindgen(constructor)]
     pub fn new(files: Files, config_json: Option<String>) -> Result<Tables, JsError> {
         js(tables::Tables::open(files.0, config_json).map(Self))

@@ -39,9 +39,13 @@ function paintAll(canvas, values, width, height, max) {
   return canvas;
 }
 
+/** The largest magnitude of those that are finite. */
 function largest(values) {
   let max = 1e-9;
-  for (const x of values) max = Math.max(max, Math.abs(x));
+  for (const x of values) {
+    const size = Math.abs(x);
+    if (size > max && size < Infinity) max = size;
+  }
   return max;
 }
 

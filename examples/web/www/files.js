@@ -4,14 +4,15 @@
 // Rows of a file that is elsewhere
 
 const remoteStrips = new Strips($("remote-strips"), $("remote-cell"));
-const remotes = new Map();
+const servers = new Map(); // files by their addresses
+const remotes = new WeakMap(); // tables by their files
+let shownFile; // whose rows were asked for last
 
 async function showRemote(file) {
-  const known = remotes.get(file.name),
+  const known = remotes.get(file),
     start = performance.now();
   const before = known?.cost ?? { requests: 0, bytes: 0, rounds: 0 };
   const remote = known ?? (await RemoteTables.open(file));
-  remotes.set(file.name, remote);
   const [vocab_size, n_positions, width] = remote.dims;
   const ids = state.all.filter((id) => id < vocab_size).slice(0, n_positions);
   if (!ids.length) throw new Error("Type a text first: its tokens are the rows to fetch.");
@@ -19,39 +20,60 @@ async function showRemote(file) {
     ids,
     ids.map((_, t) => t),
   );
+  if (file !== shownFile) return;
+  remotes.set(file, remote);
   const [requests, bytes, rounds] = ["requests", "bytes", "rounds"].map((what) => remote.cost[what] - before[what]);
   state.fetched = { values, ids, width, requests, bytes, rounds, ms: performance.now() - start };
   remoteStrips.draw(values, ids.map(visible), width);
   $("fetched").textContent =
-    `${numbers(vocab_size)} × ${numbers(width)}, ${numbers(n_positions)} positions. ` +
+    `${file.name}: ${numbers(vocab_size)} × ${numbers(width)}, ${counted(n_positions, "position")}. ` +
     `${numbers(bytes)} of ${numbers(remote.n_bytes)} bytes came, ` +
     `in ${counted(requests, "request")} and ${counted(rounds, "round")}.`;
 }
 
+/** Shows rows of a file, unless those of another are asked for before they have come. */
 async function fetchRows(file) {
-  $("fetch").disabled = true;
+  shownFile = file;
   $("fetched").textContent = "fetching …";
   try {
     await showRemote(file);
   } catch (error) {
-    remotes.delete(file.name);
+    remotes.delete(file);
+    servers.delete(file.name);
+    if (file !== shownFile) return;
     remoteStrips.frame.hidden = true;
     $("fetched").textContent = error.message ?? `${error}`;
   }
-  $("fetch").disabled = false;
+}
+
+/** Rows from the disk follow the text; a server is asked for rows by the button alone. */
+function followText() {
+  if (shownFile instanceof LocalFile) return fetchRows(shownFile);
+}
+
+function absolute(address) {
+  try {
+    return new URL(address, location.href).href;
+  } catch {
+    return address; // what is wrong with it will be told where it is fetched
+  }
 }
 
 $("remote").onsubmit = (event) => {
   event.preventDefault();
-  const url = new URL($("url").value, location.href).href;
-  return fetchRows(remotes.get(url)?.file ?? new ServerFile(url));
+  const url = absolute($("url").value);
+  if (!servers.has(url)) servers.set(url, new ServerFile(url));
+  return fetchRows(servers.get(url));
 };
 
 // Checkpoints
 
+let opening = 0; // how many times files were opened: only the last ones are shown
+
 async function openFiles(files) {
-  const isText = (file) => /\.(json|txt|md)$/i.test(file.name);
-  const named = (end) => files.find((file) => file.name.toLowerCase().endsWith(end))?.text();
+  opening += 1;
+  const turn = opening;
+  const isText = (file) => /\.(json|txt|md|bpe|model|tiktoken|jinja)$/i.test(file.name);
   const weights = files.filter((file) => !isText(file));
   if (!weights.length)
     throw new Error("No weights among these files: drop a .safetensors, .gguf, .pth, .bin or .npz file.");
@@ -64,26 +86,62 @@ async function openFiles(files) {
     $("remote").scrollIntoView({ block: "center" });
     return fetchRows(new LocalFile(weights[0]));
   }
-  const [config, tokenizer] = await Promise.all([named("config.json"), named("tokenizer.json")]);
-  const read = await Promise.all(weights.map(async (file) => [file.name, new Uint8Array(await file.arrayBuffer())]));
-  const trained = new wasm_bindgen.Tables(filesOf(read), config);
-  const inside = tokenizer ? undefined : trained.tokenizer_json();
-  const words = new wasm_bindgen.Words(tokenizer ?? inside);
-  const [vocab_size] = trained.dims();
-  if (!tokenizer && !inside && !words.encode("a b").some((id) => id < vocab_size)) {
-    throw new Error(
-      `${weights[0].name}: its ${numbers(vocab_size)} rows are not for GPT-2's tokenizer. Drop its tokenizer.json too.`,
-    );
-  }
+  const texts = await Promise.all(files.filter(isText).map(async (file) => [knownName(file.name), await file.text()]));
+  const read = await Promise.all(weights.map(async (file) => [file.name, await wholeFile(file)]));
+  if (turn !== opening) return;
+  let words = wordsOf(texts),
+    whose = words.is_gpt2 ? "GPT-2's tokenizer" : "the tokenizer beside it";
+  const trained = tablesOf(read, Object.fromEntries(texts)["config.json"]);
   const names = weights.map((file) => file.name).join(", ");
-  const whose = tokenizer ? "the tokenizer.json" : inside ? "the tokenizer inside" : "GPT-2's tokenizer";
+  try {
+    const inside = words.is_gpt2 && trained.tokenizer_json();
+    if (inside) [words, whose] = [wordsOf([["tokenizer.json", inside]]), "the tokenizer inside"];
+    words.check(trained.dims()[0]);
+  } catch (error) {
+    trained.free();
+    throw new Error(`${names} and ${whose}: ${error.message}. Drop its own tokenizer.json too.`);
+  }
   show(`${names} with ${whose}`, words, { trained });
 }
 
-function filesOf(read) {
+/** The name of a model's file, also where more stands before it, as in `small-config.json`. */
+function knownName(name) {
+  const is = (known) => name.toLowerCase().endsWith(known) && !name.toLowerCase().endsWith(`_${known}`);
+  return ["config.json", "tokenizer.json"].find(is) ?? name;
+}
+
+async function wholeFile(file) {
+  try {
+    return new Uint8Array(await file.arrayBuffer());
+  } catch {
+    throw new Error(`${file.name}: the browser cannot read it. If it is a folder, drop the files in it.`);
+  }
+}
+
+/** The tokenizer that these files hold, or else GPT-2's. */
+function wordsOf(texts) {
+  return new wasm_bindgen.Words(
+    texts.map(([name]) => name),
+    texts.map(([, text]) => text),
+  );
+}
+
+/** The bytes of the files from which tables are being read. */
+let held = [];
+/** Called by the wasm. */
+function heldBytes(at, start, end) {
+  return held[at].subarray(start, end);
+}
+
+function tablesOf(read, config) {
   const files = new wasm_bindgen.Files();
-  for (const [name, bytes] of read) files.add(name, bytes);
-  return files;
+  for (const [name, bytes] of read) files.add(name, bytes.length);
+  held = read.map(([, bytes]) => bytes);
+  try {
+    return new wasm_bindgen.Tables(files, config);
+  } finally {
+    held = [];
+  }
 }
 
 function show(name, words, models) {
@@ -93,7 +151,7 @@ function show(name, words, models) {
   $("trained").checked = true;
   const [vocab_size, n_positions, width] = models.trained.dims();
   $("model").textContent =
-    `${name}: ${numbers(vocab_size)} tokens, ${numbers(n_positions)} positions, ${numbers(width)} elements each`;
+    `${name}: ${counted(vocab_size, "token")}, ${counted(n_positions, "position")}, ${counted(width, "element")} each`;
   showAll();
 }
 
@@ -109,7 +167,11 @@ $("when").onchange = () =>
     if (isBefore()) state.models.before ??= timed("fresh", () => state.models.trained.fresh(SEED));
     showAll();
   });
-$("files").onchange = () => attempt(() => openFiles([...$("files").files]));
+$("files").onchange = () => {
+  const files = [...$("files").files];
+  $("files").value = ""; // else the same files cannot be chosen again
+  return attempt(() => openFiles(files));
+};
 ondragover = (event) => {
   event.preventDefault();
   $("drop").hidden = false;
@@ -176,18 +238,15 @@ async function start() {
     );
   }
   state.times.wasm = performance.now() - begin;
-  const words = timed("tokenizer", () => new wasm_bindgen.Words());
+  const words = timed("tokenizer", () => wordsOf(Object.entries(embedded?.tokenizer ?? {})));
   if (embedded) {
-    const table = async (text) => new wasm_bindgen.Tables(filesOf([[embedded.name, await bytesOf(text)]]), undefined);
+    const table = async (text) => tablesOf([[embedded.name, await bytesOf(text)]]);
     const models = { trained: await table(embedded.trained), before: await table(embedded.before) };
     show(embedded.name, words, models);
   } else {
     const [weights, config] = await files;
     const came = performance.now();
-    const trained = timed(
-      "tables",
-      () => new wasm_bindgen.Tables(filesOf([[`${folder}/model.safetensors`, new Uint8Array(weights)]]), config),
-    );
+    const trained = timed("tables", () => tablesOf([[`${folder}/model.safetensors`, new Uint8Array(weights)]], config));
     show(folder, words, { trained });
     state.times.ready = performance.now() - came;
     report();
@@ -195,6 +254,7 @@ async function start() {
   $("text").oninput = () =>
     attempt(() => {
       update();
+      later(followText);
     });
   $("first").ontoggle = () => attempt(showRows);
   for (const part of ["page", "model-choice"]) $(part).inert = false;
@@ -213,5 +273,6 @@ const ready = attempt(async () => {
   return true;
 });
 if (new URLSearchParams(location.search).has("test")) {
-  document.head.append(Object.assign(document.createElement("script"), { src: "test.js" }));
+  for (const src of ["test_page.js", "test_files.js", "test.js"])
+    document.head.append(Object.assign(document.createElement("script"), { src, async: false }));
 }

@@ -16,7 +16,9 @@ const tables = () => (isBefore() && state.models.before) || state.models.trained
 // Texts
 
 const SIGNS = { " ": "␣", "\n": "⏎", "\t": "⇥" };
-const visible = (id) => state.words.text(id).replace(/[ \n\t]/g, (space) => SIGNS[space]) || "∅";
+/** Signs for what has no shape of its own: spaces, controls, marks that turn the direction of writing. */
+const sign = (c) => SIGNS[c] ?? `U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+const visible = (id) => state.words.text(id).replace(/[\p{Z}\p{Cc}\p{Cf}]/gu, sign) || "∅";
 const isUnseen = (id) => tables() === state.models.trained && state.unseen.has(id);
 const hue = (id) => Math.round((id * 137.508) % 360);
 
@@ -55,7 +57,12 @@ const strips = new Strips($("strips"), $("cell"));
 function update() {
   const start = performance.now();
   const [, n_positions, width] = tables().dims();
-  const all = [...timed("encode", () => state.words.encode($("text").value))];
+  let all = [];
+  try {
+    all = [...timed("encode", () => state.words.encode($("text").value))];
+  } catch (error) {
+    problem(error); // some vocabularies have no token for some bytes
+  }
   const known = all.filter((id) => tables().has(id));
   state.all = all.slice(0, MAX_CHIPS);
   state.ids = known.slice(0, n_positions);
@@ -82,9 +89,11 @@ function longest(ids) {
 
 function leftOut(n_unknown, n_beyond, n_positions) {
   const notes = [];
-  if (n_unknown) notes.push(`${n_unknown} of the tokens have no row in these tables and are left out.`);
+  if (n_unknown) notes.push(`Left out for want of a row in these tables: ${counted(n_unknown, "token")}.`);
   if (n_beyond)
-    notes.push(`The model has ${numbers(n_positions)} positions: the last ${numbers(n_beyond)} tokens are left out.`);
+    notes.push(
+      `The model has ${counted(n_positions, "position")}. Left out at the end: ${counted(n_beyond, "token")}.`,
+    );
   $("left-out").hidden = !notes.length;
   $("left-out").textContent = notes.join(" ");
 }
@@ -92,7 +101,7 @@ function leftOut(n_unknown, n_beyond, n_positions) {
 function showTokens() {
   const make = () => {
     const chip = document.createElement("button");
-    chip.append(document.createElement("span"), document.createElement("small"));
+    chip.append(document.createElement("span"), " ", document.createElement("small"));
     chip.type = "button";
     chip.onclick = () => choose(Number(chip.lastChild.textContent));
     return chip;

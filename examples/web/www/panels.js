@@ -8,14 +8,14 @@ function later(action) {
   clearTimeout(waiting.get(action));
   waiting.set(
     action,
-    setTimeout(
-      () =>
-        attempt(() => {
-          action();
-          report();
-        }),
-      150,
-    ),
+    setTimeout(async () => {
+      try {
+        await action();
+        report();
+      } catch (error) {
+        problem(error);
+      }
+    }, 150),
   );
 }
 
@@ -60,6 +60,7 @@ $("search").onsubmit = (event) => {
   event.preventDefault();
   const word = $("word").value.trim();
   try {
+    if (!word) throw new Error("type a word to find");
     const id = state.words.find(word);
     if (!tables().has(id)) throw new Error(`"${word}" has no row in these tables`);
     state.searched.push(id);
@@ -70,7 +71,7 @@ $("search").onsubmit = (event) => {
       ? `${visible(id)} was never, or hardly ever, met in training: its place means nothing.`
       : "";
   } catch (error) {
-    $("found").textContent = word ? `Not on the map: ${error.message}.` : "Type a word to find.";
+    $("found").textContent = `Not on the map: ${error.message}.`;
   }
 };
 $("zoom-in").onclick = () => map.zoom(STEP);
@@ -90,7 +91,7 @@ const alikeMap = new HeatMap(
   $("position-cell"),
   (row, c, x) => `cosine of positions ${place(row)} and ${place(c)}: ${x}`,
 );
-const twoPlaces = new Strips($("two-places"), $("places"));
+const twoPlaces = new Strips($("two-places"), $("place-cell"));
 
 function showPositions() {
   const [, n_positions, width] = tables().dims();
@@ -105,7 +106,9 @@ function showPositions() {
     found = tables().positions(new Uint32Array(state.shownPositions));
     $("position-cell").textContent =
       n < n_positions ? `Every ${Math.round(n_positions / n)}th of ${numbers(n_positions)} is shown.` : "";
+    $("heat-maps").hidden = false;
   } catch (error) {
+    $("heat-maps").hidden = true;
     $("position-cell").textContent = `Not here: ${error.message}.`;
     return;
   }

@@ -44,8 +44,16 @@ class ServerFile {
     return answer;
   }
 
+  async bytes(answer) {
+    try {
+      return new Uint8Array(await answer.arrayBuffer());
+    } catch {
+      throw new Error(`${this.name}: the server broke off in the middle of an answer. Fetch the rows again.`);
+    }
+  }
+
   async read(start, end) {
-    return new Uint8Array(await (await this.range(start, end)).arrayBuffer());
+    return this.bytes(await this.range(start, end));
   }
 
   /** The length of the file and its first bytes, in one round. */
@@ -56,7 +64,7 @@ class ServerFile {
     // Of another origin the length is the one header that every server lets a page read.
     const n_bytes = Number(total ?? head.headers.get("Content-Length"));
     if (!(n_bytes > 0)) throw new Error(`${this.name}: the server does not say how long the file is.`);
-    return [n_bytes, new Uint8Array(await first.arrayBuffer())];
+    return [n_bytes, await this.bytes(first)];
   }
 }
 
