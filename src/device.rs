@@ -79,7 +79,7 @@ impl DeviceSpec {
         if self == Self::Auto {
             for candidate in [Self::Cuda(0), Self::Metal(0)] {
                 match candidate.open() {
-                    Ok(device) => return Ok((device, DeviceReport { chosen: candidate, rejected })),
+                    Ok(device) => return Ok((device, DeviceReport::new(candidate, rejected))),
                     Err(DeviceError::NotCompiled { feature, .. }) => {
                         rejected.push((candidate, format!("built without the feature `{feature}`")));
                     }
@@ -87,9 +87,9 @@ impl DeviceSpec {
                     Err(other) => return Err(other.into()),
                 }
             }
-            return Ok((Device::Cpu, DeviceReport { chosen: Self::Cpu, rejected }));
+            return Ok((Device::Cpu, DeviceReport::new(Self::Cpu, rejected)));
         }
-        Ok((self.open()?, DeviceReport { chosen: self, rejected }))
+        Ok((self.open()?, DeviceReport::new(self, rejected)))
     }
 
     /// Opens the device as [`resolve_with_report`](Self::resolve_with_report) does, and lets a CUDA device keep up to
@@ -108,11 +108,14 @@ impl DeviceSpec {
     ///
     /// # Errors
     /// - those of [`resolve_with_report`](Self::resolve_with_report)
-    /// - [`Error::Candle`] if the CUDA device has no memory pool
+    /// - [`Error::Candle`] if the CUDA device has no memory pool; `auto` takes it nevertheless, and reports it
     #[doc(alias("release threshold", "cudaMemPoolAttrReleaseThreshold"))]
     pub fn resolve_keeping(self, n_bytes: u64) -> Result<(Device, DeviceReport)> {
-        let (device, report) = self.resolve_with_report()?;
-        keep_freed_memory(&device, n_bytes)?;
+        let (device, mut report) = self.resolve_with_report()?;
+        match keep_freed_memory(&device, n_bytes) {
+            Err(error) if self == Self::Auto => report.keeps_nothing = Some(without_backtrace(error).to_string()),
+            result => result?,
+        }
         Ok((device, report))
     }
 
@@ -134,6 +137,10 @@ impl DeviceSpec {
 
 /// Opens a CUDA device whose driver loads this crate's kernels.
 fn new_cuda(ordinal: usize) -> candle_core::Result<Device> {
+    // Candle would open the device with the last 32 bits of the number.
+    if i32::try_from(ordinal).is_err() {
+        return Err(candle_core::Error::Msg(format!("there is no CUDA device {ordinal}")));
+    }
     let device = Device::new_cuda(ordinal)?;
     load_kernels(&device)?;
     Ok(device)
@@ -208,16 +215,22 @@ pub struct DeviceReport {
     pub chosen: DeviceSpec,
     /// The devices that `auto` tried before, each with the reason for its rejection.
     pub rejected: Vec<(DeviceSpec, String)>,
+    /// Why [`DeviceSpec::resolve_keeping`] could not let the device of `auto` keep freed memory.
+    pub keeps_nothing: Option<String>,
+}
+
+impl DeviceReport {
+    fn new(chosen: DeviceSpec, rejected: Vec<(DeviceSpec, String)>) -> Self {
+        Self { chosen, rejected, keeps_nothing: None }
+    }
 }
 
 impl fmt::Display for DeviceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.chosen)?;
-        if self.rejected.is_empty() {
-            return Ok(());
-        }
-        let reasons: Vec<String> = self.rejected.iter().map(|(spec, reason)| format!("{spec}: {reason}")).collect();
-        write!(f, " ({})", reasons.join("; "))
+        let rejected = self.rejected.iter().map(|(spec, reason)| format!("{spec}: {reason}"));
+        let reasons: Vec<String> = rejected.chain(self.keeps_nothing.clone()).collect();
+        if reasons.is_empty() { Ok(()) } else { write!(f, " ({})", reasons.join("; ")) }
     }
 }
 
@@ -264,6 +277,9 @@ mod tests {
                 }
             }
         }
+        let beyond = DeviceSpec::Cuda(1 << 32).resolve();
+        let text = beyond.err().and_then(|error| std::error::Error::source(&error).map(|source| source.to_string()));
+        assert_eq!(text.as_deref(), Some("there is no CUDA device 4294967296"));
         let is_without = ["CUDA_HOST_DEVICES", "CUDA_HOST_DRIVER"].iter().any(|name| std::env::var_os(name).is_some());
         assert!(device.is_cpu() || !is_without);
         Ok(())
@@ -274,7 +290,8 @@ mod tests {
     fn too_old(driver: &str) -> String {
         format!(
             "CUDA_ERROR_UNSUPPORTED_PTX_VERSION: the kernels are PTX 8.7 of CUDA toolkit 12.8, which is newer than the \
-             driver, for CUDA {driver}: update the driver, or build with a toolkit up to {driver}"
+             driver, for CUDA {driver}: update the driver, or build with a toolkit up to {driver}, after \
+             `cargo clean -p candle-kernels -p candle-gpt-input`"
         )
     }
 
@@ -286,7 +303,8 @@ mod tests {
             assert_eq!(
                 error,
                 format!(
-                    "cannot open the device {spec}: this binary was built without the feature `{feature}`: build with it, or choose `cpu`"
+                    "cannot open the device {spec}: this binary was built without the feature `{feature}`: \
+                     build with it, or choose `cpu`"
                 )
             );
         }

@@ -30,7 +30,8 @@ pub enum DeviceError {
         /// The feature to build with.
         feature: &'static str,
     },
-    /// A device whose driver or hardware is missing. The source is the back end's error.
+    /// A device that is not there, or whose driver is missing, or older than the CUDA toolkit that compiled the binary.
+    /// The source is the back end's error.
     #[error("cannot open the device {device}", device = Shown::name(device))]
     #[non_exhaustive]
     Unavailable {

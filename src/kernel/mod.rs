@@ -38,5 +38,7 @@ pub(crate) use product::{
     Best, Counted, HeadLoss, HeadTable, Norm, Scores, Wanted, Weight, attach, attach_each, attention, attention_scores,
     best, gelu, linear, logits, masked_scores, norm, packed_attention, softmax, split_heads, stored_logits, weighted,
 };
-pub(crate) use step::{AdamStep, BatchRows, Gradient, Moments, adamw, dense_gradient, row_adam, sum_of_squares};
+pub(crate) use step::{
+    AdamStep, BatchRows, Gradient, Moments, adamw, dense_gradient, prepare, row_adam, sum_of_squares,
+};
 pub(crate) use stored::{StoredTable, Wpe};

@@ -165,7 +165,8 @@ impl AdamW {
     ///
     /// # Errors
     /// [`OptimError`](crate::error::OptimError) for a gradient of another shape, dtype or device than its parameter,
-    /// for a table that is not a parameter, or one that is given twice; nothing is changed then.
+    /// for a table that is not a parameter, or one that is given twice; nothing is changed then, nor if CUDA lacks memory.
+    /// If a device fails during the step, the parameters before the one at fault have made and counted it.
     pub fn step_with_rows(&mut self, grads: &GradStore, rows: &[RowGrad]) -> Result<()> {
         let jobs = self.params.jobs(|var| grads.get(var).cloned(), rows)?;
         self.run(&jobs)

@@ -9,7 +9,7 @@ use candle_nn::ParamsAdamW;
 use super::adam_state::AdamState;
 use super::{ParamGroup, RowGrad};
 use crate::error::{OptimError, Result};
-use crate::kernel::{AdamStep, Gradient, Kept, Moments, copy_of, memory_of, sum_of_squares, zeros_like};
+use crate::kernel::{AdamStep, Gradient, Kept, Moments, copy_of, memory_of, prepare, sum_of_squares, zeros_like};
 use crate::memory::counted;
 
 /// The complete settings of a group.
@@ -40,12 +40,14 @@ pub(super) struct Job<'a> {
     pub(super) param: usize,
     pub(super) dense: Option<Tensor>,
     pub(super) rows: Option<&'a RowGrad>,
-    kept: Kept,
+    kept_rows: Kept,
+    kept_frozen: Kept,
 }
 
 impl Job<'_> {
     pub(super) fn gradient<'a>(&'a self, frozen: &'a [Range<usize>]) -> Gradient<'a> {
-        Gradient { dense: self.dense.as_ref(), rows: self.rows.map(|rows| rows.batch(&self.kept)), frozen }
+        let rows = self.rows.map(|rows| rows.batch(&self.kept_rows));
+        Gradient { dense: self.dense.as_ref(), rows, frozen, kept: &self.kept_frozen }
     }
 }
 
@@ -136,7 +138,8 @@ impl Params {
 
     /// Returns the names of the parameters that have made no step.
     pub(super) fn without_step(&self) -> Vec<&str> {
-        self.params.iter().filter(|param| param.state.is_none()).map(|param| param.name.as_str()).collect()
+        let has_none = |param: &&Param| param.state.as_ref().is_none_or(|state| state.step == 0);
+        self.params.iter().filter(has_none).map(|param| param.name.as_str()).collect()
     }
 
     /// Returns the parameters that have a gradient, in their own order; every gradient is checked and contiguous.
@@ -174,7 +177,8 @@ impl Params {
                 None => None,
             };
             if dense.is_some() || rows.is_some() {
-                jobs.push(Job { param: index, dense, rows, kept: Kept::default() });
+                let (kept_rows, kept_frozen) = (Kept::default(), Kept::default());
+                jobs.push(Job { param: index, dense, rows, kept_rows, kept_frozen });
             }
         }
         Ok(jobs)
@@ -215,7 +219,9 @@ impl Params {
         Ok(())
     }
 
-    /// Counts a step of each parameter of `jobs`, and calls `update` with its tensors, gradient and settings.
+    /// Calls `update` with the tensors, gradient and settings of each parameter of `jobs`, and counts its step.
+    ///
+    /// If one fails, those before it have made their steps, and are counted.
     pub(super) fn step(
         &mut self,
         jobs: &[Job],
@@ -223,20 +229,24 @@ impl Params {
         update: impl Fn(Moments, Gradient, &AdamStep) -> candle_core::Result<()>,
     ) -> Result<()> {
         for job in jobs {
+            let param = &self.params[job.param];
+            prepare(&param.var, job.gradient(&param.frozen))?;
+        }
+        for job in jobs {
             let Param { var, group, frozen, state, .. } = &mut self.params[job.param];
             let (settings, Some(state)) = (&self.groups[*group], state) else { continue };
-            state.step += 1;
             let step = AdamStep {
                 learning_rate: self.learning_rate * settings.lr_scale,
                 beta1: settings.beta1,
                 beta2: settings.beta2,
                 eps: settings.eps,
                 weight_decay: settings.weight_decay,
-                step: state.step,
+                step: state.step + 1,
                 grad_scale,
             };
             let moments = Moments { param: var, exp_avg: &state.exp_avg, exp_avg_sq: &state.exp_avg_sq };
             update(moments, job.gradient(frozen), &step)?;
+            state.step = step.step;
         }
         Ok(())
     }
@@ -282,4 +292,30 @@ pub(super) fn check_gradient(name: &str, var: &Var, grad: &Tensor) -> Result<Ten
         return Err(differs("device", location(grad), location(var)).into());
     }
     Ok(grad.contiguous()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_step_that_fails_is_not_counted() -> Result<()> {
+        let vars = [Var::zeros(3, DType::F32, &Device::Cpu)?, Var::ones(3, DType::F32, &Device::Cpu)?];
+        let named = [("first", vars[0].clone()), ("second", vars[1].clone())];
+        let mut params = Params::new([ParamGroup::new(named)], &ParamsAdamW::default())?;
+        let jobs = params.jobs(|var| var.ones_like().ok(), &[])?;
+        params.ensure_states(&jobs)?;
+        let of_second = memory_of(&vars[1]);
+        let error = params.step(&jobs, 1.0, |moments, _, step| {
+            assert_eq!(step.step, 1);
+            if memory_of(moments.param) == of_second { candle_core::bail!("no memory") } else { Ok(()) }
+        });
+        assert_eq!(error.err().map(|error| error.to_string()).as_deref(), Some("no memory"));
+        let steps: Vec<_> = vars.iter().map(|var| params.state_of(var).map(|state| state.step)).collect();
+        assert_eq!(steps, [Some(1), Some(0)]);
+        assert_eq!(params.without_step(), ["second"]);
+        Ok(())
+    }
 }

@@ -147,9 +147,6 @@ impl RowOptimizer for RowAdamW {
         let jobs = self.params.jobs(|_| None, rows)?;
         self.params.check_learning_rate()?;
         self.params.ensure_states(&jobs)?;
-        self.params.step(&jobs, 1.0, |moments, gradient, step| match gradient.rows {
-            Some(batch) => row_adam(moments, batch, gradient.frozen, step),
-            None => Ok(()),
-        })
+        self.params.step(&jobs, 1.0, row_adam)
     }
 }

@@ -35,7 +35,7 @@ enum Result {
 };
 
 // Attributes that Candle asks for, by their numbers in the driver's header.
-enum Attribute { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
+enum Attribute { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76, MEMORY_POOLS_SUPPORTED = 115 };
 enum PoolAttribute { RELEASE_THRESHOLD = 4 };
 
 struct Dim3 {
@@ -59,12 +59,15 @@ std::atomic<unsigned> n_releases = 0;
 
 int context;
 std::uint64_t release_threshold = 0;
+// The largest allocation that the calling thread is granted.
+thread_local std::uint64_t most_bytes = ~std::uint64_t(0);
 thread_local void *current_context = nullptr;
+thread_local int is_capturing = 0;
 
 int allocate(std::uint64_t *pointer, std::size_t n_bytes) {
     if (n_bytes == 0) return *pointer = 0, SUCCESS;
     void *memory = nullptr;
-    if (posix_memalign(&memory, 256, n_bytes)) return OUT_OF_MEMORY;
+    if (n_bytes > most_bytes || posix_memalign(&memory, 256, n_bytes)) return OUT_OF_MEMORY;
     std::memset(memory, 0xcd, n_bytes); // shows what a kernel leaves unwritten
     const std::lock_guard<std::mutex> lock(allocations_mutex);
     allocations[reinterpret_cast<std::uintptr_t>(memory)] = n_bytes;
@@ -131,12 +134,14 @@ void check(const char *what, std::uintptr_t pointer, std::size_t n_bytes, std::s
         Range &oldest = recent[next_recent++ % recent.size()];
         oldest = range_of(allocations, pointer);
         if (!is_inside(oldest)) {
-            std::fprintf(stderr, "stand-in driver: a kernel %s %zu bytes at %#zx, which is not device memory\n", what, n_bytes, pointer);
+            std::fprintf(stderr, "stand-in driver: a kernel %s %zu bytes at %#zx, which is not device memory\n", what, n_bytes,
+                         pointer);
             std::abort();
         }
     }
     if (pointer % alignment) {
-        std::fprintf(stderr, "stand-in driver: a kernel %s %zu bytes at %#zx, which is not aligned\n", what, n_bytes, pointer);
+        std::fprintf(stderr, "stand-in driver: a kernel %s %zu bytes at %#zx, which is not aligned\n", what, n_bytes,
+                     pointer);
         std::abort();
     }
 }
@@ -154,6 +159,12 @@ int cuda_version() {
     int major = 12, minor = 8;
     if (const char *version = std::getenv("CUDA_HOST_DRIVER")) std::sscanf(version, "%d.%d", &major, &minor);
     return major * 1000 + minor * 10;
+}
+
+// CUDA_HOST_POOLS=0 stands for a device without a memory pool.
+bool has_pool() {
+    const char *n_pools = std::getenv("CUDA_HOST_POOLS");
+    return !n_pools || std::strcmp(n_pools, "0") != 0;
 }
 
 // A driver for CUDA 12.x loads PTX up to 8.x, one for 13.x up to 9.x.
@@ -182,7 +193,12 @@ int cuDeviceGetName(char *name, int length, int) {
     return SUCCESS;
 }
 int cuDeviceGetAttribute(int *value, int attribute, int) {
-    *value = attribute == CAPABILITY_MAJOR ? 8 : attribute == CAPABILITY_MINOR ? 0 : 1;
+    switch (attribute) {
+    case CAPABILITY_MAJOR: *value = 8; break;
+    case CAPABILITY_MINOR: *value = 0; break;
+    case MEMORY_POOLS_SUPPORTED: *value = has_pool(); break;
+    default: *value = 1;
+    }
     return SUCCESS;
 }
 int cuDevicePrimaryCtxRetain(void **out, int) { return *out = &context, SUCCESS; }
@@ -200,7 +216,10 @@ int cuStreamWaitEvent(void *stream, void *event, unsigned) {
     const streams::Event at = *static_cast<streams::Event *>(event); // it may be recorded again
     return streams::submit(stream, [at] { at.run(); }), SUCCESS;
 }
-int cuStreamIsCapturing(void *, int *status) { return *status = 0, SUCCESS; }
+// A capture in which nothing is recorded.
+int cuStreamBeginCapture_v2(void *, int) { return is_capturing = 1, SUCCESS; }
+int cuStreamEndCapture(void *, void **graph) { return is_capturing = 0, *graph = nullptr, SUCCESS; }
+int cuStreamIsCapturing(void *, int *status) { return *status = is_capturing, SUCCESS; }
 int cuEventCreate(void **event, unsigned) { return *event = new streams::Event, SUCCESS; }
 int cuEventDestroy_v2(void *event) { return delete static_cast<streams::Event *>(event), SUCCESS; }
 int cuEventRecord(void *event, void *stream) { return static_cast<streams::Event *>(event)->record(stream), SUCCESS; }
@@ -215,13 +234,11 @@ int cuEventSynchronize(void *event) {
 int cuMemAlloc_v2(std::uint64_t *pointer, std::size_t n_bytes) {
     return n_bytes ? allocate(pointer, n_bytes) : INVALID_VALUE;
 }
-int cuMemAllocAsync(std::uint64_t *pointer, std::size_t n_bytes, void *) { return allocate(pointer, n_bytes); }
-// The memory pool, of which only the release threshold is kept. It frees at once, whatever that says.
-// CUDA_HOST_POOLS=0 stands for a device without one.
-int cuDeviceGetMemPool(void **pool, int) {
-    const char *n_pools = std::getenv("CUDA_HOST_POOLS");
-    return *pool = &release_threshold, n_pools && std::strcmp(n_pools, "0") == 0 ? NOT_SUPPORTED : SUCCESS;
+int cuMemAllocAsync(std::uint64_t *pointer, std::size_t n_bytes, void *) {
+    return has_pool() ? allocate(pointer, n_bytes) : NOT_SUPPORTED;
 }
+// The memory pool, of which only the release threshold is kept. It frees at once, whatever that says.
+int cuDeviceGetMemPool(void **pool, int) { return *pool = &release_threshold, has_pool() ? SUCCESS : NOT_SUPPORTED; }
 int cuMemPoolSetAttribute(void *pool, int attribute, void *value) {
     if (attribute != RELEASE_THRESHOLD) return INVALID_VALUE;
     return *static_cast<std::uint64_t *>(pool) = *static_cast<std::uint64_t *>(value), SUCCESS;
@@ -237,6 +254,7 @@ int cuMemFreeAsync(std::uint64_t pointer, void *stream) {
 }
 int cuMemHostAlloc(void **pointer, std::size_t n_bytes, unsigned) {
     if (n_bytes == 0 || !(*pointer = std::malloc(n_bytes))) return n_bytes ? OUT_OF_MEMORY : INVALID_VALUE;
+    streams::count(streams::BUFFERS);
     const std::lock_guard<std::mutex> lock(allocations_mutex);
     return pinned[reinterpret_cast<std::uintptr_t>(*pointer)] = n_bytes, SUCCESS;
 }
@@ -284,6 +302,9 @@ void cuda_host_take_counts(std::uint64_t *counts) {
     std::copy_n(stream->counts, streams::N_COUNTS, counts);
     std::fill_n(stream->counts, streams::N_COUNTS, 0);
 }
+
+// Refuses larger allocations to the calling thread from now on.
+void cuda_host_refuse_above(std::uint64_t n_bytes) { most_bytes = n_bytes; }
 
 // Modules: the "PTX" names a shared library, which stays loaded.
 int cuModuleLoadData(void **module, const void *image) {

@@ -16,7 +16,7 @@
 namespace streams {
 
 // What a thread has asked of its stream; `Counts` of src/kernel/cuda/counts.rs, in order.
-enum Count { LAUNCHES, COPIES_IN, BYTES_IN, COPIES_OUT, BYTES_OUT, BYTES_SET, WAITS, LONGEST_CHAIN, N_COUNTS };
+enum Count { LAUNCHES, COPIES_IN, BYTES_IN, COPIES_OUT, BYTES_OUT, BYTES_SET, WAITS, LONGEST_CHAIN, BUFFERS, N_COUNTS };
 
 // Copies of up to this many bytes from memory of the host that is not page-locked return at once; larger ones may wait.
 const std::size_t STAGED_BYTES = 64 << 10;

@@ -1,8 +1,8 @@
 // One optimizer step of one tensor, in place, in one pass: AdamW over all rows, or Adam over the rows of a batch.
 // Each type of elements is a module of its own, adam_*.cu, so that the first step compiles no other.
 //
-// The formulas and the order of their roundings are those of rules.rs, and so are the fused multiply-adds: build.rs tells
-// nvcc to fuse nothing else. A row of threads takes a row of the table.
+// The formulas and the order of their roundings are those of rules.rs, and so are the fused multiply-adds: build.rs
+// tells nvcc to fuse nothing else. A row of threads takes a row of the table.
 #pragma once
 #include "gradient.cuh"
 
@@ -79,7 +79,8 @@ __device__ __forceinline__ void step_row(const Step<Rule> &job, u64 row, u64 gro
 #pragma unroll
         for (unsigned lane = 0; lane < Values::COUNT; lane++) {
             // Half types use the moments before these are rounded.
-            Wide wide_p = N::widen(p.values[lane]), wide_m = N::widen(m.values[lane]), wide_v = N::widen(v.values[lane]);
+            Wide wide_p = N::widen(p.values[lane]);
+            Wide wide_m = N::widen(m.values[lane]), wide_v = N::widen(v.values[lane]);
             job.rule.apply(wide_p, wide_m, wide_v, N::widen(g.values[lane]));
             p.values[lane] = N::narrow(wide_p);
             m.values[lane] = N::narrow(wide_m);

@@ -7,6 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Result, Shape, Storage, Tensor};
 
+use super::pool::unwritten;
 use super::staging::upload;
 use super::{Module, Number, Operand, by_dtype, grid, launch, module, on_cuda, view};
 use crate::kernel::core::row_sums::PART;
@@ -88,9 +89,9 @@ impl Groups {
             first_parts.push(parts.len() / 2);
         }
         let all = [rows, starts, places, &parts, &long_groups, &first_parts];
-        let table: Vec<u32> = all.into_iter().flatten().map(|&number| number as u32).collect();
+        let n_words = all.iter().map(|part| part.len()).sum();
         Ok(Self {
-            table: upload(device, &table)?,
+            table: upload(device, n_words, all.into_iter().flatten().map(|&number| number as u32))?,
             n_groups: rows.len(),
             n_places: places.len(),
             n_parts: parts.len() / 2,
@@ -123,7 +124,7 @@ impl Sums {
         let (n_ids, width) = rows.1.shape().dims2()?;
         let groups = Groups::new(device, batch.groups, n_ids, n_rows)?;
         // SAFETY: the kernel writes every row.
-        let mut values = unsafe { device.alloc::<E>(groups.n_groups * width)? };
+        let mut values = unsafe { unwritten::<E>(device, groups.n_groups * width)? };
         let factors = (batch.scale, batch.groups.is_by_frequency());
         launch_sums::<E>(device, (&mut values.as_view_mut(), false), rows, &groups, factors)?;
         Ok(Self { groups, values: CudaStorage::wrap_cuda_slice(values, device.clone()) })
@@ -184,7 +185,7 @@ fn launch_sums<E: Number>(
     let stream = device.cuda_stream();
     let grad = view::<E>(grad)?;
     // SAFETY: the first kernel writes every element, and the second one reads them.
-    let mut part_sums = unsafe { device.alloc::<u8>(groups.n_parts * width * size_of::<E::Wide>())? };
+    let mut part_sums = unsafe { unwritten::<u8>(device, groups.n_parts * width * size_of::<E::Wide>())? };
     let (out, _out) = out.device_ptr_mut(&stream);
     let (grad, _grad) = grad.device_ptr(&stream);
     let (part_sums, _part_sums) = part_sums.device_ptr_mut(&stream);

@@ -1,11 +1,11 @@
-//! What a pass asks of the driver, counted by the stand-in of `tests/cuda_host`: launches, copies, waits, and the longest
-//! chain of steps of a thread that wait for one another. And what several threads see of one another's work.
+//! What a pass asks of the driver: launches, copies, waits, and the longest chain of steps of a thread that wait for
+//! one another. And what several threads see of one another's work.
 
-use std::ffi::{CStr, c_void};
-
+use candle_core::backprop::GradStore;
 use candle_core::{CustomOp3, DType, Device, Tensor, Var};
 use candle_nn::{Optimizer, ParamsAdamW, VarMap};
 
+use super::counts::{Counts, refusing_above};
 use super::tests::{TYPES, on, same, shifted};
 use crate::GptInputLayer;
 use crate::error::Result;
@@ -13,44 +13,6 @@ use crate::kernel::gather::GatherAdd;
 use crate::kernel::ids::{CheckedIds, IdCheck, Places, RowGroups, Table};
 use crate::kernel::step as update;
 use crate::optim::{AdamW, RowAdamW, RowGrad, RowOptimizer};
-
-/// What the calling thread has asked for: `Count` of streams.h, in order.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    launches: u64,
-    copies_in: u64,
-    bytes_in: u64,
-    copies_out: u64,
-    bytes_out: u64,
-    bytes_set: u64,
-    waits: u64,
-    longest_chain: u64,
-}
-
-impl Counts {
-    /// Returns the counts of this thread since the last call, or `None` on a real device.
-    fn take() -> Option<Self> {
-        const NAME: &CStr = c"cuda_host_take_counts";
-        // SAFETY: looks a name up, whatever its type.
-        let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, NAME.as_ptr()) };
-        if function.is_null() {
-            crate::tests::skipped("on CUDA, as only the stand-in counts");
-            return None;
-        }
-        let mut counts = Self::default();
-        // SAFETY: the function of driver.cpp has this type, and writes `N_COUNTS` numbers of 64 bits.
-        unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut Self)>(function)(&mut counts) };
-        Some(counts)
-    }
-
-    /// Returns the counts of `work`, and its result.
-    fn of<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<(Self, T)>> {
-        Self::take();
-        let result = work()?;
-        Ok(Self::take().map(|counts| (Self { longest_chain: 0, ..counts }, result)))
-    }
-}
 
 /// Returns ids as they are on text: the one of rank r comes up 1 / r times as often as the first.
 fn zipf(n_rows: usize, n: usize) -> Vec<u32> {
@@ -94,6 +56,87 @@ fn forward_copies_the_ids_and_launches_once() -> Result<()> {
     assert_eq!(counts, Counts { launches: 1, ..Counts::default() });
     let Some((counts, _)) = Counts::of(|| layer.forward(&ids))? else { return Ok(()) };
     assert_eq!((counts.copies_out, counts.bytes_out, counts.waits), (1, 4 * 8 * 64, 1));
+    Ok(())
+}
+
+/// Ids of a large batch, which a driver would not copy at once from any memory: one copy of each operand, and no wait.
+#[test]
+fn large_batches_wait_for_nothing() -> Result<()> {
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
+    let (b, t) = (64, 1024);
+    let tables = |device: &Device| -> Result<GptInputLayer> {
+        let table = |n_rows, seed| on(device, &shifted(n_rows, 4, 0, DType::F32, seed)?);
+        GptInputLayer::new(table(N_ROWS, 1)?, table(t, 2)?)
+    };
+    let (here, there) = (tables(&Device::Cpu)?, tables(&cuda)?);
+    let ids = Tensor::from_vec(zipf(N_ROWS, b * t), (b, t), &Device::Cpu)?;
+    there.forward(&ids)?; // loads the kernels
+    cuda.synchronize()?;
+    let copies = |copies_in, bytes_in| Counts { launches: 1, copies_in, bytes_in, ..Counts::default() };
+    let of_ids = 4 * (b * t) as u64;
+    let Some((counts, _)) = Counts::of(|| there.forward(&ids))? else { return Ok(()) };
+    assert_eq!(counts, copies(1, of_ids));
+    // Positions that repeat over the sequences are copied once, not once for each.
+    let reversed = Tensor::from_vec((0..t as u32).rev().collect::<Vec<_>>(), t, &Device::Cpu)?;
+    let of_each = reversed.broadcast_as((b, t))?.contiguous()?;
+    for (positions, bytes) in [(&reversed, 4 * t as u64), (&reversed.unsqueeze(0)?, 4 * t as u64), (&of_each, of_ids)] {
+        let Some((counts, sum)) = Counts::of(|| there.forward_at(&ids, positions))? else { return Ok(()) };
+        assert_eq!(counts, copies(2, of_ids + bytes), "{:?}", positions.dims());
+        same(&sum, &here.forward_at(&ids, positions)?, "positions")?;
+    }
+    Ok(())
+}
+
+/// Where frozen rows begin and end goes up once in a step, whether or not a norm reads it, too.
+#[test]
+fn frozen_rows_are_copied_once() -> Result<()> {
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
+    let var = Var::from_tensor(&on(&cuda, &shifted(N_ROWS, WIDTH, 0, DType::F32, 1)?)?)?;
+    let mut grads = GradStore::default();
+    grads.insert(&var, on(&cuda, &shifted(N_ROWS, WIDTH, 0, DType::F32, 2)?)?);
+    for (max_norm, of_norm) in [
+        (None, Counts::default()),
+        (Some(1.0), Counts { launches: 2, copies_out: 1, bytes_out: 8, waits: 1, ..Counts::default() }),
+    ] {
+        let mut adamw = AdamW::new(vec![var.clone()], ParamsAdamW::default())?;
+        adamw.set_max_grad_norm(max_norm)?;
+        adamw.freeze_rows(&var, [0, 1, 5])?;
+        adamw.step(&grads)?; // makes the moments
+        cuda.synchronize()?;
+        let Some((counts, ())) = Counts::of(|| Ok(adamw.step(&grads)?))? else { return Ok(()) };
+        let expected = Counts { launches: 1 + of_norm.launches, copies_in: 1, bytes_in: 2 * 2 * 8, ..of_norm };
+        assert_eq!(Counts { bytes_out: counts.bytes_out.min(8), ..counts }, expected, "{max_norm:?}");
+    }
+    Ok(())
+}
+
+/// A step that cannot have the memory it needs for one table leaves all of them alone, and is not counted.
+#[test]
+fn a_step_without_memory_changes_nothing() -> Result<()> {
+    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
+    let table = |n_rows| -> Result<Var> { Ok(Var::from_tensor(&on(&cuda, &shifted(n_rows, 64, 0, DType::F32, 1)?)?)?) };
+    let vars = [table(10)?, table(5000)?];
+    let rows = |var: &Var| -> Result<RowGrad> {
+        let (n, width) = var.dims2()?;
+        let ids = Tensor::arange(0u32, n as u32, &Device::Cpu)?;
+        RowGrad::new(var, &ids, &on(&cuda, &shifted(n, width, 0, DType::F32, 2)?)?)
+    };
+    let rows = [rows(&vars[0])?, rows(&vars[1])?];
+    let mut adamw = AdamW::new(vars.to_vec(), ParamsAdamW::default())?;
+    let mut by_rows = RowAdamW::new(vars.to_vec(), 1e-2)?;
+    let mut step = |by_row: bool| if by_row { by_rows.step_rows(&rows) } else { adamw.step_rows(&rows) };
+    for by_row in [false, true] {
+        step(by_row)?; // makes the moments
+        let before = on(&Device::Cpu, &vars[0])?;
+        let Some(result) = refusing_above(1 << 20, || step(by_row)) else { return Ok(()) };
+        assert!(result.is_err_and(|error| error.to_string().contains("OUT_OF_MEMORY")), "{by_row}");
+        same(&vars[0], &before, "the first table")?;
+        step(by_row)?;
+    }
+    for var in &vars {
+        let counted = [adamw.state(var), by_rows.state(var)].map(|state| state.map(|state| state.step));
+        assert_eq!(counted, [Some(2); 2]);
+    }
     Ok(())
 }
 
@@ -153,37 +196,6 @@ fn backward_and_step_copy_a_table_each() -> Result<()> {
             Counts { copies_in: 2, bytes_in, ..expected },
             "{optimizer}"
         );
-    }
-    Ok(())
-}
-
-/// Tables beyond the 64 KiB that a driver copies at once from any memory: still no wait, from buffers that are reused
-/// only when their copy is done.
-#[test]
-fn large_tables_wait_for_nothing() -> Result<()> {
-    let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
-    let (n_rows, n) = (50_000, 40_000);
-    let table = Var::from_tensor(&on(&cuda, &Tensor::zeros((n_rows, 1), DType::F32, &Device::Cpu)?)?)?;
-    let rows = shifted(n, 1, 0, DType::F32, 5)?;
-    let rows_there = on(&cuda, &rows)?;
-    let here = Var::from_tensor(&Tensor::zeros((n_rows, 1), DType::F32, &Device::Cpu)?)?;
-    let mut found = Vec::new();
-    let steps = || -> Result<()> {
-        for seed in 0..3u32 {
-            let ids: Vec<u32> = (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) ^ seed) % n_rows as u32).collect();
-            let ids = Tensor::from_vec(ids, n, &Device::Cpu)?;
-            let dense = |var: &Var, rows: &Tensor| RowGrad::new(var, &ids, rows)?.to_dense();
-            found.push((dense(&table, &rows_there)?, dense(&here, &rows)?));
-        }
-        Ok(())
-    };
-    // Nothing runs before the counts are taken, so three buffers are under way.
-    if let Some((counts, ())) = Counts::of(steps)? {
-        assert_eq!((counts.copies_in, counts.waits), (3, 0));
-        assert!(counts.bytes_in > 3 << 16, "{counts:?}");
-    }
-    for (there, here) in found {
-        same(&there, &here, "large tables")?;
     }
     Ok(())
 }
@@ -272,9 +284,10 @@ fn positions_of_many_sequences() -> Result<()> {
 fn a_thread_sees_the_notes_of_others() -> Result<()> {
     let Some(cuda) = crate::tests::cuda() else { return Ok(()) };
     let table = |n_rows, seed| on(&cuda, &shifted(n_rows, 16, 0, DType::F32, seed)?);
-    let layer = GptInputLayer::new(table(6, 1)?, table(5, 2)?)?.with_id_check(IdCheck::Deferred)?;
+    let layer = GptInputLayer::new(table(6, 1)?, table(5, 2)?)?;
     let bad = Tensor::new(&[[5u32, 7, 2]], &cuda)?;
     cuda.synchronize()?; // the tensors are made in this thread and used in others
+    let layer = layer.with_id_check(IdCheck::Deferred)?; // waits itself
     let look_up = || {
         let run = || -> Result<()> {
             layer.forward(&bad)?;

@@ -1,10 +1,13 @@
-//! Other streams of the context wait for the kernels by Candle's events: whoever reads a result waits for the launch, and
-//! whoever overwrites an operand, too.
+//! Other streams of the context wait for the kernels by Candle's events: whoever reads a result waits for the launch,
+//! and whoever overwrites an operand, too.
 
 use std::sync::Arc;
 
+use candle_core::backend::BackendStorage;
+use candle_core::backprop::GradStore;
+use candle_core::cuda_backend::CudaDType;
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream};
+use candle_core::cuda_backend::cudarc::driver::{CudaStream, DeviceRepr};
 use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use candle_nn::{Optimizer, ParamsAdamW};
 
@@ -13,10 +16,19 @@ use super::tests::{on, shifted};
 use crate::GptInputLayer;
 use crate::error::Result;
 use crate::kernel::core::samples::bits;
+use crate::kernel::ids::IdCheck;
 use crate::optim::{AdamW, RowAdamW, RowGrad, RowOptimizer};
 
-/// Overwrites f32 memory, on a device by a copy on another stream.
+/// Overwrites memory of f32 or u32 with sevens, on a device by a copy on another stream.
 struct Overwrite(Arc<CudaStream>);
+
+impl Overwrite {
+    fn fill<T: CudaDType + DeviceRepr + Clone>(&self, storage: &mut CudaStorage, value: T) -> candle_core::Result<()> {
+        let memory = storage.as_cuda_slice_mut::<T>()?;
+        self.0.memcpy_htod(&vec![value; memory.len()], memory).w()?;
+        self.0.synchronize().w()
+    }
+}
 
 impl InplaceOp1 for Overwrite {
     fn name(&self) -> &'static str {
@@ -24,15 +36,19 @@ impl InplaceOp1 for Overwrite {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> candle_core::Result<()> {
-        let CpuStorage::F32(values) = storage else { candle_core::bail!("not f32") };
-        values.fill(7.0);
+        match storage {
+            CpuStorage::F32(values) => values.fill(7.0),
+            CpuStorage::U32(values) => values.fill(7),
+            _ => candle_core::bail!("neither f32 nor u32"),
+        }
         Ok(())
     }
 
     fn cuda_fwd(&self, storage: &mut CudaStorage, _: &Layout) -> candle_core::Result<()> {
-        let memory: &mut CudaSlice<f32> = storage.as_cuda_slice_mut()?;
-        self.0.memcpy_htod(&vec![7.0; memory.len()], memory).w()?;
-        self.0.synchronize().w()
+        match storage.dtype() {
+            DType::U32 => self.fill(storage, 7u32),
+            _ => self.fill(storage, 7f32),
+        }
     }
 }
 
@@ -67,6 +83,18 @@ fn other_streams_wait_for_the_kernels() -> Result<()> {
         let sum = layer.forward(&ids)?;
         over(&wpe)?;
         results.push(read(&sum)?);
+        let buffer = table(n, 6)?;
+        layer.forward_into(&ids, 0, &buffer)?;
+        results.push(read(&buffer)?);
+        // Ids and positions on the device.
+        let (ids_there, places) = (on(device, &ids.copy()?)?, on(device, &ids.copy()?)?);
+        let layer = GptInputLayer::new(table(n_rows, 1)?, table(n, 2)?)?.with_id_check(IdCheck::Deferred)?;
+        let sum = layer.forward_at(&ids_there, &places)?;
+        over(&ids_there)?;
+        results.push(read(&sum)?);
+        let sum = layer.forward_at(&ids_there, &places)?;
+        over(&places)?;
+        results.push(read(&sum)?);
 
         let var = Var::from_tensor(&table(n_rows, 3)?)?;
         let rows = table(n, 4)?;
@@ -78,6 +106,18 @@ fn other_streams_wait_for_the_kernels() -> Result<()> {
         AdamW::new(vec![var.clone()], ParamsAdamW::default())?.step_rows(&[rows()?])?;
         results.push(read(&var)?);
         RowAdamW::new(vec![var.clone()], 1e-2)?.step_rows(&[rows()?])?;
+        results.push(read(&var)?);
+        // Who has waited for one result of a step has waited for all, so each is of a step of its own.
+        let mut adamw = AdamW::new(vec![var.clone()], ParamsAdamW::default())?;
+        let dense = table(n_rows, 7)?;
+        let mut grads = GradStore::default();
+        grads.insert(&var, dense.clone());
+        adamw.step(&grads)?;
+        results.extend(adamw.state(&var).map(|state| read(&state.exp_avg)).transpose()?);
+        adamw.step(&grads)?;
+        results.extend(adamw.state(&var).map(|state| read(&state.exp_avg_sq)).transpose()?);
+        adamw.step(&grads)?;
+        over(&dense)?;
         results.push(read(&var)?);
         Ok::<_, crate::Error>(results)
     };

@@ -84,7 +84,8 @@ __device__ __forceinline__ void write_note(const Ids &ids, u64 call, u64 n_rows,
 }
 
 // Writes one row, in pieces of type C. `add` is null for a plain gather.
-template <class N, class C> __device__ __forceinline__ void write_row(C *to, const C *from, const C *add, u64 n_pieces) {
+template <class N, class C>
+__device__ __forceinline__ void write_row(C *to, const C *from, const C *add, u64 n_pieces) {
     typedef Lanes<N, C> Values;
     const u64 span = u64(PIECES) * blockDim.x;
     for (u64 base = blockIdx.y * span + threadIdx.x; base < n_pieces; base += gridDim.y * span) {

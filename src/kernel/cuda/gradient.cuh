@@ -48,7 +48,8 @@ __device__ __forceinline__ u64 group_of(const Sums &batch, u64 row) {
 // Returns one piece of the gradient of a row: the group's sum, the whole table's elements, or both added and rounded
 // again.
 template <class N, class C>
-__device__ __forceinline__ Lanes<N, C> gradient_of(const Gradient &gradient, u64 row, u64 group, u64 n_pieces, u64 piece) {
+__device__ __forceinline__ Lanes<N, C> gradient_of(const Gradient &gradient, u64 row, u64 group, u64 n_pieces,
+                                                   u64 piece) {
     typedef Lanes<N, C> Values;
     Values sum = {};
     if (group != NO_GROUP) {

@@ -4,6 +4,8 @@ mod batch;
 #[cfg(test)]
 mod costs;
 #[cfg(test)]
+mod counts;
+#[cfg(test)]
 mod events;
 mod modules;
 mod notes;
@@ -24,14 +26,15 @@ use half::{bf16, f16};
 
 use crate::kernel::core::element::{Element, by_dtype};
 use crate::kernel::ids::{PlacesOf, Table};
-use modules::{GATHER_ADD, Module, explained, module};
+use modules::{GATHER_ADD, Module, function, module};
 use notes::ShapeArg;
 
 pub(in crate::kernel) use batch::{dense_gradient, scatter_add};
 pub(in crate::kernel) use modules::load_kernels;
 pub(crate) use notes::Notes;
 pub(in crate::kernel) use pool::keep_freed_memory;
-pub(in crate::kernel) use step::{adamw, row_adam, sums_of_squares};
+pub(in crate::kernel) use staging::upload_ids;
+pub(in crate::kernel) use step::{adamw, prepare, row_adam, sums_of_squares};
 
 /// Threads along a row: a warp.
 const THREADS_X: u32 = 32;
@@ -112,8 +115,8 @@ pub(crate) fn gather(table: Operand, ids: IdsOf, positions: Option<Positions>) -
     let (device, n) = (table.0.device(), ids.0.1.shape().elem_count() * width);
     by_dtype!(table.0, E => {
         // SAFETY: the kernel writes every row of the output.
-        let mut out = unsafe { device.alloc::<E>(n)? };
-        launch_gather::<E>(&mut out.as_view_mut(), table, ids, positions)?;
+        let mut out = unsafe { pool::unwritten::<E>(device, n)? };
+        launch_gather::<E>(&mut out.slice_mut(..n), table, ids, positions)?;
         Ok(CudaStorage::wrap_cuda_slice(out, device.clone()))
     })
 }
@@ -143,7 +146,7 @@ fn launch_gather<E: Number>(
     if out.len() != n_ids * width {
         candle_core::bail!("{} elements do not hold {n_ids} rows of {width}", out.len());
     }
-    // The driver refuses an empty grid.
+    // Nothing to write: no launch.
     if out.is_empty() {
         return Ok(());
     }
@@ -277,15 +280,14 @@ fn grid(n_rows: usize, row_bytes: usize, pieces: usize) -> LaunchConfig {
 /// The kernel takes one argument, a `J`, and touches only memory that lives until the stream is done with it.
 unsafe fn launch<E: WithDType, J: DeviceRepr>(
     device: &CudaDevice,
-    (module, ptx): Module,
+    module: Module,
     name: &str,
     job: &J,
     config: LaunchConfig,
 ) -> Result<()> {
-    let function = device
-        .get_or_load_custom_func(&format!("{name}_{}", E::DTYPE.as_str()), module, ptx)
-        .map_err(|error| explained(error, ptx))?;
-    let mut launch = function.builder();
+    let function = function::<E>(device, module, name)?;
+    let stream = device.cuda_stream();
+    let mut launch = stream.launch_builder(&function);
     launch.arg(job);
     // SAFETY: the caller's promise; the grid is inside every device's limits.
     unsafe { launch.launch(config) }.w()?;

@@ -49,6 +49,8 @@ impl ShapeArg {
 impl Notes {
     pub(in crate::kernel) fn new(device: &CudaDevice) -> Result<Self> {
         let memory = Arc::new(Mutex::new(device.alloc_zeros::<u64>(TABLES.len() * NOTE_WORDS)?));
+        // Kernels of other threads, on streams of their own, may note at once.
+        device.cuda_stream().synchronize().w()?;
         Ok(Self { device: device.clone(), memory, last_call: Arc::default() })
     }
 
@@ -61,7 +63,8 @@ impl Notes {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the work of all threads on the device and clears the notes. Returns the first bad id of the first call that had one as the error.
+    /// Waits for the work of all threads on the device and clears the notes. Returns the first bad id of the first call
+    /// that had one as the error.
     pub(in crate::kernel) fn take(&self) -> error::Result<()> {
         let mut memory = self.lock();
         // Each thread has a stream of its own: those who looked up may be others than the one who asks.

@@ -71,8 +71,8 @@ struct F16 {
     static __device__ __forceinline__ u16 nan() { return 0x7e00; }
 };
 
-// Returns where row `row` of a table begins, in elements or pieces of `width` to a row. Only in 64 bits: a table may have
-// more elements than fit 32.
+// Returns where row `row` of a table begins, in elements or pieces of `width` to a row. Only in 64 bits: a table may
+// have more elements than fit 32.
 __device__ __forceinline__ constexpr u64 offset(u64 row, u64 width) { return row * width; }
 template <class Row, class Width> u64 offset(Row, Width) = delete;
 

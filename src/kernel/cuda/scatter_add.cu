@@ -40,7 +40,8 @@ template <class N, class C> struct alignas(Lanes<N, C>::COUNT > 1 ? 16 : sizeof(
 
 // Adds one piece of the rows at places `first` to `end`, of `n_pieces` per row, to zeros.
 template <class N, class C>
-__device__ __forceinline__ void sum_places(const Scatter &job, u64 first, u64 end, u64 n_pieces, u64 piece, WideSums<N, C> &sums) {
+__device__ __forceinline__ void sum_places(const Scatter &job, u64 first, u64 end, u64 n_pieces, u64 piece,
+                                           WideSums<N, C> &sums) {
     typedef Lanes<N, C> Values;
     const C *const grad = static_cast<const C *>(job.grad);
     // The loads of several places are under way at a time; the additions keep their order.
@@ -55,7 +56,8 @@ __device__ __forceinline__ void sum_places(const Scatter &job, u64 first, u64 en
 
 // Multiplies one piece of the sum of a group, rounds once, and writes it.
 template <class N, class C>
-__device__ __forceinline__ void write_sum(const Scatter &job, u64 group, u64 n_pieces, u64 piece, const WideSums<N, C> &sums) {
+__device__ __forceinline__ void write_sum(const Scatter &job, u64 group, u64 n_pieces, u64 piece,
+                                          const WideSums<N, C> &sums) {
     typedef Lanes<N, C> Values;
     const Groups &groups = job.groups;
     const u64 n_places = groups.starts[group + 1] - groups.starts[group];

@@ -6,6 +6,7 @@
 use candle_core::{CustomOp2, CustomOp3, DType, Device, Tensor, Var};
 use candle_nn::VarMap;
 
+use super::counts::Counts;
 use super::*;
 use crate::GptInputLayer;
 use crate::error::{Error, Result};
@@ -195,7 +196,11 @@ fn nothing_is_launched_for_nothing() -> Result<()> {
         for ids in [(0, 5), (3, 0), (0, 0)] {
             for given in [false, true] {
                 let leads = (0, 0, 0);
+                Counts::take();
                 Case { dtype, id_dtype: DType::U32, rows: (7, 6), width: 5, ids, leads, given }.check(&cuda)?;
+                if let Some(counts) = Counts::take() {
+                    assert_eq!(counts.launches, 0, "{ids:?} {given}");
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use super::contract::{MAX_RANK, Table, outside, to_host, unravel};
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
-use crate::kernel::cuda::Notes;
+use crate::kernel::cuda::{Notes, upload_ids};
 use crate::memory::{copy_fits, fits};
 use crate::shape::same_device;
 
@@ -118,7 +118,7 @@ impl CheckedIds {
         if let Some((index, id)) = first_outside(&on_host, n_rows)? {
             return Err(outside(table, id, unravel(index, ids.dims()), n_rows));
         }
-        let ids = if checks.stay_on_host { on_host.clone() } else { ids.to_device(device)? };
+        let ids = if checks.stay_on_host { on_host.clone() } else { moved(&ids, device)? };
         Ok(Self { ids, on_host: Some(on_host), table, n_rows, checks: IdChecks::default() })
     }
 
@@ -146,17 +146,19 @@ impl CheckedIds {
         self.checks.notes.as_ref().map(|notes| (notes, self.table))
     }
 
-    /// Broadcasts the ids to the shape `dims` of other ids. Ids on the host get that shape and `u32`; those on a device
-    /// may keep a shape that repeats.
+    /// Broadcasts the ids to the shape `dims` of other ids. On the host they get that shape and `u32`; on CUDA they may
+    /// keep a shape that repeats.
     pub(crate) fn broadcast_to(&self, dims: &[usize]) -> Result<Self> {
         let own: Vec<usize> = self.dims().iter().copied().skip_while(|&dim| dim == 1).collect();
+        if self.ids.device().is_cuda() && dims.ends_with(&own) {
+            return Ok(self.clone());
+        }
         match &self.on_host {
-            None if dims.ends_with(&own) => Ok(self.clone()),
             None => Self::new(&self.ids, self.table, self.n_rows, self.ids.device())?.broadcast_to(dims),
             Some(on_host) => {
                 fits(self.table.ids(), dims, size_of::<u32>())?;
                 let on_host = on_host.to_dtype(DType::U32)?.broadcast_as(dims)?.contiguous()?;
-                Ok(Self { ids: on_host.to_device(self.ids.device())?, on_host: Some(on_host), ..self.clone() })
+                Ok(Self { ids: moved(&on_host, self.ids.device())?, on_host: Some(on_host), ..self.clone() })
             }
         }
     }
@@ -170,6 +172,15 @@ impl CheckedIds {
 
     pub(crate) fn dims(&self) -> &[usize] {
         self.ids.dims()
+    }
+}
+
+/// Returns contiguous ids on a device. A copy from the host to CUDA waits for nothing.
+fn moved(ids: &Tensor, device: &Device) -> candle_core::Result<Tensor> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) if ids.device().is_cpu() => upload_ids(ids, device),
+        _ => ids.to_device(device),
     }
 }
 

@@ -1,8 +1,6 @@
 //! Runs one optimizer step of one tensor, in place, by the kernel of its device. The caller has checked the operands;
 //! sums are taken in a fixed order.
 
-use std::ops::Range;
-
 use candle_core::{Device, Result, Tensor};
 
 use super::cpu;
@@ -11,6 +9,7 @@ use super::moments::Moments;
 use super::reference;
 use super::rules::AdamStep;
 use crate::kernel::core::element::by_dtype;
+use crate::kernel::core::kept::Kept;
 #[cfg(feature = "cuda")]
 use crate::kernel::cuda;
 
@@ -24,13 +23,25 @@ pub(crate) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Re
     }
 }
 
-/// Runs Adam on the rows of the batch that are not `frozen`. Reads and writes no other row.
-pub(crate) fn row_adam(tensors: Moments, batch: BatchRows, frozen: &[Range<usize>], step: &AdamStep) -> Result<()> {
+/// Runs Adam on the rows of the gradient's batch that are not frozen. Reads and writes no other row.
+pub(crate) fn row_adam(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
+    let Some(batch) = gradient.rows else { return Ok(()) };
     match tensors.param.device() {
-        Device::Cpu => by_dtype!(tensors.param, E => cpu::row_adam::<E>(tensors, batch, frozen, step)),
+        Device::Cpu => by_dtype!(tensors.param, E => cpu::row_adam::<E>(tensors, batch, gradient.frozen, step)),
         #[cfg(feature = "cuda")]
-        Device::Cuda(_) => cuda::row_adam(tensors, batch, frozen, step),
-        _ => reference::row_adam(tensors, batch, frozen, step),
+        Device::Cuda(_) => cuda::row_adam(tensors, gradient, step),
+        _ => reference::row_adam(tensors, batch, gradient.frozen, step),
+    }
+}
+
+/// Does what can fail in a step of one of several tensors, before the first of them is changed: the kernel of its device
+/// then finds all that it needs.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+pub(crate) fn prepare(param: &Tensor, gradient: Gradient) -> Result<()> {
+    match param.device() {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::prepare(param, gradient, device),
+        _ => Ok(()),
     }
 }
 
@@ -62,6 +73,9 @@ pub(crate) fn dense_gradient(param: &Tensor, batch: BatchRows) -> Result<Tensor>
         Device::Cpu => by_dtype!(param, E => cpu::dense_gradient::<E>(param, batch)),
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => cuda::dense_gradient(param, batch),
-        _ => reference::materialized(param, Gradient { dense: None, rows: Some(batch), frozen: &[] }),
+        _ => reference::materialized(
+            param,
+            Gradient { dense: None, rows: Some(batch), frozen: &[], kept: &Kept::default() },
+        ),
     }
 }

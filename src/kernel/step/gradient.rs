@@ -32,6 +32,9 @@ pub(crate) struct Gradient<'a> {
     pub(crate) rows: Option<BatchRows<'a>>,
     /// Rows that are not updated: ascending, disjoint ranges. Only for a matrix.
     pub(crate) frozen: &'a [Range<usize>],
+    /// What a device keeps of the frozen rows from one kernel of a step to the next.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only kernels of CUDA keep something"))]
+    pub(crate) kept: &'a Kept,
 }
 
 /// Returns whether a row lies in one of ascending, disjoint ranges.

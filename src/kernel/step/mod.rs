@@ -8,7 +8,7 @@ mod norm;
 mod reference;
 mod rules;
 
-pub(crate) use dispatch::{adamw, dense_gradient, row_adam, sum_of_squares};
+pub(crate) use dispatch::{adamw, dense_gradient, prepare, row_adam, sum_of_squares};
 pub(crate) use gradient::{BatchRows, Gradient};
 pub(crate) use moments::Moments;
 pub(crate) use rules::AdamStep;

@@ -173,6 +173,7 @@ mod tests {
                         dense: with_dense.then_some(&dense),
                         rows: with_rows.then_some(batch),
                         frozen: &frozen,
+                        kept: &Kept::default(),
                     };
                     let moments =
                         |all: &[Tensor; 3]| -> [Tensor; 3] { [all[0].clone(), all[1].clone(), all[2].clone()] };
@@ -181,7 +182,7 @@ mod tests {
                     let [p, m, v] = &moments(&plain);
                     let composed = Moments { param: p, exp_avg: m, exp_avg_sq: v };
                     if row_mode {
-                        dispatch::row_adam(fused, batch, &frozen, &step)?;
+                        dispatch::row_adam(fused, Gradient { rows: Some(batch), ..gradient }, &step)?;
                         row_adam(composed, batch, &frozen, &step)?;
                     } else {
                         dispatch::adamw(fused, gradient, &step)?;

@@ -3,8 +3,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
-
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, SyncOnDrop,
@@ -13,6 +11,8 @@ use candle_core::{CudaDevice, CudaStorage, Layout, Result, Tensor};
 
 use crate::kernel::core::element::Element;
 use crate::kernel::cuda::batch::{Sums, SumsArg};
+use crate::kernel::cuda::modules::function;
+use crate::kernel::cuda::staging::upload;
 use crate::kernel::cuda::{
     MAX_BLOCKS_X, Module, Number, by_dtype, contiguous, grid, launch, module, on_cuda, too_short, view,
 };
@@ -80,7 +80,8 @@ struct OnDevice<'a, E> {
     dense: Option<CudaView<'a, E>>,
     batch: Option<&'a Sums>,
     /// Where runs of frozen rows begin and end.
-    frozen: Option<CudaSlice<u64>>,
+    frozen: Option<&'a CudaSlice<u64>>,
+    n_frozen: usize,
 }
 
 impl<'a, E: Number> OnDevice<'a, E> {
@@ -88,23 +89,21 @@ impl<'a, E: Number> OnDevice<'a, E> {
         device: &CudaDevice,
         dense: Option<(&'a CudaStorage, &'a Tensor)>,
         batch: Option<&'a Sums>,
-        frozen: &[Range<usize>],
+        gradient: Gradient<'a>,
     ) -> Result<Self> {
         let dense = dense.map(|(storage, tensor)| view::<E>((storage, tensor.layout()))).transpose()?;
-        let bounds: Vec<u64> = frozen.iter().flat_map(|rows| [rows.start as u64, rows.end as u64]).collect();
-        let frozen = if bounds.is_empty() { None } else { Some(device.clone_htod(&bounds)?) };
-        Ok(Self { dense, batch, frozen })
+        Ok(Self { dense, batch, frozen: bounds(device, gradient)?, n_frozen: 2 * gradient.frozen.len() })
     }
 
     fn argument<'b>(&'b self, stream: &'b CudaStream) -> Result<(GradientArg, Used<'b>)> {
         let (dense, dense_used) = self.dense.as_ref().map(|dense| dense.device_ptr(stream)).unzip();
         let (batch, batch_used) = self.batch.map(|batch| batch.argument::<E>(stream)).transpose()?.unzip();
-        let (frozen, frozen_used) = self.frozen.as_ref().map(|frozen| frozen.device_ptr(stream)).unzip();
+        let (frozen, frozen_used) = self.frozen.map(|frozen| frozen.device_ptr(stream)).unzip();
         let argument = GradientArg {
             dense: dense.unwrap_or(0),
             batch: batch.unwrap_or_default(),
             frozen: frozen.unwrap_or(0),
-            n_frozen: self.frozen.as_ref().map_or(0, |frozen| frozen.len() as u64),
+            n_frozen: self.n_frozen as u64,
         };
         Ok((argument, (dense_used, batch_used, frozen_used)))
     }
@@ -119,16 +118,27 @@ pub(in crate::kernel) fn adamw(tensors: Moments, gradient: Gradient, step: &Adam
 }
 
 /// Runs Adam on the rows of the batch that are not frozen.
-pub(in crate::kernel) fn row_adam(
-    tensors: Moments,
-    batch: BatchRows,
-    frozen: &[Range<usize>],
-    step: &AdamStep,
-) -> Result<()> {
-    let gradient = Gradient { dense: None, rows: Some(batch), frozen };
+pub(in crate::kernel) fn row_adam(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
     by_dtype!(tensors.param, E => {
         let rule = RowRule::<<E as Element>::Wide>::new(step);
         run::<E, _>(tensors, gradient, Steps::Rows, rule)
+    })
+}
+
+/// Allocates and loads what a step needs beside its tensors.
+pub(in crate::kernel) fn prepare(param: &Tensor, gradient: Gradient, device: &CudaDevice) -> Result<()> {
+    if param.elem_count() == 0 {
+        return Ok(());
+    }
+    let (n_rows, _) = cut(param, gradient);
+    by_dtype!(param, E => {
+        if let Some(batch) = gradient.rows {
+            let (storage, layout) = batch.rows.storage_and_layout();
+            sums::<E>(device, (on_cuda(&storage)?, layout), batch, n_rows)?;
+        }
+        bounds(device, gradient)?;
+        // The module has the other step, too.
+        function::<E>(device, E::ADAM, "adamw").map(drop)
     })
 }
 
@@ -164,7 +174,7 @@ fn run<E: Number, R: Copy>(tensors: Moments, gradient: Gradient, steps: Steps, r
         if n_steps == 0 {
             return Ok(());
         }
-        let gradient = OnDevice::<E>::new(&device, dense, batch, gradient.frozen)?;
+        let gradient = OnDevice::<E>::new(&device, dense, batch, gradient)?;
         let (gradient, _gradient) = gradient.argument(&stream)?;
         let (mut p, mut m, mut v) =
             (view_mut::<E>(p, param)?, view_mut::<E>(m, exp_avg)?, view_mut::<E>(v, exp_avg_sq)?);
@@ -189,6 +199,16 @@ fn sums<'a, E: Number>(
     n_rows: usize,
 ) -> Result<&'a Sums> {
     batch.kept.get(|| Sums::new::<E>(device, rows, batch, n_rows))
+}
+
+/// Returns where runs of frozen rows begin and end, which the norm and the step share, or `None` if no row is frozen.
+fn bounds<'a>(device: &CudaDevice, gradient: Gradient<'a>) -> Result<Option<&'a CudaSlice<u64>>> {
+    let Gradient { frozen, kept, .. } = gradient;
+    if frozen.is_empty() {
+        return Ok(None);
+    }
+    let both = frozen.iter().flat_map(|rows| [rows.start as u64, rows.end as u64]);
+    kept.get(|| upload(device, 2 * frozen.len(), both)).map(Some)
 }
 
 /// Returns rows and their width: those of the table if its rows matter.
@@ -251,7 +271,7 @@ fn launch_squares<E: Number>(
         }
         _ => None,
     };
-    let gradient = OnDevice::<E>::new(device, dense, batch, gradient.frozen)?;
+    let gradient = OnDevice::<E>::new(device, dense, batch, gradient)?;
     // SAFETY: the first kernel writes every element.
     let mut sums = unsafe { device.alloc::<f64>(cut.n_rows * LANES)? };
     let (sums_at, _sums) = sums.device_ptr_mut(&stream);
