@@ -122,14 +122,13 @@ fn main() -> ExitCode {
 
 fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
     // Contenders then wait for no memory on a GPU: what is timed is the work.
-    let (device, _) = match args.device.resolve_keeping(u64::MAX) {
-        Err(error) => {
-            let opened = args.device.resolve_with_report()?;
-            eprintln!("bench: {error}: the times include waits for memory");
-            opened
-        }
-        opened => opened?,
+    let (device, keeps_nothing) = match args.device.resolve_keeping(u64::MAX) {
+        Ok((device, report)) => (device, report.keeps_nothing),
+        Err(error) => (args.device.resolve()?, Some(error.to_string())),
     };
+    if let Some(why) = keeps_nothing {
+        eprintln!("bench: {why}: the times include waits for memory");
+    }
     if let Some(path) = &args.scaling {
         return scaling::run(path, args.quick, &device, &machine(&device, &Peers::default()), out);
     }
