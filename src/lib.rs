@@ -20,6 +20,8 @@
 //! - `mpi`: builds `ranks::Mpi`, for training on several machines. Needs an MPI library, such as Open MPI.
 //! - `cuda`: runs on NVIDIA GPUs, by Candle's kernels and those of this crate. Needs `nvcc`.
 //! - `metal`: runs on Apple GPUs, by Candle's kernels.
+//! - `metal-kernels`: does the same, with the look-up, the sum and their gradients by kernels of this crate, which have
+//!   never run on hardware.
 //! - `accelerate`: computes matrix products on Apple CPUs by Apple's library.
 //!
 //! `cuda`, `metal` and `accelerate` turn on the same feature of [`candle_core`] and [`candle_nn`]. For their other

@@ -1,10 +1,10 @@
 //! The arithmetic of the layers. Private; most of the crate's `unsafe` code is here.
 //!
 //! Folders import only lower ones: `core` < `ids` < `gather`, `stored`, `product`, `step`, `attention`, of which none
-//! imports another. `cuda` is imported by at most one file of each.
+//! imports another. `cuda` and `metal` are imported by at most one file of each.
 //!
-//! Every id passes [`CheckedIds`] first. An operation that has a kernel on a device (the CPU, CUDA) runs there; all
-//! others run as plain Candle operations.
+//! Every id passes [`CheckedIds`] first. An operation that has a kernel on a device (the CPU, CUDA, Metal by the feature
+//! `metal-kernels`) runs there; all others run as plain Candle operations.
 
 mod attention;
 mod core;
@@ -12,6 +12,8 @@ mod core;
 mod cuda;
 mod gather;
 mod ids;
+#[cfg(any(feature = "metal-kernels", all(test, target_os = "linux")))]
+mod metal;
 mod product;
 mod step;
 mod stored;

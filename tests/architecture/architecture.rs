@@ -42,10 +42,10 @@ const TABLES: Tables = Tables {
         "src/kernel",
         &[("core", 0), ("ids", 1), ("gather", 2), ("stored", 2), ("product", 2), ("step", 2), ("attention", 2)],
     ),
-    launches: ("cuda", 1),
+    launches: (&["cuda", "metal"], 1),
     facades: &["src/lib.rs", "src/kernel/mod.rs"],
     may_be_unsafe: &["src/kernel/", "src/memory.rs", "src/rng/normal.rs", "src/files/map.rs"],
-    // A pre-release whose interface may still change, the network, the operating system.
+    // A pre-release whose interface may still change, the network, the operating system, Metal.
     crates: &[
         ("tokenizers", "tokenizer"),
         ("ureq", "hub"),
@@ -53,6 +53,9 @@ const TABLES: Tables = Tables {
         ("libc", "memory"),
         ("rustix", "files"),
         ("ferrompi", "ranks"),
+        ("candle_metal_kernels", "kernel"),
+        ("objc2", "kernel"),
+        ("objc2_metal", "kernel"),
     ],
     programs: &["src/kernel/cuda/build.rs"],
     root: &[

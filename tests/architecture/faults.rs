@@ -12,7 +12,7 @@ use crate::{offences, root};
 const TABLES: Tables = Tables {
     levels: &[("base", 0), ("text", 1), ("kernel", 2), ("shelf", 2), ("layer", 3)],
     wings: ("src/kernel", &[("core", 0), ("ids", 1), ("gather", 2), ("step", 2)]),
-    launches: ("cuda", 1),
+    launches: (&["cuda"], 1),
     facades: &["src/lib.rs", "src/kernel/mod.rs"],
     may_be_unsafe: &["src/kernel/"],
     crates: &[("tokenizers", "text")],

@@ -15,6 +15,15 @@ pub(crate) fn table(n_rows: usize, width: usize, dtype: DType, seed: u32) -> Res
     Ok(Tensor::from_vec(values, (n_rows + 3, width), &Device::Cpu)?.to_dtype(dtype)?.narrow(0, 2, n_rows)?)
 }
 
+/// Returns a table `[n_rows, width]` that begins `lead` elements into its memory.
+#[cfg(any(feature = "cuda", target_os = "linux"))]
+pub(crate) fn shifted(n_rows: usize, width: usize, lead: usize, dtype: DType, seed: u32) -> Result<Tensor> {
+    let flat = table(lead + n_rows * width, 1, dtype, seed)?.contiguous()?.flatten_all()?;
+    // `narrow` after a copy, so that `lead` is all that decides the alignment.
+    let flat = flat.force_contiguous()?;
+    Ok(flat.narrow(0, lead, n_rows * width)?.reshape((n_rows, width))?)
+}
+
 pub(crate) fn bits(tensor: &Tensor) -> Result<Vec<u64>> {
     let flat = tensor.flatten_all()?;
     Ok(match flat.dtype() {

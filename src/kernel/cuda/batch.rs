@@ -11,7 +11,7 @@ use super::pool::unwritten;
 use super::staging::upload;
 use super::{Module, Number, Operand, by_dtype, grid, launch, module, on_cuda, view};
 use crate::kernel::core::row_sums::PART;
-use crate::kernel::ids::RowGroups;
+use crate::kernel::ids::{GroupTable, RowGroups};
 use crate::kernel::step::BatchRows;
 
 const SCATTER_ADD: Module = module!("scatter_add");
@@ -59,55 +59,24 @@ unsafe impl DeviceRepr for ScatterJob {}
 
 /// Groups of a batch on the device.
 struct Groups {
-    /// The parts of `GroupsArg`, one after the other: one copy to the device.
-    table: CudaSlice<u32>,
-    n_groups: usize,
-    n_places: usize,
-    n_parts: usize,
-    n_long: usize,
+    table: GroupTable,
+    /// The words of the table: one copy to the device.
+    words: CudaSlice<u32>,
 }
 
 impl Groups {
     /// Copies groups to the device. Fails unless they are of `n_ids` ids below `n_rows`.
     fn new(device: &CudaDevice, groups: &RowGroups, n_ids: usize, n_rows: usize) -> Result<Self> {
-        let [rows, starts, places] = groups.parts();
-        if groups.n_ids() != n_ids || rows.last().is_some_and(|&row| row >= n_rows) {
-            candle_core::bail!("gradients of {n_ids} rows do not belong to these ids");
-        }
-        let last = rows.last().copied().unwrap_or(0);
-        if u32::try_from(n_ids).is_err() || u32::try_from(last).is_err() {
-            candle_core::bail!(
-                "gradients of {n_ids} ids up to {last} on CUDA: both must be below {}; split the batch or the table",
-                1_u64 << 32
-            );
-        }
-        let (mut parts, mut long_groups, mut first_parts) = (Vec::new(), Vec::new(), vec![0]);
-        for group in (0..groups.len()).filter(|&group| groups.places(group).len() > PART) {
-            let (first, end) = (starts[group], starts[group + 1]);
-            parts.extend((first..end).step_by(PART).flat_map(|start| [start, end.min(start + PART)]));
-            long_groups.push(group);
-            first_parts.push(parts.len() / 2);
-        }
-        let all = [rows, starts, places, &parts, &long_groups, &first_parts];
-        let n_words = all.iter().map(|part| part.len()).sum();
-        Ok(Self {
-            table: upload(device, n_words, all.into_iter().flatten().map(|&number| number as u32))?,
-            n_groups: rows.len(),
-            n_places: places.len(),
-            n_parts: parts.len() / 2,
-            n_long: long_groups.len(),
-        })
+        let table = GroupTable::new(groups, n_ids, n_rows)?;
+        Ok(Self { words: upload(device, table.words.len(), table.words.iter().copied())?, table })
     }
 
     fn argument<'b>(&'b self, stream: &'b CudaStream) -> (GroupsArg, SyncOnDrop<'b>) {
-        let (rows, used) = self.table.device_ptr(stream);
-        let behind = |address: u64, n: usize| address + (n * size_of::<u32>()) as u64;
-        let starts = behind(rows, self.n_groups);
-        let places = behind(starts, self.n_groups + 1);
-        let parts = behind(places, self.n_places);
-        let long_groups = behind(parts, 2 * self.n_parts);
-        let first_parts = behind(long_groups, self.n_long);
-        let [n_groups, n_parts, n_long] = [self.n_groups, self.n_parts, self.n_long].map(|n| n as u64);
+        let (address, used) = self.words.device_ptr(stream);
+        let [rows, starts, places, parts, long_groups, first_parts] =
+            self.table.offsets().map(|offset| address + (offset * size_of::<u32>()) as u64);
+        let [n_groups, n_parts, n_long] =
+            [self.table.n_groups, self.table.n_parts, self.table.n_long].map(|n| n as u64);
         (GroupsArg { rows, starts, places, parts, long_groups, first_parts, n_groups, n_parts, n_long }, used)
     }
 }
@@ -124,7 +93,7 @@ impl Sums {
         let (n_ids, width) = rows.1.shape().dims2()?;
         let groups = Groups::new(device, batch.groups, n_ids, n_rows)?;
         // SAFETY: the kernel writes every row.
-        let mut values = unsafe { unwritten::<E>(device, groups.n_groups * width)? };
+        let mut values = unsafe { unwritten::<E>(device, groups.table.n_groups * width)? };
         let factors = (batch.scale, batch.groups.is_by_frequency());
         launch_sums::<E>(device, (&mut values.as_view_mut(), false), rows, &groups, factors)?;
         Ok(Self { groups, values: CudaStorage::wrap_cuda_slice(values, device.clone()) })
@@ -132,14 +101,14 @@ impl Sums {
 
     /// Returns how many there are.
     pub(crate) fn len(&self) -> usize {
-        self.groups.n_groups
+        self.groups.table.n_groups
     }
 
     /// Returns a kernel's argument, and guards that tell the stream what the launch used when they are dropped.
     pub(crate) fn argument<'b, E: Number>(&'b self, stream: &'b CudaStream) -> Result<(SumsArg, [SyncOnDrop<'b>; 2])> {
         let (values, values_used) = self.values.as_cuda_slice::<E>()?.device_ptr(stream);
-        let (rows, rows_used) = self.groups.table.device_ptr(stream);
-        Ok((SumsArg { values, rows, n_groups: self.groups.n_groups as u64 }, [values_used, rows_used]))
+        let (rows, rows_used) = self.groups.words.device_ptr(stream);
+        Ok((SumsArg { values, rows, n_groups: self.groups.table.n_groups as u64 }, [values_used, rows_used]))
     }
 }
 
@@ -179,13 +148,13 @@ fn launch_sums<E: Number>(
     (scale, by_frequency): (f64, bool),
 ) -> Result<()> {
     let (_, width) = grad.1.shape().dims2()?;
-    if groups.n_groups == 0 || width == 0 {
+    if groups.table.n_groups == 0 || width == 0 {
         return Ok(());
     }
     let stream = device.cuda_stream();
     let grad = view::<E>(grad)?;
     // SAFETY: the first kernel writes every element, and the second one reads them.
-    let mut part_sums = unsafe { unwritten::<u8>(device, groups.n_parts * width * size_of::<E::Wide>())? };
+    let mut part_sums = unsafe { unwritten::<u8>(device, groups.table.n_parts * width * size_of::<E::Wide>())? };
     let (out, _out) = out.device_ptr_mut(&stream);
     let (grad, _grad) = grad.device_ptr(&stream);
     let (part_sums, _part_sums) = part_sums.device_ptr_mut(&stream);
@@ -201,15 +170,15 @@ fn launch_sums<E: Number>(
         by_frequency: by_frequency.into(),
         is_table: is_table.into(),
     };
-    let config = grid(groups.n_parts + groups.n_groups, width * size_of::<E>(), 1);
-    // SAFETY: the job is that of the kernel's source. By the checks of `Groups::new`, places are below the number of
+    let config = grid(groups.table.n_parts + groups.table.n_groups, width * size_of::<E>(), 1);
+    // SAFETY: the job is that of the kernel's source. By the checks of `GroupTable::new`, places are below the number of
     // gradients and rows below that of the output, and no two groups have the same row. It writes the output, and the
     // sums of parts, of which there are `n_parts` rows.
     unsafe { launch::<E, _>(device, SCATTER_ADD, "scatter_add", &job, config)? };
-    if groups.n_long == 0 {
+    if groups.table.n_long == 0 {
         return Ok(());
     }
-    let config = grid(groups.n_long, width * size_of::<E>(), 1);
+    let config = grid(groups.table.n_long, width * size_of::<E>(), 1);
     // SAFETY: as above. It reads the sums that the first kernel has written, and writes the output.
     unsafe { launch::<E, _>(device, SCATTER_ADD, "add_parts", &job, config) }
 }

@@ -6,9 +6,10 @@ use candle_core::{CustomOp3, DType, Device, Tensor, Var};
 use candle_nn::{Optimizer, ParamsAdamW, VarMap};
 
 use super::counts::{Counts, refusing_above};
-use super::tests::{TYPES, on, same, shifted};
+use super::tests::{TYPES, on, same};
 use crate::GptInputLayer;
 use crate::error::Result;
+use crate::kernel::core::samples::shifted;
 use crate::kernel::gather::GatherAdd;
 use crate::kernel::ids::{CheckedIds, IdCheck, Places, RowGroups, Table};
 use crate::kernel::step as update;

@@ -12,10 +12,10 @@ use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Te
 use candle_nn::{Optimizer, ParamsAdamW};
 
 use super::on_cuda;
-use super::tests::{on, shifted};
+use super::tests::on;
 use crate::GptInputLayer;
 use crate::error::Result;
-use crate::kernel::core::samples::bits;
+use crate::kernel::core::samples::{bits, shifted};
 use crate::kernel::ids::IdCheck;
 use crate::optim::{AdamW, RowAdamW, RowGrad, RowOptimizer};
 

@@ -12,7 +12,6 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, CudaDevice, CudaStorage, Result, Storage, Tensor};
 
-use super::contiguous;
 use super::pool::unwritten;
 
 /// Words of 64 bits of the smallest buffer.
@@ -96,7 +95,8 @@ pub(super) fn upload<T: DeviceRepr>(
 /// Returns a copy of contiguous ids of the host on the device.
 pub(in crate::kernel) fn upload_ids(ids: &Tensor, device: &CudaDevice) -> Result<Tensor> {
     let (storage, layout) = ids.storage_and_layout();
-    let (start, end) = contiguous(layout)?;
+    let contiguous = layout.contiguous_offsets();
+    let (start, end) = contiguous.ok_or_else(|| candle_core::Error::RequiresContiguous { op: "upload" }.bt())?;
     let n = end - start;
     let copy = match &*storage {
         Storage::Cpu(CpuStorage::U8(ids)) => {
@@ -119,8 +119,9 @@ mod tests {
 
     use super::*;
     use crate::error;
+    use crate::kernel::core::samples::shifted;
     use crate::kernel::cuda::counts::Counts;
-    use crate::kernel::cuda::tests::{on, same, shifted};
+    use crate::kernel::cuda::tests::{on, same};
     use crate::optim::RowGrad;
 
     /// Tables beyond the 64 KiB that a driver copies at once from any memory: still no wait, from buffers that are

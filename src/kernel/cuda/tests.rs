@@ -10,20 +10,12 @@ use super::counts::Counts;
 use super::*;
 use crate::GptInputLayer;
 use crate::error::{Error, Result};
-use crate::kernel::core::samples::{bits, table};
+use crate::kernel::core::samples::{bits, shifted, table};
 use crate::kernel::gather::{Gather, GatherAdd, gather as gather_rows, gather_add, gather_add_into};
 use crate::kernel::ids::{CheckedIds, IdCheck, IdChecks, Places, Table};
 
 pub(super) const TYPES: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
 const ID_TYPES: [DType; 3] = [DType::U8, DType::U32, DType::I64];
-
-/// Returns a table `[n_rows, width]` that begins `lead` elements into its memory.
-pub(super) fn shifted(n_rows: usize, width: usize, lead: usize, dtype: DType, seed: u32) -> Result<Tensor> {
-    let flat = table(lead + n_rows * width, 1, dtype, seed)?.contiguous()?.flatten_all()?;
-    // `narrow` after a copy, so that `lead` is all that decides the alignment.
-    let flat = flat.force_contiguous()?;
-    Ok(flat.narrow(0, lead, n_rows * width)?.reshape((n_rows, width))?)
-}
 
 /// Returns ids below `n_rows` of shape `[b, t]`, many of them equal, the last row among them.
 fn draw(n_rows: usize, (b, t): (usize, usize), dtype: DType, seed: usize) -> Result<Tensor> {

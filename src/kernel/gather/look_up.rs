@@ -1,22 +1,17 @@
 //! Gathers rows of a table and adds positions: by a kernel if the device has one, else by plain Candle operations.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
-use super::op::{Gather, GatherAdd, GatherAddInto};
+use super::op::{Gather, GatherAdd, GatherAddInto, has_kernels};
 use super::reference;
 use crate::error::Result;
 use crate::kernel::core::locks::{apart, let_writers_pass};
 use crate::kernel::ids::{CheckedIds, Places};
 use crate::shape::{fits_buffer, same_dtype};
 
-/// Returns whether the device has kernels of this crate.
-fn has_kernels(device: &Device) -> bool {
-    device.is_cpu() || (cfg!(feature = "cuda") && device.is_cuda())
-}
-
 /// Returns rows of `table` `[N, C]`: ids of shape `[..]` give `[.., C]`.
 pub(crate) fn gather(table: &Tensor, ids: &CheckedIds) -> Result<Tensor> {
-    if !has_kernels(table.device()) {
+    if !has_kernels(table) {
         return reference::gather(table, ids);
     }
     let table = table.contiguous()?;
@@ -30,7 +25,7 @@ pub(crate) fn gather(table: &Tensor, ids: &CheckedIds) -> Result<Tensor> {
 
 /// Returns rows of `wte` for ids `[.., T]` plus rows of `wpe` for their positions: `[.., T, C]`, in one pass.
 pub(crate) fn gather_add(wte: &Tensor, ids: &CheckedIds, wpe: &Tensor, places: &Places) -> Result<Tensor> {
-    if !has_kernels(wte.device()) {
+    if !has_kernels(wte) {
         return reference::gather_add(wte, ids, wpe, places);
     }
     let (wte, wpe) = (wte.contiguous()?, wpe.contiguous()?);
@@ -58,8 +53,8 @@ pub(crate) fn gather_add_into(
         return Ok(());
     }
     let tables = [("wte", wte), ("wpe", wpe)];
-    // On CUDA a kernel writes the dtype of the tables only.
-    if !has_kernels(wte.device()) || (!wte.device().is_cpu() && buffer.dtype() != wte.dtype()) {
+    // On a GPU a kernel writes the dtype of the tables only.
+    if !has_kernels(wte) || (!wte.device().is_cpu() && buffer.dtype() != wte.dtype()) {
         apart(("buffer", buffer), &tables)?;
         let rows = reference::gather_add(&wte.detach(), ids, &wpe.detach(), places)?.to_dtype(buffer.dtype())?;
         return Ok(buffer.slice_set(&rows, 0, 0)?);

@@ -4,6 +4,8 @@ use std::mem::MaybeUninit;
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
+#[cfg(feature = "metal-kernels")]
+use candle_core::MetalStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, InplaceOp3, Layout, Shape, Tensor};
 
@@ -15,11 +17,25 @@ use crate::kernel::core::rows::{Ids, Rows};
 use crate::kernel::core::storage::{as_uninit, changed, inside, inside_mut, on_host, slice, summed, written};
 #[cfg(feature = "cuda")]
 use crate::kernel::cuda;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "metal-kernels"))]
 use crate::kernel::ids::RowGroups;
 use crate::kernel::ids::{CheckedIds, PlacesOf};
+#[cfg(feature = "metal-kernels")]
+use crate::kernel::metal;
 
 type CandleResult<T> = candle_core::Result<T>;
+
+/// Returns whether this crate has kernels of the look-up for a table of this dtype and device.
+pub(super) fn has_kernels(table: &Tensor) -> bool {
+    match table.device() {
+        Device::Cpu => true,
+        Device::Cuda(_) => cfg!(feature = "cuda"),
+        #[cfg(feature = "metal-kernels")]
+        Device::Metal(_) => metal::has_kernels(table),
+        #[cfg(not(feature = "metal-kernels"))]
+        Device::Metal(_) => false,
+    }
+}
 
 /// Loads this crate's kernels of the look-up, which fails if the driver of the device is too old for them.
 pub(crate) fn load_kernels(device: &Device) -> CandleResult<()> {
@@ -100,6 +116,18 @@ impl CustomOp2 for Gather {
         Ok((cuda::gather((table, l1), ((ids, l2), self.ids.noted_in()), None)?, with_width(l2, width)))
     }
 
+    #[cfg(feature = "metal-kernels")]
+    fn metal_fwd(
+        &self,
+        table: &MetalStorage,
+        l1: &Layout,
+        ids: &MetalStorage,
+        l2: &Layout,
+    ) -> CandleResult<(MetalStorage, Shape)> {
+        let (_, width) = l1.shape().dims2()?;
+        Ok((metal::gather((table, l1), (ids, l2), None)?, with_width(l2, width)))
+    }
+
     fn bwd(
         &self,
         table: &Tensor,
@@ -145,6 +173,20 @@ impl CustomOp3 for GatherAdd {
         let (_, width) = l1.shape().dims2()?;
         let ids = ((ids, l3), self.ids.noted_in());
         Ok((cuda::gather((wte, l1), ids, Some(((wpe, l2), &self.places)))?, with_width(l3, width)))
+    }
+
+    #[cfg(feature = "metal-kernels")]
+    fn metal_fwd(
+        &self,
+        wte: &MetalStorage,
+        l1: &Layout,
+        wpe: &MetalStorage,
+        l2: &Layout,
+        ids: &MetalStorage,
+        l3: &Layout,
+    ) -> CandleResult<(MetalStorage, Shape)> {
+        let (_, width) = l1.shape().dims2()?;
+        Ok((metal::gather((wte, l1), (ids, l3), Some(((wpe, l2), &self.places)))?, with_width(l3, width)))
     }
 
     fn bwd(
@@ -215,6 +257,21 @@ impl InplaceOp3 for GatherAddInto {
         let (ids, ids_layout) = self.0.ids.tensor().storage_and_layout();
         let ids = ((cuda::on_cuda(&ids)?, ids_layout), self.0.ids.noted_in());
         cuda::gather_into((buffer, l1), (wte, l2), ids, Some(((wpe, l3), &self.0.places)))
+    }
+
+    #[cfg(feature = "metal-kernels")]
+    fn metal_fwd(
+        &self,
+        buffer: &mut MetalStorage,
+        l1: &Layout,
+        wte: &MetalStorage,
+        l2: &Layout,
+        wpe: &MetalStorage,
+        l3: &Layout,
+    ) -> CandleResult<()> {
+        let (ids, ids_layout) = self.0.ids.tensor().storage_and_layout();
+        let ids = (metal::on_metal(&ids)?, ids_layout);
+        metal::gather_into((buffer, l1), (wte, l2), ids, Some(((wpe, l3), &self.0.places)))
     }
 }
 
@@ -302,6 +359,23 @@ fn rows_of(grad: &Tensor) -> CandleResult<Tensor> {
     grad.contiguous()?.reshape((n, width))
 }
 
+#[cfg(any(feature = "cuda", feature = "metal-kernels"))]
+impl ScatterAdd {
+    fn groups(&self) -> CandleResult<RowGroups> {
+        let ids = crate::kernel::ids::to_host(&self.on_host, "ids").map_err(candle_core::Error::from)?;
+        Ok(RowGroups::inside(&ids, self.n_rows))
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "metal-kernels"))]
+impl SumBatch {
+    /// Groups the rows of a gradient `[N, C]`.
+    fn groups(&self, grad: &Layout) -> CandleResult<RowGroups> {
+        let (n_ids, _) = grad.shape().dims2()?;
+        Ok(RowGroups::counted(self.start, self.t, n_ids.checked_div(self.t).unwrap_or(0)))
+    }
+}
+
 impl CustomOp1 for ScatterAdd {
     fn name(&self) -> &'static str {
         "scatter-add"
@@ -320,8 +394,12 @@ impl CustomOp1 for ScatterAdd {
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, grad: &CudaStorage, layout: &Layout) -> CandleResult<(CudaStorage, Shape)> {
-        let ids = crate::kernel::ids::to_host(&self.on_host, "ids").map_err(candle_core::Error::from)?;
-        cuda::scatter_add((grad, layout), &RowGroups::inside(&ids, self.n_rows), 1.0, self.n_rows)
+        cuda::scatter_add((grad, layout), &self.groups()?, 1.0, self.n_rows)
+    }
+
+    #[cfg(feature = "metal-kernels")]
+    fn metal_fwd(&self, grad: &MetalStorage, layout: &Layout) -> CandleResult<(MetalStorage, Shape)> {
+        metal::scatter_add((grad, layout), &self.groups()?, 1.0, self.n_rows)
     }
 }
 
@@ -341,9 +419,12 @@ impl CustomOp1 for SumBatch {
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, grad: &CudaStorage, layout: &Layout) -> CandleResult<(CudaStorage, Shape)> {
-        let (n_ids, _) = layout.shape().dims2()?;
-        let groups = RowGroups::counted(self.start, self.t, n_ids.checked_div(self.t).unwrap_or(0));
-        cuda::scatter_add((grad, layout), &groups, 1.0, self.n_rows)
+        cuda::scatter_add((grad, layout), &self.groups(layout)?, 1.0, self.n_rows)
+    }
+
+    #[cfg(feature = "metal-kernels")]
+    fn metal_fwd(&self, grad: &MetalStorage, layout: &Layout) -> CandleResult<(MetalStorage, Shape)> {
+        metal::scatter_add((grad, layout), &self.groups(layout)?, 1.0, self.n_rows)
     }
 }
 

@@ -33,7 +33,7 @@ impl RowGroups {
     }
 
     /// Groups unchecked ids, leaving out those outside a table of `n_rows`.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(feature = "cuda", feature = "metal-kernels"))]
     pub(crate) fn inside(ids: &[i64], n_rows: usize) -> Self {
         Self::of(Ids::I64(ids), |row| row < n_rows)
     }
@@ -133,7 +133,7 @@ impl RowGroups {
     }
 
     /// Returns the row of each group, where each begins in the places and the last one ends, and the places.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(feature = "cuda", feature = "metal-kernels", test))]
     pub(crate) fn parts(&self) -> [&[usize]; 3] {
         [&self.rows, &self.starts, &self.places]
     }

@@ -12,6 +12,8 @@ use crate::kernel::core::element::by_dtype;
 use crate::kernel::core::kept::Kept;
 #[cfg(feature = "cuda")]
 use crate::kernel::cuda;
+#[cfg(feature = "metal-kernels")]
+use crate::kernel::metal;
 
 /// Runs AdamW on every element of the rows that are not frozen. Reads four tensors and writes three, in one pass.
 pub(crate) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
@@ -19,7 +21,7 @@ pub(crate) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Re
         Device::Cpu => by_dtype!(tensors.param, E => cpu::adamw::<E>(tensors, gradient, step)),
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => cuda::adamw(tensors, gradient, step),
-        _ => reference::adamw(tensors, gradient, step),
+        _ => with_sums(tensors.param, gradient, |gradient| reference::adamw(tensors, gradient, step)),
     }
 }
 
@@ -30,7 +32,15 @@ pub(crate) fn row_adam(tensors: Moments, gradient: Gradient, step: &AdamStep) ->
         Device::Cpu => by_dtype!(tensors.param, E => cpu::row_adam::<E>(tensors, batch, gradient.frozen, step)),
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => cuda::row_adam(tensors, gradient, step),
-        _ => reference::row_adam(tensors, batch, gradient.frozen, step),
+        #[cfg(feature = "metal-kernels")]
+        Device::Metal(_) if metal::has_kernels(tensors.param) => {
+            let sums = metal::group_sums(tensors.param, batch)?;
+            reference::row_adam(tensors, batch.groups, &sums, gradient.frozen, step)
+        }
+        _ => {
+            let sums = reference::sums(tensors.param, batch)?;
+            reference::row_adam(tensors, batch.groups, &sums, gradient.frozen, step)
+        }
     }
 }
 
@@ -61,7 +71,7 @@ pub(crate) fn sum_of_squares(gradients: &[(&Tensor, Gradient)]) -> Result<f64> {
             Device::Cpu => by_dtype!(param, E => cpu::sum_of_squares::<E>(param, gradient))?,
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => cuda::sums_of_squares(&[(param, gradient)], device)?.iter().sum(),
-            _ => reference::grad_sum_of_squares(param, gradient)?,
+            _ => with_sums(param, gradient, |gradient| reference::grad_sum_of_squares(param, gradient))?,
         };
     }
     Ok(sum)
@@ -73,9 +83,31 @@ pub(crate) fn dense_gradient(param: &Tensor, batch: BatchRows) -> Result<Tensor>
         Device::Cpu => by_dtype!(param, E => cpu::dense_gradient::<E>(param, batch)),
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => cuda::dense_gradient(param, batch),
-        _ => reference::materialized(
-            param,
-            Gradient { dense: None, rows: Some(batch), frozen: &[], kept: &Kept::default() },
-        ),
+        _ => {
+            let gradient = Gradient { dense: None, rows: Some(batch), frozen: &[], kept: &Kept::default() };
+            with_sums(param, gradient, |gradient| reference::materialized(param, gradient))
+        }
     }
+}
+
+/// Calls `f`, made of plain operations, with the gradient: on Metal as a whole table whose sums a kernel has taken.
+#[cfg(feature = "metal-kernels")]
+fn with_sums<R>(param: &Tensor, gradient: Gradient, f: impl FnOnce(Gradient) -> Result<R>) -> Result<R> {
+    match gradient.rows {
+        Some(batch) if metal::has_kernels(param) => {
+            let sums = metal::dense_gradient(param, batch)?;
+            let dense = match gradient.dense {
+                Some(dense) => (dense.detach() + sums)?,
+                None => sums,
+            };
+            f(Gradient { dense: Some(&dense), rows: None, ..gradient })
+        }
+        _ => f(gradient),
+    }
+}
+
+/// Calls `f` with the gradient: no kernel takes its sums.
+#[cfg(not(feature = "metal-kernels"))]
+fn with_sums<R>(_: &Tensor, gradient: Gradient, f: impl FnOnce(Gradient) -> Result<R>) -> Result<R> {
+    f(gradient)
 }

@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::gradient::{BatchRows, Gradient, is_frozen};
 use super::moments::Moments;
 use super::rules::AdamStep;
+use crate::kernel::ids::RowGroups;
 
 /// Returns the values in f32, or in f64 for f64.
 fn wide(tensor: &Tensor) -> Result<Tensor> {
@@ -41,16 +42,22 @@ pub(super) fn adamw(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Re
     Ok(())
 }
 
-pub(super) fn row_adam(tensors: Moments, batch: BatchRows, frozen: &[Range<usize>], step: &AdamStep) -> Result<()> {
+/// Steps the rows of `groups`, whose gradients are `sums` `[n_groups, C]`.
+pub(super) fn row_adam(
+    tensors: Moments,
+    groups: &RowGroups,
+    sums: &Tensor,
+    frozen: &[Range<usize>],
+    step: &AdamStep,
+) -> Result<()> {
     let Moments { param, exp_avg, exp_avg_sq } = tensors;
-    let groups = batch.groups;
     let live: Vec<i64> = (0..groups.len()).filter(|&i| !is_frozen(frozen, groups.row(i))).map(|i| i as i64).collect();
     if live.is_empty() {
         return Ok(());
     }
     let at: Vec<i64> = live.iter().map(|&i| groups.row(i as usize) as i64).collect();
     let at = Tensor::new(at, param.device())?;
-    let g = sums(param, batch)?.index_select(&Tensor::new(live, param.device())?, 0)?;
+    let g = sums.index_select(&Tensor::new(live, param.device())?, 0)?;
     let g = (wide(&g)? * step.grad_scale)?;
     let select = |tensor: &Tensor| wide(&tensor.detach().index_select(&at, 0)?);
     let (p, m, v) = (select(param)?, select(exp_avg)?, select(exp_avg_sq)?);
@@ -89,7 +96,7 @@ pub(super) fn materialized(param: &Tensor, gradient: Gradient) -> Result<Tensor>
 }
 
 /// Returns the sum of each group's rows, `[n_groups, C]`, in the dtype of the parameter.
-fn sums(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
+pub(super) fn sums(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
     let groups = batch.groups;
     let (device, (_, width)) = (param.device(), param.dims2()?);
     let (mut order, mut group_of, mut factors) = (Vec::new(), Vec::new(), Vec::new());
@@ -128,7 +135,6 @@ mod tests {
 
     use super::*;
     use crate::kernel::core::kept::Kept;
-    use crate::kernel::ids::RowGroups;
     use crate::kernel::step::dispatch;
 
     /// Compares the plain operations with the fused pass, on the CPU, in every dtype and with every kind of gradient.
@@ -183,7 +189,7 @@ mod tests {
                     let composed = Moments { param: p, exp_avg: m, exp_avg_sq: v };
                     if row_mode {
                         dispatch::row_adam(fused, Gradient { rows: Some(batch), ..gradient }, &step)?;
-                        row_adam(composed, batch, &frozen, &step)?;
+                        row_adam(composed, &groups, &sums(composed.param, batch)?, &frozen, &step)?;
                     } else {
                         dispatch::adamw(fused, gradient, &step)?;
                         adamw(composed, gradient, &step)?;

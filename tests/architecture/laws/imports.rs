@@ -63,7 +63,7 @@ pub fn wings_do_not_import_each_other(tree: &Tree, tables: &Tables) -> Vec<Offen
     for file in &tree.files {
         let in_folder = file.path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/') && rest != "/mod.rs");
         let wing = wing_of(&file.path, folder);
-        if in_folder && !wing.is_some_and(|wing| wing == tables.launches.0 || level(wing).is_some()) {
+        if in_folder && !wing.is_some_and(|wing| tables.launches.0.contains(&wing) || level(wing).is_some()) {
             let what = format!("lies in no wing of {folder}");
             offences.push(Offence { path: file.path.clone(), line: 1, what });
         }
@@ -87,13 +87,15 @@ pub fn wings_do_not_import_each_other(tree: &Tree, tables: &Tables) -> Vec<Offen
 /// Finds launches that more than one file of a wing imports, and launches that import such a file.
 pub fn launches_are_imported_in_one_file_of_a_wing(tree: &Tree, tables: &Tables) -> Vec<Offence> {
     let ((folder, levels), (launches, lowest)) = (tables.wings, tables.launches);
-    let is_launch = |path: &str| wing_of(path, folder) == Some(launches);
-    let imports_launches = |reference: &&Reference| {
-        !is_launch(&reference.from) && touched(reference).any(|module| is_launch(&tree.file(module).path))
+    let launch_of = |path: &str| launches.iter().copied().find(|launch| wing_of(path, folder) == Some(launch));
+    let imported = |reference: &Reference| {
+        let outside = launch_of(&reference.from).is_none();
+        touched(reference).find_map(|module| launch_of(&tree.file(module).path)).filter(|_| outside)
     };
-    let importing: Vec<_> = tree.references.iter().filter(imports_launches).collect();
+    let importing: Vec<_> =
+        tree.references.iter().filter_map(|reference| Some((reference, imported(reference)?))).collect();
     let mut offences = Vec::new();
-    for reference in &importing {
+    for (reference, launches) in &importing {
         let path = reference.from.as_str();
         let wing = wing_of(path, folder).and_then(|wing| levels.iter().find(|(name, _)| *name == wing));
         match wing {
@@ -102,18 +104,18 @@ pub fn launches_are_imported_in_one_file_of_a_wing(tree: &Tree, tables: &Tables)
             _ => offences.push(at(reference, format!("may not import `{launches}`"))),
         }
         let wing = wing_of(path, folder);
-        let first = importing.iter().find(|other| wing.is_some() && wing_of(&other.from, folder) == wing);
-        if let Some(first) = first
+        let first = importing.iter().find(|(other, _)| wing.is_some() && wing_of(&other.from, folder) == wing);
+        if let Some((first, _)) = first
             && first.from != path
         {
             let what = format!("imports `{launches}`, as {} does", first.from);
             offences.push(at(reference, what));
         }
     }
-    for reference in tree.references.iter().filter(|reference| is_launch(&reference.from)) {
+    for reference in tree.references.iter().filter(|reference| launch_of(&reference.from).is_some()) {
         for module in &reference.defined {
             let path = &tree.file(*module).path;
-            if importing.iter().any(|other| other.from == *path) {
+            if let Some((_, launches)) = importing.iter().find(|(other, _)| other.from == *path) {
                 let what = format!("imports {path}, which imports `{launches}`");
                 offences.push(at(reference, what));
             }

@@ -17,8 +17,8 @@ pub struct Tables {
     pub levels: &'static [(&'static str, u8)],
     /// A folder whose folders have levels of their own.
     pub wings: (&'static str, &'static [(&'static str, u8)]),
-    /// The folder of `wings` with the launches of kernels, and the lowest level of a wing that may import it.
-    pub launches: (&'static str, u8),
+    /// The folders of `wings` with the launches of kernels, and the lowest level of a wing that may import one.
+    pub launches: (&'static [&'static str], u8),
     /// Files that only declare modules and re-export their items.
     pub facades: &'static [&'static str],
     /// Files, or folders with a slash at the end, that may contain `unsafe`.

@@ -3,12 +3,13 @@
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::ParamsAdamW;
 
-use super::super::tests::{TYPES, on, same, shifted};
+use super::super::tests::{TYPES, on, same};
 use super::super::{CHUNK_BYTES, THREADS_Y};
 use super::*;
 use crate::GptInputLayer;
 use crate::error::Result;
 use crate::kernel::core::kept::Kept;
+use crate::kernel::core::samples::shifted;
 use crate::kernel::ids::RowGroups;
 use crate::kernel::step as update;
 use crate::optim::{AdamW, ParamGroup, RowAdamW, RowGrad, RowOptimizer};
