@@ -18,6 +18,7 @@ use crate::kernel::core::storage::{on_host, slice};
 use crate::kernel::gather::{DenseTable, gather_add};
 use crate::kernel::ids::{CheckedIds, Places, PlacesOf, RowGroups, Table};
 use crate::kernel::step::{BatchRows, dense_gradient};
+use crate::tests::skipped;
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 const ID_TYPES: [DType; 3] = [DType::U8, DType::U32, DType::I64];
@@ -41,7 +42,7 @@ impl Host {
         let has_compiler = Command::new("g++").arg("--version").output().is_ok_and(|output| output.status.success());
         if !has_compiler || !sources.exists() {
             let missing = if has_compiler { "tests/metal_host" } else { "g++" };
-            writeln!(std::io::stderr(), "skipped the kernels of Metal: there is no {missing}").unwrap();
+            skipped(&format!("on the CPU, as there is no {missing}"));
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -338,7 +339,7 @@ fn faults_are_found() -> Result<()> {
     }
     assert!(found(&[short(&out)], &inputs).contains("outside of all buffers"));
     assert!(found(&[Memory { lead: 2, ..out.clone() }], &inputs).contains("no multiple"));
-    assert!(found(&[], &[&[out.clone()], &inputs[..]].concat()).contains("an output for an input"));
+    assert!(found(&[], &[std::slice::from_ref(&out), &inputs[..]].concat()).contains("an output for an input"));
     assert!(found(&[out], &inputs[1..]).contains("another number of buffers"));
     Ok(())
 }
