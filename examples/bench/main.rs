@@ -127,7 +127,7 @@ fn run(mut args: Args, out: &mut impl Write) -> Result<()> {
         Err(error) => (args.device.resolve()?, Some(error.to_string())),
     };
     if let Some(why) = keeps_nothing {
-        eprintln!("bench: {why}: the times include waits for memory");
+        cli::note(format_args!("bench: {why}: the times include waits for memory"));
     }
     if let Some(path) = &args.scaling {
         return scaling::run(path, args.quick, &device, &machine(&device, &Peers::default()), out);
