@@ -56,8 +56,14 @@ pub fn files_at(path: &Path) -> Result<Files> {
     names().filter(|name| folder.join(name).is_file()).map(read).collect()
 }
 
-/// Writes the files of a tokenizer to the folder of its corpus, where they may be already. No others are replaced.
+/// Writes the files of a tokenizer to the folder of its corpus, where they may be already: none for GPT-2's. No others
+/// are replaced, nor stay beside them.
 pub fn keep_beside(folder: &Path, files: &Files) -> Result<()> {
+    let is_own = |name: &str| files.iter().any(|(own, _)| *own == name);
+    if let Some(other) = names().find(|name| !is_own(name) && folder.join(name).exists()) {
+        let path = folder.join(other);
+        bail!("{} is not of this tokenizer: choose another folder, or empty this one", Shown::path(&path));
+    }
     let mut missing = Vec::new();
     for (name, bytes) in files {
         let path = folder.join(name);

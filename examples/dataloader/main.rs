@@ -191,11 +191,17 @@ fn open_corpus(args: &Args, out: &mut impl Write) -> Result<(Tokens, Result<Opti
     let options = CorpusOptions::default().with_verify(args.verify);
     let options = args.id_bits.into_iter().fold(options, CorpusOptions::with_id_bits);
     let given = given(args)?;
-    let options = given.iter().cloned().fold(options, CorpusOptions::with_tokenizer);
+    let options = match &given {
+        Some(given) => options.with_vocab_size(corpora::n_ids(given)?).with_tokenizer(given.clone()),
+        None => options,
+    };
     let start = Instant::now();
     let mut corpus = Corpus::open(&args.corpus, &options)?;
     if let Some(given) = &given {
         corpora::check_fits(&corpus, given, usize::MAX)?;
+    }
+    if args.verify && corpus.about().is_none() && corpus.vocab_size().is_none() {
+        cli::note("note: nothing states checksums or a vocabulary of this corpus: --verify needs --tokenizer here");
     }
     let tokenizer = match given {
         Some(given) => Ok(Some(given)),

@@ -187,7 +187,10 @@ fn prepare<'a>(
     let feed = Feed::new(&texts, &settings, &generator, &device, ranks)?;
     let n_parameters: usize = trainer.weights().values().map(|var| var.elem_count()).sum();
     if args.resume && checkpoint.is_none() {
-        report.line(format_args!("no checkpoint in {}: the run begins", Shown::path(&args.out)));
+        report.line(format_args!(
+            "no checkpoint in {}: the run begins anew, with the options of this command",
+            Shown::path(&args.out)
+        ));
     }
     report.line(format_args!("{begins_with}{n_parameters} parameters, device {chosen}"));
     if let Settings { micro_batches: m @ 2.., batch_size, .. } = settings {

@@ -16,11 +16,18 @@ pub enum Field<'a> {
 
 /// Reads the field of an object.
 ///
-/// Of other fields, numbers are not parsed and lists are skipped without recursion: none is too large or too deep.
+/// Of other fields, numbers are not parsed and lists are skipped without recursion: none is too large or too deep. `NaN`
+/// and infinities, which Python writes, are skipped too.
 pub fn of<'a>(line: &'a [u8], key: &str) -> Result<Field<'a>> {
-    let mut json = serde_json::Deserializer::from_slice(line.trim_ascii_end());
-    let field = json.deserialize_map(Object { key }).and_then(|field| json.end().map(|()| field));
+    let line = line.trim_ascii_end();
+    let field = parse(line, key).or_else(|error| match without_python_numbers(line) {
+        Some(line) => parse(&line, key).map(Field::into_owned),
+        None => Err(error),
+    });
     field.map_err(|error| {
+        if error.is_eof() || !line.trim_ascii_start().starts_with(b"{") {
+            return anyhow!("this line is not one object: `jq -c .`, or `jq -c '.[]'` for a list, writes one a line");
+        }
         let place = format!(" at line {} column {}", error.line(), error.column());
         let text = error.to_string().replace(&place, "");
         // The place of a line of JSON lines is its own.
@@ -33,6 +40,43 @@ pub fn of<'a>(line: &'a [u8], key: &str) -> Result<Field<'a>> {
             false => anyhow!("{text} (column {})", error.column()),
         }
     })
+}
+
+fn parse<'a>(line: &'a [u8], key: &str) -> serde_json::Result<Field<'a>> {
+    let mut json = serde_json::Deserializer::from_slice(line);
+    let field = json.deserialize_map(Object { key })?;
+    json.end().map(|()| field)
+}
+
+/// Writes null for each `NaN`, `Infinity` and `-Infinity` outside texts. `None` if there is none.
+fn without_python_numbers(line: &[u8]) -> Option<Vec<u8>> {
+    let (mut written, mut rest, mut in_text) = (Vec::new(), line, false);
+    while let [first, after @ ..] = rest {
+        let words: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+        let n_skipped = match (in_text, words.into_iter().find(|word| rest.starts_with(word))) {
+            (false, Some(word)) => {
+                written.extend_from_slice(b"null");
+                rest = &rest[word.len()..];
+                continue;
+            }
+            (true, _) if *first == b'\\' && !after.is_empty() => 2,
+            _ => 1,
+        };
+        in_text ^= *first == b'"';
+        written.extend_from_slice(&rest[..n_skipped]);
+        rest = &rest[n_skipped..];
+    }
+    (written != line).then_some(written)
+}
+
+impl Field<'_> {
+    fn into_owned<'a>(self) -> Field<'a> {
+        match self {
+            Self::Text(text) => Field::Text(Cow::Owned(text.into_owned())),
+            Self::Other => Field::Other,
+            Self::Missing => Field::Missing,
+        }
+    }
 }
 
 struct Object<'k> {

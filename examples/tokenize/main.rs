@@ -95,9 +95,8 @@ fn run(args: Args, out: &mut impl Write) -> Result<()> {
         args.shard_tokens.unwrap_or(default),
     );
     let mut writer = CorpusWriter::create(&folder, about.with_origin(origin(&inputs, &args.key)))?;
-    if let Some(path) = &args.tokenizer {
-        corpora::keep_beside(&folder, &corpora::files_of(path)?)?;
-    }
+    let own = args.tokenizer.as_deref().map(corpora::files_of).transpose()?.unwrap_or_default();
+    corpora::keep_beside(&folder, &own)?;
     if writer.is_complete() {
         let about = writer.finish()?;
         writeln!(out, "{} is complete: {} tokens", Shown::path(&folder), about.n_tokens)?;

@@ -4,13 +4,18 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::GzDecoder;
 
+/// The largest window, 2 GB, which `zstd --long=31` takes.
+const MOST_WINDOW_LOG: u32 = 31;
+
 /// Returns what reads a file, packed or not, by its first bytes.
 pub fn unpacked<'a>(mut reader: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
     Ok(match reader.fill_buf()? {
         [0x1f, 0x8b, ..] => Box::new(BufReader::new(Gzip { member: Some(GzDecoder::new(reader)) })),
         // A frame, or one that is skipped: pzstd and others put such before the first.
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-            Box::new(BufReader::new(zstd::stream::read::Decoder::with_buffer(reader)?))
+            let mut frames = zstd::stream::read::Decoder::with_buffer(reader)?;
+            frames.window_log_max(MOST_WINDOW_LOG)?;
+            Box::new(BufReader::new(frames))
         }
         _ => Box::new(reader),
     })

@@ -20,6 +20,8 @@ const BATCH_BYTES: usize = 8 << 20;
 const PIECE_BYTES: usize = 1 << 20;
 /// How far a place to cut a text is searched.
 const AHEAD_BYTES: usize = 1 << 12;
+/// How much of a text is read to see whether it is JSON.
+const N_HEAD: u64 = 1 << 10;
 /// U+FEFF in UTF-8, which editors on Windows put before a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -47,11 +49,27 @@ impl Input {
         if !about.is_file() {
             return Err(anyhow!("{} is not a file: name the files in it", Shown::path(path)));
         }
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let name = name.trim_end_matches(".gz").trim_end_matches(".zst");
-        let is_json = [".jsonl", ".ndjson", ".json"].iter().any(|extension| name.ends_with(extension));
-        let key = is_json.then(|| key.to_string());
-        Ok(Self { path: path.to_path_buf(), n_bytes: about.len(), key, n_read: AtomicU64::new(0) })
+        let whole_name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let name = whole_name.trim_end_matches(".gz").trim_end_matches(".zst");
+        let mut input = Self { path: path.to_path_buf(), n_bytes: about.len(), key: None, n_read: AtomicU64::new(0) };
+        let is_packed = [".gz", ".zst"].iter().any(|extension| whole_name.ends_with(extension));
+        if is_packed && input.n_bytes == 0 {
+            return Err(anyhow!("{} is packed, and has no bytes: copy it again", Shown::path(path)));
+        }
+        // By its name, or by its beginning: a text that looks like JSON is not taken as it is.
+        let is_json = [".jsonl", ".ndjson", ".json"].iter().any(|extension| name.ends_with(extension))
+            || input.begins_an_object().with_context(|| Shown::path(path).to_string())?;
+        input.key = is_json.then(|| key.to_string());
+        input.n_read = AtomicU64::new(0);
+        Ok(input)
+    }
+
+    /// Returns whether the text begins with an object of JSON that has a key.
+    fn begins_an_object(&self) -> Result<bool> {
+        let mut head = Vec::new();
+        self.reader()?.take(N_HEAD).read_to_end(&mut head)?;
+        let inside = head.trim_ascii_start().strip_prefix(b"{");
+        Ok(inside.is_some_and(|inside| inside.trim_ascii_start().starts_with(b"\"")))
     }
 
     pub fn n_read(&self) -> u64 {

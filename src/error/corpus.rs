@@ -165,6 +165,17 @@ pub enum CorpusError {
         /// The file.
         path: PathBuf,
     },
+    /// Lines of JSON, which hold texts and are none.
+    #[error(
+        "{path}: this is JSON, not text: `tokenize` writes the texts in its lines as a corpus (`cargo run --release \
+         --example tokenize -- FILE --out FOLDER`)",
+        path = Shown::path(path)
+    )]
+    #[non_exhaustive]
+    JsonLines {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file for evaluations, whose ids are those of examples.
     #[error("{path}: holds examples for llm.c's evaluation, not a corpus", path = Shown::path(path))]
     #[non_exhaustive]

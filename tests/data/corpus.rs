@@ -117,6 +117,9 @@ fn each_format_opens() {
             assert_eq!(documents(corpus.tokens()), [vec![1, 2, 3], vec![], vec![4, 5, 6]]);
             assert_eq!(documents(&corpus.tokens().joined(&[])), [[1, 2, 3, 4, 5, 6]]);
         }
+        // A name that looks like a pattern.
+        megatron(&folder.at("[a]*"), &whole, bits);
+        assert_eq!(open(folder.at("[a]*")).unwrap().n_documents(), 3);
     }
 }
 
@@ -294,6 +297,11 @@ fn damaged_files_are_one_error_each() {
     says("a.gz", b"\x1f\x8b\x08", "packed with gzip");
     says("a.parquet", b"PAR1\x15\x04", "a Parquet file");
     says("a.zst", b"\x50\x2a\x4d\x18\x04\0\0\0", "packed with zstd");
+    for (name, text) in [("a.jsonl", "x"), ("a.json", "[1]"), ("wiki_00", " {\"text\": \"a\"}\n"), ("a.txt", "{ \"a\"")]
+    {
+        says(name, text.as_bytes(), "this is JSON, not text: `tokenize` writes the texts in its lines as a corpus");
+    }
+    assert!(open(folder.write("gutenberg.txt", "[Illustration]\n{not JSON}")).is_ok());
     let ids = bare(&[464, 3290, 318, 0], IdBits::Sixteen);
     says("ids.dat", &ids, "this looks binary, not text: name a file of bare token ids .bin, .u16 or .u32, and state");
     let binary = open(folder.write("ids.txt", [&b"The dog ".repeat(200)[..], &ids].concat())).unwrap_err();

@@ -375,6 +375,15 @@ fn a_corpus_that_does_not_fit_is_refused() {
     refused(&["large"], &[], "a vocabulary of 98, but the model's table has 97 rows");
     refused(&["wild.bin"], &["--id-bits", "16"], "is outside the vocabulary of 97");
     refused(&["wild.bin"], &["--id-bits", "16", "--end-of-text", "<eot>"], "--end-of-text <eot>: the tokenizer has no");
+    // `dataloader` holds them against the tokenizer, in batches and with --verify at once.
+    for verify in ["", " --verify"] {
+        let arguments = format!("--corpus wild.bin --id-bits 16 --tokenizer . --max-length 4 --stride 4{verify}");
+        let text = failure(&mut loader(folder, &arguments), 1);
+        assert!(text.contains("token id 200") && text.contains("wild.bin"), "{text}");
+    }
+    let unchecked = loader(folder, "--corpus wild.bin --id-bits 16 --max-length 4 --verify").output().unwrap();
+    let text = String::from_utf8(unchecked.stderr).unwrap();
+    assert!(text.contains("nothing states checksums or a vocabulary"), "{text}");
     usage(&[""], &[], "name a file, a folder or a pattern");
     usage(&["a"], &["--text-file", "a.jsonl"], "cannot be used with");
     usage(&[], &["--validation-corpus", "a"], "--corpus");

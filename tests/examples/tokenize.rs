@@ -151,7 +151,7 @@ fn packed_json_lines_are_read() {
 fn odd_files_give_their_texts() {
     let folder = TempDir::new().unwrap();
     let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
-    let texts = [" tea", "a", "b", "é😀", "last"].map(str::to_string);
+    let texts = [" tea", "a", "b", "é😀", "last", "NaN \\ \"Infinity", "wiki"].map(str::to_string);
     write("b.txt.gz", &[gzip(b" "), vec![0; 5000], gzip(b"tea"), vec![0; 100_000]].concat());
     write("c.txt", b"\xef\xbb\xbfa");
     let (deep, digits) = (["[".repeat(100_000), "]".repeat(100_000)].concat(), "7".repeat(400));
@@ -161,7 +161,10 @@ fn odd_files_give_their_texts() {
     );
     write("d.jsonl", lines.as_bytes());
     write("e.jsonl.gz", &gzip(b"\xef\xbb\xbf{\"text\": \"last\"}"));
-    stdout(&mut tokenize(folder.path(), "b.txt.gz c.txt d.jsonl e.jsonl.gz --out out"));
+    // As Python writes numbers that JSON has not, and JSON lines by another name.
+    write("f.jsonl", br#"{"n": NaN, "text": "NaN \\ \"Infinity", "list": [-Infinity, {"x": Infinity}]}"#);
+    write("wiki_00", b" { \"text\": \"wiki\"}");
+    stdout(&mut tokenize(folder.path(), "b.txt.gz c.txt d.jsonl e.jsonl.gz f.jsonl wiki_00 --out out"));
     assert_holds(&folder.path().join("out"), CorpusFormat::Llmc, Tokenizer::gpt2(), END_OF_TEXT_ID, &texts);
 }
 
@@ -228,6 +231,8 @@ fn what_cannot_be_tokenized_is_one_line() {
     write("second_half.jsonl", b"{\"text\": \"a \\ude00 b\"}\n");
     write("huge.jsonl", b"{\"text\": 1}\n");
     write("list.jsonl", b"[{\"text\": \"a\"}]\n");
+    write("nan.jsonl", b"{\"text\": NaN}\n");
+    write("empty.jsonl.gz", b"");
     write("wide.txt", b"\xff\xfeH\0e\0");
     write("wide.jsonl", b"\xff\xfe{\0");
     write("ids.dat", &[464u16, 3290, 318, 0].map(u16::to_le_bytes).concat());
@@ -243,7 +248,9 @@ fn what_cannot_be_tokenized_is_one_line() {
         ("cut.txt", "cut.txt: byte 3 is not UTF-8"),
         ("number.jsonl", "number.jsonl, line 2: `text` is not a text"),
         ("other.jsonl", "other.jsonl, line 1: there is no `text`: choose the field with --key"),
-        ("broken.jsonl", "broken.jsonl, line 2: EOF while parsing"),
+        ("broken.jsonl", "broken.jsonl, line 2: this line is not one object: `jq -c .`"),
+        ("nan.jsonl", "nan.jsonl, line 1: `text` is not a text"),
+        ("empty.jsonl.gz", "empty.jsonl.gz is packed, and has no bytes: copy it again"),
         ("latin.jsonl", "latin.jsonl, line 1: invalid unicode"),
         (
             "half.jsonl",
@@ -251,7 +258,7 @@ fn what_cannot_be_tokenized_is_one_line() {
         ),
         ("second_half.jsonl", "second_half.jsonl, line 1: lone leading surrogate in hex escape (column "),
         ("huge.jsonl", "huge.jsonl, line 1: `text` is not a text"),
-        ("list.jsonl", "list.jsonl, line 1: invalid type: sequence, expected an object"),
+        ("list.jsonl", "list.jsonl, line 1: this line is not one object: `jq -c .`, or `jq -c '.[]'` for a list"),
         ("wide.txt", "wide.txt: the text is UTF-16, not UTF-8: convert it with `iconv"),
         ("wide.jsonl", "wide.jsonl: the text is UTF-16, not UTF-8"),
         ("ids.dat", "ids.dat: it looks binary, not text: ids are opened as they are (`dataloader --corpus`)"),
@@ -314,6 +321,7 @@ fn files_that_are_there_stay() {
         ("--out . --format nanogpt", "./train.bin is there, and is of no corpus"),
         ("--out . --format llmc", "./train.bin is there"),
         ("--out own --tokenizer byte_level.json", "own/tokenizer.json is not of this tokenizer"),
+        ("--out own", "own/tokenizer.json is not of this tokenizer: choose another folder"),
     ] {
         let text = failure(&mut tokenize(folder.path(), &format!("train.bin {arguments}")), 1);
         assert!(text.contains(name), "{arguments}: {text}");

@@ -67,6 +67,9 @@ impl FromStr for CorpusFormat {
     }
 }
 
+/// Extensions of files of JSON, which are no texts.
+const JSON_NAMES: [&str; 3] = ["json", "jsonl", "ndjson"];
+
 impl CorpusFormat {
     /// Recognises a file that is not part of a Megatron corpus: by its first bytes, then by its name.
     pub(super) fn of_file(path: &Path) -> Result<Self, CorpusError> {
@@ -92,12 +95,22 @@ impl CorpusFormat {
         if is_bare(&path) {
             return Ok(Self::NanoGpt);
         }
+        if begins_an_object(&head) || JSON_NAMES.iter().any(|name| path.extension().is_some_and(|found| found == *name))
+        {
+            return Err(CorpusError::JsonLines { path });
+        }
         match foreign_head(&head[..n_read.min(N_HEAD)], n_read > N_HEAD) {
             None if head.contains(&0) => Err(CorpusError::Binary { path }),
             None | Some(ForeignFormat::Text { .. } | ForeignFormat::Config | ForeignFormat::Json) => Ok(Self::Text),
             Some(format) => Err(CorpusError::Foreign { path, format }),
         }
     }
+}
+
+/// Returns whether a text begins with an object of JSON that has a key.
+fn begins_an_object(head: &[u8]) -> bool {
+    let inside = head.trim_ascii_start().strip_prefix(b"{");
+    inside.is_some_and(|inside| inside.trim_ascii_start().starts_with(b"\""))
 }
 
 /// Returns whether a file has the name of one with nothing but ids, which can have any bytes.

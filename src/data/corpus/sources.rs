@@ -26,7 +26,7 @@ pub(super) fn find(paths: &[impl AsRef<Path>]) -> Result<Vec<Source>, CorpusErro
         let path = path.as_ref();
         if path.is_dir() {
             sources.extend(in_folder(path)?);
-        } else if let Some(pattern) = path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists()) {
+        } else if let Some(pattern) = path.to_str().filter(|text| is_pattern(text) && !exists(path)) {
             sources.extend(by_pattern(pattern)?);
         } else {
             sources.push(source(path)?);
@@ -36,6 +36,22 @@ pub(super) fn find(paths: &[impl AsRef<Path>]) -> Result<Vec<Source>, CorpusErro
         true => Err(CorpusError::NoFiles { path: PathBuf::from(".") }),
         false => Ok(sources),
     }
+}
+
+fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+/// Returns whether this is a file, or the prefix of a Megatron corpus.
+fn exists(path: &Path) -> bool {
+    path.exists() || with_extension(path, ".idx").exists() || with_extension(path, ".bin").exists()
+}
+
+/// Adds an extension to a prefix, which may have dots.
+fn with_extension(prefix: &Path, extension: &str) -> PathBuf {
+    let mut name = prefix.as_os_str().to_owned();
+    name.push(extension);
+    PathBuf::from(name)
 }
 
 fn in_folder(folder: &Path) -> Result<Vec<Source>, CorpusError> {
@@ -121,16 +137,11 @@ fn together(whole: &Path, mut files: Vec<PathBuf>) -> Result<Vec<Source>, Corpus
 
 /// Takes one file, or a Megatron prefix. The source of a Megatron corpus is its file of ids.
 fn source(path: &Path) -> Result<Source, CorpusError> {
-    let with = |extension: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(extension);
-        PathBuf::from(name)
-    };
     let is = |extension: &str| path.extension().is_some_and(|found| found == extension);
     let bin = match () {
         () if is("idx") => path.with_extension("bin"),
         () if is("bin") && path.with_extension("idx").exists() => path.to_path_buf(),
-        () if !path.exists() && (with(".idx").exists() || with(".bin").exists()) => with(".bin"),
+        () if !path.exists() && exists(path) => with_extension(path, ".bin"),
         () => return Ok(Source { path: path.to_path_buf(), format: CorpusFormat::of_file(path)? }),
     };
     for part in [bin.clone(), bin.with_extension("idx")] {
