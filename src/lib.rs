@@ -56,6 +56,7 @@
 //! | [`data`] | ids to windows to batches |
 //! | [`init`], [`dropout`] | tensors drawn from a generator |
 //! | [`ranks`] | the processes of a job on several machines |
+//! | [`vocab_parallel`] | a token table of which each rank holds a share |
 //! | [`rng`] | torch's generator |
 //! | [`checkpoint`] | files of weights: read, converted, saved |
 //! | `hub` (feature) | repositories of the Hugging Face Hub, downloaded or by ranges |
@@ -98,6 +99,7 @@ mod tests;
 #[cfg(feature = "tokenizer")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokenizer")))]
 pub mod tokenizer;
+pub mod vocab_parallel;
 
 pub use candle_core;
 pub use candle_nn;

@@ -109,8 +109,13 @@ impl TableInfo {
             Place::Plain { start, .. } => *start = start.checked_add(skipped)?,
             Place::Deflated { skip, .. } => *skip = skip.checked_add(skipped)?,
         }
+        Some(self.first(n_rows))
+    }
+
+    /// Describes the table of its first `n_rows` rows, of which it has at least as many.
+    pub(super) fn first(mut self, n_rows: usize) -> Self {
         self.at.shape = [n_rows, self.width].into();
         self.n_rows = n_rows;
-        Some(self)
+        self
     }
 }

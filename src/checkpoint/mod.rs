@@ -78,7 +78,7 @@ pub(crate) use position_tables::{TableSpec, position_tables};
 pub use report::{Choice, ConfigSource, LeftOut, LoadReport, LoadedTable, PaddedVocab, PickleReport, Unreadable};
 pub use role::Role;
 pub use save::{SaveFormat, save_pretrained, save_tensors, write_file};
-pub(crate) use save::{SavedTables, save_folder, save_safetensors};
+pub(crate) use save::{SavedTables, Streamed, save_folder, save_pretrained_after, save_safetensors};
 pub(crate) use save_gguf::{SavedBlocks, TableData, save_gguf};
 pub use sharded::ShardIndex;
 pub(crate) use stored_tables::StoredTables;

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use candle_core::{CpuStorage, Device, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use safetensors::tensor::TensorInfo;
 
 use super::header::{header_of, stored_as};
@@ -111,9 +111,27 @@ pub fn save_pretrained<'a>(
     tensors: impl IntoIterator<Item = (impl AsRef<str>, &'a Tensor)>,
     config: &GptInputConfig,
 ) -> Result<()> {
-    let (folder, config) = (folder.as_ref(), config.to_json());
+    save_pretrained_after(None, folder.as_ref(), tensors, config)
+}
+
+/// A tensor whose bytes are written when their turn has come, and are in no memory before.
+pub(crate) struct Streamed<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dtype: DType,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) write: &'a mut dyn FnMut(&mut dyn Write) -> std::io::Result<()>,
+}
+
+/// Writes a folder as [`save_pretrained`] does, with one more tensor before the others.
+pub(crate) fn save_pretrained_after<'a>(
+    streamed: Option<Streamed<'_>>,
+    folder: &Path,
+    tensors: impl IntoIterator<Item = (impl AsRef<str>, &'a Tensor)>,
+    config: &GptInputConfig,
+) -> Result<()> {
+    let config = config.to_json();
     let metadata = [(CONFIG_METADATA.to_string(), config.clone())];
-    let tensors = OnHost::new(&folder.join(WEIGHTS_FILE), tensors, metadata)?;
+    let tensors = OnHost::new(streamed, &folder.join(WEIGHTS_FILE), tensors, metadata)?;
     Ok(Switch::begin(folder, Some(config))?.replace_by_file(|out| tensors.write(out))?)
 }
 
@@ -199,7 +217,7 @@ pub fn save_tensors<'a>(
     metadata: impl IntoIterator<Item = (String, String)>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let tensors = OnHost::new(path, tensors, metadata)?;
+    let tensors = OnHost::new(None, path, tensors, metadata)?;
     Ok(replace(path, |out| tensors.write(out))?)
 }
 
@@ -213,31 +231,43 @@ pub(super) fn replace(
 }
 
 /// What is written: a header that can be read back, and contiguous tensors on the host.
-struct OnHost {
+struct OnHost<'s> {
     header: Vec<u8>,
+    streamed: Option<Streamed<'s>>,
     tensors: Vec<Tensor>,
 }
 
-impl OnHost {
+impl<'s> OnHost<'s> {
     fn new<'a>(
+        streamed: Option<Streamed<'s>>,
         path: &Path,
         tensors: impl IntoIterator<Item = (impl AsRef<str>, &'a Tensor)>,
         metadata: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self> {
         let (mut infos, mut on_host) = (Vec::new(), Vec::new());
         let mut end = 0;
-        for (name, tensor) in tensors {
+        let mut add = |name: &str, dtype: DType, shape: &[usize]| -> Result<()> {
             let start = end;
-            end += tensor.elem_count() * tensor.dtype().size_in_bytes();
-            let (dtype, shape) = (stored_as(tensor.dtype())?, tensor.dims().to_vec());
-            infos.push((name.as_ref().to_string(), TensorInfo { dtype, shape, data_offsets: (start, end) }));
+            end += shape.iter().product::<usize>() * dtype.size_in_bytes();
+            let info = TensorInfo { dtype: stored_as(dtype)?, shape: shape.to_vec(), data_offsets: (start, end) };
+            infos.push((name.to_string(), info));
+            Ok(())
+        };
+        if let Some(Streamed { name, dtype, shape, .. }) = &streamed {
+            add(name, *dtype, shape)?;
+        }
+        for (name, tensor) in tensors {
+            add(name.as_ref(), tensor.dtype(), tensor.dims())?;
             on_host.push(tensor.to_device(&Device::Cpu)?.contiguous()?);
         }
-        Ok(Self { header: header_of(path, &infos, metadata)?, tensors: on_host })
+        Ok(Self { header: header_of(path, &infos, metadata)?, streamed, tensors: on_host })
     }
 
-    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+    fn write(self, out: &mut dyn Write) -> std::io::Result<()> {
         out.write_all(&self.header)?;
+        if let Some(streamed) = self.streamed {
+            (streamed.write)(out)?;
+        }
         self.tensors.iter().try_for_each(|tensor| write_elements(out, tensor))
     }
 }

@@ -1,6 +1,7 @@
 //! [`InputTables`]: the tables of an input layer, read from a checkpoint.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -73,6 +74,25 @@ impl Checkpoint {
         let head = self.stored_head(&located);
         let Located { wte, config, .. } = located;
         Ok(InputTables { wte: wte.read(dtype, device)?, position_tables, head, config, report })
+    }
+
+    /// Reads the rows of the token table that `rows` chooses, and no others; returns them with the configuration.
+    pub(crate) fn token_rows(
+        &self,
+        rows: impl FnOnce(&GptInputConfig) -> Range<usize>,
+        dtype: DType,
+    ) -> Result<(Tensor, GptInputConfig)> {
+        let Located { mut wte, config, .. } = self.locate()?;
+        let rows = rows(&config);
+        let width = wte.info.width;
+        let weight = match wte.info.without_first(rows.start) {
+            Some(info) if !rows.is_empty() => {
+                wte.info = info.first(rows.len());
+                wte.read(dtype, &Device::Cpu)?
+            }
+            _ => Tensor::zeros((0, width), dtype, &Device::Cpu)?,
+        };
+        Ok((weight, config))
     }
 
     /// Reads the learned position tables.

@@ -112,6 +112,9 @@ pub enum EmbeddingError {
          look up first, and call `backward` before the next look-up"
     )]
     ChangedByMaxNorm,
+    /// A vocabulary cut over ranks, with a table or hidden states that are not on the CPU.
+    #[error("a vocabulary cut over ranks is computed on the CPU: move the table and the hidden states there")]
+    SplitOnDevice,
     /// A `max_norm` for a table whose rows can only be read.
     #[error("max_norm changes rows in place, which a mapped or quantized table does not allow: call `to_dense` first")]
     MaxNormOfStored,

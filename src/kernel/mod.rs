@@ -22,9 +22,10 @@ pub(crate) use attention::{
     AngleRows, Angles, Columns, bias_in_runs, by_distance, distances, linear_bias, rotate, sum_by_distance,
 };
 pub(crate) use core::dequantize::can_dequantize;
-pub(crate) use core::element::{AsIf, Element, by_dtype};
+pub(crate) use core::element::{AsIf, by_dtype};
 pub(crate) use core::in_place::update;
 pub(crate) use core::kept::Kept;
+pub(crate) use core::le_bytes::{LeBytes, from_bytes, to_bytes, write_from};
 pub(crate) use core::locks::{apart, let_writers_pass, memory_of};
 pub(crate) use core::parallel::{map_in_parallel, rows_in_parallel};
 pub(crate) use core::simd::{extend_widened, prefetch};
@@ -37,10 +38,12 @@ pub use ids::IdCheck;
 pub(crate) use ids::{CheckedIds, IdChecks, Places, RowGroups, Table, to_host, unravel};
 pub use product::Approximate;
 pub(crate) use product::{
-    Best, Counted, HeadLoss, HeadTable, Norm, Scores, Wanted, Weight, attach, attach_each, attention, attention_scores,
-    best, gelu, linear, logits, masked_scores, norm, packed_attention, softmax, split_heads, stored_logits, weighted,
+    Best, Counted, CrossEntropy, HeadLoss, HeadTable, Norm, Scores, Split, Wanted, Weight, attach, attach_each,
+    attention, attention_scores, best, gelu, linear, logits, masked_scores, norm, packed_attention, softmax,
+    split_heads, stored_logits, vocab_share, weighted,
 };
 pub(crate) use step::{
-    AdamStep, BatchRows, Gradient, Moments, adamw, dense_gradient, prepare, row_adam, sum_of_squares,
+    AdamStep, BatchRows, Gradient, Moments, adamw, dense_gradient, prepare, row_adam, row_sums_of_squares,
+    sum_of_row_sums, sum_of_squares,
 };
 pub(crate) use stored::{StoredTable, Wpe};

@@ -189,7 +189,7 @@ struct Job {
 }
 
 /// Returns the losses of all rows, `[N]`: those that count, and 0 for the others.
-fn at_rows(losses: &Tensor, counted: &[Counted], n_rows: usize) -> Result<Tensor> {
+pub(crate) fn at_rows(losses: &Tensor, counted: &[Counted], n_rows: usize) -> Result<Tensor> {
     let rows: Vec<i64> = counted.iter().map(|counted| counted.row as i64).collect();
     let zeros = Tensor::zeros(n_rows, losses.dtype(), losses.device())?;
     if rows.is_empty() {
@@ -198,7 +198,7 @@ fn at_rows(losses: &Tensor, counted: &[Counted], n_rows: usize) -> Result<Tensor
     Ok(zeros.index_add(&Tensor::new(rows, losses.device())?, losses, 0)?)
 }
 
-fn expect_dims(what: &'static str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
+pub(crate) fn expect_dims(what: &'static str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
     match tensor.dims() == dims {
         true => Ok(()),
         false => Err(wrong_shape(what, tensor.shape(), format!("{dims:?}, one for each of the hidden_states"))),
@@ -206,7 +206,7 @@ fn expect_dims(what: &'static str, tensor: &Tensor, dims: &[usize]) -> Result<()
 }
 
 /// Returns the rows that count with their targets, in order.
-fn counted(target_ids: &Tensor, options: &LossOptions, vocab_size: usize) -> Result<Vec<Counted>> {
+pub(crate) fn counted(target_ids: &Tensor, options: &LossOptions, vocab_size: usize) -> Result<Vec<Counted>> {
     let targets = to_host(target_ids, "target_ids")?;
     let mask = options.mask.as_ref().map(|mask| loss_mask(mask, target_ids)).transpose()?;
     let counts = |row: usize, target: i64| target != options.ignore_index && mask.as_ref().is_none_or(|mask| mask[row]);

@@ -17,6 +17,7 @@ use crate::shape::{outer_dims, same_device, same_dtype, wrong_shape};
 
 pub use best::TopK;
 pub use loss::LossGrads;
+pub(crate) use loss::{at_rows, counted, expect_dims};
 pub use options::{LossOptions, Reduction};
 
 /// The output head: `logits = hidden_states · tableᵀ (+ bias)`, tied to the token table as in GPT-2 (Press & Wolf 2017,

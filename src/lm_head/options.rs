@@ -58,8 +58,8 @@ pub enum Reduction {
 pub struct LossOptions {
     pub(super) mask: Option<Tensor>,
     pub(super) ignore_index: i64,
-    pub(super) reduction: Reduction,
-    pub(super) chunk_rows: Option<usize>,
+    pub(crate) reduction: Reduction,
+    pub(crate) chunk_rows: Option<usize>,
 }
 
 impl Default for LossOptions {

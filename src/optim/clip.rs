@@ -4,9 +4,10 @@ use candle_core::Var;
 use candle_core::backprop::GradStore;
 use candle_nn::ParamsAdamW;
 
-use super::params::Params;
+use super::params::{Job, Params};
 use super::{ParamGroup, RowGrad};
 use crate::error::Result;
+use crate::kernel::{Gradient, Kept};
 
 /// Multiplies all gradients by `min(1, max_norm / (norm + 1e-6))` and returns the norm:
 /// `torch.nn.utils.clip_grad_norm_`.
@@ -31,6 +32,36 @@ use crate::error::Result;
 /// is changed then.
 #[doc(alias = "clip_grad_norm_")]
 pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, rows: &mut [RowGrad], max_norm: f64) -> Result<f64> {
+    clip(vars, grads, rows, max_norm, |params, jobs| params.grad_norm(jobs))
+}
+
+/// Does what [`clip_grad_norm`] does, where `sum_of` returns the sum of the squares of each variable's gradient.
+pub(crate) fn clip_grad_norm_by(
+    vars: &[Var],
+    grads: &mut GradStore,
+    rows: &mut [RowGrad],
+    max_norm: f64,
+    sum_of: impl Fn(&Var, Gradient) -> Result<f64>,
+) -> Result<f64> {
+    clip(vars, grads, rows, max_norm, |params, jobs| {
+        let kept = Kept::default();
+        let none = Gradient { dense: None, rows: None, frozen: &[], kept: &kept };
+        let mut sum = 0.0;
+        for (index, param) in params.params.iter().enumerate() {
+            let job = jobs.iter().find(|job| job.param == index);
+            sum += sum_of(&param.var, job.map_or(none, |job| job.gradient(&[])))?;
+        }
+        Ok(sum.sqrt())
+    })
+}
+
+fn clip(
+    vars: &[Var],
+    grads: &mut GradStore,
+    rows: &mut [RowGrad],
+    max_norm: f64,
+    norm_of: impl FnOnce(&Params, &[Job]) -> Result<f64>,
+) -> Result<f64> {
     let mut all = vars.to_vec();
     for rows in rows.iter() {
         if all.iter().all(|var| var.id() != rows.var().id()) {
@@ -39,7 +70,7 @@ pub fn clip_grad_norm(vars: &[Var], grads: &mut GradStore, rows: &mut [RowGrad],
     }
     let named = all.iter().enumerate().map(|(number, var)| (number.to_string(), var.clone()));
     let params = Params::new([ParamGroup::new(named)], &ParamsAdamW::default())?;
-    let norm = params.grad_norm(&params.jobs(|var| grads.get(var).cloned(), rows)?)?;
+    let norm = norm_of(&params, &params.jobs(|var| grads.get(var).cloned(), rows)?)?;
     let coefficient = coefficient(norm, max_norm);
     if coefficient == 1.0 {
         return Ok(norm);

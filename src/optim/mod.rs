@@ -60,6 +60,7 @@ mod sum;
 pub use adam_state::AdamState;
 pub use adamw::AdamW;
 pub use clip::clip_grad_norm;
+pub(crate) use clip::clip_grad_norm_by;
 pub use group::ParamGroup;
 pub use missing::missing_gradients;
 pub use row_adamw::RowAdamW;

@@ -127,7 +127,7 @@ impl RowGrad {
     }
 
     /// Makes a gradient of ids that are known to be inside their table, or -1 where there is none.
-    pub(super) fn from_ids(var: &Var, ids: &[i64], rows: &Tensor, by_frequency: bool) -> Self {
+    pub(crate) fn from_ids(var: &Var, ids: &[i64], rows: &Tensor, by_frequency: bool) -> Self {
         let groups = RowGroups::again(ids).by_frequency(by_frequency);
         Self { var: var.clone(), groups, rows: rows.clone(), scale: 1.0 }
     }

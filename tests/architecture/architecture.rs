@@ -36,6 +36,7 @@ const TABLES: Tables = Tables {
         ("lm_head", 5),
         ("nn", 5),
         ("input_layer", 6),
+        ("vocab_parallel", 6),
         ("guide", 7),
     ],
     wings: (

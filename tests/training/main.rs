@@ -19,6 +19,7 @@ mod sharing;
 mod sums;
 #[path = "../support/mod.rs"]
 mod support;
+mod vocab_parallel;
 
 /// Counts the bytes that each thread allocates.
 struct Counting;

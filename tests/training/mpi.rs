@@ -11,6 +11,7 @@ use candle_gpt_input::ranks::ferrompi::ReduceOp;
 use candle_gpt_input::ranks::{self, Alone, Mpi, Parts, Ranks, share};
 
 use crate::ranks::step;
+use crate::vocab_parallel;
 
 /// The variable that tells a rank its job.
 const JOB: &str = "RANKS_JOB";
@@ -53,6 +54,7 @@ fn a_rank_does_its_job() {
         "law" => law(&ranks),
         "pieces" => pieces(&ranks),
         "sums" => sums(&ranks),
+        "vocabulary" => vocabulary(&ranks),
         "agree" => ranks::agree(&ranks, if ranks.rank() == 1 { share(4, 3) } else { Ok(1) }).map(drop),
         "leave" if ranks.rank() == 1 => share(4, 3).map(drop),
         "panic" if ranks.rank() == 1 => panic!("a rank panics"),
@@ -75,6 +77,11 @@ fn law(ranks: &Mpi) -> Result<()> {
     }
     assert!(ranks::any(ranks, ranks.rank() + 1 == ranks.size())?);
     Ok(())
+}
+
+/// A table that is cut has the bits of the whole one.
+fn vocabulary(ranks: &Mpi) -> Result<()> {
+    [DType::F32, DType::BF16].into_iter().try_for_each(|dtype| vocab_parallel::law(ranks, 5, 16390, 3, dtype))
 }
 
 /// Parts of many lengths arrive, those that need several calls to the library included.
@@ -169,6 +176,11 @@ fn sums_are_those_of_mpi_to_rounding() {
 #[test]
 fn a_step_has_the_bits_of_one_process() {
     succeeds("law");
+}
+
+#[test]
+fn a_table_that_is_cut_has_the_bits_of_the_whole_one() {
+    succeeds("vocabulary");
 }
 
 #[test]

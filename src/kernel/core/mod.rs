@@ -5,6 +5,7 @@ pub(crate) mod dequantize;
 pub(crate) mod element;
 pub(crate) mod in_place;
 pub(crate) mod kept;
+pub(crate) mod le_bytes;
 pub(crate) mod locks;
 pub(crate) mod parallel;
 pub(crate) mod row_sums;

@@ -18,4 +18,4 @@ pub(crate) use block::{
     split_heads, weighted,
 };
 pub(crate) use logits::{logits, stored_logits};
-pub(crate) use loss::{Counted, HeadLoss, HeadTable, Wanted, attach, attach_each};
+pub(crate) use loss::{Counted, CrossEntropy, HeadLoss, HeadTable, Split, Wanted, attach, attach_each, vocab_share};

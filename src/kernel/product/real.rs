@@ -2,9 +2,10 @@
 
 use super::exp;
 use crate::kernel::core::element;
+use crate::kernel::core::le_bytes::LeBytes;
 
 /// Operations on rows of the type that sums are computed in: f32 or f64.
-pub(super) trait Real: element::Real {
+pub(super) trait Real: element::Real + LeBytes {
     const ZERO: Self;
     const ONE: Self;
 

@@ -115,6 +115,47 @@ impl<E: Element> RowJob<'_, E> {
 }
 
 pub(super) fn sum_of_squares<E: Element>(param: &Tensor, gradient: Gradient) -> Result<f64> {
+    with_gradient(gradient, |slices: Slices<E>| {
+        let cut = NormTasks::new(param);
+        let NormTasks { n_rows, width, rows_per_task } = cut;
+        let task = |index: usize| {
+            let first = index * rows_per_task;
+            let mut sum = 0.0;
+            slices.visit(first..(first + rows_per_task).min(n_rows), width, |_, g| {
+                if let Some(g) = g {
+                    g.chunks(width).for_each(|row| sum += rules::sum_of_squares(row));
+                }
+            });
+            sum
+        };
+        let sums: Vec<f64> = if param.elem_count() < PARALLEL_ELEMENTS {
+            (0..cut.len()).map(task).collect()
+        } else {
+            map_in_parallel(cut.len(), &task)
+        };
+        sums.iter().sum()
+    })
+}
+
+/// Returns the sum of squares of each row of a matrix, 0 for one that has no gradient.
+pub(super) fn row_sums_of_squares<E: Element>(param: &Tensor, gradient: Gradient) -> Result<Vec<f64>> {
+    with_gradient(gradient, |slices: Slices<E>| {
+        let NormTasks { n_rows, width, rows_per_task } = NormTasks::new(param);
+        let mut sums = vec![0.0; n_rows];
+        each_in_parallel(sums.chunks_mut(rows_per_task), &|index, sums| {
+            let first = index * rows_per_task;
+            slices.visit(first..first + sums.len(), width, |rows, g| {
+                for (row, g) in rows.zip(g.into_iter().flat_map(|g| g.chunks(width))) {
+                    sums[row - first] = rules::sum_of_squares(g);
+                }
+            });
+        });
+        sums
+    })
+}
+
+/// Calls `f` with the elements of a gradient.
+fn with_gradient<E: Element, R>(gradient: Gradient, f: impl FnOnce(Slices<E>) -> R) -> Result<R> {
     let batch = gradient.rows;
     let (dense, rows) = (gradient.dense.map(Tensor::storage_and_layout), batch.map(|b| b.rows.storage_and_layout()));
     let dense = match (&dense, gradient.dense) {
@@ -127,25 +168,7 @@ pub(super) fn sum_of_squares<E: Element>(param: &Tensor, gradient: Gradient) -> 
         }
         _ => None,
     };
-    let cut = NormTasks::new(param);
-    let NormTasks { n_rows, width, rows_per_task } = cut;
-    let slices = Slices { dense, rows, frozen: gradient.frozen };
-    let task = |index: usize| {
-        let first = index * rows_per_task;
-        let mut sum = 0.0;
-        slices.visit(first..(first + rows_per_task).min(n_rows), width, |_, g| {
-            if let Some(g) = g {
-                g.chunks(width).for_each(|row| sum += rules::sum_of_squares(row));
-            }
-        });
-        sum
-    };
-    let sums: Vec<f64> = if param.elem_count() < PARALLEL_ELEMENTS {
-        (0..cut.len()).map(task).collect()
-    } else {
-        map_in_parallel(cut.len(), &task)
-    };
-    Ok(sums.iter().sum())
+    Ok(f(Slices { dense, rows, frozen: gradient.frozen }))
 }
 
 /// Returns the width of the rows that a tensor is cut into: a matrix's own, else 1.

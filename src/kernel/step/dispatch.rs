@@ -77,6 +77,11 @@ pub(crate) fn sum_of_squares(gradients: &[(&Tensor, Gradient)]) -> Result<f64> {
     Ok(sum)
 }
 
+/// Returns the sum of the squares of each row's gradient, for a matrix on the CPU.
+pub(crate) fn row_sums_of_squares(param: &Tensor, gradient: Gradient) -> Result<Vec<f64>> {
+    by_dtype!(param, E => cpu::row_sums_of_squares::<E>(param, gradient))
+}
+
 /// Returns the gradient of all of `param` `[V, C]`, zeros included.
 pub(crate) fn dense_gradient(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
     match param.device() {

@@ -8,9 +8,10 @@ mod norm;
 mod reference;
 mod rules;
 
-pub(crate) use dispatch::{adamw, dense_gradient, prepare, row_adam, sum_of_squares};
+pub(crate) use dispatch::{adamw, dense_gradient, prepare, row_adam, row_sums_of_squares, sum_of_squares};
 pub(crate) use gradient::{BatchRows, Gradient};
 pub(crate) use moments::Moments;
+pub(crate) use norm::sum_of_row_sums;
 pub(crate) use rules::AdamStep;
 #[cfg(feature = "cuda")]
 pub(crate) use {

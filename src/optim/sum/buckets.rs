@@ -3,10 +3,9 @@
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::cascade::Cascade;
-use super::element::{Element, write_from};
 use super::whole::Whole;
 use crate::error::Result;
-use crate::kernel::{AsIf, by_dtype, update};
+use crate::kernel::{AsIf, LeBytes, by_dtype, update, write_from};
 use crate::memory::zeros;
 use crate::ranks::{Parts, Ranks};
 
@@ -37,7 +36,7 @@ impl<'a> Dense<'a> {
     }
 
     /// Writes elements of the gradient, from `start` on, until `bytes` is full.
-    fn send<E: Element>(&self, start: usize, bytes: &mut [u8]) -> Result<()> {
+    fn send<E: LeBytes>(&self, start: usize, bytes: &mut [u8]) -> Result<()> {
         match &self.grad {
             Some(grad) => write_from::<E>(grad.tensor(), start, bytes),
             None => {
@@ -51,7 +50,7 @@ impl<'a> Dense<'a> {
     }
 
     /// Reads elements of the sum, from `start` on; with the last it goes to the device of its variable.
-    fn receive<E: Element>(&mut self, start: usize, bytes: &[u8]) -> Result<()> {
+    fn receive<E: LeBytes>(&mut self, start: usize, bytes: &[u8]) -> Result<()> {
         let sum = match self.sum.take() {
             Some(sum) => sum,
             None => Tensor::from_vec(zeros::<E>(self.var.elem_count())?, self.var.shape(), &Device::Cpu)?,
@@ -78,7 +77,7 @@ fn sums_in(ranks: &dyn Ranks, counts: &[usize], mut all: Vec<Dense>, bucket_byte
     all.into_iter().map(|dense| Ok(Whole::own(dense.sum.map_or_else(|| dense.var.zeros_like(), Ok)?))).collect()
 }
 
-fn sums_of<E: Element>(
+fn sums_of<E: LeBytes>(
     ranks: &dyn Ranks,
     counts: &[usize],
     mut all: Vec<&mut Dense>,
@@ -127,7 +126,7 @@ fn sums_of<E: Element>(
 }
 
 /// Adds up the parts of all ranks in place, as a cascade; returns which part holds the sum.
-fn add_up<E: Element>(parts: &mut Parts, counts: &[usize]) -> Result<usize> {
+fn add_up<E: LeBytes>(parts: &mut Parts, counts: &[usize]) -> Result<usize> {
     let ranges: Vec<_> = (0..counts.len()).map(|rank| parts.range(rank)).collect();
     let bytes = parts.bytes_mut();
     let mut add = |left: usize, right: usize| {

@@ -2,7 +2,6 @@
 
 mod buckets;
 mod cascade;
-mod element;
 mod rows;
 mod whole;
 

@@ -3,8 +3,8 @@
 use candle_core::{Device, Var};
 
 use super::super::RowGrad;
-use super::element::{from_bytes, to_bytes};
 use crate::error::{RanksError, Result};
+use crate::kernel::{from_bytes, to_bytes};
 use crate::ranks::{Parts, Ranks};
 
 /// Returns the gradient of all ranks' ids, in the order of the ranks.

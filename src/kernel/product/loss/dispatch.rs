@@ -7,9 +7,12 @@ use half::{bf16, f16};
 
 use super::composed;
 use super::cross_entropy::CrossEntropy;
-use super::job::{Job, Stored, Values, WideRows};
+use super::exchange::Exchange;
+use super::job::{Blocks, Job, Stored, Values, WideRows};
 use super::parts::{HeadTable, LossParts, Wanted};
-use crate::error::Result;
+use super::split::groups_of;
+use super::whole::Whole;
+use crate::error::{EmbeddingError, Result};
 use crate::kernel::core::element::Element;
 use crate::kernel::product::real::Real;
 use crate::kernel::product::values::with_values;
@@ -24,6 +27,7 @@ impl CrossEntropy<'_> {
             (true, DType::F64) => self.fused::<f64>(wanted),
             (true, DType::BF16) => self.fused::<bf16>(wanted),
             (true, DType::F16) => self.fused::<f16>(wanted),
+            _ if self.split.is_some() => Err(EmbeddingError::SplitOnDevice.into()),
             _ => composed::run(self, wanted),
         }
     }
@@ -37,20 +41,30 @@ impl CrossEntropy<'_> {
             loss: (Tensor::zeros((), self.real(), self.hidden.device())? * self.scale)?,
             losses: Tensor::zeros(0, self.real(), self.hidden.device())?,
             hidden_grad: wanted.hidden.then(|| zeros(n_rows)).transpose()?,
-            table_grad: wanted.table.then(|| zeros(self.vocab_size)).transpose()?,
-            bias_grad: wanted.bias.then(|| zeros(self.vocab_size)?.sum(1)).transpose()?,
+            table_grad: wanted.table.then(|| zeros(self.n_table_rows)).transpose()?,
+            bias_grad: wanted.bias.then(|| zeros(self.n_table_rows)?.sum(1)).transpose()?,
         })
     }
 
     fn fused<S: Element<Wide: Real>>(&self, wanted: Wanted) -> Result<LossParts> {
         let (n_rows, n_embd) = self.hidden.dims2()?;
-        let vocab_size = self.vocab_size;
+        let (vocab_size, blocks) = (self.vocab_size, Blocks::new(self.vocab_size));
+        let groups = match &self.split {
+            Some(split) => groups_of(blocks, split.ranks.rank(), split.ranks.size()),
+            None => 0..blocks.n_groups(),
+        };
+        let others: &dyn Exchange<S::Wide> = match &self.split {
+            Some(split) => split,
+            None => &Whole,
+        };
         let widened = |[bias]: [&[S]; 1]| bias.iter().map(|x| x.widen()).collect::<Vec<_>>();
         let bias = self.bias.as_ref().map(|bias| with_values([bias], widened)).transpose()?;
         let run = |hidden: &[S], table: &dyn WideRows<S::Wide>| {
             let (hidden, bias, counted) = (&Values(hidden, n_embd), bias.as_deref(), self.counted);
             let (scale, chunk_rows) = (self.scale, self.chunk_rows);
-            Job { hidden, table, bias, n_rows, n_embd, vocab_size, counted, scale, chunk_rows }.run(wanted)
+            let groups = groups.clone();
+            Job { hidden, table, bias, n_rows, n_embd, vocab_size, groups, counted, scale, chunk_rows }
+                .run(wanted, others)
         };
         let found = match &self.table {
             HeadTable::Dense(table) => {
@@ -66,7 +80,7 @@ impl CrossEntropy<'_> {
             loss: Tensor::new(found.loss, device)?.to_dtype(self.real())?,
             losses: Tensor::new(found.losses, device)?.to_dtype(self.real())?,
             hidden_grad: found.hidden_grad.map(|values| tensor(values, n_rows)).transpose()?,
-            table_grad: found.table_grad.map(|values| tensor(values, vocab_size)).transpose()?,
+            table_grad: found.table_grad.map(|values| tensor(values, self.n_table_rows)).transpose()?,
             bias_grad: found.bias_grad.map(|values| Tensor::new(values, device)).transpose()?,
         })
     }
@@ -112,7 +126,7 @@ mod tests {
             .collect();
         let bias = Tensor::from_vec(values(vocab_size, seed ^ 1, 3.0), vocab_size, &Device::Cpu)?.to_dtype(dtype)?;
         let (hidden, table) = (hidden.to_dtype(dtype)?, HeadTable::Dense(table.to_dtype(dtype)?));
-        let job = CrossEntropy::new(&hidden, (table, Some(&bias)), &counted, 0.3, Some(chunk_rows))?;
+        let job = CrossEntropy::new(&hidden, (table, Some(&bias)), &counted, 0.3, Some(chunk_rows), None)?;
         Ok((job.run(ALL)?, composed::run(&job, ALL)?))
     }
 
@@ -180,7 +194,7 @@ mod tests {
         while_a_writer_waits(&var, || {
             let counted = [Counted { row: 0, target: 3, weight: 1.0 }];
             let table = HeadTable::Dense(var.as_tensor().clone());
-            let loss = CrossEntropy::new(&hidden, (table, None), &counted, 1.0, None)?;
+            let loss = CrossEntropy::new(&hidden, (table, None), &counted, 1.0, None, None)?;
             let found = loss.run(Wanted { bias: false, ..ALL })?.loss.to_scalar::<f32>()?;
             assert_eq!(found, 4f32.ln());
             Ok(())
@@ -193,7 +207,7 @@ mod tests {
         let tensor = |rows, seed| Tensor::from_vec(values(rows * 3, seed, 1.0), (rows, 3), &Device::Cpu);
         let counted = [Counted { row: 1, target: 4, weight: 1.0 }];
         let (table, bias) = (HeadTable::Dense(tensor(5, 2)?), tensor(5, 3)?.get_on_dim(1, 0)?);
-        let job = CrossEntropy::new(&tensor(2, 1)?, (table, Some(&bias)), &counted, 1.0, None)?;
+        let job = CrossEntropy::new(&tensor(2, 1)?, (table, Some(&bias)), &counted, 1.0, None, None)?;
         let all = job.run(ALL)?;
         for [hidden, table, bias] in
             [[false, false, false], [true, false, false], [false, true, false], [false, false, true]]

@@ -12,11 +12,11 @@
 //! out of the sums and added separately: `p - 1` is computed as minus the share of all others, which loses no digits
 //! when p is near 1.
 
-use super::job::{GROUPS, Job};
-use super::parts::{Counted, Wanted};
+use super::exchange::Exchange;
+use super::job::Job;
+use super::parts::Wanted;
 use super::sweeps::{Chunk, Partials};
 use crate::error::Result;
-use crate::kernel::core::parallel::each_in_parallel;
 use crate::kernel::product::matmul::Update;
 use crate::kernel::product::real::Real;
 use crate::memory::{fits, zeros};
@@ -30,21 +30,22 @@ pub(super) struct Found<T> {
 }
 
 impl<T: Real> Job<'_, T> {
-    pub(super) fn run(&self, wanted: Wanted) -> Result<Found<T>> {
-        let (c, blocks) = (self.n_embd, self.blocks());
+    pub(super) fn run(&self, wanted: Wanted, others: &dyn Exchange<T>) -> Result<Found<T>> {
+        let (c, n_blocks, n_table_rows) = (self.n_embd, self.own_blocks().len(), self.own_rows().len());
         let mut found = Found {
             loss: 0.0,
             losses: Vec::with_capacity(self.counted.len()),
             hidden_grad: wanted.hidden.then(|| zeros(self.n_rows * c)).transpose()?,
-            table_grad: wanted.table.then(|| zeros(self.vocab_size * c)).transpose()?,
-            bias_grad: wanted.bias.then(|| zeros(self.vocab_size)).transpose()?,
+            table_grad: wanted.table.then(|| zeros(n_table_rows * c)).transpose()?,
+            bias_grad: wanted.bias.then(|| zeros(n_table_rows)).transpose()?,
         };
-        let n_logits = fits("a chunk of logits", &[self.chunk_rows, blocks.len * blocks.count], size_of::<T>())?;
+        let n_logits = fits("a chunk of logits", &[self.chunk_rows, self.blocks().len * n_blocks], size_of::<T>())?;
         let mut exps = wanted.any().then(|| zeros(n_logits)).transpose()?;
-        let mut partials = wanted.hidden.then(|| zeros(GROUPS * self.chunk_rows * c)).transpose()?;
+        let mut partials = wanted.hidden.then(|| zeros(self.groups.len() * self.chunk_rows * c)).transpose()?;
         let mut update = Update::Overwrite;
-        for counted in self.counted.chunks(self.chunk_rows) {
-            let chunk = Chunk::new(self, counted, self.pack(counted), exps.as_deref_mut());
+        for start in (0..self.counted.len()).step_by(self.chunk_rows) {
+            let at = start..(start + self.chunk_rows).min(self.counted.len());
+            let chunk = Chunk::new(self, at.clone(), others, exps.as_deref_mut())?;
             found.loss += chunk.loss();
             found.losses.extend(chunk.losses());
             if let Some(exps) = &exps {
@@ -57,36 +58,10 @@ impl<T: Real> Job<'_, T> {
                 update = Update::Add;
             }
             if let (Some(partials), Some(grad)) = (&mut partials, &mut found.hidden_grad) {
-                self.unpack(counted, partials, grad);
+                others.hidden_grad(self, &at, &mut partials[..self.groups.len() * at.len() * c], grad)?;
             }
         }
         found.loss *= self.scale;
         Ok(found)
-    }
-
-    /// Copies the rows that count next to each other.
-    fn pack(&self, counted: &[Counted]) -> Vec<T> {
-        let c = self.n_embd;
-        let (mut rows, mut scratch) = (Vec::with_capacity(counted.len() * c), Vec::new());
-        for &Counted { row, .. } in counted {
-            rows.extend_from_slice(self.hidden.rows(row..row + 1, &mut scratch));
-        }
-        rows
-    }
-
-    /// Adds up the groups' shares `[groups, rows, C]` in order, and writes the rows where they came from.
-    fn unpack(&self, counted: &[Counted], partials: &mut [T], grad: &mut [T]) {
-        let c = self.n_embd;
-        let blocks = self.blocks();
-        let used = blocks.count.div_ceil(blocks.per_group) * counted.len() * c;
-        let (sums, others) = partials[..used].split_at_mut(counted.len() * c);
-        each_in_parallel(sums.chunks_mut(c), &|row, sum| {
-            for other in others.chunks(counted.len() * c) {
-                T::add_scaled(sum, T::ONE, &other[row * c..][..c]);
-            }
-        });
-        for (sum, counted) in sums.chunks(c).zip(counted) {
-            grad[counted.row * c..][..c].copy_from_slice(sum);
-        }
     }
 }

@@ -18,13 +18,16 @@ pub(super) const GROUPS: usize = 16;
 pub(super) struct Job<'a, T> {
     /// `[n_rows, n_embd]`
     pub(super) hidden: &'a dyn WideRows<T>,
-    /// `[vocab_size, n_embd]`
+    /// `[rows, n_embd]`: the rows of `groups`.
     pub(super) table: &'a dyn WideRows<T>,
-    /// `[vocab_size]`
+    /// `[rows]`
     pub(super) bias: Option<&'a [T]>,
     pub(super) n_rows: usize,
     pub(super) n_embd: usize,
+    /// Of the whole table.
     pub(super) vocab_size: usize,
+    /// The groups of blocks that this pass has: all, or a rank's share.
+    pub(super) groups: Range<usize>,
     pub(super) counted: &'a [Counted],
     pub(super) scale: f64,
     pub(super) chunk_rows: usize,
@@ -76,6 +79,15 @@ impl Blocks {
         let len = vocab_size.div_ceil(per_group * GROUPS.min(count));
         Self { len, count: vocab_size.div_ceil(len), per_group }
     }
+
+    pub(super) fn n_groups(self) -> usize {
+        self.count.div_ceil(self.per_group)
+    }
+
+    /// Returns the blocks of some groups.
+    pub(super) fn of_groups(self, groups: &Range<usize>) -> Range<usize> {
+        (groups.start * self.per_group).min(self.count)..(groups.end * self.per_group).min(self.count)
+    }
 }
 
 impl<T: Real> Job<'_, T> {
@@ -83,11 +95,41 @@ impl<T: Real> Job<'_, T> {
         Blocks::new(self.vocab_size)
     }
 
+    /// Returns the blocks of this pass.
+    pub(super) fn own_blocks(&self) -> Range<usize> {
+        self.blocks().of_groups(&self.groups)
+    }
+
+    /// Returns the rows of the whole table that this pass has.
+    pub(super) fn own_rows(&self) -> Range<usize> {
+        let (own, len) = (self.own_blocks(), self.blocks().len);
+        (own.start * len).min(self.vocab_size)..(own.end * len).min(self.vocab_size)
+    }
+
     /// Returns block `index` of the table: the index of its first row, how many rows it has, and their values.
     pub(super) fn block<'s>(&'s self, index: usize, scratch: &'s mut Vec<T>) -> (usize, usize, &'s [T]) {
         let len = self.blocks().len;
         let first = index * len;
         let n = len.min(self.vocab_size - first);
-        (first, n, self.table.rows(first..first + n, scratch))
+        let at = first - self.own_rows().start;
+        (first, n, self.table.rows(at..at + n, scratch))
+    }
+
+    /// Copies rows that count next to each other.
+    pub(super) fn pack(&self, counted: Range<usize>) -> Vec<T> {
+        let c = self.n_embd;
+        let (mut rows, mut scratch) = (Vec::with_capacity(counted.len() * c), Vec::new());
+        for &Counted { row, .. } in &self.counted[counted] {
+            rows.extend_from_slice(self.hidden.rows(row..row + 1, &mut scratch));
+        }
+        rows
+    }
+
+    /// Writes rows that count where they came from.
+    pub(super) fn unpack(&self, counted: Range<usize>, rows: &[T], out: &mut [T]) {
+        let c = self.n_embd;
+        for (row, counted) in rows.chunks(c).zip(&self.counted[counted]) {
+            out[counted.row * c..][..c].copy_from_slice(row);
+        }
     }
 }

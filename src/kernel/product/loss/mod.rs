@@ -7,11 +7,16 @@
 mod composed;
 mod cross_entropy;
 mod dispatch;
+mod exchange;
 mod fused;
 mod job;
 mod op;
 mod parts;
+mod split;
 mod sweeps;
+mod whole;
 
+pub(crate) use cross_entropy::CrossEntropy;
 pub(crate) use op::{HeadLoss, attach, attach_each};
 pub(crate) use parts::{Counted, HeadTable, Wanted};
+pub(crate) use split::{Split, vocab_share};

@@ -54,7 +54,7 @@ impl HeadLoss {
 
     fn run_on(&self, counted: &[Counted], scale: f64, wanted: Wanted) -> Result<LossParts> {
         let head = (self.table.clone(), self.bias.as_ref());
-        CrossEntropy::new(&self.hidden, head, counted, scale, self.chunk_rows)?.run(wanted)
+        CrossEntropy::new(&self.hidden, head, counted, scale, self.chunk_rows, None)?.run(wanted)
     }
 
     /// Computes the gradients of the sum of the losses, each times the element of `grad` `[N]` at its row.

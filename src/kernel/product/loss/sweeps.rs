@@ -1,9 +1,12 @@
 //! The two sweeps over the blocks of the vocabulary that a chunk of rows takes.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use super::exchange::{Exchange, Score};
 use super::job::Job;
 use super::parts::Counted;
+use crate::error::Result;
 use crate::kernel::core::parallel::{each_in_parallel, map_in_parallel};
 use crate::kernel::product::matmul::{Matrix, Update, matmul};
 use crate::kernel::product::real::Real;
@@ -24,20 +27,9 @@ pub(super) struct Chunk<'a, T> {
     counted: &'a [Counted],
     /// `[rows, C]`
     rows: Vec<T>,
-    /// `[blocks, rows]`
+    /// Of all blocks, `[blocks, rows]`.
     scores: Vec<Score<T>>,
     totals: Vec<Total>,
-}
-
-/// A row's logits in one block.
-#[derive(Clone, Copy)]
-struct Score<T> {
-    /// Leaves out the target, as `sum` does.
-    max: T,
-    /// Of `exp(logit - max)`.
-    sum: f64,
-    /// The target's logit, where the block holds it.
-    target: T,
 }
 
 /// A row's logits in all blocks.
@@ -85,29 +77,36 @@ impl<T: Default> Spare<T> {
 }
 
 impl<'a, T: Real> Chunk<'a, T> {
-    /// Runs the first sweep over the blocks. `exps` `[blocks, rows, block]` keeps the exponentials.
-    pub(super) fn new(job: &'a Job<'a, T>, counted: &'a [Counted], rows: Vec<T>, exps: Option<&mut [T]>) -> Self {
-        let (n_rows, blocks) = (counted.len(), job.blocks());
+    /// Runs the first sweep over the blocks of the job. `exps` `[blocks, rows, block]` keeps the exponentials; `at`
+    /// says which of the rows that count the chunk has.
+    pub(super) fn new(
+        job: &'a Job<'a, T>,
+        at: Range<usize>,
+        others: &dyn Exchange<T>,
+        exps: Option<&mut [T]>,
+    ) -> Result<Self> {
+        let (n_rows, blocks, own) = (at.len(), job.blocks(), job.own_blocks());
+        let (counted, rows) = (&job.counted[at.clone()], others.rows(job, &at)?);
         let mut chunk = Self { job, counted, rows, scores: Vec::new(), totals: Vec::new() };
         let empty = Score { max: T::ZERO, sum: 0.0, target: T::ZERO };
-        let mut scores = vec![empty; blocks.count * n_rows];
+        let mut scores = vec![empty; own.len() * n_rows];
         let (spare, n) = (Spare::new(), blocks.len * n_rows);
         match exps {
             Some(exps) => {
                 each_in_parallel(scores.chunks_mut(n_rows).zip(exps.chunks_mut(n)), &|index, (scores, exps)| {
-                    spare.lend(|scratch| chunk.score(index, &mut scratch.table, exps, scores));
+                    spare.lend(|scratch| chunk.score(own.start + index, &mut scratch.table, exps, scores));
                 })
             }
             None => each_in_parallel(scores.chunks_mut(n_rows), &|index, scores| {
                 spare.lend(|scratch| {
                     scratch.product.resize(n, T::ZERO);
-                    chunk.score(index, &mut scratch.table, &mut scratch.product, scores);
+                    chunk.score(own.start + index, &mut scratch.table, &mut scratch.product, scores);
                 });
             }),
         }
-        chunk.scores = scores;
+        chunk.scores = others.scores(job, &at, scores)?;
         chunk.totals = map_in_parallel(n_rows, &|row| chunk.total(row));
-        chunk
+        Ok(chunk)
     }
 
     pub(super) fn loss(&self) -> f64 {
@@ -128,7 +127,7 @@ impl<'a, T: Real> Chunk<'a, T> {
         let infinity = T::from_f64(f64::NEG_INFINITY);
         for ((row, counted), score) in exps.chunks_mut(n).zip(self.counted).zip(scores) {
             if let Some(bias) = self.job.bias {
-                T::add_scaled(row, T::ONE, &bias[first..first + n]);
+                T::add_scaled(row, T::ONE, &bias[first - self.job.own_rows().start..][..n]);
             }
             if (first..first + n).contains(&counted.target) {
                 score.target = std::mem::replace(&mut row[counted.target - first], infinity);
@@ -160,9 +159,9 @@ impl<'a, T: Real> Chunk<'a, T> {
         let mut hidden = to.hidden.map(|grad| grad.chunks_mut(n_rows * c));
         let mut table = to.table.map(|grad| grad.chunks_mut(group_len * c));
         let mut bias = to.bias.map(|grad| grad.chunks_mut(group_len));
-        let exps = exps.chunks(group_len * n_rows).take(blocks.count.div_ceil(blocks.per_group));
+        let exps = exps.chunks(group_len * n_rows).take(self.job.groups.len());
         let share = |(index, exps)| Group {
-            index,
+            index: self.job.groups.start + index,
             exps,
             hidden_grad: hidden.as_mut().and_then(Iterator::next),
             table_grad: table.as_mut().and_then(Iterator::next),

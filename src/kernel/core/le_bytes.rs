@@ -1,13 +1,14 @@
-//! [`Element`]: elements of gradients as bytes, and their sum.
+//! [`LeBytes`]: elements as the bytes that ranks send each other, and their sum.
 
 use candle_core::{DType, Tensor};
 
+use super::element::{AsIf, Element, by_dtype};
+use super::storage::{on_host, slice};
 use crate::error::Result;
-use crate::kernel::{self, AsIf, by_dtype, on_host, slice};
 use crate::memory::zeros;
 
 /// An element that ranks send: little-endian.
-pub(super) trait Element: kernel::Element {
+pub(crate) trait LeBytes: Element {
     fn write(values: &[Self], bytes: &mut [u8]);
 
     fn read(bytes: &[u8], values: &mut [Self]);
@@ -18,7 +19,7 @@ pub(super) trait Element: kernel::Element {
 
 macro_rules! element {
     ($($element:ty, $n_bytes:literal;)+) => {$(
-        impl Element for $element {
+        impl LeBytes for $element {
             fn write(values: &[Self], bytes: &mut [u8]) {
                 let (bytes, _) = bytes.as_chunks_mut::<$n_bytes>();
                 values.iter().zip(bytes).for_each(|(value, bytes)| *bytes = value.to_le_bytes());
@@ -42,7 +43,7 @@ macro_rules! element {
 element!(f32, 4; f64, 8; half::f16, 2; half::bf16, 2;);
 
 /// Writes elements of a contiguous tensor on the CPU, from `start` on, until `bytes` is full.
-pub(super) fn write_from<E: Element>(tensor: &Tensor, start: usize, bytes: &mut [u8]) -> Result<()> {
+pub(crate) fn write_from<E: LeBytes>(tensor: &Tensor, start: usize, bytes: &mut [u8]) -> Result<()> {
     let (storage, layout) = tensor.storage_and_layout();
     let values = slice::<E>(on_host(&storage)?, layout)?;
     E::write(&values[start..start + bytes.len() / size_of::<E>()], bytes);
@@ -50,14 +51,14 @@ pub(super) fn write_from<E: Element>(tensor: &Tensor, start: usize, bytes: &mut 
 }
 
 /// Returns all elements of a contiguous tensor on the CPU as bytes.
-pub(super) fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+pub(crate) fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     let mut bytes = vec![0; tensor.elem_count() * tensor.dtype().size_in_bytes()];
     by_dtype!(tensor, E => write_from::<E>(tensor, 0, &mut bytes))?;
     Ok(bytes)
 }
 
 /// Makes a tensor `[n, width]` on the CPU of the bytes of its elements.
-pub(super) fn from_bytes(bytes: &[u8], width: usize, dtype: DType) -> Result<Tensor> {
+pub(crate) fn from_bytes(bytes: &[u8], width: usize, dtype: DType) -> Result<Tensor> {
     by_dtype!(AsIf(dtype), E => {
         let mut values = zeros::<E>(bytes.len() / size_of::<E>())?;
         E::read(bytes, &mut values);
