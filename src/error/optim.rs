@@ -64,6 +64,15 @@ pub enum OptimError {
         /// The number of parameters.
         n_params: usize,
     },
+    /// Frozen rows in an optimizer whose state is cut by elements.
+    #[error(
+        "optimizer: rows of `{name}` are frozen, which one that is cut over ranks does not keep: use `AdamW`",
+        name = Shown::name(name)
+    )]
+    FrozenRows {
+        /// The parameter.
+        name: String,
+    },
     /// Rows of a parameter that is not a matrix.
     #[error("optimizer: `{name}` has shape {shape:?}; only a matrix has rows to freeze", name = Shown::name(name))]
     NotMatrix {

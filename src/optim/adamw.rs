@@ -42,7 +42,7 @@ use crate::kernel::adamw;
 #[doc(alias("Adam", "torch.optim.AdamW"))]
 #[derive(Debug)]
 pub struct AdamW {
-    params: Params,
+    pub(super) params: Params,
     max_grad_norm: Option<f64>,
     grad_norm: Option<f64>,
 }
@@ -173,17 +173,27 @@ impl AdamW {
     }
 
     fn run(&mut self, jobs: &[Job]) -> Result<()> {
+        let grad_scale = self.grad_scale(jobs)?;
+        self.params.ensure_states(jobs)?;
+        self.params.step(jobs, grad_scale, adamw)
+    }
+
+    /// Returns the factor of the gradients of a step; takes their norm, if it is limited.
+    pub(super) fn grad_scale(&mut self, jobs: &[Job]) -> Result<f64> {
         self.params.check_learning_rate()?;
         self.grad_norm = match self.max_grad_norm {
             Some(_) => Some(self.params.grad_norm(jobs)?),
             None => None,
         };
-        let grad_scale = match (self.grad_norm, self.max_grad_norm) {
+        Ok(match (self.grad_norm, self.max_grad_norm) {
             (Some(norm), Some(max_norm)) => coefficient(norm, max_norm),
             _ => 1.0,
-        };
-        self.params.ensure_states(jobs)?;
-        self.params.step(jobs, grad_scale, adamw)
+        })
+    }
+
+    /// Returns an optimizer of the same variables and settings, as before the first step.
+    pub(super) fn without_state(&self) -> Self {
+        Self { params: self.params.without_state(), max_grad_norm: self.max_grad_norm, grad_norm: self.grad_norm }
     }
 
     /// Returns an optimizer of the same variables with a copy of the state and of all settings.

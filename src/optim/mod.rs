@@ -56,6 +56,7 @@ mod row_grad;
 mod rows;
 mod state;
 mod sum;
+mod zero;
 
 pub use adam_state::AdamState;
 pub use adamw::AdamW;
@@ -66,3 +67,4 @@ pub use missing::missing_gradients;
 pub use row_adamw::RowAdamW;
 pub use row_grad::{RowGrad, RowOptimizer};
 pub use sum::{GradSum, Summed};
+pub use zero::ZeroRedundancyOptimizer;

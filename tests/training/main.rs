@@ -20,6 +20,7 @@ mod sums;
 #[path = "../support/mod.rs"]
 mod support;
 mod vocab_parallel;
+mod zero;
 
 /// Counts the bytes that each thread allocates.
 struct Counting;
