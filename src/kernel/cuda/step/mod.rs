@@ -119,6 +119,7 @@ pub(in crate::kernel) fn adamw(tensors: Moments, gradient: Gradient, step: &Adam
 
 /// Runs Adam on the rows of the batch that are not frozen.
 pub(in crate::kernel) fn row_adam(tensors: Moments, gradient: Gradient, step: &AdamStep) -> Result<()> {
+    let gradient = Gradient { dense: None, ..gradient };
     by_dtype!(tensors.param, E => {
         let rule = RowRule::<<E as Element>::Wide>::new(step);
         run::<E, _>(tensors, gradient, Steps::Rows, rule)
