@@ -1,7 +1,6 @@
 //! Look-up: rows of a table for ids, with rows for their positions added, and the gradients of both.
 
 mod cpu;
-mod gradient;
 mod look_up;
 mod op;
 mod reference;

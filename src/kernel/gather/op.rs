@@ -1,5 +1,7 @@
 //! The kernels as Candle operations, with gradients.
 
+// Long because it is the one file that gives each operation its code on every device.
+
 use std::mem::MaybeUninit;
 
 #[cfg(feature = "cuda")]
@@ -7,17 +9,18 @@ use candle_core::CudaStorage;
 #[cfg(feature = "metal-kernels")]
 use candle_core::MetalStorage;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Device, InplaceOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, InplaceOp3, Layout, Shape, Tensor};
 
 use super::cpu;
-use super::gradient::{scatter_add, sum_batch};
 use crate::kernel::core::element::{Element, by_dtype, bytes_of, bytes_of_mut};
 use crate::kernel::core::parallel::Outside;
 use crate::kernel::core::row_sums::{AddRows, add_rows};
 use crate::kernel::core::rows::{Ids, Rows};
-use crate::kernel::core::storage::{as_uninit, changed, inside, inside_mut, on_host, written};
+use crate::kernel::core::storage::{as_uninit, changed, inside, inside_mut, on_host, slice, summed, written};
 #[cfg(feature = "cuda")]
 use crate::kernel::cuda;
+#[cfg(any(feature = "cuda", feature = "metal-kernels"))]
+use crate::kernel::ids::RowGroups;
 use crate::kernel::ids::{CheckedIds, PlacesOf};
 #[cfg(feature = "metal-kernels")]
 use crate::kernel::metal;
@@ -67,6 +70,20 @@ pub(crate) struct GatherAdd {
     pub(crate) places: PlacesOf,
     /// The ids, as in [`Gather`].
     pub(crate) ids: CheckedIds,
+}
+
+/// `out[ids[n]] += grad[n]`: argument grad `[N, C]`; out `[n_rows, C]`.
+struct ScatterAdd {
+    n_rows: usize,
+    /// N ids on the host: a device sums rows in groups that the host has made.
+    on_host: Tensor,
+}
+
+/// `out[start + n % t] = Σ grad[n]`: argument grad `[N, C]`; out `[n_rows, C]`.
+struct SumBatch {
+    n_rows: usize,
+    start: usize,
+    t: usize,
 }
 
 impl CustomOp2 for Gather {
@@ -192,7 +209,7 @@ impl CustomOp3 for GatherAdd {
             &PlacesOf::Start(start) => {
                 let (n_rows, _) = wpe.dims2()?;
                 let t = ids.dims().last().copied().unwrap_or(1);
-                Some(sum_batch(grad, n_rows, start, t)?)
+                Some(rows_of(grad)?.apply_op1_no_bwd(&SumBatch { n_rows, start, t })?)
             }
         };
         Ok((wte_grad, wpe_grad, None))
@@ -328,6 +345,88 @@ impl GatherAdd {
                 cpu::gather_add((out, width), ids, wte, cpu::Places::Given(places), wpe, add)
             }
         }
+    }
+}
+
+/// Computes the gradient of `table` under a gather of ids: one `[N, C]` buffer.
+fn scatter_add(table: &Tensor, on_host: Tensor, grad: &Tensor) -> CandleResult<Tensor> {
+    let (n_rows, _) = table.dims2()?;
+    rows_of(grad)?.apply_op1_no_bwd(&ScatterAdd { n_rows, on_host })
+}
+
+/// Returns a gradient `[.., C]` as contiguous rows `[N, C]`.
+fn rows_of(grad: &Tensor) -> CandleResult<Tensor> {
+    let width = grad.dims().last().copied().unwrap_or(1);
+    let n = grad.elem_count().checked_div(width).unwrap_or(0);
+    grad.contiguous()?.reshape((n, width))
+}
+
+#[cfg(any(feature = "cuda", feature = "metal-kernels"))]
+impl ScatterAdd {
+    fn groups(&self) -> CandleResult<RowGroups> {
+        let ids = crate::kernel::ids::to_host(&self.on_host, "ids").map_err(candle_core::Error::from)?;
+        Ok(RowGroups::inside(&ids, self.n_rows))
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "metal-kernels"))]
+impl SumBatch {
+    /// Groups the rows of a gradient `[N, C]`.
+    fn groups(&self, grad: &Layout) -> CandleResult<RowGroups> {
+        let (n_ids, _) = grad.shape().dims2()?;
+        Ok(RowGroups::counted(self.start, self.t, n_ids.checked_div(self.t).unwrap_or(0)))
+    }
+}
+
+impl CustomOp1 for ScatterAdd {
+    fn name(&self) -> &'static str {
+        "scatter-add"
+    }
+
+    fn cpu_fwd(&self, grad: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let (_, width) = layout.shape().dims2()?;
+        let (ids, ids_layout) = self.on_host.storage_and_layout();
+        let ids = Ids::new(on_host(&ids)?, ids_layout)?;
+        by_dtype!(grad, E => {
+            let grad = Rows { values: slice::<E>(grad, layout)?, width };
+            summed(self.n_rows * width, &mut |out| cpu::scatter_add(out, ids, grad))
+        })
+        .map(|storage| (storage, (self.n_rows, width).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, grad: &CudaStorage, layout: &Layout) -> CandleResult<(CudaStorage, Shape)> {
+        cuda::scatter_add((grad, layout), &self.groups()?, 1.0, self.n_rows)
+    }
+
+    #[cfg(feature = "metal-kernels")]
+    fn metal_fwd(&self, grad: &MetalStorage, layout: &Layout) -> CandleResult<(MetalStorage, Shape)> {
+        metal::scatter_add((grad, layout), &self.groups()?, 1.0, self.n_rows)
+    }
+}
+
+impl CustomOp1 for SumBatch {
+    fn name(&self) -> &'static str {
+        "sum-batch"
+    }
+
+    fn cpu_fwd(&self, grad: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let (_, width) = layout.shape().dims2()?;
+        by_dtype!(grad, E => {
+            let grad = Rows { values: slice::<E>(grad, layout)?, width };
+            summed(self.n_rows * width, &mut |out| cpu::sum_batch(out, self.start, self.t, grad))
+        })
+        .map(|storage| (storage, (self.n_rows, width).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, grad: &CudaStorage, layout: &Layout) -> CandleResult<(CudaStorage, Shape)> {
+        cuda::scatter_add((grad, layout), &self.groups(layout)?, 1.0, self.n_rows)
+    }
+
+    #[cfg(feature = "metal-kernels")]
+    fn metal_fwd(&self, grad: &MetalStorage, layout: &Layout) -> CandleResult<(MetalStorage, Shape)> {
+        metal::scatter_add((grad, layout), &self.groups(layout)?, 1.0, self.n_rows)
     }
 }
 
