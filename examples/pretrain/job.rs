@@ -30,8 +30,11 @@ pub fn first<T: Default>(ranks: &dyn Ranks, run: impl FnOnce() -> Result<T>) -> 
 /// Makes a path that rank 0 has found that of all ranks: a slow file system may show others something else.
 pub fn shared_path(ranks: &dyn Ranks, path: Option<PathBuf>) -> Result<Option<PathBuf>> {
     let mut all = Parts::default();
-    let path = path.as_deref().map_or("".into(), Path::to_string_lossy);
-    ranks.all_gather(path.as_bytes(), &mut all)?;
+    let shared = path.as_deref().map_or("".into(), Path::to_string_lossy);
+    ranks.all_gather(shared.as_bytes(), &mut all)?;
+    if ranks.rank() == 0 {
+        return Ok(path); // which need not be UTF-8
+    }
     let path = std::str::from_utf8(all.get(0))?;
     Ok((!path.is_empty()).then(|| path.into()))
 }

@@ -8,10 +8,10 @@ use candle_core::{Device, Tensor, Var};
 use super::params::Job;
 use super::{AdamState, AdamW, RowGrad};
 use crate::error::{OptimError, RanksError, Result};
-use crate::kernel::{Gradient, Moments, adamw, dense_gradient, from_bytes, to_bytes, zeros_like};
-use crate::ranks::{Parts, Ranks, agree};
+use crate::kernel::{Gradient, Moments, adamw, copy_of, dense_gradient, from_bytes, to_bytes, zeros_like};
+use crate::ranks::{Parts, Ranks, agree, same};
 
-/// The most bytes that a rank sends at once.
+/// The most bytes that a rank receives at once.
 const PIECE_BYTES: usize = 16 << 20;
 
 /// [`AdamW`] of which each rank keeps the state of an equal part of every parameter's elements, steps that part, and
@@ -66,7 +66,7 @@ impl ZeroRedundancyOptimizer {
             if let Some(state) = &mut param.state {
                 let own = part(param.var.elem_count(), all.rank, all.size);
                 for moment in [&mut state.exp_avg, &mut state.exp_avg_sq] {
-                    *moment = elements(moment, &own)?.copy()?;
+                    *moment = copy_of(&elements(moment, &own)?)?;
                 }
             }
         }
@@ -78,25 +78,22 @@ impl ZeroRedundancyOptimizer {
     ///
     /// # Errors
     /// Those of [`AdamW::step_with_rows`], on every rank; nothing is changed then. [`RanksError::Differ`] if ranks have
-    /// gradients of other variables.
+    /// gradients of other variables, another norm of them, or another learning rate.
     pub fn step_with_rows(&mut self, ranks: &dyn Ranks, grads: &GradStore, rows: &[RowGrad]) -> Result<()> {
         let (rank, size) = (self.rank, self.size);
-        let jobs = agree(ranks, self.adamw.params.jobs(|var| grads.get(var).cloned(), rows))?;
-        let grad_scale = self.adamw.grad_scale(&jobs)?;
-        for job in &jobs {
-            let param = &mut self.adamw.params.params[job.param];
-            if param.state.is_none() {
-                let zeros = || zeros_like(&elements(&param.var, &part(param.var.elem_count(), rank, size))?);
-                param.state = Some(AdamState { step: 0, exp_avg: zeros()?, exp_avg_sq: zeros()? });
-            }
-        }
-        self.adamw.params.step(&jobs, grad_scale, |moments, gradient, step| {
+        let (jobs, grad_scale) = agree(ranks, self.prepared(grads, rows))?;
+        let learning_rate = self.adamw.params.learning_rate;
+        let mut step: Vec<u64> = vec![grad_scale.to_bits(), learning_rate.to_bits()];
+        step.extend(jobs.iter().flat_map(|job| self.n_steps(job.param)));
+        same(ranks, "the gradients or the settings of a step", &le_bytes(step))?;
+        let stepped = self.adamw.params.step(&jobs, grad_scale, |moments, gradient, step| {
             let own = part(moments.param.elem_count(), rank, size);
             let param = elements(moments.param, &own)?;
             let dense = elements(&whole(moments.param, gradient)?, &own)?;
             let gradient = Gradient { dense: Some(&dense), rows: None, ..gradient }; // no rows are frozen
             adamw(Moments { param: &param, ..moments }, gradient, step)
-        })?;
+        });
+        agree(ranks, stepped)?;
         jobs.iter().try_for_each(|job: &Job| self.exchange(ranks, &self.adamw.params.params[job.param].var))
     }
 
@@ -107,6 +104,8 @@ impl ZeroRedundancyOptimizer {
     /// Those of [`Ranks::all_gather`], and [`RanksError::Differ`] if ranks have made steps of other variables.
     #[doc(alias = "consolidate_state_dict")]
     pub fn consolidate(&self, ranks: &dyn Ranks) -> Result<AdamW> {
+        let n_params = self.adamw.params.params.len();
+        same(ranks, "the steps of an optimizer", &le_bytes((0..n_params).flat_map(|param| self.n_steps(param))))?;
         let mut all = self.adamw.without_state();
         for (to, from) in all.params.params.iter_mut().zip(&self.adamw.params.params) {
             let Some(state) = &from.state else { continue };
@@ -140,10 +139,31 @@ impl ZeroRedundancyOptimizer {
         self.adamw.state(var)
     }
 
+    /// Returns the parameters of a step and the factor of their gradients; all of them have a state then.
+    fn prepared<'a>(&mut self, grads: &GradStore, rows: &'a [RowGrad]) -> Result<(Vec<Job<'a>>, f64)> {
+        let jobs = self.adamw.params.jobs(|var| grads.get(var).cloned(), rows)?;
+        let grad_scale = self.adamw.grad_scale(&jobs)?;
+        for job in &jobs {
+            let param = &mut self.adamw.params.params[job.param];
+            if param.state.is_none() {
+                let own = part(param.var.elem_count(), self.rank, self.size);
+                let zeros = || zeros_like(&elements(&param.var, &own)?);
+                param.state = Some(AdamState { step: 0, exp_avg: zeros()?, exp_avg_sq: zeros()? });
+            }
+        }
+        Ok((jobs, grad_scale))
+    }
+
+    /// Returns a parameter and how many steps it has made, for [`same`]; another number than any without a state.
+    fn n_steps(&self, param: usize) -> [u64; 2] {
+        let state = &self.adamw.params.params[param].state;
+        [param as u64, state.as_ref().map_or(u64::MAX, |state| state.step)]
+    }
+
     /// Sends this rank's elements of a tensor to the others, and writes theirs.
     fn exchange(&self, ranks: &dyn Ranks, tensor: &Tensor) -> Result<()> {
         let (n, flat) = (tensor.elem_count(), tensor.flatten_all()?);
-        let piece = PIECE_BYTES / tensor.dtype().size_in_bytes();
+        let piece = (PIECE_BYTES / self.size / tensor.dtype().size_in_bytes()).max(1);
         let mut all = Parts::default();
         for start in (0..n.div_ceil(self.size)).step_by(piece) {
             let piece_of = |rank: usize| {
@@ -165,6 +185,10 @@ impl ZeroRedundancyOptimizer {
         }
         Ok(())
     }
+}
+
+fn le_bytes(numbers: impl IntoIterator<Item = u64>) -> Vec<u8> {
+    numbers.into_iter().flat_map(u64::to_le_bytes).collect()
 }
 
 /// Returns which of `n` elements are a rank's.

@@ -52,7 +52,8 @@ impl VocabParallelEmbedding {
         let own = || -> Result<_> {
             let (vocab_size, _) = wte.dims2().map_err(|_| wrong_shape("wte", wte.shape(), "[V, C]"))?;
             let rows = share(vocab_size, ranks.rank(), ranks.size());
-            Ok((vocab_size, wte.narrow(0, rows.start, rows.len())?))
+            // A variable of the caller stays as it is, also where all of its rows are this rank's.
+            Ok((vocab_size, wte.narrow(0, rows.start, rows.len())?.detach()))
         };
         let (vocab_size, rows) = agree(ranks, own())?;
         Self::from_share(ranks, vocab_size, &rows)

@@ -23,12 +23,13 @@ const BUCKET: f64 = 16.0 * 1024.0 * 1024.0;
 
 impl Link {
     /// Returns the seconds in which `size` ranks sum gradients of `dense` bytes, and gather `rows` bytes of each. A bucket
-    /// is two calls, each with (W - 1)/W of it; rows are one, with W - 1 times those of a rank.
+    /// is two calls, each with (W - 1)/W of it; rows are one, with W - 1 times those of a rank. Before each call ranks
+    /// tell each other its lengths.
     fn seconds(self, size: usize, dense: f64, rows: f64) -> f64 {
         let others = (size - 1) as f64;
         let n_calls = 2.0 * (dense / BUCKET).ceil() + f64::from(u8::from(rows > 0.0));
         let n_bytes = 2.0 * others / size as f64 * dense + others * rows;
-        n_calls * others * self.latency + n_bytes / self.bytes_per_second
+        2.0 * n_calls * others * self.latency + n_bytes / self.bytes_per_second
     }
 }
 
@@ -46,7 +47,7 @@ impl Late<'_> {
         let n_bytes = received.bytes().len() - received.get(self.rank()).len();
         if n_bytes >= 1000 {
             self.received.set(self.received.get() + n_bytes);
-            let latency = (self.size() - 1) as f64 * self.link.latency;
+            let latency = 2.0 * (self.size() - 1) as f64 * self.link.latency;
             let seconds = latency + n_bytes as f64 / self.link.bytes_per_second;
             std::thread::sleep(Duration::from_secs_f64(seconds));
         }

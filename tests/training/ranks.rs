@@ -286,8 +286,11 @@ fn rows_of_two_kinds_are_refused() {
         layer.row_grads(&ids, 0, &Tensor::ones((1, 1), DType::F32, &Device::Cpu).unwrap()).unwrap()
     };
     let mut sum = GradSum::new(vec![var.clone()]).unwrap();
-    [false, true].into_iter().for_each(|kind| sum.add(Default::default(), rows(kind), 0.0, 1).unwrap());
-    assert!(matches!(sum.finish(&Alone), Err(Error::Optim(OptimError::MixedRows { .. }))));
+    sum.add(Default::default(), rows(false), 0.0, 1).unwrap();
+    let error = sum.add(Default::default(), rows(true), 0.0, 1).unwrap_err();
+    assert!(matches!(error, Error::Optim(OptimError::MixedRows { .. })), "{error}");
+    let step = sum.finish(&Alone).unwrap(); // without the one that was refused
+    assert_eq!((step.n_counted, step.rows.len()), (1, 1));
     for error in Threads::run(2, |ranks| {
         let mut sum = GradSum::new(vec![var.clone()]).unwrap();
         sum.add(Default::default(), rows(ranks.rank() == 1), 0.0, 1).unwrap();

@@ -124,8 +124,27 @@ fn frozen_rows_and_other_gradients_are_refused() {
         grads.insert(&vars[1], values(1, &[2 + ranks.rank()], DType::F32).unwrap());
         let error = optimizer.step_with_rows(ranks, &grads, &[]).unwrap_err();
         assert_eq!(bits(&vars).unwrap(), bits(&variables(DType::F32)).unwrap());
-        optimizer.set_learning_rate(f64::NAN);
-        assert!(optimizer.step_with_rows(ranks, &GradStore::default(), &[]).is_err());
+        // One rank alone with another variable, another gradient, another learning rate.
+        let of = |var: &Var, seed| {
+            let mut grads = GradStore::default();
+            grads.insert(var, values(seed, var.dims(), DType::F32).unwrap());
+            grads
+        };
+        let rank = ranks.rank();
+        let mut refused = |grads: &GradStore, learning_rate| {
+            optimizer.set_learning_rate(learning_rate);
+            let error = optimizer.step_with_rows(ranks, grads, &[]).unwrap_err();
+            assert_eq!(bits(&vars).unwrap(), bits(&variables(DType::F32)).unwrap());
+            error
+        };
+        for (grads, learning_rate) in
+            [(of(&vars[rank], 1), 0.1), (of(&vars[0], 5 + rank), 0.1), (of(&vars[0], 1), 0.1 + rank as f64)]
+        {
+            let error = refused(&grads, learning_rate);
+            assert!(matches!(error, Error::Ranks(RanksError::Differ { rank: 1, .. })), "{error}");
+        }
+        let nan = refused(&of(&vars[0], 1), if rank == 1 { f64::NAN } else { 0.1 });
+        assert_eq!(matches!(nan, Error::Ranks(RanksError::Failed { rank: 1, .. })), rank == 0, "{nan}");
         error
     });
     assert!(matches!(errors[0], Error::Ranks(RanksError::Failed { rank: 1, .. })), "{}", errors[0]);

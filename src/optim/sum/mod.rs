@@ -34,7 +34,8 @@ use crate::ranks::{Parts, Ranks, agree};
 /// gradient too (`wte` tied to the head) they are added to that one first, and do not travel.
 ///
 /// **Memory.** Of M/W micro-batches at most log2(M/W) + 1 sums are held at once, the gradients of the last micro-batch
-/// included. Several ranks need two buckets of 16 MB beside them. A sum is written over its parts, but never over a tensor
+/// included. Several ranks need two buckets of 16 MB beside them, and the rows of all
+/// ranks, three times while they arrive. A sum is written over its parts, but never over a tensor
 /// of the caller, who may have kept a clone: a variable needs as much again while the first two such tensors are added, or
 /// the only one is summed over ranks. Gradients on other devices pass through the host.
 ///
@@ -67,6 +68,8 @@ use crate::ranks::{Parts, Ranks, agree};
 pub struct GradSum {
     params: Params,
     sums: Cascade<Micro>,
+    /// Of each variable whether its rows are divided by how often their id occurs, once it has rows.
+    kinds: Vec<Option<bool>>,
 }
 
 /// The gradient of a step, and what it is of. The same bits on every rank.
@@ -107,7 +110,8 @@ impl GradSum {
     /// [`OptimError`] for a name or a variable given twice, or a variable of integers.
     pub fn new(vars: impl Into<ParamGroup>) -> Result<Self> {
         let params = Params::new([vars.into()], &ParamsAdamW::default())?;
-        Ok(Self { params, sums: Cascade::default() })
+        let kinds = vec![None; params.params.len()];
+        Ok(Self { params, sums: Cascade::default(), kinds })
     }
 
     /// Adds a micro-batch: the gradients of the sum of its losses, whole ones and rows, that sum itself, and the number
@@ -116,8 +120,9 @@ impl GradSum {
     /// Gradients of other variables in `grads` are dropped. A rank may add none.
     ///
     /// # Errors
-    /// [`OptimError`] for a gradient of another shape, dtype or device than its variable, and for rows of a table that
-    /// is not one of the variables. The micro-batch is not added then.
+    /// [`OptimError`] for a gradient of another shape, dtype or device than its variable, for rows of a table that is not
+    /// one of the variables, and for rows with and without `scale_grad_by_freq` of one table. The micro-batch is not
+    /// added then.
     pub fn add(&mut self, mut grads: GradStore, rows: Vec<RowGrad>, loss: f64, n_counted: usize) -> Result<()> {
         let grad_of = |param: &super::params::Param| -> Result<Grad> {
             let grad = grads.remove(&param.var);
@@ -125,9 +130,16 @@ impl GradSum {
             Ok(Grad { dense: dense.map(Whole::of_caller), rows: Vec::new() })
         };
         let mut grads = self.params.params.iter().map(grad_of).collect::<Result<Vec<_>>>()?;
+        let mut kinds = self.kinds.clone();
         for rows in rows {
-            grads[self.params.index_of(rows.var())?].rows.push(rows.unscaled()?);
+            let index = self.params.index_of(rows.var())?;
+            let by_frequency = rows.is_by_frequency();
+            if *kinds[index].get_or_insert(by_frequency) != by_frequency {
+                return Err(OptimError::MixedRows { shape: rows.var().shape().clone() }.into());
+            }
+            grads[index].rows.push(rows.unscaled()?);
         }
+        self.kinds = kinds;
         self.sums.push(1, Micro { grads, loss, n_counted }, Micro::add)
     }
 
