@@ -32,13 +32,8 @@ pub(crate) fn row_adam(tensors: Moments, gradient: Gradient, step: &AdamStep) ->
         Device::Cpu => by_dtype!(tensors.param, E => cpu::row_adam::<E>(tensors, batch, gradient.frozen, step)),
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => cuda::row_adam(tensors, gradient, step),
-        #[cfg(feature = "metal-kernels")]
-        Device::Metal(_) if metal::has_kernels(tensors.param) => {
-            let sums = metal::group_sums(tensors.param, batch)?;
-            reference::row_adam(tensors, batch.groups, &sums, gradient.frozen, step)
-        }
         _ => {
-            let sums = reference::sums(tensors.param, batch)?;
+            let sums = group_sums(tensors.param, batch)?;
             reference::row_adam(tensors, batch.groups, &sums, gradient.frozen, step)
         }
     }
@@ -95,24 +90,26 @@ pub(crate) fn dense_gradient(param: &Tensor, batch: BatchRows) -> Result<Tensor>
     }
 }
 
-/// Calls `f`, made of plain operations, with the gradient: on Metal as a whole table whose sums a kernel has taken.
-#[cfg(feature = "metal-kernels")]
-fn with_sums<R>(param: &Tensor, gradient: Gradient, f: impl FnOnce(Gradient) -> Result<R>) -> Result<R> {
-    match gradient.rows {
-        Some(batch) if metal::has_kernels(param) => {
-            let sums = metal::dense_gradient(param, batch)?;
-            let dense = match gradient.dense {
-                Some(dense) => (dense.detach() + sums)?,
-                None => sums,
-            };
-            f(Gradient { dense: Some(&dense), rows: None, ..gradient })
-        }
-        _ => f(gradient),
+/// Returns the sums of a batch's rows, one for each group, for a device whose steps are plain operations.
+fn group_sums(param: &Tensor, batch: BatchRows) -> Result<Tensor> {
+    #[cfg(feature = "metal-kernels")]
+    if metal::has_kernels(param) {
+        return metal::group_sums(param, batch);
     }
+    reference::sums(param, batch)
 }
 
-/// Calls `f` with the gradient: no kernel takes its sums.
-#[cfg(not(feature = "metal-kernels"))]
-fn with_sums<R>(_: &Tensor, gradient: Gradient, f: impl FnOnce(Gradient) -> Result<R>) -> Result<R> {
+/// Calls `f`, made of plain operations, with the gradient: on Metal as a whole table whose sums a kernel has taken.
+#[cfg_attr(not(feature = "metal-kernels"), allow(unused_variables))]
+fn with_sums<R>(param: &Tensor, gradient: Gradient, f: impl FnOnce(Gradient) -> Result<R>) -> Result<R> {
+    #[cfg(feature = "metal-kernels")]
+    if let Some(batch) = gradient.rows.filter(|_| metal::has_kernels(param)) {
+        let sums = metal::dense_gradient(param, batch)?;
+        let dense = match gradient.dense {
+            Some(dense) => (dense.detach() + sums)?,
+            None => sums,
+        };
+        return f(Gradient { dense: Some(&dense), rows: None, ..gradient });
+    }
     f(gradient)
 }
