@@ -27,7 +27,10 @@ inline ulong remainder_of(ulong n, ulong by) { return (n | by) >> 32 ? n % by : 
 // A row of an id outside its table is filled with NaN, which cannot pass for a result. Ids are checked before, so that
 // none is, unless somebody changed them since.
 template <class P>
-void write_rows(device typename P::Piece *out, device const uchar *ids, device const uchar *places, device const typename P::Piece *wte, device const typename P::Piece *wpe, constant Gather &job, ulong n_pieces, uint2 at, uint2 size) {
+void write_rows(
+    device typename P::Piece *out, device const uchar *ids, device const uchar *places,
+    device const typename P::Piece *wte, device const typename P::Piece *wpe, constant Gather &job, ulong n_pieces,
+    uint2 at, uint2 size) {
     for (ulong n = at.y; n < job.n_ids; n += size.y) {
         const ulong token = read_id(ids, job.id_bytes, n);
         ulong place = 0;
@@ -49,7 +52,10 @@ void write_rows(device typename P::Piece *out, device const uchar *ids, device c
 
 // Chooses how rows are moved.
 template <class N>
-void gather_add(device typename N::Stored *out, device const uchar *ids, device const uchar *places, device const typename N::Stored *wte, device const typename N::Stored *wpe, constant Gather &job, uint2 at, uint2 size) {
+void gather_add(
+    device typename N::Stored *out, device const uchar *ids, device const uchar *places,
+    device const typename N::Stored *wte, device const typename N::Stored *wpe, constant Gather &job, uint2 at,
+    uint2 size) {
     typedef Four<N> P;
     if (job.in_fours) {
         write_rows<P>(reinterpret_cast<device typename P::Piece *>(out), ids, places,

@@ -24,13 +24,17 @@ struct Scatter {
 
 // Multiplies one piece of the sum of a group, rounds once, and writes it.
 template <class P>
-void write_sum(device typename P::Piece *out, device const uint *table, constant Scatter &job, ulong group, ulong n_pieces, ulong piece, typename P::Wide sum) {
+void write_sum(
+    device typename P::Piece *out, device const uint *table, constant Scatter &job, ulong group, ulong n_pieces,
+    ulong piece, typename P::Wide sum) {
     const ulong row = job.is_table ? table[job.rows + group] : group;
     out[row * n_pieces + piece] = P::narrow(sum * as_type<float>(table[job.factors + group]));
 }
 
 template <class P>
-void sum_groups(device typename P::Piece *out, device typename P::Wide *part_sums, device const typename P::Piece *grad, device const uint *table, constant Scatter &job, ulong n_pieces, uint2 at, uint2 size) {
+void sum_groups(
+    device typename P::Piece *out, device typename P::Wide *part_sums, device const typename P::Piece *grad,
+    device const uint *table, constant Scatter &job, ulong n_pieces, uint2 at, uint2 size) {
     for (ulong task = at.y; task < job.n_parts + job.n_groups; task += size.y) {
         const bool is_part = task < job.n_parts;
         const ulong group = task - job.n_parts; // if it is no part
@@ -52,7 +56,9 @@ void sum_groups(device typename P::Piece *out, device typename P::Wide *part_sum
 }
 
 template <class P>
-void add_parts(device typename P::Piece *out, device const typename P::Wide *part_sums, device const uint *table, constant Scatter &job, ulong n_pieces, uint2 at, uint2 size) {
+void add_parts(
+    device typename P::Piece *out, device const typename P::Wide *part_sums, device const uint *table,
+    constant Scatter &job, ulong n_pieces, uint2 at, uint2 size) {
     for (ulong n = at.y; n < job.n_long; n += size.y) {
         const ulong first = table[job.first_parts + n], end = table[job.first_parts + n + 1];
         for (ulong piece = at.x; piece < n_pieces; piece += size.x) {
@@ -65,7 +71,9 @@ void add_parts(device typename P::Piece *out, device const typename P::Wide *par
 
 // Chooses how rows are moved.
 template <class N>
-void scatter_add(device typename N::Stored *out, device float *part_sums, device const typename N::Stored *grad, device const uint *table, constant Scatter &job, uint2 at, uint2 size) {
+void scatter_add(
+    device typename N::Stored *out, device float *part_sums, device const typename N::Stored *grad,
+    device const uint *table, constant Scatter &job, uint2 at, uint2 size) {
     typedef Four<N> P;
     if (job.in_fours) {
         sum_groups<P>(reinterpret_cast<device typename P::Piece *>(out),
@@ -77,7 +85,9 @@ void scatter_add(device typename N::Stored *out, device float *part_sums, device
 }
 
 template <class N>
-void add_long(device typename N::Stored *out, device const float *part_sums, device const uint *table, constant Scatter &job, uint2 at, uint2 size) {
+void add_long(
+    device typename N::Stored *out, device const float *part_sums, device const uint *table, constant Scatter &job,
+    uint2 at, uint2 size) {
     typedef Four<N> P;
     if (job.in_fours) {
         add_parts<P>(reinterpret_cast<device typename P::Piece *>(out),
